@@ -1,0 +1,262 @@
+"""The nouns of the gateway as plain values (msgspec structs); no behaviour, no I/O."""
+
+from __future__ import annotations
+
+from enum import IntEnum
+from typing import Literal
+
+import msgspec
+
+# Money is held as whole nano-dollars (1e-9 USD): integers add up exactly in Redis.
+NANOS_PER_USD = 1_000_000_000
+# A sliding window is held as this many sub-buckets, plus the partly expired one.
+SUB_BUCKETS = 60
+
+Meter = Literal[
+    "requests", "tokens", "prompt_tokens", "completion_tokens", "concurrent", "usd"
+]
+METERS: tuple[Meter, ...] = (
+    "requests",
+    "tokens",
+    "prompt_tokens",
+    "completion_tokens",
+    "concurrent",
+    "usd",
+)
+UsageSource = Literal["upstream", "counted", "estimated", "none"]
+Action = Literal["allow", "tag", "throttle", "limit", "block"]
+Outcome = Literal["ok", "client_closed", "upstream_error", "timeout", "refused"]
+Mode = Literal["enforce", "observe"]
+
+
+class CellKind(IntEnum):
+    """How a counter in the store forgets."""
+
+    SLIDING = 0  # 60 sub-buckets over window_us
+    CALENDAR = 1  # one counter per calendar period; the period is part of the key
+    CONCURRENT = 2  # leases with a time to live, one per open exchange
+
+
+class Limit(msgspec.Struct, frozen=True):
+    """Subject x meter x window, as a policy states it.
+
+    ``per`` is a subject kind ("client_ip", "user", "tenant", "model") or a pair joined
+    by "+". ``amount`` is in the meter's store unit: requests, tokens, open exchanges,
+    or nano-dollars. ``window_us`` is 0 for calendar windows and for ``concurrent``.
+    """
+
+    per: str
+    meter: Meter
+    amount: int
+    window_us: int = 0
+    calendar: Literal["", "day", "week", "month"] = ""
+    # Only for these models (glob patterns, empty: all).
+    models: tuple[str, ...] = ()
+
+    @property
+    def name(self) -> str:
+        """How records, headers and messages call it, for example ``user.tokens.1m``."""
+        if self.meter == "concurrent":
+            return f"{self.per}.concurrent"
+        return f"{self.per}.{self.meter}.{self.calendar or format_window(self.window_us)}"
+
+
+def format_window(window_us: int) -> str:
+    """Shortest exact spelling of a window: 60_000_000 -> ``1m``, 1_500_000 -> ``1500ms``."""
+    for unit_us, suffix in (
+        (86_400_000_000, "d"),
+        (3_600_000_000, "h"),
+        (60_000_000, "m"),
+        (1_000_000, "s"),
+        (1_000, "ms"),
+    ):
+        if window_us >= unit_us and window_us % unit_us == 0:
+            return f"{window_us // unit_us}{suffix}"
+    return f"{window_us}us"
+
+
+class Usage(msgspec.Struct, gc=False):
+    """Tokens of one exchange. ``prompt`` includes ``cached``, ``completion`` includes
+    ``reasoning`` where the provider's own count does. ``total`` is the provider's own
+    total where it states one, else prompt + completion. ``cache_write`` (part of
+    ``prompt``) is kept apart because providers price it differently."""
+
+    prompt: int = 0
+    completion: int = 0
+    total: int = 0
+    cached: int = 0
+    reasoning: int = 0
+    cache_write: int = 0
+    source: UsageSource = "none"
+
+
+class RequestFacts(msgspec.Struct, gc=False):
+    """What a dialect read from a request: all that admission and metering need."""
+
+    endpoint: str
+    model: str = ""
+    stream: bool = False
+    # The completion cap the client asked for; None when it set none.
+    max_tokens: int | None = None
+    n: int = 1
+    # The user the body names (``user``, ``metadata.user_id``, ``safety_identifier``).
+    user: str | None = None
+    # Bytes of text that become prompt tokens (base64 payloads left out).
+    prompt_bytes: int = 0
+    # Prompt tokens known without text: token arrays, a flat sum per image.
+    prompt_tokens_known: int = 0
+    # False for token-counting endpoints and the like: never costs a token.
+    billable: bool = True
+    # OpenAI streams: did the client itself ask for the usage chunk?
+    usage_asked: bool = True
+
+
+class RequestRecord(msgspec.Struct, array_like=True, gc=False):
+    """What is known of one exchange after it ended, as workers hand it to control.
+
+    The fields up to ``outcome`` are the public record (interfaces: Records), in that
+    order; those after it feed metrics only. ``ts`` is epoch seconds here, RFC 3339 in
+    public. Times are milliseconds, ``*_us`` microseconds.
+    """
+
+    ts: float
+    request_id: str
+    tenant: str
+    user: str
+    client_ip: str
+    method: str
+    path: str
+    endpoint: str
+    model: str
+    stream: bool
+    status: int
+    prompt_tokens: int
+    completion_tokens: int
+    total_tokens: int
+    cached_tokens: int
+    reasoning_tokens: int
+    usage_source: UsageSource
+    usd: float
+    duration_ms: float
+    ttfb_ms: float | None
+    overhead_ms: float
+    action: Action
+    limit: str | None
+    score: float
+    cls: str | None  # ``class`` in public
+    reasons: tuple[str, ...]
+    fingerprint: str | None
+    outcome: Outcome
+    # -- not public ---------------------------------------------------------------
+    upstream: str = ""
+    check_us: float = 0.0
+    score_us: float = 0.0
+    store_us: float = 0.0
+    # Observe mode: what enforcing would have done ("" when the same as ``action``).
+    would: str = ""
+    unpriced: bool = False
+    usd_nanos: int = 0
+
+
+class Block(msgspec.Struct, frozen=True):
+    """One subject refused until ``until`` (epoch seconds; None: until removed).
+
+    ``tenant`` None: everywhere. ``kind`` is client_ip, user, tenant or a CIDR
+    ("network")."""
+
+    kind: str
+    id: str
+    tenant: str | None = None
+    until: float | None = None
+    reason: str = ""
+    created_at: float = 0.0
+    by: str = "operator"
+
+
+class Caps(msgspec.Struct, frozen=True):
+    """What one request may ask for; None: no cap. ``clamp`` rewrites instead of 400."""
+
+    max_tokens: int | None = None
+    n: int | None = None
+    body_bytes: int | None = None
+    stream_s: float | None = None
+    clamp: bool = False
+
+
+class Price(msgspec.Struct, frozen=True):
+    """US dollars per million tokens; None: as ``input`` (cached, cache_write)."""
+
+    input: float
+    output: float
+    cached: float | None = None
+    cache_write: float | None = None
+
+
+class Anomaly(msgspec.Struct, frozen=True):
+    """Calibrated-sigma tiers and the ladder of responses (detection reads them)."""
+
+    enabled: bool = True
+    warning: float = 3.0
+    critical: float = 5.0
+    tag: float = 3.0
+    throttle: float = 4.0
+    block: float = 5.0
+
+
+class Policy(msgspec.Struct, frozen=True):
+    """A policy with its inheritance resolved: what applies to one tenant."""
+
+    name: str
+    mode: Mode = "enforce"
+    limits: tuple[Limit, ...] = ()
+    caps: Caps = Caps()
+    # Share of a token of each kind that counts against token limits (default 1).
+    weights: dict[str, float] = {}
+    # "free", "deny", or the price of a model that the table does not know.
+    unknown_price: Literal["free", "deny"] | Price = "free"
+    # Price overrides by model name or glob; they win over the packaged table.
+    prices: dict[str, Price] = {}
+    # Where the user id comes from, first that is there wins.
+    user_from: tuple[Literal["credential", "jwt", "header", "body"], ...] = (
+        "credential",
+        "jwt",
+        "header",
+        "body",
+    )
+    # Subjects never limited nor acted on: "client_ip:203.0.113.9",
+    # "network:10.0.0.0/8", "user:alice".
+    allow: tuple[str, ...] = ()
+    anomaly: Anomaly = Anomaly()
+
+
+class JwtRule(msgspec.Struct, frozen=True):
+    """How a tenant's JSON Web Tokens are verified; one of file, url."""
+
+    jwks_file: str | None = None
+    jwks_url: str | None = None
+    issuer: str | None = None
+    audience: str | None = None
+    # The claim that names the user, and (optional) a claim value that must hold.
+    user_claim: str = "sub"
+    require: dict[str, str] = {}
+    algorithms: tuple[str, ...] = ("RS256", "ES256", "EdDSA")
+
+
+class HeaderRule(msgspec.Struct, frozen=True):
+    """A tenant named by a header that only a trusted peer may set."""
+
+    name: str
+    value: str
+    user_header: str | None = None
+
+
+class Tenant(msgspec.Struct, frozen=True):
+    """A set of credentials under one policy. No credential rule at all: everyone."""
+
+    name: str
+    policy: Policy
+    # "sha256:<64 hex>" of the client's key.
+    api_keys: tuple[str, ...] = ()
+    jwt: JwtRule | None = None
+    header: HeaderRule | None = None
+    cidrs: tuple[str, ...] = ()
