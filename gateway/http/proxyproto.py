@@ -1,0 +1,124 @@
+"""The PROXY protocol header, versions 1 and 2 (haproxy.org, proxy-protocol.txt).
+
+Believed only on connections from trusted proxies; that decision is the caller's. The
+checksum and the other TLV fields of version 2 are skipped.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from typing import Final
+
+from gateway.http.head import WireError
+
+SIGNATURE_V2: Final = b"\r\n\r\n\x00\r\nQUIT\n"
+_START_V1: Final = b"PROXY "
+_MAX_V1_BYTES: Final = 107  # the longest line that the specification knows
+_HEAD_V2_BYTES: Final = 16
+# Addresses take at most 216 bytes; the rest is TLVs that we skip, so bound them.
+_MAX_V2_BYTES: Final = 4096
+_PORT: Final = re.compile(r"0|[1-9][0-9]{0,4}")
+_MAX_PORT: Final = 65_535
+# Family and transport of version 2: bytes of one address, 0 for "no inet address".
+_FAMILIES: Final = {
+    0x00: 0,  # unspecified
+    0x11: 4,  # TCP over IPv4
+    0x12: 4,  # UDP over IPv4
+    0x21: 16,  # TCP over IPv6
+    0x22: 16,  # UDP over IPv6
+    0x31: 0,  # Unix stream
+    0x32: 0,  # Unix datagram
+}
+
+
+class ProxyHeader:
+    """Who opened the connection, as the proxy says; ``consumed`` bytes are its header.
+
+    ``ip`` and ``port`` are None where the proxy names nobody (LOCAL, UNKNOWN, a Unix
+    socket): the connection's own peer counts then.
+    """
+
+    __slots__ = ("consumed", "ip", "port")
+
+    def __init__(self, consumed: int, ip: str | None, port: int | None) -> None:
+        self.consumed = consumed
+        self.ip = ip
+        self.port = port
+
+
+def parse_proxy_header(raw: bytes) -> ProxyHeader | None:
+    """Read the header at the start of ``raw``; None when more bytes are needed.
+
+    Raises `WireError` (400) for anything that is no PROXY header: where one is
+    expected, a connection without it must not pass.
+    """
+    if raw.startswith(SIGNATURE_V2):
+        return _parse_v2(raw)
+    if raw.startswith(_START_V1):
+        return _parse_v1(raw)
+    if SIGNATURE_V2.startswith(raw) or _START_V1.startswith(raw):
+        return None
+    raise WireError(400, "PROXY header expected")
+
+
+def _parse_v1(raw: bytes) -> ProxyHeader | None:
+    line, ended, _ = raw[:_MAX_V1_BYTES].partition(b"\r\n")
+    if not ended:
+        if len(raw) >= _MAX_V1_BYTES:
+            raise WireError(400, "PROXY header too long")
+        return None
+    consumed = len(line) + 2
+    try:
+        words = line.decode("ascii").split(" ")
+    except UnicodeDecodeError:
+        raise WireError(400, "malformed PROXY header") from None
+    if words[1] == "UNKNOWN":  # whatever follows is to be ignored
+        return ProxyHeader(consumed, None, None)
+    if len(words) != 6 or words[1] not in ("TCP4", "TCP6"):
+        raise WireError(400, "malformed PROXY header")
+    version = 4 if words[1] == "TCP4" else 6
+    source = _read_address(words[2], version)
+    _read_address(words[3], version)
+    port = _read_port(words[4])
+    _read_port(words[5])
+    return ProxyHeader(consumed, source, port)
+
+
+def _read_address(text: str, version: int) -> str:
+    try:
+        address = ipaddress.ip_address(text)
+    except ValueError:
+        raise WireError(400, "malformed PROXY header") from None
+    if address.version != version:
+        raise WireError(400, "malformed PROXY header")
+    return str(address)
+
+
+def _read_port(text: str) -> int:
+    if not _PORT.fullmatch(text) or int(text) > _MAX_PORT:
+        raise WireError(400, "malformed PROXY header")
+    return int(text)
+
+
+def _parse_v2(raw: bytes) -> ProxyHeader | None:
+    if len(raw) < _HEAD_V2_BYTES:
+        return None
+    version, command = raw[12] >> 4, raw[12] & 0x0F
+    size = _FAMILIES.get(raw[13])
+    length = int.from_bytes(raw[14:16])
+    if version != 2 or command > 1 or size is None:
+        raise WireError(400, "malformed PROXY header")
+    if length > _MAX_V2_BYTES:
+        raise WireError(400, "PROXY header too long")
+    consumed = _HEAD_V2_BYTES + length
+    # Two addresses, then two ports of two bytes each.
+    if command and length < (size and 2 * size + 4):
+        raise WireError(400, "malformed PROXY header")
+    if len(raw) < consumed:
+        return None
+    if not command or not size:
+        return ProxyHeader(consumed, None, None)
+    source = ipaddress.ip_address(raw[16 : 16 + size])
+    at = _HEAD_V2_BYTES + 2 * size
+    return ProxyHeader(consumed, str(source), int.from_bytes(raw[at : at + 2]))

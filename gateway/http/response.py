@@ -1,0 +1,228 @@
+"""The head of an upstream's answer: how its body ends, and what passes to the client.
+
+The bytes were parsed by llhttp; what reaches `read_answer_head` is its list of
+(name, value) pairs. This runs for every answer, so the class of a field name is looked
+up by its exact bytes, and a name is lower-cased and checked only when it is new.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Final
+
+from gateway.http.head import WireError
+
+_MAX_NAMES: Final = 4096
+_MAX_NAME_BYTES: Final = 64
+_MAX_DROP_SETS: Final = 64
+_MAX_LENGTH_DIGITS: Final = 18
+_TOKEN: Final = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+
+# For ``drop``: the upstream's rate-limit fields, where ours stand instead.
+RATE_LIMIT_FIELDS: Final = frozenset(
+    {
+        b"ratelimit",
+        b"ratelimit-*",
+        b"x-ratelimit-*",
+    }
+)
+
+(
+    _PASS,
+    _DROP,
+    _LENGTH,
+    _CODING,
+    _CONNECTION,
+    _TYPE,
+    _ENCODING,
+    _REQUEST_ID,
+    _UPGRADE,
+) = range(9)
+_KINDS: Final = {
+    b"connection": _CONNECTION,
+    b"content-encoding": _ENCODING,
+    b"content-length": _LENGTH,
+    b"content-type": _TYPE,
+    b"keep-alive": _DROP,
+    b"te": _DROP,
+    b"trailer": _DROP,
+    b"transfer-encoding": _CODING,
+    b"upgrade": _UPGRADE,
+    b"x-request-id": _REQUEST_ID,
+}
+# One table of known names for each set of fields to drop.
+_tables: dict[frozenset[bytes], dict[bytes, int]] = {}
+
+
+class AnswerHead:
+    """The head of an answer, read.
+
+    Exactly one of these says how the body ends: ``no_body``, ``chunked``,
+    ``content_length``, ``close_delimited``. ``content_length`` is also set on answers
+    without a body that state one (HEAD, 304); pass it on there too. ``keep_alive``:
+    the upstream connection may be used again once the body has ended. ``forward``
+    holds complete header lines for the client. ``upgrade`` is what a 101 switches to.
+    """
+
+    __slots__ = (
+        "chunked",
+        "close_delimited",
+        "content_encoding",
+        "content_length",
+        "content_type",
+        "forward",
+        "headers",
+        "keep_alive",
+        "no_body",
+        "request_id",
+        "status",
+        "upgrade",
+    )
+
+    def __init__(self, status: int, headers: list[tuple[bytes, bytes]]) -> None:
+        self.status = status
+        self.headers = headers
+        self.content_length: int | None = None
+        self.chunked = False
+        self.close_delimited = False
+        self.no_body = False
+        self.keep_alive = True
+        self.content_type = b""
+        self.content_encoding = b""
+        self.request_id = b""
+        self.upgrade = b""
+        self.forward = b""
+
+    def get(self, name: bytes) -> bytes | None:
+        """Return the first value of a field; ``name`` in lower case."""
+        for key, value in self.headers:
+            if key.lower() == name:
+                return value
+        return None
+
+
+def read_answer_head(
+    status: int,
+    http10: bool,  # noqa: FBT001 -- hot path: positional, one caller
+    headers: list[tuple[bytes, bytes]],
+    method: str,
+    *,
+    drop: frozenset[bytes],
+) -> AnswerHead:
+    """Read an answer's head. Raises `WireError` (502) where its framing is ambiguous.
+
+    ``drop`` names fields (lower case, a trailing ``*`` for a prefix) that must not
+    reach the client. It should be one of a few constants: a table is kept for each.
+    """
+    head = AnswerHead(status, headers)
+    kinds = _tables.get(drop)
+    if kinds is None:
+        kinds = _new_table(drop)
+    lines: list[bytes] = []
+    length: bytes | None = None
+    coding: bytes | None = None
+    connection: bytes | None = None
+    # One flat loop over the fields: a call for each would double its cost.
+    for name, value in headers:
+        kind = kinds.get(name)
+        if kind is None:
+            kind = _learn_name(kinds, name, drop)
+        if kind == _PASS:
+            lines.append(b"%b: %b\r\n" % (name, value))
+        elif kind == _LENGTH:
+            if length is not None and length != value:
+                raise WireError(502, "differing content-lengths in the answer")
+            length = value
+        elif kind == _TYPE:
+            head.content_type = value
+            lines.append(b"%b: %b\r\n" % (name, value))
+        elif kind == _CONNECTION:
+            connection = value if connection is None else connection + b"," + value
+        elif kind == _REQUEST_ID:
+            head.request_id = value
+            lines.append(b"%b: %b\r\n" % (name, value))
+        elif kind == _CODING:
+            coding = value if coding is None else coding + b"," + value
+        elif kind == _ENCODING:
+            head.content_encoding = _join(head.content_encoding, value)
+            lines.append(b"%b: %b\r\n" % (name, value))
+        elif kind == _UPGRADE:
+            head.upgrade = _join(head.upgrade, value.lower())
+    if connection is not None or http10:
+        lines = _read_connection(head, http10, connection or b"", lines)
+    head.forward = b"".join(lines)
+    _read_framing(head, http10, method, length, coding)
+    return head
+
+
+def _join(first: bytes, again: bytes) -> bytes:
+    return first + b", " + again if first else again
+
+
+def _new_table(drop: frozenset[bytes]) -> dict[bytes, int]:
+    table: dict[bytes, int] = {}
+    if len(_tables) < _MAX_DROP_SETS:
+        _tables[drop] = table
+    return table
+
+
+def _learn_name(table: dict[bytes, int], name: bytes, drop: frozenset[bytes]) -> int:
+    """Check and classify a field name not seen before."""
+    if not _TOKEN.fullmatch(name):
+        raise WireError(502, "malformed header name in the answer")
+    lower = name.lower()
+    kind = _KINDS.get(lower)
+    if kind is None:
+        prefixes = tuple(x[:-1] for x in drop if x.endswith(b"*"))
+        dropped = lower in drop or lower.startswith((b"proxy-", *prefixes))
+        kind = _DROP if dropped else _PASS
+    if len(name) <= _MAX_NAME_BYTES and len(table) < _MAX_NAMES:
+        table[name] = kind
+    return kind
+
+
+def _read_connection(
+    head: AnswerHead,
+    http10: bool,  # noqa: FBT001
+    value: bytes,
+    lines: list[bytes],
+) -> list[bytes]:
+    """Set ``keep_alive``; returns ``lines`` without the fields that are named."""
+    if not http10 and value == b"keep-alive":
+        return lines
+    options = {option.strip(b" \t") for option in value.lower().split(b",")}
+    head.keep_alive = b"close" not in options and (
+        not http10 or b"keep-alive" in options
+    )
+    named = options - {b"close", b"keep-alive", b"upgrade", b""}
+    if not named:
+        return lines
+    return [x for x in lines if x.partition(b":")[0].lower() not in named]
+
+
+def _read_framing(
+    head: AnswerHead,
+    http10: bool,  # noqa: FBT001
+    method: str,
+    length: bytes | None,
+    coding: bytes | None,
+) -> None:
+    """Decide how the body ends (RFC 9112 section 6.3)."""
+    status = head.status
+    if coding is not None:
+        if length is not None or http10 or coding.lower() != b"chunked":
+            raise WireError(502, "ambiguous framing of the answer")
+    elif length is not None:
+        if not length.isdigit() or len(length) > _MAX_LENGTH_DIGITS:
+            raise WireError(502, "malformed content-length in the answer")
+        head.content_length = int(length)
+    if status < 200 or status == 204:
+        head.no_body = True
+        head.content_length = None
+    elif method == "HEAD" or status == 304:
+        head.no_body = True
+    elif coding is not None:
+        head.chunked = True
+    elif length is None:
+        head.close_delimited = True
+        head.keep_alive = False
