@@ -1,0 +1,107 @@
+"""The record as the world sees it: one JSON object a line."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+import msgspec
+
+from gateway.core.model import Action, Outcome, RequestRecord, UsageSource
+
+_decode_record = msgspec.msgpack.Decoder(RequestRecord).decode
+_encode_json = msgspec.json.Encoder().encode
+_NEVER = float("-inf")
+
+
+class PublicRecord(msgspec.Struct, gc=False):
+    """The documented keys, in their order (interfaces: Records)."""
+
+    ts: str
+    request_id: str
+    tenant: str
+    user: str
+    client_ip: str
+    method: str
+    path: str
+    endpoint: str
+    model: str
+    stream: bool
+    status: int
+    prompt_tokens: int
+    completion_tokens: int
+    total_tokens: int
+    cached_tokens: int
+    reasoning_tokens: int
+    usage_source: UsageSource
+    usd: float
+    duration_ms: float
+    ttfb_ms: float | None
+    overhead_ms: float
+    action: Action
+    limit: str | None
+    score: float
+    cls: str | None = msgspec.field(name="class")
+    reasons: tuple[str, ...]
+    fingerprint: str | None
+    outcome: Outcome
+
+
+def decode_record(entry: bytes) -> RequestRecord:
+    """A record from a worker's ring; raises msgspec.DecodeError on what is none."""
+    return _decode_record(entry)
+
+
+class RecordWriter:
+    """Records to lines. Remembers the last second's text: a batch shares it."""
+
+    __slots__ = ("_second", "_text")
+
+    def __init__(self) -> None:
+        self._second = _NEVER
+        self._text = ""
+
+    def timestamp(self, ts: float) -> str:
+        """Epoch seconds as RFC 3339, always with microseconds and ``Z``."""
+        micros = round(ts * 1_000_000)
+        second, micro = divmod(micros, 1_000_000)
+        if second != self._second:
+            moment = datetime.fromtimestamp(second, UTC)
+            self._text = moment.strftime("%Y-%m-%dT%H:%M:%S")
+            self._second = second
+        return f"{self._text}.{micro:06d}Z"
+
+    def line(self, r: RequestRecord) -> bytes:
+        """One JSON object, without the line end. (One constructor call with every
+        field by position: this runs once per request.)"""
+        return _encode_json(
+            PublicRecord(
+                self.timestamp(r.ts),
+                r.request_id,
+                r.tenant,
+                r.user,
+                r.client_ip,
+                r.method,
+                r.path,
+                r.endpoint,
+                r.model,
+                r.stream,
+                r.status,
+                r.prompt_tokens,
+                r.completion_tokens,
+                r.total_tokens,
+                r.cached_tokens,
+                r.reasoning_tokens,
+                r.usage_source,
+                r.usd,
+                r.duration_ms,
+                r.ttfb_ms,
+                r.overhead_ms,
+                r.action,
+                r.limit,
+                r.score,
+                r.cls,
+                r.reasons,
+                r.fingerprint,
+                r.outcome,
+            )
+        )
