@@ -1,0 +1,390 @@
+"""Prometheus metrics: counted from records, so that they are exact.
+
+Every counter and histogram here is derived from the record of a finished exchange. A
+worker that is killed takes nothing with it: its records are in its ring. What has no
+record (open exchanges, connections, the store's state) comes from the statistics that
+workers send twice a second; their counters carry on over a worker's restart.
+
+Label sets are bounded: tenants are the configured ones, models the priced or configured
+ones, endpoints the first MAX_ENDPOINTS names seen; everything else is ``other``.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.core import (
+    CounterMetricFamily,
+    GaugeMetricFamily,
+    HistogramMetricFamily,
+    InfoMetricFamily,
+)
+from prometheus_client.metrics_core import Metric
+from prometheus_client.registry import Collector
+from prometheus_client.utils import floatToGoString
+
+from gateway.core.model import RequestRecord
+
+CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+OTHER = "other"
+# Dialects name about forty endpoints; a name beyond these is a bug, not a series.
+MAX_ENDPOINTS = 64
+MAX_MODELS_CACHED = 4096
+MAX_REASONS = 32
+
+# What the gateway adds: 10 microseconds to 1 second.
+SHORT_S = (
+    10e-6, 25e-6, 50e-6, 100e-6, 250e-6, 500e-6, 1e-3, 2.5e-3, 5e-3, 10e-3, 25e-3,
+    50e-3, 100e-3, 250e-3, 500e-3, 1.0,
+)  # fmt: skip
+# What an upstream takes: 5 milliseconds to 10 minutes.
+LONG_S = (
+    5e-3, 10e-3, 25e-3, 50e-3, 100e-3, 250e-3, 500e-3, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0,
+    120.0, 300.0, 600.0,
+)  # fmt: skip
+
+# Statistics of workers: key in the message -> (metric, help).
+STAT_GAUGES: Mapping[str, tuple[str, str]] = {
+    "inflight": ("tidegate_inflight", "Exchanges open now."),
+    "connections": ("tidegate_connections", "Client connections open now."),
+    "upstream_connections": (
+        "tidegate_upstream_connections",
+        "Connections to upstreams open now.",
+    ),
+    "journal": (
+        "tidegate_store_journal_entries",
+        "Settlements waiting for the store to come back.",
+    ),
+    "over_limit": (
+        "tidegate_over_limit_subjects",
+        "Subjects refused from the local cache, without a store call.",
+    ),
+    "breakers": (
+        "tidegate_store_breakers_open",
+        "Workers that limit on their own because the store is away.",
+    ),
+}
+STAT_COUNTERS: Mapping[str, tuple[str, str]] = {
+    "store_calls": ("tidegate_store_calls", "Script calls to the store."),
+    "store_ops": ("tidegate_store_ops", "Reserves, settlements and renewals in them."),
+    "store_timeouts": ("tidegate_store_timeouts", "Times that the store fell silent."),
+    "store_merged": (
+        "tidegate_store_merged",
+        "Journalled operations merged after the store came back.",
+    ),
+    "store_turned_away": (
+        "tidegate_store_turned_away",
+        "Reserves refused because the store was away (when_down = closed).",
+    ),
+    "plan_evictions": (
+        "tidegate_plan_evictions",
+        "Plans of limits forgotten for want of room.",
+    ),
+    "count_turned_away": (
+        "tidegate_count_turned_away",
+        "Answers estimated because the token counter was busy.",
+    ),
+    "link_dropped": (
+        "tidegate_link_dropped",
+        "Messages to control that were never sent.",
+    ),
+    "accepted": ("tidegate_connections_accepted", "Client connections accepted."),
+    "bytes_in": ("tidegate_received_bytes", "Bytes received from clients."),
+    "bytes_out": ("tidegate_sent_bytes", "Bytes sent to clients."),
+}
+
+
+class Histogram:
+    """Counts by upper bound (seconds), and their sum."""
+
+    __slots__ = ("bounds", "counts", "name", "text", "total")
+
+    def __init__(self, name: str, text: str, bounds: Sequence[float]) -> None:
+        self.name = name
+        self.text = text
+        self.bounds = bounds
+        self.counts = [0] * (len(bounds) + 1)
+        self.total = 0.0
+
+    def observe(self, seconds: float) -> None:
+        """Count one value; a bound belongs to its own bucket."""
+        self.counts[bisect_left(self.bounds, seconds)] += 1
+        self.total += seconds
+
+    def family(self) -> Metric:
+        """The exposition form: cumulative counts."""
+        family = HistogramMetricFamily(self.name, self.text)
+        seen = 0
+        buckets = []
+        for bound, count in zip(
+            [*map(floatToGoString, self.bounds), "+Inf"], self.counts, strict=True
+        ):
+            seen += count
+            buckets.append((bound, seen))
+        family.add_metric([], buckets=buckets, sum_value=self.total)
+        return family
+
+
+class WorkerStats:
+    """What one worker index said last; counters carry on over its restarts."""
+
+    __slots__ = ("_base", "_last", "gauges", "incarnation", "store_up")
+
+    def __init__(self) -> None:
+        self._base: Counter[str] = Counter()
+        self._last: dict[str, int] = {}
+        self.gauges: dict[str, float] = {}
+        self.incarnation = -1
+        self.store_up = True
+
+    def update(self, incarnation: int, message: Mapping[str, Any]) -> None:
+        """Take a ``stats`` message; unknown keys are passed over."""
+        if incarnation != self.incarnation:
+            self._base.update(self._last)
+            self._last = {}
+            self.incarnation = incarnation
+        self.store_up = bool(message.get("store_up", True))
+        self.gauges = {key: message[key] for key in STAT_GAUGES if key in message}
+        self._last = {key: message[key] for key in STAT_COUNTERS if key in message}
+        reasons: Mapping[str, int] = message.get("turned_away", {})
+        for reason in sorted(reasons)[:MAX_REASONS]:
+            self._last[f"turned_away:{reason}"] = reasons[reason]
+
+    def gone(self) -> None:
+        """The worker left: nothing is open in it any more."""
+        self.gauges = {}
+
+    def counters(self) -> Counter[str]:
+        """Totals over every incarnation."""
+        total = Counter(self._base)
+        total.update(self._last)
+        return total
+
+
+class Metrics:
+    """All of them. ``observe`` runs once per record, everything else at a scrape."""
+
+    def __init__(
+        self, version: str, known_model: Callable[[str], str] = lambda _model: OTHER
+    ) -> None:
+        self._version = version
+        self._known_model = known_model
+        self._models: dict[str, str] = {}
+        self._endpoints: set[str] = set()
+        self._tenants: frozenset[str] = frozenset()
+        self.requests: Counter[tuple[str, str, int, str]] = Counter()
+        self.tokens: Counter[tuple[str, str, str]] = Counter()
+        self.usd_nanos: Counter[tuple[str, str]] = Counter()
+        self.outcomes: Counter[str] = Counter()
+        self.usage_sources: Counter[str] = Counter()
+        self.would: Counter[tuple[str, str]] = Counter()
+        self.unpriced: Counter[str] = Counter()
+        self.duration = Histogram(
+            "tidegate_request_duration_seconds",
+            "From a request's first byte to its answer's last.",
+            LONG_S,
+        )
+        self.ttfb = Histogram(
+            "tidegate_ttfb_seconds",
+            "From a request to its answer's first byte.",
+            LONG_S,
+        )
+        self.overhead = Histogram(
+            "tidegate_overhead_seconds", "Time spent in the gateway itself.", SHORT_S
+        )
+        self.check = Histogram(
+            "tidegate_check_seconds", "Identify, admit and score.", SHORT_S
+        )
+        self.score = Histogram("tidegate_score_seconds", "Score alone.", SHORT_S)
+        self.store = Histogram(
+            "tidegate_store_seconds", "Waiting for the store's answer.", SHORT_S
+        )
+        self.workers: dict[int, WorkerStats] = {}
+        self.extra: Callable[[], Iterable[Metric]] = lambda: ()
+        """More families, from whoever owns their figures."""
+        self._registry = CollectorRegistry(auto_describe=False)
+        self._registry.register(_Families(self._families))
+
+    def configure(
+        self, tenants: Iterable[str], known_model: Callable[[str], str]
+    ) -> None:
+        """The names in force from now on; series that exist stay."""
+        self._tenants = frozenset(tenants)
+        self._known_model = known_model
+        self._models = {}
+
+    def observe(self, r: RequestRecord) -> None:
+        """Count one finished exchange."""
+        tenant = r.tenant if r.tenant in self._tenants else OTHER
+        endpoint = r.endpoint
+        if endpoint not in self._endpoints:
+            endpoint = self._new_endpoint(endpoint)
+        self.requests[tenant, endpoint, r.status, r.action] += 1
+        self.outcomes[r.outcome] += 1
+        self.duration.observe(r.duration_ms * 1e-3)
+        self.overhead.observe(r.overhead_ms * 1e-3)
+        if r.ttfb_ms is not None:
+            self.ttfb.observe(r.ttfb_ms * 1e-3)
+        if r.check_us:
+            self.check.observe(r.check_us * 1e-6)
+        if r.score_us:
+            self.score.observe(r.score_us * 1e-6)
+        if r.store_us:
+            self.store.observe(r.store_us * 1e-6)
+        if r.usage_source != "none":
+            self._observe_usage(tenant, r)
+        if r.would:
+            self.would[tenant, r.would] += 1
+
+    def _observe_usage(self, tenant: str, r: RequestRecord) -> None:
+        model = self._models.get(r.model) or self._new_model(r.model)
+        tokens = self.tokens
+        if r.prompt_tokens:
+            tokens[tenant, model, "prompt"] += r.prompt_tokens
+        if r.completion_tokens:
+            tokens[tenant, model, "completion"] += r.completion_tokens
+        if r.cached_tokens:
+            tokens[tenant, model, "cached"] += r.cached_tokens
+        if r.reasoning_tokens:
+            tokens[tenant, model, "reasoning"] += r.reasoning_tokens
+        self.usage_sources[r.usage_source] += 1
+        if r.usd_nanos:
+            self.usd_nanos[tenant, model] += r.usd_nanos
+        if r.unpriced:
+            self.unpriced[tenant] += 1
+
+    def _new_endpoint(self, endpoint: str) -> str:
+        if len(self._endpoints) >= MAX_ENDPOINTS:
+            return OTHER
+        self._endpoints.add(endpoint)
+        return endpoint
+
+    def _new_model(self, model: str) -> str:
+        label = self._known_model(model)
+        if len(self._models) >= MAX_MODELS_CACHED:
+            self._models.clear()
+        self._models[model] = label
+        return label
+
+    def stats_of(self, index: int) -> WorkerStats:
+        """The statistics kept for a worker."""
+        return self.workers.setdefault(index, WorkerStats())
+
+    def gauge(self, key: str) -> float:
+        """A gauge of ``STAT_GAUGES``, summed over workers."""
+        return sum(stats.gauges.get(key, 0) for stats in self.workers.values())
+
+    def render(self) -> bytes:
+        """The exposition text (CONTENT_TYPE)."""
+        return generate_latest(self._registry)
+
+    def _families(self) -> Iterator[Metric]:
+        yield InfoMetricFamily(
+            "tidegate_build", "The version that runs.", {"version": self._version}
+        )
+        yield from self._counted()
+        for histogram in (
+            self.duration,
+            self.ttfb,
+            self.overhead,
+            self.check,
+            self.score,
+            self.store,
+        ):
+            yield histogram.family()
+        yield from self._worker_families()
+        yield from self.extra()
+
+    def _counted(self) -> Iterator[Metric]:
+        """Counters made of records."""
+        yield labelled_counter(
+            "tidegate_requests",
+            "Finished requests.",
+            ("tenant", "endpoint", "status", "action"),
+            self.requests,
+        )
+        yield labelled_counter(
+            "tidegate_tokens", "Tokens.", ("tenant", "model", "kind"), self.tokens
+        )
+        usd = CounterMetricFamily("tidegate_usd", "US dollars, by the price table.")
+        usd.add_metric([], self.usd_nanos.total() / 1e9)
+        yield usd
+        yield labelled_counter(
+            "tidegate_tenant_usd",
+            "US dollars by tenant and model.",
+            ("tenant", "model"),
+            {key: nanos / 1e9 for key, nanos in self.usd_nanos.items()},
+        )
+        yield labelled_counter(
+            "tidegate_outcomes", "How exchanges ended.", ("outcome",), self.outcomes
+        )
+        yield labelled_counter(
+            "tidegate_usage",
+            "Where token counts came from.",
+            ("source",),
+            self.usage_sources,
+        )
+        yield labelled_counter(
+            "tidegate_observed_actions",
+            "What observe mode would have done.",
+            ("tenant", "action"),
+            self.would,
+        )
+        yield labelled_counter(
+            "tidegate_unpriced_requests",
+            "Requests for models without a price.",
+            ("tenant",),
+            self.unpriced,
+        )
+
+    def _worker_families(self) -> Iterator[Metric]:
+        """Gauges and counters made of the workers' statistics."""
+        for key, (name, text) in STAT_GAUGES.items():
+            yield GaugeMetricFamily(name, text, value=self.gauge(key))
+        up = all(stats.store_up for stats in self.workers.values())
+        yield GaugeMetricFamily(
+            "tidegate_store_up", "1 when every worker reaches the store.", value=up
+        )
+        total: Counter[str] = Counter()
+        for stats in self.workers.values():
+            total.update(stats.counters())
+        for key, (name, text) in STAT_COUNTERS.items():
+            yield CounterMetricFamily(name, text, value=total[key])
+        yield labelled_counter(
+            "tidegate_turned_away",
+            "Requests and connections refused before admission.",
+            ("reason",),
+            {
+                key.removeprefix("turned_away:"): count
+                for key, count in total.items()
+                if key.startswith("turned_away:")
+            },
+        )
+
+
+def labelled_counter(
+    name: str,
+    text: str,
+    labels: tuple[str, ...],
+    values: Mapping[Any, float],
+) -> Metric:
+    """A counter family with one series a key (a tuple of label values, or the one)."""
+    family = CounterMetricFamily(name, text, labels=labels)
+    for key in sorted(values):
+        row = key if isinstance(key, tuple) else (key,)
+        family.add_metric([str(label) for label in row], values[key])
+    return family
+
+
+class _Families(Collector):
+    """What prometheus-client's registry wants to see."""
+
+    def __init__(self, families: Callable[[], Iterator[Metric]]) -> None:
+        self._collect = families
+
+    def collect(self) -> Iterator[Metric]:
+        return self._collect()
