@@ -183,6 +183,13 @@ class Caps(msgspec.Struct, frozen=True):
     clamp: bool = False
 
 
+class ModelCaps(msgspec.Struct, frozen=True):
+    """Caps that stand instead of the policy's for these models (glob patterns)."""
+
+    models: tuple[str, ...]
+    caps: Caps
+
+
 class Price(msgspec.Struct, frozen=True):
     """US dollars per million tokens; None: as ``input`` (cached, cache_write)."""
 
@@ -227,6 +234,8 @@ class Policy(msgspec.Struct, frozen=True):
     # "network:10.0.0.0/8", "user:alice".
     allow: tuple[str, ...] = ()
     anomaly: Anomaly = Anomaly()
+    # Complete caps of some models; the first match decides, else ``caps``.
+    model_caps: tuple[ModelCaps, ...] = ()
 
 
 class JwtRule(msgspec.Struct, frozen=True):

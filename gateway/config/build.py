@@ -1,0 +1,350 @@
+"""Plain values to structs, with every fault reported at its own key.
+
+``msgspec.convert`` stops at the first fault and knows no positions, so tables are
+walked here and it is asked about one leaf at a time.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import tomllib
+import types
+from collections.abc import Mapping
+from functools import cache
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+
+import msgspec
+from msgspec import UNSET
+
+from gateway.config.errors import Key, Problem, format_key
+from gateway.config.values import (
+    DURATION_EXAMPLES,
+    SIZE_EXAMPLES,
+    Duration,
+    FilePath,
+    Secret,
+    Size,
+    StoreUrl,
+    Url,
+    parse_duration,
+    parse_size,
+)
+
+_SECRET_FORMS = '{ env = "NAME" }, { file = "PATH" }, or the value itself'
+# A secret is a line, not a document: refuse to swallow a wrong file.
+_SECRET_BYTES_MAX = 64 << 10
+
+
+class Text(str):
+    """A value that came as text (environment, flag): read as its key's type asks."""
+
+    __slots__ = ()
+
+
+class Report:
+    """Where values came from, and what is wrong with them."""
+
+    def __init__(
+        self, base: str, env: Mapping[str, str], file: str, lines: Mapping[Key, int]
+    ) -> None:
+        self.base = base  # directory that relative paths start from
+        self.env = env
+        self.file = file  # as shown in messages
+        self.lines = lines
+        self.sources: dict[Key, str] = {}  # environment variable or flag of a key
+        self.problems: list[Problem] = []
+        self.warnings: list[Problem] = []
+
+    def add(self, key: Key, message: str, allowed: str = "") -> None:
+        """Report a fault of ``key``."""
+        self.problems.append(self._problem(key, message, allowed))
+
+    def warn(self, key: Key, message: str) -> None:
+        """Report what works, but is likely not meant."""
+        self.warnings.append(self._problem(key, message, ""))
+
+    def _problem(self, key: Key, message: str, allowed: str) -> Problem:
+        source, line = self.place(key)
+        return Problem(source, line, format_key(key), message, allowed)
+
+    def place(self, key: Key) -> tuple[str, int]:
+        """Where a key (or the closest table around it) is stated."""
+        for end in range(len(key), 0, -1):
+            if source := self.sources.get(key[:end]):
+                return source, 0
+            if line := self.lines.get(key[:end]):
+                return self.file, line
+        return self.file, 0
+
+    def absolute(self, path: str) -> str:
+        """``path`` as seen from the directory of the file."""
+        return os.path.normpath(os.path.join(self.base, os.path.expanduser(path)))
+
+
+@cache
+def fields_of(table: type[msgspec.Struct]) -> dict[str, tuple[str, Any]]:
+    """TOML key -> (attribute, type) of a table, in order."""
+    hints = get_type_hints(table, include_extras=True)
+    return {
+        name: (attribute, hints[attribute])
+        for name, attribute in zip(
+            table.__struct_encode_fields__, table.__struct_fields__, strict=True
+        )
+    }
+
+
+def build(kind: Any, value: Any, key: Key, report: Report) -> Any:  # noqa: PLR0911
+    """``value`` as ``kind``; UNSET after a fault, which is in the report."""
+    kind = _without_none(kind)
+    if isinstance(value, Text) and _is_composite(kind):
+        value = _read_text(kind, value)
+    if _is_table(kind):
+        return build_table(kind, value, key, report)
+    origin = get_origin(kind)
+    if origin is tuple:
+        return _build_list(get_args(kind)[0], value, key, report)
+    if origin is dict:
+        return _build_dict(kind, value, key, report)
+    if origin in (Union, types.UnionType) and _is_composite(kind):
+        return _build_union(kind, value, key, report)
+    if isinstance(kind, type) and kind in _LEAVES:
+        return _build_leaf(kind, value, key, report)
+    return _convert(kind, value, key, report)
+
+
+def build_table(kind: type[msgspec.Struct], value: Any, key: Key, report: Report) -> Any:
+    """A table; unknown keys and keys that miss are faults."""
+    if not isinstance(value, dict):
+        report.add(key, f"must be a table, not {_describe(value)}")
+        return UNSET
+    known = fields_of(kind)
+    before = len(report.problems)
+    built: dict[str, Any] = {}
+    for name, item in value.items():
+        if name not in known:
+            report.add((*key, name), "unknown key" + _hint(name, known), "")
+            continue
+        attribute, expected = known[name]
+        built[attribute] = build(expected, item, (*key, name), report)
+    for required in _required(kind):
+        if required not in value:
+            report.add(key, f'"{required}" is missing')
+    return UNSET if len(report.problems) > before else kind(**built)
+
+
+def _required(kind: type[msgspec.Struct]) -> list[str]:
+    return [f.encode_name for f in msgspec.structs.fields(kind) if f.required]
+
+
+def _hint(name: str, known: Mapping[str, Any]) -> str:
+    from difflib import get_close_matches  # noqa: PLC0415 - only when something is wrong
+
+    close = get_close_matches(name, known, n=1, cutoff=0.6)
+    if close:
+        return f'; did you mean "{close[0]}"?'
+    return f"; known here: {', '.join(known)}"
+
+
+def _build_list(kind: Any, value: Any, key: Key, report: Report) -> Any:
+    if not isinstance(value, list):
+        report.add(key, f"must be a list, not {_describe(value)}")
+        return UNSET
+    items = [build(kind, item, (*key, i), report) for i, item in enumerate(value)]
+    return UNSET if UNSET in items else tuple(items)
+
+
+def _build_dict(kind: Any, value: Any, key: Key, report: Report) -> Any:
+    if not isinstance(value, dict):
+        report.add(key, f"must be a table, not {_describe(value)}")
+        return UNSET
+    name_kind, item_kind = get_args(kind)
+    built = {}
+    for name, item in value.items():
+        _convert(name_kind, name, (*key, name), report)
+        built[name] = build(item_kind, item, (*key, name), report)
+    return built
+
+
+def _build_union(kind: Any, value: Any, key: Key, report: Report) -> Any:
+    """Pick the member that the value's own shape asks for."""
+    members = get_args(kind)
+    if isinstance(value, list):
+        wanted = [m for m in members if get_origin(m) is tuple]
+    elif isinstance(value, dict):
+        wanted = [m for m in members if _is_table(m) or m is Secret]
+    else:
+        wanted = [m for m in members if not _is_table(m) and get_origin(m) is not tuple]
+    if not wanted:
+        allowed = _allowed(kind)
+        report.add(key, f"cannot be {_describe(value)}", allowed)
+        return UNSET
+    return build(wanted[0], value, key, report)
+
+
+def _build_leaf(kind: type, value: Any, key: Key, report: Report) -> Any:
+    try:
+        return _LEAVES[kind](value, key, report)
+    except _Refused as refused:
+        report.add(key, *refused.args)
+        return UNSET
+
+
+class _Refused(Exception):  # noqa: N818 - never leaves this module
+    """(message, allowed) of a leaf that cannot be used."""
+
+
+def _duration(value: Any, _key: Key, _report: Report) -> Duration:
+    try:
+        if isinstance(value, str):
+            return parse_duration(value)
+    except ValueError as error:
+        raise _Refused(str(error), DURATION_EXAMPLES) from None
+    raise _Refused(f"{_describe(value)} is not a duration", DURATION_EXAMPLES)
+
+
+def _size(value: Any, _key: Key, _report: Report) -> Size:
+    try:
+        if isinstance(value, str | int) and not isinstance(value, bool):
+            return parse_size(value)
+    except ValueError as error:
+        raise _Refused(str(error), SIZE_EXAMPLES) from None
+    raise _Refused(f"{_describe(value)} is not a size", SIZE_EXAMPLES)
+
+
+def _string(value: Any) -> str:
+    if not isinstance(value, str) or not value:
+        message = f"{_describe(value)} is not usable here"
+        raise _Refused(message, "a text that is not empty")
+    return value
+
+
+def _file_path(value: Any, _key: Key, report: Report) -> FilePath:
+    return FilePath(report.absolute(_string(value)))
+
+
+def _url(value: Any, _key: Key, _report: Report) -> Url:
+    return Url(_string(value))
+
+
+def _store_url(value: Any, _key: Key, report: Report) -> StoreUrl:
+    url = _string(value)
+    if url.startswith("embedded:"):
+        directory = url.removeprefix("embedded:") or "./tidegate-data"
+        return StoreUrl("embedded:" + report.absolute(directory))
+    return StoreUrl(url)
+
+
+def _secret(value: Any, key: Key, report: Report) -> Secret:
+    if isinstance(value, str) and value:
+        if not isinstance(value, Text):
+            report.warn(
+                key, "the secret stands in the file; better { env } or { file }"
+            )
+        return Secret(str(value))
+    if isinstance(value, dict) and len(value) == 1:
+        ((form, name),) = value.items()
+        if form == "env" and isinstance(name, str):
+            return _secret_env(name, report)
+        if form == "file" and isinstance(name, str):
+            return _secret_file(report.absolute(name), name)
+    raise _Refused("cannot be read as a secret", _SECRET_FORMS)
+
+
+def _secret_env(name: str, report: Report) -> Secret:
+    value = report.env.get(name, "")
+    if not value:
+        raise _Refused(f"environment variable {name} is not set", "")
+    return Secret(value, f"env {name}")
+
+
+def _secret_file(path: str, shown: str) -> Secret:
+    try:
+        with open(path, encoding="utf-8") as file:
+            value = file.read(_SECRET_BYTES_MAX + 1).rstrip("\r\n")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or "not a text file"
+        raise _Refused(f"cannot read {shown}: {reason}", "") from None
+    if not value or len(value) > _SECRET_BYTES_MAX:
+        raise _Refused(f"{shown} is empty or too long for a secret", "")
+    return Secret(value, f"file {shown}")
+
+
+_LEAVES: dict[type, Any] = {
+    Duration: _duration,
+    Size: _size,
+    FilePath: _file_path,
+    Url: _url,
+    StoreUrl: _store_url,
+    Secret: _secret,
+}
+
+
+def _convert(kind: Any, value: Any, key: Key, report: Report) -> Any:
+    try:
+        if isinstance(value, Text):
+            return msgspec.convert(str(value), kind, strict=False)
+        return msgspec.convert(value, kind)
+    except msgspec.ValidationError as error:
+        allowed = _allowed(kind)
+        if allowed and isinstance(value, str):
+            message = f'"{value}" is not usable here'
+        else:
+            message = re.sub(r" - at `.*", "", str(error)).replace("`", "")
+            message = message[0].lower() + message[1:]
+        report.add(key, message, allowed)
+        return UNSET
+
+
+def _allowed(kind: Any) -> str:
+    """The words that a Literal (or a union with one) takes."""
+    if get_origin(kind) is Literal:
+        return ", ".join(f'"{word}"' for word in get_args(kind))
+    if get_origin(kind) in (Union, types.UnionType):
+        return " or ".join(filter(None, map(_allowed, get_args(kind))))
+    if _is_table(kind):
+        return "{ " + ", ".join(fields_of(kind)) + " }"
+    if kind is Secret:
+        return _SECRET_FORMS
+    args = get_args(kind)  # Annotated[int, Meta(...)]
+    base = args[0] if args and isinstance(args[0], type) else kind
+    return {int: "a whole number", float: "a number", bool: "true, false"}.get(base, "")
+
+
+def _without_none(kind: Any) -> Any:
+    if get_origin(kind) not in (Union, types.UnionType):
+        return kind
+    members = [member for member in get_args(kind) if member is not type(None)]
+    return members[0] if len(members) == 1 else Union[tuple(members)]  # noqa: UP007
+
+
+def _is_table(kind: Any) -> bool:
+    return isinstance(kind, type) and issubclass(kind, msgspec.Struct)
+
+
+def _is_composite(kind: Any) -> bool:
+    """Whether some form of it is a list or a table."""
+    if get_origin(kind) in (Union, types.UnionType):
+        return any(map(_is_composite, get_args(kind)))
+    return _is_table(kind) or kind is Secret or get_origin(kind) in (tuple, dict)
+
+
+def _read_text(kind: Any, text: Text) -> Any:
+    """A list or table given as text: TOML, or words between commas."""
+    stripped = text.strip()
+    if stripped.startswith(("[", "{")):
+        try:
+            return tomllib.loads(f"value = {stripped}")["value"]
+        except tomllib.TOMLDecodeError:
+            return text
+    if get_origin(kind) is tuple:
+        return [Text(part.strip()) for part in stripped.split(",") if part.strip()]
+    return text
+
+
+def _describe(value: Any) -> str:
+    names = {str: "a text", bool: "true or false", int: "a number", float: "a number"}
+    names |= {dict: "a table", list: "a list"}
+    if isinstance(value, str | int | float):
+        return f'"{value}"' if isinstance(value, str) else str(value).lower()
+    return names.get(type(value), type(value).__name__)

@@ -1,0 +1,53 @@
+"""What is wrong with a configuration: every fault with its place and its cure."""
+
+from __future__ import annotations
+
+import msgspec
+
+Key = tuple[str | int, ...]
+
+
+class Problem(msgspec.Struct, frozen=True):
+    """One fault. ``line`` is 0 where the value did not come from a file."""
+
+    source: str  # file, environment variable, flag
+    line: int
+    key: str
+    message: str
+    allowed: str = ""
+
+    def __str__(self) -> str:
+        place = f"{self.source}:{self.line}" if self.line else self.source
+        text = ": ".join(part for part in (place, self.key, self.message) if part)
+        return f"{text} (allowed: {self.allowed})" if self.allowed else text
+
+
+class ConfigError(Exception):
+    """The configuration cannot be used; ``problems`` holds every fault found.
+
+    ``line`` and ``key`` are those of the first one.
+    """
+
+    def __init__(self, problems: tuple[Problem, ...]) -> None:
+        super().__init__("\n".join(str(problem) for problem in problems))
+        self.problems = problems
+
+    @property
+    def line(self) -> int:
+        return self.problems[0].line
+
+    @property
+    def key(self) -> str:
+        return self.problems[0].key
+
+
+def format_key(key: Key) -> str:
+    """Key path as people write it: ``upstream[0].timeouts.idle``."""
+    text = ""
+    for part in key:
+        if isinstance(part, int):
+            text += f"[{part}]"
+        else:
+            name = part if part.replace("-", "_").isidentifier() else f'"{part}"'
+            text += f".{name}" if text else name
+    return text

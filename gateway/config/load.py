@@ -1,0 +1,223 @@
+"""File, environment and flags, in this order, to one frozen ``Config``."""
+
+from __future__ import annotations
+
+import os
+import re
+import tomllib
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+from msgspec import UNSET
+
+from gateway.config.build import Report, Text, build_table
+from gateway.config.errors import ConfigError, Key, Problem
+from gateway.config.locate import locate_keys
+from gateway.config.structs import DEFAULT_STORE, Config
+from gateway.config.validate import validate
+
+DEFAULT_FILE = "tidegate.toml"
+# Only names with a double underscore are configuration: TIDEGATE_ADMIN_TOKEN is not.
+_ENV_NAME = re.compile(r"TIDEGATE_([A-Z0-9]+(?:__[A-Z0-9_.-]+)+)", re.IGNORECASE)
+# Flags that are not the name of a key.
+_FLAGS = {"mode": "--mode", "upstream": "--upstream"}
+
+
+class Loaded(msgspec.Struct, frozen=True):
+    """A configuration together with what people want to know of it."""
+
+    config: Config
+    file: str | None  # None: no file, everything from flags, environment, defaults
+    warnings: tuple[Problem, ...]
+    # Where each stated key comes from: "tidegate.toml:12", an environment variable,
+    # a flag. Keys that are not here have their default.
+    places: dict[Key, str]
+
+
+def load_config(
+    path: str | None = None,
+    overrides: Mapping[str, Any] | None = None,
+    env: Mapping[str, str] | None = None,
+    *,
+    text: str | None = None,
+) -> Config:
+    """The configuration of ``path`` (None: ``./tidegate.toml`` where there is one).
+
+    ``overrides`` are the flags: dotted keys such as ``"server.listen"``, and
+    ``"upstream"`` (a URL) and ``"mode"`` (of every policy). ``text`` stands for the
+    file's content, so that a worker reads exactly what control has validated.
+    Raises ConfigError with everything that is wrong.
+    """
+    return load(path, overrides, env, text=text).config
+
+
+def load(
+    path: str | None = None,
+    overrides: Mapping[str, Any] | None = None,
+    env: Mapping[str, str] | None = None,
+    *,
+    text: str | None = None,
+) -> Loaded:
+    """``load_config`` with warnings and the place of every key."""
+    env = os.environ if env is None else env
+    path = find_file(path)
+    text = _read(path) if text is None and path else text or ""
+    base = os.path.dirname(os.path.abspath(path)) if path else os.getcwd()
+    raw = _parse(text, path or "")
+    report = Report(base, env, path or "configuration", locate_keys(text))
+    _apply_env(raw, env, report)
+    _apply_flags(raw, overrides or {}, report)
+    _apply_defaults(raw, has_file=path is not None)
+    config = build_table(Config, raw, (), report)
+    if config is not UNSET:
+        validate(config, report)
+    if report.problems:
+        raise ConfigError(tuple(report.problems))
+    return Loaded(config, path, tuple(report.warnings), _places(report))
+
+
+def _apply_defaults(raw: dict[str, Any], *, has_file: bool) -> None:
+    """Defaults that depend on other things than the key's own table."""
+    store = raw.setdefault("store", {})
+    if isinstance(store, dict):
+        store.setdefault("url", DEFAULT_STORE)  # made absolute like any other
+    policies = raw.setdefault("policy", {})
+    if isinstance(policies, dict) and not has_file:
+        default = policies.setdefault("default", {})
+        if isinstance(default, dict):
+            default.setdefault("mode", "observe")
+
+
+def find_file(path: str | None) -> str | None:
+    """``path``, else ``tidegate.toml`` of the working directory where there is one."""
+    if path is None and os.path.isfile(DEFAULT_FILE):
+        return DEFAULT_FILE
+    return path
+
+
+def _read(path: str) -> str:
+    try:
+        with open(path, "rb") as file:
+            return file.read().decode()
+    except OSError as error:
+        raise _fatal(path, 0, f"cannot read it: {error.strerror}") from None
+    except UnicodeDecodeError as error:
+        line = error.object.count(b"\n", 0, error.start) + 1
+        raise _fatal(path, line, "not UTF-8") from None
+
+
+def _parse(text: str, path: str) -> dict[str, Any]:
+    try:
+        return tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        place = re.search(r" \(at line (\d+), column \d+\)", str(error))
+        line = int(place[1]) if place else text.count("\n") + 1
+        message = re.sub(r" \(at .*\)", "", str(error))
+        raise _fatal(path, line, f"not TOML: {message}") from None
+    except RecursionError:
+        raise _fatal(path, 0, "not TOML: nested too deep") from None
+
+
+def _fatal(path: str, line: int, message: str) -> ConfigError:
+    return ConfigError((Problem(path, line, "", message),))
+
+
+def _apply_env(raw: dict[str, Any], env: Mapping[str, str], report: Report) -> None:
+    for name in sorted(env):
+        match = _ENV_NAME.fullmatch(name)
+        if match and not _put(raw, match[1].split("__"), env[name], name, report):
+            report.sources[(match[1].lower(),)] = name
+            report.add((match[1].lower(),), "names no key of the configuration")
+
+
+def _put(
+    raw: dict[str, Any], parts: list[str], value: str, name: str, report: Report
+) -> bool:
+    """Set what an environment variable names; False where there is no such place."""
+    here: Any = raw
+    key: Key = ()
+    for position, part in enumerate(parts):
+        step = _step(here, part)
+        if step is None:
+            return False
+        key = (*key, step)
+        if position == len(parts) - 1:
+            here[step] = Text(value)
+            report.sources[key] = name
+            return True
+        if isinstance(here, dict) and step not in here:
+            here[step] = [] if parts[position + 1].isdecimal() else {}
+            report.sources[key] = name
+        here = here[step]
+    return False
+
+
+def _step(here: Any, part: str) -> str | int | None:
+    """The key or index that ``part`` means inside ``here``; names match in any case."""
+    if isinstance(here, list):
+        if not part.isdecimal() or int(part) > len(here):
+            return None
+        if int(part) == len(here):
+            here.append({})
+        return int(part)
+    if not isinstance(here, dict):
+        return None
+    return next((k for k in here if k.lower() == part.lower()), part.lower())
+
+
+def _apply_flags(
+    raw: dict[str, Any], overrides: Mapping[str, Any], report: Report
+) -> None:
+    for name, value in overrides.items():
+        if value is None:
+            continue
+        flag = _FLAGS.get(name) or "--" + _flag_name(name)
+        shown = Text(value) if isinstance(value, str) else value
+        if name == "mode":
+            _set_mode(raw, shown, flag, report)
+        elif name == "upstream":
+            _set_upstream(raw, shown, flag, report)
+        else:
+            parts = name.split(".")
+            here = raw
+            for part in parts[:-1]:
+                here = here.setdefault(part, {})
+            here[parts[-1]] = shown
+            report.sources[tuple(parts)] = flag
+
+
+def _flag_name(key: str) -> str:
+    names = {"server.listen": "listen", "admin.listen": "admin", "store.url": "store"}
+    return names.get(key, key.rpartition(".")[2].replace("_", "-"))
+
+
+def _set_mode(raw: dict[str, Any], mode: Any, flag: str, report: Report) -> None:
+    """The mode of every policy, whatever the file says."""
+    policies = raw.setdefault("policy", {})
+    if not isinstance(policies, dict):
+        return
+    policies.setdefault("default", {})
+    for name, policy in policies.items():
+        if isinstance(policy, dict):
+            policy["mode"] = mode
+            report.sources["policy", name, "mode"] = flag
+
+
+def _set_upstream(raw: dict[str, Any], url: Any, flag: str, report: Report) -> None:
+    """The URL of the only upstream; its other keys stand."""
+    upstreams = raw.setdefault("upstream", [{}])
+    if not isinstance(upstreams, list):
+        return
+    if len(upstreams) == 1 and isinstance(upstreams[0], dict):
+        report.sources["upstream", 0, "url"] = flag
+        upstreams[0]["url"] = url
+    else:
+        report.sources["upstream",] = flag
+        report.add(("upstream",), "the file has several upstreams; change it there")
+
+
+def _places(report: Report) -> dict[Key, str]:
+    places = {key: f"{report.file}:{line}" for key, line in report.lines.items()}
+    return places | report.sources
+

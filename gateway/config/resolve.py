@@ -1,0 +1,432 @@
+"""From the file's structs to the tables that workers run on: tenants, policies, routes.
+
+Inheritance is resolved here, once; nothing after this knows that policies inherit.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from typing import Any, Literal
+from urllib.parse import SplitResult, urlsplit
+
+import msgspec
+
+from gateway.config.structs import (
+    CapsTable,
+    Config,
+    LimitTable,
+    ModelTable,
+    PolicyTable,
+    TenantTable,
+    Upstream,
+)
+from gateway.config.values import FilePath, Secret, Url, parse_duration
+from gateway.core.model import (
+    METERS,
+    NANOS_PER_USD,
+    Anomaly,
+    Caps,
+    HeaderRule,
+    JwtRule,
+    Limit,
+    ModelCaps,
+    Policy,
+    Tenant,
+)
+
+Origin = str  # name of the policy that states a value, or "built in"
+BUILT_IN: Origin = "built in"
+CALENDAR_WINDOWS = ("day", "week", "month")
+_KEY_HEADERS = {
+    "anthropic": "x-api-key",
+    "gemini": "x-goog-api-key",
+    "azure": "api-key",
+}
+# Hosts whose APIs do not take the key as a Bearer token.
+_HOST_DIALECTS = (
+    (".anthropic.com", "anthropic"),
+    ("generativelanguage.googleapis.com", "gemini"),
+    (".openai.azure.com", "azure"),
+    (".cognitiveservices.azure.com", "azure"),
+)
+
+
+class Target(msgspec.Struct, frozen=True):
+    """One server of an upstream."""
+
+    scheme: Literal["http", "https"]
+    host: str
+    port: int
+    authority: str  # what the Host header says
+    path: str = ""  # comes before the request's path; no slash at its end
+
+
+class Route(msgspec.Struct, frozen=True):
+    """An upstream as the data plane wants it. Times are seconds."""
+
+    name: str
+    prefix: str  # no slash at its end; "" takes every path
+    strip_prefix: bool
+    targets: tuple[Target, ...]
+    dialect: str | None  # None: told from path and body
+    on_disconnect: Literal["cancel", "drain"]
+    drain_max: int
+    drain_s: float
+    websocket: bool
+    ask_usage: bool
+    # (header name, value) that replaces the client's credential; None: passed on.
+    credential: Credential | None
+    ca_file: FilePath | None
+    tls_verify: bool
+    proxy: Url | None
+    max_connections: int
+    keepalive_s: float
+    connect_s: float
+    first_byte_s: float
+    idle_s: float
+    total_s: float
+
+    def matches(self, path: str) -> bool:
+        """Whether ``path`` lies under the prefix, on whole segments."""
+        prefix = self.prefix
+        return path.startswith(prefix) and (
+            len(path) == len(prefix) or path[len(prefix)] == "/" or not prefix
+        )
+
+
+class Credential(msgspec.Struct, frozen=True):
+    """A header whose value is not printed."""
+
+    header: str
+    secret: Secret
+
+    @property
+    def value(self) -> str:
+        """The header's value, with ``Bearer`` where the header is authorization."""
+        key = self.secret.reveal()
+        return f"Bearer {key}" if self.header == "authorization" else key
+
+
+class Resolved(msgspec.Struct, frozen=True):
+    """Everything that the data plane is built from."""
+
+    tenants: tuple[Tenant, ...]
+    routes: tuple[Route, ...]  # longest prefix first
+    unknown_clients: Literal["anonymous", "deny"]
+    # Of clients that match no tenant; None when those are denied.
+    anonymous: Policy | None
+    timezone: str
+    workers: int
+
+    def find_route(self, path: str) -> Route | None:
+        """The route of a request path; None: no upstream takes it."""
+        return next((route for route in self.routes if route.matches(path)), None)
+
+
+class Effective(msgspec.Struct, frozen=True):
+    """A policy with the origin of each of its values."""
+
+    policy: Policy
+    origins: dict[str, Origin]
+
+
+def resolve(config: Config) -> Resolved:
+    """Runtime tables of a valid configuration."""
+    tenants = tuple(_tenant(table, config) for table in tenant_tables(config))
+    unknown = unknown_clients(config)
+    anonymous = None
+    if unknown == "anonymous":
+        anonymous = effective_policy(config, anonymous_policy_name(config)).policy
+    routes = sorted(
+        (resolve_route(upstream) for upstream in config.upstreams),
+        key=lambda route: -len(route.prefix),
+    )
+    return Resolved(
+        tenants=tenants,
+        routes=tuple(routes),
+        unknown_clients=unknown,
+        anonymous=anonymous,
+        timezone=config.server.timezone,
+        workers=worker_count(config),
+    )
+
+
+def tenant_tables(config: Config) -> tuple[TenantTable, ...]:
+    """The stated tenants, or ``default``, which takes every client."""
+    return config.tenants or (TenantTable(name="default"),)
+
+
+def takes_everyone(tenant: TenantTable) -> bool:
+    """Whether a tenant states no credential at all."""
+    return not (tenant.api_keys or tenant.jwt or tenant.header or tenant.cidrs)
+
+
+def unknown_clients(config: Config) -> Literal["anonymous", "deny"]:
+    """What happens to clients of no tenant, where the file does not say it."""
+    if config.server.unknown_clients:
+        return config.server.unknown_clients
+    if "anonymous" in config.policies:
+        return "anonymous"
+    return "anonymous" if any(map(takes_everyone, tenant_tables(config))) else "deny"
+
+
+def anonymous_policy_name(config: Config) -> str:
+    """The policy of unknown clients."""
+    return "anonymous" if "anonymous" in config.policies else "default"
+
+
+def worker_count(config: Config) -> int:
+    """Worker processes; ``auto`` is one a core, and one for a store in memory."""
+    if config.server.workers != "auto":
+        return config.server.workers
+    if config.store.url.startswith("memory:"):
+        return 1
+    return max(1, len(os.sched_getaffinity(0)))
+
+
+# -- policies ------------------------------------------------------------------------
+
+
+def lineage(config: Config, name: str) -> list[str]:
+    """``name`` and the policies that it inherits from, nearest first.
+
+    Ends before a policy that came already or that does not exist.
+    """
+    chain: list[str] = []
+    while name and name not in chain and (name in config.policies or name == "default"):
+        chain.append(name)
+        parent = config.policies.get(name, PolicyTable()).inherit
+        name = "default" if parent is None and name != "default" else parent or ""
+    return chain
+
+
+def effective_policy(config: Config, name: str) -> Effective:
+    """A policy with all that it inherits, and which policy says what."""
+    chain = [
+        (ancestor, config.policies.get(ancestor, PolicyTable()))
+        for ancestor in lineage(config, name)
+    ]
+    origins: dict[str, Origin] = {}
+    caps = _merged_caps(chain, origins)
+    models, origins["model"] = _nearest(chain, "model", ())
+    limits = _limits(chain, origins)
+    limits += tuple(
+        limit for table in models for limit in _model_limits(table, limits)
+    )
+    plain: dict[str, Any] = {}
+    for key in ("mode", "unknown_price", "user_from", "allow"):
+        value, origins[key] = _nearest(chain, key, None)
+        if value is not None:
+            plain[key] = value
+    if "allow" in plain:
+        plain["allow"] = tuple(map(normal_subject, plain["allow"]))
+    policy = Policy(
+        name=name,
+        limits=limits,
+        caps=caps,
+        model_caps=tuple(_model_caps(table, caps) for table in models),
+        weights=_merged_dicts(chain, "weights", origins),
+        prices=_merged_dicts(chain, "prices", origins),
+        anomaly=_anomaly(chain, origins),
+        **plain,
+    )
+    return Effective(policy, origins)
+
+
+_Chain = list[tuple[str, PolicyTable]]
+
+
+def _nearest(chain: _Chain, key: str, default: Any) -> tuple[Any, Origin]:
+    for name, table in chain:
+        value = getattr(table, key)
+        if value is not None:
+            return value, name
+    return default, BUILT_IN
+
+
+def _limits(chain: _Chain, origins: dict[str, Origin]) -> tuple[Limit, ...]:
+    """The nearest ``limits``, then what it and its heirs add."""
+    stated, origins["limits"] = _nearest(chain, "limits", ())
+    tables = list(stated)
+    end = next((i for i, (_, t) in enumerate(chain) if t.limits is not None), None)
+    heirs = chain if end is None else chain[: end + 1]
+    added = [(name, t) for name, t in reversed(heirs) if t.extra_limits]
+    for name, table in added:
+        tables += table.extra_limits
+        origins["extra_limits"] = name
+    return tuple(map(to_limit, tables))
+
+
+def _model_limits(table: ModelTable, known: Iterable[Limit]) -> list[Limit]:
+    del known
+    return [to_limit(limit, patterns(table)) for limit in table.limits]
+
+
+def patterns(table: ModelTable) -> tuple[str, ...]:
+    """The model patterns of an override."""
+    return (table.match,) if isinstance(table.match, str) else table.match
+
+
+def to_limit(table: LimitTable, models: tuple[str, ...] = ()) -> Limit:
+    """A limit in store units: nano-dollars, microseconds."""
+    meter = next(m for m in METERS if getattr(table, m) is not None)
+    amount = getattr(table, meter)
+    if meter == "usd":
+        amount = round(amount * NANOS_PER_USD)
+    window = table.window or ""
+    if window in CALENDAR_WINDOWS:
+        return Limit(table.per, meter, amount, 0, window, models)  # type: ignore[arg-type]
+    window_us = parse_duration(window).us if window else 0
+    return Limit(table.per, meter, amount, window_us, "", models)
+
+
+def _merged_caps(chain: _Chain, origins: dict[str, Origin]) -> Caps:
+    caps = Caps()
+    for name, table in reversed(chain):
+        laid = lay_caps(table.caps, caps)
+        if laid != caps:
+            origins["caps"] = name
+        caps = laid
+    origins.setdefault("caps", BUILT_IN)
+    return caps
+
+
+def lay_caps(table: CapsTable, under: Caps) -> Caps:
+    """``under`` with what ``table`` states on top."""
+    stated = {
+        "max_tokens": table.max_tokens,
+        "n": table.n,
+        "body_bytes": None if table.max_body is None else int(table.max_body),
+        "stream_s": None if table.max_stream is None else float(table.max_stream),
+        "clamp": table.clamp,
+    }
+    changes = {key: value for key, value in stated.items() if value is not None}
+    return msgspec.structs.replace(under, **changes)
+
+
+def _model_caps(table: ModelTable, caps: Caps) -> ModelCaps:
+    return ModelCaps(patterns(table), lay_caps(table.caps, caps))
+
+
+def _merged_dicts(
+    chain: _Chain, key: str, origins: dict[str, Origin]
+) -> dict[str, Any]:
+    merged: dict[str, Any] = {}
+    origins[key] = BUILT_IN
+    for name, table in reversed(chain):
+        if stated := getattr(table, key):
+            merged |= stated
+            origins[key] = name
+    return merged
+
+
+def _anomaly(chain: _Chain, origins: dict[str, Origin]) -> Anomaly:
+    anomaly = Anomaly()
+    origins["anomaly"] = BUILT_IN
+    for name, table in reversed(chain):
+        stated = msgspec.structs.asdict(table.anomaly)
+        stated |= msgspec.structs.asdict(stated.pop("ladder"))
+        changes = {key: value for key, value in stated.items() if value is not None}
+        if changes:
+            origins["anomaly"] = name
+        anomaly = msgspec.structs.replace(anomaly, **changes)
+    return anomaly
+
+
+def normal_subject(text: str) -> str:
+    """An allow-list entry with its kind: ``network:10.0.0.0/8``, ``user:alice``."""
+    if text.startswith(("client_ip:", "network:", "user:")):
+        return text
+    return f"network:{text}" if "/" in text else f"client_ip:{text}"
+
+
+# -- tenants and routes --------------------------------------------------------------
+
+
+def _tenant(table: TenantTable, config: Config) -> Tenant:
+    jwt = header = None
+    if table.jwt:
+        jwt = JwtRule(**msgspec.structs.asdict(table.jwt))
+    if table.header:
+        header = HeaderRule(**msgspec.structs.asdict(table.header))
+    return Tenant(
+        name=table.name,
+        policy=effective_policy(config, table.policy).policy,
+        api_keys=table.api_keys,
+        jwt=jwt,
+        header=header,
+        cidrs=table.cidrs,
+    )
+
+
+def resolve_route(upstream: Upstream) -> Route:
+    """A route with its targets split and its credential's header chosen."""
+    urls = ([upstream.url] if upstream.url else []) + list(upstream.targets)
+    targets = tuple(dict.fromkeys(map(split_target, urls)))
+    dialect = "openai" if upstream.dialect == "azure" else upstream.dialect
+    times = upstream.timeouts
+    return Route(
+        name=upstream.name or targets[0].host,
+        prefix=upstream.prefix.rstrip("/"),
+        strip_prefix=upstream.strip_prefix,
+        targets=targets,
+        dialect=None if dialect == "auto" else dialect,
+        on_disconnect=upstream.on_disconnect,
+        drain_max=upstream.drain_max,
+        drain_s=float(upstream.drain_timeout),
+        websocket=upstream.websocket,
+        ask_usage=upstream.ask_usage,
+        credential=_credential(upstream, targets[0].host),
+        ca_file=upstream.ca_file,
+        tls_verify=upstream.tls_verify,
+        proxy=upstream.proxy,
+        max_connections=upstream.max_connections,
+        keepalive_s=float(upstream.keepalive),
+        connect_s=float(times.connect),
+        first_byte_s=float(times.first_byte),
+        idle_s=float(times.idle),
+        total_s=float(times.total),
+    )
+
+
+def split_target(url: str) -> Target:
+    """The parts of an upstream URL; ValueError says what is wrong with it."""
+    parts = urlsplit(url)
+    scheme, host = parts.scheme, parts.hostname
+    if scheme not in ("http", "https") or not host:
+        msg = "must be http://HOST or https://HOST"
+        raise ValueError(msg)
+    if parts.query or parts.fragment or "@" in parts.netloc:
+        msg = "must not hold a query, a fragment or a user"
+        raise ValueError(msg)
+    port = parts.port or (443 if scheme == "https" else 80)
+    return Target(
+        scheme=scheme,  # type: ignore[arg-type]
+        host=host,
+        port=port,
+        authority=_authority(parts, host),
+        path=parts.path.rstrip("/"),
+    )
+
+
+def _authority(parts: SplitResult, host: str) -> str:
+    shown = f"[{host}]" if ":" in host else host
+    usual = {"http": 80, "https": 443}[parts.scheme]
+    return shown if parts.port in (None, usual) else f"{shown}:{parts.port}"
+
+
+def _credential(upstream: Upstream, host: str) -> Credential | None:
+    if upstream.api_key is None:
+        return None
+    header = upstream.api_key_header
+    if header is None:
+        dialect: str = upstream.dialect
+        if dialect == "auto":
+            dialect = next((d for end, d in _HOST_DIALECTS if _ends(host, end)), "")
+        header = _KEY_HEADERS.get(dialect, "authorization")
+    return Credential(header.lower(), upstream.api_key)
+
+
+def _ends(host: str, end: str) -> bool:
+    return host.endswith(end) or host == end.lstrip(".")

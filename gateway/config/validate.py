@@ -1,0 +1,405 @@
+"""What no single value shows: names that must exist, values that must fit together."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from ipaddress import ip_network
+from urllib.parse import urlsplit
+from zoneinfo import ZoneInfo
+
+from gateway.config.build import Report
+from gateway.config.errors import Key
+from gateway.config.resolve import (
+    CALENDAR_WINDOWS,
+    anonymous_policy_name,
+    effective_policy,
+    patterns,
+    resolve_route,
+    split_target,
+    takes_everyone,
+    tenant_tables,
+    unknown_clients,
+)
+from gateway.config.structs import (
+    Alert,
+    Config,
+    LimitTable,
+    PolicyTable,
+    StoreTable,
+    TenantTable,
+    Upstream,
+)
+from gateway.config.values import Secret, is_loopback, parse_address, parse_duration
+from gateway.core.model import METERS, Limit
+
+SUBJECT_KINDS = ("client_ip", "user", "tenant", "model")
+STORE_FORMS = (
+    "embedded:DIR, memory:, redis://, rediss://, unix://, redis+cluster://, "
+    "redis+sentinel://"
+)
+_NAME = re.compile(r"[A-Za-z0-9._-]{1,64}")
+_KEY_HASH = re.compile(r"sha256:[0-9a-f]{64}")
+_HEADER_NAME = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
+_STORE_URL = re.compile(
+    r"embedded:.+|memory:|unix:///.+|rediss?://[^/\s]+.*|redis\+cluster://[^/\s]+.*"
+    r"|redis\+sentinel://[^/\s]+/[^/\s]+.*"
+)
+_MIN_WINDOW_US = 1_000_000
+_MAX_WINDOW_US = 86_400_000_000
+
+
+def validate(config: Config, report: Report) -> None:
+    """Report everything about ``config`` that cannot be right."""
+    _check_server(config, report)
+    _check_store(config.store, config, report)
+    _check_upstreams(config.upstreams, report)
+    _check_policies(config, report)
+    _check_tenants(config, report)
+    _check_campaigns(config, report)
+    _check_alerts(config.alerts, report)
+    _check_events(config, report)
+
+
+# -- server, store -------------------------------------------------------------------
+
+
+def _check_server(config: Config, report: Report) -> None:
+    server = config.server
+    listen = _check_address(server.listen, ("server", "listen"), report)
+    admin = _check_address(config.admin.listen, ("admin", "listen"), report)
+    if listen and listen == admin and listen[1]:
+        report.add(("admin", "listen"), "is the same as server.listen")
+    if admin and not config.admin.token and not is_loopback(admin[0]):
+        message = "is missing: the admin port can be reached from other machines"
+        report.add(("admin", "token"), message, "a secret, or a loopback listen")
+    _check_networks(server.trusted_proxies, ("server", "trusted_proxies"), report)
+    path = server.health_path
+    if path is not None and (not path.startswith("/") or "?" in path):
+        report.add(("server", "health_path"), f'"{path}" is not a path', '"/-/health"')
+    if server.proxy_protocol and not server.trusted_proxies:
+        message = "needs server.trusted_proxies: nobody's PROXY header is believed"
+        report.add(("server", "proxy_protocol"), message)
+    try:
+        ZoneInfo(server.timezone)
+    except (OSError, ValueError):
+        report.add(
+            ("server", "timezone"),
+            f'"{server.timezone}" is not a known time zone',
+            'an IANA name such as "Europe/Berlin"',
+        )
+
+
+def _check_address(text: str, key: Key, report: Report) -> tuple[str, int] | None:
+    try:
+        return parse_address(text)
+    except ValueError as error:
+        report.add(key, str(error), '"127.0.0.1:8080", "[::1]:8080", ":8080"')
+        return None
+
+
+def _check_networks(networks: Iterable[str], key: Key, report: Report) -> None:
+    for index, text in enumerate(networks):
+        _check_network(text, (*key, index), report)
+
+
+def _check_network(text: str, key: Key, report: Report) -> None:
+    try:
+        ip_network(text)
+    except ValueError as error:
+        report.add(key, str(error), '"203.0.113.9", "10.0.0.0/8", "2001:db8::/32"')
+
+
+def _check_store(store: StoreTable, config: Config, report: Report) -> None:
+    if not _STORE_URL.fullmatch(store.url):
+        message = f'"{store.url.masked()}" is not a store'
+        report.add(("store", "url"), message, STORE_FORMS)
+    elif (parts := urlsplit(store.url)).password and store.password is None:
+        place: Key = ("store", "url")
+        if report.place(place)[1]:
+            message = "holds a password; better store.password = { env } or { file }"
+            report.warn(place, message)
+        del parts
+    workers = config.server.workers
+    if store.url.startswith("memory:") and workers not in ("auto", 1):
+        message = "more than one worker needs a store that they share"
+        report.add(("server", "workers"), message, '1 or "auto" with memory:')
+    if "{" in store.prefix or "}" in store.prefix:
+        report.add(("store", "prefix"), "must not hold braces: they are the hash tag")
+
+
+# -- upstreams -----------------------------------------------------------------------
+
+
+def _check_upstreams(upstreams: tuple[Upstream, ...], report: Report) -> None:
+    if not upstreams:
+        message = "none: requests have nowhere to go"
+        report.add(("upstream",), message, "[[upstream]] with a url, or --upstream URL")
+    names: dict[str, int] = {}
+    prefixes: dict[str, int] = {}
+    for index, upstream in enumerate(upstreams):
+        key = ("upstream", index)
+        if not _check_urls(upstream, key, report):
+            continue
+        route = resolve_route(upstream)
+        if names.setdefault(route.name, index) != index:
+            report.add((*key, "name"), f'"{route.name}" is there twice')
+        if prefixes.setdefault(route.prefix, index) != index:
+            message = f'"{upstream.prefix}" is there twice'
+            report.add((*key, "prefix"), message, "one upstream for a prefix")
+        _check_upstream(upstream, key, report)
+
+
+def _check_urls(upstream: Upstream, key: Key, report: Report) -> bool:
+    urls = [((*key, "targets", i), url) for i, url in enumerate(upstream.targets)]
+    if upstream.url is not None:
+        urls.append(((*key, "url"), upstream.url))
+    if not urls:
+        report.add(key, '"url" is missing')
+    good = bool(urls)
+    for place, url in urls:
+        try:
+            split_target(url)
+        except ValueError as error:
+            report.add(place, f'"{url.masked()}" {error}', '"https://api.openai.com"')
+            good = False
+    return good
+
+
+def _check_upstream(upstream: Upstream, key: Key, report: Report) -> None:
+    if not upstream.prefix.startswith("/") or "?" in upstream.prefix:
+        report.add((*key, "prefix"), f'"{upstream.prefix}" is not a path', '"/openai"')
+    header = upstream.api_key_header
+    if header is not None and not _HEADER_NAME.fullmatch(header):
+        report.add((*key, "api_key_header"), f'"{header}" is not a header name')
+    if upstream.api_key and not upstream.api_key.reveal().isprintable():
+        report.add((*key, "api_key"), "cannot be sent in a header")
+    if upstream.proxy is not None:
+        parts = urlsplit(upstream.proxy)
+        if parts.scheme != "http" or not parts.hostname:
+            message = f'"{upstream.proxy.masked()}" is not a proxy'
+            report.add((*key, "proxy"), message, '"http://proxy.internal:3128"')
+    if not upstream.tls_verify:
+        report.warn((*key, "tls_verify"), "any certificate is accepted")
+
+
+# -- policies ------------------------------------------------------------------------
+
+
+def _check_policies(config: Config, report: Report) -> None:
+    for name, policy in config.policies.items():
+        key = ("policy", name)
+        if not _NAME.fullmatch(name):
+            report.add(key, "is not a usable name", "letters, digits, . _ -")
+        _check_inherit(config, name, policy, report)
+        faults = len(report.problems)
+        for part in ("limits", "extra_limits"):
+            for index, limit in enumerate(getattr(policy, part) or ()):
+                _check_limit(limit, (*key, part, index), report)
+        for index, model in enumerate(policy.model or ()):
+            if not patterns(model) or not all(patterns(model)):
+                report.add((*key, "model", index, "match"), "matches no model")
+            for item, limit in enumerate(model.limits):
+                _check_limit(limit, (*key, "model", index, "limits", item), report)
+        for index, subject in enumerate(policy.allow or ()):
+            _check_allowed(subject, (*key, "allow", index), report)
+        if len(report.problems) == faults:
+            _check_effective(config, name, report)
+
+
+def _check_inherit(
+    config: Config, name: str, policy: PolicyTable, report: Report
+) -> None:
+    parent = policy.inherit
+    key = ("policy", name, "inherit")
+    if parent and parent != "default" and parent not in config.policies:
+        known = ", ".join(f'"{policy}"' for policy in config.policies)
+        report.add(key, f'"{parent}" is not a policy', known)
+    seen = [name]
+    while parent and parent in config.policies:
+        if parent in seen:
+            report.add(key, f"goes in a circle: {' -> '.join([*seen, parent])}")
+            return
+        seen.append(parent)
+        step = config.policies[parent].inherit
+        parent = "default" if step is None and parent != "default" else step
+
+
+def _check_limit(limit: LimitTable, key: Key, report: Report) -> None:
+    kinds = limit.per.split("+")
+    if len(kinds) > 2 or len(set(kinds)) < len(kinds):  # noqa: PLR2004 - a pair
+        report.add((*key, "per"), f'"{limit.per}" is not a subject or a pair of them')
+    for kind in kinds:
+        if kind not in SUBJECT_KINDS:
+            allowed = ", ".join(f'"{known}"' for known in SUBJECT_KINDS)
+            allowed += ', or two of them joined by "+"'
+            report.add((*key, "per"), f'"{kind}" is not a subject', allowed)
+    stated = [meter for meter in METERS if getattr(limit, meter) is not None]
+    if len(stated) != 1:
+        message = f"states {len(stated)} meters ({', '.join(stated) or 'none'})"
+        report.add(key, message, "exactly one of " + ", ".join(METERS))
+    _check_window(limit, key, report)
+
+
+def _check_window(limit: LimitTable, key: Key, report: Report) -> None:
+    allowed = '"1s" to "1d" (sliding), "day", "week", "month" (calendar)'
+    if limit.concurrent is not None:
+        if limit.window is not None:
+            report.add((*key, "window"), "concurrent has no window")
+    elif limit.window is None:
+        report.add(key, '"window" is missing', allowed)
+    elif limit.window not in CALENDAR_WINDOWS:
+        try:
+            window_us = parse_duration(limit.window).us
+        except ValueError:
+            window_us = 0
+        if not _MIN_WINDOW_US <= window_us <= _MAX_WINDOW_US:
+            report.add((*key, "window"), f'"{limit.window}" is not a window', allowed)
+
+
+def _check_allowed(subject: str, key: Key, report: Report) -> None:
+    kind, colon, rest = subject.partition(":")
+    if kind == "user" and colon:
+        if not rest:
+            report.add(key, "names no user", '"user:alice"')
+    elif kind in ("client_ip", "network") and colon:
+        _check_network(rest, key, report)
+    else:
+        _check_network(subject, key, report)
+
+
+def _check_effective(config: Config, name: str, report: Report) -> None:
+    """What shows only when the inheritance is resolved."""
+    policy = effective_policy(config, name).policy
+    seen: set[tuple[str, tuple[str, ...]]] = set()
+    for limit in policy.limits:
+        if (identity := (limit.name, limit.models)) in seen:
+            message = f"limits {_words(limit)} twice: the tighter one decides"
+            report.warn(("policy", name), message)
+        seen.add(identity)
+    anomaly = policy.anomaly
+    if not anomaly.tag <= anomaly.throttle <= anomaly.block:
+        message = "tag, throttle, block must rise"
+        report.add(("policy", name, "anomaly", "ladder"), message)
+    if anomaly.warning > anomaly.critical:
+        report.add(("policy", name, "anomaly"), "warning is above critical")
+
+
+def _words(limit: Limit) -> str:
+    return limit.name + (f" of {', '.join(limit.models)}" if limit.models else "")
+
+
+# -- tenants -------------------------------------------------------------------------
+
+
+def _check_tenants(config: Config, report: Report) -> None:
+    names: set[str] = set()
+    hashes: dict[str, str] = {}
+    everyone: list[str] = []
+    for index, tenant in enumerate(config.tenants):
+        key = ("tenant", index)
+        if not _NAME.fullmatch(tenant.name):
+            message = f'"{tenant.name}" is not a usable name'
+            report.add((*key, "name"), message, "letters, digits, . _ -")
+        if tenant.name in names:
+            report.add((*key, "name"), f'"{tenant.name}" is there twice')
+        names.add(tenant.name)
+        if tenant.policy not in config.policies and tenant.policy != "default":
+            known = ", ".join(f'"{policy}"' for policy in config.policies)
+            report.add((*key, "policy"), f'"{tenant.policy}" is not a policy', known)
+        if takes_everyone(tenant):
+            everyone.append(tenant.name)
+        _check_credentials(tenant, key, hashes, report)
+        if tenant.header and not config.server.trusted_proxies:
+            message = "is never believed: server.trusted_proxies is empty"
+            report.warn((*key, "header"), message)
+    if len(everyone) > 1:
+        message = f"several take every client: {', '.join(everyone)}"
+        report.add(("tenant",), message, "at most one tenant without credentials")
+    _check_anonymous(config, report)
+
+
+def _check_anonymous(config: Config, report: Report) -> None:
+    catch_all = [t.name for t in tenant_tables(config) if takes_everyone(t)]
+    if catch_all and "anonymous" in config.policies:
+        message = f'has no effect: tenant "{catch_all[0]}" takes every client'
+        report.warn(("policy", "anonymous"), message)
+    if config.server.unknown_clients == "deny" and catch_all:
+        message = f'has no effect: tenant "{catch_all[0]}" takes every client'
+        report.warn(("server", "unknown_clients"), message)
+    if unknown_clients(config) == "anonymous" and not catch_all:
+        policy = effective_policy(config, anonymous_policy_name(config)).policy
+        if not policy.limits:
+            report.warn(
+                ("server", "unknown_clients"), "strangers pass, and without any limit"
+            )
+
+
+def _check_credentials(
+    tenant: TenantTable, key: Key, hashes: dict[str, str], report: Report
+) -> None:
+    for index, text in enumerate(tenant.api_keys):
+        place = (*key, "api_keys", index)
+        if not _KEY_HASH.fullmatch(text):
+            # The value may be a key in plain text: it is not repeated here.
+            message = "is not a hash; `tidegate keys hash` makes it from a key"
+            report.add(place, message, '"sha256:" and 64 hex digits')
+        elif hashes.setdefault(text, tenant.name) != tenant.name:
+            report.add(place, f'belongs to tenant "{hashes[text]}" already')
+    _check_networks(tenant.cidrs, (*key, "cidrs"), report)
+    if jwt := tenant.jwt:
+        if (jwt.jwks_file is None) == (jwt.jwks_url is None):
+            message = "needs one source of keys"
+            report.add((*key, "jwt"), message, "jwks_file or jwks_url")
+        if jwt.jwks_url and not jwt.jwks_url.startswith(("https://", "http://")):
+            message = f'"{jwt.jwks_url.masked()}" is not a URL'
+            report.add((*key, "jwt", "jwks_url"), message, '"https://…"')
+    for part in ("name", "user_header"):
+        header = getattr(tenant.header, part, None)
+        if header is not None and not _HEADER_NAME.fullmatch(header):
+            report.add((*key, "header", part), f'"{header}" is not a header name')
+
+
+# -- campaigns, alerts, events -------------------------------------------------------
+
+
+def _check_campaigns(config: Config, report: Report) -> None:
+    names = {tenant.name for tenant in tenant_tables(config)} | {"*"}
+    for index, campaign in enumerate(config.campaigns):
+        key = ("campaign", index)
+        if campaign.tenant not in names:
+            report.add((*key, "tenant"), f'"{campaign.tenant}" is not a tenant')
+        zone = ZoneInfo("UTC")
+        starts = campaign.starts.replace(tzinfo=campaign.starts.tzinfo or zone)
+        ends = campaign.ends.replace(tzinfo=campaign.ends.tzinfo or zone)
+        if starts >= ends:
+            report.add((*key, "to"), "is not after from")
+    if config.campaigns:
+        report.warn(("campaign",), "not acted on: this version does not detect yet")
+
+
+def _check_alerts(alerts: tuple[Alert, ...], report: Report) -> None:
+    for index, alert in enumerate(alerts):
+        key = ("alert", index)
+        if alert.url is None and alert.type not in ("pagerduty", "opsgenie"):
+            report.add(key, '"url" is missing')
+        if alert.url is not None and not alert.url.startswith(("https://", "http://")):
+            message = f'"{alert.url.masked()}" is not a URL'
+            report.add((*key, "url"), message, '"https://…"')
+        if isinstance(alert.secret, Secret):
+            secrets: tuple[Secret, ...] = (alert.secret,)
+        else:
+            secrets = alert.secret
+        for secret in secrets:
+            if alert.type == "webhook" and not secret.reveal().startswith("whsec_"):
+                message = "is not a Standard Webhooks secret"
+                report.add((*key, "secret"), message, '"whsec_" and base64')
+    if alerts:
+        report.warn(("alert",), "nothing is sent: this version does not alert yet")
+
+
+def _check_events(config: Config, report: Report) -> None:
+    for part in ("kafka", "influx"):
+        if getattr(config.events, part) is not None:
+            message = "not available in this version: no record goes there"
+            report.warn(("events", part), message)
