@@ -1,0 +1,166 @@
+"""Where clients put their key: headers, ``?key=``, a WebSocket protocol, SigV4."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import re
+from collections.abc import Mapping
+from typing import Final, Literal, Protocol
+from urllib.parse import unquote_plus
+
+import msgspec
+
+CredentialKind = Literal[
+    "",
+    "bearer",
+    "basic",
+    "sigv4",
+    "authorization",
+    "x-api-key",
+    "api-key",
+    "x-goog-api-key",
+    "query",
+    "websocket",
+]
+
+# The order in which a request is searched (interfaces: what clients see).
+_HEADERS: Final = (b"authorization", b"x-api-key", b"api-key", b"x-goog-api-key")
+_KINDS: Final[dict[bytes, CredentialKind]] = {
+    b"x-api-key": "x-api-key",
+    b"api-key": "api-key",
+    b"x-goog-api-key": "x-goog-api-key",
+}
+_WS_PROTOCOL: Final = b"sec-websocket-protocol"
+_WS_PREFIX: Final = b"openai-insecure-api-key."
+_SIGV4: Final = re.compile(rb"(?i)AWS4-[A-Z0-9-]+\s.*?\bCredential=([^/,\s]+)")
+USER_HEX_DIGITS: Final = 16
+
+
+class Head(Protocol):
+    """What identifying needs of a request head (``http.head.RequestHead`` has it)."""
+
+    @property
+    def method(self) -> str: ...
+    @property
+    def query(self) -> str: ...
+    @property
+    def fields(self) -> Mapping[bytes, bytes]: ...
+    @property
+    def credentials(self) -> tuple[tuple[bytes, bytes], ...]: ...
+
+
+class Credential(msgspec.Struct, frozen=True, gc=False):
+    """One credential that a request carries.
+
+    ``index`` is its place in ``head.credentials``, -1 outside of the headers.
+    ``signed``: the request is signed (AWS SigV4), so host, headers and body must pass
+    untouched; ``value`` is the access key id then.
+    """
+
+    value: bytes
+    kind: CredentialKind
+    index: int = -1
+    signed: bool = False
+
+    def digest(self) -> bytes:
+        """What configured hashes are compared with."""
+        return hashlib.sha256(self.value).digest()
+
+    def user_id(self, secret: bytes) -> str:
+        """``key_`` and 16 hex digits; without the secret no one can test a guess."""
+        mac = hmac.digest(secret, self.value, "sha256")
+        return "key_" + mac.hex()[:USER_HEX_DIGITS]
+
+    def looks_like_jwt(self) -> bool:
+        """Three parts between dots, as a signed JSON Web Token is written."""
+        return self.value.count(b".") == 2
+
+
+def credentials_elsewhere(head: Head) -> tuple[str, bytes] | None:
+    """The query and WebSocket protocols, where they may hold a credential."""
+    protocols = head.fields.get(_WS_PROTOCOL, b"")
+    query = head.query
+    keyed = "=" in query
+    if not keyed and _WS_PREFIX not in protocols:
+        return None
+    return (query if keyed else "", protocols)
+
+
+def find_credentials(head: Head) -> list[Credential]:
+    """All credentials of a request, the one to try first at the front."""
+    found: list[tuple[int, Credential]] = []
+    for index, (name, value) in enumerate(head.credentials):
+        lower = name.lower()
+        read = _read_header(lower, value.strip(), index)
+        if read is not None:
+            found.append((_HEADERS.index(lower), read))
+    found.sort(key=lambda ranked: ranked[0])
+    return [
+        *(credential for _, credential in found),
+        *_in_query(head.query),
+        *_in_protocols(head.fields.get(_WS_PROTOCOL, b"")),
+    ]
+
+
+def _read_header(name: bytes, value: bytes, index: int) -> Credential | None:
+    if not value or name not in _HEADERS:
+        return None
+    if name != b"authorization":
+        return Credential(value, _KINDS[name], index)
+    signature = _SIGV4.match(value)
+    if signature is not None:
+        return Credential(signature[1], "sigv4", index, signed=True)
+    scheme, _, token = value.partition(b" ")
+    token = token.strip()
+    if scheme.lower() == b"bearer":
+        return Credential(token, "bearer", index) if token else None
+    # Basic (and schemes that we do not know): the whole value is the secret.
+    kind: CredentialKind = "basic" if scheme.lower() == b"basic" else "authorization"
+    return Credential(value, kind, index)
+
+
+def _query_name(part: str) -> str:
+    name = part.partition("=")[0]
+    return unquote_plus(name) if "%" in name else name
+
+
+def _in_query(query: str) -> list[Credential]:
+    """``?key=`` of Gemini clients, and the access key id of a presigned AWS URL."""
+    found = []
+    for part in query.split("&") if "=" in query else ():
+        name = _query_name(part)
+        if name not in {"key", "X-Amz-Credential"}:
+            continue
+        value = unquote_plus(part.partition("=")[2]).encode("utf-8", "replace")
+        if name == "key":
+            credential = Credential(value, "query")
+        else:
+            credential = Credential(value.partition(b"/")[0], "sigv4", signed=True)
+        if credential.value:
+            found.append(credential)
+    return found
+
+
+def _in_protocols(protocols: bytes) -> list[Credential]:
+    if _WS_PREFIX not in protocols:
+        return []
+    keys = (
+        offer.strip().removeprefix(_WS_PREFIX)
+        for offer in protocols.split(b",")
+        if offer.strip().startswith(_WS_PREFIX)
+    )
+    return [Credential(key, "websocket") for key in keys if key]
+
+
+def without_query_key(query: str) -> str:
+    """The query for an upstream whose credential is ours: every ``key=`` cut out."""
+    return "&".join(part for part in query.split("&") if _query_name(part) != "key")
+
+
+def without_protocol_key(protocols: bytes) -> bytes:
+    """Sec-WebSocket-Protocol for such an upstream: the offered key cut out."""
+    offers = (offer.strip() for offer in protocols.split(b","))
+    return b", ".join(
+        offer for offer in offers if offer and not offer.startswith(_WS_PREFIX)
+    )
