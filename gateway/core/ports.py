@@ -7,7 +7,7 @@ task or a future per request would be a large part of them.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 import msgspec
 
@@ -35,15 +35,18 @@ class Plan:
     """All cells of one (tenant, subjects, model): what reserve and settle work on.
 
     Built once per identity and cached, so that the packed form is ready. ``packed`` is
-    owned by the store that first sees the plan (its own wire form of the cells).
+    owned by the store (its own wire form of the cells), and so are ``seen`` and
+    ``seen_us``: the sums of the last answer and the store's clock then.
     """
 
-    __slots__ = ("cells", "packed", "tag")
+    __slots__ = ("cells", "packed", "seen", "seen_us", "tag")
 
     def __init__(self, cells: tuple[Cell, ...], tag: bytes = b"") -> None:
         self.cells = cells
         self.tag = tag  # the tenant's hash tag: one store call per tag on a cluster
-        self.packed: bytes | None = None
+        self.packed: Any = None
+        self.seen: Sequence[int] = ()
+        self.seen_us = 0
 
 
 class Reserved:
