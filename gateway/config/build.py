@@ -31,7 +31,7 @@ from gateway.config.values import (
     parse_size,
 )
 
-_SECRET_FORMS = '{ env = "NAME" }, { file = "PATH" }, or the value itself'
+_HOW_TO_STATE_IT = '{ env = "NAME" }, { file = "PATH" }, or the value itself'
 # A secret is a line, not a document: refuse to swallow a wrong file.
 _SECRET_BYTES_MAX = 64 << 10
 
@@ -94,7 +94,7 @@ def fields_of(table: type[msgspec.Struct]) -> dict[str, tuple[str, Any]]:
     }
 
 
-def build(kind: Any, value: Any, key: Key, report: Report) -> Any:  # noqa: PLR0911
+def build(kind: Any, value: Any, key: Key, report: Report) -> Any:
     """``value`` as ``kind``; UNSET after a fault, which is in the report."""
     kind = _without_none(kind)
     if isinstance(value, Text) and _is_composite(kind):
@@ -113,7 +113,9 @@ def build(kind: Any, value: Any, key: Key, report: Report) -> Any:  # noqa: PLR0
     return _convert(kind, value, key, report)
 
 
-def build_table(kind: type[msgspec.Struct], value: Any, key: Key, report: Report) -> Any:
+def build_table(
+    kind: type[msgspec.Struct], value: Any, key: Key, report: Report
+) -> Any:
     """A table; unknown keys and keys that miss are faults."""
     if not isinstance(value, dict):
         report.add(key, f"must be a table, not {_describe(value)}")
@@ -248,7 +250,7 @@ def _secret(value: Any, key: Key, report: Report) -> Secret:
             return _secret_env(name, report)
         if form == "file" and isinstance(name, str):
             return _secret_file(report.absolute(name), name)
-    raise _Refused("cannot be read as a secret", _SECRET_FORMS)
+    raise _Refused("cannot be read as a secret", _HOW_TO_STATE_IT)
 
 
 def _secret_env(name: str, report: Report) -> Secret:
@@ -305,7 +307,7 @@ def _allowed(kind: Any) -> str:
     if _is_table(kind):
         return "{ " + ", ".join(fields_of(kind)) + " }"
     if kind is Secret:
-        return _SECRET_FORMS
+        return _HOW_TO_STATE_IT
     args = get_args(kind)  # Annotated[int, Meta(...)]
     base = args[0] if args and isinstance(args[0], type) else kind
     return {int: "a whole number", float: "a number", bool: "true, false"}.get(base, "")

@@ -220,4 +220,3 @@ def _set_upstream(raw: dict[str, Any], url: Any, flag: str, report: Report) -> N
 def _places(report: Report) -> dict[Key, str]:
     places = {key: f"{report.file}:{line}" for key, line in report.lines.items()}
     return places | report.sources
-

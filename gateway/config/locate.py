@@ -47,7 +47,7 @@ class _Scanner:
         self.at += 2 if double else 1
         names = self._names()
         self.at = self.text.index("]", self.at) + (2 if double else 1)
-        path = self._inside(names[:-1]) + (names[-1],)
+        path = (*self._inside(names[:-1]), names[-1])
         self.lines.setdefault(path, line)
         if double:
             self.counts[path] = self.counts.get(path, 0) + 1
@@ -77,7 +77,7 @@ class _Scanner:
 
     def _names(self) -> list[str]:
         """A dotted key; stops before what follows it."""
-        names = []
+        names: list[str] = []
         while True:
             self._blanks()
             match = _STRING.match(self.text, self.at) or _BARE.match(self.text, self.at)

@@ -211,9 +211,7 @@ def effective_policy(config: Config, name: str) -> Effective:
     caps = _merged_caps(chain, origins)
     models, origins["model"] = _nearest(chain, "model", ())
     limits = _limits(chain, origins)
-    limits += tuple(
-        limit for table in models for limit in _model_limits(table, limits)
-    )
+    limits += tuple(limit for table in models for limit in _model_limits(table, limits))
     plain: dict[str, Any] = {}
     for key in ("mode", "unknown_price", "user_from", "allow"):
         value, origins[key] = _nearest(chain, key, None)

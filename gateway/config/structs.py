@@ -12,7 +12,6 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta, field
 
-from gateway.core.model import Mode, Price
 from gateway.config.values import (
     Duration,
     FilePath,
@@ -22,6 +21,7 @@ from gateway.config.values import (
     Url,
     parse_address,
 )
+from gateway.core.model import Mode, Price
 
 Positive = Annotated[int, Meta(ge=1)]
 NotNegative = Annotated[int, Meta(ge=0)]
@@ -48,7 +48,7 @@ class Table(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A TOML table; unknown keys are errors."""
 
 
-class Tls(Table):
+class Tls(Table, frozen=True):
     """The certificate that clients see (TLS 1.2 or later)."""
 
     cert: FilePath
@@ -57,7 +57,7 @@ class Tls(Table):
     """PEM file with the private key."""
 
 
-class Log(Table):
+class Log(Table, frozen=True):
     """Structured logs on standard error."""
 
     level: Literal["debug", "info", "warning", "error"] = "info"
@@ -66,7 +66,7 @@ class Log(Table):
     """`auto`: for people on a terminal, JSON lines otherwise."""
 
 
-class Server(Table):
+class Server(Table, frozen=True):
     """The port that clients talk to, and what one client may ask of it."""
 
     listen: str = "127.0.0.1:8080"
@@ -123,7 +123,7 @@ class Server(Table):
         return parse_address(self.listen)
 
 
-class Admin(Table):
+class Admin(Table, frozen=True):
     """The port for operators: health, metrics, admin API."""
 
     listen: str = "127.0.0.1:9901"
@@ -137,7 +137,7 @@ class Admin(Table):
         return parse_address(self.listen)
 
 
-class StoreTable(Table):
+class StoreTable(Table, frozen=True):
     """Where the counters live."""
 
     url: StoreUrl = StoreUrl(DEFAULT_STORE)
@@ -159,7 +159,7 @@ class StoreTable(Table):
     """`false` accepts any certificate of a `rediss://` server."""
 
 
-class Timeouts(Table):
+class Timeouts(Table, frozen=True):
     """How long each part of an upstream call may take."""
 
     connect: Duration = Duration(5)
@@ -173,7 +173,7 @@ class Timeouts(Table):
     """The whole exchange, tunnels included."""
 
 
-class Upstream(Table):
+class Upstream(Table, frozen=True):
     """An LLM API that requests are forwarded to."""
 
     name: str | None = None
@@ -217,7 +217,7 @@ class Upstream(Table):
     """How long each part of a call may take."""
 
 
-class LimitTable(Table):
+class LimitTable(Table, frozen=True):
     """Subject x meter x window: exactly one meter."""
 
     per: str
@@ -238,7 +238,7 @@ class LimitTable(Table):
     """Sliding, `"1s"` to `"1d"`; or the calendar's `"day"`, `"week"`, `"month"`."""
 
 
-class CapsTable(Table):
+class CapsTable(Table, frozen=True):
     """What one request may ask for; refused with 400 beyond it."""
 
     max_tokens: Positive | None = None
@@ -253,7 +253,7 @@ class CapsTable(Table):
     """Rewrite `max_tokens` and `n` to the cap instead of refusing."""
 
 
-class ModelTable(Table):
+class ModelTable(Table, frozen=True):
     """What holds for some models beside the policy's own."""
 
     match: str | tuple[str, ...]
@@ -264,7 +264,7 @@ class ModelTable(Table):
     """Caps that stand instead of the policy's; the first match decides."""
 
 
-class Ladder(Table):
+class Ladder(Table, frozen=True):
     """Score (calibrated sigma) from which each response starts."""
 
     tag: Sigma | None = None
@@ -275,7 +275,7 @@ class Ladder(Table):
     """Refuse it for a while."""
 
 
-class AnomalyTable(Table):
+class AnomalyTable(Table, frozen=True):
     """Detection. Not acted on by this version; the keys are checked already."""
 
     enabled: bool | None = None
@@ -288,7 +288,7 @@ class AnomalyTable(Table):
     """From which score on what is done."""
 
 
-class PolicyTable(Table):
+class PolicyTable(Table, frozen=True):
     """Limits and responses; an absent key is inherited."""
 
     inherit: str | None = None
@@ -322,7 +322,7 @@ class PolicyTable(Table):
     """Detection."""
 
 
-class JwtTable(Table):
+class JwtTable(Table, frozen=True):
     """JSON Web Tokens that belong to a tenant."""
 
     jwks_file: FilePath | None = None
@@ -347,7 +347,7 @@ class JwtTable(Table):
     """Accepted signatures; public-key ones only."""
 
 
-class HeaderTable(Table):
+class HeaderTable(Table, frozen=True):
     """A tenant named by a header, believed from trusted proxies only."""
 
     name: str
@@ -358,7 +358,7 @@ class HeaderTable(Table):
     """Header that names the user."""
 
 
-class TenantTable(Table):
+class TenantTable(Table, frozen=True):
     """A set of credentials under one policy. Without any: every client."""
 
     name: str
@@ -375,7 +375,7 @@ class TenantTable(Table):
     """Networks whose clients need no credential."""
 
 
-class Campaign(Table):
+class Campaign(Table, frozen=True):
     """A known launch. Read by detection; not acted on by this version."""
 
     starts: datetime = field(name="from")
@@ -388,7 +388,7 @@ class Campaign(Table):
     """Times the usual traffic."""
 
 
-class Alert(Table):
+class Alert(Table, frozen=True):
     """A receiver of alerts. Checked, but nothing is sent by this version."""
 
     type: Literal["webhook", "slack", "pagerduty", "opsgenie", "alertmanager"]
@@ -404,7 +404,7 @@ class Alert(Table):
     """Allow loopback and private addresses."""
 
 
-class Kafka(Table):
+class Kafka(Table, frozen=True):
     """Records to Kafka. Not available in this version."""
 
     brokers: tuple[str, ...]
@@ -413,7 +413,7 @@ class Kafka(Table):
     """Where to."""
 
 
-class Influx(Table):
+class Influx(Table, frozen=True):
     """Records to InfluxDB. Not available in this version."""
 
     url: Url
@@ -426,7 +426,7 @@ class Influx(Table):
     """Credential."""
 
 
-class Events(Table):
+class Events(Table, frozen=True):
     """Where the record of each finished request goes."""
 
     file: FilePath | None = None
@@ -441,7 +441,7 @@ class Events(Table):
     """Records to InfluxDB."""
 
 
-class Config(Table):
+class Config(Table, frozen=True):
     """The whole file, with environment and flags applied."""
 
     server: Server = Server()

@@ -1,0 +1,88 @@
+"""What every test shares: hypothesis profiles, ports, the leaked-task check."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, settings
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+
+# "fast" runs with every change, "deep" at night: HYPOTHESIS_PROFILE=deep.
+settings.register_profile("fast", max_examples=60, deadline=None)
+settings.register_profile(
+    "deep",
+    max_examples=2_000,
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow],
+)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "fast"))
+
+
+@pytest.fixture(name="repository", scope="session")
+def _repository() -> Path:
+    """The root of the working tree."""
+    return REPOSITORY
+
+
+@pytest.fixture(name="shared", scope="session")
+def _shared() -> Path:
+    """The folder of reference answers and traces beside the repository."""
+    folder = REPOSITORY.parent / "shared"
+    if not folder.is_dir():
+        pytest.skip("the reference folder ../shared is not there")
+    return folder
+
+
+@pytest.fixture(name="free_port")
+def _free_port() -> Callable[[], int]:
+    """A function that gives a loopback TCP port free at this moment."""
+    given: set[int] = set()
+
+    def pick() -> int:
+        while True:
+            with socket.socket() as probe:
+                probe.bind(("127.0.0.1", 0))
+                port: int = probe.getsockname()[1]
+            if port not in given:
+                given.add(port)
+                return port
+
+    return pick
+
+
+@pytest.fixture(autouse=True)
+def _own_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No test sees configuration of the person who runs it."""
+    for name in [name for name in os.environ if name.startswith("TIDEGATE_")]:
+        if name != "TIDEGATE_CASSETTES":
+            monkeypatch.delenv(name)
+
+
+@pytest.fixture(autouse=True)
+def _no_leaked_tasks(request: pytest.FixtureRequest) -> Iterator[None]:
+    """An asyncio test that leaves a task of its own behind fails."""
+    if not asyncio.iscoroutinefunction(getattr(request.node, "obj", None)):
+        yield
+        return
+    loop_fixture = request.getfixturevalue("_leak_probe")
+    yield
+    del loop_fixture
+
+
+@pytest.fixture(name="_leak_probe")
+async def _leak_probe():
+    """Runs inside the test's own loop, before and after it."""
+    before = asyncio.all_tasks()
+    yield
+    # Tasks that were cancelled or are about to end get a few turns to do so.
+    for _ in range(5):
+        await asyncio.sleep(0)
+    left = asyncio.all_tasks() - before - {asyncio.current_task()}
+    names = sorted(str(task.get_coro()) for task in left)
+    assert not left, f"tasks left running: {names}"
