@@ -1,0 +1,389 @@
+"""The block list: in the store, followed by every control, pushed to every worker.
+
+``<prefix>1:{blocks}`` is a hash of hashed subject -> Block, ``<prefix>1:{blocks}:log`` a
+stream of what changed (about the last 10,000 changes). A control reads the hash whole
+when it connects and every minute, and in between waits on the stream, so a change is
+known everywhere within a round trip. The braces keep both on one node of a cluster.
+
+The store being away changes nothing for those who are blocked: the last list stands,
+each entry until its time is up. With ``memory:`` the list is control's own, kept in the
+runtime directory over a restart of control.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import time
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
+from typing import Any, Protocol
+
+import msgspec
+from redis.asyncio import Redis
+from redis.exceptions import RedisError
+
+from gateway.core.model import Block
+from gateway.serve.link import Message
+from gateway.serve.runtime import write_private
+
+# What the operators of a fleet can still look after; a flood belongs in a firewall.
+MAX_BLOCKS = 100_000
+LOG_ENTRIES = 10_000
+RESYNC_S = 60.0
+_WAIT_MS = 1000  # shorter than the client's socket timeout
+_RETRY_S = 0.5
+_OWN_CHANGE_S = 1
+
+Key = tuple[str, str, str]  # kind, id, tenant ("" for everywhere)
+
+_ADD = """
+if redis.call('HLEN', KEYS[1]) >= tonumber(ARGV[3])
+   and redis.call('HEXISTS', KEYS[1], ARGV[1]) == 0 then return 0 end
+redis.call('HSET', KEYS[1], ARGV[1], ARGV[2])
+return redis.call('XADD', KEYS[2], 'MAXLEN', '~', ARGV[4], '*', 'm', ARGV[5])
+"""
+_REMOVE = """
+if redis.call('HDEL', KEYS[1], ARGV[1]) == 0 then return 0 end
+return redis.call('XADD', KEYS[2], 'MAXLEN', '~', ARGV[2], '*', 'm', ARGV[3])
+"""
+# Only a field that still says what we saw: it may have been blocked again since.
+_PRUNE = """
+local gone = 0
+for i = 1, #ARGV, 2 do
+  if redis.call('HGET', KEYS[1], ARGV[i]) == ARGV[i + 1] then
+    gone = gone + redis.call('HDEL', KEYS[1], ARGV[i])
+  end
+end
+return gone
+"""
+_PRUNE_AT_ONCE = 500
+
+
+class BlocksFull(Exception):  # noqa: N818 - a state of the list, not a fault
+    """There are MAX_BLOCKS blocks; some must go first."""
+
+
+class BlocksUnavailable(Exception):  # noqa: N818 - the store is away, nothing is wrong
+    """The store does not answer; nothing was changed."""
+
+
+class Blocks(Protocol):
+    """What the admin API does with the list."""
+
+    up: bool
+
+    def items(self) -> list[Block]: ...
+
+    async def add(self, block: Block) -> None: ...
+
+    async def remove(self, kind: str, id_: str, tenant: str | None) -> bool: ...
+
+    async def forget(self, keys: Sequence[bytes]) -> None:
+        """Tell every worker of every machine that these counters were reset."""
+        ...
+
+    async def run(self) -> None:
+        """Follow the list until cancelled."""
+        ...
+
+
+def block_key(block: Block) -> Key:
+    """Who is blocked, and where."""
+    return block.kind, block.id, block.tenant or ""
+
+
+class BlockTable:
+    """The list as this process knows it; changes go to ``on_change`` as messages."""
+
+    def __init__(
+        self,
+        on_change: Callable[[Message], None],
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._on_change = on_change
+        self._clock = clock
+        self._blocks: dict[Key, Block] = {}
+        self.known = False
+        """Whether the list was ever read: until then workers keep what they have."""
+
+    def __len__(self) -> int:
+        return len(self._blocks)
+
+    def full_message(self) -> Message:
+        """The whole list, for a worker that just came."""
+        return {"type": "blocks", "full": self.items()}
+
+    def items(self) -> list[Block]:
+        """Blocks in force, oldest first."""
+        self.expire()
+        return sorted(self._blocks.values(), key=_age)
+
+    def replace(self, blocks: Iterable[Block]) -> None:
+        """A new whole list; said to workers only as far as it differs."""
+        new = {block_key(block): block for block in blocks}
+        gone = [key for key in self._blocks if key not in new]
+        added = [b for key, b in new.items() if self._blocks.get(key) != b]
+        first = not self.known
+        self._blocks = new
+        self.known = True
+        if first:
+            self._on_change(self.full_message())
+        elif added or gone:
+            self._on_change(_delta(added, gone))
+
+    def add(self, block: Block) -> None:
+        """Block, or block anew with other words or another end."""
+        self._blocks[block_key(block)] = block
+        self._on_change(_delta([block], []))
+
+    def remove(self, key: Key) -> bool:
+        """Unblock; False when it was not blocked."""
+        if self._blocks.pop(key, None) is None:
+            return False
+        self._on_change(_delta([], [key]))
+        return True
+
+    def expire(self) -> None:
+        """Drop those whose time is up. Workers see to that themselves."""
+        now = self._clock()
+        over = [key for key, block in self._blocks.items() if is_over(block, now)]
+        for key in over:
+            del self._blocks[key]
+
+    def forget(self, keys: Sequence[bytes]) -> None:
+        """Pass on that these counters were reset."""
+        self._on_change({"type": "forget", "keys": list(keys)})
+
+
+def is_over(block: Block, now: float) -> bool:
+    """Whether the block's time is up."""
+    return block.until is not None and block.until <= now
+
+
+def _age(block: Block) -> tuple[float, Key]:
+    return block.created_at, block_key(block)
+
+
+def _delta(added: Sequence[Block], gone: Sequence[Key]) -> Message:
+    remove = [{"kind": k, "id": i, "tenant": t or None} for k, i, t in gone]
+    return {"type": "blocks", "add": list(added), "remove": remove}
+
+
+class MemoryBlocks:
+    """The list of a gateway without a store."""
+
+    up = True
+
+    def __init__(self, table: BlockTable, path: str) -> None:
+        self._table = table
+        self._path = path
+
+    def items(self) -> list[Block]:
+        return self._table.items()
+
+    async def add(self, block: Block) -> None:
+        """Raises BlocksFull."""
+        known = {block_key(item) for item in self._table.items()}
+        if len(known) >= MAX_BLOCKS and block_key(block) not in known:
+            raise BlocksFull
+        self._table.add(block)
+        self._save()
+
+    async def remove(self, kind: str, id_: str, tenant: str | None) -> bool:
+        removed = self._table.remove((kind, id_, tenant or ""))
+        if removed:
+            self._save()
+        return removed
+
+    async def forget(self, keys: Sequence[bytes]) -> None:
+        self._table.forget(keys)
+
+    async def run(self) -> None:
+        """Take up what a killed predecessor left."""
+        blocks: list[Block] = []
+        with suppress(OSError, msgspec.DecodeError), open(self._path, "rb") as file:
+            blocks = msgspec.msgpack.decode(file.read(), type=list[Block])
+        self._table.replace([*blocks, *self._table.items()])
+
+    def _save(self) -> None:
+        # A full disk costs the list only at the next restart of control.
+        with suppress(OSError):
+            write_private(self._path, msgspec.msgpack.encode(self._table.items()))
+
+
+class _Change(msgspec.Struct, frozen=True, omit_defaults=True):
+    """One entry of the log."""
+
+    op: str  # add, remove, forget
+    block: Block | None = None
+    keys: list[bytes] = []
+
+
+_encode = msgspec.msgpack.encode
+_decode_block = msgspec.msgpack.Decoder(Block).decode
+_decode_change = msgspec.msgpack.Decoder(_Change).decode
+
+
+class RedisBlocks:
+    """The list in the store. ``on_state`` hears "" (connected) or what is wrong."""
+
+    def __init__(
+        self,
+        client: Redis,
+        prefix: str,
+        table: BlockTable,
+        on_state: Callable[[str], None] = lambda _problem: None,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        # Its annotations are looser than what it does with these options.
+        self._client: Any = client
+        self._hash = f"{prefix}1:{{blocks}}"
+        self._log = f"{prefix}1:{{blocks}}:log"
+        self._table = table
+        self._on_state = on_state
+        self._clock = clock
+        self._add: Any = client.register_script(_ADD)
+        self._remove: Any = client.register_script(_REMOVE)
+        self._prune: Any = client.register_script(_PRUNE)
+        self._last = b"0-0"
+        self.up = False
+
+    def items(self) -> list[Block]:
+        return self._table.items()
+
+    async def add(self, block: Block) -> None:
+        """Raises BlocksFull, BlocksUnavailable."""
+        if await self._try_add(block):
+            return
+        await self._guard(self._sync())  # drops those whose time is up
+        if not await self._try_add(block):
+            raise BlocksFull
+
+    async def _try_add(self, block: Block) -> bool:
+        change = _encode(_Change("add", block))
+        args = [
+            _field(block_key(block)),
+            _encode(block),
+            MAX_BLOCKS,
+            LOG_ENTRIES,
+            change,
+        ]
+        entry = await self._guard(self._add(keys=[self._hash, self._log], args=args))
+        if entry:
+            await self._seen(entry)
+        return bool(entry)
+
+    async def remove(self, kind: str, id_: str, tenant: str | None) -> bool:
+        """False when there was none. Raises BlocksUnavailable."""
+        key = (kind, id_, tenant or "")
+        change = _encode(_Change("remove", Block(kind, id_, tenant)))
+        args = [_field(key), LOG_ENTRIES, change]
+        entry = await self._guard(self._remove(keys=[self._hash, self._log], args=args))
+        if entry:
+            await self._seen(entry)
+        return bool(entry)
+
+    async def _seen(self, entry: bytes) -> None:
+        """Wait until our own change came back through the log. Applied here directly, it
+        could overtake another machine's earlier one."""
+        for _ in range(_OWN_CHANGE_S * 100):
+            if _order(self._last) >= _order(entry):
+                return
+            await asyncio.sleep(0.01)
+        await self._guard(self._sync())
+
+    async def forget(self, keys: Sequence[bytes]) -> None:
+        """Raises BlocksUnavailable."""
+        change = _encode(_Change("forget", keys=list(keys)))
+        await self._guard(
+            self._client.xadd(self._log, {"m": change}, maxlen=LOG_ENTRIES)
+        )
+
+    async def _guard(self, call: Any) -> Any:
+        try:
+            return await call
+        except (RedisError, OSError) as error:
+            raise BlocksUnavailable(str(error)) from error
+
+    async def run(self) -> None:
+        """Follow until cancelled; what the store does to us, we try again."""
+        while True:
+            try:
+                self._last = await self._newest()
+                while True:
+                    await self._sync()
+                    self._say("")
+                    await self._follow()
+            except (RedisError, OSError) as error:
+                self._say(str(error) or type(error).__name__)
+                await asyncio.sleep(_RETRY_S)
+
+    def _say(self, problem: str) -> None:
+        self.up = not problem
+        self._on_state(problem)
+
+    async def _newest(self) -> bytes:
+        """Id of the log's last entry. Read before the hash: nothing can fall between."""
+        newest = await self._client.xrevrange(self._log, count=1)
+        entry: bytes = newest[0][0] if newest else b"0-0"
+        return entry
+
+    async def _sync(self) -> None:
+        """The whole hash; entries whose time is up leave it."""
+        stored: dict[bytes, bytes] = await self._client.hgetall(self._hash)
+        now = self._clock()
+        alive: list[Block] = []
+        stale: list[bytes] = []
+        for field, value in stored.items():
+            block = _read_block(value)
+            if block is not None and not is_over(block, now):
+                alive.append(block)
+            else:
+                stale += (field, value)
+        self._table.replace(alive)
+        for start in range(0, len(stale), _PRUNE_AT_ONCE * 2):
+            chunk = stale[start : start + _PRUNE_AT_ONCE * 2]
+            await self._prune(keys=[self._hash], args=chunk)
+
+    async def _follow(self) -> None:
+        """Changes as they come, for a minute; then the whole list is read again."""
+        until = time.monotonic() + RESYNC_S
+        while time.monotonic() < until:
+            answer = await self._client.xread(
+                {self._log: self._last}, count=LOG_ENTRIES, block=_WAIT_MS
+            )
+            for _, entries in answer or ():
+                for entry, fields in entries:
+                    self._apply(fields.get(b"m", b""))
+                    self._last = entry
+
+    def _apply(self, encoded: bytes) -> None:
+        try:
+            change = _decode_change(encoded)
+        except msgspec.DecodeError:
+            return  # of a newer version: the next full list has it
+        if change.op == "forget":
+            self._table.forget(change.keys)
+        elif change.block is not None and change.op == "add":
+            self._table.add(change.block)
+        elif change.block is not None and change.op == "remove":
+            self._table.remove(block_key(change.block))
+
+
+def _order(entry: bytes) -> tuple[int, int]:
+    """A stream entry's id as what it is: milliseconds and a number within them."""
+    millis, _, number = entry.partition(b"-")
+    return int(millis), int(number)
+
+
+def _field(key: Key) -> bytes:
+    """The subject as a hash field: hashed, like every id that becomes part of a key."""
+    return hashlib.blake2b("\0".join(key).encode(), digest_size=16).digest()
+
+
+def _read_block(value: bytes) -> Block | None:
+    try:
+        return _decode_block(value)
+    except msgspec.DecodeError:
+        return None
