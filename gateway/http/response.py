@@ -27,16 +27,17 @@ RATE_LIMIT_FIELDS: Final = frozenset(
     }
 )
 
+# Up to _REQUEST_ID the field passes to the client; above _PASS its value is noted.
 (
     _PASS,
-    _DROP,
-    _LENGTH,
-    _CODING,
-    _CONNECTION,
     _TYPE,
     _ENCODING,
     _REQUEST_ID,
+    _LENGTH,
+    _CODING,
+    _CONNECTION,
     _UPGRADE,
+    _DROP,
 ) = range(9)
 _KINDS: Final = {
     b"connection": _CONNECTION,
@@ -119,44 +120,37 @@ def read_answer_head(
     if kinds is None:
         kinds = _new_table(drop)
     lines: list[bytes] = []
-    length: bytes | None = None
-    coding: bytes | None = None
-    connection: bytes | None = None
+    noted: dict[int, bytes] = {}
     # One flat loop over the fields: a call for each would double its cost.
     for name, value in headers:
         kind = kinds.get(name)
         if kind is None:
             kind = _learn_name(kinds, name, drop)
-        if kind == _PASS:
+        if kind <= _REQUEST_ID:
             lines.append(b"%b: %b\r\n" % (name, value))
-        elif kind == _LENGTH:
-            if length is not None and length != value:
-                raise WireError(502, "differing content-lengths in the answer")
-            length = value
-        elif kind == _TYPE:
-            head.content_type = value
-            lines.append(b"%b: %b\r\n" % (name, value))
-        elif kind == _CONNECTION:
-            connection = value if connection is None else connection + b"," + value
-        elif kind == _REQUEST_ID:
-            head.request_id = value
-            lines.append(b"%b: %b\r\n" % (name, value))
-        elif kind == _CODING:
-            coding = value if coding is None else coding + b"," + value
-        elif kind == _ENCODING:
-            head.content_encoding = _join(head.content_encoding, value)
-            lines.append(b"%b: %b\r\n" % (name, value))
-        elif kind == _UPGRADE:
-            head.upgrade = _join(head.upgrade, value.lower())
-    if connection is not None or http10:
-        lines = _read_connection(head, http10, connection or b"", lines)
+        if kind:
+            first = noted.get(kind)
+            noted[kind] = value if first is None else _repeat(kind, first, value)
+    if http10 or _CONNECTION in noted:
+        lines = _read_connection(head, http10, noted.get(_CONNECTION, b""), lines)
     head.forward = b"".join(lines)
-    _read_framing(head, http10, method, length, coding)
+    head.content_type = noted.get(_TYPE, b"")
+    head.content_encoding = noted.get(_ENCODING, b"")
+    head.request_id = noted.get(_REQUEST_ID, b"")
+    head.upgrade = noted.get(_UPGRADE, b"").lower()
+    _read_framing(head, http10, method, noted.get(_LENGTH), noted.get(_CODING))
     return head
 
 
-def _join(first: bytes, again: bytes) -> bytes:
-    return first + b", " + again if first else again
+def _repeat(kind: int, first: bytes, again: bytes) -> bytes:
+    """Return what a repeated field amounts to: its first value, or all as a list."""
+    if kind in (_TYPE, _REQUEST_ID):
+        return first
+    if kind == _LENGTH:
+        if first != again:
+            raise WireError(502, "differing content-lengths in the answer")
+        return first
+    return first + b", " + again
 
 
 def _new_table(drop: frozenset[bytes]) -> dict[bytes, int]:
