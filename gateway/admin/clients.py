@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from typing import Any, Literal
 
 from gateway.core.model import RequestRecord
@@ -138,6 +139,11 @@ def _most_first(entry: tuple[float, Key]) -> tuple[float, Key]:
     return -entry[0], entry[1]
 
 
+def moment(at: float) -> datetime:
+    """Epoch seconds as what JSON writes as RFC 3339."""
+    return datetime.fromtimestamp(at, UTC)
+
+
 def public_client(key: Key, row: Client, now: float) -> dict[str, Any]:
     """A row as the admin API shows it."""
     row.expire(int(now) // MARK_S)
@@ -151,5 +157,5 @@ def public_client(key: Key, row: Client, now: float) -> dict[str, Any]:
         "limited": row.limited,
         "score": row.score,
         "action": row.last_action,
-        "last_seen": row.last_at,
+        "last_seen": moment(row.last_at),
     }
