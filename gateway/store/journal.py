@@ -1,0 +1,118 @@
+"""What was spent while the store was away, kept until it can be charged."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from gateway.core.model import SUB_BUCKETS, CellKind
+from gateway.core.ports import Cell, Plan, Reserved
+from gateway.store import wire
+
+# Beyond this many sums (about 300 bytes each) they are added up per counter alone.
+FOLD_AT = 100_000
+
+
+class Journal:
+    """Settled costs by counter and bucket: bounded, and no token is ever lost.
+
+    ``noted`` is the number of exchanges that went in since it was last empty.
+    """
+
+    __slots__ = ("_coarse", "_fold_at", "_sums", "noted")
+
+    def __init__(self, fold_at: int = FOLD_AT) -> None:
+        self.noted = 0
+        self._fold_at = fold_at
+        self._coarse = False
+        # (key, bucket) -> cell, sum, newest time in it (store microseconds).
+        self._sums: dict[tuple[bytes, int], tuple[Cell, int, int]] = {}
+
+    def __len__(self) -> int:
+        """How many sums wait."""
+        return len(self._sums)
+
+    def add(self, plan: Plan, actual: Sequence[int], at_us: int) -> None:
+        """Note what one exchange really cost, and when it was admitted."""
+        self.noted += 1
+        keys: set[bytes] = set()
+        for cell, cost in zip(plan.cells, actual, strict=True):
+            if cost and cell.kind is not CellKind.CONCURRENT and cell.key not in keys:
+                keys.add(cell.key)
+                self._put(cell, cost, at_us)
+        if len(self._sums) > self._fold_at and not self._coarse:
+            self._fold()
+
+    def _put(self, cell: Cell, cost: int, at_us: int) -> None:
+        width_us = max(1, cell.window_us // SUB_BUCKETS)
+        fine = cell.kind is CellKind.SLIDING and not self._coarse
+        place = cell.key, at_us // width_us if fine else 0
+        _, before, newest_us = self._sums.get(place, (cell, 0, 0))
+        self._sums[place] = (cell, before + cost, max(newest_us, at_us))
+
+    def _fold(self) -> None:
+        sums, self._sums, self._coarse = self._sums, {}, True
+        for cell, cost, at_us in sums.values():
+            self._put(cell, cost, at_us)
+
+    def take(self, most: int) -> list[wire.Op]:
+        """Remove up to ``most`` sums, as operations that charge them."""
+        ops: list[wire.Op] = []
+        while self._sums and len(ops) < most:
+            _, (cell, cost, at_us) = self._sums.popitem()
+            reserved = Reserved(Plan((cell,)), (cost,))
+            reserved.at_us = at_us
+            ops.append((wire.CHARGE, reserved, None))
+        if not self._sums:
+            self.noted = 0
+            self._coarse = False
+        return ops
+
+
+class Recents:
+    """The calls of the last seconds, for a store that lost them.
+
+    A store that was killed or failed over may forget what it had answered: its log is
+    written behind, its replicas follow behind. The numbers of calls show it, and what
+    it forgot is told again.
+    """
+
+    __slots__ = ("_calls", "_keep_s", "_most_ops", "_ops")
+
+    def __init__(self, keep_s: float = 3.0, most_ops: int = 50_000) -> None:
+        self._keep_s = keep_s
+        self._most_ops = most_ops
+        self._ops = 0
+        self._calls: list[tuple[int, float, list[wire.Op]]] = []
+
+    def add(self, seq: int, at_s: float, batch: list[wire.Op]) -> None:
+        """Remember an answered call; forget what is old."""
+        self._calls.append((seq, at_s, batch))
+        self._ops += len(batch)
+        if self._ops > self._most_ops or self._calls[0][1] < at_s - 2 * self._keep_s:
+            self._forget(at_s)
+
+    def _forget(self, now_s: float) -> None:
+        keep = 0
+        for _, at_s, batch in self._calls:
+            young = at_s >= now_s - self._keep_s
+            if young and self._ops <= self._most_ops // 2:
+                break
+            self._ops -= len(batch)
+            keep += 1
+        del self._calls[:keep]
+
+    def after(self, seq: int) -> list[wire.Op]:
+        """What is to be told again to a store that knows nothing after ``seq``."""
+        ops: list[wire.Op] = []
+        for number, _, batch in self._calls:
+            if number > seq:
+                ops += [again for op in batch if (again := _again(op)) is not None]
+        return ops
+
+
+def _again(op: wire.Op) -> wire.Op | None:
+    code, reserved, _ = op
+    if code == wire.RESERVE:
+        # It was admitted then; whether there is room now does not matter.
+        return (wire.HOLD, reserved, None) if reserved.admitted else None
+    return None if code == wire.PEEK else op

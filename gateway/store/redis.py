@@ -1,0 +1,584 @@
+"""The shared store: one script call for all that arrives during one loop turn.
+
+At most one call is under way; whatever comes meanwhile goes into the next one. When
+the store falls silent or refuses, a breaker opens: everybody waiting is answered from
+local windows at once, and what is spent meanwhile is kept and charged on return.
+
+How no operation is lost or counted twice: calls are numbered, and the store remembers
+the last number and what it admitted (see ``lua/gate.lua``). A call without an answer
+is in *limbo*. On return an empty call with a higher number comes first: it shows
+whether the limbo call was executed, and makes sure that it never will be later on.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+import time
+from collections.abc import Callable, Sequence
+from typing import Any, Literal
+
+from gateway.core.ports import Cell, Plan, Reserved
+from gateway.store import wire
+from gateway.store.channel import (
+    CONNECT_TIMEOUT_S,
+    Channel,
+    GateCall,
+    StoreUnavailable,
+    connect,
+    pack_command,
+)
+from gateway.store.journal import Journal, Recents
+from gateway.store.memory import DONE, HELD, LIMBO, LOCAL, MemoryStore
+from gateway.store.silence import SilenceWatch
+from gateway.store.url import StoreUrl, check_eviction, parse_store_url
+
+WhenDown = Literal["local", "open", "closed"]
+
+# A call of so many operations keeps a store busy for about 5 ms.
+MAX_OPS = 512
+# Old business that rides along with each call while live traffic goes on.
+BACKLOG_OPS = 64
+RETRY_S = 0.25
+CLOSE_TIMEOUT_S = 3.0
+# Cells in one peek; a plan holds at most 255.
+_PEEK_CELLS = 200
+
+_DOWN, _MERGING, _LIVE = range(3)
+
+
+class StoreStats:
+    """Counters since start."""
+
+    __slots__ = ("calls", "local", "lost", "merged", "ops", "replayed", "timeouts")
+
+    def __init__(self) -> None:
+        self.calls = 0  # script calls answered
+        self.ops = 0  # operations in them
+        self.timeouts = 0  # times the breaker opened because of silence
+        self.local = 0  # reserves decided without the store
+        self.merged = 0  # operations told to the store after an outage
+        self.replayed = 0  # operations the store had forgotten and was told again
+        self.lost = 0  # operations that could not be sent before close
+
+
+class RedisStore:
+    """``ports.Store`` over Redis or Valkey.
+
+    ``prefix`` opens the key of this worker's own record (cells bring whole keys).
+    ``timeout_s``: how long a reserve may wait for a silent store. ``replicas``: how
+    many limiters share a limit while the store is away. Hooks: ``on_degraded(reason)``,
+    ``on_recovered(merged_ops)``, ``on_call(seconds)``.
+    """
+
+    def __init__(
+        self,
+        url: str | StoreUrl,
+        *,
+        prefix: bytes = b"tidegate:",
+        when_down: WhenDown = "local",
+        timeout_s: float = 0.05,
+        loop: asyncio.AbstractEventLoop | None = None,
+        replicas: int = 1,
+    ) -> None:
+        self.stats = StoreStats()
+        self.last_error = ""
+        self.on_degraded: Callable[[str], None] | None = None
+        self.on_recovered: Callable[[int], None] | None = None
+        self.on_call: Callable[[float], None] | None = None
+        self._url = parse_store_url(url) if isinstance(url, str) else url
+        self._when_down = when_down
+        self._loop = loop or asyncio.get_running_loop()
+        self._stream = os.urandom(8)
+        self._call = GateCall(prefix + b"1:x:" + self._stream.hex().encode())
+        self._leases = 0
+        self._seq = 0
+        self._acked = -1
+        self._clock_us = time.time_ns() // 1000 - int(self._loop.time() * 1e6)
+        self._local = MemoryStore(
+            clock=self.now_us, monotonic=self._loop.time, replicas=replicas
+        )
+        self._mode = _DOWN
+        self._queue: list[wire.Op] = []
+        self._sent: list[wire.Op] | None = None
+        self._sent_at = 0.0
+        self._reloaded = 0
+        # True: do not schedule a flush (one is under way, or the store is).
+        self._flushing = True
+        self._channel: Channel | None = None
+        self._watch = SilenceWatch(self._loop, timeout_s, self._heard, self._on_silence)
+        self._recents = Recents()
+        self._journal = Journal()
+        self._open_local: dict[Reserved, None] = {}
+        self._limbo: list[wire.Op] | None = None
+        self._limbo_seq = 0
+        self._limbo_settled: dict[Reserved, Sequence[int]] = {}
+        self._merge_left = 0
+        self._merging = 0
+        self._resumed_at = 0.0
+        self._degraded = False
+        self._reviver: asyncio.Task[None] | None = None
+        self._drained: asyncio.Event | None = None
+
+    # -- what the data plane calls ---------------------------------------------------
+
+    def reserve(
+        self, plan: Plan, costs: Sequence[int], done: Callable[[Reserved], None]
+    ) -> Reserved:
+        """See ``ports.Store``; answers at once while the store is away."""
+        reserved = Reserved(plan, costs)
+        if self._mode != _LIVE or not plan.cells:
+            self._decide_now(reserved)
+            done(reserved)
+            return reserved
+        form = plan.packed
+        if form is None:
+            form = plan.packed = wire.PackedPlan(plan)
+        if form.leased:
+            reserved.lease = self._new_lease()
+        self._queue.append((wire.RESERVE, reserved, done))
+        if not self._flushing:
+            self._flushing = True
+            self._loop.call_soon(self._flush)
+        return reserved
+
+    def settle(self, reserved: Reserved, actual: Sequence[int]) -> None:
+        """See ``ports.Store``; a second settlement changes nothing."""
+        if reserved.state == HELD:
+            reserved.state = DONE
+            self._queue.append((wire.SETTLE, reserved, actual))
+            if not self._flushing:
+                self._flushing = True
+                self._loop.call_soon(self._flush)
+            elif self._mode != _LIVE:
+                self._local.adjust(reserved, actual)
+        elif reserved.state == LOCAL:
+            self._settle_local(reserved, actual)
+        elif reserved.state == LIMBO and reserved not in self._limbo_settled:
+            self._local.adjust(reserved, actual)
+            self._limbo_settled[reserved] = actual
+
+    def renew(self, reserved: Reserved) -> None:
+        """Prolong the leases; while the store is away they need no renewing."""
+        if reserved.state == LOCAL:
+            self._local.renew(reserved)
+        elif reserved.state == HELD and self._mode == _LIVE and reserved.lease:
+            self._queue.append((wire.RENEW, reserved, None))
+            self._schedule()
+
+    @property
+    def up(self) -> bool:
+        """Whether limits are shared now."""
+        return self._mode == _LIVE
+
+    @property
+    def journal_size(self) -> int:
+        """What waits for the store: operations, open exchanges and sums."""
+        limbo = len(self._limbo or ())
+        return len(self._queue) + len(self._open_local) + len(self._journal) + limbo
+
+    @property
+    def evicted(self) -> int:
+        """Counters the local windows had to forget for want of room."""
+        return self._local.evicted
+
+    @property
+    def replicas(self) -> int:
+        """How many limiters share each limit while the store is away."""
+        return self._local.replicas
+
+    @replicas.setter
+    def replicas(self, count: int) -> None:
+        self._local.replicas = max(1, count)
+
+    def now_us(self) -> int:
+        """Best estimate of the store's clock, epoch microseconds."""
+        return int(self._loop.time() * 1e6) + self._clock_us
+
+    # -- sending and answering -------------------------------------------------------
+
+    def _new_lease(self) -> bytes:
+        self._leases += 1
+        return self._stream + self._leases.to_bytes(8, "little")
+
+    def _schedule(self) -> None:
+        if not self._flushing:
+            self._flushing = True
+            self._loop.call_soon(self._flush)
+
+    def _flush(self) -> None:
+        channel = self._channel
+        if self._mode == _DOWN or self._sent is not None or channel is None:
+            return
+        batch = self._take()
+        if not batch:
+            self._flushing = False
+            if self._drained is not None:
+                self._drained.set()
+            return
+        self._seq += 1
+        self._sent = batch
+        self._sent_at = self._loop.time()
+        self._watch.expect()
+        frame = self._call.frame(wire.encode_call(self._seq, batch))
+        channel.send(frame, self._on_answer)
+
+    def _take(self) -> list[wire.Op]:
+        queue = self._queue
+        if len(queue) <= MAX_OPS:
+            batch, self._queue = queue, []
+        else:
+            batch, self._queue = queue[:MAX_OPS], queue[MAX_OPS:]
+        if self._open_local or self._journal:
+            batch += self._take_backlog()
+        return batch
+
+    def _take_backlog(self) -> list[wire.Op]:
+        """Open exchanges of the outage become the store's; closed ones are charged."""
+        ops: list[wire.Op] = []
+        while self._open_local and len(ops) < BACKLOG_OPS:
+            reserved, _ = self._open_local.popitem()
+            reserved.state = HELD
+            ops.append((wire.HOLD, reserved, None))
+        ops += self._journal.take(BACKLOG_OPS - len(ops))
+        self.stats.merged += len(ops)
+        return ops
+
+    def _on_answer(self, answer: Any) -> None:
+        batch = self._sent
+        if batch is None:
+            return
+        if not isinstance(answer, list) or answer[-1] == b"stale":
+            self._on_error(answer)
+            return
+        self._sent = None
+        self._watch.satisfied()
+        now = self._loop.time()
+        self._clock_us = answer[0] - int(now * 1e6)
+        if answer[1] != self._acked:
+            self._tell_again(answer[1])
+        self._acked = self._seq
+        self._recents.add(self._seq, now, batch)
+        self.stats.calls += 1
+        self.stats.ops += len(batch)
+        if self.on_call is not None:
+            self.on_call(now - self._sent_at)
+        self._give(batch, answer, now)
+        if self._mode == _MERGING:
+            self._merge_left -= len(batch)
+            self._check_merged()
+        self._loop.call_soon(self._flush)
+
+    def _give(self, batch: list[wire.Op], answer: Sequence[int], now: float) -> None:
+        at = wire.ANSWER_HEAD
+        for code, reserved, done in batch:
+            if code == wire.RESERVE:
+                at = wire.read_reserve(answer, at, reserved, now)
+                reserved.state = HELD if reserved.admitted else DONE
+                self._tell(done, reserved)
+            elif code == wire.PEEK:
+                size = len(reserved.plan.cells)
+                reserved.sums = answer[at : at + size]
+                at += size
+                self._tell(done, reserved)
+
+    def _tell(self, done: Callable[[Reserved], None], reserved: Reserved) -> None:
+        try:
+            done(reserved)
+        except Exception as error:  # noqa: BLE001 - one listener must not cost the rest
+            self._loop.call_exception_handler(
+                {"message": "a reserve's callback failed", "exception": error}
+            )
+
+    def _on_error(self, answer: object) -> None:
+        reason = str(answer)
+        if reason.startswith("NOSCRIPT") and self._reloaded != self._seq:
+            self._reload()
+        else:
+            self._open(reason.removeprefix("LOST "))
+
+    def _reload(self) -> None:
+        """The store forgot the script, so nothing was executed: load it, send again."""
+        channel, batch = self._channel, self._sent
+        if channel is None or batch is None:
+            return
+        self._reloaded = self._seq
+        load = pack_command("SCRIPT", "LOAD", wire.SCRIPT)
+        channel.send(load, lambda _: None)
+        frame = self._call.frame(wire.encode_call(self._seq, batch))
+        channel.send(frame, self._on_answer)
+
+    def _tell_again(self, past_seq: int) -> None:
+        """The store lost the calls after ``past_seq``: put them first in the queue."""
+        ops = self._recents.after(past_seq)
+        self.stats.replayed += len(ops)
+        self._queue[:0] = ops
+
+    # -- deciding without the store --------------------------------------------------
+
+    def _decide_now(self, reserved: Reserved) -> None:
+        if not reserved.plan.cells:
+            reserved.admitted = True
+            reserved.state = DONE
+            return
+        self._decide(reserved)
+        if reserved.admitted:
+            reserved.state = LOCAL
+            self._open_local[reserved] = None
+
+    def _decide(self, reserved: Reserved) -> None:
+        self.stats.local += 1
+        reserved.local = True
+        if not reserved.lease:
+            reserved.lease = self._new_lease()
+        if self._when_down == "local":
+            self._local.decide(reserved)
+            return
+        reserved.at_us = self.now_us()
+        if self._when_down == "open":
+            reserved.admitted = True
+            reserved.sums = reserved.costs
+        else:
+            reserved.violated = 0
+            reserved.retry_after = 1.0
+            reserved.sums = [0] * len(reserved.plan.cells)
+
+    def _settle_local(self, reserved: Reserved, actual: Sequence[int]) -> None:
+        reserved.state = DONE
+        self._open_local.pop(reserved, None)
+        self._local.adjust(reserved, actual)
+        self._journal.add(reserved.plan, actual, reserved.at_us)
+        if self._mode == _LIVE:
+            self._schedule()
+
+    # -- the breaker -----------------------------------------------------------------
+
+    def _heard(self) -> int:
+        return self._channel.heard if self._channel is not None else 0
+
+    def _on_silence(self) -> None:
+        self.stats.timeouts += 1
+        self._open("the store does not answer")
+
+    def _on_lost(self, reason: str) -> None:
+        self._open(reason)
+
+    def _open(self, reason: str) -> None:
+        """Give the store up: answer everybody who waits, keep the rest for later."""
+        if self._mode == _DOWN:
+            return
+        self._mode = _DOWN
+        self._flushing = True
+        self._drop_channel()
+        sent, self._sent = self._sent, None
+        queue, self._queue = self._queue, []
+        if sent is not None:
+            self._limbo, self._limbo_seq = sent, self._seq
+            self._answer_limbo(sent)
+        kept = [op for op in queue if not self._answer_queued(op)]
+        self._queue[:0] = kept
+        self._degrade(reason)
+
+    def _degrade(self, reason: str) -> None:
+        self.last_error = reason
+        if not self._degraded and self.on_degraded is not None:
+            self.on_degraded(reason)
+        self._degraded = True
+        self._reviver = self._loop.create_task(self._revive())
+
+    def _drop_channel(self) -> None:
+        self._watch.stop()
+        if self._channel is not None:
+            self._channel.abort()
+            self._channel = None
+
+    def _answer_limbo(self, sent: list[wire.Op]) -> None:
+        for code, reserved, done in sent:
+            if code == wire.RESERVE:
+                self._decide(reserved)
+                reserved.state = LIMBO
+                self._tell(done, reserved)
+            elif code == wire.PEEK:
+                self._peek_locally(reserved, done)
+
+    def _answer_queued(self, op: wire.Op) -> bool:
+        code, reserved, done = op
+        if code == wire.RESERVE:
+            self._decide_now(reserved)
+            self._tell(done, reserved)
+        elif code == wire.PEEK:
+            self._peek_locally(reserved, done)
+        return code in (wire.RESERVE, wire.PEEK, wire.RENEW)
+
+    def _peek_locally(
+        self, reserved: Reserved, done: Callable[[Reserved], None]
+    ) -> None:
+        reserved.sums = self._local.sums(reserved.plan.cells)
+        self._tell(done, reserved)
+
+    # -- recovery --------------------------------------------------------------------
+
+    async def start(self) -> None:
+        """Connect; where that fails the breaker is open and recovery goes on."""
+        try:
+            await self._connect()
+        except StoreUnavailable as error:
+            self._degrade(str(error))
+
+    async def _revive(self) -> None:
+        # At once, but no faster than that where it breaks again and again.
+        if self._loop.time() - self._resumed_at < RETRY_S:
+            await asyncio.sleep(RETRY_S)
+        while True:
+            try:
+                await self._connect()
+            except StoreUnavailable as error:
+                self.last_error = str(error)
+            else:
+                return
+            # Not all workers at the same moment.
+            await asyncio.sleep(RETRY_S * random.uniform(0.8, 1.2))  # noqa: S311
+
+    async def _connect(self) -> None:
+        channel = await connect(self._url, self._on_lost)
+        try:
+            async with asyncio.timeout(CONNECT_TIMEOUT_S):
+                answer = await self._probe(channel)
+        except (TimeoutError, StoreUnavailable) as error:
+            channel.abort()
+            raise StoreUnavailable(str(error) or "no answer from the store") from error
+        self._channel = channel
+        self._resume(answer)
+
+    async def _probe(self, channel: Channel) -> Any:
+        """An empty call: what does the store remember, and the limbo call is void."""
+        self._seq += 1
+        frame = self._call.frame(wire.encode_call(self._seq, ()))
+        return await channel.ask_framed(frame)
+
+    def _resume(self, answer: Sequence[Any]) -> None:
+        self._clock_us = answer[0] - int(self._loop.time() * 1e6)
+        past_seq, at_us, flags = answer[1], answer[2], answer[3]
+        ops: list[wire.Op] = []
+        if self._limbo is not None:
+            executed = past_seq == self._limbo_seq
+            if executed:
+                self._acked = past_seq
+            ops = self._resolve(self._limbo, at_us, flags if executed else None)
+            self._limbo = None
+        # In the order of old: what was answered and forgotten, the limbo, the rest.
+        self._queue[:0] = ops
+        if past_seq != self._acked:
+            self._tell_again(past_seq)
+            self._acked = past_seq
+        self._resumed_at = self._loop.time()
+        self._mode = _MERGING
+        self._merge_left = len(self._queue)
+        self._merging = self.journal_size
+        self._check_merged()
+        self._loop.call_soon(self._flush)
+
+    def _resolve(
+        self, limbo: list[wire.Op], at_us: int, flags: bytes | None
+    ) -> list[wire.Op]:
+        """What is left to do for a call that was (flags) or was not executed."""
+        ops: list[wire.Op] = []
+        reserves = 0
+        for op in limbo:
+            if op[0] == wire.RESERVE:
+                counted = flags is not None and flags[reserves] == ord("1")
+                ops += self._resolve_reserve(op[1], at_us, counted=counted)
+                reserves += 1
+            elif flags is None and op[0] != wire.PEEK:
+                ops.append(op)
+        self._limbo_settled.clear()
+        return ops
+
+    def _resolve_reserve(
+        self, reserved: Reserved, at_us: int, *, counted: bool
+    ) -> list[wire.Op]:
+        actual = self._limbo_settled.get(reserved)
+        used = reserved.admitted
+        open_still = used and actual is None
+        if counted:
+            reserved.at_us = at_us
+            reserved.state = HELD if open_still else DONE
+            if open_still:
+                return []
+            nothing = [0] * len(reserved.costs)
+            return [(wire.SETTLE, reserved, nothing if actual is None else actual)]
+        reserved.state = LOCAL if open_still else DONE
+        if open_still:
+            self._open_local[reserved] = None
+        elif actual is not None:
+            self._journal.add(reserved.plan, actual, reserved.at_us)
+        return []
+
+    def _check_merged(self) -> None:
+        """Close the breaker once everything that has an order has been told."""
+        if self._merge_left > 0:
+            return
+        self._mode = _LIVE
+        self._local.clear()
+        recovered, self._degraded = self._degraded, False
+        if recovered and self.on_recovered is not None:
+            self.on_recovered(self._merging)
+
+    # -- administration --------------------------------------------------------------
+
+    async def peek(self, cells: Sequence[Cell]) -> list[int]:
+        """Sums now, nothing counted; local ones while the store is away."""
+        sums: list[int] = []
+        for start in range(0, len(cells), _PEEK_CELLS):
+            sums += await self._peek_some(tuple(cells[start : start + _PEEK_CELLS]))
+        return sums
+
+    async def _peek_some(self, cells: tuple[Cell, ...]) -> Sequence[int]:
+        if self._mode != _LIVE:
+            return self._local.sums(cells)
+        answered: asyncio.Future[Sequence[int]] = self._loop.create_future()
+
+        def done(reserved: Reserved) -> None:
+            if not answered.done():
+                answered.set_result(reserved.sums)
+
+        self._queue.append((wire.PEEK, Reserved(Plan(cells), ()), done))
+        self._schedule()
+        return await answered
+
+    async def reset(self, cells: Sequence[Cell]) -> None:
+        """Forget these counters; raises StoreUnavailable while the store is away."""
+        await self._local.reset(cells)
+        if not cells:
+            return
+        if self._channel is None:
+            msg = f"the store is away: {self.last_error}"
+            raise StoreUnavailable(msg)
+        await self._channel.ask("UNLINK", *(cell.key for cell in cells))
+
+    async def eviction_warning(self) -> str | None:
+        """What to warn of where the store may evict keys; raises StoreUnavailable."""
+        if self._channel is None:
+            msg = f"the store is away: {self.last_error}"
+            raise StoreUnavailable(msg)
+        info: bytes = await self._channel.ask("INFO", "memory")
+        fields = dict(
+            line.split(":", 1) for line in info.decode().split() if ":" in line
+        )
+        policy = fields.get("maxmemory_policy", "")
+        return check_eviction(policy, int(fields.get("maxmemory", "0")))
+
+    async def close(self) -> None:
+        """Send everything still queued, for CLOSE_TIMEOUT_S at most."""
+        self._drained = asyncio.Event()
+        self._loop.call_soon(self._flush)
+        try:
+            async with asyncio.timeout(CLOSE_TIMEOUT_S):
+                await self._drained.wait()
+        except TimeoutError:
+            self.stats.lost += self.journal_size + len(self._sent or ())
+        if self._reviver is not None:
+            self._reviver.cancel()
+        self._mode = _DOWN
+        self._drop_channel()
