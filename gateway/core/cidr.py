@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import ipaddress
 from collections.abc import Iterable
-from typing import TypeAlias
+from typing import Generic, NamedTuple, TypeAlias, TypeVar
 
 Address: TypeAlias = ipaddress.IPv4Address | ipaddress.IPv6Address
+T = TypeVar("T")
 
 # A client gets at least a /64 from its provider and may use every address in it.
 IPV6_SUBJECT_BITS = 64
@@ -14,6 +15,7 @@ IPV6_SUBJECT_BITS = 64
 UNIX = "unix"
 # Longest text of an address with brackets, zone and port; longer is junk.
 _MAX_TEXT = 96
+_IPV4_BITS = 32
 # Prefix lengths that still mean one client, by IP version.
 _WHOLE_CLIENT = {4: ("", "32"), 6: ("", "128", str(IPV6_SUBJECT_BITS))}
 
@@ -49,7 +51,7 @@ def _is_port(text: str) -> bool:
 
 def subject_of(address: Address) -> str:
     """How an address is counted: IPv4 as it is, IPv6 as its /64."""
-    if address.version == 4:
+    if isinstance(address, ipaddress.IPv4Address):
         return str(address)
     spare = 128 - IPV6_SUBJECT_BITS
     head = ipaddress.IPv6Address(int(address) >> spare << spare)
@@ -68,44 +70,87 @@ def normal_client_ip(text: str) -> str:
     return subject_of(address)
 
 
-class Networks:
-    """A set of networks; asking costs one look-up for each prefix length in use.
+class Prefix(NamedTuple):
+    """A network as numbers: the address shifted right by ``spare`` bits is ``head``."""
 
-    The word ``unix`` stands for peers on a Unix socket.
+    version: int
+    spare: int
+    head: int
+
+
+# What stands for the network of all peers on Unix sockets.
+_UNIX_PREFIX = Prefix(0, 0, 0)
+
+
+def parse_network(text: str) -> Prefix:
+    """Read a CIDR network, a single address or ``unix``.
+
+    Bits right of the prefix are ignored. Raises ValueError for anything else.
     """
+    text = text.strip()
+    if text == UNIX:
+        return _UNIX_PREFIX
+    network = ipaddress.ip_network(text, strict=False)
+    base, spare = network.network_address, network.max_prefixlen - network.prefixlen
+    mapped = getattr(base, "ipv4_mapped", None)
+    if mapped is not None and spare <= _IPV4_BITS:
+        # Clients are IPv4 by then, so the network has to be as well.
+        base = mapped
+    return Prefix(base.version, spare, int(base) >> spare)
 
-    __slots__ = ("_by_bits", "unix")
+
+class NetworkMap(Generic[T]):
+    """Networks with a value each; asking costs a look-up per prefix length in use."""
+
+    __slots__ = ("_by_length",)
+
+    def __init__(self) -> None:
+        self._by_length: dict[tuple[int, int], dict[int, T]] = {}
+
+    def put(self, prefix: Prefix, value: T) -> None:
+        """Set the value of a network."""
+        by_head = self._by_length.setdefault((prefix.version, prefix.spare), {})
+        by_head[prefix.head] = value
+
+    def get(self, prefix: Prefix) -> T | None:
+        """The value of exactly this network."""
+        return self._by_length.get((prefix.version, prefix.spare), {}).get(prefix.head)
+
+    def pop(self, prefix: Prefix) -> None:
+        """Remove a network."""
+        length = (prefix.version, prefix.spare)
+        by_head = self._by_length.get(length, {})
+        if by_head.pop(prefix.head, None) is not None and not by_head:
+            del self._by_length[length]
+
+    def holding(self, address: Address | None) -> list[T]:
+        """The values of all networks that hold ``address`` (None: a Unix peer)."""
+        version, number = (0, 0) if address is None else (address.version, int(address))
+        return [
+            by_head[number >> spare]
+            for (of_version, spare), by_head in self._by_length.items()
+            if of_version == version and number >> spare in by_head
+        ]
+
+    def clear(self) -> None:
+        """Remove all of them."""
+        self._by_length.clear()
+
+    def __bool__(self) -> bool:
+        return bool(self._by_length)
+
+
+class Networks:
+    """A set of networks."""
+
+    __slots__ = ("_map",)
 
     def __init__(self, cidrs: Iterable[str] = ()) -> None:
         """Read the list. Raises ValueError for what is not a network."""
-        self.unix = False
-        # (version, bits right of the prefix) -> the prefixes themselves
-        self._by_bits: dict[tuple[int, int], set[int]] = {}
+        self._map: NetworkMap[bool] = NetworkMap()
         for cidr in cidrs:
-            self._add(cidr.strip())
-
-    def _add(self, cidr: str) -> None:
-        if cidr == UNIX:
-            self.unix = True
-            return
-        network = ipaddress.ip_network(cidr, strict=False)
-        base, spare = network.network_address, network.max_prefixlen - network.prefixlen
-        version, number = base.version, int(base)
-        mapped = getattr(base, "ipv4_mapped", None)
-        if mapped is not None and spare <= 32:
-            # Clients are IPv4 by then, so the network has to be as well.
-            version, number = 4, int(mapped)
-        self._by_bits.setdefault((version, spare), set()).add(number >> spare)
+            self._map.put(parse_network(cidr), True)
 
     def contains(self, address: Address | None) -> bool:
-        """Whether a network holds ``address``; None is a peer on a Unix socket."""
-        if address is None:
-            return self.unix
-        version, number = address.version, int(address)
-        return any(
-            version == of_version and number >> spare in prefixes
-            for (of_version, spare), prefixes in self._by_bits.items()
-        )
-
-    def __bool__(self) -> bool:
-        return self.unix or bool(self._by_bits)
+        """Whether a network holds ``address`` (None: a peer on a Unix socket)."""
+        return bool(self._map.holding(address))

@@ -62,8 +62,8 @@ def _hops(fields: Mapping[bytes, bytes]) -> Iterator[str]:
     """The hops from right to left, at most MAX_HOPS of them."""
     chain = fields.get(XFF)
     if chain is not None:
-        for hop in reversed(chain.decode("latin-1").rsplit(",", MAX_HOPS)[-MAX_HOPS:]):
-            yield hop
+        hops = chain.decode("latin-1").rsplit(",", MAX_HOPS)
+        yield from reversed(hops[-MAX_HOPS:])
         return
     elements = fields.get(FORWARDED, b"").decode("latin-1").rsplit(",", MAX_HOPS)
     # A comma inside a quoted string tears its element apart; the pieces name no

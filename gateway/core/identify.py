@@ -155,7 +155,7 @@ def readable_id(text: str) -> str:
     whole, text = text, text[:_MAX_READ_CHARS].strip()
     if not text.isprintable():
         text = "".join(char for char in text if char.isprintable()).strip()
-    if len(text) <= MAX_ID_CHARS:
+    if len(text) <= MAX_ID_CHARS and len(whole) <= _MAX_READ_CHARS:
         return text
     written = whole.encode("utf-8", "surrogatepass")
     tail = hashlib.blake2b(written, digest_size=_TAIL_HEX_DIGITS // 2).hexdigest()
@@ -194,7 +194,7 @@ class Identifier:
     ``unknown`` says what strangers get: the ``anonymous`` policy, or 401 ("deny").
     """
 
-    def __init__(  # noqa: PLR0913 - one composition root calls it, by keyword
+    def __init__(
         self,
         tenants: Sequence[Tenant],
         secret: bytes,
