@@ -15,7 +15,7 @@ from gateway.config.resolve import (
     resolve,
 )
 from gateway.config.structs import Config
-from gateway.config.values import Duration, Secret, Size, Url
+from gateway.config.values import Duration, Secret, Size, Url, parse_duration
 
 __all__ = [
     "Config",
@@ -34,5 +34,6 @@ __all__ = [
     "find_file",
     "load",
     "load_config",
+    "parse_duration",
     "resolve",
 ]

@@ -20,6 +20,7 @@ from msgspec import UNSET
 from gateway.config.errors import Key, Problem, format_key
 from gateway.config.values import (
     DURATION_EXAMPLES,
+    EMBEDDED_DIRECTORY,
     SIZE_EXAMPLES,
     Duration,
     FilePath,
@@ -78,8 +79,9 @@ class Report:
         return self.file, 0
 
     def absolute(self, path: str) -> str:
-        """``path`` as seen from the directory of the file."""
-        return os.path.normpath(os.path.join(self.base, os.path.expanduser(path)))
+        """``path`` as seen from the file, or from here where no file names it."""
+        base = os.getcwd() if isinstance(path, Text) else self.base
+        return os.path.normpath(os.path.join(base, os.path.expanduser(path)))
 
 
 @cache
@@ -232,8 +234,9 @@ def _url(value: Any, _key: Key, _report: Report) -> Url:
 def _store_url(value: Any, _key: Key, report: Report) -> StoreUrl:
     url = _string(value)
     if url.startswith("embedded:"):
-        directory = url.removeprefix("embedded:") or "./tidegate-data"
-        return StoreUrl("embedded:" + report.absolute(directory))
+        directory = url.removeprefix("embedded:") or EMBEDDED_DIRECTORY
+        kind = type(value)  # text from a flag starts from the working directory
+        return StoreUrl("embedded:" + report.absolute(kind(directory)))
     return StoreUrl(url)
 
 
@@ -288,14 +291,21 @@ def _convert(kind: Any, value: Any, key: Key, report: Report) -> Any:
             return msgspec.convert(str(value), kind, strict=False)
         return msgspec.convert(value, kind)
     except msgspec.ValidationError as error:
-        allowed = _allowed(kind)
-        if allowed and isinstance(value, str):
-            message = f'"{value}" is not usable here'
-        else:
-            message = re.sub(r" - at `.*", "", str(error)).replace("`", "")
-            message = message[0].lower() + message[1:]
-        report.add(key, message, allowed)
+        report.add(key, *_explain(error, kind, value))
         return UNSET
+
+
+def _explain(error: msgspec.ValidationError, kind: Any, value: Any) -> tuple[str, str]:
+    """(message, allowed) in the words of people who write TOML."""
+    bound = re.search(r"`(?:int|float)` (>=?|<=?) (\S+)", str(error))
+    if bound:
+        words = {">=": "at least", ">": "more than", "<=": "at most", "<": "less than"}
+        return f"{_describe(value)} is out of range", f"{words[bound[1]]} {bound[2]}"
+    allowed = _allowed(kind)
+    if allowed:
+        return f"{_describe(value)} is not usable here", allowed
+    message = re.sub(r" - at `.*", "", str(error)).replace("`", "")
+    return message[0].lower() + message[1:], ""
 
 
 def _allowed(kind: Any) -> str:
@@ -310,7 +320,13 @@ def _allowed(kind: Any) -> str:
         return _HOW_TO_STATE_IT
     args = get_args(kind)  # Annotated[int, Meta(...)]
     base = args[0] if args and isinstance(args[0], type) else kind
-    return {int: "a whole number", float: "a number", bool: "true, false"}.get(base, "")
+    words = {
+        int: "a whole number",
+        float: "a number",
+        bool: "true, false",
+        str: "a text",
+    }
+    return words.get(base, "")
 
 
 def _without_none(kind: Any) -> Any:

@@ -6,12 +6,12 @@ Inheritance is resolved here, once; nothing after this knows that policies inher
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
 from typing import Any, Literal
 from urllib.parse import SplitResult, urlsplit
 
 import msgspec
 
+from gateway.config.errors import Key
 from gateway.config.structs import (
     CapsTable,
     Config,
@@ -129,6 +129,7 @@ class Effective(msgspec.Struct, frozen=True):
 
     policy: Policy
     origins: dict[str, Origin]
+    limit_keys: tuple[Key, ...]  # where each of ``policy.limits`` is stated
 
 
 def resolve(config: Config) -> Resolved:
@@ -211,17 +212,22 @@ def effective_policy(config: Config, name: str) -> Effective:
     caps = _merged_caps(chain, origins)
     models, origins["model"] = _nearest(chain, "model", ())
     limits = _limits(chain, origins)
-    limits += tuple(limit for table in models for limit in _model_limits(table, limits))
+    for index, table in enumerate(models):
+        key = ("policy", origins["model"], "model", index, "limits")
+        limits |= {
+            (*key, item): to_limit(limit, patterns(table))
+            for item, limit in enumerate(table.limits)
+        }
     plain: dict[str, Any] = {}
-    for key in ("mode", "unknown_price", "user_from", "allow"):
-        value, origins[key] = _nearest(chain, key, None)
+    for field in ("mode", "unknown_price", "user_from", "allow"):
+        value, origins[field] = _nearest(chain, field, None)
         if value is not None:
-            plain[key] = value
+            plain[field] = value
     if "allow" in plain:
         plain["allow"] = tuple(map(normal_subject, plain["allow"]))
     policy = Policy(
         name=name,
-        limits=limits,
+        limits=tuple(limits.values()),
         caps=caps,
         model_caps=tuple(_model_caps(table, caps) for table in models),
         weights=_merged_dicts(chain, "weights", origins),
@@ -229,7 +235,7 @@ def effective_policy(config: Config, name: str) -> Effective:
         anomaly=_anomaly(chain, origins),
         **plain,
     )
-    return Effective(policy, origins)
+    return Effective(policy, origins, tuple(limits))
 
 
 _Chain = list[tuple[str, PolicyTable]]
@@ -243,22 +249,20 @@ def _nearest(chain: _Chain, key: str, default: Any) -> tuple[Any, Origin]:
     return default, BUILT_IN
 
 
-def _limits(chain: _Chain, origins: dict[str, Origin]) -> tuple[Limit, ...]:
-    """The nearest ``limits``, then what it and its heirs add."""
-    stated, origins["limits"] = _nearest(chain, "limits", ())
-    tables = list(stated)
-    end = next((i for i, (_, t) in enumerate(chain) if t.limits is not None), None)
-    heirs = chain if end is None else chain[: end + 1]
-    added = [(name, t) for name, t in reversed(heirs) if t.extra_limits]
-    for name, table in added:
-        tables += table.extra_limits
-        origins["extra_limits"] = name
-    return tuple(map(to_limit, tables))
-
-
-def _model_limits(table: ModelTable, known: Iterable[Limit]) -> list[Limit]:
-    del known
-    return [to_limit(limit, patterns(table)) for limit in table.limits]
+def _limits(chain: _Chain, origins: dict[str, Origin]) -> dict[Key, Limit]:
+    """The nearest ``limits``, then what it and its heirs add, by the key of each."""
+    _, origin = _nearest(chain, "limits", ())
+    origins["limits"] = origin
+    names = [name for name, _ in chain]
+    heirs = chain[: names.index(origin) + 1] if origin in names else chain
+    found: dict[Key, Limit] = {}
+    for name, table in reversed(heirs):
+        for part in ("limits", "extra_limits"):
+            if part == "limits" and name != origin:
+                continue
+            for index, limit in enumerate(getattr(table, part) or ()):
+                found["policy", name, part, index] = to_limit(limit)
+    return found
 
 
 def patterns(table: ModelTable) -> tuple[str, ...]:

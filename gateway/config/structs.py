@@ -13,6 +13,7 @@ import msgspec
 from msgspec import Meta, field
 
 from gateway.config.values import (
+    EMBEDDED_DIRECTORY,
     Duration,
     FilePath,
     Secret,
@@ -39,9 +40,7 @@ DialectName = Literal[
     "bedrock",
     "passthrough",
 ]
-# Where the engine keeps its files when nothing says otherwise: beside the file that
-# configures it, else in the working directory; one gateway to a directory.
-DEFAULT_STORE = "embedded:./tidegate-data"
+DEFAULT_STORE = f"embedded:{EMBEDDED_DIRECTORY}"
 
 
 class Table(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -82,7 +82,7 @@ def _check_server(config: Config, report: Report) -> None:
         report.add(("server", "proxy_protocol"), message)
     try:
         ZoneInfo(server.timezone)
-    except (OSError, ValueError):
+    except (KeyError, OSError, ValueError):
         report.add(
             ("server", "timezone"),
             f'"{server.timezone}" is not a known time zone',
@@ -114,12 +114,9 @@ def _check_store(store: StoreTable, config: Config, report: Report) -> None:
     if not _STORE_URL.fullmatch(store.url):
         message = f'"{store.url.masked()}" is not a store'
         report.add(("store", "url"), message, STORE_FORMS)
-    elif (parts := urlsplit(store.url)).password and store.password is None:
-        place: Key = ("store", "url")
-        if report.place(place)[1]:
-            message = "holds a password; better store.password = { env } or { file }"
-            report.warn(place, message)
-        del parts
+    elif urlsplit(store.url).password and report.place(("store", "url"))[1]:
+        message = "holds a password; better store.password = { env } or { file }"
+        report.warn(("store", "url"), message)
     workers = config.server.workers
     if store.url.startswith("memory:") and workers not in ("auto", 1):
         message = "more than one worker needs a store that they share"

@@ -27,6 +27,10 @@ _DURATION = re.compile(rf"(?:{_DURATION_PART.pattern})+")
 _SIZE = re.compile(r"(\d+(?:\.\d+)?) ?([kmg]i?b|b)", re.IGNORECASE)
 _USERINFO = re.compile(r"(?<=://)[^/?#]*@")
 
+# Where the engine keeps its files when nothing says otherwise: beside the file that
+# configures it, else in the working directory; one gateway to a directory.
+EMBEDDED_DIRECTORY = "./tidegate-data"
+
 DURATION_EXAMPLES = '"250ms", "30s", "5m", "1h30m", "1d"'
 SIZE_EXAMPLES = '"512B", "64KiB", "32MiB", "1GiB", or a whole number of bytes'
 

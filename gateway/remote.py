@@ -1,0 +1,92 @@
+"""Calls to a running gateway's admin API, with the standard library alone."""
+
+from __future__ import annotations
+
+import urllib.error
+import urllib.request
+from http.client import HTTPException
+from typing import Any
+from urllib.parse import quote, urlencode
+
+import msgspec
+
+# A block list of 100,000 entries fits.
+ANSWER_BYTES_MAX = 64 << 20
+TIMEOUT_S = 10.0
+
+
+class RemoteError(Exception):
+    """The admin API refused or could not be reached; ``usage`` says whose fault."""
+
+    def __init__(self, message: str, *, usage: bool = False) -> None:
+        super().__init__(message)
+        self.usage = usage
+
+
+class AdminClient:
+    """One gateway's admin API."""
+
+    def __init__(self, base: str, token: str | None) -> None:
+        self.base = base.rstrip("/") if "://" in base else f"http://{base}"
+        self.token = token
+        # Never through a proxy: the admin port is near, and the token is secret.
+        self._open = urllib.request.build_opener(urllib.request.ProxyHandler({})).open
+
+    def list_blocks(self) -> list[dict[str, Any]]:
+        """Every block in force, page by page."""
+        blocks: list[dict[str, Any]] = []
+        cursor: str | None = None
+        while True:
+            query = f"?{urlencode({'cursor': cursor})}" if cursor else ""
+            page = self._call("GET", f"/api/v1/blocks{query}")
+            blocks += page["items"]
+            cursor = page.get("next")
+            if not cursor:
+                return blocks
+
+    def add_block(self, block: dict[str, Any]) -> dict[str, Any]:
+        """Block a subject."""
+        answer: dict[str, Any] = self._call("POST", "/api/v1/blocks", block)
+        return answer
+
+    def remove_block(self, kind: str, subject: str, tenant: str | None) -> None:
+        """End a block."""
+        query = f"?{urlencode({'tenant': tenant})}" if tenant else ""
+        path = f"/api/v1/blocks/{quote(kind, safe='')}/{quote(subject, safe='')}"
+        self._call("DELETE", path + query)
+
+    def _call(self, method: str, path: str, content: Any = None) -> Any:
+        request = urllib.request.Request(self.base + path, method=method)  # noqa: S310 - the operator's own address
+        if self.token:
+            request.add_header("Authorization", f"Bearer {self.token}")
+        if content is not None:
+            request.data = msgspec.json.encode(content)
+            request.add_header("Content-Type", "application/json")
+        try:
+            with self._open(request, timeout=TIMEOUT_S) as answer:
+                body = answer.read(ANSWER_BYTES_MAX)
+        except urllib.error.HTTPError as error:
+            raise self._refusal(error) from None
+        except (urllib.error.URLError, HTTPException, OSError, ValueError) as error:
+            reason = getattr(error, "reason", None) or error
+            raise RemoteError(f"cannot reach {self.base}: {reason}") from None
+        return _decode(body)
+
+    def _refusal(self, error: urllib.error.HTTPError) -> RemoteError:
+        with error:
+            content = _decode(error.read(ANSWER_BYTES_MAX))
+        reason = content.get("error", content) if isinstance(content, dict) else ""
+        if isinstance(reason, dict):
+            reason = reason.get("message", "")
+        if error.code in (401, 403):
+            reason = reason or "not allowed"
+            reason = f"{reason} (--token, or TIDEGATE_ADMIN_TOKEN)"
+        text = f"{self.base} answered {error.code}: {reason or error.reason}"
+        return RemoteError(text, usage=error.code in (400, 404, 422))
+
+
+def _decode(body: bytes) -> Any:
+    try:
+        return msgspec.json.decode(body) if body else {}
+    except msgspec.DecodeError:
+        return {}
