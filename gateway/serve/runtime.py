@@ -17,11 +17,13 @@ import resource
 import shutil
 import signal
 import stat
+from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any, Literal
 
 import msgspec
 
+from gateway.config import Loaded, load
 from gateway.serve.ring import create_ring
 
 CHILD_VARIABLE = "TIDEGATE_CHILD"
@@ -67,12 +69,12 @@ class ChildSpec(msgspec.Struct, frozen=True):
     fallback: str = ""
 
 
-def child_spec(environ: dict[str, str] | os._Environ[str]) -> ChildSpec:
+def child_spec(environ: Mapping[str, str]) -> ChildSpec:
     """The spec of this process; raises KeyError when a supervisor did not start it."""
     return msgspec.json.decode(environ[CHILD_VARIABLE], type=ChildSpec)
 
 
-def serve_spec(environ: dict[str, str] | os._Environ[str]) -> ServeSpec:
+def serve_spec(environ: Mapping[str, str]) -> ServeSpec:
     """What to serve; an absent variable means all defaults."""
     return msgspec.json.decode(environ.get(SPEC_VARIABLE, "{}"), type=ServeSpec)
 
@@ -98,6 +100,11 @@ def read_snapshot(runtime_dir: str) -> Snapshot:
     """The configuration in force; raises OSError when none was ever written."""
     with open(f"{runtime_dir}/config.mp", "rb") as file:
         return msgspec.msgpack.decode(file.read(), type=Snapshot)
+
+
+def load_snapshot(snapshot: Snapshot) -> Loaded:
+    """The configuration that these bytes make. Raises ConfigError."""
+    return load(snapshot.config, snapshot.overrides, text=snapshot.text)
 
 
 def write_private(path: str, content: bytes) -> None:

@@ -1,0 +1,96 @@
+"""One child of the supervisor: started, watched, started again."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+from collections.abc import Callable, Sequence
+
+from gateway.serve.runtime import DeathSignal
+
+# A child that lived this long was well: its next start is not delayed.
+SETTLED_S = 1.0
+# Delays before the second, third, … start in a row that failed at once. With a second
+# for the start itself the child is back within two.
+DELAYS_S = (0.0, 0.1, 0.2, 0.4, 0.8, 1.0)
+
+
+class Child:
+    """A process that is to run until it is told to end.
+
+    ``launch`` gives the command, the environment and the descriptors to pass for an
+    incarnation (0, 1, …).
+    """
+
+    def __init__(
+        self,
+        name: str,
+        launch: Callable[[int], tuple[Sequence[str], dict[str, str], tuple[int, ...]]],
+        dies_by: signal.Signals = signal.SIGKILL,
+    ) -> None:
+        self.name = name
+        self._launch = launch
+        self._on_orphaned = DeathSignal(dies_by)
+        self._running: subprocess.Popen[bytes] | None = None
+        self._started_at = 0.0
+        self.starts = 0
+        self.quick_deaths = 0
+        """Deaths in a row within SETTLED_S of the start."""
+        self.start_at: float | None = None
+        """When to start it next (monotonic seconds); None: it runs, or ended for good."""
+
+    @property
+    def pid(self) -> int | None:
+        return None if self._running is None else self._running.pid
+
+    def start(self, now: float) -> None:
+        """Start it. Raises OSError when the machine cannot."""
+        argv, environ, descriptors = self._launch(self.starts)
+        self.start_at = None
+        self._started_at = now
+        self.starts += 1
+        self._running = subprocess.Popen(
+            argv,
+            env=environ,
+            stdin=subprocess.DEVNULL,
+            pass_fds=descriptors,
+            # Ctrl-C in a terminal is for the supervisor, which ends the others in order.
+            process_group=0,
+            # Safe here: the supervisor has one thread.
+            preexec_fn=self._on_orphaned,
+        )
+
+    def reap(self, now: float) -> int | None:
+        """Its exit status when it has ended since the last call; plans the next start."""
+        if self._running is None:
+            return None
+        status = self._running.poll()
+        if status is None:
+            return None
+        self._running = None
+        quick = now - self._started_at < SETTLED_S
+        self.quick_deaths = self.quick_deaths + 1 if quick else 0
+        place = min(self.quick_deaths, len(DELAYS_S) - 1)
+        self.start_at = now + (DELAYS_S[place - 1] if place else 0.0)
+        return status
+
+    def signal(self, signum: signal.Signals) -> None:
+        """Send a signal, if it runs."""
+        if self._running is not None:
+            self._running.send_signal(signum)
+
+
+def describe_status(status: int) -> str:
+    """How a process ended, in words."""
+    if status >= 0:
+        return f"exit status {status}"
+    try:
+        return signal.Signals(-status).name
+    except ValueError:
+        return f"signal {-status}"
+
+
+def child_environ(**variables: str) -> dict[str, str]:
+    """This process's environment with some variables set."""
+    return {**os.environ, **variables}

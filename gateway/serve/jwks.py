@@ -1,0 +1,104 @@
+"""Key sets of tenants, fetched by control and pushed to the workers."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Iterable
+from typing import Any
+
+import aiohttp
+import msgspec
+
+from gateway.core.model import Tenant
+from gateway.serve.link import Message
+
+REFRESH_S = 600.0
+# After a failure, or for a URL that has no keys yet.
+RETRY_S = 15.0
+TIMEOUT_S = 10.0
+# A key set has a handful of keys of 1 to 3 KB.
+MAX_BYTES = 1024 * 1024
+
+
+class JwksError(Exception):
+    """The answer is no key set."""
+
+
+class JwksFetcher:
+    """The newest key set of every URL in the configuration."""
+
+    def __init__(
+        self,
+        on_keys: Callable[[Message], None],
+        on_error: Callable[[str, str], None],
+        fetch: Callable[[str], Awaitable[bytes]] | None = None,
+    ) -> None:
+        self._on_keys = on_keys
+        self._on_error = on_error
+        self._fetch = fetch or fetch_bounded
+        self._keys: dict[str, Any] = {}
+        self._urls: frozenset[str] = frozenset()
+
+    def configure(self, tenants: Iterable[Tenant]) -> None:
+        """Follow these tenants' URLs from the next refresh on."""
+        rules = (tenant.jwt for tenant in tenants)
+        self._urls = frozenset(
+            rule.jwks_url for rule in rules if rule and rule.jwks_url
+        )
+        self._keys = {
+            url: keys for url, keys in self._keys.items() if url in self._urls
+        }
+
+    def messages(self) -> list[Message]:
+        """Every known key set, for a worker that just came."""
+        return [_message(url, keys) for url, keys in sorted(self._keys.items())]
+
+    async def refresh(self) -> float:
+        """Fetch all; seconds until the next time. What fails keeps its old keys."""
+        failed = False
+        for url in sorted(self._urls):
+            try:
+                keys = read_key_set(await self._fetch(url))
+            except (aiohttp.ClientError, OSError, TimeoutError, JwksError) as error:
+                failed = True
+                self._on_error(url, str(error) or type(error).__name__)
+                continue
+            if keys != self._keys.get(url):
+                self._keys[url] = keys
+                self._on_keys(_message(url, keys))
+        return RETRY_S if failed else REFRESH_S
+
+
+def _message(url: str, keys: Any) -> Message:
+    return {"type": "jwks", "url": url, "keys": keys}
+
+
+def read_key_set(body: bytes) -> dict[str, Any]:
+    """A JSON object with a list of ``keys``. Raises JwksError."""
+    try:
+        found = msgspec.json.decode(body)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        msg = f"not JSON: {error}"
+        raise JwksError(msg) from error
+    if not isinstance(found, dict) or not isinstance(found.get("keys"), list):
+        msg = "no key set: an object with a list of keys was expected"
+        raise JwksError(msg)
+    return {"keys": found["keys"]}
+
+
+async def fetch_bounded(url: str) -> bytes:
+    """The body of a 200 answer. Raises aiohttp.ClientError, TimeoutError, JwksError."""
+    timeout = aiohttp.ClientTimeout(total=TIMEOUT_S)
+    async with (
+        aiohttp.ClientSession(timeout=timeout, trust_env=True) as session,
+        session.get(url, headers={"Accept": "application/json"}) as answer,
+    ):
+        answer.raise_for_status()
+        body = await answer.content.read(MAX_BYTES + 1)
+        while len(body) <= MAX_BYTES and (
+            chunk := await answer.content.read(MAX_BYTES)
+        ):
+            body += chunk
+    if len(body) > MAX_BYTES:
+        msg = f"larger than {MAX_BYTES} bytes"
+        raise JwksError(msg)
+    return body

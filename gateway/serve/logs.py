@@ -1,0 +1,57 @@
+"""Logs: structlog to standard error, one set-up for every process.
+
+JSON lines, or text for people on a terminal. Nothing on a hot path logs at ``info`` or
+below, and no key, prompt or answer is ever an argument of a log call.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+from typing import TYPE_CHECKING, Any, cast
+
+import msgspec
+import structlog
+
+if TYPE_CHECKING:
+    from structlog.typing import FilteringBoundLogger, Processor
+
+_LEVELS = {
+    "debug": logging.DEBUG,
+    "info": logging.INFO,
+    "warning": logging.WARNING,
+    "error": logging.ERROR,
+}
+
+
+def set_up_logs(level: str, form: str, role: str) -> FilteringBoundLogger:
+    """Configure this process; ``form`` is json, console or auto. The logger's lines
+    carry ``role`` ("control", "worker-0")."""
+    as_json = form == "json" or (form == "auto" and not sys.stderr.isatty())
+    processors: list[Processor] = [
+        structlog.processors.add_log_level,
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+    ]
+    if as_json:
+        processors += [
+            structlog.processors.dict_tracebacks,
+            structlog.processors.JSONRenderer(serializer=_to_json),
+        ]
+        factory: Any = structlog.BytesLoggerFactory(sys.stderr.buffer)
+    else:
+        colors = sys.stderr.isatty()
+        processors.append(structlog.dev.ConsoleRenderer(colors=colors))
+        factory = structlog.PrintLoggerFactory(sys.stderr)
+    structlog.configure(
+        processors=processors,
+        wrapper_class=structlog.make_filtering_bound_logger(_LEVELS[level]),
+        logger_factory=factory,
+        cache_logger_on_first_use=True,
+    )
+    # Libraries log through the standard library; only their troubles matter.
+    logging.basicConfig(level=logging.WARNING, stream=sys.stderr)
+    return cast("FilteringBoundLogger", structlog.get_logger(role=role))
+
+
+def _to_json(event: Any, **options: Any) -> bytes:
+    return msgspec.json.encode(event, enc_hook=options.get("default"))

@@ -1,0 +1,49 @@
+"""The store's address with everything in it that a connection needs."""
+
+from __future__ import annotations
+
+from urllib.parse import quote, urlencode, urlsplit, urlunsplit
+
+from gateway.config.structs import StoreTable
+
+_SERVERS = ("redis", "rediss", "valkey", "valkeys", "unix", "redis+sentinel")
+_WITH_TLS = ("rediss", "valkeys", "rediss+sentinel")
+
+
+def complete_url(table: StoreTable) -> str:
+    """``store.url`` with the table's credentials and TLS settings put into it.
+
+    It is secret where they are: it goes from the supervisor to its children alone.
+    """
+    parts = urlsplit(str(table.url))
+    if parts.scheme not in (*_SERVERS, *_WITH_TLS):
+        return str(table.url)
+    netloc = parts.netloc
+    if table.username is not None or table.password is not None:
+        given, _, hosts = netloc.rpartition("@")
+        user, _, password = given.partition(":")
+        if table.username is not None:
+            user = quote(table.username, safe="")
+        if table.password is not None:
+            password = quote(table.password.reveal(), safe="")
+        netloc = f"{user}:{password}@{hosts}" if password else f"{user}@{hosts}"
+    query = [parts.query] if parts.query else []
+    if parts.scheme in _WITH_TLS:
+        query += _tls_options(table)
+    return urlunsplit(parts._replace(netloc=netloc, query="&".join(query)))
+
+
+def _tls_options(table: StoreTable) -> list[str]:
+    options = {}
+    if table.ca_file is not None:
+        options["ssl_ca_certs"] = str(table.ca_file)
+    if not table.tls_verify:
+        options |= {"ssl_cert_reqs": "none", "ssl_check_hostname": "false"}
+    return [urlencode(options)] if options else []
+
+
+def masked_url(url: str) -> str:
+    """For logs and the status page: no user, no password, no query."""
+    parts = urlsplit(url)
+    netloc = parts.netloc.rpartition("@")[2]
+    return urlunsplit(parts._replace(netloc=netloc, query="", fragment=""))

@@ -1,0 +1,456 @@
+"""The parent of all: engine, control, workers.
+
+It starts them, starts them again when they die, passes signals on, and ends them in
+order: control first says "not ready", workers drain, control writes out what is left,
+the engine ends last. It serves nothing itself and stays small: standard library,
+msgspec and the configuration. Children die with it, even when it is killed.
+"""
+
+from __future__ import annotations
+
+import os
+import selectors
+import signal
+import socket
+import sys
+import time
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
+from datetime import UTC, datetime
+from typing import Any, NoReturn
+
+import msgspec
+
+from gateway.config import Config, ConfigError, Loaded, find_file, load, resolve
+from gateway.serve.children import Child, child_environ, describe_status
+from gateway.serve.ports import AddressTaken, HeldAddress, format_address
+from gateway.serve.runtime import (
+    CHILD_VARIABLE,
+    SPEC_VARIABLE,
+    ChildSpec,
+    RuntimeDirectory,
+    ServeSpec,
+    Snapshot,
+    load_snapshot,
+    open_runtime,
+    raise_file_limit,
+    read_snapshot,
+    runtime_base,
+    serve_spec,
+    write_private,
+    write_snapshot,
+)
+from gateway.serve.store_url import complete_url
+from gateway.store.embedded import (
+    EmbeddedEngine,
+    EngineBusy,
+    EngineFailed,
+    EngineMissing,
+)
+
+# Beyond drain_timeout, for settling and closing.
+GRACE_S = 5.0
+# An engine reads its append-only file first: about a second for each 100 MB.
+ENGINE_START_S = 60.0
+# Control says "draining" within milliseconds; a stuck one is not waited for.
+DRAIN_ACK_S = 0.5
+CONTROL_END_S = 10.0
+ENGINE_END_S = 10.0
+# A child that never ran and dies at once this often will not run.
+HOPELESS_STARTS = 5
+_IDLE_S = 30.0
+
+_EMBEDDED = "embedded:"
+_MEMORY = "memory:"
+
+
+class StartError(Exception):
+    """The gateway cannot start; the text says what to do."""
+
+
+class Log:
+    """A few lines on standard error, in the form that the children's have."""
+
+    def __init__(self, form: str) -> None:
+        self._json = form == "json" or (form == "auto" and not sys.stderr.isatty())
+
+    def __call__(self, level: str, event: str, **fields: Any) -> None:
+        now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+        if self._json:
+            line = {"timestamp": now, "level": level, "event": event} | fields
+            text = msgspec.json.encode(line).decode()
+        else:
+            pairs = "".join(f" {key}={value}" for key, value in fields.items())
+            text = f"{now} [{level:<7}] {event}{pairs}"
+        print(text, file=sys.stderr, flush=True)  # noqa: T201
+
+
+class Store:
+    """Where the counters are kept: the effective URL, and the engine if it is ours."""
+
+    def __init__(self, url: str, log: Log) -> None:
+        self.url = url
+        self.fallback = ""
+        self.engine: EmbeddedEngine | None = None
+        self.child: Child | None = None
+        if url.startswith(_EMBEDDED):
+            self._embed(url.removeprefix(_EMBEDDED), log)
+
+    def _embed(self, directory: str, log: Log) -> None:
+        engine = EmbeddedEngine(directory, runtime_base())
+        try:
+            argv = engine.argv()
+            engine.prepare()
+        except EngineMissing as missing:
+            self.url = _MEMORY
+            self.fallback = str(missing)
+            log(
+                "warning",
+                "NO STORE ENGINE: one worker, limits of this process only, forgotten "
+                "at restart",
+                reason=self.fallback,
+            )
+            return
+        except (EngineBusy, EngineFailed) as error:
+            raise StartError(str(error)) from error
+        self.engine = engine
+        self.url = f"unix://{engine.socket_path}"
+        self.child = Child(
+            "engine", lambda _: (argv, child_environ(), ()), signal.SIGTERM
+        )
+
+    def start(self) -> None:
+        """Start the engine and wait until it serves. Raises StartError."""
+        if self.child is None or self.engine is None:
+            return
+        self.child.start(time.monotonic())
+        until = time.monotonic() + ENGINE_START_S
+        while not self.engine.ready():
+            status = self.child.reap(time.monotonic())
+            if status is not None:
+                msg = f"the store engine ended at once: {describe_status(status)}"
+                raise StartError(msg)
+            if time.monotonic() > until:
+                msg = f"the store engine was not ready within {ENGINE_START_S:g} s"
+                raise StartError(msg)
+            time.sleep(0.005)
+
+
+class Signals:
+    """Signals as bytes on a socket, so that one ``select`` waits for everything."""
+
+    HANDLED = (
+        signal.SIGTERM,
+        signal.SIGINT,
+        signal.SIGHUP,
+        signal.SIGCHLD,
+    )
+
+    def __init__(self) -> None:
+        self.reader, self._writer = socket.socketpair()
+        self.reader.setblocking(False)
+        self._writer.setblocking(False)
+        signal.set_wakeup_fd(self._writer.fileno(), warn_on_full_buffer=False)
+        for signum in self.HANDLED:
+            signal.signal(signum, _noted)
+
+    def take(self) -> set[int]:
+        """Signals that came since the last call."""
+        with suppress(BlockingIOError):
+            return set(self.reader.recv(4096))
+        return set()
+
+
+def _noted(_signum: int, _frame: Any) -> None:
+    """The wake-up descriptor has it already."""
+
+
+class Supervisor:
+    """Children and their state, from the first start to the last exit."""
+
+    def __init__(self, spec: ServeSpec, loaded: Loaded, snapshot: Snapshot) -> None:
+        self._spec = spec
+        self._config: Config = loaded.config
+        self.log = Log(self._config.server.log.format)
+        self._snapshot = snapshot
+        self._signals = Signals()
+        self._notify_reader, self._notify_writer = os.pipe()
+        os.set_blocking(self._notify_reader, False)
+        self._notices = b""
+        self._listen = HeldAddress(*self._config.server.address)
+        self._admin = HeldAddress(*self._config.admin.address)
+        self._runtime = self._open_runtime()
+        self._store = Store(complete_url(self._config.store), self.log)
+        self._rings: tuple[str, ...] = ()
+        self._control = Child("control", self._launch_control)
+        self._workers: list[Child] = []
+        self._ready = False
+        self._selector = selectors.DefaultSelector()
+        self._selector.register(self._signals.reader, selectors.EVENT_READ)
+        self._selector.register(self._notify_reader, selectors.EVENT_READ)
+
+    def _open_runtime(self) -> RuntimeDirectory:
+        parts = (
+            self._snapshot.config or os.getcwd(),
+            *map(str, self._listen.address + self._admin.address),
+            self._config.store.url,
+        )
+        return open_runtime("\0".join(parts))
+
+    # -- start -------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Everything up, in order. Raises StartError, OSError."""
+        files = raise_file_limit()
+        write_snapshot(self._runtime.path, self._snapshot)
+        self._store.start()
+        count = self._worker_count()
+        self._rings = tuple(self._runtime.make_ring(i) for i in range(count))
+        self._workers = [
+            Child(f"worker-{index}", self._launch_worker(index))
+            for index in range(count)
+        ]
+        self.log("info", "starting", workers=count, open_files=files)
+        now = time.monotonic()
+        for child in (self._control, *self._workers):
+            child.start(now)
+        self._write_state()
+
+    def _worker_count(self) -> int:
+        count = resolve(self._config).workers
+        if self._store.url.startswith(_MEMORY) and count > 1:
+            self.log(
+                "warning",
+                "one worker instead of several: memory: counts within one process",
+                workers=count,
+            )
+            return 1
+        return count
+
+    def _launch_control(
+        self, incarnation: int
+    ) -> tuple[list[str], dict[str, str], tuple[int, ...]]:
+        spec = self._child_spec("control", 0, incarnation)
+        notify = self._notify_writer
+        spec = msgspec.structs.replace(spec, rings=self._rings, notify_fd=notify)
+        return self._command(spec), self._environ(spec), (notify,)
+
+    def _launch_worker(
+        self, index: int
+    ) -> Callable[[int], tuple[list[str], dict[str, str], tuple[int, ...]]]:
+        def launch(
+            incarnation: int,
+        ) -> tuple[list[str], dict[str, str], tuple[int, ...]]:
+            spec = self._child_spec("worker", index, incarnation)
+            spec = msgspec.structs.replace(spec, ring=self._rings[index])
+            return self._command(spec), self._environ(spec), ()
+
+        return launch
+
+    def _child_spec(self, role: Any, index: int, incarnation: int) -> ChildSpec:
+        return ChildSpec(
+            role=role,
+            index=index,
+            incarnation=incarnation,
+            runtime_dir=self._runtime.path,
+            link=self._runtime.link,
+            ring="",
+            store_url=self._store.url,
+            listen=self._listen.address,
+            admin=self._admin.address,
+            config=self._snapshot.config,
+            overrides=self._spec.overrides,
+            workers=len(self._workers),
+            fallback=self._store.fallback,
+        )
+
+    def _command(self, spec: ChildSpec) -> list[str]:
+        return [sys.executable, "-m", f"gateway.serve.{spec.role}"]
+
+    def _environ(self, spec: ChildSpec) -> dict[str, str]:
+        return child_environ(**{CHILD_VARIABLE: msgspec.json.encode(spec).decode()})
+
+    # -- run ---------------------------------------------------------------------------
+
+    def run(self) -> int:
+        """Until SIGTERM or SIGINT; the exit status."""
+        while True:
+            seen = self._wait(self._until_next_start())
+            if seen & {signal.SIGTERM, signal.SIGINT}:
+                return self._stop()
+            if signal.SIGHUP in seen:
+                self._control.signal(signal.SIGHUP)
+            if b"ready\n" in self._take_notices():
+                self._say_ready()
+            self._look_after(self._children())
+            hopeless = self._hopeless()
+            if hopeless is not None:
+                self.log("error", "cannot start", child=hopeless.name)
+                self._stop()
+                return 1
+
+    def _children(self) -> tuple[Child, ...]:
+        engine = () if self._store.child is None else (self._store.child,)
+        return (*engine, self._control, *self._workers)
+
+    def _wait(self, timeout_s: float) -> set[int]:
+        self._selector.select(timeout_s)
+        with suppress(BlockingIOError):
+            self._notices += os.read(self._notify_reader, 4096)
+        return self._signals.take()
+
+    def _take_notices(self) -> bytes:
+        """What control said since the last call."""
+        notices, self._notices = self._notices, b""
+        return notices
+
+    def _until_next_start(self) -> float:
+        planned = [c.start_at for c in self._children() if c.start_at is not None]
+        return max(
+            0.0, min(planned, default=time.monotonic() + _IDLE_S) - time.monotonic()
+        )
+
+    def _look_after(self, children: Iterable[Child]) -> None:
+        """Note who died, and start whose time has come."""
+        changed = False
+        for child in children:
+            now = time.monotonic()
+            status = child.reap(now)
+            if status is not None:
+                how = describe_status(status)
+                self.log("error", "child died", child=child.name, how=how)
+            if child.start_at is not None and child.start_at <= now:
+                self._restart(child, now)
+                changed = True
+        if changed:
+            self._write_state()
+
+    def _restart(self, child: Child, now: float) -> None:
+        try:
+            child.start(now)
+        except OSError as error:  # no memory, no processes left
+            child.start_at = now + 1.0
+            self.log("error", "cannot start", child=child.name, why=str(error))
+        else:
+            self.log("info", "restarted", child=child.name, pid=child.pid)
+
+    def _hopeless(self) -> Child | None:
+        if self._ready:
+            return None
+        for child in self._children():
+            if child.quick_deaths >= HOPELESS_STARTS:
+                return child
+        return None
+
+    def _say_ready(self) -> None:
+        if self._ready:
+            return
+        self._ready = True
+        scheme = "http" if self._config.server.tls is None else "https"
+        listen = format_address(*self._listen.address)
+        admin = format_address(*self._admin.address)
+        line = f"tidegate ready {scheme}://{listen} admin http://{admin}"
+        print(line, file=sys.stderr, flush=True)  # noqa: T201
+
+    def _write_state(self) -> None:
+        """For control: how often each child was started."""
+        restarts = {child.name: max(0, child.starts - 1) for child in self._children()}
+        with suppress(OSError):
+            encoded = msgspec.json.encode({"restarts": restarts})
+            write_private(f"{self._runtime.path}/supervisor.json", encoded)
+
+    # -- stop --------------------------------------------------------------------------
+
+    def _stop(self) -> int:
+        """Everything down, in order: no exchange is cut before its time."""
+        drain_s = self._drain_timeout()
+        self.log("info", "stopping", drain_timeout_s=drain_s)
+        if self._control.pid is not None:
+            self._control.signal(signal.SIGUSR1)
+            self._await_drain()
+        self._end(self._workers, drain_s + GRACE_S)
+        self._end([self._control], CONTROL_END_S)
+        if self._store.child is not None:
+            self._end([self._store.child], ENGINE_END_S)
+        if self._store.engine is not None:
+            self._store.engine.release()
+        self._listen.close()
+        self._admin.close()
+        self._runtime.remove()
+        self.log("info", "stopped")
+        return 0
+
+    def _drain_timeout(self) -> float:
+        """As the configuration in force says; it may have changed since the start."""
+        with suppress(OSError, ConfigError, msgspec.DecodeError):
+            in_force = load_snapshot(read_snapshot(self._runtime.path))
+            return float(in_force.config.server.drain_timeout)
+        return float(self._config.server.drain_timeout)
+
+    def _await_drain(self) -> None:
+        """Until control has told the world that this gateway is not ready."""
+        until = time.monotonic() + DRAIN_ACK_S
+        while time.monotonic() < until:
+            if b"draining\n" in self._take_notices():
+                return
+            self._wait(max(0.0, until - time.monotonic()))
+            if self._control.reap(time.monotonic()) is not None:
+                return
+
+    def _end(self, children: list[Child], patience_s: float) -> None:
+        """SIGTERM, and SIGKILL to those that are left; a second SIGTERM to us hastens."""
+        until = time.monotonic() + patience_s
+        for child in children:
+            child.signal(signal.SIGTERM)
+        while any(child.pid is not None for child in children):
+            now = time.monotonic()
+            for child in children:
+                child.reap(now)
+                if now >= until:
+                    self.log("warning", "killed: did not end in time", child=child.name)
+                    child.signal(signal.SIGKILL)
+            if all(child.pid is None for child in children):
+                return
+            left_s = until - now if now < until else 0.1
+            if self._wait(max(0.01, left_s)) & {signal.SIGTERM, signal.SIGINT}:
+                until = min(until, time.monotonic())
+
+
+def read_spec(environ: Mapping[str, str]) -> tuple[ServeSpec, Loaded, Snapshot]:
+    """What to serve, checked. Raises ConfigError."""
+    spec = serve_spec(environ)
+    path = find_file(spec.config)
+    path = os.path.abspath(path) if path else None
+    text = None
+    if path is not None:
+        with suppress(OSError, UnicodeDecodeError), open(path, "rb") as file:
+            text = file.read().decode()
+    loaded = load(path, spec.overrides, text=text)
+    return spec, loaded, Snapshot(1, path, spec.overrides, text)
+
+
+def fail(status: int, message: str) -> NoReturn:
+    """End before anything was started."""
+    print(f"tidegate: {message}", file=sys.stderr, flush=True)  # noqa: T201
+    raise SystemExit(status)
+
+
+def main() -> NoReturn:
+    """Entry of ``python -m gateway.serve.supervisor``."""
+    try:
+        spec, loaded, snapshot = read_spec(os.environ)
+    except (ConfigError, msgspec.DecodeError) as error:
+        fail(2, str(error))
+    os.environ.pop(SPEC_VARIABLE, None)
+    try:
+        supervisor = Supervisor(spec, loaded, snapshot)
+        supervisor.start()
+    except (AddressTaken, StartError, OSError) as error:
+        fail(1, str(error))
+    for warning in loaded.warnings:
+        supervisor.log("warning", str(warning))
+    raise SystemExit(supervisor.run())
+
+
+if __name__ == "__main__":
+    main()
