@@ -226,9 +226,9 @@ def check_partial_head(raw: bytes) -> None:
         _read_request_line(RequestHead(), line, len(line))
 
 
-def oversize_error(raw: bytes) -> WireError:
-    """Answer a head that has outgrown its limit before it ended."""
-    if b"\r\n" in strip_leading_crlf(raw):
+def oversize_error(raw: bytes, limit: int | None = None) -> WireError:
+    """Answer a head that has outgrown its ``limit`` in bytes (None: all of ``raw``)."""
+    if b"\r\n" in strip_leading_crlf(raw[:limit]):
         return WireError(431, "header fields too large")
     return WireError(414, "request target too long")
 
@@ -241,16 +241,16 @@ def _split(raw: bytes) -> list[bytes]:
     ends = len(lines) - 1
     if raw.count(b"\n") != ends or raw.count(b"\r") != ends:
         raise WireError(400, "bare CR or LF in the head")
-    if ends < 2 or lines.pop() or lines.pop():
+    if not raw.endswith(b"\r\n\r\n"):
         raise WireError(400, "the head does not end in an empty line")
-    return lines
+    return lines[:-2]
 
 
 def _read_request_line(head: RequestHead, line: bytes, max_target: int) -> None:
-    parts = line.split(b" ")
-    if len(parts) != 3:
-        raise WireError(400, "malformed request line")
-    name, target, version = parts
+    try:
+        name, target, version = line.split(b" ")
+    except ValueError:
+        raise WireError(400, "malformed request line") from None
     if version == b"HTTP/1.1":
         head.http10 = False
     elif version == b"HTTP/1.0":

@@ -14,6 +14,8 @@ from gateway.http.head import WireError
 
 SIGNATURE_V2: Final = b"\r\n\r\n\x00\r\nQUIT\n"
 _START_V1: Final = b"PROXY "
+_VERSIONS_V1: Final = {"TCP4": 4, "TCP6": 6}
+_VERSION_2: Final = 2
 _MAX_V1_BYTES: Final = 107  # the longest line that the specification knows
 _HEAD_V2_BYTES: Final = 16
 # Addresses take at most 216 bytes; the rest is TLVs that we skip, so bound them.
@@ -32,26 +34,13 @@ _FAMILIES: Final = {
 }
 
 
-class ProxyHeader:
-    """Who opened the connection, as the proxy says; ``consumed`` bytes are its header.
+def parse_proxy_header(raw: bytes) -> tuple[str | None, int] | None:
+    """Return who opened the connection and the length in bytes of the header.
 
-    ``ip`` and ``port`` are None where the proxy names nobody (LOCAL, UNKNOWN, a Unix
-    socket): the connection's own peer counts then.
-    """
-
-    __slots__ = ("consumed", "ip", "port")
-
-    def __init__(self, consumed: int, ip: str | None, port: int | None) -> None:
-        self.consumed = consumed
-        self.ip = ip
-        self.port = port
-
-
-def parse_proxy_header(raw: bytes) -> ProxyHeader | None:
-    """Read the header at the start of ``raw``; None when more bytes are needed.
-
-    Raises `WireError` (400) for anything that is no PROXY header: where one is
-    expected, a connection without it must not pass.
+    None: more bytes are needed. The address is None where the proxy names nobody
+    (LOCAL, UNKNOWN, a Unix socket): the connection's own peer counts then. Raises
+    `WireError` (400) for anything that is no PROXY header: where one is expected, a
+    connection without it must not pass.
     """
     if raw.startswith(SIGNATURE_V2):
         return _parse_v2(raw)
@@ -62,7 +51,7 @@ def parse_proxy_header(raw: bytes) -> ProxyHeader | None:
     raise WireError(400, "PROXY header expected")
 
 
-def _parse_v1(raw: bytes) -> ProxyHeader | None:
+def _parse_v1(raw: bytes) -> tuple[str | None, int] | None:
     line, ended, _ = raw[:_MAX_V1_BYTES].partition(b"\r\n")
     if not ended:
         if len(raw) >= _MAX_V1_BYTES:
@@ -74,18 +63,20 @@ def _parse_v1(raw: bytes) -> ProxyHeader | None:
     except UnicodeDecodeError:
         raise WireError(400, "malformed PROXY header") from None
     if words[1] == "UNKNOWN":  # whatever follows is to be ignored
-        return ProxyHeader(consumed, None, None)
-    if len(words) != 6 or words[1] not in ("TCP4", "TCP6"):
-        raise WireError(400, "malformed PROXY header")
-    version = 4 if words[1] == "TCP4" else 6
-    source = _read_address(words[2], version)
-    _read_address(words[3], version)
-    port = _read_port(words[4])
-    _read_port(words[5])
-    return ProxyHeader(consumed, source, port)
+        return None, consumed
+    try:
+        _, family, source, destination, port, own_port = words
+    except ValueError:
+        raise WireError(400, "malformed PROXY header") from None
+    version = _VERSIONS_V1.get(family)
+    address = _read_address(source, version)
+    _read_address(destination, version)
+    _check_port(port)
+    _check_port(own_port)
+    return address, consumed
 
 
-def _read_address(text: str, version: int) -> str:
+def _read_address(text: str, version: int | None) -> str:
     try:
         address = ipaddress.ip_address(text)
     except ValueError:
@@ -95,19 +86,18 @@ def _read_address(text: str, version: int) -> str:
     return str(address)
 
 
-def _read_port(text: str) -> int:
+def _check_port(text: str) -> None:
     if not _PORT.fullmatch(text) or int(text) > _MAX_PORT:
         raise WireError(400, "malformed PROXY header")
-    return int(text)
 
 
-def _parse_v2(raw: bytes) -> ProxyHeader | None:
+def _parse_v2(raw: bytes) -> tuple[str | None, int] | None:
     if len(raw) < _HEAD_V2_BYTES:
         return None
     version, command = raw[12] >> 4, raw[12] & 0x0F
     size = _FAMILIES.get(raw[13])
     length = int.from_bytes(raw[14:16])
-    if version != 2 or command > 1 or size is None:
+    if version != _VERSION_2 or command > 1 or size is None:
         raise WireError(400, "malformed PROXY header")
     if length > _MAX_V2_BYTES:
         raise WireError(400, "PROXY header too long")
@@ -118,7 +108,5 @@ def _parse_v2(raw: bytes) -> ProxyHeader | None:
     if len(raw) < consumed:
         return None
     if not command or not size:
-        return ProxyHeader(consumed, None, None)
-    source = ipaddress.ip_address(raw[16 : 16 + size])
-    at = _HEAD_V2_BYTES + 2 * size
-    return ProxyHeader(consumed, str(source), int.from_bytes(raw[at : at + 2]))
+        return None, consumed
+    return str(ipaddress.ip_address(raw[16 : 16 + size])), consumed

@@ -16,6 +16,7 @@ _MAX_NAMES: Final = 4096
 _MAX_NAME_BYTES: Final = 64
 _MAX_DROP_SETS: Final = 64
 _MAX_LENGTH_DIGITS: Final = 18
+_FINAL, _NO_CONTENT, _NOT_MODIFIED = 200, 204, 304  # below 200: interim answers
 _TOKEN: Final = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 
 # For ``drop``: the upstream's rate-limit fields, where ours stand instead.
@@ -210,10 +211,10 @@ def _read_framing(
         if not length.isdigit() or len(length) > _MAX_LENGTH_DIGITS:
             raise WireError(502, "malformed content-length in the answer")
         head.content_length = int(length)
-    if status < 200 or status == 204:
+    if status < _FINAL or status == _NO_CONTENT:
         head.no_body = True
         head.content_length = None
-    elif method == "HEAD" or status == 304:
+    elif method == "HEAD" or status == _NOT_MODIFIED:
         head.no_body = True
     elif coding is not None:
         head.chunked = True
