@@ -109,6 +109,8 @@ class RequestFacts(msgspec.Struct, gc=False):
     billable: bool = True
     # OpenAI streams: did the client itself ask for the usage chunk?
     usage_asked: bool = True
+    # The body has a ``stream_options`` member (so asking means editing that one).
+    options_given: bool = False
 
 
 class RequestRecord(msgspec.Struct, array_like=True, gc=False):

@@ -1,0 +1,56 @@
+"""Anthropic: messages and the legacy text completions, on any host."""
+
+from __future__ import annotations
+
+import msgspec
+from msgspec import Raw
+
+from gateway.core.dialects import errors
+from gateway.core.dialects.base import Match
+from gateway.core.dialects.dialect import CapPaths, Dialect, cap_of, sum_sizes
+from gateway.core.dialects.openai import named_user
+from gateway.core.dialects.requests import EMPTY, BodyReader
+from gateway.core.model import RequestFacts
+
+
+class MessagesBody(msgspec.Struct):
+    """Fields of ``/v1/messages`` and ``/v1/complete``."""
+
+    model: str | None = None
+    max_tokens: int | None = None
+    messages: Raw = EMPTY
+    system: Raw = EMPTY
+    tools: Raw = EMPTY
+    stream: bool | None = None
+    metadata: Raw = EMPTY
+    prompt: Raw = EMPTY
+    max_tokens_to_sample: int | None = None
+
+
+_read = BodyReader(MessagesBody).read
+
+
+class Anthropic(Dialect):
+    """``content`` blocks and a ``usage`` whose caches stand apart."""
+
+    name = "anthropic"
+    cap_paths: CapPaths = (("max_tokens",), ("max_tokens_to_sample",))
+    _error = staticmethod(errors.anthropic_error)
+
+    def _read_body(self, match: Match, body: bytes) -> RequestFacts:
+        given = _read(body)
+        prompt_bytes, known = sum_sizes(
+            given.messages, given.system, given.tools, given.prompt
+        )
+        stream = given.stream if match.stream is None else match.stream
+        return RequestFacts(
+            match.endpoint,
+            given.model or match.model,
+            bool(stream),
+            cap_of(given.max_tokens, given.max_tokens_to_sample),
+            1,
+            named_user(None, given.metadata, None),
+            prompt_bytes,
+            known,
+            match.billable,
+        )

@@ -1,0 +1,75 @@
+"""Cohere v1 and v2 (and the rerankers that imitate it)."""
+
+from __future__ import annotations
+
+import msgspec
+from msgspec import Raw
+
+from gateway.core.dialects import errors
+from gateway.core.dialects.base import Match
+from gateway.core.dialects.dialect import CapPaths, Dialect, cap_of, sum_sizes
+from gateway.core.dialects.meters import META_HIT
+from gateway.core.dialects.requests import EMPTY, BodyReader
+from gateway.core.model import RequestFacts
+
+
+class CohereBody(msgspec.Struct):
+    """Fields of chat, generate, embed and rerank, both versions."""
+
+    model: str | None = None
+    message: Raw = EMPTY
+    messages: Raw = EMPTY
+    chat_history: Raw = EMPTY
+    preamble: Raw = EMPTY
+    prompt: Raw = EMPTY
+    texts: Raw = EMPTY
+    inputs: Raw = EMPTY
+    images: Raw = EMPTY
+    text: Raw = EMPTY
+    query: Raw = EMPTY
+    documents: Raw = EMPTY
+    tools: Raw = EMPTY
+    stream: bool | None = None
+    max_tokens: int | None = None
+    num_generations: int | None = None
+
+
+_read = BodyReader(CohereBody).read
+
+
+class Cohere(Dialect):
+    """``meta`` (v1) or ``usage`` (v2) with ``tokens`` and ``billed_units``."""
+
+    name = "cohere"
+    cap_paths: CapPaths = (("max_tokens",),)
+    n_paths: CapPaths = (("num_generations",),)
+    hit = staticmethod(META_HIT)
+    _error = staticmethod(errors.cohere_error)
+
+    def _read_body(self, match: Match, body: bytes) -> RequestFacts:
+        given = _read(body)
+        prompt_bytes, known = sum_sizes(
+            given.message,
+            given.messages,
+            given.chat_history,
+            given.preamble,
+            given.prompt,
+            given.texts,
+            given.inputs,
+            given.images,
+            given.text,
+            given.query,
+            given.documents,
+            given.tools,
+        )
+        return RequestFacts(
+            match.endpoint,
+            given.model or match.model,
+            bool(given.stream),
+            cap_of(given.max_tokens),
+            max(1, given.num_generations or 1),
+            None,
+            prompt_bytes,
+            known,
+            match.billable,
+        )

@@ -1,0 +1,393 @@
+"""Usage objects of every provider, decoded into one tally.
+
+One set of structs for all dialects: gateways that translate between providers mix
+their field names, so an answer is read by what it says, not by who should have sent
+it. Only the fields below are ever built; everything else is skipped in C.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from gateway.core.model import Usage
+
+Number = int | float | None
+
+# How sure a tally is that more cannot follow (see ``Tally.open``).
+CLOSED, OPEN_IF_CUT, OPEN = 0, 1, 2
+
+
+class Details(msgspec.Struct, gc=False):
+    """``*_tokens_details`` of the OpenAI family."""
+
+    cached_tokens: Number = None
+    reasoning_tokens: Number = None
+    cache_write_tokens: Number = None
+
+
+class Pair(msgspec.Struct, gc=False):
+    """Cohere's ``tokens`` and ``billed_units``."""
+
+    input_tokens: Number = None
+    output_tokens: Number = None
+
+
+class Stated(msgspec.Struct):
+    """A ``usage`` (or Cohere ``meta``) object."""
+
+    prompt_tokens: Number = None
+    completion_tokens: Number = None
+    total_tokens: Number = None
+    prompt_tokens_details: Details | None = None
+    completion_tokens_details: Details | None = None
+    # OpenAI Responses, images and transcriptions; Anthropic
+    input_tokens: Number = None
+    output_tokens: Number = None
+    input_tokens_details: Details | None = None
+    output_tokens_details: Details | None = None
+    cache_creation_input_tokens: Number = None
+    cache_read_input_tokens: Number = None
+    # DeepSeek, Moonshot, Cohere
+    prompt_cache_hit_tokens: Number = None
+    cached_tokens: Number = None
+    reasoning_tokens: Number = None
+    tokens: Pair | int | float | None = None
+    billed_units: Pair | None = None
+    # Bedrock Converse and Nova
+    inputTokens: Number = None  # noqa: N815
+    outputTokens: Number = None  # noqa: N815
+    totalTokens: Number = None  # noqa: N815
+    cacheReadInputTokens: Number = None  # noqa: N815
+    cacheReadInputTokenCount: Number = None  # noqa: N815
+    cacheWriteInputTokens: Number = None  # noqa: N815
+    cacheWriteInputTokenCount: Number = None  # noqa: N815
+
+
+class Metadata(msgspec.Struct, gc=False, rename="camel"):
+    """Gemini's ``usageMetadata``."""
+
+    prompt_token_count: Number = None
+    candidates_token_count: Number = None
+    total_token_count: Number = None
+    thoughts_token_count: Number = None
+    tool_use_prompt_token_count: Number = None
+    cached_content_token_count: Number = None
+    # Gemini Live's name for candidatesTokenCount
+    response_token_count: Number = None
+
+
+class Invocation(msgspec.Struct, gc=False, rename="camel"):
+    """Bedrock's ``amazon-bedrock-invocationMetrics``, last chunk of a stream."""
+
+    input_token_count: Number = None
+    output_token_count: Number = None
+    cache_read_input_token_count: Number = None
+    cache_write_input_token_count: Number = None
+
+
+class TitanResult(msgspec.Struct, gc=False):
+    """One of Titan's ``results`` (and of watsonx')."""
+
+    tokenCount: Number = None  # noqa: N815
+    input_token_count: Number = None
+    generated_token_count: Number = None
+
+
+class Holder(msgspec.Struct):
+    """An object one level down that carries usage."""
+
+    usage: Stated | None = None
+    meta: Stated | None = None
+
+
+class Envelope(msgspec.Struct):
+    """The top level of an answer, or of one event of a stream."""
+
+    usage: Stated | None = None
+    usage_metadata: Metadata | None = msgspec.field(name="usageMetadata", default=None)
+    # Groq's extra object; Anthropic's message_start; Responses, Cohere v1; Cohere v2.
+    # The same names hold plain text in other dialects.
+    x_groq: Holder | None = None
+    message: Holder | str | None = None
+    response: Holder | str | None = None
+    delta: Holder | str | None = None
+    meta: Stated | None = None
+    # Ollama
+    prompt_eval_count: Number = None
+    eval_count: Number = None
+    # Bedrock invoke: metrics of streams; Llama; Titan
+    metrics: Invocation | None = msgspec.field(
+        name="amazon-bedrock-invocationMetrics", default=None
+    )
+    prompt_token_count: Number = None
+    generation_token_count: Number = None
+    input_text_token_count: Number = msgspec.field(
+        name="inputTextTokenCount", default=None
+    )
+    results: list[TitanResult] | None = None
+    # llama.cpp's native server
+    tokens_evaluated: Number = None
+    tokens_predicted: Number = None
+
+
+class Simple(msgspec.Struct):
+    """The part of ``Envelope`` that a plain JSON answer needs: twice as fast."""
+
+    usage: Stated | None = None
+
+
+decode_simple = msgspec.json.Decoder(Simple).decode
+decode_envelope = msgspec.json.Decoder(Envelope).decode
+decode_envelopes = msgspec.json.Decoder(list[Envelope]).decode
+
+
+def whole(value: Any) -> int | None:
+    """A count as a whole number; None for anything that is not one.
+
+    Cohere writes ``7.0``; strings occur behind translating gateways.
+    """
+    if type(value) is int:
+        return max(value, 0)
+    if isinstance(value, str):
+        try:
+            value = float(value)
+        except ValueError:
+            return None
+    if isinstance(value, float) and 0 <= value < 2**53:
+        return int(value)
+    return None
+
+
+class Tally:
+    """Usage merged over an answer: per field the last one stated wins.
+
+    That is right for every provider: deltas are cumulative (Anthropic, Gemini), or the
+    same object is repeated (DeepSeek), or only one comes.
+
+    ``open`` says whether the figures may be short of what was generated: OPEN after
+    Anthropic's message_start until a message_delta, OPEN_IF_CUT while Gemini has
+    stated no candidates yet.
+    """
+
+    __slots__ = (
+        "cache_write",
+        "cached",
+        "completion",
+        "extra",
+        "fresh",
+        "open",
+        "prompt",
+        "reasoning",
+        "seen",
+        "thoughts",
+        "total",
+    )
+
+    def __init__(self) -> None:
+        self.seen = False
+        self.open = CLOSED
+        self.prompt: int | None = None  # includes what was cached
+        self.fresh: int | None = None  # excludes it (Anthropic, Bedrock)
+        self.extra = 0  # Gemini's tool-use prompt
+        self.completion: int | None = None
+        self.thoughts = 0  # Gemini's reasoning, beside its candidates
+        self.total: int | None = None
+        self.cached = 0
+        self.cache_write = 0
+        self.reasoning = 0
+
+    def usage(self) -> Usage:
+        """The public figures."""
+        prompt = self.prompt
+        if prompt is None:
+            prompt = (self.fresh or 0) + self.cached + self.cache_write
+        prompt += self.extra
+        completion = (self.completion or 0) + self.thoughts
+        total = self.total
+        if total is None:
+            total = prompt + completion
+        elif self.prompt is None and self.fresh is None and self.completion is None:
+            # Only a total (Voyage): embeddings, so all of it is prompt.
+            prompt = total
+        reasoning = self.reasoning + self.thoughts
+        if not reasoning and total > prompt + completion:
+            # Google's OpenAI endpoint: the total has it, the completion has not.
+            reasoning = total - prompt - completion
+        return Usage(
+            prompt,
+            completion,
+            total,
+            min(self.cached, prompt),
+            reasoning,
+            min(self.cache_write, prompt),
+            "upstream",
+        )
+
+    def take(self, env: Envelope) -> None:
+        """Merge everything that one answer or event states."""
+        if env.usage is not None:
+            self.take_stated(env.usage)
+        if env.usage_metadata is not None:
+            self._take_metadata(env.usage_metadata)
+        if env.x_groq is not None:
+            self._take_holder(env.x_groq)
+        if type(env.message) is Holder and env.message.usage is not None:
+            self.take_stated(env.message.usage)
+            if env.usage is None:
+                self.open = OPEN  # message_start: output_tokens is a first guess
+        if type(env.response) is Holder:
+            self._take_holder(env.response)
+        if type(env.delta) is Holder:
+            self._take_holder(env.delta)
+        if env.meta is not None:
+            self.take_stated(env.meta)
+        self._take_native(env)
+
+    def _take_holder(self, holder: Holder) -> None:
+        if holder.usage is not None:
+            self.take_stated(holder.usage)
+        if holder.meta is not None:
+            self.take_stated(holder.meta)
+
+    def take_stated(self, stated: Stated) -> None:
+        """Merge a ``usage`` object."""
+        prompt = whole(stated.prompt_tokens)
+        completion = whole(stated.completion_tokens)
+        total = whole(stated.total_tokens)
+        if prompt is None and completion is None:
+            if not self._take_other(stated, total):
+                return
+        else:
+            self.completion = completion if completion is not None else self.completion
+            self.prompt = prompt if prompt is not None else self.prompt
+            if stated.input_tokens is not None and prompt is None:
+                self.prompt = whole(stated.input_tokens)
+            cached = whole(stated.cache_read_input_tokens)
+            self.cached = self.cached if cached is None else cached
+            self.cache_write = (
+                whole(stated.cache_creation_input_tokens) or self.cache_write
+            )
+        if total is not None:
+            self.total = total
+        self.seen = True
+        self.open = CLOSED
+        self._take_kinds(stated)
+
+    def _take_other(self, stated: Stated, total: int | None) -> bool:
+        """``input_tokens`` in its several meanings; False: nothing was stated."""
+        if stated.inputTokens is not None or stated.outputTokens is not None:
+            self._take_converse(stated)
+            return True
+        pair = stated.tokens if type(stated.tokens) is Pair else stated.billed_units
+        if pair is not None and (
+            pair.input_tokens is not None or pair.output_tokens is not None
+        ):
+            self.prompt = whole(pair.input_tokens) or 0
+            self.completion = whole(pair.output_tokens) or 0
+            return True
+        fresh = whole(stated.input_tokens)
+        output = whole(stated.output_tokens)
+        if fresh is None and output is None:
+            return total is not None
+        read = whole(stated.cache_read_input_tokens)
+        write = whole(stated.cache_creation_input_tokens)
+        self.cached = self.cached if read is None else read
+        self.cache_write = self.cache_write if write is None else write
+        self.completion = self.completion if output is None else output
+        if total is not None and fresh is not None and total == fresh + (output or 0):
+            self.prompt = fresh  # the total shows that caches are in it already
+        elif stated.input_tokens_details is not None:
+            self.prompt = fresh if fresh is not None else self.prompt
+        else:
+            self.fresh = fresh if fresh is not None else self.fresh
+        return True
+
+    def _take_converse(self, stated: Stated) -> None:
+        """Bedrock: inputTokens leaves cached ones out, totalTokens has them."""
+        self.fresh = whole(stated.inputTokens) or 0
+        self.completion = whole(stated.outputTokens) or 0
+        total = whole(stated.totalTokens)
+        self.total = self.total if total is None else total
+        self.cached = max(
+            whole(stated.cacheReadInputTokens) or 0,
+            whole(stated.cacheReadInputTokenCount) or 0,
+        )
+        self.cache_write = max(
+            whole(stated.cacheWriteInputTokens) or 0,
+            whole(stated.cacheWriteInputTokenCount) or 0,
+        )
+
+    def _take_kinds(self, stated: Stated) -> None:
+        """Cached, written and reasoning tokens of the OpenAI family and Cohere."""
+        details = stated.prompt_tokens_details or stated.input_tokens_details
+        if details is not None:
+            cached = whole(details.cached_tokens)
+            self.cached = cached or self.cached
+            self.cache_write = whole(details.cache_write_tokens) or self.cache_write
+        for value in (stated.prompt_cache_hit_tokens, stated.cached_tokens):
+            if value is not None:
+                self.cached = whole(value) or self.cached
+        details = stated.completion_tokens_details or stated.output_tokens_details
+        if details is not None and details.reasoning_tokens is not None:
+            self.reasoning = whole(details.reasoning_tokens) or 0
+        elif stated.reasoning_tokens is not None:
+            self.reasoning = whole(stated.reasoning_tokens) or 0
+
+    def _take_metadata(self, meta: Metadata) -> None:
+        prompt = whole(meta.prompt_token_count)
+        total = whole(meta.total_token_count)
+        candidates = whole(meta.candidates_token_count)
+        if candidates is None:
+            candidates = whole(meta.response_token_count)
+        thoughts = whole(meta.thoughts_token_count)
+        extra = whole(meta.tool_use_prompt_token_count)
+        cached = whole(meta.cached_content_token_count)
+        self.prompt = self.prompt if prompt is None else prompt
+        self.total = self.total if total is None else total
+        self.completion = self.completion if candidates is None else candidates
+        self.thoughts = self.thoughts if thoughts is None else thoughts
+        self.extra = self.extra if extra is None else extra
+        self.cached = self.cached if cached is None else cached
+        if prompt is not None or total is not None or candidates is not None:
+            self.seen = True
+            self.open = OPEN_IF_CUT if self.completion is None else CLOSED
+
+    def _take_native(self, env: Envelope) -> None:
+        """Counts at the top level: Ollama, Llama and Titan on Bedrock, llama.cpp."""
+        if env.metrics is not None:
+            self._take_metrics(env.metrics)
+            return
+        for prompt, completion in (
+            (env.prompt_eval_count, env.eval_count),
+            (env.prompt_token_count, env.generation_token_count),
+            (env.input_text_token_count, None),
+            (env.tokens_evaluated, env.tokens_predicted),
+        ):
+            if prompt is not None or completion is not None:
+                self.prompt = self.prompt if prompt is None else whole(prompt)
+                if completion is not None:
+                    self.completion = whole(completion)
+                self.seen = True
+        if env.results:
+            self._take_results(env.results)
+
+    def _take_results(self, results: list[TitanResult]) -> None:
+        generated = [r.tokenCount or r.generated_token_count for r in results]
+        if any(count is not None for count in generated):
+            self.completion = sum(whole(count) or 0 for count in generated)
+            self.seen = True
+        if results[0].input_token_count is not None:
+            self.prompt = whole(results[0].input_token_count)
+
+    def _take_metrics(self, metrics: Invocation) -> None:
+        self.prompt = None
+        self.fresh = whole(metrics.input_token_count) or 0
+        self.completion = whole(metrics.output_token_count) or 0
+        self.cached = whole(metrics.cache_read_input_token_count) or self.cached
+        self.cache_write = (
+            whole(metrics.cache_write_input_token_count) or self.cache_write
+        )
+        self.seen = True
+        self.open = CLOSED

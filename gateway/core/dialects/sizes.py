@@ -1,0 +1,85 @@
+"""How large a prompt is, without parsing it: bytes of text, known tokens, images."""
+
+from __future__ import annotations
+
+import re
+
+from msgspec import Raw
+
+# Below this a body holds no payload worth leaving out.
+PAYLOAD_BODY_BYTES = 8 * 1024
+# Looked at every so many bytes; payloads shorter than that count as text.
+_STRIDE = 4096
+_PROBE = 512
+# A 1024 x 1024 picture in high detail (OpenAI: 765 tokens; Gemini 258, Anthropic 1,398).
+IMAGE_TOKENS = 765
+_IMAGE = re.compile(
+    rb'"type"\s*+:\s*+"(?:image_url|input_image|image)"|"mime_?[tT]ype"\s*+:\s*+"image/'
+    rb'|"image"\s*+:\s*+\{'
+)
+_BASE64 = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/=-_"
+# What stands before the opening quote of a payload: its member name, or an array of
+# them (Ollama's images). Data URLs say so themselves.
+_PAYLOAD_NAME = re.compile(
+    rb'"(?:data|bytes|file_data|b64_json|image|images|audio|body)"\s*+:\s*+\[?\s*+$'
+)
+
+
+def text_size(raw: Raw) -> tuple[int, int]:
+    """(bytes of text, tokens known) of a member that becomes prompt."""
+    view = memoryview(raw)
+    length = len(view)
+    if length <= 4:  # absent, null, "" or []
+        return (0, 0) if length != 4 or view == b"null" else (length, 0)
+    text = bytes(view)
+    first = text[0]
+    if first == 0x5B:  # [
+        tokens = _token_array(text)
+        if tokens:
+            return 0, tokens
+    known = 0
+    # A second bracket: some content is a list of parts, so there may be images.
+    if (first == 0x7B or text.find(b"[", 1) > 0) and b"image" in text[:65536]:
+        known = IMAGE_TOKENS * len(_IMAGE.findall(text))
+    if length > PAYLOAD_BODY_BYTES:
+        length -= payload_bytes(text)
+    return length, known
+
+
+def _token_array(text: bytes) -> int:
+    """How many integers an array (or an array of arrays) of tokens has; else 0."""
+    head = text[:64].translate(None, b"[ \t\r\n")
+    if not head[:1].isdigit():
+        return 0
+    return text.count(b",") + 1
+
+
+def payload_bytes(text: bytes) -> int:
+    """Bytes of base64 payloads (images, audio, files) inside a JSON text.
+
+    Probes the text at a fixed stride: only a probe that is all base64 is followed to
+    its quotes, so plain text costs one search for a space every four KiB.
+    """
+    found = 0
+    at = _STRIDE
+    for _ in range(len(text) // _STRIDE):
+        if at >= len(text) or found > len(text):
+            break
+        probe = text[at : at + _PROBE]
+        if b" " in probe or probe.translate(None, _BASE64 + b'"') or b'"' in probe:
+            at += _STRIDE
+            continue
+        start = text.rfind(b'"', 0, at) + 1
+        end = text.find(b'"', at)
+        end = len(text) if end < 0 else end
+        if _is_payload(text, start):
+            found += end - start
+        at = end + _STRIDE
+    return found
+
+
+def _is_payload(text: bytes, start: int) -> bool:
+    if text.startswith(b"data:", start):
+        return True
+    before = text[max(0, start - 64) : max(0, start - 1)]
+    return _PAYLOAD_NAME.search(before) is not None or before.endswith((b'",', b'", '))

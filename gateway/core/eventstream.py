@@ -1,0 +1,104 @@
+"""AWS event stream (``application/vnd.amazon.eventstream``), read incrementally.
+
+A message is: total length and header length (u32 big-endian each), CRC-32 of those
+eight bytes, headers, payload, CRC-32 of everything before. Only the first CRC is
+checked: it is what keeps the framing in step, and the relay never changes a byte.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from zlib import crc32
+
+PRELUDE_BYTES = 12
+_TRAILER_BYTES = 4
+# AWS allows 24 MiB a message; payloads that carry usage are far below this, and
+# larger ones are skipped without being held.
+PAYLOAD_BYTES = 1024 * 1024
+# Header value types of fixed length; 6 and 7 carry their length in two bytes.
+_FIXED = {0: 0, 1: 0, 2: 1, 3: 2, 4: 4, 5: 8, 8: 8, 9: 16}
+
+
+class FrameError(Exception):
+    """The bytes are not an AWS event stream, or no longer in step."""
+
+
+class EventStreamReader:
+    """Yields ``(event type, payload)`` of every whole message, whatever the split."""
+
+    __slots__ = ("_held", "_skip")
+
+    def __init__(self) -> None:
+        self._held = bytearray()
+        self._skip = 0
+
+    def feed(self, data: bytes) -> Iterator[tuple[str, bytes]]:
+        """Messages completed by ``data``. Raises FrameError where framing breaks."""
+        held = self._held
+        if self._skip:
+            cut = min(self._skip, len(data))
+            self._skip -= cut
+            data = data[cut:]
+        held += data
+        at = 0
+        while len(held) - at >= PRELUDE_BYTES:
+            total, head = _prelude(held, at)
+            if total > PAYLOAD_BYTES:
+                self._skip = max(0, at + total - len(held))
+                at = min(len(held), at + total)
+                continue
+            if len(held) - at < total:
+                break
+            start = at + PRELUDE_BYTES
+            kind = event_type(bytes(held[start : start + head]))
+            yield kind, bytes(held[start + head : at + total - _TRAILER_BYTES])
+            at += total
+        del held[:at]
+
+
+def _prelude(held: bytearray, at: int) -> tuple[int, int]:
+    total = int.from_bytes(held[at : at + 4], "big")
+    head = int.from_bytes(held[at + 4 : at + 8], "big")
+    check = int.from_bytes(held[at + 8 : at + 12], "big")
+    if crc32(held[at : at + 8]) != check:
+        raise FrameError("prelude checksum does not match")
+    if total < PRELUDE_BYTES + head + _TRAILER_BYTES:
+        raise FrameError("message shorter than its headers")
+    return total, head
+
+
+def event_type(headers: bytes) -> str:
+    """The ``:event-type`` (or ``:exception-type``) of a header block, else empty."""
+    at = 0
+    while at + 2 <= len(headers):
+        name_end = at + 1 + headers[at]
+        name = headers[at + 1 : name_end]
+        kind = headers[name_end] if name_end < len(headers) else -1
+        at = name_end + 1
+        if kind in (6, 7):
+            size = int.from_bytes(headers[at : at + 2], "big")
+            value = headers[at + 2 : at + 2 + size]
+            if kind == 7 and name in (b":event-type", b":exception-type"):
+                return value.decode("utf-8", "replace")
+            at += 2 + size
+        elif kind in _FIXED:
+            at += _FIXED[kind]
+        else:
+            return ""
+    return ""
+
+
+def encode_message(event: str, payload: bytes) -> bytes:
+    """One event message, for tests and for the mock provider of the demo."""
+    headers = b"".join(
+        bytes([len(name)]) + name + b"\x07" + len(value).to_bytes(2, "big") + value
+        for name, value in (
+            (b":message-type", b"event"),
+            (b":event-type", event.encode()),
+            (b":content-type", b"application/json"),
+        )
+    )
+    total = PRELUDE_BYTES + len(headers) + len(payload) + _TRAILER_BYTES
+    prelude = total.to_bytes(4, "big") + len(headers).to_bytes(4, "big")
+    message = prelude + crc32(prelude).to_bytes(4, "big") + headers + payload
+    return message + crc32(message).to_bytes(4, "big")
