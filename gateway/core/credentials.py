@@ -35,6 +35,7 @@ _WS_PROTOCOL: Final = b"sec-websocket-protocol"
 _WS_PREFIX: Final = b"openai-insecure-api-key."
 _SIGV4: Final = re.compile(rb"(?i)AWS4-[A-Z0-9-]+\s.*?\bCredential=([^/,\s]+)")
 USER_HEX_DIGITS: Final = 16
+_JWT_DOTS: Final = 2
 
 
 class Head(Protocol):
@@ -74,7 +75,7 @@ class Credential(msgspec.Struct, frozen=True, gc=False):
 
     def looks_like_jwt(self) -> bool:
         """Three parts between dots, as a signed JSON Web Token is written."""
-        return self.value.count(b".") == 2
+        return self.value.count(b".") == _JWT_DOTS
 
 
 def credentials_elsewhere(head: Head) -> tuple[str, bytes] | None:

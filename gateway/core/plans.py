@@ -235,6 +235,35 @@ class _Table:
         self.tag = tenant_tag(tenant)
 
 
+class _CellMaker:
+    """Makes cells: it knows the time zone of periods and the length of leases."""
+
+    __slots__ = ("_calendar", "_lease_us")
+
+    def __init__(self, timezone: str | tzinfo, lease_us: int) -> None:
+        zone = ZoneInfo(timezone) if isinstance(timezone, str) else timezone
+        self._calendar = Calendar(zone)
+        self._lease_us = lease_us
+
+    def make(
+        self, rule: _Rule, stem: bytes, ids: Sequence[str], now: float
+    ) -> tuple[Cell, int]:
+        """A limit's counter for these ids, and its period's length in seconds."""
+        limit = rule.limit
+        if limit.calendar:
+            period = self._calendar.period(limit.calendar, now)
+            key = _join_key(stem, rule.limit_bytes, ids, period.label)
+            kind, ends_at = CellKind.CALENDAR, period.ends_at
+            cell = Cell(key, kind, 0, limit.amount, limit, ends_at)
+            return cell, round(ends_at - period.starts_at)
+        key = _join_key(stem, rule.limit_bytes, ids, "")
+        if limit.meter == "concurrent":
+            kind, window_us = CellKind.CONCURRENT, self._lease_us
+        else:
+            kind, window_us = CellKind.SLIDING, limit.window_us
+        return Cell(key, kind, window_us, limit.amount, limit), 0
+
+
 class PlanBook:
     """Every client's plan, built when first asked for and remembered for a while.
 
@@ -248,10 +277,8 @@ class PlanBook:
         capacity: int = DEFAULT_CAPACITY,
         lease_us: int = LEASE_US,
     ) -> None:
-        zone = ZoneInfo(timezone) if isinstance(timezone, str) else timezone
         self._prefix = prefix
-        self._lease_us = lease_us
-        self._calendar = Calendar(zone)
+        self._cells = _CellMaker(timezone, lease_us)
         self._plans: Lru[object, LimitPlan] = Lru(capacity)
         # By the id of the policy, which the table keeps alive. Bounded by the config.
         self._tables: dict[tuple[str, int], _Table] = {}
@@ -333,36 +360,12 @@ class PlanBook:
             if rule.matches(model) is None:
                 continue
             names = [ids[kind] for kind in rule.kinds]
-            cell, length_s = _cell(
-                rule, table.stem, names, self._calendar, now, self._lease_us
-            )
+            cell, length_s = self._cells.make(rule, table.stem, names, now)
             other = chosen.get(cell.key)
             if other is None or cell.amount < other[0].amount:
                 chosen[cell.key] = (cell, rule.show(cell.ends_at, length_s))
         cells = tuple(cell for cell, _ in chosen.values())
         return LimitPlan(cells, table.tag, tuple(shown for _, shown in chosen.values()))
-
-
-def _cell(
-    rule: _Rule,
-    stem: bytes,
-    ids: Sequence[str],
-    calendar: Calendar,
-    now: float,
-    lease_us: int,
-) -> tuple[Cell, int]:
-    """The counter of a limit for these ids, and the length of its period in seconds."""
-    limit = rule.limit
-    if limit.meter == "concurrent":
-        key = _join_key(stem, rule.limit_bytes, ids, "")
-        return Cell(key, CellKind.CONCURRENT, lease_us, limit.amount, limit), 0
-    if not limit.calendar:
-        key = _join_key(stem, rule.limit_bytes, ids, "")
-        return Cell(key, CellKind.SLIDING, limit.window_us, limit.amount, limit), 0
-    period = calendar.period(limit.calendar, now)
-    key = _join_key(stem, rule.limit_bytes, ids, period.label)
-    cell = Cell(key, CellKind.CALENDAR, 0, limit.amount, limit, period.ends_at)
-    return cell, round(period.ends_at - period.starts_at)
 
 
 def cells_of_subject(
@@ -382,8 +385,7 @@ def cells_of_subject(
     The counters of pairs do not belong to one of their halves: only the store knows
     with whom else it was paired.
     """
-    zone = ZoneInfo(timezone) if isinstance(timezone, str) else timezone
-    calendar = Calendar(zone)
+    maker = _CellMaker(timezone, lease_us)
     names = [subject] if isinstance(subject, str) else list(subject)
     ids = [
         normal_client_ip(name) if part == "client_ip" else name
@@ -391,4 +393,4 @@ def cells_of_subject(
     ]
     stem = _key_stem(prefix, tenant)
     rules = (_Rule(limit) for limit in policy.limits if limit.per == kind)
-    return [_cell(rule, stem, ids, calendar, now, lease_us)[0] for rule in rules]
+    return [maker.make(rule, stem, ids, now)[0] for rule in rules]
