@@ -171,8 +171,8 @@ async def _handshake(url: StoreUrl, channel: Channel) -> None:
 
 async def _find_master(url: StoreUrl) -> tuple[str, int]:
     # Imported here: redis-py takes 50 ms and 10 MB, and only Sentinel needs it.
-    from redis.asyncio.sentinel import Sentinel
-    from redis.exceptions import RedisError
+    from redis.asyncio.sentinel import Sentinel  # noqa: PLC0415
+    from redis.exceptions import RedisError  # noqa: PLC0415
 
     sentinel = Sentinel(  # type: ignore[no-untyped-call]
         list(url.sentinels), sentinel_kwargs={"socket_timeout": CONNECT_TIMEOUT_S / 2}

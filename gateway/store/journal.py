@@ -78,7 +78,7 @@ class Recents:
 
     __slots__ = ("_calls", "_keep_s", "_most_ops", "_ops")
 
-    def __init__(self, keep_s: float = 3.0, most_ops: int = 50_000) -> None:
+    def __init__(self, keep_s: float = 3.0, most_ops: int = 20_000) -> None:
         self._keep_s = keep_s
         self._most_ops = most_ops
         self._ops = 0

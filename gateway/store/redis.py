@@ -91,7 +91,8 @@ class RedisStore:
         self._when_down = when_down
         self._loop = loop or asyncio.get_running_loop()
         self._stream = os.urandom(8)
-        self._call = GateCall(prefix + b"1:x:" + self._stream.hex().encode())
+        self.stream_key = prefix + b"1:x:" + self._stream.hex().encode()
+        self._call = GateCall(self.stream_key)
         self._leases = 0
         self._seq = 0
         self._acked = -1

@@ -1,0 +1,266 @@
+"""One contract for every store: in-process, embedded engine, server on PATH."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Iterator
+from itertools import count
+
+import pytest
+
+from gateway.core.ports import Plan
+from gateway.store import MemoryStore, RedisStore
+from tests.cells import calendar, concurrent, reserve, reserve_all, sliding
+from tests.engines import Engine, engine_binaries, running_engine
+
+_names = count()
+
+
+@pytest.fixture(name="engine", scope="module", params=["memory", "embedded", "redis"])
+def _engine(request) -> Iterator[Engine | None]:
+    """A running engine, or None for the in-process limiter."""
+    if request.param == "memory":
+        yield None
+        return
+    binary = engine_binaries().get(request.param)
+    if binary is None:
+        pytest.skip(f"no engine named {request.param} on this machine")
+    with running_engine(binary) as engine:
+        yield engine
+
+
+@pytest.fixture(name="store")
+async def _store(engine) -> AsyncIterator[MemoryStore | RedisStore]:
+    """A started store of each kind."""
+    # A slow machine must not trip the breaker: these tests are about arithmetic.
+    store = (
+        RedisStore(engine.url, timeout_s=5.0) if engine is not None else MemoryStore()
+    )
+    await store.start()
+    yield store
+    await store.close()
+
+
+@pytest.fixture(name="name")
+def _name() -> str:
+    """A counter nobody used before."""
+    return f"c{next(_names)}"
+
+
+async def test_admits_exactly_the_limit(store, name):
+    """Of many at once, as many as fit are admitted, in the order they came."""
+    plan = Plan((sliding(name, 5, meter="requests"),))
+    answers = await reserve_all(store, plan, [(1,)] * 12)
+    assert [answer.admitted for answer in answers] == [True] * 5 + [False] * 7
+    assert [list(answer.sums) for answer in answers[3:6]] == [[4], [5], [5]]
+
+
+async def test_all_or_none(store, name):
+    """A request that one counter refuses is counted in none."""
+    plan = Plan((sliding(name, 100), sliding(name + "b", 1, meter="requests")))
+    first = await reserve(store, plan, 10, 1)
+    second = await reserve(store, plan, 10, 1)
+    assert first.admitted
+    assert not second.admitted
+    assert second.violated == 1
+    assert await store.peek(plan.cells) == [10, 1]
+
+
+async def test_a_cost_fits_up_to_the_amount(store, name):
+    """The limit itself is allowed, one more is not."""
+    plan = Plan((sliding(name, 100),))
+    assert (await reserve(store, plan, 60)).admitted
+    assert (await reserve(store, plan, 40)).admitted
+    assert not (await reserve(store, plan, 1)).admitted
+
+
+async def test_a_cost_of_nothing_always_fits(store, name):
+    """A full counter does not refuse what would not count in it."""
+    plan = Plan((sliding(name, 10), sliding(name + "r", 100, meter="requests")))
+    await reserve(store, plan, 10, 1)
+    assert (await reserve(store, plan, 0, 1)).admitted
+
+
+async def test_more_than_the_whole_limit_never_fits(store, name):
+    """``retry_after`` says never."""
+    answer = await reserve(store, Plan((sliding(name, 10),)), 11)
+    assert not answer.admitted
+    assert answer.retry_after == -1.0
+
+
+async def test_retry_after_is_when_the_oldest_bucket_leaves(store, name):
+    """A minute and at most one bucket, less what has passed."""
+    plan = Plan((sliding(name, 10),))
+    await reserve(store, plan, 10)
+    answer = await reserve(store, plan, 1)
+    assert 59.0 < answer.retry_after <= 61.0
+
+
+async def test_settling_less_refunds(store, name):
+    """Room that was reserved and not used can be used by others."""
+    plan = Plan((sliding(name, 100),))
+    first = await reserve(store, plan, 90)
+    assert not (await reserve(store, plan, 20)).admitted
+    store.settle(first, (30,))
+    assert (await reserve(store, plan, 70)).admitted
+    assert await store.peek(plan.cells) == [100]
+
+
+async def test_settling_more_is_charged_over_the_limit(store, name):
+    """What was used is on the books, whatever the limit says."""
+    plan = Plan((sliding(name, 100),))
+    store.settle(await reserve(store, plan, 90), (150,))
+    assert await store.peek(plan.cells) == [150]
+
+
+async def test_a_second_settlement_changes_nothing(store, name):
+    """Exactly one settlement per request."""
+    plan = Plan((sliding(name, 100),))
+    first = await reserve(store, plan, 50)
+    store.settle(first, (20,))
+    store.settle(first, (0,))
+    assert await store.peek(plan.cells) == [20]
+
+
+async def test_a_refused_reserve_has_nothing_to_settle(store, name):
+    """Settling a refusal is harmless."""
+    plan = Plan((sliding(name, 100),))
+    refused = await reserve(store, plan, 101)
+    store.settle(refused, (7,))
+    assert await store.peek(plan.cells) == [0]
+
+
+async def test_full_by_settled_weight_tells_when_it_frees(store, name):
+    """Only settled weight: open reservations may still be refunded."""
+    loop = asyncio.get_running_loop()
+    plan = Plan((sliding(name, 100),))
+    first = await reserve(store, plan, 100)
+    assert (await reserve(store, plan, 1)).frees_at == 0.0
+    store.settle(first, (100,))
+    frees_at = (await reserve(store, plan, 1)).frees_at
+    assert 58.0 < frees_at - loop.time() <= 61.1
+
+
+async def test_full_by_requests_tells_when_it_frees(store, name):
+    """A request is never refunded, so it counts as settled at once."""
+    plan = Plan((sliding(name, 1, meter="requests"),))
+    await reserve(store, plan, 1)
+    assert (await reserve(store, plan, 1)).frees_at > 0.0
+
+
+async def test_open_exchanges_are_counted_until_settled(store, name):
+    """Concurrency: a place is free again when an exchange ends."""
+    plan = Plan((concurrent(name, 2),))
+    first = await reserve(store, plan, 1)
+    await reserve(store, plan, 1)
+    refused = await reserve(store, plan, 1)
+    assert (refused.admitted, refused.retry_after, refused.frees_at) == (False, 1.0, 0.0)
+    store.settle(first, (1,))
+    assert (await reserve(store, plan, 1)).admitted
+    assert await store.peek(plan.cells) == [2]
+
+
+async def test_a_renewed_exchange_stays_open(store, name):
+    """Renewing twice does not count twice."""
+    plan = Plan((concurrent(name, 5),))
+    first = await reserve(store, plan, 1)
+    store.renew(first)
+    store.renew(first)
+    assert await store.peek(plan.cells) == [1]
+
+
+async def test_a_calendar_counter_stands_until_its_period_ends(store, name):
+    """Refused until the end of the period, in seconds."""
+    ends_at = store.now_us() / 1e6 + 500
+    plan = Plan((calendar(name, 100, ends_at),))
+    store.settle(await reserve(store, plan, 80), (60,))
+    refused = await reserve(store, plan, 50)
+    assert list(refused.sums) == [60]
+    assert 499 < refused.retry_after <= 500.1
+    assert (await reserve(store, plan, 40)).admitted
+
+
+async def test_a_settlement_after_the_period_is_harmless(store, name):
+    """The period's counter is gone; nothing fails."""
+    plan = Plan((calendar(name, 100, store.now_us() / 1e6 - 7200),))
+    store.settle(await reserve(store, plan, 80), (90,))
+    assert (await store.peek(plan.cells))[0] <= 90
+
+
+async def test_two_limits_of_one_counter_count_once(store, name):
+    """Limits that differ only in their amount share a key; the tighter one refuses."""
+    plan = Plan((sliding(name, 100), sliding(name, 30)))
+    first = await reserve(store, plan, 20, 20)
+    assert list(first.sums) == [20, 20]
+    assert (await reserve(store, plan, 20, 20)).violated == 1
+    store.settle(first, (5, 5))
+    assert await store.peek(plan.cells[:1]) == [5]
+
+
+async def test_a_short_window_forgets(store, name):
+    """After a second of window and one bucket there is room again."""
+    plan = Plan((sliding(name, 10, window_us=1_000_000),))
+    await reserve(store, plan, 10)
+    wait_s = (await reserve(store, plan, 10)).retry_after
+    assert 0.9 < wait_s <= 1.034
+    await asyncio.sleep(wait_s + 0.005)
+    assert (await reserve(store, plan, 10)).admitted
+
+
+async def test_reset_forgets(store, name):
+    """An operator can give a subject a fresh start."""
+    plan = Plan((sliding(name, 10), concurrent(name + "c", 1)))
+    await reserve(store, plan, 10, 1)
+    await store.reset(plan.cells)
+    assert await store.peek(plan.cells) == [0, 0]
+    assert (await reserve(store, plan, 10, 1)).admitted
+
+
+async def test_a_plan_without_limits_is_admitted(store):
+    """Nothing to count, nothing to refuse."""
+    answer = await reserve(store, Plan(()))
+    assert answer.admitted
+    store.settle(answer, ())
+
+
+async def test_windows_from_a_second_to_a_day(store, name):
+    """The extremes count alike."""
+    cells = [
+        sliding(f"{name}{window}", 10, window_us=window * 1_000_000)
+        for window in (1, 7, 3600, 86_400)
+    ]
+    answer = await reserve(store, Plan(tuple(cells)), 4, 4, 4, 4)
+    assert list(answer.sums) == [4, 4, 4, 4]
+
+
+async def test_money_is_exact(store, name):
+    """Nano-dollars of a large budget add up to the last one."""
+    plan = Plan((sliding(name, 4 * 10**15, meter="usd"),))
+    store.settle(await reserve(store, plan, 10**15 + 1), (10**15 + 3,))
+    await reserve(store, plan, 2 * 10**15)
+    assert await store.peek(plan.cells) == [3 * 10**15 + 3]
+
+
+async def test_the_clock_is_the_wall_clock(store):
+    """``now_us`` is epoch microseconds."""
+    assert abs(store.now_us() / 1e6 - time.time()) < 1.0
+    assert store.up
+
+
+async def test_every_key_has_a_time_to_live(store, engine, name):
+    """Nothing a client causes stays in the store for ever."""
+    if engine is None:
+        pytest.skip("the in-process limiter has no keys")
+    plan = Plan(
+        (
+            sliding(name, 10),
+            concurrent(name + "c", 10),
+            calendar(name + "d", 10, time.time() + 60),
+        )
+    )
+    store.settle(await reserve(store, plan, 5, 1, 5), (1, 1, 1))
+    await store.peek(plan.cells)
+    keys = [cell.key for cell in plan.cells] + [store.stream_key]
+    ttls = [engine.command(b"PTTL " + key) for key in keys]
+    assert [ttl for ttl in ttls if int(ttl[1:]) <= 0] == [b":-2\r\n"]
