@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import msgspec
 from msgspec import Raw
 
 from gateway.core.dialects import errors
 from gateway.core.dialects.base import Match
-from gateway.core.dialects.dialect import CapPaths, Dialect, cap_of, sum_sizes
+from gateway.core.dialects.dialect import (
+    CapPaths,
+    Dialect,
+    ErrorWriter,
+    cap_of,
+    sum_sizes,
+)
 from gateway.core.dialects.openai import named_user
 from gateway.core.dialects.requests import EMPTY, BodyReader
 from gateway.core.model import RequestFacts
@@ -34,8 +42,8 @@ class Anthropic(Dialect):
     """``content`` blocks and a ``usage`` whose caches stand apart."""
 
     name = "anthropic"
-    cap_paths: CapPaths = (("max_tokens",), ("max_tokens_to_sample",))
-    _error = staticmethod(errors.anthropic_error)
+    cap_paths: ClassVar[CapPaths] = (("max_tokens",), ("max_tokens_to_sample",))
+    error_writer: ClassVar[tuple[ErrorWriter]] = (errors.anthropic_error,)
 
     def _read_body(self, match: Match, body: bytes) -> RequestFacts:
         given = _read(body)

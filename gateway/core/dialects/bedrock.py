@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 from binascii import Error as Base64Error
 from binascii import a2b_base64
 
@@ -10,7 +12,14 @@ from msgspec import Raw
 
 from gateway.core.dialects import errors
 from gateway.core.dialects.base import FRAMES, HeaderLookup, Match, Meter
-from gateway.core.dialects.dialect import CapPaths, Dialect, cap_of, sum_sizes
+from gateway.core.dialects.dialect import (
+    CapPaths,
+    Dialect,
+    ErrorWriter,
+    Search,
+    cap_of,
+    sum_sizes,
+)
 from gateway.core.dialects.fields import Tally
 from gateway.core.dialects.meters import (
     BEDROCK_HIT,
@@ -65,7 +74,7 @@ class Bedrock(Dialect):
     """Usage in headers, bodies or the last message of a binary stream."""
 
     name = "bedrock"
-    cap_paths: CapPaths = (
+    cap_paths: ClassVar[CapPaths] = (
         ("inferenceConfig", "maxTokens"),
         ("inferenceConfig", "max_new_tokens"),
         ("textGenerationConfig", "maxTokenCount"),
@@ -75,8 +84,8 @@ class Bedrock(Dialect):
         ("maxTokens",),
         ("max_completion_tokens",),
     )
-    hit = staticmethod(BEDROCK_HIT)
-    _error = staticmethod(errors.bedrock_error)
+    searcher: ClassVar[tuple[Search]] = (BEDROCK_HIT,)
+    error_writer: ClassVar[tuple[ErrorWriter]] = (errors.bedrock_error,)
 
     def _read_body(self, match: Match, body: bytes) -> RequestFacts:
         given = _read(body)

@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import msgspec
 from msgspec import Raw
 
 from gateway.core.dialects import errors
 from gateway.core.dialects.base import Match
-from gateway.core.dialects.dialect import CapPaths, Dialect, cap_of, sum_sizes
+from gateway.core.dialects.dialect import (
+    CapPaths,
+    Dialect,
+    ErrorWriter,
+    Search,
+    cap_of,
+    sum_sizes,
+)
 from gateway.core.dialects.meters import META_HIT
 from gateway.core.dialects.requests import EMPTY, BodyReader
 from gateway.core.model import RequestFacts
@@ -41,10 +50,10 @@ class Cohere(Dialect):
     """``meta`` (v1) or ``usage`` (v2) with ``tokens`` and ``billed_units``."""
 
     name = "cohere"
-    cap_paths: CapPaths = (("max_tokens",),)
-    n_paths: CapPaths = (("num_generations",),)
-    hit = staticmethod(META_HIT)
-    _error = staticmethod(errors.cohere_error)
+    cap_paths: ClassVar[CapPaths] = (("max_tokens",),)
+    n_paths: ClassVar[CapPaths] = (("num_generations",),)
+    searcher: ClassVar[tuple[Search]] = (META_HIT,)
+    error_writer: ClassVar[tuple[ErrorWriter]] = (errors.cohere_error,)
 
     def _read_body(self, match: Match, body: bytes) -> RequestFacts:
         given = _read(body)

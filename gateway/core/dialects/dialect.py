@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from msgspec import Raw
 
@@ -34,6 +34,8 @@ _OPAQUE_TYPES = ("audio/", "image/", "video/", "application/octet-stream")
 _HTTP_OK = range(200, 300)
 
 CapPaths = tuple[tuple[str, ...], ...]
+Search = Callable[[bytes], object]
+ErrorWriter = Callable[[int, str, str, str | None], bytes]
 
 
 class Dialect:
@@ -44,11 +46,10 @@ class Dialect:
     cap_paths: ClassVar[CapPaths] = ()
     n_paths: ClassVar[CapPaths] = ()
     fold_case: ClassVar[bool] = False
-    # What a stream's record must contain to be worth parsing.
-    hit: ClassVar[Callable[[bytes], Any]] = staticmethod(USAGE_HIT)
-    _error: ClassVar[Callable[[int, str, str, str | None], bytes]] = staticmethod(
-        errors.openai_error
-    )
+    # What a stream's record must contain to be worth parsing, and who writes errors
+    # (tuples of one, because a bare function in a class would become a method).
+    searcher: ClassVar[tuple[Search]] = (USAGE_HIT,)
+    error_writer: ClassVar[tuple[ErrorWriter]] = (errors.openai_error,)
 
     def read_request(
         self, match: Match, body: bytes, query: str, content_type: str
@@ -105,18 +106,18 @@ class Dialect:
         kind = framing_of(content_type)
         common = (facts, match.model, match.counted)
         if kind == SSE or kind == NDJSON:
-            return StreamMeter(*common, kind, self.hit)
+            return StreamMeter(*common, kind, self.searcher[0])
         if kind == OPAQUE:
             return JsonMeter(*common, OPAQUE)
         if kind == "json" and not facts.stream:
             return JsonMeter(*common)
-        return SniffMeter(*common, self.hit)
+        return SniffMeter(*common, self.searcher[0])
 
     def error_body(
         self, status: int, code: str, message: str, param: str | None = None
     ) -> bytes:
         """A JSON error in this dialect."""
-        return type(self)._error(status, code, message, param)
+        return self.error_writer[0](status, code, message, param)
 
     def error_headers(self, status: int, code: str) -> list[tuple[bytes, bytes]]:
         """Header fields that this dialect's errors need beside their body."""

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import msgspec
 from msgspec import Raw
 
 from gateway.core.dialects import errors
 from gateway.core.dialects.base import HeaderLookup, Match, Meter
-from gateway.core.dialects.dialect import CapPaths, Dialect, sum_sizes
+from gateway.core.dialects.dialect import CapPaths, Dialect, ErrorWriter, sum_sizes
 from gateway.core.dialects.fields import Number, Tally, whole
 from gateway.core.dialects.meters import JsonMeter, NullMeter
 from gateway.core.dialects.requests import EMPTY, BodyReader, member, to_count
@@ -105,21 +105,21 @@ class Gemini(Dialect):
     """``candidates`` and ``usageMetadata``."""
 
     name = "gemini"
-    cap_paths: CapPaths = (
+    cap_paths: ClassVar[CapPaths] = (
         ("generationConfig", "maxOutputTokens"),
         ("generationConfig", "max_output_tokens"),
         ("generation_config", "maxOutputTokens"),
         ("generation_config", "max_output_tokens"),
         ("parameters", "maxOutputTokens"),
     )
-    n_paths: CapPaths = (
+    n_paths: ClassVar[CapPaths] = (
         ("generationConfig", "candidateCount"),
         ("generationConfig", "candidate_count"),
         ("generation_config", "candidateCount"),
         ("generation_config", "candidate_count"),
         ("parameters", "candidateCount"),
     )
-    _error = staticmethod(errors.gemini_error)
+    error_writer: ClassVar[tuple[ErrorWriter]] = (errors.gemini_error,)
 
     def _read_body(self, match: Match, body: bytes) -> RequestFacts:
         given = _read(body)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections import deque
-from typing import Any
+from collections.abc import Callable
 
 import msgspec
 
@@ -242,7 +242,7 @@ class StreamMeter(_Base):
         model: str,
         must_count: bool,
         framing: str = SSE,
-        hit: Any = USAGE_HIT,
+        hit: Callable[[bytes], object] = USAGE_HIT,
     ) -> None:
         super().__init__(facts, model, must_count, framing)
         self._hit = hit
@@ -339,7 +339,11 @@ class SniffMeter(_Base):
     __slots__ = ("_begun", "_hit", "_meter")
 
     def __init__(
-        self, facts: RequestFacts, model: str, must_count: bool, hit: Any
+        self,
+        facts: RequestFacts,
+        model: str,
+        must_count: bool,
+        hit: Callable[[bytes], object],
     ) -> None:
         super().__init__(facts, model, must_count)
         self._hit = hit

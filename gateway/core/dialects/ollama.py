@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import msgspec
 from msgspec import Raw
 
 from gateway.core.dialects import errors
 from gateway.core.dialects.base import Match
-from gateway.core.dialects.dialect import CapPaths, Dialect, sum_sizes
+from gateway.core.dialects.dialect import (
+    CapPaths,
+    Dialect,
+    ErrorWriter,
+    Search,
+    sum_sizes,
+)
 from gateway.core.dialects.meters import OLLAMA_HIT
 from gateway.core.dialects.requests import EMPTY, BodyReader, member, size, to_count
 from gateway.core.dialects.sizes import IMAGE_TOKENS
@@ -37,10 +45,10 @@ class Ollama(Dialect):
     """Streams unless told otherwise; member names match in any case (Go)."""
 
     name = "ollama"
-    cap_paths: CapPaths = (("options", "num_predict"),)
+    cap_paths: ClassVar[CapPaths] = (("options", "num_predict"),)
     fold_case = True
-    hit = staticmethod(OLLAMA_HIT)
-    _error = staticmethod(errors.ollama_error)
+    searcher: ClassVar[tuple[Search]] = (OLLAMA_HIT,)
+    error_writer: ClassVar[tuple[ErrorWriter]] = (errors.ollama_error,)
 
     def _read_body(self, match: Match, body: bytes) -> RequestFacts:
         given = _read(body)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import msgspec
 from msgspec import Raw
 
@@ -79,12 +81,12 @@ class OpenAI(Dialect):
     """``choices`` and ``usage``."""
 
     name = "openai"
-    cap_paths: CapPaths = (
+    cap_paths: ClassVar[CapPaths] = (
         ("max_tokens",),
         ("max_completion_tokens",),
         ("max_output_tokens",),
     )
-    n_paths: CapPaths = (("n",), ("best_of",))
+    n_paths: ClassVar[CapPaths] = (("n",), ("best_of",))
 
     def _read_body(self, match: Match, body: bytes) -> RequestFacts:
         if match.endpoint == "chat.completions":

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from gateway.core.dialects.dialect import Dialect
+from typing import ClassVar
+
+from gateway.core.dialects.dialect import Dialect, Search
 from gateway.core.dialects.meters import ANY_HIT
 
 
@@ -10,4 +12,4 @@ class Passthrough(Dialect):
     """OpenAI-shaped errors, any provider's usage."""
 
     name = "passthrough"
-    hit = staticmethod(ANY_HIT)
+    searcher: ClassVar[tuple[Search]] = (ANY_HIT,)

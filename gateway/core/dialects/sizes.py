@@ -30,7 +30,7 @@ def text_size(raw: Raw) -> tuple[int, int]:
     view = memoryview(raw)
     length = len(view)
     if length <= 4:  # absent, null, "" or []
-        return (0, 0) if length != 4 or view == b"null" else (length, 0)
+        return (0, 0) if length != 4 or bytes(view) == b"null" else (length, 0)
     text = bytes(view)
     first = text[0]
     if first == 0x5B:  # [
