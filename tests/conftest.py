@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 import os
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -65,19 +66,15 @@ def _own_environment(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture(autouse=True)
-def _no_leaked_tasks(request: pytest.FixtureRequest) -> Iterator[None]:
+def _no_leaked_tasks(request: pytest.FixtureRequest) -> None:
     """An asyncio test that leaves a task of its own behind fails."""
-    if not asyncio.iscoroutinefunction(getattr(request.node, "obj", None)):
-        yield
-        return
-    loop_fixture = request.getfixturevalue("_leak_probe")
-    yield
-    del loop_fixture
+    if inspect.iscoroutinefunction(getattr(request.node, "obj", None)):
+        request.getfixturevalue("_leak_probe")
 
 
 @pytest.fixture(name="_leak_probe")
 async def _leak_probe():
-    """Runs inside the test's own loop, before and after it."""
+    """Looks at the test's own loop, before it and after all its other fixtures."""
     before = asyncio.all_tasks()
     yield
     # Tasks that were cancelled or are about to end get a few turns to do so.

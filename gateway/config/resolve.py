@@ -369,7 +369,7 @@ def resolve_route(upstream: Upstream) -> Route:
     dialect = "openai" if upstream.dialect == "azure" else upstream.dialect
     times = upstream.timeouts
     return Route(
-        name=upstream.name or targets[0].host,
+        name=upstream.name or targets[0].host + upstream.prefix.rstrip("/"),
         prefix=upstream.prefix.rstrip("/"),
         strip_prefix=upstream.strip_prefix,
         targets=targets,

@@ -140,8 +140,8 @@ class StoreTable(Table, frozen=True):
     """Where the counters live."""
 
     url: StoreUrl = StoreUrl(DEFAULT_STORE)
-    """`embedded:DIR`, `memory:`, `redis://`, `rediss://`, `unix://`,
-    `redis+cluster://` or `redis+sentinel://HOST:PORT,…/NAME/DB`."""
+    """`embedded:DIR`, `memory:`, `redis://`, `rediss://`, `unix://` or
+    `redis+sentinel://HOST:PORT,…/NAME/DB`; `redis+cluster://` with a later version."""
     when_down: Literal["local", "open", "closed"] = "local"
     """While the store is away: limit on this machine alone, admit all, refuse all."""
     prefix: str = "tidegate:"
@@ -176,7 +176,7 @@ class Upstream(Table, frozen=True):
     """An LLM API that requests are forwarded to."""
 
     name: str | None = None
-    """In records and metrics. Absent: the host of its URL."""
+    """In records and metrics. Absent: the host of its URL, and the prefix."""
     url: Url | None = None
     """`http://` or `https://`; a path in it comes before the request's."""
     targets: tuple[Url, ...] = ()

@@ -69,7 +69,7 @@ def _check_server(config: Config, report: Report) -> None:
     listen = _check_address(server.listen, ("server", "listen"), report)
     admin = _check_address(config.admin.listen, ("admin", "listen"), report)
     if listen and listen == admin and listen[1]:
-        report.add(("admin", "listen"), "is the same as server.listen")
+        report.add(("server", "listen"), "is the same as admin.listen")
     if admin and not config.admin.token and not is_loopback(admin[0]):
         message = "is missing: the admin port can be reached from other machines"
         report.add(("admin", "token"), message, "a secret, or a loopback listen")
@@ -114,6 +114,8 @@ def _check_store(store: StoreTable, config: Config, report: Report) -> None:
     if not _STORE_URL.fullmatch(store.url):
         message = f'"{store.url.masked()}" is not a store'
         report.add(("store", "url"), message, STORE_FORMS)
+    elif store.url.startswith("redis+cluster:"):
+        report.add(("store", "url"), "Redis Cluster comes with a later version")
     elif urlsplit(store.url).password and report.place(("store", "url"))[1]:
         message = "holds a password; better store.password = { env } or { file }"
         report.warn(("store", "url"), message)
