@@ -71,6 +71,15 @@ class FileSink:
             self.written += len(lines)
             self.error = ""
 
+    def public(self) -> dict[str, object]:
+        """As the status page shows it."""
+        return {
+            "path": self._path,
+            "written": self.written,
+            "dropped": self.dropped,
+            "error": self.error,
+        }
+
     def close(self) -> None:
         """Everything written reaches the disk."""
         if self._fd >= 0:

@@ -1,0 +1,322 @@
+"""The control process: one a machine, beside the data plane and never in its way.
+
+It collects the records of all workers, answers the admin port, follows the block list,
+hands out configuration, secret and key sets. When it is killed workers go on with what
+they have, records wait in the rings, and its successor takes up from there.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+from collections.abc import Iterator
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any, NoReturn
+
+import uvloop
+from aiohttp import web
+from redis.exceptions import RedisError
+
+from gateway import __version__
+from gateway.admin.api import build_app
+from gateway.admin.clients import ClientTable
+from gateway.admin.metrics import Metrics
+from gateway.serve.background import Background
+from gateway.serve.blocks import Blocks, BlockTable, MemoryBlocks, RedisBlocks
+from gateway.serve.collect import Collector
+from gateway.serve.counters import CounterDesk
+from gateway.serve.desk import Desk
+from gateway.serve.jwks import JwksFetcher
+from gateway.serve.labels import model_labels
+from gateway.serve.link import Message
+from gateway.serve.logs import set_up_logs
+from gateway.serve.redis_client import open_redis
+from gateway.serve.roster import Roster
+from gateway.serve.runtime import ChildSpec, child_spec, read_snapshot
+from gateway.serve.secret import SecretKeeper
+from gateway.serve.settings import Reload, Settings
+from gateway.sinks.file import FileSink
+from gateway.store.url import check_eviction
+
+if TYPE_CHECKING:
+    from redis.asyncio import Redis
+
+DRAIN_S = 0.1
+# The store's secret is asked for until it is known, then looked after: a store that was
+# emptied gets it back.
+SECRET_RETRY_S = 1.0
+SECRET_CHECK_S = 60.0
+# Changes of the file within this time are one change (editors write in steps).
+SETTLE_MS = 200
+ADMIN_SHUTDOWN_S = 2.0
+
+
+class Control:
+    """The composition root of this process, and its life from start to end."""
+
+    def __init__(self, spec: ChildSpec) -> None:
+        self._spec = spec
+        self._settings = Settings(spec.runtime_dir, read_snapshot(spec.runtime_dir))
+        config = self._settings.config
+        logs = config.server.log
+        self._log = set_up_logs(logs.level, logs.format, "control")
+        self._background = Background(self._task_failed)
+        metrics, clients = Metrics(__version__), ClientTable()
+        self._metrics = metrics
+        self._collector = Collector(spec.rings, metrics, clients)
+        self._roster = Roster(
+            spec.link, spec.workers, metrics, self._greeting, self._on_event
+        )
+        self._roster.on_ready = lambda: self._notify(b"ready\n")
+        self._table = BlockTable(self._roster.broadcast)
+        self._redis: Redis | None = None
+        self._blocks = self._open_blocks(config.store.prefix)
+        self._block_problem = ""
+        self._secret = SecretKeeper(spec.store_url, config.store.prefix)
+        self._jwks = JwksFetcher(self._roster.broadcast, self._jwks_failed)
+        self._jwks_due = asyncio.Event()
+        prefix = config.store.prefix.encode()
+        self._counters = CounterDesk(spec.store_url, prefix, self._roster)
+        self._desk = Desk(
+            spec=spec,
+            settings=self._settings,
+            metrics=metrics,
+            clients=clients,
+            roster=self._roster,
+            blocks=self._blocks,
+            table=self._table,
+            counters=self._counters,
+            collector=self._collector,
+            reload=self._reload,
+        )
+        self._admin: web.AppRunner | None = None
+        self._apply()
+
+    def _open_blocks(self, prefix: str) -> Blocks:
+        url = self._spec.store_url
+        if url.startswith("memory:"):
+            return MemoryBlocks(self._table, f"{self._spec.runtime_dir}/blocks.mp")
+        self._redis = open_redis(url)
+        return RedisBlocks(self._redis, prefix, self._table, self._blocks_state)
+
+    # -- life --------------------------------------------------------------------------
+
+    async def run(self) -> None:
+        """Serve until SIGTERM; then write out what is left."""
+        stop = asyncio.Event()
+        loop = asyncio.get_running_loop()
+        loop.add_signal_handler(signal.SIGTERM, stop.set)
+        loop.add_signal_handler(signal.SIGINT, stop.set)
+        loop.add_signal_handler(signal.SIGUSR1, self._drain_begins)
+        loop.add_signal_handler(signal.SIGHUP, self._reload)
+        self._collect_backlog()
+        await self._roster.start()
+        await self._open_admin()
+        for work, name in (
+            (self._collect(), "collect"),
+            (self._blocks.run(), "blocks"),
+            (self._keep_secret(), "secret"),
+            (self._keep_keys(), "jwks"),
+            (self._watch_file(), "watch"),
+        ):
+            self._background.start(work, name)
+        await stop.wait()
+        await self._close()
+
+    def _collect_backlog(self) -> None:
+        """What a predecessor left in the rings; some of it may be in the file already."""
+        sink = self._collector.sink
+        if sink is not None:
+            sink.start()
+        while self._collector.drain():
+            pass
+        if sink is not None:
+            sink.caught_up()
+
+    async def _open_admin(self) -> None:
+        host, port = self._spec.admin
+        self._admin = web.AppRunner(
+            build_app(self._desk, host),
+            access_log=None,
+            shutdown_timeout=ADMIN_SHUTDOWN_S,
+        )
+        await self._admin.setup()
+        await web.TCPSite(self._admin, host, port, reuse_port=True).start()
+
+    async def _close(self) -> None:
+        await self._background.close()
+        await self._roster.close()
+        while self._collector.drain():
+            pass
+        if self._collector.sink is not None:
+            self._collector.sink.close()
+        if self._admin is not None:
+            await self._admin.cleanup()
+        self._collector.close()
+        await self._counters.close()
+        if self._redis is not None:
+            with suppress(RedisError, OSError):
+                await self._redis.aclose()
+
+    def _notify(self, line: bytes) -> None:
+        """Tell the supervisor."""
+        if self._spec.notify_fd >= 0:
+            with suppress(OSError):
+                os.write(self._spec.notify_fd, line)
+
+    def _drain_begins(self) -> None:
+        """SIGUSR1: the supervisor is about to stop the workers."""
+        self._desk.draining = True
+        self._roster.broadcast({"type": "drain"})
+        self._notify(b"draining\n")
+
+    def _task_failed(self, name: str, error: BaseException) -> None:
+        """A fault of ours: end, and let the supervisor start a sound process."""
+        self._log.error("task failed", task=name, exc_info=error)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    # -- workers -----------------------------------------------------------------------
+
+    def _greeting(self) -> Iterator[Message]:
+        """All that a worker must know when it comes."""
+        yield self._settings.message()
+        yield {"type": "secret", "value": self._secret.value}
+        yield from self._jwks.messages()
+        if self._table.known:
+            yield self._table.full_message()
+        if self._desk.draining:
+            yield {"type": "drain"}
+
+    def _on_event(self, index: int, message: Message) -> None:
+        name = str(message.get("name", ""))
+        fields: dict[str, Any] = {
+            key: value for key, value in message.items() if key not in ("type", "name")
+        }
+        degraded = name == "gateway.degraded"
+        say = self._log.warning if degraded else self._log.info
+        say(name, worker=index, **fields)
+
+    async def _collect(self) -> None:
+        problem = ""
+        while True:
+            more = self._collector.drain()
+            sink = self._collector.sink
+            now = "" if sink is None else sink.error
+            if now != problem:
+                say = self._log.error if now else self._log.info
+                say("records are dropped" if now else "records are written", why=now)
+                problem = now
+            await asyncio.sleep(0 if more else DRAIN_S)
+
+    # -- configuration -----------------------------------------------------------------
+
+    def _apply(self) -> None:
+        """Make the configuration in force this process's own."""
+        resolved = self._settings.resolved
+        names = {tenant.name for tenant in resolved.tenants} | {"anonymous"}
+        self._metrics.configure(names, model_labels(resolved))
+        self._jwks.configure(resolved.tenants)
+        self._jwks_due.set()
+        events = self._settings.config.events
+        if self._collector.sink is not None:
+            # Opened anew even under the same name: somebody may have moved the file.
+            self._collector.sink.close()
+        self._collector.sink = None
+        if events.file is not None:
+            self._collector.sink = FileSink(
+                events.file, max_bytes=events.max_size, keep=events.keep
+            )
+
+    def _reload(self) -> Reload:
+        """Read the configuration again; a bad one changes nothing."""
+        result = self._settings.reload()
+        if not result.ok:
+            self._log.error("configuration refused", errors=list(result.errors))
+            return result
+        self._apply()
+        self._roster.broadcast(self._settings.message())
+        self._log.info(
+            "configuration applied",
+            generation=result.generation,
+            warnings=list(result.warnings),
+            needs_restart=list(result.needs_restart),
+        )
+        return result
+
+    async def _watch_file(self) -> None:
+        """Reload when the file changes. Its directory is watched: editors replace
+        files, and orchestrators exchange links."""
+        path = self._settings.file
+        if path is None:
+            return
+        from watchfiles import awatch  # noqa: PLC0415 - not needed without a file
+
+        if self._settings.is_changed():  # while no control was there
+            self._reload()
+        async for _ in awatch(os.path.dirname(path), step=SETTLE_MS, recursive=False):
+            if self._settings.is_changed():
+                self._reload()
+
+    # -- the store ---------------------------------------------------------------------
+
+    def _blocks_state(self, problem: str) -> None:
+        if bool(problem) != bool(self._block_problem):
+            say = self._log.warning if problem else self._log.info
+            say("block list is not followed" if problem else "block list", why=problem)
+        self._block_problem = problem
+
+    async def _keep_secret(self) -> None:
+        """Fetch the store's secret, and see that it stays there."""
+        if self._redis is None:
+            self._secret.keep_copy()
+            return
+        while True:
+            try:
+                fresh = not self._secret.shared
+                if await self._secret.fetch(self._redis):
+                    message = {"type": "secret", "value": self._secret.value}
+                    self._roster.broadcast(message)
+                if fresh:
+                    await self._warn_of_eviction(self._redis)
+            except (RedisError, OSError):
+                await asyncio.sleep(SECRET_RETRY_S)
+            else:
+                await asyncio.sleep(SECRET_CHECK_S)
+
+    async def _warn_of_eviction(self, client: Redis) -> None:
+        asked: Any = client
+        memory = await asked.info("memory")
+        policy = str(memory.get("maxmemory_policy", ""))
+        warning = check_eviction(policy, int(memory.get("maxmemory", 0)))
+        if warning is not None:
+            self._log.warning(warning)
+
+    async def _keep_keys(self) -> None:
+        """Key sets of tenants: at once when the configuration changes, and often."""
+        while True:
+            self._jwks_due.clear()
+            wait_s = await self._jwks.refresh()
+            with suppress(TimeoutError):
+                async with asyncio.timeout(wait_s):
+                    await self._jwks_due.wait()
+
+    def _jwks_failed(self, url: str, why: str) -> None:
+        self._log.warning("key set not fetched", url=url, why=why)
+
+
+async def _serve(spec: ChildSpec) -> None:
+    await Control(spec).run()
+
+
+def main() -> NoReturn:
+    """Entry of ``python -m gateway.serve.control``."""
+    # Until the loop's handlers stand, an early signal must not end this process.
+    for signum in (signal.SIGHUP, signal.SIGUSR1):
+        signal.signal(signum, signal.SIG_IGN)
+    uvloop.run(_serve(child_spec(os.environ)))
+    raise SystemExit(0)
+
+
+if __name__ == "__main__":
+    main()

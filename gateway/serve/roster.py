@@ -1,0 +1,176 @@
+"""Control's view of its workers: who is there, what they said, what they must know."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import msgspec
+
+from gateway.admin.metrics import Metrics
+from gateway.serve.link import LinkServer, Message, Peer
+
+CALL_TIMEOUT_S = 5.0
+
+
+class CallError(Exception):
+    """No worker answered in time, or it could not do what was asked."""
+
+
+class Worker:
+    """What is known of one worker index."""
+
+    __slots__ = ("connected", "generation", "incarnation", "pid", "ready", "stats")
+
+    def __init__(self) -> None:
+        self.pid = 0
+        self.incarnation = 0
+        self.connected = False
+        self.ready = False
+        self.generation = 0
+        self.stats: Message = {}
+
+
+class Roster:
+    """``greeting`` gives the messages that a worker gets when it says hello;
+    ``on_event`` hears of ``event`` messages."""
+
+    def __init__(
+        self,
+        path: str,
+        count: int,
+        metrics: Metrics,
+        greeting: Callable[[], Iterable[Message]],
+        on_event: Callable[[int, Message], None],
+    ) -> None:
+        self._link = LinkServer(path, self._received, self._gone)
+        self._metrics = metrics
+        self._greeting = greeting
+        self._on_event = on_event
+        self._calls: dict[int, asyncio.Future[Any]] = {}
+        self._call_id = 0
+        self._was_ready = False
+        self.workers = [Worker() for _ in range(count)]
+        self.on_ready: Callable[[], None] = lambda: None
+        """Called once, when every worker is ready for the first time."""
+
+    async def start(self) -> None:
+        await self._link.start()
+
+    async def close(self) -> None:
+        await self._link.close()
+
+    def broadcast(self, message: Message) -> None:
+        """To every worker that is there; the others get it with the greeting."""
+        self._link.broadcast(message)
+
+    def not_ready(self) -> list[str]:
+        """Reasons, by worker. After the first time one worker is enough to serve."""
+        waiting = [
+            f"worker {index} is not ready"
+            for index, worker in enumerate(self.workers)
+            if not worker.ready
+        ]
+        if self._was_ready and len(waiting) < len(self.workers):
+            return []
+        return waiting
+
+    def public(self) -> list[dict[str, Any]]:
+        """As the status page shows them."""
+        return [
+            {
+                "index": index,
+                "pid": worker.pid,
+                "restarts": worker.incarnation,
+                "connected": worker.connected,
+                "ready": worker.ready,
+                "stats": {k: v for k, v in worker.stats.items() if k != "type"},
+            }
+            for index, worker in enumerate(self.workers)
+        ]
+
+    async def call(self, method: str, args: Message) -> list[Any]:
+        """Ask every connected worker; their results. Raises CallError."""
+        asked = [
+            self._ask(peer, method, args) for peer in tuple(self._link.workers.values())
+        ]
+        if not asked:
+            msg = "no worker is connected"
+            raise CallError(msg)
+        try:
+            async with asyncio.timeout(CALL_TIMEOUT_S):
+                return list(await asyncio.gather(*asked))
+        except TimeoutError as error:
+            msg = f"a worker did not answer within {CALL_TIMEOUT_S:g} s"
+            raise CallError(msg) from error
+        finally:
+            for future in asked:
+                future.cancel()
+
+    def _ask(self, peer: Peer, method: str, args: Message) -> asyncio.Future[Any]:
+        self._call_id += 1
+        number = self._call_id
+        future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        self._calls[number] = future
+        future.add_done_callback(lambda _: self._calls.pop(number, None))
+        peer.send({"type": "call", "id": number, "method": method, "args": args})
+        return future
+
+    def _received(self, peer: Peer, message: Message) -> None:
+        if not 0 <= peer.index < len(self.workers):
+            peer.close()
+            return
+        worker = self.workers[peer.index]
+        match message["type"]:
+            case "hello":
+                self._greet(peer, worker, message)
+            case "ready":
+                worker.ready = True
+                self._check_ready()
+            case "stats":
+                worker.stats = message
+                stats = self._metrics.stats_of(peer.index)
+                stats.update(worker.incarnation, message)
+            case "event":
+                self._on_event(peer.index, message)
+            case "answer":
+                self._answered(message)
+            case _:
+                pass  # a newer worker says more than we know
+
+    def _greet(self, peer: Peer, worker: Worker, message: Message) -> None:
+        worker.pid = message.get("pid", 0)
+        worker.incarnation = message.get("incarnation", 0)
+        worker.connected = True
+        worker.ready = False
+        for greeting in self._greeting():
+            peer.send(greeting)
+
+    def _check_ready(self) -> None:
+        if not self._was_ready and all(worker.ready for worker in self.workers):
+            self._was_ready = True
+            self.on_ready()
+
+    def _answered(self, message: Message) -> None:
+        future = self._calls.get(message.get("id", 0))
+        if future is None or future.done():
+            return
+        if message.get("error"):
+            future.set_exception(CallError(str(message["error"])))
+        else:
+            future.set_result(message.get("result"))
+
+    def _gone(self, peer: Peer) -> None:
+        if 0 <= peer.index < len(self.workers):
+            worker = self.workers[peer.index]
+            worker.connected = worker.ready = False
+            self._metrics.stats_of(peer.index).gone()
+
+
+def read_sums(result: Any) -> list[int]:
+    """A worker's answer to ``peek``. Raises CallError."""
+    try:
+        return msgspec.convert(result or [], list[int])
+    except msgspec.ValidationError as error:
+        raise CallError(str(error)) from error

@@ -1,0 +1,142 @@
+"""The configuration in force, and how the next one replaces it: wholly or not at all."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+
+from gateway.config import Config, ConfigError, Loaded, Problem, load, resolve
+from gateway.config.resolve import Resolved
+from gateway.serve.link import Message
+from gateway.serve.runtime import Snapshot, load_snapshot, write_snapshot
+
+# Bound when the processes start; a reload says so and applies the rest.
+NEEDS_RESTART: dict[str, Callable[[Config], Any]] = {
+    "server.listen": lambda config: config.server.listen,
+    "server.workers": lambda config: config.server.workers,
+    "server.log": lambda config: config.server.log,
+    "admin.listen": lambda config: config.admin.listen,
+    "store": lambda config: config.store,
+}
+
+
+class Reload(msgspec.Struct, frozen=True):
+    """How an attempt to read the configuration went."""
+
+    ok: bool
+    at: float
+    generation: int
+    errors: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
+    # Keys that changed and apply from the next start on only.
+    needs_restart: tuple[str, ...] = ()
+
+    def public(self) -> dict[str, Any]:
+        """As the admin API shows it."""
+        return {
+            "ok": self.ok,
+            "generation": self.generation,
+            "errors": list(self.errors),
+            "warnings": list(self.warnings),
+            "needs_restart": list(self.needs_restart),
+        }
+
+
+class Settings:
+    """Holds the snapshot that every worker runs on, and its meaning."""
+
+    def __init__(
+        self,
+        runtime_dir: str,
+        snapshot: Snapshot,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        """Raises ConfigError, which the supervisor has ruled out before."""
+        self._runtime_dir = runtime_dir
+        self._clock = clock
+        self._snapshot = snapshot
+        self._at_start: Config = load_snapshot(snapshot).config
+        self.loaded: Loaded = load_snapshot(snapshot)
+        self.resolved: Resolved = resolve(self.loaded.config)
+        self.last = Reload(True, clock(), snapshot.generation)
+        self.failures = 0
+        self._tried = snapshot.text
+
+    @property
+    def config(self) -> Config:
+        return self.loaded.config
+
+    @property
+    def generation(self) -> int:
+        return self._snapshot.generation
+
+    @property
+    def file(self) -> str | None:
+        return self._snapshot.config
+
+    def message(self) -> Message:
+        """For the workers: the very bytes that were validated here."""
+        return {
+            "type": "config",
+            "generation": self.generation,
+            "snapshot": self._snapshot,
+        }
+
+    def reload(self) -> Reload:
+        """Read the file again; the old configuration stays when it is not usable."""
+        self._tried = None
+        try:
+            text = self._tried = read_text(self.file)
+            snapshot = msgspec.structs.replace(
+                self._snapshot, generation=self.generation + 1, text=text
+            )
+            loaded = load_snapshot(snapshot)
+            resolved = resolve(loaded.config)
+        except ConfigError as error:
+            self.failures += 1
+            problems = tuple(str(problem) for problem in error.problems)
+            self.last = Reload(False, self._clock(), self.generation, problems)
+            return self.last
+        self._snapshot, self.loaded, self.resolved = snapshot, loaded, resolved
+        write_snapshot(self._runtime_dir, snapshot)
+        self.last = Reload(
+            True,
+            self._clock(),
+            self.generation,
+            warnings=tuple(str(warning) for warning in loaded.warnings),
+            needs_restart=self._needs_restart(loaded.config),
+        )
+        return self.last
+
+    def _needs_restart(self, config: Config) -> tuple[str, ...]:
+        return tuple(
+            key
+            for key, read in NEEDS_RESTART.items()
+            if read(config) != read(self._at_start)
+        )
+
+    def is_changed(self) -> bool:
+        """Whether the file says something else than when it was last tried."""
+        try:
+            return read_text(self.file) != self._tried
+        except ConfigError:
+            return self._tried is not None
+
+
+def read_text(path: str | None) -> str | None:
+    """The file's text, None where there is no file. Raises ConfigError."""
+    if path is None:
+        return None
+    try:
+        with open(path, "rb") as file:
+            return file.read().decode()
+    except OSError as error:
+        message = f"cannot read it: {os.strerror(error.errno or 0)}"
+        raise ConfigError((Problem(path, 0, "", message),)) from error
+    except UnicodeDecodeError:
+        load(path)  # says which line
+        return None
