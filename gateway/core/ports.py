@@ -108,6 +108,11 @@ class Store(Protocol):
 
     def settle(self, reserved: Reserved, actual: Sequence[int]) -> None: ...
 
+    def charge(self, plan: Plan, actual: Sequence[int]) -> None:
+        """Count what passed without a reservation (observe mode), whatever the limits
+        say. CONCURRENT cells are left alone."""
+        ...
+
     def renew(self, reserved: Reserved) -> None:
         """Prolong the leases of a long exchange."""
         ...

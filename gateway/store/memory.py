@@ -117,6 +117,15 @@ class MemoryStore:
                     now_us, reserved.at_us, costs[i], actual[i], reserved.lease
                 )
 
+    def charge(self, plan: Plan, actual: Sequence[int]) -> None:
+        """Count what passed without a reservation, whatever the limits say."""
+        now_us = self.now_us()
+        for i, cell in enumerate(plan.cells):
+            if actual[i] and cell.kind is not CellKind.CONCURRENT:
+                window = self._window(plan, i)
+                window.reserve(now_us, actual[i], b"")
+                window.settle(now_us, now_us, actual[i], actual[i], b"")
+
     def renew(self, reserved: Reserved) -> None:
         """Prolong the leases of a long exchange."""
         now_us = self.now_us()

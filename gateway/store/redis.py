@@ -160,6 +160,12 @@ class RedisStore:
             self._local.adjust(reserved, actual)
             self._limbo_settled[reserved] = actual
 
+    def charge(self, plan: Plan, actual: Sequence[int]) -> None:
+        """See ``ports.Store``; rides along with the next call."""
+        self._journal.add(plan, actual, self.now_us())
+        if self._mode == _LIVE:
+            self._schedule()
+
     def renew(self, reserved: Reserved) -> None:
         """Prolong the leases; while the store is away they need no renewing."""
         if reserved.state == LOCAL:

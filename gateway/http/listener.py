@@ -1,0 +1,159 @@
+"""All connections of one worker: admission, time limits, counters, draining."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from gateway.http.client import ClientConnection
+from gateway.http.heads import HeadCache
+
+if TYPE_CHECKING:
+    import ssl
+    from collections.abc import Callable
+
+    from gateway.http.handler import Service
+
+# Time limits are looked at this often: a limit may be late by as much.
+SWEEP_S = 0.2
+OVERLOADED = (
+    b"HTTP/1.1 503 Service Unavailable\r\nRetry-After: 1\r\nContent-Length: %d\r\n"
+    b"Content-Type: application/json\r\nConnection: close\r\n\r\n%b"
+)
+
+
+class WireSettings(msgspec.Struct, frozen=True):
+    """Limits of the client's side; seconds, bytes, bytes a second."""
+
+    head_timeout_s: float = 10.0
+    keepalive_timeout_s: float = 75.0
+    write_timeout_s: float = 30.0
+    min_body_rate: float = 1024.0
+    max_header_bytes: int = 64 * 1024
+    max_headers: int = 100
+    max_target_bytes: int = 16 * 1024
+    max_connections: int = 20_000
+    max_connections_per_ip: int = 20_000
+    proxy_protocol: bool = False
+    tls: bool = False
+
+
+class Listener:
+    """Accepts connections and keeps watch over them."""
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        service: Service,
+        settings: WireSettings,
+        *,
+        believes: Callable[[str], bool] = lambda _peer: False,
+    ) -> None:
+        self.loop = loop
+        self.service = service
+        self.settings = settings
+        self.believes = believes
+        self.heads = HeadCache(settings.max_headers, settings.max_target_bytes)
+        self.now = loop.time
+        self.connections: set[ClientConnection] = set()
+        self.per_ip: dict[str, int] = {}
+        self.counters: dict[str, int] = {}
+        self.draining = False
+        self._servers: list[asyncio.AbstractServer] = []
+        self._sweep_handle: asyncio.TimerHandle | None = None
+
+    async def start(
+        self, host: str, port: int, ssl_context: ssl.SSLContext | None = None
+    ) -> tuple[str, int]:
+        """Listen with SO_REUSEPORT; returns the bound address."""
+        server = await self.loop.create_server(
+            lambda: ClientConnection(self),
+            host,
+            port,
+            reuse_port=True,
+            backlog=4096,
+            ssl=ssl_context,
+        )
+        self._servers.append(server)
+        if self._sweep_handle is None:
+            self._sweep_handle = self.loop.call_later(SWEEP_S, self._sweep)
+        name = server.sockets[0].getsockname()
+        return name[0], name[1]
+
+    def admit(self, conn: ClientConnection) -> None:
+        """Register a new connection, or answer 503 and close where a cap is hit."""
+        ip = conn.peer_ip
+        count = self.per_ip.get(ip, 0)
+        self.connections.add(conn)
+        self.per_ip[ip] = count + 1
+        if len(self.connections) > self.settings.max_connections:
+            self._turn_away(conn, "connections", "too many connections")
+        elif count >= self.settings.max_connections_per_ip:
+            self._turn_away(
+                conn, "connections_per_ip", "too many connections from this address"
+            )
+
+    def _turn_away(self, conn: ClientConnection, counter: str, why: str) -> None:
+        self.count(counter)
+        body = b'{"error":{"message":"%b","type":"overloaded","param":null,' % (
+            why.encode()
+        )
+        body += b'"code":"overloaded"}}'
+        conn.transport.write(OVERLOADED % (len(body), body))
+        conn._begin_linger()  # noqa: SLF001 - the two are one mechanism
+
+    def forget(self, conn: ClientConnection) -> None:
+        self.connections.discard(conn)
+        self._uncount(conn.peer_ip)
+
+    def _uncount(self, ip: str) -> None:
+        left = self.per_ip.get(ip, 0) - 1
+        if left > 0:
+            self.per_ip[ip] = left
+        else:
+            self.per_ip.pop(ip, None)
+
+    def proxied_peer(self, peer: str, source: str) -> str:
+        """Address named by a PROXY header, where its sender is believed."""
+        if not self.believes(peer):
+            return peer
+        self._uncount(peer)
+        self.per_ip[source] = self.per_ip.get(source, 0) + 1
+        return source
+
+    def count(self, what: str) -> None:
+        self.counters[what] = self.counters.get(what, 0) + 1
+
+    def _sweep(self) -> None:
+        now = self.now()
+        for conn in [c for c in self.connections if c.deadline <= now]:
+            conn.on_deadline(now)
+        self._sweep_handle = self.loop.call_later(SWEEP_S, self._sweep)
+
+    def apply(self, settings: WireSettings, believes: Callable[[str], bool]) -> None:
+        """Take new limits; what hangs on known heads is made anew."""
+        self.settings = settings
+        self.believes = believes
+        self.heads = HeadCache(settings.max_headers, settings.max_target_bytes)
+
+    # -- draining -----------------------------------------------------------------
+
+    def begin_drain(self) -> None:
+        """Accept nothing more; idle connections close, open exchanges run on."""
+        self.draining = True
+        for server in self._servers:
+            server.close()
+        for conn in list(self.connections):
+            conn.close_if_idle()
+
+    def abort_all(self) -> None:
+        """Break whatever is still open (the drain limit has passed)."""
+        for conn in list(self.connections):
+            conn.transport.abort()
+
+    def close(self) -> None:
+        if self._sweep_handle is not None:
+            self._sweep_handle.cancel()
+            self._sweep_handle = None

@@ -1,0 +1,102 @@
+"""Writing one answer to the client: its framing, and as few writes as can be."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from gateway.http.client import reason_phrase
+
+if TYPE_CHECKING:
+    from gateway.http.client import ClientConnection
+    from gateway.http.head import RequestHead
+    from gateway.http.response import AnswerHead
+
+_STATUS_LINES: dict[int, bytes] = {}
+LAST_CHUNK = b"0\r\n\r\n"
+
+
+def status_line(status: int) -> bytes:
+    line = _STATUS_LINES.get(status)
+    if line is None:
+        line = b"HTTP/1.1 %d %b\r\n" % (status, reason_phrase(status))
+        if len(_STATUS_LINES) < 1000:
+            _STATUS_LINES[status] = line
+    return line
+
+
+class AnswerWriter:
+    """Collects what one read from the upstream gives and writes it at once."""
+
+    __slots__ = ("chunked", "conn", "keep", "pending", "pieces", "started")
+
+    def __init__(self, conn: ClientConnection) -> None:
+        self.conn: ClientConnection | None = conn
+        self.chunked = False
+        self.keep = True
+        self.pending = b""  # head, not written yet
+        self.pieces: list[bytes] = []
+        self.started = False
+
+    def head(
+        self, request: RequestHead, answer: AnswerHead, more: bytes, *, keep: bool,
+        rewritten: bool,
+    ) -> None:  # fmt: skip
+        """Take the upstream's head; ``more`` is our own field lines. ``rewritten``:
+        the body will not have the length that the upstream stated.
+        """
+        length = answer.content_length
+        if answer.no_body:
+            framing = b"" if length is None else b"Content-Length: %d\r\n" % length
+        elif length is not None and not rewritten:
+            framing = b"Content-Length: %d\r\n" % length
+        elif request.http10:
+            framing = b""
+            keep = False
+        else:
+            framing = b"Transfer-Encoding: chunked\r\n"
+            self.chunked = True
+        if not keep:
+            framing += b"Connection: close\r\n"
+        elif request.http10:
+            framing += b"Connection: keep-alive\r\n"
+        self.keep = keep
+        self.pending = b"%b%b%b%b\r\n" % (
+            status_line(answer.status),
+            answer.forward,
+            more,
+            framing,
+        )
+        self.started = True
+
+    def flush(self) -> None:
+        """Write what is there: one write, one chunk."""
+        pieces = self.pieces
+        if pieces:
+            body = pieces[0] if len(pieces) == 1 else b"".join(pieces)
+            self.pieces = []
+            if not body:
+                data = self.pending
+            elif self.chunked:
+                data = b"%b%x\r\n%b\r\n" % (self.pending, len(body), body)
+            else:
+                data = self.pending + body if self.pending else body
+        else:
+            data = self.pending
+        self.pending = b""
+        if data and self.conn is not None:
+            self.conn.transport.write(data)
+
+    def finish(self) -> None:
+        """Write the rest and the end of a whole answer."""
+        if not self.chunked:
+            self.flush()
+            return
+        body = b"".join(self.pieces)
+        self.pieces = []
+        if body:
+            data = b"%b%x\r\n%b\r\n0\r\n\r\n" % (self.pending, len(body), body)
+        else:
+            data = self.pending + LAST_CHUNK
+        self.pending = b""
+        if self.conn is not None:
+            self.conn.transport.write(data)

@@ -1,0 +1,601 @@
+"""One request and its answer, in nine steps, top to bottom.
+
+    identify -> gate -> read -> reserve -> score -> decide -> forward -> settle -> record
+
+The steps are called back by the wire (``http``) and the store; nothing here waits. An
+exchange ends exactly once, in ``_record``, whatever broke before.
+"""
+
+from __future__ import annotations
+
+from enum import IntEnum
+from time import perf_counter
+from typing import TYPE_CHECKING
+
+from gateway.core.dialects import DialectError, UsageFilter
+from gateway.core.inflate import InflateError
+from gateway.core.model import RequestFacts, Usage
+from gateway.http.response import RATE_LIMIT_FIELDS
+from gateway.proxy import tunnelled
+from gateway.proxy.answer import AnswerWriter
+from gateway.proxy.refusal import Refusal, write_refusal
+from gateway.proxy.settle import record, settle
+from gateway.proxy.upload import Upload
+
+if TYPE_CHECKING:
+    from gateway.core.dialects import Meter
+    from gateway.core.identify import Identity
+    from gateway.core.inflate import Inflater
+    from gateway.core.model import Outcome
+    from gateway.core.plans import LimitPlan
+    from gateway.core.ports import Reserved
+    from gateway.http.client import ClientConnection
+    from gateway.http.response import AnswerHead
+    from gateway.http.upstream import UpstreamConnection
+    from gateway.proxy.prepare import Prepared
+    from gateway.proxy.service import Service
+
+NO_FIELDS: frozenset[bytes] = frozenset()
+NO_TOKENS = Usage()
+FOREVER = float("inf")
+
+
+class Stage(IntEnum):
+    """How far an exchange has come."""
+
+    READING = 0
+    RESERVING = 1
+    CONNECTING = 2
+    SENT = 3
+    ANSWERING = 4
+    TUNNEL = 5
+    ENDED = 6
+
+
+class Exchange:
+    """Owned by the service from ``begin`` to ``_record``."""
+
+    __slots__ = (
+        "action",
+        "answer",
+        "body",
+        "conn",
+        "costs",
+        "drains_until",
+        "facts",
+        "filter",
+        "first_at",
+        "head",
+        "hold",
+        "identity",
+        "inflater",
+        "last_rx",
+        "limit_name",
+        "meter",
+        "opened_at",
+        "outcome",
+        "plan",
+        "prepared",
+        "prompt_estimate",
+        "read_at",
+        "request_id",
+        "reserve_at",
+        "reserved",
+        "reserving",
+        "retried",
+        "scan",
+        "sent_at",
+        "service",
+        "stage",
+        "status",
+        "store_s",
+        "stream_until",
+        "tunnel",
+        "unpriced",
+        "unreadable",
+        "up",
+        "upload",
+        "waited_s",
+        "would",
+        "writer",
+    )
+
+    def __init__(
+        self, service: Service, conn: ClientConnection, prepared: Prepared
+    ) -> None:
+        self.service = service
+        self.conn: ClientConnection | None = conn
+        self.prepared = prepared
+        self.identity: Identity | None = prepared.identity
+        self.head = prepared.head
+        self.hold = prepared.hold
+        self.writer = AnswerWriter(conn)
+        self.stage = Stage.READING
+        self.opened_at = self.read_at = perf_counter()
+        self.waited_s = 0.0  # for the client's body
+        self.reserve_at = self.store_s = 0.0
+        self.sent_at = self.first_at = 0.0
+        self.last_rx = 0.0
+        self.stream_until = FOREVER
+        self.body = b""
+        self.upload: Upload | None = None
+        self.facts: RequestFacts | None = None
+        self.plan: LimitPlan | None = None
+        self.costs: tuple[int, ...] = ()
+        self.prompt_estimate = 0
+        self.reserved: Reserved | None = None
+        self.reserving = False
+        self.up: UpstreamConnection | None = None
+        self.retried = False
+        self.answer: AnswerHead | None = None
+        self.meter: Meter | None = None
+        self.filter: UsageFilter | None = None
+        self.inflater: Inflater | None = None
+        self.scan: list[bytes] = []
+        self.tunnel: tunnelled.MeteredTunnel | None = None
+        self.status = 0
+        self.action = "allow"
+        self.would = ""
+        self.unpriced = False
+        self.unreadable = False
+        self.limit_name: str | None = None
+        self.drains_until = FOREVER
+        self.outcome: Outcome = "ok"
+        self.request_id = prepared.request_id or service.next_request_id()
+
+    # -- 1 identify, 2 gate -------------------------------------------------------
+
+    def begin(self, length: int | None) -> bool:
+        """Refuse from the head alone, or ask for the body. True: go on."""
+        prepared = self.prepared
+        refusal = self.service.gate_head(prepared)
+        if refusal is not None and not self._let_pass(refusal):
+            write_refusal(self, refusal)
+            self._record()
+            return False
+        if not self.hold:
+            self.facts = RequestFacts(endpoint=self._endpoint(), billable=False)
+            chunked = self.head.chunked
+            if chunked or length:
+                self.upload = Upload(self, None if chunked else length)
+            self._reserve()
+        return self.stage != Stage.ENDED
+
+    def _let_pass(self, refusal: Refusal) -> bool:
+        """Observe mode: remember what would have been, and go on."""
+        identity = self.prepared.identity
+        if not refusal.by_policy or identity is None:
+            return False
+        if identity.policy.mode != "observe":
+            return False
+        self.would = self.would or refusal.action
+        self.limit_name = self.limit_name or refusal.limit
+        return True
+
+    # -- 3 read -------------------------------------------------------------------
+
+    def on_body(self, body: bytes) -> None:
+        if self.upload is not None:
+            self.upload.take(body)
+            return
+        self.waited_s = perf_counter() - self.read_at
+        self.body = body
+        try:
+            refusal = self._read(body)
+        except DialectError as error:
+            refusal = Refusal(400, "invalid_request", error.message, error.param)
+        if refusal is not None and not self._let_pass(refusal):
+            self.refuse(refusal)
+            return
+        if self.facts is None:
+            # Observe mode, and a body that cannot be read: by its size.
+            self.facts = RequestFacts(endpoint=self._endpoint(), prompt_bytes=len(body))
+        self._reserve()
+
+    def _read(self, body: bytes) -> Refusal | None:
+        prepared = self.prepared
+        match = prepared.match
+        assert match is not None
+        plain = body
+        if prepared.request_encoding:
+            try:
+                plain = self.service.inflate(prepared.request_encoding, body)
+            except InflateError as error:
+                return Refusal(
+                    413 if error.too_large else 400, "invalid_request", str(error)
+                )
+        facts = match.dialect.read_request(
+            match,
+            plain,
+            self.head.query,
+            self.head.fields.get(b"content-type", b"").decode("latin-1"),
+        )
+        self.facts = facts
+        refusal = self.service.check_caps(self, facts)
+        if refusal is None and facts.stream and not prepared.request_encoding:
+            self._ask_usage(facts)
+        return refusal
+
+    def _ask_usage(self, facts: RequestFacts) -> None:
+        """Let an OpenAI-style stream state its usage where the client did not ask."""
+        route, match = self.prepared.route, self.prepared.match
+        if facts.usage_asked or route is None or match is None or not route.ask_usage:
+            return
+        identity = self.prepared.identity
+        if identity is not None and identity.signed:
+            return  # the signature covers the body
+        body = match.dialect.ask_usage(self.body, facts)
+        if body is not None:
+            self.body = body
+
+    # -- 4 reserve ----------------------------------------------------------------
+
+    def _reserve(self) -> None:
+        service = self.service
+        refusal = service.plan_limits(self)
+        if refusal is not None and not self._let_pass(refusal):
+            self.refuse(refusal)
+            return
+        if self.plan is None or not self.plan.cells:
+            self._decide()
+            return
+        self.stage = Stage.RESERVING
+        self.reserving = True
+        self.reserve_at = perf_counter()
+        service.store.reserve(self.plan, self.costs, self._on_reserved)
+
+    def _on_reserved(self, reserved: Reserved) -> None:
+        self.reserved = reserved
+        self.reserving = False
+        self.store_s = perf_counter() - self.reserve_at
+        if self.stage == Stage.ENDED or self.conn is None:
+            self._settle_unsent()
+            return
+        if not reserved.admitted:
+            refusal = self.service.limit_refusal(self, reserved)
+            if not self._let_pass(refusal):
+                self.refuse(refusal)
+                return
+        self._decide()
+
+    # -- 5 score, 6 decide --------------------------------------------------------
+
+    def _decide(self) -> None:
+        self.read_at = perf_counter()  # from here on the upstream has it
+        self._forward()
+
+    # -- 7 forward ----------------------------------------------------------------
+
+    def _forward(self, *, fresh: bool = False) -> None:
+        route = self.prepared.route
+        assert route is not None
+        self.stage = Stage.CONNECTING
+        self.sent_at = perf_counter()
+        up = route.pool.acquire(self, fresh=fresh)
+        if up is not None:
+            self.on_connected(up)
+
+    def on_connected(self, up: UpstreamConnection) -> None:
+        if self.stage != Stage.CONNECTING:
+            up.release()
+            return
+        self.up = up
+        self.stage = Stage.SENT
+        head = self._request_head(up)
+        drop = RATE_LIMIT_FIELDS if self.plan and self.plan.cells else NO_FIELDS
+        up.send(self, self.head.method, head, self.body, drop)
+        if self.upload is not None:
+            self.upload.connected(up)
+        conn = self.conn
+        if conn is not None:
+            route = self.prepared.route
+            now = self.service.now()
+            self.last_rx = now
+            if self.stream_until == FOREVER:
+                self.stream_until = now + self.service.longest(self)
+            first_byte_s = route.first_byte_s if route is not None else 0.0
+            conn.deadline = min(now + first_byte_s, self.stream_until)
+
+    def _request_head(self, up: UpstreamConnection) -> bytes:
+        prepared = self.prepared
+        if self.upload is not None:
+            framing = self.upload.framing
+        elif self.body or self.hold:
+            framing = b"Content-Length: %d\r\n" % len(self.body)
+        else:
+            framing = b"Content-Length: 0\r\n" if self.head.content_length == 0 else b""
+        return b"%bX-Request-Id: %b\r\n%b\r\n" % (
+            prepared.head_for(up.target),
+            self.request_id,
+            framing,
+        )
+
+    def on_connect_failed(self, status: int, reason: str) -> None:
+        if self.stage != Stage.CONNECTING:
+            return
+        self.outcome = "timeout" if status == 504 else "upstream_error"
+        self.refuse(Refusal.upstream(status, reason))
+
+    def on_upstream_lost(self, status: int, reason: str, *, retry: bool) -> None:
+        self.up = None
+        if self.stage != Stage.SENT:
+            return
+        if retry and not self.retried and self.upload is None and self.conn:
+            # Nothing came back on a connection that had been used before: it was
+            # closed while idle, and the request never ran.
+            self.retried = True
+            self._forward(fresh=True)
+            return
+        self.outcome = "upstream_error"
+        self.refuse(Refusal.upstream(status, reason))
+
+    # -- the answer ---------------------------------------------------------------
+
+    def on_interim(self, status: int, fields: list[tuple[bytes, bytes]]) -> None:
+        """103 and the like pass to whoever speaks HTTP/1.1."""
+        if self.conn is not None and not self.head.http10:
+            lines = b"".join(b"%b: %b\r\n" % pair for pair in fields)
+            self.conn.transport.write(b"HTTP/1.1 %d \r\n%b\r\n" % (status, lines))
+
+    def on_answer_head(self, answer: AnswerHead) -> None:
+        self.first_at = perf_counter()
+        self.stage = Stage.ANSWERING
+        self.answer = answer
+        self.status = answer.status
+        if answer.status == 101:
+            return  # on_upgraded follows
+        self._open_meter(answer)
+        conn = self.conn
+        if conn is None:
+            return
+        keep = not conn.close_after and not self.service.draining
+        self.writer.head(
+            self.head,
+            answer,
+            self._own_fields(answer),
+            keep=keep,
+            rewritten=self.filter is not None,
+        )
+        route = self.prepared.route
+        self.last_rx = now = self.service.now()
+        conn.deadline = min(now + route.idle_s if route else now, self.stream_until)
+
+    def _own_fields(self, answer: AnswerHead) -> bytes:
+        fields = b""
+        if self.reserved is not None and self.plan is not None:
+            fields = self.service.limit_fields(self.plan, self.reserved)
+        if not answer.request_id:
+            fields += b"X-Request-Id: %b\r\n" % self.request_id
+        return fields
+
+    def _open_meter(self, answer: AnswerHead) -> None:
+        match, facts = self.prepared.match, self.facts
+        if match is None or facts is None or self.head.method != "POST":
+            return
+        if answer.no_body:
+            return
+        self.meter = meter = match.dialect.open_meter(
+            match, facts, answer.status, answer.get, answer.content_type
+        )
+        encoding = answer.content_encoding.lower()
+        if encoding and encoding != b"identity":
+            self.inflater = self.service.inflater(encoding)
+            self.unreadable = self.inflater is None
+        elif (
+            not facts.usage_asked
+            and facts.stream
+            and answer.status == 200
+            and (answer.content_type.startswith(b"text/event-stream"))
+        ):
+            self.filter = UsageFilter(meter)
+
+    def on_answer_body(self, data: bytes) -> None:
+        if self.filter is not None:
+            data = self.filter.feed(data)
+            if not data:
+                return
+        elif self.meter is not None:
+            self.scan.append(data)
+        self.writer.pieces.append(data)
+
+    def on_answer_flush(self) -> None:
+        if self.stage == Stage.ANSWERING:
+            self.last_rx = self.service.now()
+            self.writer.flush()
+            if self.scan:
+                self._scan()
+
+    def _scan(self) -> None:
+        """Meter a copy, after the bytes are on their way."""
+        pieces, self.scan = self.scan, []
+        meter, inflater = self.meter, self.inflater
+        if meter is None or self.unreadable:
+            return
+        if inflater is None:
+            for piece in pieces:
+                meter.feed(piece)
+            return
+        try:
+            for piece in pieces:
+                for plain in inflater.pieces(piece):
+                    meter.feed(plain)
+        except InflateError:
+            # The client has its bytes; what cannot be read is estimated.
+            self.inflater = None
+            self.unreadable = True
+
+    def on_answer_end(self, complete: bool) -> None:
+        up, self.up = self.up, None
+        ended_at = perf_counter()
+        if self.filter is not None:
+            self.writer.pieces.append(self.filter.flush())
+        if complete:
+            self.writer.finish()
+            if up is not None:
+                if self.upload is not None and not self.upload.done:
+                    up.spent = True  # it answered before it had the whole request
+                up.release()
+        else:
+            self.outcome = "upstream_error"
+            self.writer.flush()
+            if up is not None:
+                up.abandon()
+        self._scan()
+        conn, self.conn = self.conn, None
+        self._settle(complete=complete, ended_at=ended_at)
+        if conn is not None:
+            if complete:
+                conn.exchange_done(keep=self.writer.keep)
+            else:
+                conn.abort()
+
+    def on_upgraded(self, leftover: bytes) -> None:
+        self.stage = Stage.TUNNEL
+        tunnelled.open_tunnel(self, leftover)
+
+    # -- back-pressure and time ---------------------------------------------------
+
+    def on_body_end(self) -> None:
+        if self.upload is not None:
+            self.upload.end()
+
+    def on_client_writable(self, writable: bool) -> None:
+        if self.up is not None and not self.up.lost:
+            transport = self.up.transport
+            transport.resume_reading() if writable else transport.pause_reading()
+
+    def on_upstream_writable(self, writable: bool) -> None:
+        if self.upload is not None:
+            self.upload.upstream_writable(writable=writable)
+
+    def on_deadline(self, now: float) -> None:
+        """A time limit may have passed; find which, or set the next."""
+        route, conn = self.prepared.route, self.conn
+        if route is None or conn is None:
+            return
+        if now >= self.stream_until:
+            self._time_out("the exchange took too long")
+        elif self.stage == Stage.SENT:
+            waiting = self.upload is not None and not self.upload.done
+            until = (now if waiting else self.last_rx) + route.first_byte_s
+            if now < until:
+                conn.deadline = min(until, self.stream_until)
+            else:
+                self._time_out("the upstream did not answer in time")
+        elif self.stage in (Stage.ANSWERING, Stage.TUNNEL):
+            until = (self.last_rx if conn.writable else now) + route.idle_s
+            if now < until:
+                conn.deadline = min(until, self.stream_until)
+            else:
+                self._time_out("the upstream fell silent")
+
+    def _time_out(self, why: str) -> None:
+        self.outcome = "timeout"
+        up, self.up = self.up, None
+        if up is not None:
+            up.abandon()
+        if self.tunnel is not None:
+            self.tunnel.break_off()
+        elif self.stage == Stage.SENT:
+            self.refuse(Refusal.upstream(504, why))
+        else:
+            conn, self.conn = self.conn, None
+            self._settle(complete=False, ended_at=perf_counter())
+            if conn is not None:
+                conn.abort()
+
+    # -- ends before the answer's own ---------------------------------------------
+
+    def on_body_refused(self, status: int, reason: str) -> None:
+        code = "payload_too_large" if status == 413 else "invalid_request"
+        self.refuse(Refusal(status, code, reason))
+
+    def refuse(self, refusal: Refusal) -> None:
+        """Answer in place of the upstream, give back what was reserved, end."""
+        if self.stage == Stage.ENDED:
+            return
+        up, self.up = self.up, None
+        if up is not None:
+            up.abandon()
+        conn = self.conn
+        write_refusal(self, refusal)
+        self.conn = None
+        self._settle_unsent()
+        if conn is not None:
+            conn.exchange_done(keep=self.writer.keep)
+
+    def on_client_gone(self) -> None:
+        conn, self.conn = self.conn, None
+        self.writer.conn = None
+        if conn is None or self.stage == Stage.ENDED:
+            return
+        self.outcome = "client_closed"
+        if self.reserving:
+            return  # settled when the store has answered
+        if self.stage in (Stage.SENT, Stage.ANSWERING) and self.service.may_drain(self):
+            return
+        self.leave_upstream()
+
+    def leave_upstream(self) -> None:
+        """Nobody waits for this answer: close the upstream, settle what passed."""
+        up, self.up = self.up, None
+        if up is not None:
+            up.abandon()
+        if self.stage == Stage.SENT:
+            self._open_lost_meter()
+        if self.stage in (Stage.SENT, Stage.ANSWERING):
+            self._scan()
+            self._settle(complete=False, ended_at=perf_counter())
+        else:
+            self._settle_unsent()
+
+    def _open_lost_meter(self) -> None:
+        """The upstream has the prompt, and nobody will see what it makes of it."""
+        match, facts = self.prepared.match, self.facts
+        if match is not None and facts is not None and self.hold:
+            self.meter = match.dialect.open_meter(
+                match, facts, 200, lambda _name: None, b"application/json"
+            )
+
+    # -- 8 settle, 9 record -------------------------------------------------------
+
+    def settle_tunnel(self, usage: Usage) -> None:
+        """A tunnel has ended; the frames said what it cost."""
+        self.conn = None
+        self.stage = Stage.ENDED
+        self.settled(usage, perf_counter())
+
+    def _settle_unsent(self) -> None:
+        """Nothing was used: tokens and money go back, the request stays counted."""
+        if self.reserving:
+            self.stage = Stage.ENDED  # _on_reserved comes back here
+            return
+        self.meter = None
+        self._settle(complete=True, ended_at=perf_counter())
+
+    def _settle(self, *, complete: bool, ended_at: float) -> None:
+        self.stage = Stage.ENDED
+        meter = self.meter
+        usage = NO_TOKENS if meter is None else meter.finish(complete)
+        if usage is None and meter is not None:
+            task = meter.unstated()
+            if task is not None:
+                task.body = b"" if self.prepared.request_encoding else self.body
+                task.prompt_estimate = self.prompt_estimate
+                self.service.count(self, task, ended_at)
+                return
+        self.settled(usage or NO_TOKENS, ended_at)
+
+    def settled(self, usage: Usage, ended_at: float) -> None:
+        nanos = settle(self, usage)
+        record(self, usage, nanos, ended_at)
+        self.service.closed(self)
+
+    def _record(self) -> None:
+        self.stage = Stage.ENDED
+        record(self, NO_TOKENS, 0, perf_counter())
+        self.service.closed(self)
+
+    def _endpoint(self) -> str:
+        match = self.prepared.match
+        return "other" if match is None else match.endpoint

@@ -1,0 +1,253 @@
+"""What follows from a head and its sender alone, worked out once and kept with it.
+
+A kept-alive client repeats its head; so route, dialect, identity, the gate's keys and
+the head that goes upstream are made at the first sight of a head and found again with
+it (``KnownHead.memo``). Everything here is dropped when the configuration changes.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from gateway.core.identify import Identity, Unauthorized, is_preflight
+from gateway.http.head import RequestHead
+from gateway.proxy.refusal import Refusal
+from gateway.proxy.route import find_route
+
+if TYPE_CHECKING:
+    from gateway.core.dialects import Match
+    from gateway.http.heads import KnownHead
+    from gateway.http.pool import Target
+    from gateway.proxy.route import Route
+    from gateway.proxy.tables import Tables
+
+# Senders kept with one head (the same bytes from many addresses).
+MAX_SENDERS = 64
+MAX_REQUEST_ID_BYTES = 128
+RETRY_UNKNOWN_S = 5.0
+
+
+class Prepared:
+    """A head as one sender's request: immutable but for its caches."""
+
+    __slots__ = (
+        "answer_here",
+        "billable",
+        "client_ip",
+        "expires_at",
+        "generation",
+        "head",
+        "heads",
+        "hold",
+        "identity",
+        "match",
+        "refusal",
+        "request_encoding",
+        "request_id",
+        "route",
+        "upgrade",
+        "via_lines",
+    )
+
+    def __init__(self, head: RequestHead, generation: int) -> None:
+        self.head = head
+        self.generation = generation
+        self.route: Route | None = None
+        self.match: Match | None = None
+        self.identity: Identity | None = None
+        # Known from the head alone: refused, or answered by the gateway itself.
+        self.refusal: Refusal | None = None
+        self.answer_here = False
+        self.billable = False
+        self.client_ip = ""
+        self.expires_at = float("inf")
+        self.hold = 0
+        self.upgrade = b""
+        self.request_id = b""
+        self.request_encoding = b""
+        self.via_lines = b""
+        # Head for upstream up to what differs between requests, by target.
+        self.heads: dict[int, bytes] = {}
+
+    def head_for(self, target: Target) -> bytes:
+        """Request line and fields for one target, without framing and request id."""
+        found = self.heads.get(id(target))
+        if found is None:
+            assert self.route is not None
+            path = self.route.target_path(target, _without_key(self))
+            found = b"%b %b HTTP/1.1\r\nHost: %b\r\n%b" % (
+                self.head.method.encode(),
+                path,
+                target.authority,
+                self.via_lines,
+            )
+            self.heads[id(target)] = found
+        return found
+
+
+def prepare(
+    tables: Tables, known: KnownHead, peer_ip: str, *, tls: bool, now: float
+) -> Prepared:
+    """Find or make what is known of this head from this peer; ``now``: epoch seconds."""
+    prepared: Prepared | None = known.memo.get(peer_ip)
+    if (
+        prepared is not None
+        and prepared.generation == tables.generation
+        and prepared.expires_at > now
+    ):
+        return prepared
+    head = known.head
+    prepared = Prepared(head, tables.generation)
+    _find_route(prepared, tables, head)
+    _find_identity(prepared, tables, peer_ip, now)
+    _write_head(prepared, tables, peer_ip, tls=tls)
+    if len(known.memo) >= MAX_SENDERS:
+        known.memo.clear()
+    known.memo[peer_ip] = prepared
+    return prepared
+
+
+def _find_route(prepared: Prepared, tables: Tables, head: RequestHead) -> None:
+    prepared.answer_here = (
+        head.max_forwards == 0 or head.path == tables.settings.health_path
+    )
+    route = prepared.route = find_route(tables.routes, head.path)
+    if tables.settings.via_name in head.fields.get(b"via", b""):
+        prepared.refusal = Refusal(
+            508, "loop_detected", "The request has come through this gateway already."
+        )
+    if route is None:
+        prepared.refusal = prepared.refusal or Refusal(
+            404, "no_upstream", "No upstream is configured for this path."
+        )
+        return
+    match = prepared.match = tables.find_endpoint(head.method, head.path, route.dialect)
+    prepared.billable = match.billable
+    if match.metered:
+        prepared.hold = tables.settings.max_body
+        encoding = head.fields.get(b"content-encoding", b"").lower()
+        prepared.request_encoding = b"" if encoding == b"identity" else encoding
+    if route.websocket:
+        prepared.upgrade = head.upgrade
+
+
+def _find_identity(
+    prepared: Prepared, tables: Tables, peer_ip: str, now: float
+) -> None:
+    head = prepared.head
+    if is_preflight(head):
+        found: Identity | Unauthorized = tables.identifier.identify_preflight(
+            peer_ip, head
+        )
+    else:
+        found = tables.identifier.identify(peer_ip, head, now)
+    prepared.client_ip = found.client_ip
+    if isinstance(found, Unauthorized):
+        prepared.refusal = prepared.refusal or Refusal(
+            401,
+            "invalid_api_key",
+            found.message,
+            fields=b'WWW-Authenticate: Bearer realm="tidegate"\r\n',
+        )
+        # A key may become good without a reload (tokens, rotated key sets).
+        prepared.expires_at = now + RETRY_UNKNOWN_S
+        return
+    prepared.identity = found
+    prepared.expires_at = found.expires_at
+    caps = found.policy.caps
+    if prepared.hold and caps.body_bytes is not None:
+        prepared.hold = min(prepared.hold, caps.body_bytes)
+
+
+def _write_head(prepared: Prepared, tables: Tables, peer_ip: str, *, tls: bool) -> None:
+    """Fields for the upstream: as they came, then what an intermediary adds."""
+    head = prepared.head
+    fields = head.fields
+    route = prepared.route
+    lines = [head.forward] if head.forward else []
+    if route is not None:
+        lines.append(_credential_lines(prepared, route))
+    lines.append(_accept_encoding(prepared))
+    via = fields.get(b"via", b"")
+    version = b"1.0" if head.http10 else b"1.1"
+    mine = version + b" " + tables.settings.via_name
+    lines.append(b"Via: %b\r\n" % (via + b", " + mine if via else mine))
+    lines.append(
+        _forwarded_lines(head, peer_ip, tls=tls, trusted=tables.trusts(peer_ip))
+    )
+    if head.max_forwards is not None:
+        lines.append(b"Max-Forwards: %d\r\n" % max(head.max_forwards - 1, 0))
+    if prepared.upgrade:
+        lines = [_without_deflate(line, prepared) for line in lines]
+        lines.append(b"Connection: Upgrade\r\nUpgrade: %b\r\n" % prepared.upgrade)
+    prepared.via_lines = b"".join(lines)
+    prepared.request_id = _request_id(fields.get(b"x-request-id", b""))
+
+
+def _without_deflate(lines: bytes, prepared: Prepared) -> bytes:
+    """Metered frames must be readable: no compression is offered upstream."""
+    match = prepared.match
+    if match is None or match.endpoint != "realtime":
+        return lines
+    kept = (
+        line
+        for line in lines.split(b"\r\n")
+        if not line.lower().startswith(b"sec-websocket-extensions:")
+    )
+    return b"\r\n".join(kept)
+
+
+def _credential_lines(prepared: Prepared, route: Route) -> bytes:
+    if route.api_key_line:
+        return route.api_key_line
+    return b"".join(b"%b: %b\r\n" % pair for pair in prepared.head.credentials)
+
+
+def _accept_encoding(prepared: Prepared) -> bytes:
+    """Metered answers are asked for in a coding that can be read (design 3)."""
+    asked = prepared.head.fields.get(b"accept-encoding")
+    match = prepared.match
+    if match is None or prepared.head.method != "POST":
+        return b"" if asked is None else b"Accept-Encoding: %b\r\n" % asked
+    if asked is not None and b"gzip" in asked.lower():
+        return b"Accept-Encoding: gzip\r\n"
+    return b"Accept-Encoding: identity\r\n"
+
+
+def _forwarded_lines(
+    head: RequestHead, peer_ip: str, *, tls: bool, trusted: bool
+) -> bytes:
+    """X-Forwarded-For grows by the peer; Proto and Host are believed from trusted
+    peers only and stated anew otherwise.
+    """
+    fields = head.fields
+    peer = peer_ip.encode()
+    hops = fields.get(b"x-forwarded-for")
+    proto = b"https" if tls else b"http"
+    host = head.host
+    if trusted:
+        proto = fields.get(b"x-forwarded-proto", proto)
+        host = fields.get(b"x-forwarded-host", host)
+    return b"X-Forwarded-For: %b\r\nX-Forwarded-Proto: %b\r\n%b" % (
+        b"%b, %b" % (hops, peer) if hops else peer,
+        proto,
+        b"X-Forwarded-Host: %b\r\n" % host if host else b"",
+    )
+
+
+def _request_id(value: bytes) -> bytes:
+    """The client's own id where it is one plain word."""
+    if 0 < len(value) <= MAX_REQUEST_ID_BYTES and value.isascii() and b" " not in value:
+        return value
+    return b""
+
+
+def _without_key(prepared: Prepared) -> bytes:
+    """Target without ``?key=`` where the upstream gets another credential."""
+    target = prepared.head.target
+    route = prepared.route
+    if route is None or not route.api_key_line or b"key=" not in target:
+        return target
+    path, _, query = target.partition(b"?")
+    kept = [p for p in query.split(b"&") if not p.startswith(b"key=")]
+    return path + b"?" + b"&".join(kept) if kept else path

@@ -1,0 +1,77 @@
+"""Upstreams as the exchange uses them, and which path goes to which."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from gateway.config.resolve import Route as Resolved
+    from gateway.http.pool import Pool, Target
+
+
+class Route:
+    """One upstream with its pool and the switches that the data plane reads."""
+
+    __slots__ = (
+        "api_key_line",
+        "ask_usage",
+        "dialect",
+        "drain_max",
+        "drain_on_leave",
+        "drain_s",
+        "draining",
+        "first_byte_s",
+        "idle_s",
+        "name",
+        "pool",
+        "prefix",
+        "strip",
+        "total_s",
+        "websocket",
+    )
+
+    def __init__(self, config: Resolved, pool: Pool) -> None:
+        self.name = config.name
+        self.pool = pool
+        self.prefix = config.prefix
+        self.strip = config.strip_prefix
+        self.dialect = config.dialect
+        self.drain_on_leave = config.on_disconnect == "drain"
+        self.drain_max = config.drain_max
+        self.drain_s = config.drain_s
+        self.draining = 0
+        self.websocket = config.websocket
+        self.ask_usage = config.ask_usage
+        # Complete header line that replaces the client's credential, or b"".
+        key = config.credential
+        self.api_key_line = (
+            b"%b: %b\r\n" % (key.header.encode(), key.value.encode()) if key else b""
+        )
+        self.first_byte_s = config.first_byte_s
+        self.idle_s = config.idle_s
+        self.total_s = config.total_s
+
+    def target_path(self, target: Target, path: bytes) -> bytes:
+        """Request target as the upstream gets it; bytes of ``path`` untouched."""
+        if self.strip and self.prefix and path != b"*":
+            path = path[len(self.prefix) :]
+            if not path.startswith(b"/"):
+                path = b"/" + path
+        if target.base_path and path != b"*":
+            return target.base_path + path
+        return path
+
+
+def find_route(routes: Sequence[Route], path: str) -> Route | None:
+    """Longest prefix on whole segments; ``routes`` come longest first."""
+    for route in routes:
+        prefix = route.prefix
+        if not prefix or path == "*":
+            return route
+        if path.startswith(prefix) and (
+            len(path) == len(prefix) or path[len(prefix)] == "/"
+        ):
+            return route
+    return None

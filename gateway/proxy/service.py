@@ -1,0 +1,326 @@
+"""All open exchanges of one worker, and everything that they share.
+
+The steps themselves are in ``exchange``; here is what they ask for on the way.
+"""
+
+from __future__ import annotations
+
+import secrets
+import time
+from email.utils import formatdate
+from time import perf_counter
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from gateway.core.admission import (
+    actual_costs,
+    oversized,
+    ratelimit_headers,
+    refuse_limit,
+    refuse_oversized,
+    reserve_costs,
+)
+from gateway.core.identify import with_body_user
+from gateway.core.inflate import InflateError, Inflater
+from gateway.core.model import RequestFacts, RequestRecord, Usage
+from gateway.core.usage import CompletionExpectation, PromptEstimator
+from gateway.proxy.caps import check_caps
+from gateway.proxy.exchange import Exchange
+from gateway.proxy.prepare import Prepared, prepare
+from gateway.proxy.refusal import Refusal, answer_here, wire_error_body
+
+if TYPE_CHECKING:
+    import asyncio
+    from collections.abc import Callable
+
+    from gateway.core.dialects import CountTask, Match
+    from gateway.core.gate import Gate
+    from gateway.core.identify import Identity
+    from gateway.core.plans import LimitPlan
+    from gateway.core.ports import Reserved, Store
+    from gateway.http.client import ClientConnection
+    from gateway.http.heads import KnownHead
+    from gateway.proxy.counting import TokenCounter
+    from gateway.proxy.tables import Tables
+
+# ``LimitPlan.least_usd`` of a plan that counts no money.
+NO_BOUND = 1 << 62
+# Leases are renewed at a third of their life.
+RENEW_S = 20.0
+# A stream may be long: its decoded copy is dropped as it is read.
+MAX_ANSWER_INFLATE = 16
+
+_encode = msgspec.msgpack.Encoder().encode
+
+
+class Service:
+    """What ``http`` calls with each request; the exchanges' common ground."""
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        tables: Tables,
+        *,
+        store: Store,
+        gate: Gate,
+        counter: TokenCounter,
+        append_record: Callable[[bytes], bool],
+    ) -> None:
+        self.loop = loop
+        self.tables = tables
+        self.store = store
+        self.gate = gate
+        self.counter = counter
+        self.append_record = append_record
+        self.estimator = PromptEstimator()
+        self.expectation = CompletionExpectation()
+        self.now = loop.time
+        self.clock = perf_counter
+        self.epoch = time.time() - perf_counter()
+        self.open_exchanges: set[Exchange] = set()
+        self.counting = 0
+        self.draining = False
+        self.dropped_records = 0
+        self.drain_refused = 0
+        self._id_prefix = secrets.token_hex(8)
+        self._id_count = 0
+        self._date = b""
+        self._date_at = 0
+        self._renewed_at = loop.time()
+
+    # -- requests -----------------------------------------------------------------
+
+    def open(
+        self, conn: ClientConnection, known: KnownHead, length: int | None
+    ) -> Exchange | None:
+        now = self.epoch + perf_counter()
+        prepared = prepare(
+            self.tables,
+            known,
+            conn.peer_ip,
+            tls=conn.listener.settings.tls,
+            now=now,
+        )
+        exchange = Exchange(self, conn, prepared)
+        if prepared.answer_here:
+            answer_here(exchange)
+            return None
+        self.open_exchanges.add(exchange)
+        return exchange if exchange.begin(length) else None
+
+    def refuse_wire(
+        self, conn: ClientConnection, status: int, reason: str
+    ) -> tuple[bytes, bytes]:
+        conn.listener.count(f"refused_{status}")
+        body = wire_error_body(status, reason)
+        fields = b"Date: %b\r\nContent-Type: application/json\r\n" % self.http_date()
+        return fields, body
+
+    def closed(self, exchange: Exchange) -> None:
+        self.open_exchanges.discard(exchange)
+
+    # -- gate, caps, limits -------------------------------------------------------
+
+    def gate_head(self, prepared: Prepared) -> Refusal | None:
+        """What can be refused before a body is read."""
+        if prepared.refusal is not None:
+            return prepared.refusal
+        identity = prepared.identity
+        if identity is None:
+            return None
+        found = self.gate.check_blocks(identity, self.epoch + perf_counter())
+        if found is None:
+            plan = self.tables.plans.head_plan(identity, self.store.now_us() / 1e6)
+            billable = prepared.hold > 0 and prepared.billable
+            found = self.gate.check_head(plan, self.now(), billable=billable)
+        return None if found is None else Refusal.policy(found)
+
+    def check_caps(self, exchange: Exchange, facts: RequestFacts) -> Refusal | None:
+        return check_caps(exchange, facts)
+
+    def plan_limits(self, exchange: Exchange) -> Refusal | None:
+        """Find the plan, estimate the costs; refuse what could never fit."""
+        facts, identity = exchange.facts, exchange.prepared.identity
+        if facts is None or identity is None:
+            return None
+        if facts.user is not None and identity.takes_body_user:
+            identity = with_body_user(identity, facts.user)
+            found = self.gate.check_blocks(identity, self.epoch + perf_counter())
+            if found is not None:
+                return Refusal.policy(found)
+        exchange.identity = identity
+        exchange.plan = plan = self.tables.plans.plan(
+            identity, facts.model, self.store.now_us() / 1e6
+        )
+        if not plan.cells:
+            return None
+        if not facts.billable:
+            exchange.costs = actual_costs(plan, Usage(), 0, 0, failed=True)
+            return None
+        exchange.costs = costs = self._estimate(exchange, facts, identity, plan)
+        found = self.gate.check_costs(plan, costs, self.now())
+        if found is None and (place := oversized(plan, costs)) >= 0:
+            found = refuse_oversized(plan, place, costs)
+        return None if found is None else Refusal.policy(found)
+
+    def _estimate(
+        self,
+        exchange: Exchange,
+        facts: RequestFacts,
+        identity: Identity,
+        plan: LimitPlan,
+    ) -> tuple[int, ...]:
+        prompt = self.estimator.estimate(facts.model, facts)
+        completion = self.expectation.expect(identity.key, facts)
+        exchange.prompt_estimate = prompt
+        nanos = 0
+        if plan.least_usd < NO_BOUND:
+            prices = self.tables.prices_of(identity.policy)
+            expected = Usage(prompt=prompt, completion=completion)
+            nanos = prices.cost_nanos(facts.model, expected) or 0
+        return reserve_costs(plan, prompt, completion, nanos)
+
+    def limit_refusal(self, exchange: Exchange, reserved: Reserved) -> Refusal:
+        """What the store refused, remembered while nothing can make room."""
+        plan = exchange.plan
+        assert plan is not None
+        self.gate.remember(reserved, self.now())
+        return Refusal.policy(refuse_limit(plan, reserved, self.store.now_us()))
+
+    def limit_fields(self, plan: LimitPlan, reserved: Reserved) -> bytes:
+        return ratelimit_headers(plan, reserved, self.store.now_us())
+
+    def longest(self, exchange: Exchange) -> float:
+        """Seconds that an exchange may last from here on."""
+        route, identity = exchange.prepared.route, exchange.identity
+        longest = route.total_s if route is not None else float("inf")
+        cap = None if identity is None else identity.policy.caps.stream_s
+        return longest if cap is None else min(longest, cap)
+
+    # -- answers ------------------------------------------------------------------
+
+    def inflate(self, encoding: bytes, body: bytes) -> bytes:
+        """A compressed request body, bounded; raises InflateError."""
+        settings = self.tables.settings
+        inflater = Inflater(
+            encoding.decode("latin-1"), settings.max_inflate, settings.max_inflate_ratio
+        )
+        plain = inflater.feed(body)
+        if not inflater.finished:
+            raise InflateError("the body's compressed form is cut short")
+        return plain
+
+    def client_ip(self, exchange: Exchange) -> str:
+        return exchange.prepared.client_ip
+
+    def inflater(self, encoding: bytes) -> Inflater | None:
+        """For the copy of an answer that is read; None where it cannot be."""
+        settings = self.tables.settings
+        try:
+            return Inflater(
+                encoding.decode("latin-1"),
+                MAX_ANSWER_INFLATE * settings.max_inflate,
+                settings.max_inflate_ratio,
+            )
+        except InflateError:
+            return None
+
+    def error_body(self, match: Match | None, refusal: Refusal) -> tuple[bytes, bytes]:
+        """Body in the client's dialect, and the fields that the dialect adds."""
+        if match is None:
+            return wire_error_body(refusal.status, refusal.message, refusal.code), b""
+        dialect = match.dialect
+        body = dialect.error_body(
+            refusal.status, refusal.code, refusal.message, refusal.param
+        )
+        fields = dialect.error_headers(refusal.status, refusal.code)
+        return body, b"".join(b"%b: %b\r\n" % pair for pair in fields)
+
+    def http_date(self) -> bytes:
+        now = int(self.epoch + perf_counter())
+        if now != self._date_at:
+            self._date_at = now
+            self._date = formatdate(now, usegmt=True).encode()
+        return self._date
+
+    def next_request_id(self) -> bytes:
+        self._id_count += 1
+        return b"%b%08x" % (self._id_prefix.encode(), self._id_count)
+
+    # -- ends ---------------------------------------------------------------------
+
+    def may_drain(self, exchange: Exchange) -> bool:
+        """A client left: may the answer be read to its end in the background?"""
+        route = exchange.prepared.route
+        if route is None or not route.drain_on_leave:
+            return False
+        if route.draining >= route.drain_max:
+            self.drain_refused += 1
+            return False
+        route.draining += 1
+        exchange.drains_until = self.now() + route.drain_s
+        if exchange.up is not None and not exchange.up.lost:
+            exchange.up.transport.resume_reading()
+        return True
+
+    def count(self, exchange: Exchange, task: CountTask, ended_at: float) -> None:
+        """Tokenize off the loop, then settle."""
+        self.counting += 1
+
+        def counted(usage: Usage) -> None:
+            self.counting -= 1
+            exchange.settled(usage, ended_at)
+
+        self.counter.submit(task, counted)
+
+    def price(self, exchange: Exchange, usage: Usage) -> int:
+        facts, identity = exchange.facts, exchange.identity
+        if facts is None or identity is None:
+            return 0
+        nanos = self.tables.prices_of(identity.policy).cost_nanos(facts.model, usage)
+        if nanos is None:
+            exchange.unpriced = True
+            return 0
+        return nanos
+
+    def learn(self, exchange: Exchange, facts: RequestFacts, usage: Usage) -> None:
+        """The next estimate is better for what this answer said."""
+        if usage.source == "upstream":
+            self.estimator.learn(facts.model, facts, usage.prompt)
+        if exchange.identity is not None:
+            self.expectation.learn(exchange.identity.key, usage.completion)
+
+    def write_record(self, record: RequestRecord) -> None:
+        if not self.append_record(_encode(record)):
+            self.dropped_records += 1
+
+    # -- time ---------------------------------------------------------------------
+
+    def tick(self) -> None:
+        """Once a second: clock, leases, pools, background answers."""
+        now = self.now()
+        self.epoch = time.time() - perf_counter()
+        if now - self._renewed_at >= RENEW_S:
+            self._renewed_at = now
+            self._renew_leases()
+        for exchange in [e for e in self.open_exchanges if e.drains_until <= now]:
+            exchange.outcome = "client_closed"
+            exchange.leave_upstream()
+        for route in self.tables.routes:
+            route.pool.prune(now)
+
+    def _renew_leases(self) -> None:
+        for exchange in self.open_exchanges:
+            reserved = exchange.reserved
+            if reserved is not None and reserved.admitted and reserved.lease:
+                self.store.renew(reserved)
+
+    def replace_tables(self, tables: Tables) -> None:
+        """A new configuration: later requests see it, open exchanges do not."""
+        self.tables = tables
+
+    @property
+    def busy(self) -> int:
+        """Exchanges that are not settled yet."""
+        return len(self.open_exchanges)

@@ -1,0 +1,80 @@
+"""What one generation of the configuration means to the data plane.
+
+Replaced as a whole on reload: an exchange keeps the tables it began with.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from gateway.core.dialects import Match, find_endpoint
+from gateway.core.lru import Lru
+
+if TYPE_CHECKING:
+    from gateway.core.identify import Identifier
+    from gateway.core.model import Policy
+    from gateway.core.plans import PlanBook
+    from gateway.core.prices import PriceTable
+    from gateway.proxy.route import Route
+
+# Paths whose endpoint is remembered; ids in paths make them many.
+MAX_PATHS = 4096
+
+
+class DataSettings(msgspec.Struct, frozen=True):
+    """Switches of the data plane that are no one policy's; bytes and names."""
+
+    max_body: int = 32 << 20
+    max_inflate: int = 64 << 20
+    max_inflate_ratio: int = 100
+    health_path: str | None = None
+    via_name: bytes = b"tidegate"
+
+
+class Tables:
+    """Routes, tenants, plans and prices of one generation."""
+
+    __slots__ = (
+        "_endpoints",
+        "_prices",
+        "generation",
+        "identifier",
+        "plans",
+        "routes",
+        "settings",
+        "trusts",
+    )
+
+    def __init__(
+        self,
+        *,
+        generation: int,
+        settings: DataSettings,
+        routes: Sequence[Route],
+        identifier: Identifier,
+        plans: PlanBook,
+        prices: Mapping[str, PriceTable],
+        trusts: Callable[[str], bool],
+    ) -> None:
+        self.generation = generation
+        self.settings = settings
+        self.routes = routes
+        self.identifier = identifier
+        self.plans = plans
+        self._prices = prices  # by policy
+        self.trusts = trusts
+        self._endpoints: Lru[tuple[str, str, str | None], Match] = Lru(MAX_PATHS)
+
+    def find_endpoint(self, method: str, path: str, forced: str | None) -> Match:
+        key = (method, path, forced)
+        match = self._endpoints.get(key)
+        if match is None:
+            match = find_endpoint(method, path, forced)
+            self._endpoints.put(key, match)
+        return match
+
+    def prices_of(self, policy: Policy) -> PriceTable:
+        return self._prices[policy.name]

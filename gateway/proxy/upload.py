@@ -1,0 +1,67 @@
+"""A request body that is passed on as it comes, with back-pressure both ways."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from gateway.http.upstream import UpstreamConnection
+    from gateway.proxy.exchange import Exchange
+
+# Held until the upstream is connected; beyond it the client is no longer read.
+MAX_HELD_BYTES = 64 * 1024
+
+
+class Upload:
+    """Sends the body of a request that need not be read before it is admitted."""
+
+    __slots__ = ("chunked", "done", "exchange", "framing", "held", "held_bytes", "up")
+
+    def __init__(self, exchange: Exchange, length: int | None) -> None:
+        self.exchange = exchange
+        self.chunked = length is None
+        self.framing = (
+            b"Transfer-Encoding: chunked\r\n"
+            if length is None
+            else b"Content-Length: %d\r\n" % length
+        )
+        self.held: list[bytes] = []
+        self.held_bytes = 0
+        self.up: UpstreamConnection | None = None
+        self.done = False
+
+    def take(self, data: bytes) -> None:
+        if self.chunked and data:
+            data = b"%x\r\n%b\r\n" % (len(data), data)
+        if self.up is not None:
+            self.up.write(data)
+            return
+        self.held.append(data)
+        self.held_bytes += len(data)
+        if self.held_bytes > MAX_HELD_BYTES and self.exchange.conn is not None:
+            self.exchange.conn.pause_reading()
+
+    def end(self) -> None:
+        self.done = True
+        if self.chunked:
+            last = b"0\r\n\r\n"
+            if self.up is not None:
+                self.up.write(last)
+            else:
+                self.held.append(last)
+
+    def connected(self, up: UpstreamConnection) -> None:
+        """The head is sent: what was held follows, the rest as it comes."""
+        self.up = up
+        if self.held:
+            up.transport.writelines(self.held)
+            self.held = []
+            self.held_bytes = 0
+        if up.writable and self.exchange.conn is not None:
+            self.exchange.conn.resume_reading()
+
+    def upstream_writable(self, *, writable: bool) -> None:
+        conn = self.exchange.conn
+        if conn is None or self.done:
+            return
+        conn.resume_reading() if writable else conn.pause_reading()
