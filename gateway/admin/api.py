@@ -34,7 +34,8 @@ _INDEX = b"""{"name":"tidegate","probes":["/healthz","/readyz"],"metrics":"/metr
 
 class NewBlock(msgspec.Struct, forbid_unknown_fields=True):
     """Body of ``POST /api/v1/blocks``. ``ttl`` is a duration or seconds; null: until
-    removed."""
+    removed.
+    """
 
     kind: str
     id: str

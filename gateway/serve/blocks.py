@@ -166,7 +166,7 @@ def _age(block: Block) -> tuple[float, Key]:
 
 
 def _delta(added: Sequence[Block], gone: Sequence[Key]) -> Message:
-    remove = [{"kind": k, "id": i, "tenant": t or None} for k, i, t in gone]
+    remove = [(kind, id_, tenant or None) for kind, id_, tenant in gone]
     return {"type": "blocks", "add": list(added), "remove": remove}
 
 
@@ -201,10 +201,12 @@ class MemoryBlocks:
 
     async def run(self) -> None:
         """Take up what a killed predecessor left."""
-        blocks: list[Block] = []
+        self._table.replace([*self._read(), *self._table.items()])
+
+    def _read(self) -> list[Block]:
         with suppress(OSError, msgspec.DecodeError), open(self._path, "rb") as file:
-            blocks = msgspec.msgpack.decode(file.read(), type=list[Block])
-        self._table.replace([*blocks, *self._table.items()])
+            return msgspec.msgpack.decode(file.read(), type=list[Block])
+        return []
 
     def _save(self) -> None:
         # A full disk costs the list only at the next restart of control.
@@ -286,7 +288,8 @@ class RedisBlocks:
 
     async def _seen(self, entry: bytes) -> None:
         """Wait until our own change came back through the log. Applied here directly, it
-        could overtake another machine's earlier one."""
+        could overtake another machine's earlier one.
+        """
         for _ in range(_OWN_CHANGE_S * 100):
             if _order(self._last) >= _order(entry):
                 return

@@ -50,15 +50,14 @@ class Child:
         self.start_at = None
         self._started_at = now
         self.starts += 1
-        self._running = subprocess.Popen(
+        self._running = subprocess.Popen(  # noqa: S603 - our own commands
             argv,
             env=environ,
             stdin=subprocess.DEVNULL,
             pass_fds=descriptors,
             # Ctrl-C in a terminal is for the supervisor, which ends the others in order.
             process_group=0,
-            # Safe here: the supervisor has one thread.
-            preexec_fn=self._on_orphaned,
+            preexec_fn=self._on_orphaned,  # noqa: PLW1509 - there is one thread
         )
 
     def reap(self, now: float) -> int | None:

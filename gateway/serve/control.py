@@ -76,8 +76,7 @@ class Control:
         self._secret = SecretKeeper(spec.store_url, config.store.prefix)
         self._jwks = JwksFetcher(self._roster.broadcast, self._jwks_failed)
         self._jwks_due = asyncio.Event()
-        prefix = config.store.prefix.encode()
-        self._counters = CounterDesk(spec.store_url, prefix, self._roster)
+        counters = CounterDesk(config.store.prefix.encode(), self._roster)
         self._desk = Desk(
             spec=spec,
             settings=self._settings,
@@ -86,7 +85,7 @@ class Control:
             roster=self._roster,
             blocks=self._blocks,
             table=self._table,
-            counters=self._counters,
+            counters=counters,
             collector=self._collector,
             reload=self._reload,
         )
@@ -154,7 +153,6 @@ class Control:
         if self._admin is not None:
             await self._admin.cleanup()
         self._collector.close()
-        await self._counters.close()
         if self._redis is not None:
             with suppress(RedisError, OSError):
                 await self._redis.aclose()
@@ -246,7 +244,8 @@ class Control:
 
     async def _watch_file(self) -> None:
         """Reload when the file changes. Its directory is watched: editors replace
-        files, and orchestrators exchange links."""
+        files, and orchestrators exchange links.
+        """
         path = self._settings.file
         if path is None:
             return

@@ -9,31 +9,24 @@ from typing import Any
 from gateway.config.resolve import Resolved
 from gateway.core.model import NANOS_PER_USD, Policy
 from gateway.core.plans import cells_of_subject
-from gateway.core.ports import Cell, Store
-from gateway.serve.roster import CallError, Roster, read_sums
-from gateway.store import StoreUnavailable, open_store
-
-
-class CountersAway(Exception):  # noqa: N818 - the store's state, not a fault
-    """The counters cannot be reached now."""
+from gateway.core.ports import Cell
+from gateway.serve.roster import Roster, read_sums
 
 
 class CounterDesk:
-    """Through a connection of its own; with ``memory:`` through the worker."""
+    """Asks the workers: they have the store's connections, and what they keep of a
+    subject themselves (local windows, who was over a limit) is forgotten with it.
+    """
 
     def __init__(
         self,
-        store_url: str,
         prefix: bytes,
         roster: Roster,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        self._url = store_url
         self._prefix = prefix
         self._roster = roster
         self._clock = clock
-        self._in_worker = store_url.startswith("memory:")
-        self._store: Store | None = None
 
     def cells(
         self, resolved: Resolved, kind: str, id_: str, tenants: Iterable[str] | None
@@ -56,36 +49,12 @@ class CounterDesk:
         return found
 
     async def peek(self, cells: Sequence[Cell]) -> list[int]:
-        """Sums now. Raises CountersAway."""
-        return await self._do("peek", cells)
+        """Sums now. Raises CallError."""
+        return read_sums(await self._roster.call_one("peek", {"cells": list(cells)}))
 
     async def reset(self, cells: Sequence[Cell]) -> None:
-        """Forget them. Raises CountersAway."""
-        await self._do("reset", cells)
-
-    async def _do(self, method: str, cells: Sequence[Cell]) -> list[int]:
-        try:
-            if self._in_worker:
-                answers = await self._roster.call(method, {"cells": list(cells)})
-                return read_sums(answers[0])
-            store = await self._open()
-            if method == "peek":
-                return await store.peek(cells)
-            await store.reset(cells)
-        except (CallError, StoreUnavailable, OSError) as error:
-            raise CountersAway(str(error)) from error
-        return []
-
-    async def _open(self) -> Store:
-        if self._store is None:
-            self._store = open_store(self._url, prefix=self._prefix, timeout_s=1.0)
-            await self._store.start()
-        return self._store
-
-    async def close(self) -> None:
-        """Close the connection, if there is one."""
-        if self._store is not None:
-            await self._store.close()
+        """Forget them, in the store and in every worker. Raises CallError."""
+        await self._roster.call_all("reset", {"cells": list(cells)})
 
 
 def _policies(resolved: Resolved) -> list[tuple[str, Policy]]:

@@ -25,8 +25,8 @@ from gateway.serve.blocks import (
     BlockTable,
 )
 from gateway.serve.collect import Collector
-from gateway.serve.counters import CounterDesk, CountersAway, public_limit
-from gateway.serve.roster import Roster
+from gateway.serve.counters import CounterDesk, public_limit
+from gateway.serve.roster import CallError, Roster
 from gateway.serve.runtime import ChildSpec
 from gateway.serve.settings import Reload, Settings
 from gateway.serve.store_url import masked_url
@@ -37,7 +37,7 @@ _DRAINING = "draining"
 class Desk:
     """Holds no state of its own but ``draining``; asks the parts of control."""
 
-    def __init__(  # noqa: PLR0913 - one composition root calls it, by keyword
+    def __init__(
         self,
         *,
         spec: ChildSpec,
@@ -143,7 +143,7 @@ class Desk:
             return []
         try:
             sums = await self._counters.peek([cell for _, cell in found])
-        except CountersAway as error:
+        except CallError as error:
             raise Refused(503, "store_unavailable", str(error)) from error
         return [
             public_limit(tenant, cell, used)
@@ -162,7 +162,7 @@ class Desk:
         try:
             await self._counters.reset(cells)
             await self._blocks.forget([cell.key for cell in cells])
-        except (CountersAway, BlocksUnavailable) as error:
+        except (CallError, BlocksUnavailable) as error:
             raise Refused(503, "store_unavailable", str(error)) from error
         return len(cells)
 
@@ -217,7 +217,8 @@ class Desk:
 
     def _event_families(self) -> Iterator[Metric]:
         """Blocks, incidents, alerts. Detection is not part of this version: its two
-        counters stand empty under their final names."""
+        counters stand empty under their final names.
+        """
         yield GaugeMetricFamily(
             "tidegate_blocks_active",
             "Subjects blocked now.",

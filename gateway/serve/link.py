@@ -197,7 +197,8 @@ class WorkerLink:
 
     def send(self, message: Message) -> None:
         """Never waits, never fails. Statistics are not kept for a control that is
-        away (the next ones say it all); everything else is, up to a bound."""
+        away (the next ones say it all); everything else is, up to a bound.
+        """
         if message["type"] == "ready":
             self._ready = True
         peer = self._peer

@@ -26,7 +26,8 @@ _LEVELS = {
 
 def set_up_logs(level: str, form: str, role: str) -> FilteringBoundLogger:
     """Configure this process; ``form`` is json, console or auto. The logger's lines
-    carry ``role`` ("control", "worker-0")."""
+    carry ``role`` ("control", "worker-0").
+    """
     as_json = form == "json" or (form == "auto" and not sys.stderr.isatty())
     processors: list[Processor] = [
         structlog.processors.add_log_level,

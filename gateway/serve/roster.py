@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import msgspec
@@ -34,7 +34,8 @@ class Worker:
 
 class Roster:
     """``greeting`` gives the messages that a worker gets when it says hello;
-    ``on_event`` hears of ``event`` messages."""
+    ``on_event`` hears of ``event`` messages.
+    """
 
     def __init__(
         self,
@@ -90,11 +91,21 @@ class Roster:
             for index, worker in enumerate(self.workers)
         ]
 
-    async def call(self, method: str, args: Message) -> list[Any]:
+    async def call_one(self, method: str, args: Message) -> Any:
+        """Ask one ready worker; its result. Raises CallError."""
+        peers = self._link.workers.items()
+        able = [peer for index, peer in peers if self.workers[index].ready]
+        (result,) = await self._call(able[:1], method, args)
+        return result
+
+    async def call_all(self, method: str, args: Message) -> list[Any]:
         """Ask every connected worker; their results. Raises CallError."""
-        asked = [
-            self._ask(peer, method, args) for peer in tuple(self._link.workers.values())
-        ]
+        return await self._call(list(self._link.workers.values()), method, args)
+
+    async def _call(
+        self, peers: Sequence[Peer], method: str, args: Message
+    ) -> list[Any]:
+        asked = [self._ask(peer, method, args) for peer in peers]
         if not asked:
             msg = "no worker is connected"
             raise CallError(msg)

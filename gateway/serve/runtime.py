@@ -34,6 +34,7 @@ MAX_DIRECTORY_BYTES = 90
 WANTED_FILES = 1_048_576
 _SLOTS = 16  # gateways that are alike in every word, on one machine
 _PR_SET_PDEATHSIG = 1
+_PRIVATE = 0o700
 
 
 class ServeSpec(msgspec.Struct, frozen=True):
@@ -196,12 +197,12 @@ def _shared_directory(name: str) -> str:
 def make_private(path: str) -> None:
     """A directory of ours with mode 0700. One that somebody else put there: OSError."""
     with suppress(FileExistsError):
-        os.mkdir(path, 0o700)
+        os.mkdir(path, _PRIVATE)
     found = os.lstat(path)
     if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid():
         raise OSError(errno.EPERM, "not a directory of this user", path)
-    if stat.S_IMODE(found.st_mode) != 0o700:
-        os.chmod(path, 0o700)
+    if stat.S_IMODE(found.st_mode) != _PRIVATE:
+        os.chmod(path, _PRIVATE)
 
 
 def _try_lock(path: str) -> int | None:

@@ -34,7 +34,8 @@ class SecretKeeper:
 
     async def fetch(self, client: Redis) -> bool:
         """Take (or make) the store's; True when ``value`` changed. Raises RedisError,
-        OSError."""
+        OSError.
+        """
         asked: Any = client
         await asked.set(self._key, self.value, nx=True)
         stored: bytes | None = await asked.get(self._key)

@@ -71,8 +71,8 @@ class RecordWriter:
         return f"{self._text}.{micro:06d}Z"
 
     def line(self, r: RequestRecord) -> bytes:
-        """One JSON object, without the line end. (One constructor call with every
-        field by position: this runs once per request.)"""
+        """One JSON object, without the line end."""
+        # Every field by position, in one call: this runs once per request.
         return _encode_json(
             PublicRecord(
                 self.timestamp(r.ts),
