@@ -1,6 +1,8 @@
 """Where credentials are found, in which order, and how they are cut out again."""
 
 import base64
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import NamedTuple
 
 import pytest
@@ -19,7 +21,7 @@ WS = b"sec-websocket-protocol"
 class Head(NamedTuple):
     credentials: tuple[tuple[bytes, bytes], ...] = ()
     query: str = ""
-    fields: dict[bytes, bytes] = {}
+    fields: Mapping[bytes, bytes] = MappingProxyType({})
     method: str = "POST"
 
 

@@ -1,6 +1,8 @@
 """Peer and head -> tenant, user, client_ip: precedence, users, caching."""
 
 import hashlib
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import NamedTuple
 
 import pytest
@@ -27,7 +29,7 @@ TOKEN = "head.body.sign"
 class Head(NamedTuple):
     credentials: tuple[tuple[bytes, bytes], ...] = ()
     query: str = ""
-    fields: dict[bytes, bytes] = {}
+    fields: Mapping[bytes, bytes] = MappingProxyType({})
     method: str = "POST"
 
 
