@@ -28,6 +28,8 @@ _SIZE_LINE: Final = re.compile(
     rb"([0-9A-Fa-f]{1,%d})((?:;%b(?:=(?:%b|%b))?)*)\r\n"
     % (_MAX_DIGITS, _TOKEN, _TOKEN, _QUOTED)
 )
+# A whole chunk's plain size: the common case, and what 1-byte chunks must not make slow.
+_PLAIN_SIZE: Final = re.compile(rb"([0-9A-Fa-f]{1,8})\r\n")
 _TRAILER: Final = re.compile(rb"(%b):[\t -~\x80-\xff]*\r\n" % _TOKEN)
 # Fields for framing, routing, request modifiers, authentication and content format
 # must not stand in trailers (RFC 9110 section 6.5.1).
@@ -98,7 +100,10 @@ class ChunkedDecoder:
         pieces: list[bytes] = []
         at, end = 0, len(chunk)
         while at < end and self._state != _DONE:
-            if self._state == _CONTENT:
+            if self._state == _SIZE and not self._line:
+                at = _take_whole_chunks(chunk, at, pieces)
+                at = self._feed_line(chunk, at) if at < end else at
+            elif self._state == _CONTENT:
                 piece = chunk[at : at + self._left]
                 pieces.append(piece)
                 at += len(piece)
@@ -160,6 +165,18 @@ class ChunkedDecoder:
         ):
             raise WireError(400, "chunk extensions too large")
         return size
+
+
+def _take_whole_chunks(chunk: bytes, at: int, pieces: list[bytes]) -> int:
+    """Append the plain chunks that stand whole at ``at``; returns where they end."""
+    while match := _PLAIN_SIZE.match(chunk, at):
+        start = match.end()
+        stop = start + int(match[1], 16)
+        if stop == start or chunk[stop : stop + 2] != b"\r\n":
+            break
+        pieces.append(chunk[start:stop])
+        at = stop + 2
+    return at
 
 
 def _check_trailer(line: bytes) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 from itertools import pairwise
 
+import h11
 import httptools
 from hypothesis import given
 from hypothesis import strategies as st
@@ -18,6 +19,7 @@ from tests.corpus.reader import read_all
 from tests.corpus.wellformed import VALID
 
 TOKEN = st.text("abcXYZ019-_!#$%&'*+.^`|~", min_size=1, max_size=20)
+TE = b"transfer-encoding"
 VALUE = st.text(
     st.characters(
         min_codepoint=0x20, max_codepoint=0xFF, exclude_characters="\x7f"
@@ -135,3 +137,34 @@ def test_forwarded_request_is_read_alike(valid):
     httptools.HttpRequestParser(seen).feed_data(raw)
     for name, value in seen.headers:
         assert value.rstrip(b" \t") in head.fields[name.lower()].split(b", ")
+
+
+def h11_reads(raw: bytes) -> tuple[str, bytes, dict[bytes, bytes], bytes]:
+    """Method, target, fields and body as h11 reads them."""
+    connection = h11.Connection(h11.SERVER)
+    connection.receive_data(raw)
+    request = connection.next_event()
+    assert isinstance(request, h11.Request)
+    body = b""
+    while isinstance(event := connection.next_event(), h11.Data):
+        body += event.data
+    assert isinstance(event, h11.EndOfMessage)
+    fields: dict[bytes, bytes] = {}
+    for name, value in request.headers:
+        fields[name] = fields[name] + b", " + value if name in fields else value
+    return request.method.decode(), request.target, fields, body
+
+
+@given(st.sampled_from(VALID), st.integers(0, 300), st.binary(min_size=1, max_size=1))
+def test_another_parser_reads_what_we_read(valid, at, byte):
+    """One byte changed at random: what we still accept, h11 reads as we do."""
+    raw = valid.raw.removeprefix(b"\r\n")
+    at %= raw.find(b"\r\n\r\n")
+    requests, error, idle = read_all([raw[:at] + byte + raw[at + 1 :]])
+    if error is None and idle and len(requests) == 1:
+        ((head, body),) = requests
+        seen = h11_reads(raw[:at] + byte + raw[at + 1 :])
+        # h11 hands a coding's name out in lower case.
+        fields = {**head.fields, **({TE: b"chunked"} if head.chunked else {})}
+        assert (seen[0], seen[2], seen[3]) == (head.method, fields, body)
+        assert head.scheme or seen[1] == head.target
