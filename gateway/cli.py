@@ -196,6 +196,7 @@ def list_blocks(
 def add_block(
     kind: KindArgument,
     id: IdArgument,  # noqa: A002 - what the user reads in the help
+    /,
     *,
     tenant: TenantFlag = None,
     ttl: Annotated[
@@ -222,6 +223,7 @@ def add_block(
 def remove_block(
     kind: KindArgument,
     id: IdArgument,  # noqa: A002 - what the user reads in the help
+    /,
     *,
     tenant: TenantFlag = None,
     config: ConfigFlag = None,

@@ -9,8 +9,7 @@ import pytest
 
 from gateway.config.locate import locate_keys
 
-TRICKY = (
-    r'''
+TRICKY = r'''
 # [not.a.table]
 top = "a # no comment" # one
 "quoted key" = 1
@@ -25,9 +24,9 @@ multi [x] = "1" # line
 """ },
 ]
 [list.inner]
-y = '''
-    + "'''lit\n[no]\n'''"
-    + r"""
+y = QQQlit
+[no]
+QQQ
 [[list]]
 x = { d.e = 1 }
 [[list.sub]]
@@ -39,8 +38,7 @@ empty = []
 nothing = {}
 escaped = "\"]"
 last = 1
-"""
-)
+'''.replace("Q", "'")
 
 
 def paths(value, key=()):

@@ -29,7 +29,7 @@ def test_durations(text, seconds):
     assert parse_duration(text) == seconds
 
 
-@pytest.mark.parametrize("text", ["", "5", "m", "5 m", "-5s", "5mm", "1w", "٥s x"])
+@pytest.mark.parametrize("text", ["", "5", "m", "5 m", "-5s", "5mm", "1w", "5s x"])
 def test_not_durations(text):
     """A number without a unit is not a duration."""
     with pytest.raises(ValueError, match="not a duration"):
