@@ -23,8 +23,9 @@
 --
 -- Exactly once: a worker has one call in flight and numbers its calls. A number that is
 -- not above the remembered one is a repeat, or a call that was given up and wakes late
--- with a frozen store: it changes nothing. Nothing is written before the number is, so
--- a call that fails (out of memory, read-only) has not happened.
+-- with a frozen store: it changes nothing. The number is written first, so that a store
+-- that is full or read-only refuses before anything else has happened; what the call
+-- did is noted after all checks, before the counters are saved.
 --
 -- A sliding counter is a hash: field m holds sum, newest bucket's index, newest
 -- bucket's weight, unsettled weight of this and of the last epoch, epoch; the fields
@@ -58,12 +59,15 @@ if memory then
 end
 local out, out_size = { now, past_seq, past_at, past_flags }, 4
 if seq <= fence then return { now, past_seq, past_at, past_flags, 'stale' } end
+local fenced = pack('<ddd', seq, past_seq, past_at) .. past_flags
+call('SET', KEYS[1], fenced, 'EX', STREAM_TTL_S)
 
 local cells = {}                 -- by key: state of each counter touched in this call
 local changed, changed_count = {}, 0
 local flags, flag_count = {}, 0
 
 local function change(cell)
+  cell.ring = nil
   if not cell.changed then
     cell.changed = true
     changed_count = changed_count + 1
@@ -184,6 +188,7 @@ local function save_sliding(cell)
 end
 
 local function ring_of(cell)
+  if cell.ring then return cell.ring end
   local ring = {}
   local all = call('HGETALL', cell.key)
   for i = 1, #all, 2 do
@@ -192,6 +197,7 @@ local function ring_of(cell)
   end
   for slot, weight in pairs(cell.writes or {}) do ring[slot] = weight end
   ring[cell.index % RING] = cell.last
+  cell.ring = ring
   return ring
 end
 
@@ -426,13 +432,10 @@ while pos <= size do
   end
 end
 
-local note
-if empty then
-  note = pack('<ddd', seq, past_seq, past_at) .. past_flags
-else
-  note = pack('<ddd', seq, seq, now) .. table.concat(flags)
+if not empty then
+  local note = pack('<ddd', seq, seq, now) .. table.concat(flags)
+  call('SET', KEYS[1], note, 'EX', STREAM_TTL_S)
 end
-call('SET', KEYS[1], note, 'EX', STREAM_TTL_S)
 for i = 1, changed_count do
   local cell = changed[i]
   SAVE[cell.kind](cell)

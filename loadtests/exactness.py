@@ -1,0 +1,347 @@
+"""Are the limits exact? Four stores in four processes on one engine, 400 reservers.
+
+usage: python loadtests/exactness.py [--engine embedded|redis] [--events 1000000]
+                                     [--freeze 10] [part...]
+parts: admit, tokens, count, sliding, faults (default: all, about two minutes)
+
+Prints one JSON line per part with what was measured; exit code 1 when one fails.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import random
+import sys
+import time
+from bisect import bisect_right
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from itertools import accumulate
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import uvloop
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from gateway.core.ports import Plan, Reserved
+from gateway.store.redis import RedisStore
+from tests.cells import concurrent, sliding
+from tests.engines import Engine, engine_binaries, running_engine
+
+PROCESSES = 4
+RESERVERS = 100
+MINUTE_US = 60_000_000
+SECOND_US = 1_000_000
+DAY_US = 86_400 * SECOND_US
+# The patience of these stores: several processes share few cores here, and what is
+# measured is exactness. The part ``faults`` uses the default of 50 ms.
+PATIENCE_S = 5.0
+
+
+async def ask(store: RedisStore, plan: Plan, *costs: int) -> Reserved:
+    """One reserve."""
+    answered: asyncio.Future[Reserved] = asyncio.get_running_loop().create_future()
+    store.reserve(plan, costs, answered.set_result)
+    return await answered
+
+
+def in_process(work: Callable[..., Any], url: str, number: int, *args: Any) -> Any:
+    """Run one worker's part on a store of its own."""
+
+    async def run() -> Any:
+        patience_s = 0.05 if work is worker_faults else PATIENCE_S
+        store = RedisStore(url, timeout_s=patience_s)
+        await store.start()
+        assert store.up, store.last_error
+        try:
+            return await work(store, number, *args)
+        finally:
+            await store.close()
+
+    return uvloop.run(run())
+
+
+def in_all(work: Callable[..., Any], url: str, *args: Any) -> list[Any]:
+    """The same part in every process at once."""
+    with ProcessPoolExecutor(PROCESSES, get_context("spawn")) as pool:
+        parts = [
+            pool.submit(in_process, work, url, number, *args)
+            for number in range(PROCESSES)
+        ]
+        return [part.result() for part in parts]
+
+
+async def reservers(each: Callable[[], Any]) -> None:
+    """``each`` in as many parallel tasks as there are reservers."""
+    async with asyncio.TaskGroup() as group:
+        for _ in range(RESERVERS):
+            group.create_task(each())
+
+
+# -- exactly L admitted --------------------------------------------------------------
+
+
+async def worker_admit(store: RedisStore, number: int, limit: int) -> tuple[int, int]:
+    plan = Plan((sliding("admit", limit, meter="requests"), concurrent("a", 10**6)))
+    counts = [0, 0]
+
+    async def each() -> None:
+        for _ in range(60):
+            answer = await ask(store, plan, 1, 1)
+            counts[not answer.admitted] += 1
+            store.settle(answer, (1, 1))
+
+    await reservers(each)
+    return counts[0], counts[1]
+
+
+def part_admit(engine: Engine, _: argparse.Namespace) -> dict[str, Any]:
+    """Requests: as many as the limit says, not one more or less."""
+    limit = 10_007
+    counts = in_all(worker_admit, engine.url, limit)
+    admitted = sum(count[0] for count in counts)
+    return {
+        "limit": limit,
+        "asked": sum(sum(count) for count in counts),
+        "admitted": admitted,
+        "ok": admitted == limit,
+    }
+
+
+async def worker_tokens(store: RedisStore, number: int, limit: int) -> tuple[int, int]:
+    plan = Plan((sliding("tokens", limit),))
+    dice = random.Random(number)
+    highest, held = 0, 0
+
+    async def each() -> None:
+        nonlocal highest, held
+        for _ in range(60):
+            cost = dice.randint(1, 4000)
+            answer = await ask(store, plan, cost)
+            highest = max(highest, *answer.sums)
+            if answer.admitted and dice.random() < 0.5:
+                store.settle(answer, (dice.randint(0, cost),))
+            elif answer.admitted:
+                held += cost
+
+    await reservers(each)
+    return highest, held
+
+
+def part_tokens(engine: Engine, _: argparse.Namespace) -> dict[str, Any]:
+    """Tokens, with refunds while others ask: the sum never exceeds the limit."""
+    limit = 3_000_000
+    results = in_all(worker_tokens, engine.url, limit)
+    highest = max(result[0] for result in results)
+    return {"limit": limit, "highest_sum": highest, "ok": 0.9 * limit < highest <= limit}
+
+
+async def worker_count(store: RedisStore, number: int, events: int) -> None:
+    plan = Plan((sliding("count", 10**12, window_us=DAY_US),))
+
+    async def each() -> None:
+        for _ in range(events // PROCESSES // RESERVERS):
+            await ask(store, plan, 1)
+
+    await reservers(each)
+
+
+async def peek(url: str, plan: Plan) -> list[int]:
+    store = RedisStore(url, timeout_s=PATIENCE_S)
+    await store.start()
+    sums = await store.peek(plan.cells)
+    await store.close()
+    return sums
+
+
+def part_count(engine: Engine, args: argparse.Namespace) -> dict[str, Any]:
+    """Increments: none lost. (A day's window, so that none leaves.)"""
+    start = time.monotonic()
+    in_all(worker_count, engine.url, args.events)
+    day = Plan((sliding("count", 10**12, window_us=DAY_US),))
+    total = uvloop.run(peek(engine.url, day))[0]
+    asked = args.events // PROCESSES // RESERVERS * PROCESSES * RESERVERS
+    seconds = round(time.monotonic() - start, 1)
+    return {"asked": asked, "counted": total, "seconds": seconds, "ok": total == asked}
+
+
+# -- sliding windows against an exact log --------------------------------------------
+
+
+async def worker_sliding(
+    store: RedisStore, number: int, events: int, limit: int
+) -> list[tuple[int, int, bool]]:
+    plan = Plan((sliding("log", limit, window_us=SECOND_US),))
+    dice = random.Random(number)
+    log: list[tuple[int, int, bool]] = []
+
+    async def each() -> None:
+        for _ in range(events // PROCESSES // RESERVERS):
+            cost = dice.randint(1, 400)
+            answer = await ask(store, plan, cost)
+            log.append((answer.at_us, cost, answer.admitted))
+
+    await reservers(each)
+    return log
+
+
+def most_in_a_window(log: list[tuple[int, int]], window_us: int) -> int:
+    """The largest sum of any span of the window's length."""
+    times = [at for at, _ in log]
+    sums = [0, *accumulate(cost for _, cost in log)]
+    return max(
+        sums[last + 1] - sums[bisect_right(times, at - window_us)]
+        for last, at in enumerate(times)
+    )
+
+
+def exact_log_admits(
+    offered: list[tuple[int, int, bool]], window_us: int, limit: int
+) -> int:
+    """What a limiter that remembers every event would admit of the same."""
+    kept: list[tuple[int, int]] = []
+    oldest = in_window = total = 0
+    for at, cost, _ in offered:
+        while oldest < len(kept) and kept[oldest][0] <= at - window_us:
+            in_window -= kept[oldest][1]
+            oldest += 1
+        if in_window + cost <= limit:
+            kept.append((at, cost))
+            in_window += cost
+            total += cost
+    return total
+
+
+def part_sliding(engine: Engine, args: argparse.Namespace) -> dict[str, Any]:
+    """Token-weighted events of a saturated subject, beside the exact log."""
+    limit = 400_000
+    logs = in_all(worker_sliding, engine.url, args.events, limit)
+    offered = sorted((event for log in logs for event in log), key=lambda e: e[0])
+    passed = [(at, cost) for at, cost, admitted in offered if admitted]
+    most = most_in_a_window(passed, SECOND_US)
+    ours = sum(cost for _, cost in passed)
+    exact = exact_log_admits(offered, SECOND_US, limit)
+    seconds = (offered[-1][0] - offered[0][0]) / 1e6
+    return {
+        "events": len(offered),
+        "seconds": round(seconds, 1),
+        "offered_over_limit": round(sum(e[1] for e in offered) / limit / seconds, 2),
+        "limit": limit,
+        "most_in_any_window": most,
+        "share_of_exact_log": round(ours / exact, 4),
+        "ok": most <= limit and ours >= 0.98 * exact,
+    }
+
+
+# -- faults --------------------------------------------------------------------------
+
+
+async def worker_faults(
+    store: RedisStore, number: int, until: float
+) -> dict[str, float]:
+    plan = faults_plan()
+    sums = {"requests": 0, "tokens": 0, "wait_ms": 0.0, "open_ms": 0.0, "errors": 0}
+    dice = random.Random(number)
+
+    async def each() -> None:
+        while time.time() < until:
+            # The answer's own time, not the task's turn after it.
+            start, was_up = time.perf_counter(), store.up
+            answered = asyncio.get_running_loop().create_future()
+
+            def done(reserved: Reserved) -> None:
+                name = "wait_ms" if was_up else "open_ms"
+                took_ms = (time.perf_counter() - start) * 1e3
+                sums[name] = max(sums[name], took_ms)
+                answered.set_result(reserved)
+
+            store.reserve(plan, (1, 500, 1), done)
+            answer = await answered
+            await asyncio.sleep(dice.random() * 0.1)
+            tokens = dice.randint(0, 900)
+            sums["requests"] += 1
+            sums["tokens"] += tokens
+            store.settle(answer, (1, tokens, 1))
+
+    await reservers(each)
+    while not store.up or store.journal_size:
+        await asyncio.sleep(0.01)
+    return sums
+
+
+def faults_plan() -> Plan:
+    hour = 3600 * SECOND_US
+    return Plan(
+        (
+            sliding("fr", 10**9, meter="requests", window_us=hour),
+            sliding("ft", 10**12, window_us=hour),
+            concurrent("fc", 10**6),
+        )
+    )
+
+
+def hurt(engine: Engine, freeze_s: float) -> None:
+    """Frozen, then killed and started again."""
+    time.sleep(3)
+    engine.freeze()
+    time.sleep(freeze_s)
+    engine.thaw()
+    time.sleep(3)
+    engine.kill()
+    time.sleep(1)
+    engine.start()
+
+
+def part_faults(engine: Engine, args: argparse.Namespace) -> dict[str, Any]:
+    """The engine freezes, is killed, comes back: the books hold what was settled."""
+    until = time.time() + args.freeze + 13
+    with ProcessPoolExecutor(PROCESSES, get_context("spawn")) as pool:
+        parts = [
+            pool.submit(in_process, worker_faults, engine.url, number, until)
+            for number in range(PROCESSES)
+        ]
+        hurt(engine, args.freeze)
+        results = [part.result() for part in parts]
+    books = uvloop.run(peek(engine.url, faults_plan()))
+    asked = [sum(r["requests"] for r in results), sum(r["tokens"] for r in results), 0]
+    return {
+        "settled": asked,
+        "books": books,
+        "longest_wait_ms": round(max(r["wait_ms"] for r in results), 1),
+        "longest_wait_breaker_open_ms": round(max(r["open_ms"] for r in results), 2),
+        "ok": books == asked,
+    }
+
+
+PARTS = {
+    "admit": part_admit,
+    "tokens": part_tokens,
+    "count": part_count,
+    "sliding": part_sliding,
+    "faults": part_faults,
+}
+
+
+def main() -> int:
+    """Every part on an engine of its own."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--engine", default="embedded", choices=["embedded", "redis"])
+    parser.add_argument("--events", type=int, default=1_000_000)
+    parser.add_argument("--freeze", type=float, default=10.0)
+    parser.add_argument("parts", nargs="*", default=list(PARTS))
+    args = parser.parse_args()
+    failed = False
+    for name in args.parts:
+        with running_engine(engine_binaries()[args.engine]) as engine:
+            result = PARTS[name](engine, args)
+        failed |= not result["ok"]
+        print(json.dumps({"part": name, **result}), flush=True)
+    return int(failed)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,278 @@
+"""The store freezes, dies, forgets, refuses: the books balance, nobody waits."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
+from itertools import count
+
+import pytest
+
+from gateway.core.ports import Plan, Reserved
+from gateway.store import RedisStore
+from tests.cells import concurrent, reserve, reserve_all, sliding
+from tests.engines import Engine, engine_binaries, running_engine
+
+# A reserve is promised an answer within 50 ms of silence; the rest is what a shared
+# machine may add to any timer.
+PATIENCE_S = 0.15
+
+_names = count()
+
+
+@pytest.fixture(name="engine")
+def _engine() -> Iterator[Engine]:
+    """An engine of its own for each test: it will not survive it."""
+    binary = next(iter(engine_binaries().values()), None)
+    if binary is None:
+        pytest.skip("no engine on this machine")
+    with running_engine(binary) as engine:
+        yield engine
+
+
+@pytest.fixture(name="store")
+async def _store(engine) -> AsyncIterator[RedisStore]:
+    """A connected store."""
+    store = RedisStore(engine.url)
+    await store.start()
+    yield store
+    await store.close()
+
+
+@pytest.fixture(name="plan")
+def _plan() -> Plan:
+    """Requests, tokens and open exchanges of one subject."""
+    name = f"f{next(_names)}"
+    return Plan(
+        (
+            sliding(name, 1000, meter="requests"),
+            sliding(name + "t", 100_000),
+            concurrent(name + "c", 100),
+        )
+    )
+
+
+async def until(true: Callable[[], bool], timeout_s: float = 5.0) -> None:
+    """Wait for something to become so."""
+    async with asyncio.timeout(timeout_s):
+        while not true():
+            await asyncio.sleep(0.002)
+
+
+async def away(store: RedisStore, plan: Plan) -> Reserved:
+    """Let the breaker open by one reserve; its answer."""
+    answer = await reserve(store, plan, 1, 100, 1)
+    assert not store.up
+    return answer
+
+
+async def test_a_frozen_store_is_given_up_in_time(engine, store, plan):
+    """The first reserve waits for the silence, the next ones not at all."""
+    engine.freeze()
+    start = time.perf_counter()
+    first = await reserve(store, plan, 1, 100, 1)
+    assert 0.02 < time.perf_counter() - start < PATIENCE_S
+    second = store.reserve(plan, (1, 100, 1), lambda _: None)
+    assert (first.local, second.local, second.admitted) == (True, True, True)
+    engine.thaw()
+
+
+async def test_books_balance_after_a_freeze(engine, store, plan):
+    """Reserves in limbo, settled or not, and local ones are all charged once."""
+    before = await reserve(store, plan, 1, 100, 1)
+    engine.freeze()
+    limbo = await reserve_all(store, plan, [(1, 100, 1)] * 4)
+    local = await reserve_all(store, plan, [(1, 100, 1)] * 3)
+    for answer in (before, limbo[0], limbo[1], local[0]):
+        store.settle(answer, (1, 40, 1))
+    engine.thaw()
+    await until(lambda: store.up and store.journal_size == 0)
+    assert await store.peek(plan.cells) == [8, 4 * 40 + 4 * 100, 4]
+    for answer in (*limbo[2:], *local[1:]):
+        store.settle(answer, (1, 70, 1))
+    assert await store.peek(plan.cells) == [8, 4 * 40 + 4 * 70, 0]
+
+
+async def test_books_balance_after_a_kill(engine, store, plan):
+    """A restarted engine with its append-only file gets what it missed."""
+    before = await reserve(store, plan, 1, 100, 1)
+    engine.kill()
+    local = [await reserve(store, plan, 1, 100, 1) for _ in range(3)]
+    store.settle(before, (1, 30, 1))
+    store.settle(local[0], (1, 30, 1))
+    engine.start()
+    await until(lambda: store.up and store.journal_size == 0)
+    for answer in local[1:]:
+        store.settle(answer, (1, 30, 1))
+    assert await store.peek(plan.cells) == [4, 120, 0]
+
+
+async def test_a_store_that_lost_its_last_seconds_is_told_again(engine, store, plan):
+    """Counters and settlements it had answered and forgot are on the books again."""
+    open_still = await reserve(store, plan, 1, 100, 1)
+    store.settle(await reserve(store, plan, 1, 100, 1), (1, 30, 1))
+    assert await store.peek(plan.cells) == [2, 130, 1]
+    engine.command(b"FLUSHALL")
+    await reserve(store, plan, 1, 5, 1)
+    await until(lambda: store.stats.replayed > 0 and store.journal_size == 0)
+    assert await store.peek(plan.cells) == [3, 135, 2]
+    store.settle(open_still, (1, 0, 1))
+    assert await store.peek(plan.cells) == [3, 35, 1]
+
+
+async def test_a_call_that_wakes_late_changes_nothing(engine, plan):
+    """A frozen engine executes the old call after the new connection's first one."""
+    store = RedisStore(engine.url)
+    await store.start()
+    for _ in range(5):
+        engine.freeze()
+        store.settle(await away(store, plan), (1, 10, 1))
+        engine.thaw()
+        await until(lambda: store.up and store.journal_size == 0)
+    assert await store.peek(plan.cells) == [5, 50, 0]
+    await store.close()
+
+
+async def test_a_forgotten_script_is_loaded_again(engine, store, plan):
+    """SCRIPT FLUSH costs one repetition and no breaker."""
+    engine.command(b"SCRIPT FLUSH")
+    answer = await reserve(store, plan, 1, 100, 1)
+    assert (answer.admitted, answer.local, store.up) == (True, False, True)
+
+
+@pytest.mark.parametrize(
+    ("fault", "cure"),
+    [
+        (b"CONFIG SET maxmemory 1", b"CONFIG SET maxmemory 0"),
+        (b"REPLICAOF 127.0.0.1 1", b"REPLICAOF NO ONE"),
+    ],
+)
+async def test_a_store_that_refuses_writes_is_away(engine, store, plan, fault, cure):
+    """Full, or demoted to a replica: local until it takes writes again."""
+    engine.command(fault)
+    answer = await reserve(store, plan, 1, 100, 1)
+    assert (answer.admitted, answer.local) == (True, True)
+    store.settle(answer, (1, 60, 1))
+    engine.command(cure)
+    await until(lambda: store.up and store.journal_size == 0)
+    assert await store.peek(plan.cells) == [1, 60, 0]
+
+
+async def test_an_outage_hands_out_no_fresh_quota(engine, store):
+    """Local windows go on from the last sums seen."""
+    plan = Plan((sliding(f"f{next(_names)}", 100),))
+    store.settle(await reserve(store, plan, 90), (90,))
+    await store.peek(plan.cells)
+    engine.kill()
+    assert not (await reserve(store, plan, 20)).admitted
+    assert (await reserve(store, plan, 10)).admitted
+
+
+async def test_a_limit_is_shared_by_the_known_replicas(engine):
+    """Each local limiter owns its part, at least one."""
+    engine.kill()
+    store = RedisStore(engine.url, replicas=4)
+    await store.start()
+    plan = Plan((sliding("share", 8, meter="requests"),))
+    answers = await reserve_all(store, plan, [(1,)] * 5)
+    assert [answer.admitted for answer in answers] == [True, True, False, False, False]
+    store.replicas = 100
+    assert not (await reserve(store, plan, 1)).admitted
+    engine.start()
+    await store.close()
+
+
+@pytest.mark.parametrize(("choice", "admitted"), [("open", True), ("closed", False)])
+async def test_when_down_may_let_all_through_or_nobody(engine, choice, admitted):
+    """The operator's choice; what passed is charged on return all the same."""
+    engine.kill()
+    store = RedisStore(engine.url, when_down=choice)
+    await store.start()
+    plan = Plan((sliding(choice, 10),))
+    answers = await reserve_all(store, plan, [(7,)] * 3)
+    assert {answer.admitted for answer in answers} == {admitted}
+    assert answers[0].retry_after == (0.0 if admitted else 1.0)
+    engine.start()
+    await until(lambda: store.up and store.journal_size == 0)
+    assert await store.peek(plan.cells) == [21 if admitted else 0]
+    await store.close()
+
+
+async def test_degraded_and_recovered_are_told_once(engine, store, plan):
+    """One event each per outage, with the number of operations merged."""
+    told: list[object] = []
+    store.on_degraded = told.append
+    store.on_recovered = told.append
+    engine.kill()
+    await until(lambda: not store.up)
+    store.settle(await reserve(store, plan, 1, 100, 1), (1, 50, 1))
+    engine.start()
+    await until(lambda: store.up)
+    assert told == ["the store closed the connection", 2]
+
+
+async def test_a_locally_refused_reserve_that_the_store_admitted_is_undone(engine):
+    """The client was refused, so nothing of it stays on the books."""
+    store = RedisStore(engine.url, when_down="closed")
+    await store.start()
+    plan = Plan((sliding("undone", 10, meter="requests"), concurrent("undone", 9)))
+    engine.freeze()
+    refused = await reserve(store, plan, 1, 1)
+    assert not refused.admitted
+    engine.thaw()
+    await until(lambda: store.up and store.journal_size == 0)
+    assert await store.peek(plan.cells) == [0, 0]
+    await store.close()
+
+
+async def test_an_own_stall_is_not_the_stores_silence(engine, store, plan):
+    """A loop that was blocked for long does not open the breaker."""
+    for _ in range(5):
+        answered = asyncio.ensure_future(reserve(store, plan, 1, 1, 1))
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        busy_until = time.perf_counter() + 0.08
+        while time.perf_counter() < busy_until:
+            pass
+        assert not (await answered).local
+    assert store.up
+
+
+async def test_close_sends_what_is_queued(engine, plan):
+    """Settlements of the last turn are not lost."""
+    store = RedisStore(engine.url)
+    await store.start()
+    answers = await reserve_all(store, plan, [(1, 100, 1)] * 40)
+    for answer in answers:
+        store.settle(answer, (1, 10, 1))
+    await store.close()
+    other = RedisStore(engine.url)
+    await other.start()
+    assert await other.peek(plan.cells) == [40, 400, 0]
+    await other.close()
+
+
+async def test_a_failing_listener_costs_nobody_else(engine, store, plan):
+    """One callback that raises leaves the other answers alone."""
+    loop = asyncio.get_running_loop()
+    told: list[str] = []
+    loop.set_exception_handler(lambda _, context: told.append(context["message"]))
+
+    def fails(reserved: Reserved) -> None:
+        raise ValueError
+
+    store.reserve(plan, (1, 1, 1), fails)
+    assert (await reserve(store, plan, 1, 1, 1)).admitted
+    assert told == ["a reserve's callback failed"]
+
+
+async def test_start_without_a_store_serves_locally(engine, plan):
+    """The gateway starts, limits hold, and the store is found when it comes."""
+    engine.kill()
+    store = RedisStore(engine.url)
+    await store.start()
+    assert (await reserve(store, plan, 1, 100, 1)).local
+    engine.start()
+    await until(lambda: store.up)
+    await store.close()

@@ -1,0 +1,119 @@
+"""The script in the store against the in-process limiter, step by step.
+
+The engine's clock cannot be set, so the model is driven by the times that the engine
+itself reports: both must then say the same at every step.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, precondition, rule
+
+from gateway.core.ports import Plan, Reserved
+from gateway.store import MemoryStore, RedisStore
+from gateway.store.memory import HELD
+from tests.cells import concurrent, reserve, sliding
+from tests.engines import engine_binaries, running_engine
+
+COSTS = st.tuples(st.integers(0, 40), st.integers(0, 40), st.integers(0, 1))
+COUNTERS = ("a", "b", "c")
+
+
+class StoreAgainstModel(RuleBasedStateMachine):
+    """Random reserves, settlements and waits on a few counters of short windows."""
+
+    url = ""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.loop = asyncio.new_event_loop()
+        self.now_us = 0
+        self.model = MemoryStore(clock=lambda: self.now_us)
+        self.store = self.run(self.open())
+        prefix = os.urandom(6).hex()
+        self.plans = [
+            Plan(
+                (
+                    sliding(prefix + one, 100, window_us=1_000_000),
+                    sliding(prefix + other + "2", 150, window_us=3_000_000),
+                    concurrent(prefix + one + "3", 4),
+                )
+            )
+            for one in COUNTERS
+            for other in COUNTERS
+        ]
+        self.open_pairs: list[tuple[Reserved, Reserved]] = []
+
+    def run(self, work: Any) -> Any:
+        return self.loop.run_until_complete(work)
+
+    async def open(self) -> RedisStore:
+        store = RedisStore(self.url, timeout_s=5.0)
+        await store.start()
+        return store
+
+    @rule(index=st.integers(0, 8), costs=COSTS)
+    def reserve(self, index: int, costs: tuple[int, int, int]) -> None:
+        """Both admit or both refuse, with the same sums and waits."""
+        plan = self.plans[index]
+        real = self.run(reserve(self.store, plan, *costs))
+        self.now_us = real.at_us
+        twin = Reserved(Plan(plan.cells), costs)
+        twin.lease = real.lease
+        self.model.decide(twin)
+        assert (real.admitted, real.violated) == (twin.admitted, twin.violated)
+        assert list(real.sums) == list(twin.sums)
+        assert real.retry_after == twin.retry_after
+        assert (real.frees_at > 0) == (twin.frees_at > 0)
+        if real.admitted:
+            self.open_pairs.append((real, twin))
+
+    @precondition(lambda self: self.open_pairs)
+    @rule(which=st.integers(0, 50), actual=COSTS)
+    def settle(self, which: int, actual: tuple[int, int, int]) -> None:
+        """The same sums after a settlement."""
+        real, twin = self.open_pairs.pop(which % len(self.open_pairs))
+        probe = self.run(self.settle_and_probe(real, actual))
+        self.now_us = probe.at_us
+        assert twin.state == HELD
+        self.model.settle(twin, actual)
+        assert list(probe.sums) == self.model.sums(real.plan.cells)
+
+    async def settle_and_probe(
+        self, real: Reserved, actual: tuple[int, int, int]
+    ) -> Reserved:
+        """Both in one turn, so in one call: at the same time of the engine."""
+        self.store.settle(real, actual)
+        return await reserve(self.store, real.plan, 0, 0, 0)
+
+    @rule(wait_ms=st.integers(1, 40))
+    def wait(self, wait_ms: int) -> None:
+        """Time passes in the engine."""
+        self.run(asyncio.sleep(wait_ms / 1000))
+
+    def teardown(self) -> None:
+        self.run(self.store.close())
+        self.loop.close()
+
+
+def test_the_script_and_the_in_process_limiter_agree():
+    """Any sequence of operations has the same effect on both."""
+    binary = next(iter(engine_binaries().values()), None)
+    if binary is None:
+        pytest.skip("no engine on this machine")
+    with running_engine(binary, "--appendonly", "no") as engine:
+        StoreAgainstModel.url = engine.url
+        case = StoreAgainstModel.TestCase
+        case.settings = settings(
+            max_examples=settings().max_examples // 4,
+            stateful_step_count=30,
+            deadline=None,
+            suppress_health_check=list(HealthCheck),
+        )
+        case("runTest").runTest()
