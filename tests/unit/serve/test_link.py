@@ -1,0 +1,123 @@
+"""The link between control and workers: reconnects, bounds, frames at any split."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gateway.serve.link import (
+    MAX_WAITING,
+    FrameError,
+    FrameReader,
+    LinkServer,
+    WorkerLink,
+    encode_frame,
+)
+
+
+@given(st.lists(st.dictionaries(st.text(), st.integers(0, 99))), st.integers(1, 9))
+def test_frames_come_whole_at_any_split(bodies, step):
+    """However bytes arrive, the same messages come out."""
+    messages = [{**body, "type": "x"} for body in bodies]
+    stream = b"".join(map(encode_frame, messages))
+    reader = FrameReader()
+    seen = []
+    for start in range(0, len(stream), step):
+        seen += reader.feed(stream[start : start + step])
+    assert seen == messages
+
+
+@pytest.mark.parametrize(
+    "junk",
+    [b"\xff\xff\xff\xff", b"\0\0\0\1\xc1", b"\0\0\0\1\x80", b"\0\0\0\2\x91\x01"],
+    ids=["length", "msgpack", "no type", "no map"],
+)
+def test_what_is_no_message_is_refused(junk):
+    """Junk ends the connection instead of being guessed at."""
+    with pytest.raises(FrameError):
+        FrameReader().feed(junk)
+
+
+class Ends:
+    """A server and a worker on one socket; messages as they arrive."""
+
+    def __init__(self, folder):
+        self.path = str(folder / "link")
+        self.at_control: asyncio.Queue = asyncio.Queue()
+        self.at_worker: asyncio.Queue = asyncio.Queue()
+        self.gone: asyncio.Queue = asyncio.Queue()
+        self.worker = WorkerLink(self.path, 3, 7, self.at_worker.put_nowait)
+        self.server = self.new_server()
+
+    def new_server(self):
+        return LinkServer(
+            self.path,
+            lambda peer, message: self.at_control.put_nowait((peer.index, message)),
+            lambda peer: self.gone.put_nowait(peer.index),
+        )
+
+
+@pytest.fixture(name="ends")
+async def _ends(tmp_path):
+    ends = Ends(tmp_path)
+    yield ends
+    await ends.worker.close()
+    await ends.server.close()
+
+
+async def test_worker_says_hello_and_hears_broadcasts(ends):
+    """Both directions, with the worker known by its index."""
+    await ends.server.start()
+    await ends.worker.start()
+    index, hello = await ends.at_control.get()
+    assert (index, hello["type"], hello["incarnation"]) == (3, "hello", 7)
+    ends.server.broadcast({"type": "drain"})
+    assert await ends.at_worker.get() == {"type": "drain"}
+
+
+async def test_worker_started_before_control(ends):
+    """What a worker says before control is there arrives once it is; stats do not."""
+    await ends.worker.start()
+    ends.worker.send({"type": "stats", "inflight": 1})
+    ends.worker.send({"type": "event", "name": "gateway.degraded"})
+    ends.worker.send({"type": "ready"})
+    await ends.server.start()
+    kinds = [(await ends.at_control.get())[1]["type"] for _ in range(3)]
+    assert kinds == ["hello", "ready", "event"]
+
+
+async def test_worker_comes_back_to_a_new_control(ends):
+    """Control dies: the worker goes on, and introduces itself as ready to the next."""
+    await ends.server.start()
+    await ends.worker.start()
+    await ends.at_control.get()
+    ends.worker.send({"type": "ready"})
+    await ends.at_control.get()
+    await ends.server.close()
+    assert await ends.gone.get() == 3
+    ends.server = ends.new_server()
+    await ends.server.start()
+    kinds = [(await ends.at_control.get())[1]["type"] for _ in range(2)]
+    assert kinds == ["hello", "ready"]
+    assert ends.worker.connected
+
+
+async def test_what_waits_for_control_is_bounded(ends):
+    """Control stays away: the oldest messages go, and are counted."""
+    for number in range(MAX_WAITING + 5):
+        ends.worker.send({"type": "event", "name": str(number)})
+    assert ends.worker.dropped == 5
+
+
+async def test_junk_closes_the_connection_only(ends):
+    """A peer that speaks something else is parted from; the server goes on."""
+    await ends.server.start()
+    reader, writer = await asyncio.open_unix_connection(ends.path)
+    writer.write(b"GET / HTTP/1.1\r\n\r\n")
+    assert await reader.read() == b""
+    writer.close()
+    await ends.worker.start()
+    assert (await ends.at_control.get())[1]["type"] == "hello"
