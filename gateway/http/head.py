@@ -208,21 +208,24 @@ def strip_leading_crlf(raw: bytes) -> bytes:
     return raw[2:] if raw.startswith(b"\r\n") else raw
 
 
-def check_partial_head(raw: bytes) -> None:
+def check_partial_head(raw: bytes, start: int = 0) -> None:
     """Refuse early a head whose end has not come, but that can never become valid.
 
     Without it a client with bare line feeds, HTTP/0.9 or TLS on this port would wait
-    for its answer until the head's time is over. Raises `WireError`.
+    for its answer until the head's time is over. Bytes before ``start`` were checked
+    by an earlier call. Raises `WireError`.
     """
-    raw = strip_leading_crlf(raw)
-    if raw.translate(None, _HEAD_BYTES):
+    if not start:
+        raw = strip_leading_crlf(raw)
+    at = start - 1 if raw[start - 1 : start] == b"\r" else start
+    fresh = raw[at:-1] if raw.endswith(b"\r") else raw[at:]
+    if fresh.translate(None, _HEAD_BYTES):
         raise WireError(400, "control character in the head")
-    whole = raw[:-1] if raw.endswith(b"\r") else raw
-    pairs = whole.count(b"\r\n")
-    if whole.count(b"\n") != pairs or whole.count(b"\r") != pairs:
+    pairs = fresh.count(b"\r\n")
+    if fresh.count(b"\n") != pairs or fresh.count(b"\r") != pairs:
         raise WireError(400, "bare CR or LF in the head")
-    line, ended, _ = whole.partition(b"\r\n")
-    if ended:
+    if pairs and raw.find(b"\r\n") >= at:
+        line, _, _ = raw.partition(b"\r\n")
         _read_request_line(RequestHead(), line, len(line))
 
 

@@ -290,6 +290,27 @@ def test_hopeless_start_is_refused_at_once(raw):
 
 
 @pytest.mark.parametrize(
+    "raw",
+    [b"GET / HTTP/1.1\r\nA: b\r\nC", b"GET / HTTP/1.1\r\nA\n", b"GET /\r\n", b"G\rE"],
+)
+def test_start_may_be_checked_in_parts(raw):
+    """Checking only what is new refuses exactly when checking everything does."""
+
+    def refused(upto: int, start: int) -> bool:
+        try:
+            check_partial_head(raw[:upto], start)
+        except WireError:
+            return True
+        return False
+
+    for upto in range(1, len(raw) + 1):
+        whole = refused(upto, 0)
+        assert whole == refused(upto, upto - 1)
+        if whole:
+            return
+
+
+@pytest.mark.parametrize(
     ("raw", "limit", "status"),
     [
         (b"GET /aaaa", None, 414),
