@@ -133,24 +133,25 @@ def ratelimit_headers(plan: LimitPlan, reserved: Reserved, now_us: int) -> bytes
     requests = tokens = tightest = -1
     least_requests = least_tokens = least = 2.0
     for place, shown in enumerate(plan.shown):
-        left = (shown.amount - sums[place]) * shown.share
-        if left < least:
-            least, tightest = left, place
+        share = (shown.amount - sums[place]) * shown.share
+        if share < least:
+            least, tightest = share, place
         group = shown.group
         if group == REQUESTS:
-            if left < least_requests:
-                least_requests, requests = left, place
-        elif group == TOKENS and left < least_tokens:
-            least_tokens, tokens = left, place
+            if share < least_requests:
+                least_requests, requests = share, place
+        elif group == TOKENS and share < least_tokens:
+            least_tokens, tokens = share, place
+    if plan.has_calendar:
+        for shown in plan.shown:
+            shown.at(now_us)
     lines = b""
     for place in (requests, tokens):
         if place >= 0:
-            shown = plan.shown[place]
-            shown.at(now_us)
-            lines += shown.lines(max(0, shown.amount - sums[place]))
-    shown = plan.shown[tightest]
-    shown.at(now_us)
-    return lines + shown.structured(max(0, shown.amount - sums[tightest]))
+            left = plan.amounts[place] - sums[place]
+            lines += plan.shown[place].template % (max(0, left))
+    left = plan.amounts[tightest] - sums[tightest]
+    return lines + plan.shown[tightest].structured(max(0, left))
 
 
 def refuse_limit(plan: LimitPlan, reserved: Reserved, now_us: int) -> Refusal:
@@ -187,7 +188,7 @@ def _other_family(
             place = min(shares)[1]
             shown = plan.shown[place]
             shown.at(now_us)
-            lines += shown.lines(max(0, shown.amount - sums[place]))
+            lines += shown.template % max(0, shown.amount - sums[place])
     return lines
 
 

@@ -139,6 +139,7 @@ class LimitPlan(Plan):
         "amounts",
         "gate_cells",
         "gate_cells_billable",
+        "has_calendar",
         "least_tokens",
         "least_usd",
         "pick",
@@ -156,6 +157,7 @@ class LimitPlan(Plan):
         self.shown = shown
         self.amounts = tuple(cell.amount for cell in cells)
         self.until = min((c.ends_at for c in cells if c.ends_at), default=_FOREVER)
+        self.has_calendar = self.until < _FOREVER
         self.least_tokens = _least(cells, _TOKEN_METERS)
         self.least_usd = _least(cells, {"usd"})
         # From (requests, tokens, prompt, completion, concurrent, usd) to the cells.

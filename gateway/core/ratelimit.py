@@ -66,7 +66,6 @@ class ShownLimit:
 
     __slots__ = (
         "_ends_us",
-        "_lines",
         "_name",
         "_policy_line",
         "_reset_us",
@@ -76,6 +75,7 @@ class ShownLimit:
         "group",
         "limit",
         "share",
+        "template",
         "unit",
     )
 
@@ -96,7 +96,8 @@ class ShownLimit:
         self._write(limit.window_us)
 
     def _write(self, reset_us: int) -> None:
-        self._lines, self._structured = self._templates(reset_us)
+        # ``template`` % remaining: the x-ratelimit lines; only for the two groups.
+        self.template, self._structured = self._templates(reset_us)
 
     def _templates(self, reset_us: int) -> tuple[bytes, bytes]:
         """The lines with one ``%d`` each, for what remains."""
@@ -117,10 +118,6 @@ class ShownLimit:
         if self._ends_us and second != self._second:
             self._second = second
             self._write(max(_US, self._ends_us - second * _US))
-
-    def lines(self, remaining: int) -> bytes:
-        """The x-ratelimit lines (none for money and concurrency)."""
-        return self._lines % remaining if self._lines else b""
 
     def structured(self, remaining: int) -> bytes:
         """The RateLimit-Policy and RateLimit lines."""

@@ -168,6 +168,17 @@ def test_overdrawn_limits_show_nothing_left():
     assert found["x-ratelimit-remaining-tokens"] == "0"
 
 
+def test_calendar_limits_count_down_in_every_answer():
+    """The end of the period is told from the store's clock of each answer."""
+    limit = Limit("user", "requests", 9, calendar="day")
+    ends_at = NOW_US / 1e6 + 90
+    cell = Cell(b"k", CellKind.CALENDAR, 0, 9, limit, ends_at)
+    plan = LimitPlan((cell,), b"t", (ShownLimit(limit, ends_at=ends_at),))
+    for passed, reset in ((0, "1m30s"), (31, "59s")):
+        lines = ratelimit_headers(plan, admitted(plan, 4), NOW_US + passed * 10**6)
+        assert fields(lines)["x-ratelimit-reset-requests"] == reset
+
+
 def test_no_limits_no_lines():
     """Clients without limits, and answers whose sums nobody knows."""
     assert ratelimit_headers(plan_of(), admitted(plan_of()), NOW_US) == b""

@@ -38,7 +38,7 @@ def lines(raw: bytes) -> list[str]:
 def test_requests_limit_as_lines():
     """The three fields of the family and the two structured ones."""
     shown = ShownLimit(Limit("client_ip", "requests", 600, MINUTE))
-    assert lines(shown.lines(599)) == [
+    assert lines(shown.template % 599) == [
         "x-ratelimit-limit-requests: 600",
         "x-ratelimit-remaining-requests: 599",
         "x-ratelimit-reset-requests: 1m0s",
@@ -52,7 +52,7 @@ def test_requests_limit_as_lines():
 def test_token_limits_say_their_unit():
     """A quota of tokens must not be read as one of requests."""
     shown = ShownLimit(Limit("user", "prompt_tokens", 1000, 1_500_000))
-    assert lines(shown.lines(7))[1] == "x-ratelimit-remaining-tokens: 7"
+    assert lines(shown.template % 7)[1] == "x-ratelimit-remaining-tokens: 7"
     assert lines(shown.structured(7)) == [
         'RateLimit-Policy: "user.prompt_tokens.1500ms";q=1000;w=2;qu="prompt-tokens"',
         'RateLimit: "user.prompt_tokens.1500ms";r=7;t=2',
@@ -62,7 +62,7 @@ def test_token_limits_say_their_unit():
 def test_concurrency_has_no_window():
     """Nobody knows when an open exchange ends, so no time is told."""
     shown = ShownLimit(Limit("user", "concurrent", 32))
-    assert shown.lines(31) == b""
+    assert shown.template == b""
     assert lines(shown.structured(31)) == [
         'RateLimit-Policy: "user.concurrent";q=32;qu="concurrent-requests"',
         'RateLimit: "user.concurrent";r=31',
@@ -75,7 +75,7 @@ def test_money_is_told_in_micro_dollars():
     policy, rest = lines(shown.structured(1_234_999))
     assert 'q=999999999999999;w=60;qu="usd-micros"' in policy
     assert "r=1234;" in rest
-    assert shown.lines(5) == b""
+    assert shown.template == b""
 
 
 def test_calendar_limits_count_down():
@@ -83,14 +83,14 @@ def test_calendar_limits_count_down():
     limit = Limit("user", "requests", 10, calendar="day")
     shown = ShownLimit(limit, ends_at=86_400.0, length_s=86_400)
     shown.at((86_400 - 90) * US + 500_000)
-    assert "reset-requests: 1m30s" in lines(shown.lines(3))[2]
+    assert "reset-requests: 1m30s" in lines(shown.template % 3)[2]
     shown.at((86_400 - 90) * US + 600_000)
     assert lines(shown.structured(3)) == [
         'RateLimit-Policy: "user.requests.day";q=10;w=86400',
         'RateLimit: "user.requests.day";r=3;t=90',
     ]
     shown.at(86_401 * US)
-    assert lines(shown.lines(3))[2].endswith(" 1s")
+    assert lines(shown.template % 3)[2].endswith(" 1s")
 
 
 @pytest.mark.parametrize(

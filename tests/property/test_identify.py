@@ -1,0 +1,121 @@
+"""Identity under any input: never an exception, never a key or junk in an id."""
+
+from __future__ import annotations
+
+import hashlib
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gateway.core.cidr import Networks, parse_address, subject_of
+from gateway.core.credentials import find_credentials, without_query_key
+from gateway.core.hops import client_ip
+from gateway.core.identify import Identifier, Identity, readable_id, with_body_user
+from gateway.core.model import Limit, Policy, Tenant
+from gateway.core.plans import PlanBook
+from gateway.http.head import parse_request_head
+
+NOW = 1_795_000_000.0
+TRUSTED = Networks(["10.0.0.0/8"])
+POLICY = Policy(
+    "p",
+    limits=(
+        Limit("user", "requests", 5, 60_000_000),
+        Limit("client_ip+model", "tokens", 5, calendar="week"),
+    ),
+)
+
+field_values = st.text(
+    st.characters(min_codepoint=33, max_codepoint=126), min_size=1, max_size=40
+)
+addresses = st.ip_addresses().map(str)
+
+
+def request(**headers: str):
+    lines = "".join(
+        f"{name.replace('_', '-')}: {headers[name]}\r\n" for name in headers
+    )
+    raw = f"POST /v1/x?{headers.get('query', '')} HTTP/1.1\r\nHost: a\r\n{lines}\r\n"
+    return parse_request_head(raw.encode("latin-1"))
+
+
+@given(field_values, field_values)
+def test_any_header_identifies_someone_without_showing_the_key(key, chain):
+    """Junk in every field still gives a tenant, a short id and a plan."""
+    identifier = Identifier([Tenant("t", POLICY)], b"pepper", trusted=TRUSTED)
+    head = request(Authorization=key, X_Forwarded_For=chain)
+    identity = identifier.identify("10.0.0.1", head, NOW)
+    assert isinstance(identity, Identity)
+    assert identity.user == "anonymous" or identity.user.startswith("key_")
+    assert len(key) < 6 or key not in repr(identity)
+    assert len(PlanBook().plan(identity, key, NOW).cells) == 2
+
+
+@given(addresses, st.lists(st.one_of(addresses, field_values), max_size=5))
+def test_clients_cannot_choose_their_address(real, forged):
+    """Whatever a client writes into the field, the proxy's own hop decides."""
+    fields = {b"x-forwarded-for": ", ".join([*forged, real]).encode()}
+    address = parse_address(real)
+    assert address is not None
+    if not TRUSTED.contains(address):
+        assert client_ip("10.0.0.1", fields, TRUSTED) == subject_of(address)
+
+
+@given(st.binary(max_size=200), st.binary(max_size=200))
+def test_chains_of_junk_end_at_a_good_address(xff, forwarded):
+    """The answer is always an address, at worst the peer's."""
+    for fields in ({b"x-forwarded-for": xff}, {b"forwarded": forwarded}):
+        found = client_ip("10.0.0.1", fields, TRUSTED)
+        assert parse_address(found.partition("/")[0]) is not None
+
+
+@given(st.text(max_size=400))
+def test_ids_are_short_printable_and_stable(text):
+    """Reading an id twice changes nothing."""
+    once = readable_id(text)
+    assert len(once) <= 128
+    assert once.isprintable()
+    assert readable_id(once) == once
+
+
+@given(st.text(st.characters(max_codepoint=127), max_size=80))
+def test_no_key_is_left_in_a_stripped_query(query):
+    """What identified a client does not reach an upstream whose key is ours."""
+
+    class Head:
+        method = "GET"
+        credentials = ()
+        fields: dict[bytes, bytes] = {}  # noqa: RUF012 - a stand-in
+
+        def __init__(self, query: str) -> None:
+            self.query = query
+
+    kinds = {c.kind for c in find_credentials(Head(without_query_key(query)))}
+    assert "query" not in kinds
+
+
+@given(st.lists(field_values, min_size=1, max_size=20, unique=True))
+def test_identities_equal_those_of_a_fresh_identifier(keys):
+    """Remembering changes nothing: a tiny memory finds the same as none."""
+    tenants = [
+        Tenant("a", POLICY, ("sha256:" + hashlib.sha256(b"known").hexdigest(),)),
+        Tenant("open", POLICY),
+    ]
+    small = Identifier(tenants, b"pepper", capacity=2)
+    for key in [*keys, "known", *keys]:
+        head = request(x_api_key=key)
+        fresh = Identifier(tenants, b"pepper").identify("192.0.2.1", head, NOW)
+        found = small.identify("192.0.2.1", head, NOW)
+        assert isinstance(found, Identity)
+        assert isinstance(fresh, Identity)
+        assert (found.key, found.tenant.name) == (fresh.key, fresh.tenant.name)
+
+
+@given(st.text(max_size=300))
+def test_body_users_never_break_a_plan(user):
+    """Any text the body names makes a plan with hashed ASCII keys."""
+    identifier = Identifier([Tenant("t", POLICY)], b"pepper")
+    identity = identifier.identify("192.0.2.1", request(), NOW)
+    assert isinstance(identity, Identity)
+    plan = PlanBook().plan(with_body_user(identity, user), user, NOW)
+    assert all(cell.key.isascii() for cell in plan.cells)
