@@ -81,8 +81,8 @@ Environment variables override the file, flags override both.
   `store.url`, `server.workers`.
 - **Without a file** the mode is `observe` unless something states it; with one it is
   `enforce`.
-- `server.listen`, `server.workers`, `admin.listen` and `store.url` need a restart; the
-  rest is reloaded by SIGHUP and when the file changes.
+- `server.listen`, `server.workers`, `server.log`, `admin.listen` and `[store]` need a
+  restart; the rest is reloaded by SIGHUP and when the file changes.
 """
 _TYPES: dict[Any, str] = {
     str: "text",
