@@ -60,6 +60,7 @@ class Listener:
         self.connections: set[ClientConnection] = set()
         self.per_ip: dict[str, int] = {}
         self.counters: dict[str, int] = {}
+        self.accepted = 0
         self.draining = False
         self._servers: list[asyncio.AbstractServer] = []
         self._sweep_handle: asyncio.TimerHandle | None = None
@@ -84,6 +85,7 @@ class Listener:
 
     def admit(self, conn: ClientConnection) -> None:
         """Register a new connection, or answer 503 and close where a cap is hit."""
+        self.accepted += 1
         ip = conn.peer_ip
         count = self.per_ip.get(ip, 0)
         self.connections.add(conn)

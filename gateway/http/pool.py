@@ -11,7 +11,7 @@ import asyncio
 import contextlib
 import ssl
 from collections import deque
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 from urllib.parse import urlsplit
 
 import msgspec
@@ -208,7 +208,7 @@ class Pool:
         authority = b"%b:%d" % (target.host.encode("idna"), target.port)
         transport, _ = await self.loop.create_connection(
             lambda: _ConnectProtocol(ready, authority, parts.username, parts.password),
-            parts.hostname,
+            parts.hostname or "",
             parts.port or 3128,
         )
         try:
@@ -269,8 +269,7 @@ class _ConnectProtocol(asyncio.Protocol):
         self._buf = b""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        transport.write(
+        cast("asyncio.Transport", transport).write(
             b"CONNECT %b HTTP/1.1\r\nHost: %b\r\n%b\r\n"
             % (self._authority, self._authority, self._auth)
         )

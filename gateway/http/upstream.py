@@ -33,13 +33,14 @@ class UpstreamConnection(asyncio.Protocol):
         "barren",
         "born_at",
         "drop",
+        "feeding",
         "fields",
         "idle_since",
         "interim",
         "lost",
         "method",
         "parser",
-        "request_done",
+        "returning",
         "reused",
         "sink",
         "spent",
@@ -59,9 +60,10 @@ class UpstreamConnection(asyncio.Protocol):
         self.method = "GET"
         self.drop: frozenset[bytes] = frozenset()
         self.reused = False
+        self.feeding = False
         self.spent = False  # must not be used for another exchange
         self.lost = False
-        self.request_done = False
+        self.returning = False
         self.interim = False
         self.barren = 0
         self.born_at = born_at
@@ -159,6 +161,7 @@ class UpstreamConnection(asyncio.Protocol):
             self.transport.abort()
             return
         self.barren += len(data)
+        self.feeding = True
         try:
             self.parser.feed_data(data)
         except httptools.HttpParserUpgrade as upgrade:
@@ -167,11 +170,16 @@ class UpstreamConnection(asyncio.Protocol):
         except httptools.HttpParserError as error:
             self._malformed(error)
             return
+        finally:
+            self.feeding = False
         if self.sink is sink:
             if self.barren > MAX_BARREN_BYTES:
                 self._broken("the upstream's framing holds no end")
             else:
                 sink.on_answer_flush()
+        elif self.returning:
+            self.returning = False
+            self.release()
 
     def _malformed(self, error: httptools.HttpParserError) -> None:
         cause = error.__context__
@@ -196,6 +204,8 @@ class UpstreamConnection(asyncio.Protocol):
 
     def on_message_begin(self) -> None:
         self.fields = []
+        if self.sink is None:
+            self.spent = True
 
     def on_header(self, name: bytes, value: bytes) -> None:
         self.fields.append((name, value))
@@ -257,8 +267,14 @@ class UpstreamConnection(asyncio.Protocol):
             self.transport.abort()
 
     def release(self) -> None:
-        """The sink has its whole answer: back to the pool, or closed."""
-        if self.spent:
+        """The sink has its whole answer: back to the pool, or closed.
+
+        Not before the read that brought its end is parsed whole: what may follow in it
+        was asked for by nobody, and must not answer the next request.
+        """
+        if self.feeding:
+            self.returning = True
+        elif self.spent:
             if not self.lost:
                 self.transport.close()
         else:

@@ -167,7 +167,7 @@ class _Child:
         process = self._process
         if process is None or process.poll() is not None:
             path = os.pathsep.join(entry or os.getcwd() for entry in sys.path)
-            process = self._process = subprocess.Popen(  # noqa: S603  our own module
+            process = self._process = subprocess.Popen(
                 [sys.executable, "-m", "gateway.proxy.counting"],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,

@@ -596,6 +596,13 @@ class Exchange:
         record(self, NO_TOKENS, 0, perf_counter())
         self.service.closed(self)
 
+    def let_go(self) -> None:
+        """Over and recorded: whoever still holds this holds no body or answer."""
+        self.body = b""
+        self.meter = self.filter = self.inflater = self.upload = None
+        self.answer = self.conn = self.up = self.tunnel = None
+        self.scan = []
+
     def _endpoint(self) -> str:
         match = self.prepared.match
         return "other" if match is None else match.endpoint

@@ -119,6 +119,7 @@ class Service:
 
     def closed(self, exchange: Exchange) -> None:
         self.open_exchanges.discard(exchange)
+        exchange.let_go()
 
     # -- gate, caps, limits -------------------------------------------------------
 
@@ -319,6 +320,15 @@ class Service:
     def replace_tables(self, tables: Tables) -> None:
         """A new configuration: later requests see it, open exchanges do not."""
         self.tables = tables
+
+    @property
+    def upstream_connections(self) -> int:
+        """Open now, in use or idle."""
+        return sum(
+            len(target.connections)
+            for route in self.tables.routes
+            for target in route.pool.targets
+        )
 
     @property
     def busy(self) -> int:

@@ -20,7 +20,7 @@ import struct
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
-from typing import Any
+from typing import Any, cast
 
 import msgspec
 
@@ -108,8 +108,8 @@ class Peer(asyncio.Protocol):
         """Which worker this is, once it said hello (control's side)."""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
+        # uvloop's transports are no subclass of asyncio's.
+        self._transport = cast("asyncio.Transport", transport)
         self._on_open(self)
 
     def data_received(self, chunk: bytes) -> None:

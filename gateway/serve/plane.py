@@ -120,16 +120,19 @@ class Plane:
         turned_away = dict(listener.counters)
         turned_away["records"] = service.dropped_records
         turned_away["drain"] = service.drain_refused
-        turned_away["counting"] = self.counter.turned_away
         turned_away["blocks"] = self.gate.turned_away
         stats: Message = {
             "type": "stats",
             "inflight": service.busy,
             "connections": len(listener.connections),
+            "upstream_connections": service.upstream_connections,
+            "accepted": listener.accepted,
             "store_up": store.up,
+            "breakers": int(not store.up),
             "head_hits": heads.hits,
             "head_misses": heads.misses,
-            "counting": service.counting,
+            "plan_evictions": service.tables.plans.evictions,
+            "count_turned_away": self.counter.turned_away,
             "over_limit": self.gate.full_cells,
             "turned_away": turned_away,
         }

@@ -6,13 +6,14 @@ import msgspec
 from msgspec import Raw
 
 from gateway.core.dialects.base import Meter
-from gateway.core.dialects.meters import BLANK_LINE, EVENT_BYTES, USAGE_HIT
+from gateway.core.dialects.meters import BLANK_LINE, EVENT_BYTES, USAGE_HIT, StreamMeter
 from gateway.core.dialects.texts import sse_payload
 
 
 class _Chunk(msgspec.Struct):
     choices: list[Raw] | None = None
-    usage: Raw | None = None
+    # Not ``Raw | None``: msgspec reads a Raw in a union as null only.
+    usage: Raw = Raw()
 
 
 _decode = msgspec.json.Decoder(_Chunk).decode
@@ -29,8 +30,8 @@ def is_usage_only(event: bytes) -> bool:
         chunk = _decode(sse_payload(event))
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return False
-    usage = chunk.usage
-    return chunk.choices == [] and usage is not None and bytes(usage)[:1] == b"{"
+    # A Raw may keep the white space before its value.
+    return chunk.choices == [] and bytes(chunk.usage).lstrip()[:1] == b"{"
 
 
 class UsageFilter:
@@ -39,10 +40,12 @@ class UsageFilter:
     All other bytes pass as they came. It feeds the meter itself: with everything.
     """
 
-    __slots__ = ("_from", "_held", "_meter", "_passing")
+    __slots__ = ("_from", "_held", "_keep", "_meter", "_passing")
 
     def __init__(self, meter: Meter) -> None:
         self._meter = meter
+        # Both hold nothing at the same times, so one search serves both.
+        self._keep = meter.keep if isinstance(meter, StreamMeter) else meter.feed
         self._held = bytearray()
         self._from = 0
         # The rest of an event too large to hold goes through unread.
@@ -50,10 +53,11 @@ class UsageFilter:
 
     def feed(self, data: bytes) -> bytes:
         """What may pass on now."""
-        self._meter.feed(data)
         if not self._held and data.endswith(b"\n\n") and not USAGE_HIT(data):
             self._passing = False
+            self._keep(data)
             return data
+        self._meter.feed(data)
         return self._feed_slowly(data)
 
     def _feed_slowly(self, data: bytes) -> bytes:
