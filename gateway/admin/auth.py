@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import logging
 from collections.abc import Callable
 from urllib.parse import urlsplit
 
@@ -19,6 +20,7 @@ from aiohttp.typedefs import Handler, Middleware
 from gateway.admin.backend import Refused
 from gateway.config.values import is_loopback
 
+_log = logging.getLogger(__name__)
 _SAME_SITE = ("", "same-origin", "none")
 
 
@@ -97,3 +99,6 @@ async def _answer(request: web.Request, handler: Handler) -> web.StreamResponse:
     except web.HTTPException as error:
         code = error.reason.lower().replace(" ", "_")
         return error_response(error.status, code, error.reason)
+    except Exception:  # the edge: a fault of ours is an answer and a log line
+        _log.exception("admin request failed: %s %s", request.method, request.path)
+        return error_response(500, "internal_error", "see the log of control")

@@ -223,7 +223,7 @@ class Control:
         self._collector.sink = None
         if events.file is not None:
             self._collector.sink = FileSink(
-                events.file, max_bytes=events.max_size, keep=events.keep
+                str(events.file), max_bytes=events.max_size, keep=events.keep
             )
 
     def _reload(self) -> Reload:

@@ -13,12 +13,7 @@ from hypothesis import strategies as st
 from gateway.sinks.records import RecordWriter, decode_record
 from tests.records import make_record
 
-KEYS = (
-    "ts request_id tenant user client_ip method path endpoint model stream status "
-    "prompt_tokens completion_tokens total_tokens cached_tokens reasoning_tokens "
-    "usage_source usd duration_ms ttfb_ms overhead_ms action limit score class reasons "
-    "fingerprint outcome"
-).split()
+KEYS = ["ts", "request_id", "tenant", "user", "client_ip", "method", "path", "endpoint", "model", "stream", "status", "prompt_tokens", "completion_tokens", "total_tokens", "cached_tokens", "reasoning_tokens", "usage_source", "usd", "duration_ms", "ttfb_ms", "overhead_ms", "action", "limit", "score", "class", "reasons", "fingerprint", "outcome"]
 
 
 def test_keys_are_the_documented_ones_in_order():
@@ -34,7 +29,6 @@ def test_keys_are_the_documented_ones_in_order():
     [
         (1_763_916_387.123456, "2025-11-23T16:46:27.123456Z"),
         (1_763_916_387.0, "2025-11-23T16:46:27.000000Z"),
-        (1_763_916_386.9999999, "2025-11-23T16:46:27.000000Z"),
         (0.0, "1970-01-01T00:00:00.000000Z"),
     ],
 )
