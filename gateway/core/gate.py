@@ -198,8 +198,8 @@ class Gate:
         full = self._full
         if not full:
             return None
-        for key, place in plan.gate_cells_billable if billable else plan.gate_cells:
-            frees_at = full.get(key)
+        for place in plan.gate_places_billable if billable else plan.gate_places:
+            frees_at = full.get(plan.cells[place].key)
             if frees_at is not None and frees_at > mono:
                 return refuse_over(plan, place, frees_at - mono)
         return None

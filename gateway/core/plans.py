@@ -44,6 +44,8 @@ _NO_BOUND: Final = 1 << 62
 _FOREVER: Final = float("inf")
 # Plans of the head alone: no model known yet.
 _HEAD: Final = None
+# Combinations of limits met per tenant; more than a few need many model globs.
+_MAX_LIKES: Final = 64
 
 
 def tenant_tag(tenant: str) -> bytes:
@@ -137,8 +139,8 @@ class LimitPlan(Plan):
 
     __slots__ = (
         "amounts",
-        "gate_cells",
-        "gate_cells_billable",
+        "gate_places",
+        "gate_places_billable",
         "has_calendar",
         "least_tokens",
         "least_usd",
@@ -152,9 +154,17 @@ class LimitPlan(Plan):
         cells: tuple[Cell, ...] = (),
         tag: bytes = b"",
         shown: tuple[ShownLimit, ...] = (),
+        like: LimitPlan | None = None,
     ) -> None:
+        """``like``: a plan of the same limits in the same periods, to copy from."""
         super().__init__(cells, tag)
         self.shown = shown
+        if like is None:
+            self._make_ready(cells)
+        else:
+            self._copy(like)
+
+    def _make_ready(self, cells: tuple[Cell, ...]) -> None:
         self.amounts = tuple(cell.amount for cell in cells)
         self.until = min((c.ends_at for c in cells if c.ends_at), default=_FOREVER)
         self.has_calendar = self.until < _FOREVER
@@ -162,9 +172,19 @@ class LimitPlan(Plan):
         self.least_usd = _least(cells, {"usd"})
         # From (requests, tokens, prompt, completion, concurrent, usd) to the cells.
         self.pick = _picker([_METER_INDEX[cell.limit.meter] for cell in cells])
-        # (key, place) of cells of which every (billable) request costs at least one.
-        self.gate_cells = _gate_cells(cells, {"requests"})
-        self.gate_cells_billable = _gate_cells(cells, _BILLABLE_METERS)
+        # The cells of which every (billable) request costs at least one.
+        self.gate_places = _places(cells, {"requests"})
+        self.gate_places_billable = _places(cells, _BILLABLE_METERS)
+
+    def _copy(self, like: LimitPlan) -> None:
+        self.amounts = like.amounts
+        self.until = like.until
+        self.has_calendar = like.has_calendar
+        self.least_tokens = like.least_tokens
+        self.least_usd = like.least_usd
+        self.pick = like.pick
+        self.gate_places = like.gate_places
+        self.gate_places_billable = like.gate_places_billable
 
 
 def _least(cells: Iterable[Cell], meters: Iterable[str]) -> int:
@@ -172,13 +192,9 @@ def _least(cells: Iterable[Cell], meters: Iterable[str]) -> int:
     return min(amounts, default=_NO_BOUND)
 
 
-def _gate_cells(
-    cells: Iterable[Cell], meters: Iterable[str]
-) -> tuple[tuple[bytes, int], ...]:
+def _places(cells: Iterable[Cell], meters: Iterable[str]) -> tuple[int, ...]:
     return tuple(
-        (cell.key, place)
-        for place, cell in enumerate(cells)
-        if cell.limit.meter in meters
+        place for place, cell in enumerate(cells) if cell.limit.meter in meters
     )
 
 
@@ -227,7 +243,7 @@ class _Rule:
 class _Table:
     """The rules of one policy under one tenant, with its keys' common beginning."""
 
-    __slots__ = ("by_model", "policy", "rules", "stem", "tag")
+    __slots__ = ("by_model", "likes", "policy", "rules", "stem", "tag")
 
     def __init__(self, policy: Policy, prefix: bytes, tenant: str) -> None:
         self.policy = policy
@@ -235,6 +251,8 @@ class _Table:
         self.by_model = any(rule.by_model for rule in self.rules)
         self.stem = _key_stem(prefix, tenant)
         self.tag = tenant_tag(tenant)
+        # One finished plan for each combination of limits, for others to copy from.
+        self.likes: dict[tuple[ShownLimit, ...], LimitPlan] = {}
 
 
 class _CellMaker:
@@ -366,8 +384,17 @@ class PlanBook:
             other = chosen.get(cell.key)
             if other is None or cell.amount < other[0].amount:
                 chosen[cell.key] = (cell, rule.show(cell.ends_at, length_s))
-        cells = tuple(cell for cell, _ in chosen.values())
-        return LimitPlan(cells, table.tag, tuple(shown for _, shown in chosen.values()))
+        cells = tuple([cell for cell, _ in chosen.values()])
+        # The header lines belong to limit and period: where these are the same, all
+        # that does not name the client is the same.
+        shown = tuple([shown for _, shown in chosen.values()])
+        like = table.likes.get(shown)
+        plan = LimitPlan(cells, table.tag, shown, like)
+        if like is None:
+            if len(table.likes) >= _MAX_LIKES:
+                table.likes.clear()
+            table.likes[shown] = plan
+        return plan
 
 
 def cells_of_subject(
@@ -383,16 +410,26 @@ def cells_of_subject(
 ) -> list[Cell]:
     """The counters of one subject, to be looked at or reset; ``now`` in epoch seconds.
 
-    ``kind`` is a limit's ``per``. For a pair ``subject`` is a sequence of two ids.
-    The counters of pairs do not belong to one of their halves: only the store knows
+    ``kind`` is a limit's ``per``. For a pair ``subject`` is a sequence of two ids, or
+    both joined by "+". Raises ValueError for another number of ids. The counters of pairs do not belong to one of their halves: only the store knows
     with whom else it was paired.
     """
     maker = _CellMaker(timezone, lease_us)
-    names = [subject] if isinstance(subject, str) else list(subject)
+    parts = kind.split("+")
+    names = _split_pair(subject, parts) if isinstance(subject, str) else list(subject)
+    if len(names) != len(parts):
+        raise ValueError(f"{kind!r} needs {len(parts)} ids, not {len(names)}")
     ids = [
         normal_client_ip(name) if part == "client_ip" else name
-        for part, name in zip(kind.split("+"), names, strict=True)
+        for part, name in zip(parts, names, strict=True)
     ]
     stem = _key_stem(prefix, tenant)
     rules = (_Rule(limit) for limit in policy.limits if limit.per == kind)
     return [maker.make(rule, stem, ids, now)[0] for rule in rules]
+
+
+def _split_pair(subject: str, parts: Sequence[str]) -> list[str]:
+    """``a+b@x.org+gpt-4o``: user ids may hold a plus, addresses and models do not."""
+    if parts[-1] == "model":
+        return subject.rsplit("+", len(parts) - 1)
+    return subject.split("+", len(parts) - 1)

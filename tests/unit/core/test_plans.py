@@ -227,6 +227,18 @@ def test_header_lines_of_a_limit_are_shared():
     assert one.shown[0] is other.shown[0]
 
 
+def test_combinations_of_limits_are_bounded():
+    """A model that matches another set of globs makes another combination."""
+    globs = [f"*{number}*" for number in range(8)]
+    limits = [Limit("user", "tokens", 5, MINUTE, models=(glob,)) for glob in globs]
+    who = identity(*limits)
+    book = PlanBook()
+    for number in range(256):
+        model = "".join(str(bit) for bit in range(8) if number >> bit & 1)
+        plan = book.plan(who, model, NOW)
+        assert len(plan.cells) == len(plan.amounts) == number.bit_count()
+
+
 def test_allow_listed_clients_have_no_cells():
     """Nothing is counted for them, on the head or later."""
     who = identity(Limit("user", "requests", 5, MINUTE), allow=("user:anonymous",))
@@ -305,5 +317,19 @@ def test_cells_of_a_subject_are_those_of_its_plans():
 def test_a_pair_needs_two_ids():
     """One id cannot name the counter of two."""
     policy = Policy("p", limits=(Limit("user+model", "requests", 5, MINUTE),))
-    with pytest.raises(ValueError, match="zip"):
+    with pytest.raises(ValueError, match="needs 2 ids, not 1"):
         cells_of_subject(policy, "acme", "user+model", "alice", NOW)
+
+
+@pytest.mark.parametrize(
+    ("kind", "joined", "ids"),
+    [
+        ("user+model", "a+b@x.org+gpt-4o", ("a+b@x.org", "gpt-4o")),
+        ("client_ip+user", "203.0.113.9+a+b@x.org", ("203.0.113.9", "a+b@x.org")),
+    ],
+)
+def test_the_ids_of_a_pair_may_be_joined(kind, joined, ids):
+    """As they stand in a path; a plus in a user id does not tear it apart."""
+    policy = Policy("p", limits=(Limit(kind, "requests", 5, MINUTE),))
+    cells = [cells_of_subject(policy, "t", kind, both, NOW) for both in (joined, ids)]
+    assert cells[0] == cells[1]
