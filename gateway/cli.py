@@ -110,8 +110,7 @@ def serve(
         "server.workers": workers,
     }
     stated = {key: value for key, value in overrides.items() if value is not None}
-    loaded = load(config, stated)
-    _print_warnings(loaded)
+    loaded = load(config, stated)  # the supervisor logs the warnings
     file = os.path.abspath(loaded.file) if loaded.file else None
     _become_supervisor({"config": file, "overrides": stated})
 

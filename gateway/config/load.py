@@ -68,7 +68,7 @@ def load(
     report = Report(base, env, path or "configuration", locate_keys(text))
     _apply_env(raw, env, report)
     _apply_flags(raw, overrides or {}, report)
-    _apply_defaults(raw, has_file=path is not None)
+    _apply_defaults(raw, report, has_file=path is not None)
     config = build_table(Config, raw, (), report)
     if config is not UNSET:
         validate(config, report)
@@ -77,7 +77,7 @@ def load(
     return Loaded(config, path, tuple(report.warnings), _places(report))
 
 
-def _apply_defaults(raw: dict[str, Any], *, has_file: bool) -> None:
+def _apply_defaults(raw: dict[str, Any], report: Report, *, has_file: bool) -> None:
     """Defaults that depend on other things than the key's own table."""
     store = raw.setdefault("store", {})
     if isinstance(store, dict):
@@ -85,8 +85,10 @@ def _apply_defaults(raw: dict[str, Any], *, has_file: bool) -> None:
     policies = raw.setdefault("policy", {})
     if isinstance(policies, dict) and not has_file:
         default = policies.setdefault("default", {})
-        if isinstance(default, dict):
-            default.setdefault("mode", "observe")
+        if isinstance(default, dict) and "mode" not in default:
+            default["mode"] = "observe"
+            message = "observe: nothing is refused; --mode enforce acts"
+            report.warn(("policy", "default", "mode"), message)
 
 
 def find_file(path: str | None) -> str | None:

@@ -31,7 +31,9 @@ def problems(path=None, overrides=None, env=None):
 def test_upstream_alone_is_enough(tmp_path, monkeypatch):
     """With only a URL: tenant default, everyone admitted, no limits, observe."""
     monkeypatch.chdir(tmp_path)
-    config = load_config(None, {"upstream": "https://api.openai.com"}, {})
+    loaded = load(None, {"upstream": "https://api.openai.com"}, {})
+    config = loaded.config
+    assert "--mode enforce" in loaded.warnings[0].message
     tables = resolve(config)
     assert [t.name for t in tables.tenants] == ["default"]
     assert tables.tenants[0].policy.mode == "observe"
