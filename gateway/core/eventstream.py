@@ -15,7 +15,8 @@ _TRAILER_BYTES = 4
 # AWS allows 24 MiB a message; payloads that carry usage are far below this, and
 # larger ones are skipped without being held.
 PAYLOAD_BYTES = 1024 * 1024
-# Header value types of fixed length; 6 and 7 carry their length in two bytes.
+# Header value types; byte arrays and strings carry their length in two bytes.
+_BYTES, _STRING = 6, 7
 _FIXED = {0: 0, 1: 0, 2: 1, 3: 2, 4: 4, 5: 8, 8: 8, 9: 16}
 
 
@@ -75,10 +76,10 @@ def event_type(headers: bytes) -> str:
         name = headers[at + 1 : name_end]
         kind = headers[name_end] if name_end < len(headers) else -1
         at = name_end + 1
-        if kind in (6, 7):
+        if kind in (_BYTES, _STRING):
             size = int.from_bytes(headers[at : at + 2], "big")
             value = headers[at + 2 : at + 2 + size]
-            if kind == 7 and name in (b":event-type", b":exception-type"):
+            if kind == _STRING and name in (b":event-type", b":exception-type"):
                 return value.decode("utf-8", "replace")
             at += 2 + size
         elif kind in _FIXED:

@@ -32,7 +32,7 @@ class Inflater:
     ``max_bytes`` bounds the decoded size, ``max_ratio`` decoded by coded size.
     """
 
-    __slots__ = ("_coded", "_decoder", "_decoded", "_max", "_raw", "_ratio")
+    __slots__ = ("_coded", "_decoded", "_decoder", "_max", "_ratio", "_raw")
 
     def __init__(
         self, coding: str, max_bytes: int, max_ratio: float = RATIO_MAX

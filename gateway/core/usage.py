@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Mapping
 
 from gateway.core.dialects.base import OPAQUE, CountTask
-from gateway.core.dialects.texts import answer_texts, prompt_texts
+from gateway.core.dialects.texts import answer_texts, kept_texts, prompt_texts
 from gateway.core.model import RequestFacts, Usage, UsageSource
 
 # Bytes of JSON a token stands for before anything was learned: English text in
@@ -153,7 +153,7 @@ def count_usage(task: CountTask, count: Callable[[str], int], *, exact: bool) ->
     ``exact``: ``count`` is the model's own tokenizer; otherwise, and wherever bytes
     had to be estimated, the source is "estimated". Never zero where there was text.
     """
-    texts = [*task.text, *answer_texts(task.framing, task.answer)]
+    texts = [*kept_texts(task.text), *answer_texts(task.framing, task.answer)]
     completion = count("".join(texts)) if texts else 0
     if task.lost_bytes:
         # Text is about a fifth of a stream's bytes; a token about four of those.

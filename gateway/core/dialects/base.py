@@ -84,9 +84,10 @@ class CountTask(msgspec.Struct):
     endpoint: str
     model: str = ""
     framing: str = JSON
-    # Whole answer records as they came, then (older first) text taken from earlier ones.
+    # Whole answer records as they came; before them came those of which only the text
+    # was kept, as the insides of JSON strings.
     answer: list[bytes] = []
-    text: list[str] = []
+    text: list[bytes] = []
     # Answer bytes that were seen but not kept: they are estimated.
     lost_bytes: int = 0
     prompt_bytes: int = 0
@@ -103,7 +104,7 @@ class Meter(Protocol):
     def feed(self, data: bytes) -> None:
         """Scan decoded, de-chunked answer bytes; any split will do."""
 
-    def finish(self, complete: bool) -> Usage | None:
+    def finish(self, complete: bool) -> Usage | None:  # noqa: FBT001
         """What the provider stated; None when it must be counted (``unstated``).
 
         ``complete`` is False for an answer cut short.

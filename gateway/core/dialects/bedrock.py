@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
-
 from binascii import Error as Base64Error
 from binascii import a2b_base64
+from typing import ClassVar
 
 import msgspec
 from msgspec import Raw
@@ -138,7 +137,7 @@ class Bedrock(Dialect):
         """By content type; token counts in the header fields win over the body."""
         if content_type.startswith(_EVENT_STREAM):
             if facts.billable and match.billable and status < 300:  # noqa: PLR2004
-                return FramesMeter(facts, match.model, match.counted)
+                return FramesMeter(facts, match)
             return NullMeter()
         meter = super().open_meter(match, facts, status, headers, content_type)
         if headers(_INPUT) is None or isinstance(meter, NullMeter):
@@ -147,7 +146,7 @@ class Bedrock(Dialect):
             _header_count(headers(name))
             for name in (_INPUT, _OUTPUT, _CACHE_READ, _CACHE_WRITE)
         )
-        return HeaderMeter(facts, match.model, match.counted, counts)
+        return HeaderMeter(facts, match, counts)
 
     def error_headers(self, status: int, code: str) -> list[tuple[bytes, bytes]]:
         """AWS clients choose their exception by this field."""
@@ -155,9 +154,7 @@ class Bedrock(Dialect):
 
 
 def _header_count(value: bytes | None) -> int:
-    return (
-        int(value) if value is not None and value.isdigit() and len(value) < 16 else 0
-    )  # noqa: PLR2004
+    return int(value[:15]) if value is not None and value[:15].isdigit() else 0
 
 
 class HeaderMeter(JsonMeter):
@@ -166,16 +163,12 @@ class HeaderMeter(JsonMeter):
     __slots__ = ("_counts",)
 
     def __init__(
-        self,
-        facts: RequestFacts,
-        model: str,
-        must_count: bool,
-        counts: tuple[int, ...],
+        self, facts: RequestFacts, match: Match, counts: tuple[int, ...]
     ) -> None:
-        super().__init__(facts, model, must_count)
+        super().__init__(facts, match)
         self._counts = counts
 
-    def finish(self, complete: bool) -> Usage | None:
+    def finish(self, complete: bool) -> Usage | None:  # noqa: FBT001
         """The larger prompt of header and body (only one of them has the caches)."""
         super().finish(complete)
         stated = self.tally.usage() if self.tally and self.tally.seen else Usage()
@@ -196,8 +189,8 @@ class FramesMeter(StreamMeter):
 
     __slots__ = ("_broken", "_reader")
 
-    def __init__(self, facts: RequestFacts, model: str, must_count: bool) -> None:
-        super().__init__(facts, model, must_count, FRAMES, BEDROCK_HIT)
+    def __init__(self, facts: RequestFacts, match: Match) -> None:
+        super().__init__(facts, match, FRAMES, BEDROCK_HIT)
         self._reader = EventStreamReader()
         self._broken = False
 

@@ -104,8 +104,8 @@ class Dialect:
         if not (facts.billable and match.billable) or status not in _HTTP_OK:
             return NullMeter()
         kind = framing_of(content_type)
-        common = (facts, match.model, match.counted)
-        if kind == SSE or kind == NDJSON:
+        common = (facts, match)
+        if kind in (SSE, NDJSON):
             return StreamMeter(*common, kind, self.searcher[0])
         if kind == OPAQUE:
             return JsonMeter(*common, OPAQUE)

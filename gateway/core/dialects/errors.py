@@ -55,14 +55,14 @@ def openai_error(status: int, code: str, message: str, param: str | None) -> byt
     )
 
 
-def anthropic_error(status: int, code: str, message: str, param: str | None) -> bytes:
+def anthropic_error(status: int, code: str, message: str, _param: str | None) -> bytes:
     """``{"type":"error","error":{type,message}}``."""
     kind = _type(_ANTHROPIC_TYPES, status, code)
     error = {"type": kind, "message": message}
     return _dump({"type": "error", "error": error})
 
 
-def gemini_error(status: int, code: str, message: str, param: str | None) -> bytes:
+def gemini_error(status: int, code: str, message: str, _param: str | None) -> bytes:
     """``{"error":{code,status,message,details}}`` (google.rpc.Status)."""
     reason = {
         "@type": "type.googleapis.com/google.rpc.ErrorInfo",
@@ -73,17 +73,17 @@ def gemini_error(status: int, code: str, message: str, param: str | None) -> byt
     return _dump({"error": error})
 
 
-def ollama_error(status: int, code: str, message: str, param: str | None) -> bytes:
+def ollama_error(_status: int, code: str, message: str, _param: str | None) -> bytes:
     """``{"error":"text"}``."""
     return _dump({"error": message, "code": code})
 
 
-def cohere_error(status: int, code: str, message: str, param: str | None) -> bytes:
+def cohere_error(_status: int, code: str, message: str, _param: str | None) -> bytes:
     """``{"message":"text"}``."""
     return _dump({"message": message, "code": code})
 
 
-def bedrock_error(status: int, code: str, message: str, param: str | None) -> bytes:
+def bedrock_error(_status: int, code: str, message: str, _param: str | None) -> bytes:
     """``{"message":"text"}``; the kind stands in a header (``bedrock_error_type``)."""
     return _dump({"message": message, "code": code})
 

@@ -160,6 +160,31 @@ def whole(value: Any) -> int | None:
     return None
 
 
+def plain_usage(stated: Stated) -> Usage | None:
+    """Usage of the shape that nearly every JSON answer has; None for all others."""
+    prompt, completion, total = (
+        stated.prompt_tokens,
+        stated.completion_tokens,
+        stated.total_tokens,
+    )
+    if (
+        type(prompt) is not int
+        or type(completion) is not int
+        or type(total) is not int
+        or total != prompt + completion
+        or stated.prompt_tokens_details is not None
+        or stated.completion_tokens_details is not None
+        or stated.prompt_cache_hit_tokens is not None
+        or stated.cached_tokens is not None
+        or stated.cache_read_input_tokens is not None
+        or stated.reasoning_tokens is not None
+        or prompt < 0
+        or completion < 0
+    ):
+        return None
+    return Usage(prompt, completion, total, source="upstream")
+
+
 class Tally:
     """Usage merged over an answer: per field the last one stated wins.
 

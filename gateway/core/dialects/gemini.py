@@ -72,7 +72,7 @@ class PredictMeter(JsonMeter):
 
     __slots__ = ()
 
-    def finish(self, complete: bool) -> Usage | None:
+    def finish(self, complete: bool) -> Usage | None:  # noqa: FBT001
         """Sum the predictions' own counts, else as any JSON answer."""
         try:
             answer = _predict_answer(b"".join(self._chunks))
@@ -165,5 +165,5 @@ class Gemini(Dialect):
         """As any dialect's, but ``:predict`` has counts of its own."""
         meter = super().open_meter(match, facts, status, headers, content_type)
         if match.endpoint == "predict" and not isinstance(meter, NullMeter):
-            return PredictMeter(facts, match.model, match.counted)
+            return PredictMeter(facts, match)
         return meter

@@ -19,6 +19,7 @@ from gateway.core.dialects.base import (
     OPAQUE,
     SSE,
     CountTask,
+    Match,
     count_task,
 )
 from gateway.core.dialects.fields import (
@@ -29,13 +30,14 @@ from gateway.core.dialects.fields import (
     decode_envelope,
     decode_envelopes,
     decode_simple,
+    plain_usage,
 )
 from gateway.core.dialects.loose import (
     envelope_in_head,
     envelope_in_tail,
     loose_envelope,
 )
-from gateway.core.dialects.texts import answer_texts, sse_payload
+from gateway.core.dialects.texts import raw_texts, sse_payload
 from gateway.core.model import RequestFacts, Usage
 
 # Raw records of a stream kept as they are: some 350 events of 180 bytes.
@@ -89,7 +91,7 @@ class NullMeter:
         """Only note that something came."""
         self._seen = True
 
-    def finish(self, complete: bool) -> Usage | None:
+    def finish(self, complete: bool) -> Usage | None:  # noqa: FBT001
         """Nothing, whatever came."""
         return Usage()
 
@@ -108,13 +110,11 @@ class _Base:
 
     __slots__ = ("_facts", "_model", "_must_count", "framing", "tally")
 
-    def __init__(
-        self, facts: RequestFacts, model: str, must_count: bool, framing: str = JSON
-    ) -> None:
+    def __init__(self, facts: RequestFacts, match: Match, framing: str = JSON) -> None:
         self.framing = framing
         self._facts = facts
-        self._model = model
-        self._must_count = must_count
+        self._model = match.model
+        self._must_count = match.counted
         self.tally: Tally | None = None
 
     def _take(self, envelope: Envelope | None) -> None:
@@ -123,7 +123,7 @@ class _Base:
                 self.tally = Tally()
             self.tally.take(envelope)
 
-    def _ended(self, complete: bool) -> Usage | None:
+    def _ended(self, complete: bool) -> Usage | None:  # noqa: FBT001
         tally = self.tally
         if tally is not None and tally.seen:
             short = tally.open == OPEN or (tally.open != CLOSED and not complete)
@@ -143,10 +143,13 @@ class JsonMeter(_Base):
 
     __slots__ = ("_chunks", "_first", "_head", "_held", "_lost", "_tail")
 
-    def __init__(
-        self, facts: RequestFacts, model: str, must_count: bool, framing: str = JSON
-    ) -> None:
-        super().__init__(facts, model, must_count, framing)
+    def __init__(self, facts: RequestFacts, match: Match, framing: str = JSON) -> None:
+        # Not through super(): a JSON answer's meter costs as much as reading it.
+        self.framing = framing
+        self._facts = facts
+        self._model = match.model
+        self._must_count = match.counted
+        self.tally = None
         self._chunks: list[bytes] = []
         self._held = 0
         self._head = b""
@@ -176,30 +179,34 @@ class JsonMeter(_Base):
         """Whether any answer bytes came."""
         return self._held > 0 or self._head != b""
 
-    def finish(self, complete: bool) -> Usage | None:
+    def finish(self, complete: bool) -> Usage | None:  # noqa: FBT001
         """Decode the usage fields."""
         if self._head:
             self._shrink()
             self._take(envelope_in_head(self._head))
             self._take(envelope_in_tail(self._tail))
-        else:
-            chunks = self._chunks
-            body = chunks[0] if len(chunks) == 1 else b"".join(chunks)
-            self._chunks = [body]
-            self._read(body)
-        return self._ended(complete)
+            return self._ended(complete)
+        chunks = self._chunks
+        body = chunks[0] if len(chunks) == 1 else b"".join(chunks)
+        self._chunks = [body]
+        return self._read(body) or self._ended(complete)
 
-    def _read(self, body: bytes) -> None:
+    def _read(self, body: bytes) -> Usage | None:
+        """The usage itself in the plainest case, else None and what goes to the tally."""
         try:
-            usage = decode_simple(body).usage
-            if usage is not None:
+            stated = decode_simple(body).usage
+            if stated is not None:
+                usage = plain_usage(stated)
+                if usage is not None:
+                    return usage
                 self.tally = tally = Tally()
-                tally.take_stated(usage)
+                tally.take_stated(stated)
                 if tally.seen:
-                    return
+                    return None
             self._take(decode_envelope(body))
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             self._read_oddly(body)
+        return None
 
     def _read_oddly(self, body: bytes) -> None:
         """An array, a field of an odd type, several objects, or a body cut short."""
@@ -239,12 +246,11 @@ class StreamMeter(_Base):
     def __init__(
         self,
         facts: RequestFacts,
-        model: str,
-        must_count: bool,
+        match: Match,
         framing: str = SSE,
         hit: Callable[[bytes], object] = USAGE_HIT,
     ) -> None:
-        super().__init__(facts, model, must_count, framing)
+        super().__init__(facts, match, framing)
         self._hit = hit
         self._ends, self._boundary = (
             (b"\n\n", BLANK_LINE) if framing == SSE else (b"\n", _LINE_END)
@@ -253,7 +259,7 @@ class StreamMeter(_Base):
         self._from = 0
         self._kept: deque[bytes] = deque()
         self._kept_bytes = 0
-        self._text: list[str] = []
+        self._text: list[bytes] = []
         self._text_chars = 0
         self._lost = 0
 
@@ -264,9 +270,11 @@ class StreamMeter(_Base):
 
     def feed(self, data: bytes) -> None:
         """Scan answer bytes."""
-        if self._held or not data.endswith(self._ends) or self._hit(data):
+        if self._held or not data.endswith(self._ends):
             self._feed_slowly(data)
             return
+        if self._hit(data):
+            self._read(data)
         self._kept.append(data)
         self._kept_bytes += len(data)
         if self._kept_bytes > KEPT_BYTES:
@@ -298,11 +306,23 @@ class StreamMeter(_Base):
 
     def _record(self, record: bytes) -> None:
         if self._hit(record):
-            payload = sse_payload(record) if self.framing == SSE else record
-            if not payload:
-                payload = record
-            self._take(read_envelope(payload) or envelope_in_tail(payload))
+            self._read(record)
         self.keep(record)
+
+    def _read(self, records: bytes) -> None:
+        """Take the usage out of whole records."""
+        for line in records.splitlines():
+            if not self._hit(line):
+                continue
+            payload = line
+            if self.framing == SSE and line.startswith(b"data:"):
+                payload = line[5:]
+            envelope = read_envelope(payload)
+            if envelope is None:
+                # JSON over several data lines, or the tail of an oversized event.
+                whole = sse_payload(records)
+                envelope = read_envelope(whole) or envelope_in_tail(whole or records)
+            self._take(envelope)
 
     def _compact(self) -> None:
         """Turn the oldest records into bare text, a few at a time."""
@@ -312,12 +332,12 @@ class StreamMeter(_Base):
             if self._text_chars > TEXT_CHARS:
                 self._lost += len(record)
                 continue
-            text = "".join(answer_texts(self.framing, (record,)))
+            text = raw_texts(record)
             if text:
                 self._text_chars += len(text)
                 self._text.append(text)
 
-    def finish(self, complete: bool) -> Usage | None:
+    def finish(self, complete: bool) -> Usage | None:  # noqa: FBT001
         """Read what is left without an end, and sum up."""
         if self._held:
             self._record(bytes(self._held))
@@ -336,16 +356,16 @@ class StreamMeter(_Base):
 class SniffMeter(_Base):
     """Chooses by the first bytes, where the content type does not tell."""
 
-    __slots__ = ("_begun", "_hit", "_meter")
+    __slots__ = ("_begun", "_hit", "_match", "_meter")
 
     def __init__(
         self,
         facts: RequestFacts,
-        model: str,
-        must_count: bool,
+        match: Match,
         hit: Callable[[bytes], object],
     ) -> None:
-        super().__init__(facts, model, must_count)
+        super().__init__(facts, match)
+        self._match = match
         self._hit = hit
         self._begun = b""
         self._meter: JsonMeter | StreamMeter | None = None
@@ -364,7 +384,7 @@ class SniffMeter(_Base):
         self._meter.feed(data)
 
     def _choose(self, begun: bytes) -> JsonMeter | StreamMeter:
-        common = (self._facts, self._model, self._must_count)
+        common = (self._facts, self._match)
         if begun[:1] in (b"{", b"["):
             return JsonMeter(*common)
         if begun.startswith((b"data:", b"event:", b"id:", b"retry:", b":")):
@@ -376,7 +396,7 @@ class SniffMeter(_Base):
         """Whether any answer bytes came."""
         return self._meter is not None
 
-    def finish(self, complete: bool) -> Usage | None:
+    def finish(self, complete: bool) -> Usage | None:  # noqa: FBT001
         """What the chosen meter says."""
         if self._meter is None:
             return self._ended(complete)

@@ -10,6 +10,7 @@ from msgspec import Raw
 from gateway.core.dialects.base import Match
 from gateway.core.dialects.dialect import CapPaths, Dialect, cap_of, sum_sizes
 from gateway.core.dialects.requests import EMPTY, BodyReader, member, size, to_flag
+from gateway.core.dialects.sizes import text_size
 from gateway.core.dialects.splice import with_usage_asked
 from gateway.core.model import RequestFacts
 
@@ -94,7 +95,7 @@ class OpenAI(Dialect):
         return self._read_other(match, _other(body))
 
     def _read_chat(self, match: Match, chat: ChatBody) -> RequestFacts:
-        prompt_bytes, known = sum_sizes(chat.messages)
+        prompt_bytes, known = text_size(chat.messages)
         for raw in (chat.tools, chat.functions, chat.response_format):
             if raw is not EMPTY:
                 prompt_bytes += size(raw)
@@ -156,7 +157,7 @@ class OpenAI(Dialect):
         """Splice ``stream_options.include_usage`` in where the client has not."""
         if facts.usage_asked or facts.endpoint not in _ASKABLE:
             return None
-        return with_usage_asked(body, facts.options_given)
+        return with_usage_asked(body, present=facts.options_given)
 
 
 def asks_usage(options: Raw) -> bool:

@@ -33,6 +33,8 @@ LENIENT_BYTES = 1024 * 1024
 # Larger caps than this mean "no cap" to every provider.
 COUNT_MAX = 2**53
 
+_DIGITS_MAX = 64
+
 _TRUE = frozenset({"true", "1", "yes", "y", "on", "t"})
 _FALSE = frozenset({"false", "0", "no", "n", "off", "f", ""})
 _S = TypeVar("_S", bound=msgspec.Struct)
@@ -179,7 +181,7 @@ def to_count(value: Any, name: str) -> int | None:
 
 
 def _number_in(text: str) -> int | float | None:
-    if len(text) > 64:
+    if len(text) > _DIGITS_MAX:
         return None
     try:
         return float(text) if "." in text or "e" in text.lower() else int(text)
@@ -187,11 +189,9 @@ def _number_in(text: str) -> int | float | None:
         return None
 
 
-def to_raw(value: Any, name: str) -> Raw:
-    """The member's JSON text; null counts as absent."""
-    if isinstance(value, Raw):
-        return value
-    return EMPTY if value is None else Raw(json.dumps(value).encode())
+def to_raw(value: Any, _name: str) -> Raw:
+    """The member's JSON text."""
+    return value if isinstance(value, Raw) else Raw(json.dumps(value).encode())
 
 
 _KINDS = {str | None: to_text, bool | None: to_flag, int | None: to_count, Raw: to_raw}
@@ -199,13 +199,13 @@ _KINDS = {str | None: to_text, bool | None: to_flag, int | None: to_count, Raw: 
 
 def size(raw: Raw) -> int:
     """Bytes of a member; 0 when it is absent or null."""
-    length = len(memoryview(raw))
-    return 0 if length == 4 and bytes(raw) == b"null" else length
+    text = bytes(raw)
+    return 0 if text == b"null" else len(text)
 
 
 def member(raw: Raw, *names: str) -> Any:
     """A member of a nested object, the first of ``names`` that is there; else None."""
-    if not len(memoryview(raw)):
+    if raw is EMPTY:
         return None
     try:
         value = msgspec.json.decode(raw)

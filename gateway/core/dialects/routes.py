@@ -201,7 +201,7 @@ def _by_shape(path: str) -> Match | None:
     """Paths that carry a model: Google's ``model:action``, Bedrock's ``/model/``."""
     raw = _RAW.search(unquote(path))
     if raw is not None:
-        return _raw_predict(raw[1], raw[2], raw[3] == "streamRawPredict")
+        return _raw_predict(raw[1], raw[2], stream=raw[3] == "streamRawPredict")
     before, _, last = path.rpartition("/")
     model, colon, action = unquote(last).rpartition(":")
     if colon and action in _GOOGLE:
@@ -216,7 +216,7 @@ def _by_shape(path: str) -> Match | None:
     return None
 
 
-def _raw_predict(publisher: str, model: str, stream: bool) -> Match:
+def _raw_predict(publisher: str, model: str, *, stream: bool) -> Match:
     """Vertex partner models: each in its publisher's own dialect."""
     if publisher != "anthropic":
         return _match(OPENAI, "chat.completions", METERED, model)

@@ -6,6 +6,9 @@ import re
 
 from msgspec import Raw
 
+_ARRAY, _OBJECT = b"[{"
+_NOTHING_BYTES = 4
+_NOTHING = frozenset({b"", b"null", b'""', b"[]", b"{}"})
 # Below this a body holds no payload worth leaving out.
 PAYLOAD_BODY_BYTES = 8 * 1024
 # Looked at every so many bytes; payloads shorter than that count as text.
@@ -27,19 +30,18 @@ _PAYLOAD_NAME = re.compile(
 
 def text_size(raw: Raw) -> tuple[int, int]:
     """(bytes of text, tokens known) of a member that becomes prompt."""
-    view = memoryview(raw)
-    length = len(view)
-    if length <= 4:  # absent, null, "" or []
-        return (0, 0) if length != 4 or bytes(view) == b"null" else (length, 0)
-    text = bytes(view)
+    text = bytes(raw)
+    length = len(text)
+    if length <= _NOTHING_BYTES and text in _NOTHING:
+        return 0, 0
     first = text[0]
-    if first == 0x5B:  # [
+    if first == _ARRAY and text[1] != _OBJECT:
         tokens = _token_array(text)
         if tokens:
             return 0, tokens
     known = 0
     # A second bracket: some content is a list of parts, so there may be images.
-    if (first == 0x7B or text.find(b"[", 1) > 0) and b"image" in text[:65536]:
+    if (text.find(b"[", 1) > 0 or first == _OBJECT) and b"image" in text[:65536]:
         known = IMAGE_TOKENS * len(_IMAGE.findall(text))
     if length > PAYLOAD_BODY_BYTES:
         length -= payload_bytes(text)

@@ -79,7 +79,7 @@ def _value_end(text: bytes, start: int, steps: list[int]) -> int:
     raise DialectError("request body is not valid JSON")
 
 
-def with_usage_asked(body: bytes, present: bool) -> bytes | None:
+def with_usage_asked(body: bytes, *, present: bool) -> bytes | None:
     """The body with ``stream_options.include_usage`` true; None: it cannot be had.
 
     ``present``: the body has a ``stream_options`` member already.
@@ -119,7 +119,7 @@ def capped(
     Members that are absent or null stay so; -1 ("no cap") is replaced.
     """
     edits: list[tuple[int, int, bytes]] = []
-    _collect(body, 0, caps, edits, fold_case)
+    _collect(body, 0, caps, edits, fold_case=fold_case)
     for start, end, new in sorted(edits, reverse=True):
         body = body[:start] + new + body[end:]
     return body
@@ -130,6 +130,7 @@ def _collect(
     at: int,
     caps: tuple[tuple[tuple[str, ...], int], ...],
     edits: list[tuple[int, int, bytes]],
+    *,
     fold_case: bool,
 ) -> None:
     for found in members(body, at):
@@ -143,7 +144,7 @@ def _collect(
             else:
                 deeper.append((path[1:], cap))
         if deeper and body[found.start : found.start + 1] == b"{":
-            _collect(body, found.start, tuple(deeper), edits, fold_case)
+            _collect(body, found.start, tuple(deeper), edits, fold_case=fold_case)
 
 
 def _lower(

@@ -22,6 +22,11 @@ _TEXT_MEMBER = re.compile(
     rb'"\s*+:\s*+("[^"\\]*+(?:\\.[^"\\]*+)*+"?)',
     re.DOTALL,
 )
+# The most frequent one alone: a literal head makes the search five times as fast.
+_CONTENT = re.compile(
+    rb'"content":\s*+"([^"\\]*+(?:\\.[^"\\]*+)*+)"',
+    re.DOTALL,
+)
 # Members of a prompt that are not read as text.
 _NO_TEXT = frozenset(
     {
@@ -137,6 +142,25 @@ def _body_texts(body: bytes) -> Iterator[str]:
         yield from generated(item)
 
 
+def raw_texts(record: bytes) -> bytes:
+    """Generated text of stream records, quickly: the insides of their JSON strings."""
+    if b'"response.' in record and b".delta" not in record:
+        return b""  # Responses: the events that close an item repeat its text
+    content = b"".join(_CONTENT.findall(record))
+    if content:
+        return content
+    return b"".join(literal[1:-1] for literal in _TEXT_MEMBER.findall(record))
+
+
+def kept_texts(literals: Iterable[bytes]) -> Iterator[str]:
+    """What ``raw_texts`` kept, decoded."""
+    for literal in literals:
+        try:
+            yield json.loads(b'"' + literal + b'"')
+        except ValueError:
+            yield literal.decode("utf-8", "replace")
+
+
 def _torn_texts(torn: bytes) -> Iterator[str]:
     """Text members of JSON that was cut short."""
     for literal in _TEXT_MEMBER.findall(torn):
@@ -237,7 +261,7 @@ def _typed(value: dict[str, Any], kind: Any) -> Iterator[str]:
     yield from _plain(value.get("completion"))
 
 
-def _delta(value: dict[str, Any], delta: Any) -> Iterator[str]:
+def _delta(_: dict[str, Any], delta: Any) -> Iterator[str]:
     """Converse and assistants stream events."""
     if not isinstance(delta, dict):
         yield from _plain(delta)
@@ -275,7 +299,7 @@ def _cohere_event(value: dict[str, Any], kind: Any) -> Iterator[str]:
         yield from _plain(value.get("text"))
 
 
-def _message_member(value: dict[str, Any], message: Any) -> Iterator[str]:
+def _message_member(_: dict[str, Any], message: Any) -> Iterator[str]:
     """Ollama's and Cohere v2's message; Anthropic's message_start has no text yet."""
     if isinstance(message, dict):
         yield from _message(message)
@@ -291,7 +315,7 @@ def _listed(_: dict[str, Any], items: Any) -> Iterator[str]:
             yield from _plain(inner.get("text"))
 
 
-def _content(value: dict[str, Any], content: Any) -> Iterator[str]:
+def _content(_: dict[str, Any], content: Any) -> Iterator[str]:
     yield from _parts(content)
 
 
@@ -353,9 +377,8 @@ def prompt_texts(body: bytes) -> tuple[list[str], int]:
     for name in _PROMPT_MEMBERS:
         if name in value:
             _collect(value[name], texts)
-    for name in _SCHEMA_MEMBERS:
-        if value.get(name):
-            texts.append(json.dumps(value[name], separators=(",", ":")))
+    schemas = (value[name] for name in _SCHEMA_MEMBERS if value.get(name))
+    texts.extend(json.dumps(schema, separators=(",", ":")) for schema in schemas)
     messages = value.get("messages")
     return texts, len(messages) if isinstance(messages, list) else 0
 
