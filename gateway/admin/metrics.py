@@ -72,13 +72,21 @@ STAT_COUNTERS: Mapping[str, tuple[str, str]] = {
     "store_calls": ("tidegate_store_calls", "Script calls to the store."),
     "store_ops": ("tidegate_store_ops", "Reserves, settlements and renewals in them."),
     "store_timeouts": ("tidegate_store_timeouts", "Times that the store fell silent."),
+    "store_local": (
+        "tidegate_store_local",
+        "Reserves decided without the store because it was away.",
+    ),
+    "store_lost": (
+        "tidegate_store_lost",
+        "Calls whose fate was unknown when the connection broke.",
+    ),
+    "store_replayed": (
+        "tidegate_store_replayed",
+        "Operations sent again after the store came back.",
+    ),
     "store_merged": (
         "tidegate_store_merged",
         "Journalled operations merged after the store came back.",
-    ),
-    "store_turned_away": (
-        "tidegate_store_turned_away",
-        "Reserves refused because the store was away (when_down = closed).",
     ),
     "plan_evictions": (
         "tidegate_plan_evictions",
@@ -88,13 +96,9 @@ STAT_COUNTERS: Mapping[str, tuple[str, str]] = {
         "tidegate_count_turned_away",
         "Answers estimated because the token counter was busy.",
     ),
-    "link_dropped": (
-        "tidegate_link_dropped",
-        "Messages to control that were never sent.",
-    ),
     "accepted": ("tidegate_connections_accepted", "Client connections accepted."),
-    "bytes_in": ("tidegate_received_bytes", "Bytes received from clients."),
-    "bytes_out": ("tidegate_sent_bytes", "Bytes sent to clients."),
+    "head_hits": ("tidegate_head_cache_hits", "Request heads known already."),
+    "head_misses": ("tidegate_head_cache_misses", "Request heads parsed."),
 }
 
 

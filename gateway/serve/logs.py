@@ -16,6 +16,7 @@ import structlog
 if TYPE_CHECKING:
     from structlog.typing import FilteringBoundLogger, Processor
 
+_FIRST = ("timestamp", "level", "event")
 _LEVELS = {
     "debug": logging.DEBUG,
     "info": logging.INFO,
@@ -54,5 +55,7 @@ def set_up_logs(level: str, form: str, role: str) -> FilteringBoundLogger:
     return cast("FilteringBoundLogger", structlog.get_logger(role=role))
 
 
-def _to_json(event: Any, **options: Any) -> bytes:
-    return msgspec.json.encode(event, enc_hook=options.get("default"))
+def _to_json(event: dict[str, Any], **options: Any) -> bytes:
+    """When, how bad and what come first; the rest as it was given."""
+    first = {key: event.pop(key) for key in _FIRST if key in event}
+    return msgspec.json.encode(first | event, enc_hook=options.get("default"))
