@@ -74,8 +74,11 @@ def _key_stem(prefix: bytes, tenant: str) -> bytes:
 
 def _netstrings(texts: Iterable[str]) -> bytes:
     """Texts with their lengths, so that no two lists of texts look alike."""
-    raw = [text.encode("utf-8", "surrogatepass") for text in texts]
-    return b"".join(b"%d:%b," % (len(text), text) for text in raw)
+    joined = b""
+    for text in texts:
+        raw = text.encode("utf-8", "surrogatepass")
+        joined += b"%d:%b," % (len(raw), raw)
+    return joined
 
 
 def _limit_bytes(limit: Limit) -> bytes:
