@@ -1,0 +1,338 @@
+"""The gateway and the mock LLM API as processes, the way an operator runs them."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, Self
+
+import psutil
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+READY = re.compile(r"^tidegate ready (\S+) admin (\S+)$", re.MULTILINE)
+START_S = 15.0
+STOP_S = 20.0
+
+
+def free_port() -> int:
+    """A TCP port of loopback that is free at this moment."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def key_hash(key: str) -> str:
+    """A client key as the configuration holds it."""
+    return "sha256:" + hashlib.sha256(key.encode()).hexdigest()
+
+
+def until(what: Callable[[], Any], timeout_s: float = 10.0, why: str = "") -> Any:
+    """Ask again and again until the answer is true; that answer."""
+    end = time.monotonic() + timeout_s
+    while not (found := what()):
+        if time.monotonic() > end:
+            msg = f"not within {timeout_s:g} s: {why or what}"
+            raise AssertionError(msg)
+        time.sleep(0.01)
+    return found
+
+
+def call(
+    method: str,
+    url: str,
+    body: Any = None,
+    *,
+    key: str = "",
+    timeout_s: float = 10.0,
+    headers: dict[str, str] | None = None,
+) -> tuple[int, dict[str, str], bytes]:
+    """One plain HTTP call: status, header fields by lower name, body."""
+    request = urllib.request.Request(url, method=method, headers=dict(headers or {}))
+    if key:
+        request.add_header("Authorization", f"Bearer {key}")
+    if body is not None:
+        request.data = body if isinstance(body, bytes) else json.dumps(body).encode()
+        request.add_header("Content-Type", "application/json")
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    try:
+        with opener.open(request, timeout=timeout_s) as answer:
+            return answer.status, _fields(answer.headers), answer.read()
+    except urllib.error.HTTPError as error:
+        with error:
+            return error.code, _fields(error.headers), error.read()
+
+
+def _fields(headers: Any) -> dict[str, str]:
+    return {name.lower(): value for name, value in headers.items()}
+
+
+class MockLLM:
+    """``tests/mockllm.py`` in a process."""
+
+    def __init__(self, *arguments: str, scheme: str = "http") -> None:
+        self._child = subprocess.Popen(
+            [sys.executable, str(REPOSITORY / "tests/mockllm.py"), *arguments],
+            stdout=subprocess.PIPE,
+        )
+        assert self._child.stdout is not None
+        port = self._child.stdout.readline().split()[-1].decode()
+        self.port = int(port)
+        self.url = f"{scheme}://127.0.0.1:{port}"
+
+    @property
+    def pid(self) -> int:
+        return self._child.pid
+
+    def ledger(self) -> dict[str, dict[str, int]]:
+        """The mock's own books, per credential."""
+        books: dict[str, dict[str, int]] = self._control("GET", "/__ledger")
+        return books
+
+    def seen(self, tag: str) -> dict[str, Any]:
+        """The request that had this ``x-mock-tag``, and how it ended."""
+        found: dict[str, Any] = self._control("GET", f"/__seen?tag={tag}")
+        return found
+
+    def clear(self) -> None:
+        """Start the books anew."""
+        self._control("POST", "/__clear")
+
+    def _control(self, method: str, path: str) -> Any:
+        return json.loads(call(method, self.url + path)[2])
+
+    def stop(self) -> None:
+        """End it."""
+        self._child.kill()
+        self._child.wait()
+        if self._child.stdout is not None:
+            self._child.stdout.close()
+
+
+@contextlib.contextmanager
+def running_mock(*arguments: str) -> Iterator[MockLLM]:
+    """A mock for the length of a block."""
+    mock = MockLLM(*arguments)
+    try:
+        yield mock
+    finally:
+        mock.stop()
+
+
+class Gateway:
+    """``tidegate serve`` with a directory of its own.
+
+    ``config`` is TOML without [server] listen, [admin] listen, [store] and [events];
+    those go in as flags or are added. ``config=None``: flags only.
+    """
+
+    def __init__(
+        self,
+        config: str | None = None,
+        *flags: str,
+        store: str | None = "memory:",
+        workers: int = 1,
+        server: str = "",
+    ) -> None:
+        self._home = tempfile.TemporaryDirectory(prefix="tg-", dir="/tmp")
+        self.directory = Path(self._home.name)
+        self.port, self.admin_port = free_port(), free_port()
+        self.url = f"http://127.0.0.1:{self.port}"
+        self.admin = f"http://127.0.0.1:{self.admin_port}"
+        self.records_file = self.directory / "records.jsonl"
+        self.config_file = self.directory / "tidegate.toml"
+        self._stderr = self.directory / "stderr"
+        self._workers, self._server, self._store = workers, server, store
+        self._flags = flags
+        self._with_file = config is not None
+        if config is not None:
+            self.write_config(config)
+        self._child: subprocess.Popen[bytes] | None = None
+        self.started_in_s = 0.0
+
+    def write_config(self, config: str) -> None:
+        """Write the file (whole, then renamed: watchers see one change)."""
+        store = f'[store]\nurl = "{self._store}"\n' if self._store else ""
+        text = (
+            f'[server]\nlisten = "127.0.0.1:{self.port}"\nworkers = {self._workers}\n'
+            f'{self._server}\n[admin]\nlisten = "127.0.0.1:{self.admin_port}"\n{store}'
+            f'[events]\nfile = "{self.records_file}"\n{config}\n'
+        )
+        fresh = self.config_file.with_suffix(".new")
+        fresh.write_text(text)
+        fresh.rename(self.config_file)
+
+    # -- life -------------------------------------------------------------------------
+
+    def start(self) -> Self:
+        """Run it, and wait for the ready line."""
+        argv = [sys.executable, "-m", "gateway", "serve"]
+        if self._with_file:
+            argv += ["--config", str(self.config_file)]
+        else:
+            argv += ["--listen", f"127.0.0.1:{self.port}"]
+            argv += ["--admin", f"127.0.0.1:{self.admin_port}"]
+            argv += ["--store", self._store] if self._store else []
+        began = time.monotonic()
+        with self._stderr.open("wb") as stderr:
+            self._child = subprocess.Popen(
+                [*argv, *self._flags],
+                cwd=self.directory,
+                stderr=stderr,
+                env=os.environ | {"PYTHONPATH": str(REPOSITORY)},
+            )
+        until(self._ready_or_dead, START_S, "the ready line")
+        self.started_in_s = time.monotonic() - began
+        return self
+
+    def _ready_or_dead(self) -> bool:
+        assert self._child is not None
+        if self._child.poll() is not None:
+            msg = f"the gateway ended at once:\n{self.log()}"
+            raise AssertionError(msg)
+        return READY.search(self.log()) is not None
+
+    def log(self) -> str:
+        """Everything on standard error so far."""
+        return self._stderr.read_text(errors="replace")
+
+    @property
+    def ready_line(self) -> str:
+        found = READY.search(self.log())
+        assert found
+        return found.group()
+
+    @property
+    def pid(self) -> int:
+        assert self._child is not None
+        return self._child.pid
+
+    def signal(self, number: int) -> None:
+        """To the supervisor."""
+        os.kill(self.pid, number)
+
+    def wait(self, timeout_s: float = STOP_S) -> int:
+        """Wait for the end; the exit status."""
+        assert self._child is not None
+        return self._child.wait(timeout_s)
+
+    def stop(self, *, check: bool = True) -> None:
+        """SIGTERM; it must end by itself, with 0, and without a traceback."""
+        assert self._child is not None
+        status = self._child.poll()
+        try:
+            if status is None:
+                self.signal(signal.SIGTERM)
+                status = self.wait()
+            log = self.log()
+            print(log)  # shown with a failure
+        finally:
+            self._kill_all()
+            self._home.cleanup()
+        if check:
+            assert "Traceback" not in log, log
+            assert status == 0, log
+
+    def _kill_all(self) -> None:
+        assert self._child is not None
+        with contextlib.suppress(psutil.NoSuchProcess):
+            for process in psutil.Process(self.pid).children(recursive=True):
+                process.kill()
+        if self._child.poll() is None:
+            self._child.kill()
+            self._child.wait()
+
+    # -- its parts --------------------------------------------------------------------
+
+    def children(self, role: str) -> list[psutil.Process]:
+        """Children by role: ``worker``, ``control`` or ``engine``."""
+        found = []
+        for process in psutil.Process(self.pid).children():
+            with contextlib.suppress(psutil.NoSuchProcess, psutil.ZombieProcess):
+                line = " ".join(process.cmdline())
+                name = "worker" if "gateway.serve.worker" in line else "engine"
+                name = "control" if "gateway.serve.control" in line else name
+                if name == role and process.status() != psutil.STATUS_ZOMBIE:
+                    found.append(process)
+        return found
+
+    def status(self) -> dict[str, Any]:
+        """``GET /api/v1/status``."""
+        found: dict[str, Any] = self.api("GET", "/api/v1/status")
+        return found
+
+    def api(self, method: str, path: str, body: Any = None) -> Any:
+        """A call of the admin API that must succeed; its JSON."""
+        status, _, answer = call(method, self.admin + path, body)
+        assert status < 300, (status, answer)
+        return json.loads(answer) if answer else None
+
+    def reset(self, kind: str, subject: str) -> None:
+        """Forget a subject's counters."""
+        self.api("POST", f"/api/v1/clients/{kind}/{subject}/reset")
+
+    def command(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        """Another ``tidegate`` command beside it."""
+        return subprocess.run(
+            [sys.executable, "-m", "gateway", *arguments],
+            cwd=self.directory,
+            env=os.environ | {"PYTHONPATH": str(REPOSITORY)},
+            capture_output=True,
+            text=True,
+            timeout=30,
+            check=False,
+        )
+
+    # -- what it wrote ----------------------------------------------------------------
+
+    def records(self, **wanted: Any) -> list[dict[str, Any]]:
+        """Records so far whose keys have the values wanted."""
+        if not self.records_file.exists():
+            return []
+        lines = self.records_file.read_text().splitlines(keepends=True)
+        found = [json.loads(line) for line in lines if line.endswith("\n")]
+        return [r for r in found if all(r[k] == v for k, v in wanted.items())]
+
+    def record(self, **wanted: Any) -> dict[str, Any]:
+        """The one record that has these values, waited for."""
+        found: list[dict[str, Any]] = until(
+            lambda: self.records(**wanted), 5.0, f"a record with {wanted}"
+        )
+        assert len(found) == 1, found
+        return found[0]
+
+    def metrics(self) -> dict[str, float]:
+        """Samples of ``/metrics`` by name and labels, as they are written."""
+        text = call("GET", f"{self.admin}/metrics")[2].decode()
+        lines = [line for line in text.splitlines() if line and line[0] != "#"]
+        pairs = (line.rpartition(" ") for line in lines)
+        return {name: float(value) for name, _, value in pairs}
+
+
+@contextlib.contextmanager
+def running_gateway(
+    config: str | None = None, *flags: str, **options: Any
+) -> Iterator[Gateway]:
+    """A gateway for the length of a block."""
+    gateway = Gateway(config, *flags, **options)
+    try:
+        gateway.start()
+        yield gateway
+    except BaseException:
+        sys.stderr.write(gateway.log())
+        gateway.stop(check=False)
+        raise
+    gateway.stop()

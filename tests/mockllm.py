@@ -1,0 +1,674 @@
+"""A mock LLM API in a process of its own, which keeps books of what it served.
+
+It speaks OpenAI (chat, completions, embeddings, responses), Anthropic and Gemini, JSON
+and streams, tools included, and echoes anything else. Every word of its answers, and
+every word that tests should put into prompts, is one token of o200k, so its own count
+and a tokenizer's agree. What a request may ask of it, by header:
+
+``x-mock-tokens``    tokens to generate (12), at most what the request's cap allows
+``x-mock-delay-ms``  silence before the head
+``x-mock-chunk-ms``  pause between the chunks of a stream
+``x-mock-hold``      after so many chunks wait for ``x-mock-hold-ms`` (60,000)
+``x-mock-reset``     after so many chunks (JSON: bytes) reset the connection
+``x-mock-status``    answer with this status and an error body
+``x-mock-usage``     ``none``: state no usage
+``x-mock-encoding``  ``gzip``
+``x-mock-framing``   ``chunked`` or ``close`` for JSON answers
+``x-mock-tag``       remember this request and its end: ``GET /__seen?tag=…``
+
+``GET /__ledger`` is the books per credential, ``POST /__clear`` empties them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import base64
+import contextlib
+import hashlib
+import json
+import socket
+import ssl
+import struct
+import sys
+import time
+import zlib
+from collections.abc import AsyncIterator, Iterator
+from typing import Any
+from urllib.parse import parse_qs, unquote
+
+import httptools
+import uvloop
+
+WORD = " tide"
+DEFAULT_TOKENS = 12
+# So long after the last chunk comes the reset: what was sent has been read by then.
+RESET_AFTER_S = 0.15
+MESSAGE_TOKENS, REPLY_TOKENS = 3, 3
+_WEBSOCKET_GUID = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
+Event = tuple[str, dict[str, Any]]
+
+
+class Books:
+    """What was served, per credential, and the requests that had a tag."""
+
+    def __init__(self) -> None:
+        self.accounts: dict[str, dict[str, int]] = {}
+        self.seen: dict[str, dict[str, Any]] = {}
+
+    def add(self, credential: str, **amounts: int) -> None:
+        account = self.accounts.setdefault(
+            credential,
+            {"requests": 0, "prompt": 0, "completion": 0, "total": 0, "cut": 0},
+        )
+        for name, amount in amounts.items():
+            account[name] += amount
+
+
+class Request:
+    """One request as it came, and what it asks of the mock."""
+
+    def __init__(self) -> None:
+        self.method = self.path = self.query = ""
+        self.headers: dict[str, str] = {}
+        self.fields: list[tuple[str, str]] = []
+        self.raw = bytearray()
+        self.body: dict[str, Any] = {}
+        self.prompt = self.sent = 0
+        self.whole = False
+
+    def number(self, name: str, default: int) -> int:
+        return int(self.headers.get(f"x-mock-{name}", default))
+
+    @property
+    def credential(self) -> str:
+        headers = self.headers
+        bearer = headers.get("authorization", "").removeprefix("Bearer ")
+        key = parse_qs(self.query).get("key", ["-"])[0]
+        named = headers.get("x-api-key") or headers.get("x-goog-api-key")
+        return bearer or named or headers.get("api-key") or key
+
+    @property
+    def tokens(self) -> int:
+        """How many to generate: what was asked for, within the client's cap."""
+        body = self.body
+        caps = ("max_tokens", "max_completion_tokens", "max_output_tokens")
+        found = [body[name] for name in caps if body.get(name)]
+        return min([self.number("tokens", DEFAULT_TOKENS), *found])
+
+    @property
+    def states_usage(self) -> bool:
+        return self.headers.get("x-mock-usage") != "none"
+
+
+def words(value: Any) -> int:
+    """Tokens of a prompt part: its words, wherever strings stand."""
+    if isinstance(value, str):
+        return len(value.split())
+    if isinstance(value, list):
+        return sum(map(words, value))
+    if isinstance(value, dict):
+        return sum(words(value[k]) for k in ("text", "content", "parts") if k in value)
+    return 0
+
+
+def prompt_tokens(body: dict[str, Any]) -> int:
+    """As OpenAI's chat format counts: roles, and three tokens for each message."""
+    messages = body.get("messages", [])
+    tokens = sum(1 + MESSAGE_TOKENS + words(m.get("content")) for m in messages)
+    if messages:
+        tokens += REPLY_TOKENS
+    for name in ("input", "prompt", "contents", "system", "instructions"):
+        tokens += words(body.get(name))
+    return tokens
+
+
+# -- answers of each API: JSON bodies, and streams as (event name, payload) -----------
+
+
+def openai_usage(request: Request, completion: int) -> dict[str, Any]:
+    prompt = request.prompt
+    return {
+        "prompt_tokens": prompt,
+        "completion_tokens": completion,
+        "total_tokens": prompt + completion,
+        "prompt_tokens_details": {"cached_tokens": 0},
+    }
+
+
+def tool_call(index: int | None = None) -> dict[str, Any]:
+    call: dict[str, Any] = {
+        "id": "call_1",
+        "type": "function",
+        "function": {"name": "get_weather", "arguments": '{"city": "Paris"}'},
+    }
+    return call if index is None else {"index": index, **call}
+
+
+def chat_json(request: Request) -> dict[str, Any]:
+    message: dict[str, Any] = {"role": "assistant", "content": WORD * request.tokens}
+    if request.body.get("tools"):
+        message = {"role": "assistant", "content": None, "tool_calls": [tool_call()]}
+    choice = {"index": 0, "message": message, "finish_reason": "stop"}
+    head = chat_head(request, "chat.completion")
+    return head | {"choices": [choice], "usage": openai_usage(request, request.tokens)}
+
+
+def chat_head(request: Request, kind: str) -> dict[str, Any]:
+    model = request.body.get("model", "gpt-4o")
+    return {"id": "chatcmpl-1", "object": kind, "created": 1_700_000_000} | {
+        "model": model
+    }
+
+
+def chat_events(request: Request) -> Iterator[Event]:
+    head = chat_head(request, "chat.completion.chunk")
+    asked = (request.body.get("stream_options") or {}).get("include_usage")
+    for place in range(request.tokens):
+        delta: dict[str, Any] = {"content": WORD}
+        if request.body.get("tools"):
+            delta = {"tool_calls": [tool_call(0)]} if place == 0 else {}
+        choice = {"index": 0, "delta": delta, "finish_reason": None}
+        yield "", head | {"choices": [choice]}
+    yield "-", head | {"choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}]}
+    if asked and request.states_usage:
+        usage = openai_usage(request, request.tokens)
+        yield "-", head | {"choices": [], "usage": usage}
+    yield "-", {"[DONE]": True}
+
+
+def completions_json(request: Request) -> dict[str, Any]:
+    choice = {"index": 0, "text": WORD * request.tokens, "finish_reason": "stop"}
+    head = chat_head(request, "text_completion")
+    return head | {"choices": [choice], "usage": openai_usage(request, request.tokens)}
+
+
+def embeddings_json(request: Request) -> dict[str, Any]:
+    vector: Any = [0.25, -0.5, 0.75, 1.0]
+    if request.body.get("encoding_format") == "base64":
+        vector = base64.b64encode(struct.pack("<4f", *vector)).decode()
+    usage = {"prompt_tokens": request.prompt, "total_tokens": request.prompt}
+    item = {"object": "embedding", "index": 0, "embedding": vector}
+    return {"object": "list", "data": [item], "model": "e", "usage": usage}
+
+
+def responses_json(request: Request, status: str = "completed") -> dict[str, Any]:
+    part = {"type": "output_text", "text": WORD * request.tokens, "annotations": []}
+    message = {"id": "msg_1", "type": "message", "role": "assistant"} | {
+        "status": status,
+        "content": [part],
+    }
+    usage = {
+        "input_tokens": request.prompt,
+        "output_tokens": request.tokens,
+        "total_tokens": request.prompt + request.tokens,
+        "input_tokens_details": {"cached_tokens": 0},
+        "output_tokens_details": {"reasoning_tokens": 0},
+    }
+    done = status == "completed"
+    head = {"id": "resp_1", "object": "response", "created_at": 1_700_000_000}
+    return head | {
+        "status": status,
+        "model": request.body.get("model", ""),
+        "output": [message] if done else [],
+        "parallel_tool_calls": True,
+        "tool_choice": "auto",
+        "tools": [],
+        "usage": usage if done else None,
+    }
+
+
+def responses_events(request: Request) -> Iterator[Event]:
+    opened = responses_json(request, "in_progress")
+    yield (
+        "-response.created",
+        {"type": "response.created", "sequence_number": 0, "response": opened},
+    )
+    place = {"item_id": "msg_1", "output_index": 0, "content_index": 0}
+    for number in range(request.tokens):
+        kind = "response.output_text.delta"
+        delta = {"delta": WORD, "sequence_number": number + 1, "logprobs": []}
+        yield kind, {"type": kind} | place | delta
+    kind = "response.completed"
+    whole = {"response": responses_json(request), "sequence_number": 9999}
+    yield f"-{kind}", {"type": kind} | whole
+
+
+def messages_json(request: Request) -> dict[str, Any]:
+    content: dict[str, Any] = {"type": "text", "text": WORD * request.tokens}
+    reason = "end_turn"
+    if request.body.get("tools"):
+        content = {"type": "tool_use", "id": "toolu_1", "name": "get_weather"} | {
+            "input": {"city": "Paris"}
+        }
+        reason = "tool_use"
+    return messages_head(request) | {
+        "content": [content],
+        "stop_reason": reason,
+        "usage": {"input_tokens": request.prompt, "output_tokens": request.tokens},
+    }
+
+
+def messages_head(request: Request) -> dict[str, Any]:
+    return {
+        "id": "msg_1",
+        "type": "message",
+        "role": "assistant",
+        "model": request.body.get("model", ""),
+        "content": [],
+        "stop_reason": None,
+        "stop_sequence": None,
+        "usage": {"input_tokens": request.prompt, "output_tokens": 1},
+    }
+
+
+def messages_events(request: Request) -> Iterator[Event]:
+    start = {"type": "message_start", "message": messages_head(request)}
+    yield "-message_start", start
+    block = {"type": "text", "text": ""}
+    opened = {"type": "content_block_start", "index": 0, "content_block": block}
+    yield "-content_block_start", opened
+    for _ in range(request.tokens):
+        kind = "content_block_delta"
+        delta = {"type": "text_delta", "text": WORD}
+        yield kind, {"type": kind, "index": 0, "delta": delta}
+    yield "-content_block_stop", {"type": "content_block_stop", "index": 0}
+    ended = {"stop_reason": "end_turn", "stop_sequence": None}
+    usage = {"output_tokens": request.tokens}
+    end = {"type": "message_delta", "delta": ended, "usage": usage}
+    yield "-message_delta", end
+    yield "-message_stop", {"type": "message_stop"}
+
+
+def gemini_json(request: Request, tokens: int | None = None) -> dict[str, Any]:
+    generated = request.tokens if tokens is None else tokens
+    content = {"role": "model", "parts": [{"text": WORD * generated}]}
+    usage = {
+        "promptTokenCount": request.prompt,
+        "candidatesTokenCount": request.tokens,
+        "totalTokenCount": request.prompt + request.tokens,
+    }
+    return {"candidates": [{"content": content}], "usageMetadata": usage}
+
+
+def gemini_events(request: Request) -> Iterator[Event]:
+    for _ in range(request.tokens):
+        yield "", gemini_json(request, 1)
+
+
+JSON_ANSWERS = {
+    "/chat/completions": chat_json,
+    "/completions": completions_json,
+    "/embeddings": embeddings_json,
+    "/responses": responses_json,
+    "/messages": messages_json,
+    ":generateContent": gemini_json,
+}
+STREAM_ANSWERS = {
+    "/chat/completions": chat_events,
+    "/completions": chat_events,
+    "/responses": responses_events,
+    "/messages": messages_events,
+    ":streamGenerateContent": gemini_events,
+}
+
+
+def encode_event(event: Event) -> bytes:
+    name = event[0].removeprefix("-")
+    payload = event[1]
+    text = "[DONE]" if "[DONE]" in payload else json.dumps(payload)
+    line = f"event: {name}\n" if name else ""
+    return f"{line}data: {text}\n\n".encode()
+
+
+# -- the server -----------------------------------------------------------------------
+
+
+class Connection(asyncio.Protocol):
+    """One connection: parses requests, answers one at a time."""
+
+    transport: asyncio.Transport
+
+    def __init__(self, books: Books, tasks: set[asyncio.Task[None]]) -> None:
+        self.books = books
+        self.tasks = tasks
+        self.task: asyncio.Task[None] | None = None
+        self.parser = httptools.HttpRequestParser(self)
+        self.request = Request()
+        self.frames: WebSocketEcho | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        self.transport = transport
+
+    def connection_lost(self, error: Exception | None) -> None:
+        if self.task is not None:
+            self.task.cancel()
+
+    def data_received(self, received: bytes) -> None:
+        if self.frames is not None:
+            self.frames.feed(received)
+            return
+        try:
+            self.parser.feed_data(received)
+        except httptools.HttpParserUpgrade:
+            self.open_echo()
+        except httptools.HttpParserError:
+            self.transport.close()
+
+    # httptools calls these
+    def on_message_begin(self) -> None:
+        self.request = Request()
+
+    def on_url(self, url: bytes) -> None:
+        self.request.path += url.decode("latin-1")
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        pair = (name.decode("latin-1"), value.decode("latin-1"))
+        self.request.fields.append(pair)
+        self.request.headers[pair[0].lower()] = pair[1]
+
+    def on_body(self, body: bytes) -> None:
+        self.request.raw += body
+
+    def on_message_complete(self) -> None:
+        request = self.request
+        request.method = self.parser.get_method().decode()
+        request.path, _, request.query = request.path.partition("?")
+        if self.parser.should_upgrade():
+            return
+        task = asyncio.get_running_loop().create_task(self.serve(request))
+        self.task = task
+        self.tasks.add(task)
+        task.add_done_callback(self.tasks.discard)
+
+    def open_echo(self) -> None:
+        key = self.request.headers.get("sec-websocket-key", "").encode()
+        accept = base64.b64encode(hashlib.sha1(key + _WEBSOCKET_GUID).digest())
+        self.transport.write(
+            b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\n"
+            b"Connection: Upgrade\r\nSec-WebSocket-Accept: %b\r\n\r\n" % accept
+        )
+        self.frames = WebSocketEcho(self.transport)
+
+    # -- one request ------------------------------------------------------------------
+
+    async def serve(self, request: Request) -> None:
+        seen = self.note(request)
+        with contextlib.suppress(ValueError):
+            body = json.loads(request.raw) if request.raw else {}
+            request.body = body if isinstance(body, dict) else {}
+        request.prompt = prompt_tokens(request.body)
+        try:
+            await self.answer(request)
+        except asyncio.CancelledError:
+            seen["closed_at"] = time.monotonic()
+            raise
+        finally:
+            seen["whole"] = request.whole
+            self.settle(request)
+
+    def note(self, request: Request) -> dict[str, Any]:
+        seen: dict[str, Any] = {
+            "path": request.path,
+            "query": request.query,
+            "fields": request.fields,
+            "body": request.raw.decode("latin-1"),
+            "whole": False,
+            "closed_at": None,
+        }
+        tag = request.headers.get("x-mock-tag")
+        if tag:
+            self.books.seen[tag] = seen
+        return seen
+
+    def settle(self, request: Request) -> None:
+        """Enter into the books what the model read and generated."""
+        if request.method != "POST" or not _kind(
+            request, JSON_ANSWERS | STREAM_ANSWERS
+        ):
+            return
+        prompt = request.prompt if request.sent >= 0 else 0
+        completion = max(0, request.sent)
+        self.books.add(
+            request.credential,
+            requests=1,
+            prompt=prompt,
+            completion=completion,
+            total=prompt + completion,
+            cut=int(not request.whole),
+        )
+
+    async def answer(self, request: Request) -> None:
+        if request.path.startswith("/__"):
+            self.send_json(200, control(self.books, request))
+            return
+        delay_ms = request.number("delay-ms", 0)
+        if delay_ms:
+            await asyncio.sleep(delay_ms / 1000)
+        status = request.number("status", 0)
+        if request.path.startswith("/status/"):
+            status = int(request.path.removeprefix("/status/"))
+        streaming = request.body.get("stream") or ":stream" in request.path
+        events = _kind(request, STREAM_ANSWERS)
+        if status:
+            await self.fail(request, status)
+        elif request.method == "POST" and streaming and events:
+            await self.stream(request, events(request))
+        else:
+            await self.whole(request)
+
+    async def fail(self, request: Request, status: int) -> None:
+        request.sent, request.whole = -1, True
+        if status in (204, 304):
+            self.transport.write(b'HTTP/1.1 %d Empty\r\nETag: "t"\r\n\r\n' % status)
+            return
+        error = {"message": "as asked", "type": "mock_error", "code": "mock"}
+        self.send_json(status, {"type": "error", "error": error})
+
+    async def whole(self, request: Request) -> None:
+        make = _kind(request, JSON_ANSWERS)
+        if request.method != "POST" or make is None:
+            request.whole = True
+            self.send_json(200, echo(request), head_only=request.method == "HEAD")
+            return
+        value = make(request)
+        if not request.states_usage:
+            value.pop("usage", None)
+        cut = request.number("reset", 0)
+        if cut:
+            body = json.dumps(value).encode()
+            self.transport.write(json_head(200, len(body)) + body[:cut])
+            await self.reset(request)
+            return
+        request.sent = 0 if "/embeddings" in request.path else request.tokens
+        request.whole = True
+        framing = request.headers.get("x-mock-framing", "length")
+        gzipped = request.headers.get("x-mock-encoding") == "gzip"
+        self.send_json(200, value, framing=framing, gzipped=gzipped)
+
+    async def reset(self, request: Request) -> None:
+        await asyncio.sleep(RESET_AFTER_S)
+        raw = self.transport.get_extra_info("socket")
+        linger = struct.pack("ii", 1, 0)
+        raw.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
+        self.task = None
+        self.transport.abort()
+
+    async def stream(self, request: Request, events: Iterator[Event]) -> None:
+        gzipped = request.headers.get("x-mock-encoding") == "gzip"
+        packer = zlib.compressobj(wbits=31) if gzipped else None
+        array = ":stream" in request.path and "alt=sse" not in request.query
+        kind = b"application/json" if array else b"text/event-stream; charset=utf-8"
+        coding = b"Content-Encoding: gzip\r\n" if gzipped else b""
+        self.transport.write(
+            b"HTTP/1.1 200 OK\r\nContent-Type: %b\r\nRequest-Id: req_mock\r\n%b"
+            b"Transfer-Encoding: chunked\r\n\r\n" % (kind, coding)
+        )
+        reset = request.number("reset", 0)
+        async for event in self.paced(request, events):
+            if array:
+                data = (b"[" if request.sent <= 1 else b",") + json.dumps(
+                    event[1]
+                ).encode()
+            else:
+                data = encode_event(event)
+            if packer is not None:
+                data = packer.compress(data) + packer.flush(zlib.Z_SYNC_FLUSH)
+            self.transport.write(b"%x\r\n%b\r\n" % (len(data), data))
+            if reset and request.sent >= reset:
+                await self.reset(request)
+                return
+        tail = b"]" if array else b""
+        tail = tail if packer is None else packer.flush()
+        last = b"%x\r\n%b\r\n" % (len(tail), tail) if tail else b""
+        request.whole = True
+        self.transport.write(last + b"0\r\n\r\n")
+
+    async def paced(
+        self, request: Request, events: Iterator[Event]
+    ) -> AsyncIterator[Event]:
+        """Events with the pauses that were asked for; counts generated tokens."""
+        pause_s = request.number("chunk-ms", 0) / 1000
+        hold = request.number("hold", 0)
+        for event in events:
+            if not event[0].startswith("-"):
+                request.sent += 1
+            yield event
+            if hold and request.sent == hold:
+                hold = 0
+                await asyncio.sleep(request.number("hold-ms", 60_000) / 1000)
+            elif pause_s:
+                await asyncio.sleep(pause_s)
+
+    def send_json(
+        self,
+        status: int,
+        value: Any,
+        *,
+        framing: str = "length",
+        gzipped: bool = False,
+        head_only: bool = False,
+    ) -> None:
+        body = json.dumps(value).encode()
+        more = b""
+        if gzipped:
+            packer = zlib.compressobj(wbits=31)
+            body = packer.compress(body) + packer.flush()
+            more = b"Content-Encoding: gzip\r\n"
+        if framing == "chunked":
+            half = len(body) // 2
+            pieces = [b"%x\r\n%b\r\n" % (len(p), p) for p in (body[:half], body[half:])]
+            more += b"Transfer-Encoding: chunked\r\n"
+            self.transport.write(json_head(status, None, more) + b"".join(pieces))
+            self.transport.write(b"0\r\n\r\n")
+        elif framing == "close":
+            more += b"Connection: close\r\n"
+            self.transport.write(json_head(status, None, more) + body)
+            self.transport.close()
+        else:
+            head = json_head(status, len(body), more)
+            self.transport.write(head if head_only else head + body)
+
+
+def json_head(status: int, length: int | None, more: bytes = b"") -> bytes:
+    size = b"" if length is None else b"Content-Length: %d\r\n" % length
+    return (
+        b"HTTP/1.1 %d OK\r\nContent-Type: application/json\r\nRequest-Id: req_mock\r\n"
+        b"%b%b\r\n" % (status, size, more)
+    )
+
+
+def _kind(request: Request, answers: dict[str, Any]) -> Any:
+    for ending, answer in answers.items():
+        if request.path.endswith(ending):
+            return answer
+    return None
+
+
+def control(books: Books, request: Request) -> dict[str, Any]:
+    if request.path == "/__clear":
+        books.accounts.clear()
+        return {}
+    if request.path == "/__seen":
+        tag = parse_qs(request.query).get("tag", [""])[0]
+        return books.seen.get(unquote(tag), {})
+    return books.accounts
+
+
+def echo(request: Request) -> dict[str, Any]:
+    if request.path.endswith("/count_tokens"):
+        return {"input_tokens": request.prompt}
+    return {
+        "method": request.method,
+        "path": request.path,
+        "query": request.query,
+        "fields": request.fields,
+        "bytes": len(request.raw),
+        "sha256": hashlib.sha256(request.raw).hexdigest(),
+    }
+
+
+class WebSocketEcho:
+    """Sends each masked frame back unmasked, and closes on a close frame."""
+
+    def __init__(self, transport: asyncio.Transport) -> None:
+        self.transport = transport
+        self.held = bytearray()
+
+    def feed(self, received: bytes) -> None:
+        self.held += received
+        while (frame := self.take()) is not None:
+            first, payload = frame
+            size = len(payload)
+            length = bytes([size]) if size < 126 else b"\x7e" + struct.pack(">H", size)
+            self.transport.write(bytes([first]) + length + payload)
+            if first & 0x0F == 8:
+                self.transport.close()
+
+    def take(self) -> tuple[int, bytes] | None:
+        """The next whole frame: first byte, payload."""
+        held = self.held
+        if len(held) < 2:
+            return None
+        size, at = held[1] & 0x7F, 2
+        if size == 126:
+            if len(held) < 4:
+                return None
+            size, at = struct.unpack_from(">H", held, 2)[0], 4
+        if len(held) < at + 4 + size:
+            return None
+        mask = held[at : at + 4]
+        masked = held[at + 4 : at + 4 + size]
+        payload = bytes(b ^ mask[i % 4] for i, b in enumerate(masked))
+        first = held[0]
+        del held[: at + 4 + size]
+        return first, payload
+
+
+async def run(port: int, cert: str | None, key: str | None) -> None:
+    books = Books()
+    tasks: set[asyncio.Task[None]] = set()
+    context = None
+    if cert:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(cert, key)
+    loop = asyncio.get_running_loop()
+    server = await loop.create_server(
+        lambda: Connection(books, tasks), "127.0.0.1", port, ssl=context, backlog=1024
+    )
+    print("mock ready", server.sockets[0].getsockname()[1], flush=True)  # noqa: T201
+    await server.serve_forever()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="mock LLM API")
+    parser.add_argument("--port", type=int, default=0)
+    parser.add_argument("--cert")
+    parser.add_argument("--key")
+    chosen = parser.parse_args()
+    with contextlib.suppress(KeyboardInterrupt):
+        uvloop.run(run(chosen.port, chosen.cert, chosen.key))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
