@@ -85,7 +85,7 @@ async def reservers(each: Callable[[], Any]) -> None:
 # -- exactly L admitted --------------------------------------------------------------
 
 
-async def worker_admit(store: RedisStore, number: int, limit: int) -> tuple[int, int]:
+async def worker_admit(store: RedisStore, _: int, limit: int) -> tuple[int, int]:
     plan = Plan((sliding("admit", limit, meter="requests"), concurrent("a", 10**6)))
     counts = [0, 0]
 
@@ -137,10 +137,14 @@ def part_tokens(engine: Engine, _: argparse.Namespace) -> dict[str, Any]:
     limit = 3_000_000
     results = in_all(worker_tokens, engine.url, limit)
     highest = max(result[0] for result in results)
-    return {"limit": limit, "highest_sum": highest, "ok": 0.9 * limit < highest <= limit}
+    return {
+        "limit": limit,
+        "highest_sum": highest,
+        "ok": 0.9 * limit < highest <= limit,
+    }
 
 
-async def worker_count(store: RedisStore, number: int, events: int) -> None:
+async def worker_count(store: RedisStore, _: int, events: int) -> None:
     plan = Plan((sliding("count", 10**12, window_us=DAY_US),))
 
     async def each() -> None:
@@ -159,7 +163,7 @@ async def peek(url: str, plan: Plan) -> list[int]:
 
 
 def part_count(engine: Engine, args: argparse.Namespace) -> dict[str, Any]:
-    """Increments: none lost. (A day's window, so that none leaves.)"""
+    """Increments: none lost. A day's window, so that none leaves."""
     start = time.monotonic()
     in_all(worker_count, engine.url, args.events)
     day = Plan((sliding("count", 10**12, window_us=DAY_US),))
@@ -240,6 +244,19 @@ def part_sliding(engine: Engine, args: argparse.Namespace) -> dict[str, Any]:
 # -- faults --------------------------------------------------------------------------
 
 
+async def timed(store: RedisStore, plan: Plan, *costs: int) -> tuple[Reserved, float]:
+    """One reserve and the milliseconds to its answer, not to the task's next turn."""
+    start = time.perf_counter()
+    answered: asyncio.Future[tuple[Reserved, float]]
+    answered = asyncio.get_running_loop().create_future()
+
+    def done(reserved: Reserved) -> None:
+        answered.set_result((reserved, (time.perf_counter() - start) * 1e3))
+
+    store.reserve(plan, costs, done)
+    return await answered
+
+
 async def worker_faults(
     store: RedisStore, number: int, until: float
 ) -> dict[str, float]:
@@ -249,18 +266,9 @@ async def worker_faults(
 
     async def each() -> None:
         while time.time() < until:
-            # The answer's own time, not the task's turn after it.
-            start, was_up = time.perf_counter(), store.up
-            answered = asyncio.get_running_loop().create_future()
-
-            def done(reserved: Reserved) -> None:
-                name = "wait_ms" if was_up else "open_ms"
-                took_ms = (time.perf_counter() - start) * 1e3
-                sums[name] = max(sums[name], took_ms)
-                answered.set_result(reserved)
-
-            store.reserve(plan, (1, 500, 1), done)
-            answer = await answered
+            name = "wait_ms" if store.up else "open_ms"
+            answer, took_ms = await timed(store, plan, 1, 500, 1)
+            sums[name] = max(sums[name], took_ms)
             await asyncio.sleep(dice.random() * 0.1)
             tokens = dice.randint(0, 900)
             sums["requests"] += 1
@@ -268,7 +276,7 @@ async def worker_faults(
             store.settle(answer, (1, tokens, 1))
 
     await reservers(each)
-    while not store.up or store.journal_size:
+    while not store.up or store.journal_size:  # noqa: ASYNC110 - there is no event
         await asyncio.sleep(0.01)
     return sums
 

@@ -16,8 +16,9 @@ from gateway.store.embedded import (
     EngineFailed,
     EngineMissing,
 )
+from gateway.store.fallback import WhenDown
 from gateway.store.memory import MemoryStore
-from gateway.store.redis import RedisStore, WhenDown
+from gateway.store.redis import RedisStore
 from gateway.store.url import StoreUrl, StoreUrlError, check_eviction, parse_store_url
 
 __all__ = [

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Sequence
 
 from gateway.core.model import SUB_BUCKETS, CellKind
@@ -69,50 +70,39 @@ class Journal:
 
 
 class Recents:
-    """The calls of the last seconds, for a store that lost them.
+    """The calls of the last seconds, packed as they were sent.
 
     A store that was killed or failed over may forget what it had answered: its log is
     written behind, its replicas follow behind. The numbers of calls show it, and what
-    it forgot is told again.
+    it forgot is told again. Bytes, because thousands of objects kept for seconds would
+    cost the collector more than the calls cost themselves.
     """
 
-    __slots__ = ("_calls", "_keep_s", "_most_ops", "_ops")
+    __slots__ = ("_calls", "_keep_s", "_most_bytes", "_size")
 
-    def __init__(self, keep_s: float = 3.0, most_ops: int = 20_000) -> None:
+    def __init__(self, keep_s: float = 3.0, most_bytes: int = 4 << 20) -> None:
         self._keep_s = keep_s
-        self._most_ops = most_ops
-        self._ops = 0
-        self._calls: list[tuple[int, float, list[wire.Op]]] = []
+        self._most_bytes = most_bytes
+        self._size = 0
+        # Number, loop time, packed call, store time, reserves that were refused.
+        self._calls: deque[tuple[int, float, bytes, int, tuple[int, ...]]] = deque()
 
-    def add(self, seq: int, at_s: float, batch: list[wire.Op]) -> None:
+    def add(
+        self, seq: int, at_s: float, packed: bytes, at_us: int, refused: tuple[int, ...]
+    ) -> None:
         """Remember an answered call; forget what is old."""
-        self._calls.append((seq, at_s, batch))
-        self._ops += len(batch)
-        if self._ops > self._most_ops or self._calls[0][1] < at_s - 2 * self._keep_s:
-            self._forget(at_s)
-
-    def _forget(self, now_s: float) -> None:
-        keep = 0
-        for _, at_s, batch in self._calls:
-            young = at_s >= now_s - self._keep_s
-            if young and self._ops <= self._most_ops // 2:
+        calls = self._calls
+        calls.append((seq, at_s, packed, at_us, refused))
+        self._size += len(packed)
+        while calls[0][1] < at_s - self._keep_s or self._size > self._most_bytes:
+            self._size -= len(calls.popleft()[2])
+            if not calls:
                 break
-            self._ops -= len(batch)
-            keep += 1
-        del self._calls[:keep]
 
-    def after(self, seq: int) -> list[wire.Op]:
-        """What is to be told again to a store that knows nothing after ``seq``."""
-        ops: list[wire.Op] = []
-        for number, _, batch in self._calls:
-            if number > seq:
-                ops += [again for op in batch if (again := _again(op)) is not None]
-        return ops
-
-
-def _again(op: wire.Op) -> wire.Op | None:
-    code, reserved, _ = op
-    if code == wire.RESERVE:
-        # It was admitted then; whether there is room now does not matter.
-        return (wire.HOLD, reserved, None) if reserved.admitted else None
-    return None if code == wire.PEEK else op
+    def after(self, seq: int) -> list[bytes]:
+        """The calls to be made again by a store that knows nothing after ``seq``."""
+        return [
+            wire.tell_again(packed, at_us, refused)
+            for number, _, packed, at_us, refused in self._calls
+            if number > seq
+        ]

@@ -120,11 +120,13 @@ class MemoryStore:
     def charge(self, plan: Plan, actual: Sequence[int]) -> None:
         """Count what passed without a reservation, whatever the limits say."""
         now_us = self.now_us()
-        for i, cell in enumerate(plan.cells):
-            if actual[i] and cell.kind is not CellKind.CONCURRENT:
-                window = self._window(plan, i)
-                window.reserve(now_us, actual[i], b"")
-                window.settle(now_us, now_us, actual[i], actual[i], b"")
+        weights = [
+            0 if cell.kind is CellKind.CONCURRENT else actual[i]
+            for i, cell in enumerate(plan.cells)
+        ]
+        windows = [self._window(plan, i) for i in range(len(plan.cells))]
+        for window, weight in _distinct(windows, weights):
+            window.charge(now_us, now_us, weight)
 
     def renew(self, reserved: Reserved) -> None:
         """Prolong the leases of a long exchange."""

@@ -16,8 +16,9 @@ import asyncio
 import os
 import random
 import time
+from collections import deque
 from collections.abc import Callable, Sequence
-from typing import Any, Literal
+from typing import Any
 
 from gateway.core.ports import Cell, Plan, Reserved
 from gateway.store import wire
@@ -29,12 +30,12 @@ from gateway.store.channel import (
     connect,
     pack_command,
 )
-from gateway.store.journal import Journal, Recents
+from gateway.store.fallback import Fallback, WhenDown
+from gateway.store.journal import Recents
+from gateway.store.limbo import Limbo
 from gateway.store.memory import DONE, HELD, LIMBO, LOCAL, MemoryStore
 from gateway.store.silence import SilenceWatch
 from gateway.store.url import StoreUrl, check_eviction, parse_store_url
-
-WhenDown = Literal["local", "open", "closed"]
 
 # A call of so many operations keeps a store busy for about 5 ms.
 MAX_OPS = 512
@@ -51,15 +52,14 @@ _DOWN, _MERGING, _LIVE = range(3)
 class StoreStats:
     """Counters since start."""
 
-    __slots__ = ("calls", "local", "lost", "merged", "ops", "replayed", "timeouts")
+    __slots__ = ("calls", "lost", "merged", "ops", "replayed", "timeouts")
 
     def __init__(self) -> None:
         self.calls = 0  # script calls answered
         self.ops = 0  # operations in them
         self.timeouts = 0  # times the breaker opened because of silence
-        self.local = 0  # reserves decided without the store
         self.merged = 0  # operations told to the store after an outage
-        self.replayed = 0  # operations the store had forgotten and was told again
+        self.replayed = 0  # calls the store had forgotten and was told again
         self.lost = 0  # operations that could not be sent before close
 
 
@@ -88,7 +88,6 @@ class RedisStore:
         self.on_recovered: Callable[[int], None] | None = None
         self.on_call: Callable[[float], None] | None = None
         self._url = parse_store_url(url) if isinstance(url, str) else url
-        self._when_down = when_down
         self._loop = loop or asyncio.get_running_loop()
         self._stream = os.urandom(8)
         self.stream_key = prefix + b"1:x:" + self._stream.hex().encode()
@@ -97,12 +96,18 @@ class RedisStore:
         self._seq = 0
         self._acked = -1
         self._clock_us = time.time_ns() // 1000 - int(self._loop.time() * 1e6)
-        self._local = MemoryStore(
+        windows = MemoryStore(
             clock=self.now_us, monotonic=self._loop.time, replicas=replicas
         )
+        self._fallback = Fallback(when_down, windows, self._new_lease)
         self._mode = _DOWN
         self._queue: list[wire.Op] = []
+        # Calls that a forgetful store is to be told again, before the queue.
+        self._again: deque[bytes] = deque()
+        # The call under way: operations, packed form, and whether it is from _again.
         self._sent: list[wire.Op] | None = None
+        self._packed = b""
+        self._telling = False
         self._sent_at = 0.0
         self._reloaded = 0
         # True: do not schedule a flush (one is under way, or the store is).
@@ -110,11 +115,7 @@ class RedisStore:
         self._channel: Channel | None = None
         self._watch = SilenceWatch(self._loop, timeout_s, self._heard, self._on_silence)
         self._recents = Recents()
-        self._journal = Journal()
-        self._open_local: dict[Reserved, None] = {}
-        self._limbo: list[wire.Op] | None = None
-        self._limbo_seq = 0
-        self._limbo_settled: dict[Reserved, Sequence[int]] = {}
+        self._limbo: Limbo | None = None
         self._merge_left = 0
         self._merging = 0
         self._resumed_at = 0.0
@@ -153,23 +154,28 @@ class RedisStore:
                 self._flushing = True
                 self._loop.call_soon(self._flush)
             elif self._mode != _LIVE:
-                self._local.adjust(reserved, actual)
+                self._fallback.windows.adjust(reserved, actual)
         elif reserved.state == LOCAL:
-            self._settle_local(reserved, actual)
-        elif reserved.state == LIMBO and reserved not in self._limbo_settled:
-            self._local.adjust(reserved, actual)
-            self._limbo_settled[reserved] = actual
+            self._fallback.settle(reserved, actual)
+            if self._mode == _LIVE:
+                self._schedule()
+        elif reserved.state == LIMBO:
+            self._settle_limbo(reserved, actual)
 
     def charge(self, plan: Plan, actual: Sequence[int]) -> None:
         """See ``ports.Store``; rides along with the next call."""
-        self._journal.add(plan, actual, self.now_us())
-        if self._mode == _LIVE:
+        reserved = Reserved(plan, actual)
+        reserved.at_us = self.now_us()
+        if self._mode != _LIVE:
+            self._fallback.owe(reserved, actual)
+        elif plan.cells:
+            self._queue.append((wire.CHARGE, reserved, None))
             self._schedule()
 
     def renew(self, reserved: Reserved) -> None:
         """Prolong the leases; while the store is away they need no renewing."""
         if reserved.state == LOCAL:
-            self._local.renew(reserved)
+            self._fallback.windows.renew(reserved)
         elif reserved.state == HELD and self._mode == _LIVE and reserved.lease:
             self._queue.append((wire.RENEW, reserved, None))
             self._schedule()
@@ -183,21 +189,26 @@ class RedisStore:
     def journal_size(self) -> int:
         """What waits for the store: operations, open exchanges and sums."""
         limbo = len(self._limbo or ())
-        return len(self._queue) + len(self._open_local) + len(self._journal) + limbo
+        return len(self._queue) + len(self._again) + len(self._fallback) + limbo
+
+    @property
+    def decided_locally(self) -> int:
+        """Reserves answered without the store."""
+        return self._fallback.decided
 
     @property
     def evicted(self) -> int:
         """Counters the local windows had to forget for want of room."""
-        return self._local.evicted
+        return self._fallback.windows.evicted
 
     @property
     def replicas(self) -> int:
         """How many limiters share each limit while the store is away."""
-        return self._local.replicas
+        return self._fallback.windows.replicas
 
     @replicas.setter
     def replicas(self, count: int) -> None:
-        self._local.replicas = max(1, count)
+        self._fallback.windows.replicas = max(1, count)
 
     def now_us(self) -> int:
         """Best estimate of the store's clock, epoch microseconds."""
@@ -218,18 +229,24 @@ class RedisStore:
         channel = self._channel
         if self._mode == _DOWN or self._sent is not None or channel is None:
             return
-        batch = self._take()
-        if not batch:
+        self._telling = bool(self._again)
+        batch = [] if self._telling else self._take()
+        if not batch and not self._telling:
             self._flushing = False
             if self._drained is not None:
                 self._drained.set()
             return
+        self._packed = (
+            self._again.popleft() if self._telling else wire.encode_call(batch)
+        )
         self._seq += 1
         self._sent = batch
         self._sent_at = self._loop.time()
         self._watch.expect()
-        frame = self._call.frame(wire.encode_call(self._seq, batch))
-        channel.send(frame, self._on_answer)
+        channel.send(self._frame(), self._on_answer)
+
+    def _frame(self) -> bytes:
+        return self._call.frame(wire.number_call(self._seq, self._packed))
 
     def _take(self) -> list[wire.Op]:
         queue = self._queue
@@ -237,20 +254,11 @@ class RedisStore:
             batch, self._queue = queue, []
         else:
             batch, self._queue = queue[:MAX_OPS], queue[MAX_OPS:]
-        if self._open_local or self._journal:
-            batch += self._take_backlog()
+        if self._fallback:
+            owed = self._fallback.take(BACKLOG_OPS)
+            self.stats.merged += len(owed)
+            batch += owed
         return batch
-
-    def _take_backlog(self) -> list[wire.Op]:
-        """Open exchanges of the outage become the store's; closed ones are charged."""
-        ops: list[wire.Op] = []
-        while self._open_local and len(ops) < BACKLOG_OPS:
-            reserved, _ = self._open_local.popitem()
-            reserved.state = HELD
-            ops.append((wire.HOLD, reserved, None))
-        ops += self._journal.take(BACKLOG_OPS - len(ops))
-        self.stats.merged += len(ops)
-        return ops
 
     def _on_answer(self, answer: Any) -> None:
         batch = self._sent
@@ -263,32 +271,44 @@ class RedisStore:
         self._watch.satisfied()
         now = self._loop.time()
         self._clock_us = answer[0] - int(now * 1e6)
-        if answer[1] != self._acked:
-            self._tell_again(answer[1])
+        forgotten = answer[1] != self._acked and self._tell_again(answer[1])
         self._acked = self._seq
-        self._recents.add(self._seq, now, batch)
         self.stats.calls += 1
         self.stats.ops += len(batch)
         if self.on_call is not None:
             self.on_call(now - self._sent_at)
-        self._give(batch, answer, now)
-        if self._mode == _MERGING:
-            self._merge_left -= len(batch)
+        refused = self._give(batch, answer, now)
+        self._recents.add(self._seq, now, self._packed, answer[0], refused)
+        if forgotten:
+            self._catch_up()
+        elif self._mode == _MERGING:
+            self._merge_left -= len(batch) or 1
             self._check_merged()
         self._loop.call_soon(self._flush)
 
-    def _give(self, batch: list[wire.Op], answer: Sequence[int], now: float) -> None:
+    def _give(
+        self, batch: list[wire.Op], answer: Sequence[int], now: float
+    ) -> tuple[int, ...]:
+        """Answer everybody in the batch; which of the reserves were refused."""
         at = wire.ANSWER_HEAD
+        reserves = 0
+        refused: list[int] = []
         for code, reserved, done in batch:
             if code == wire.RESERVE:
                 at = wire.read_reserve(answer, at, reserved, now)
-                reserved.state = HELD if reserved.admitted else DONE
+                if reserved.admitted:
+                    reserved.state = HELD
+                else:
+                    reserved.state = DONE
+                    refused.append(reserves)
+                reserves += 1
                 self._tell(done, reserved)
             elif code == wire.PEEK:
                 size = len(reserved.plan.cells)
                 reserved.sums = answer[at : at + size]
                 at += size
                 self._tell(done, reserved)
+        return tuple(refused)
 
     def _tell(self, done: Callable[[Reserved], None], reserved: Reserved) -> None:
         try:
@@ -307,57 +327,28 @@ class RedisStore:
 
     def _reload(self) -> None:
         """The store forgot the script, so nothing was executed: load it, send again."""
-        channel, batch = self._channel, self._sent
-        if channel is None or batch is None:
+        channel = self._channel
+        if channel is None:
             return
         self._reloaded = self._seq
         load = pack_command("SCRIPT", "LOAD", wire.SCRIPT)
         channel.send(load, lambda _: None)
-        frame = self._call.frame(wire.encode_call(self._seq, batch))
-        channel.send(frame, self._on_answer)
+        channel.send(self._frame(), self._on_answer)
 
-    def _tell_again(self, past_seq: int) -> None:
-        """The store lost the calls after ``past_seq``: put them first in the queue."""
-        ops = self._recents.after(past_seq)
-        self.stats.replayed += len(ops)
-        self._queue[:0] = ops
+    def _tell_again(self, past_seq: int) -> bool:
+        """The store lost the calls after ``past_seq``: they come first now."""
+        calls = self._recents.after(past_seq)
+        self.stats.replayed += len(calls)
+        self._again.extendleft(reversed(calls))
+        return bool(calls)
 
-    # -- deciding without the store --------------------------------------------------
-
-    def _decide_now(self, reserved: Reserved) -> None:
-        if not reserved.plan.cells:
-            reserved.admitted = True
-            reserved.state = DONE
-            return
-        self._decide(reserved)
-        if reserved.admitted:
-            reserved.state = LOCAL
-            self._open_local[reserved] = None
-
-    def _decide(self, reserved: Reserved) -> None:
-        self.stats.local += 1
-        reserved.local = True
-        if not reserved.lease:
-            reserved.lease = self._new_lease()
-        if self._when_down == "local":
-            self._local.decide(reserved)
-            return
-        reserved.at_us = self.now_us()
-        if self._when_down == "open":
-            reserved.admitted = True
-            reserved.sums = reserved.costs
-        else:
-            reserved.violated = 0
-            reserved.retry_after = 1.0
-            reserved.sums = [0] * len(reserved.plan.cells)
-
-    def _settle_local(self, reserved: Reserved, actual: Sequence[int]) -> None:
-        reserved.state = DONE
-        self._open_local.pop(reserved, None)
-        self._local.adjust(reserved, actual)
-        self._journal.add(reserved.plan, actual, reserved.at_us)
-        if self._mode == _LIVE:
-            self._schedule()
+    def _catch_up(self) -> None:
+        """Until a forgetful store knows again what it knew, nobody waits for it."""
+        self._mode = _MERGING
+        queue, self._queue = self._queue, []
+        self._queue[:0] = [op for op in queue if not self._answer_queued(op)]
+        self._merge_left = len(self._queue) + len(self._again)
+        self._merging = self.journal_size
 
     # -- the breaker -----------------------------------------------------------------
 
@@ -381,7 +372,6 @@ class RedisStore:
         sent, self._sent = self._sent, None
         queue, self._queue = self._queue, []
         if sent is not None:
-            self._limbo, self._limbo_seq = sent, self._seq
             self._answer_limbo(sent)
         kept = [op for op in queue if not self._answer_queued(op)]
         self._queue[:0] = kept
@@ -401,15 +391,20 @@ class RedisStore:
             self._channel = None
 
     def _answer_limbo(self, sent: list[wire.Op]) -> None:
+        """Decide what is in limbo first, then tell: a listener may settle at once."""
+        for code, reserved, _ in sent:
+            if code == wire.RESERVE:
+                self._fallback.decide(reserved)
+        told = self._packed if self._telling else None
+        self._limbo = Limbo(self._seq, sent, told)
         for code, reserved, done in sent:
             if code == wire.RESERVE:
-                self._decide(reserved)
-                reserved.state = LIMBO
                 self._tell(done, reserved)
             elif code == wire.PEEK:
                 self._peek_locally(reserved, done)
 
     def _answer_queued(self, op: wire.Op) -> bool:
+        """Answer who waits; True when nothing is left to send."""
         code, reserved, done = op
         if code == wire.RESERVE:
             self._decide_now(reserved)
@@ -418,10 +413,21 @@ class RedisStore:
             self._peek_locally(reserved, done)
         return code in (wire.RESERVE, wire.PEEK, wire.RENEW)
 
+    def _decide_now(self, reserved: Reserved) -> None:
+        if reserved.plan.cells:
+            self._fallback.admit(reserved)
+        else:
+            reserved.admitted = True
+            reserved.state = DONE
+
+    def _settle_limbo(self, reserved: Reserved, actual: Sequence[int]) -> None:
+        if self._limbo is not None and self._limbo.settle(reserved, actual):
+            self._fallback.windows.adjust(reserved, actual)
+
     def _peek_locally(
         self, reserved: Reserved, done: Callable[[Reserved], None]
     ) -> None:
-        reserved.sums = self._local.sums(reserved.plan.cells)
+        reserved.sums = self._fallback.windows.sums(reserved.plan.cells)
         self._tell(done, reserved)
 
     # -- recovery --------------------------------------------------------------------
@@ -461,73 +467,38 @@ class RedisStore:
     async def _probe(self, channel: Channel) -> Any:
         """An empty call: what does the store remember, and the limbo call is void."""
         self._seq += 1
-        frame = self._call.frame(wire.encode_call(self._seq, ()))
+        frame = self._call.frame(wire.number_call(self._seq, wire.encode_call(())))
         return await channel.ask_framed(frame)
 
     def _resume(self, answer: Sequence[Any]) -> None:
         self._clock_us = answer[0] - int(self._loop.time() * 1e6)
         past_seq, at_us, flags = answer[1], answer[2], answer[3]
-        ops: list[wire.Op] = []
-        if self._limbo is not None:
-            executed = past_seq == self._limbo_seq
+        limbo, self._limbo = self._limbo, None
+        if limbo is not None:
+            executed = past_seq == limbo.seq
             if executed:
                 self._acked = past_seq
-            ops = self._resolve(self._limbo, at_us, flags if executed else None)
-            self._limbo = None
+            elif limbo.told is not None:
+                self._again.appendleft(limbo.told)
+            ops = limbo.resolve(at_us, flags if executed else None, self._fallback)
+            self._queue[:0] = ops
         # In the order of old: what was answered and forgotten, the limbo, the rest.
-        self._queue[:0] = ops
         if past_seq != self._acked:
             self._tell_again(past_seq)
             self._acked = past_seq
         self._resumed_at = self._loop.time()
         self._mode = _MERGING
-        self._merge_left = len(self._queue)
-        self._merging = self.journal_size
+        self._merge_left = len(self._queue) + len(self._again)
+        self._merging = len(self._queue) + len(self._again) + self._fallback.exchanges
         self._check_merged()
         self._loop.call_soon(self._flush)
-
-    def _resolve(
-        self, limbo: list[wire.Op], at_us: int, flags: bytes | None
-    ) -> list[wire.Op]:
-        """What is left to do for a call that was (flags) or was not executed."""
-        ops: list[wire.Op] = []
-        reserves = 0
-        for op in limbo:
-            if op[0] == wire.RESERVE:
-                counted = flags is not None and flags[reserves] == ord("1")
-                ops += self._resolve_reserve(op[1], at_us, counted=counted)
-                reserves += 1
-            elif flags is None and op[0] != wire.PEEK:
-                ops.append(op)
-        self._limbo_settled.clear()
-        return ops
-
-    def _resolve_reserve(
-        self, reserved: Reserved, at_us: int, *, counted: bool
-    ) -> list[wire.Op]:
-        actual = self._limbo_settled.get(reserved)
-        used = reserved.admitted
-        open_still = used and actual is None
-        if counted:
-            reserved.at_us = at_us
-            reserved.state = HELD if open_still else DONE
-            if open_still:
-                return []
-            nothing = [0] * len(reserved.costs)
-            return [(wire.SETTLE, reserved, nothing if actual is None else actual)]
-        reserved.state = LOCAL if open_still else DONE
-        if open_still:
-            self._open_local[reserved] = None
-        elif actual is not None:
-            self._journal.add(reserved.plan, actual, reserved.at_us)
-        return []
 
     def _check_merged(self) -> None:
         """Close the breaker once everything that has an order has been told."""
         if self._merge_left > 0:
             return
         self._mode = _LIVE
-        self._local.clear()
+        self._fallback.windows.clear()
         recovered, self._degraded = self._degraded, False
         if recovered and self.on_recovered is not None:
             self.on_recovered(self._merging)
@@ -543,7 +514,7 @@ class RedisStore:
 
     async def _peek_some(self, cells: tuple[Cell, ...]) -> Sequence[int]:
         if self._mode != _LIVE:
-            return self._local.sums(cells)
+            return self._fallback.windows.sums(cells)
         answered: asyncio.Future[Sequence[int]] = self._loop.create_future()
 
         def done(reserved: Reserved) -> None:
@@ -556,7 +527,7 @@ class RedisStore:
 
     async def reset(self, cells: Sequence[Cell]) -> None:
         """Forget these counters; raises StoreUnavailable while the store is away."""
-        await self._local.reset(cells)
+        await self._fallback.windows.reset(cells)
         if not cells:
             return
         if self._channel is None:

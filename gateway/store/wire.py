@@ -28,7 +28,10 @@ ANSWER_HEAD = 4
 _FIRM = 4
 _TWIN = 8
 _CELL = struct.Struct("<BddB")
-_CALL = struct.Struct("<dH")
+_SEQ = struct.Struct("<d")
+_PLANS = struct.Struct("<H")
+_OP = struct.Struct("<BH")
+_LEASE_BYTES = 16
 
 # One operation as it waits in the queue: code, reservation, and its argument (settle:
 # the actual costs; reserve and peek: whom to answer).
@@ -102,7 +105,12 @@ def _pack_cells(plan: Plan) -> bytes:
     return b"".join(parts)
 
 
-def encode_call(seq: int, batch: Sequence[Op]) -> bytes:
+def number_call(seq: int, packed: bytes) -> bytes:
+    """The script's argument: a packed call with its number."""
+    return _SEQ.pack(seq) + packed
+
+
+def encode_call(batch: Sequence[Op]) -> bytes:
     """Pack one call: every plan once, then the operations in their order.
 
     Longer than most, for it is the inner loop of the whole gateway.
@@ -134,7 +142,7 @@ def encode_call(seq: int, batch: Sequence[Op]) -> bytes:
             )
         else:
             body.append(_encode_rare(code, form, reserved))
-    return b"".join((_CALL.pack(seq, len(heads)), *heads, *body))
+    return b"".join((_PLANS.pack(len(heads)), *heads, *body))
 
 
 def _encode_rare(code: int, form: PackedPlan, reserved: Reserved) -> bytes:
@@ -145,7 +153,7 @@ def _encode_rare(code: int, form: PackedPlan, reserved: Reserved) -> bytes:
         return form.hold(code, form.index, at_us, *costs, reserved.lease)
     if code == CHARGE:
         return form.charge(code, form.index, at_us, *costs)
-    return struct.pack("<BH", code, form.index)
+    return _OP.pack(code, form.index)
 
 
 def read_reserve(
@@ -168,3 +176,54 @@ def read_reserve(
     reserved.retry_after = wait_us / 1e6 if wait_us >= 0 else -1.0
     reserved.frees_at = clock_s + frees_us / 1e6 if frees_us else 0.0
     return end + 2
+
+
+def tell_again(packed: bytes, at_us: int, refused: Sequence[int]) -> bytes:
+    """A packed call as a store must be told it that has forgotten it.
+
+    Reserves that were admitted then (all but those numbered in ``refused``) are held
+    at their time ``at_us``, whether there is room now or not.
+    """
+    sizes, at = _plan_sizes(packed)
+    parts, reserves = [packed[:at]], -1
+    while at < len(packed):
+        code, index = _OP.unpack_from(packed, at)
+        cells, lease = sizes[index]
+        body = at + _OP.size
+        at = body + _body_size(code, cells, lease)
+        if code != RESERVE:
+            parts += (packed[body - _OP.size : at],) if code != PEEK else ()
+            continue
+        reserves += 1
+        if reserves not in refused:
+            held = _OP.pack(HOLD, index), struct.pack("<d", at_us), packed[body:at]
+            parts += held
+    return b"".join(parts)
+
+
+def _plan_sizes(packed: bytes) -> tuple[list[tuple[int, int]], int]:
+    """Of each plan its number of cells and bytes of lease; and where they end."""
+    sizes: list[tuple[int, int]] = []
+    at = _PLANS.size
+    for _ in range(_PLANS.unpack_from(packed)[0]):
+        cells, lease = packed[at], 0
+        at += 1
+        for _ in range(cells):
+            kind, _window, _amount, key_bytes = _CELL.unpack_from(packed, at)
+            lease = _LEASE_BYTES if kind & 3 == CellKind.CONCURRENT else lease
+            at += _CELL.size + key_bytes
+        sizes.append((cells, lease))
+    return sizes, at
+
+
+def _body_size(code: int, cells: int, lease: int) -> int:
+    """Bytes of an operation after its code and plan."""
+    if code == RESERVE:
+        return 8 * cells + lease
+    if code == SETTLE:
+        return 8 + 16 * cells + lease
+    if code == RENEW:
+        return lease
+    if code == PEEK:
+        return 0
+    return 8 + 8 * cells + (lease if code == HOLD else 0)

@@ -64,7 +64,6 @@ async def rounds(store: RedisStore, plans: Sequence[Plan], count: int) -> None:
     loop = asyncio.get_running_loop()
     for _ in range(count):
         answered = loop.create_future()
-        left = len(plans)
         got: list[Reserved] = []
 
         def done(
@@ -73,7 +72,7 @@ async def rounds(store: RedisStore, plans: Sequence[Plan], count: int) -> None:
             answered: asyncio.Future[None] = answered,
         ) -> None:
             got.append(reserved)
-            if len(got) == left:
+            if len(got) == len(plans):
                 answered.set_result(None)
 
         for plan in plans:
@@ -117,7 +116,7 @@ async def bench_redis_py(engine: Engine, size: int) -> None:
     count = 4_000 // size
     user, system = cpu_us()
     for seq in range(1, count):
-        argument = wire.encode_call(seq, ops)
+        argument = wire.number_call(seq, wire.encode_call(ops))
         await client.evalsha(wire.SCRIPT_SHA.decode(), 1, b"bench", argument)
     user_after, system_after = cpu_us()
     print(
@@ -154,10 +153,10 @@ def bench_parts() -> None:
             at = wire.read_reserve(answer, at, reserved, 0.0)
 
     print(
-        f"encode a reserve {per_call_us(lambda: wire.encode_call(1, reserves)) / 16:.2f} us"
+        f"encode a reserve {per_call_us(lambda: wire.encode_call(reserves)) / 16:.2f} us"
     )
     print(
-        f"encode a settle  {per_call_us(lambda: wire.encode_call(1, settles)) / 16:.2f} us"
+        f"encode a settle  {per_call_us(lambda: wire.encode_call(settles)) / 16:.2f} us"
     )
     print(f"read an answer   {per_call_us(read) / 16:.2f} us")
     store = MemoryStore()

@@ -149,13 +149,25 @@ async def test_full_by_requests_tells_when_it_frees(store, name):
     assert (await reserve(store, plan, 1)).frees_at > 0.0
 
 
+async def test_what_passed_unasked_can_be_charged(store, name):
+    """Counted once whatever the limit says; no exchange is opened by it."""
+    plan = Plan((sliding(name, 10), sliding(name, 20), concurrent(name + "c", 1)))
+    store.charge(plan, (15, 15, 1))
+    assert await store.peek(plan.cells) == [15, 15, 0]
+    assert not (await reserve(store, plan, 1, 1, 1)).admitted
+
+
 async def test_open_exchanges_are_counted_until_settled(store, name):
     """Concurrency: a place is free again when an exchange ends."""
     plan = Plan((concurrent(name, 2),))
     first = await reserve(store, plan, 1)
     await reserve(store, plan, 1)
     refused = await reserve(store, plan, 1)
-    assert (refused.admitted, refused.retry_after, refused.frees_at) == (False, 1.0, 0.0)
+    assert (refused.admitted, refused.retry_after, refused.frees_at) == (
+        False,
+        1.0,
+        0.0,
+    )
     store.settle(first, (1,))
     assert (await reserve(store, plan, 1)).admitted
     assert await store.peek(plan.cells) == [2]
