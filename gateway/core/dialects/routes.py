@@ -184,6 +184,7 @@ def _match(
     endpoint: str,
     how: str,
     model: str = "",
+    *,
     stream: bool | None = None,
 ) -> Match:
     return Match(
@@ -206,11 +207,11 @@ def _by_shape(path: str) -> Match | None:
     model, colon, action = unquote(last).rpartition(":")
     if colon and action in _GOOGLE:
         endpoint, how, stream = _GOOGLE[action]
-        return _match(GEMINI, endpoint, how, model, stream or None)
+        return _match(GEMINI, endpoint, how, model, stream=stream or None)
     if last in _BEDROCK and "/model/" in before:
         endpoint, how, stream = _BEDROCK[last]
         model = unquote(before.partition("/model/")[2])
-        return _match(BEDROCK, endpoint, how, model, stream)
+        return _match(BEDROCK, endpoint, how, model, stream=stream)
     if last == "invocations" and _NAMED.search(path):
         return _match(OPENAI, "chat.completions", METERED, _named_model(path))
     return None
@@ -222,7 +223,7 @@ def _raw_predict(publisher: str, model: str, *, stream: bool) -> Match:
         return _match(OPENAI, "chat.completions", METERED, model)
     if model == "count-tokens":
         return _match(ANTHROPIC, "count_tokens", COUNTING)
-    return _match(ANTHROPIC, "messages", METERED, model, stream)
+    return _match(ANTHROPIC, "messages", METERED, model, stream=stream)
 
 
 def _by_ending(path: str) -> Match | None:

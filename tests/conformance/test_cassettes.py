@@ -1,0 +1,167 @@
+"""Recorded provider answers: the stated tokens, exactly, however the bytes arrive.
+
+Runs over ``../shared/cassettes`` or the folder that TIDEGATE_CASSETTES names (an
+``index.json`` and the files it lists).
+"""
+
+from __future__ import annotations
+
+import gzip
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gateway.core.dialects import Meter, UsageFilter, find_endpoint
+from gateway.core.dialects.filter import is_usage_only
+from gateway.core.inflate import Inflater
+from gateway.core.model import RequestFacts, Usage
+from gateway.core.usage import count_usage
+
+_DEFAULT = Path(__file__).resolve().parents[3] / "shared" / "cassettes"
+FOLDER = Path(os.environ.get("TIDEGATE_CASSETTES", _DEFAULT))
+# Every single split of longer answers would take minutes: these are split by prime
+# strides and, like all, byte by byte.
+ALL_SPLITS_BYTES = 4000
+
+
+def recordings() -> list[Any]:
+    if not (FOLDER / "index.json").is_file():
+        reason = pytest.mark.skip(reason=f"no recorded answers in {FOLDER.name}")
+        return [pytest.param(None, marks=reason)]
+    entries = json.loads((FOLDER / "index.json").read_text())
+    return [pytest.param(entry, id=entry["id"]) for entry in entries]
+
+
+every_recording = pytest.mark.parametrize("entry", recordings())
+
+
+def body_of(entry: dict[str, Any]) -> bytes:
+    return (FOLDER / entry["response"]).read_bytes()
+
+
+def facts_of(entry: dict[str, Any]) -> RequestFacts:
+    match = find_endpoint("POST", entry["path"])
+    request = (FOLDER / entry["request"]).read_bytes() if entry["request"] else b"{}"
+    if not match.metered:
+        return RequestFacts(match.endpoint, billable=match.billable)
+    return match.dialect.read_request(match, request, "", "application/json")
+
+
+def open_meter(entry: dict[str, Any]) -> Meter:
+    match = find_endpoint("POST", entry["path"])
+    fields = {k.encode(): v.encode() for k, v in entry["response_headers"].items()}
+    kind = (entry["content_type"] or "").encode()
+    return match.dialect.open_meter(
+        match, facts_of(entry), entry["status"], fields.get, kind
+    )
+
+
+def metered(entry: dict[str, Any], pieces: list[bytes]) -> Usage | None:
+    meter = open_meter(entry)
+    for piece in pieces:
+        meter.feed(piece)
+    return meter.finish(complete=True)
+
+
+def check(entry: dict[str, Any], usage: Usage | None) -> None:
+    expected = entry["expected"]
+    if expected is not None:
+        assert usage is not None
+        assert usage.source == "upstream"
+        stated = (usage.prompt, usage.completion, usage.total)
+        assert stated == (
+            expected["prompt"],
+            expected["completion"],
+            expected["total"],
+        )
+    elif entry["expected_source"] == "none_not_reported":
+        assert usage is None
+    else:
+        assert usage == Usage()
+
+
+def strides(body: bytes, size: int) -> list[bytes]:
+    return [body[at : at + size] for at in range(0, len(body), size)]
+
+
+@every_recording
+def test_whole(entry):
+    """The answer in one piece gives what its provider states; errors bill nothing."""
+    check(entry, metered(entry, [body_of(entry)]))
+
+
+@every_recording
+def test_byte_by_byte(entry):
+    """So it does one byte at a time, and in pieces of odd sizes."""
+    body = body_of(entry)
+    for size in (1, 7, 61, 997):
+        check(entry, metered(entry, strides(body, size)))
+
+
+@every_recording
+def test_split_anywhere(entry):
+    """So it does in two pieces, split at every byte."""
+    body = body_of(entry)
+    step = 1 if len(body) <= ALL_SPLITS_BYTES else 37
+    for at in range(0, len(body), step):
+        check(entry, metered(entry, [body[:at], body[at:]]))
+
+
+@every_recording
+def test_other_line_ends(entry):
+    """So it does with CRLF and with LF line ends, split too."""
+    plain = body_of(entry).replace(b"\r\n", b"\n")
+    crlf = plain.replace(b"\n", b"\r\n")
+    for body in (plain, crlf):
+        for size in (1, 53, len(body) or 1):
+            check(entry, metered(entry, strides(body, size)))
+
+
+@every_recording
+def test_compressed(entry):
+    """So it does gzip'd, decoded as it comes."""
+    coded = gzip.compress(body_of(entry))
+    for size in (1, 100, len(coded)):
+        inflater = Inflater("gzip", 1 << 24)
+        meter = open_meter(entry)
+        for piece in strides(coded, size):
+            for plain in inflater.pieces(piece):
+                meter.feed(plain)
+        check(entry, meter.finish(complete=True))
+
+
+@every_recording
+def test_filter_passes_all_else(entry):
+    """Of a stream only usage-only events are withheld; the meter still sees them."""
+    body = body_of(entry)
+    if not entry["content_type"].startswith("text/event-stream"):
+        pytest.skip("not an event stream")
+    parts = body.replace(b"\r\n", b"\n").split(b"\n\n")
+    kept = b"\n\n".join(part for part in parts if not is_usage_only(part))
+    for size in (1, 13, 500, len(body)):
+        meter = open_meter(entry)
+        sift = UsageFilter(meter)
+        passed = b"".join(sift.feed(piece) for piece in strides(body, size))
+        passed += sift.flush()
+        assert passed.replace(b"\r\n", b"\n") == kept
+        check(entry, meter.finish(complete=True))
+
+
+@every_recording
+def test_unstated_is_counted(entry):
+    """What no provider stated is counted from its text, and never zero."""
+    if entry["expected_source"] != "none_not_reported":
+        pytest.skip("states its usage, or bills nothing")
+    meter = open_meter(entry)
+    meter.feed(body_of(entry))
+    assert meter.finish(complete=True) is None
+    task = meter.unstated()
+    assert task is not None
+    task.body = (FOLDER / entry["request"]).read_bytes()
+    usage = count_usage(task, lambda text: len(text.split()), exact=True)
+    assert usage.prompt > 0
+    assert usage.source == "counted"
+    assert usage.total == usage.prompt + usage.completion
