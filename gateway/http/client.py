@@ -311,7 +311,7 @@ class ClientConnection(asyncio.Protocol):
                 self.buf = data[left:]
                 data = data[:left]
             self.body_left = left = left - len(data)
-            pieces = (data,)
+            pieces = [data]
             finished = not left
         for piece in pieces:
             self.body_size += len(piece)
@@ -327,7 +327,7 @@ class ClientConnection(asyncio.Protocol):
 
     def _decode_chunks(
         self, decoder: ChunkedDecoder, data: bytes
-    ) -> tuple[bytes, ...] | list[bytes] | None:
+    ) -> list[bytes] | None:
         try:
             found, consumed = decoder.feed(data)
         except WireError as error:
@@ -337,7 +337,7 @@ class ClientConnection(asyncio.Protocol):
             return None
         if consumed < len(data):
             self.buf = data[consumed:]
-        return found if isinstance(found, list) else (found,) if found else ()
+        return found
 
     def _end_body(self, handler: Handler) -> None:
         self.decoder = None

@@ -40,6 +40,7 @@ class UpstreamConnection(asyncio.Protocol):
         "lost",
         "method",
         "parser",
+        "paused",
         "returning",
         "reused",
         "sink",
@@ -61,6 +62,7 @@ class UpstreamConnection(asyncio.Protocol):
         self.drop: frozenset[bytes] = frozenset()
         self.reused = False
         self.feeding = False
+        self.paused = False
         self.spent = False  # must not be used for another exchange
         self.lost = False
         self.returning = False
@@ -147,6 +149,18 @@ class UpstreamConnection(asyncio.Protocol):
         self.spent = True
         if not self.lost:
             self.transport.abort()
+
+    def pause_reading(self) -> None:
+        """The client takes nothing more for now."""
+        if not self.paused and not self.lost:
+            self.paused = True
+            self.transport.pause_reading()
+
+    def resume_reading(self) -> None:
+        """Read on, if reading was paused."""
+        if self.paused and not self.lost:
+            self.paused = False
+            self.transport.resume_reading()
 
     # -- answer -------------------------------------------------------------------
 
@@ -279,4 +293,5 @@ class UpstreamConnection(asyncio.Protocol):
                 self.transport.close()
         else:
             self.reused = True
+            self.resume_reading()
             self.target.put(self)

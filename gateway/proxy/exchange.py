@@ -154,7 +154,9 @@ class Exchange:
             self._record()
             return False
         if not self.hold:
-            self.facts = RequestFacts(endpoint=self._endpoint(), billable=False)
+            match = prepared.match
+            billable = match is not None and match.billable
+            self.facts = RequestFacts(endpoint=self._endpoint(), billable=billable)
             chunked = self.head.chunked
             if chunked or length:
                 self.upload = Upload(self, None if chunked else length)
@@ -180,30 +182,43 @@ class Exchange:
             return
         self.waited_s = perf_counter() - self.read_at
         self.body = body
+        encoding = self.prepared.request_encoding
+        if encoding:
+            self.service.inflate(encoding, body, self._on_inflated)
+        else:
+            self._read(body)
+
+    def _on_inflated(self, plain: bytes | InflateError) -> None:
+        if self.stage == Stage.ENDED:
+            return
+        if self.conn is None:
+            self._settle_unsent()
+        elif isinstance(plain, bytes):
+            self._read(plain)
+        else:
+            status = 413 if plain.too_large else 400
+            self.refuse(Refusal(status, "invalid_request", str(plain)))
+
+    def _read(self, plain: bytes) -> None:
         try:
-            refusal = self._read(body)
+            refusal = self._read_facts(plain)
         except DialectError as error:
-            refusal = Refusal(400, "invalid_request", error.message, error.param)
+            refusal = Refusal(
+                400, "invalid_request", error.message, error.param, by_policy=True
+            )
         if refusal is not None and not self._let_pass(refusal):
             self.refuse(refusal)
             return
         if self.facts is None:
             # Observe mode, and a body that cannot be read: by its size.
-            self.facts = RequestFacts(endpoint=self._endpoint(), prompt_bytes=len(body))
+            self.facts = RequestFacts(
+                endpoint=self._endpoint(), prompt_bytes=len(plain)
+            )
         self._reserve()
 
-    def _read(self, body: bytes) -> Refusal | None:
-        prepared = self.prepared
-        match = prepared.match
-        assert match is not None
-        plain = body
-        if prepared.request_encoding:
-            try:
-                plain = self.service.inflate(prepared.request_encoding, body)
-            except InflateError as error:
-                return Refusal(
-                    413 if error.too_large else 400, "invalid_request", str(error)
-                )
+    def _read_facts(self, plain: bytes) -> Refusal | None:
+        match = self.prepared.match
+        assert match is not None  # held bodies are of known endpoints
         facts = match.dialect.read_request(
             match,
             plain,
@@ -212,7 +227,7 @@ class Exchange:
         )
         self.facts = facts
         refusal = self.service.check_caps(self, facts)
-        if refusal is None and facts.stream and not prepared.request_encoding:
+        if refusal is None and facts.stream and not self.prepared.request_encoding:
             self._ask_usage(facts)
         return refusal
 
@@ -460,9 +475,9 @@ class Exchange:
             self.upload.end()
 
     def on_client_writable(self, writable: bool) -> None:
-        if self.up is not None and not self.up.lost:
-            transport = self.up.transport
-            transport.resume_reading() if writable else transport.pause_reading()
+        up = self.up
+        if up is not None:
+            up.resume_reading() if writable else up.pause_reading()
 
     def on_upstream_writable(self, writable: bool) -> None:
         if self.upload is not None:

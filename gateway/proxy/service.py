@@ -156,7 +156,7 @@ class Service:
         )
         if not plan.cells:
             return None
-        if not facts.billable:
+        if not facts.billable or not exchange.hold:
             exchange.costs = actual_costs(plan, Usage(), 0, 0, failed=True)
             return None
         exchange.costs = costs = self._estimate(exchange, facts, identity, plan)
@@ -201,16 +201,24 @@ class Service:
 
     # -- answers ------------------------------------------------------------------
 
-    def inflate(self, encoding: bytes, body: bytes) -> bytes:
-        """A compressed request body, bounded; raises InflateError."""
+    def inflate(
+        self,
+        encoding: bytes,
+        body: bytes,
+        done: Callable[[bytes | InflateError], None],
+    ) -> None:
+        """Decode a compressed request body, bounded, in a thread: a small one may
+        become a large one."""
         settings = self.tables.settings
-        inflater = Inflater(
-            encoding.decode("latin-1"), settings.max_inflate, settings.max_inflate_ratio
+        future = self.loop.run_in_executor(
+            None,
+            _inflate,
+            encoding.decode("latin-1"),
+            body,
+            settings.max_inflate,
+            settings.max_inflate_ratio,
         )
-        plain = inflater.feed(body)
-        if not inflater.finished:
-            raise InflateError("the body's compressed form is cut short")
-        return plain
+        future.add_done_callback(lambda ended: done(ended.result()))
 
     def client_ip(self, exchange: Exchange) -> str:
         return exchange.prepared.client_ip
@@ -261,8 +269,8 @@ class Service:
             return False
         route.draining += 1
         exchange.drains_until = self.now() + route.drain_s
-        if exchange.up is not None and not exchange.up.lost:
-            exchange.up.transport.resume_reading()
+        if exchange.up is not None:
+            exchange.up.resume_reading()
         return True
 
     def count(self, exchange: Exchange, task: CountTask, ended_at: float) -> None:
@@ -334,3 +342,16 @@ class Service:
     def busy(self) -> int:
         """Exchanges that are not settled yet."""
         return len(self.open_exchanges)
+
+
+def _inflate(
+    encoding: str, body: bytes, max_bytes: int, max_ratio: float
+) -> bytes | InflateError:
+    try:
+        inflater = Inflater(encoding, max_bytes, max_ratio)
+        plain = inflater.feed(body)
+    except InflateError as error:
+        return error
+    if not inflater.finished:
+        return InflateError("the compressed body is cut short")
+    return plain
