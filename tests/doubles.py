@@ -12,6 +12,7 @@ import os
 import re
 import signal
 import socket
+import struct
 import subprocess
 import sys
 import threading
@@ -103,6 +104,10 @@ class _Recorded(asyncio.Protocol):
             elif step is Cut.CLOSE:
                 self._transport.close()
             elif step is Cut.RESET:
+                # Lingering for no time makes the kernel send RST instead of FIN.
+                self._transport.get_extra_info("socket").setsockopt(
+                    socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0)
+                )
                 self._transport.abort()
             else:
                 loop = asyncio.get_running_loop()
@@ -204,6 +209,14 @@ class RunningUpstream:
             return question(self.upstream)
 
         return asyncio.run_coroutine_threadsafe(answer(), self._loop).result(5)
+
+    def wait_closed(self, index: int) -> None:
+        """Until the gateway has closed this connection."""
+
+        async def closed() -> None:
+            await self.upstream.connections[index].closed.wait()
+
+        asyncio.run_coroutine_threadsafe(closed(), self._loop).result(5)
 
 
 class GatewayProcess:

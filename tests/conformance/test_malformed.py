@@ -70,6 +70,21 @@ def test_malformed_never_reaches_the_upstream(case, gateway_with_recorder):  # n
     assert leave or b"connection: close\r\n" in answer.lower()
 
 
+SMALL = [case for case in CASES if len(case.raw) < 1500]
+
+
+@pytest.mark.parametrize("case", SMALL, ids=lambda case: case.name)
+def test_malformed_in_pieces(case, gateway_with_recorder):  # noqa: F811
+    """Cut at random places, a malformed request fares the same."""
+    pieces = rounds(case.raw, case.name)[1]
+    answer, requests, _, _ = forwarded(
+        gateway_with_recorder, pieces, leave=not case.status
+    )
+    assert len(requests) == case.passes
+    statuses = [int(status) for status in STATUS.findall(answer)]
+    assert statuses == [200] * case.passes + ([case.status] if case.status else [])
+
+
 def rounds(raw: bytes, seed: str) -> list[list[bytes]]:
     """The request whole, in three random cuts, and byte by byte."""
     random_cuts = random.Random(seed)
