@@ -72,17 +72,13 @@ STAT_COUNTERS: Mapping[str, tuple[str, str]] = {
     "store_calls": ("tidegate_store_calls", "Script calls to the store."),
     "store_ops": ("tidegate_store_ops", "Reserves, settlements and renewals in them."),
     "store_timeouts": ("tidegate_store_timeouts", "Times that the store fell silent."),
-    "store_local": (
-        "tidegate_store_local",
-        "Reserves decided without the store because it was away.",
-    ),
     "store_lost": (
         "tidegate_store_lost",
-        "Calls whose fate was unknown when the connection broke.",
+        "Operations that could not be sent before a worker ended.",
     ),
     "store_replayed": (
         "tidegate_store_replayed",
-        "Operations sent again after the store came back.",
+        "Calls that the store had forgotten and was told again.",
     ),
     "store_merged": (
         "tidegate_store_merged",

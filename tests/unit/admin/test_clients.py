@@ -1,0 +1,92 @@
+"""The table of clients: the last hour, bounded."""
+
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gateway.admin.clients import MARK_S, SPAN_S, ClientTable
+from tests.records import make_record
+
+NOW = 1_763_916_387.0
+
+
+def rows(table, **options):
+    options = {"sort": "tokens", "kind": None, "start": 0, "limit": 10} | options
+    sort, kind = options.pop("sort"), options.pop("kind")
+    return table.top(sort, kind, options.pop("now", NOW), **options)
+
+
+def test_record_counts_for_address_user_and_tenant():
+    """One exchange, three rows."""
+    table = ClientTable()
+    table.observe(make_record(ts=NOW))
+    found = {(row["kind"], row["id"]): row["tokens"] for row in rows(table)}
+    assert found == {
+        ("client_ip", "203.0.113.9"): 7,
+        ("user", "key_1"): 7,
+        ("tenant", "acme"): 7,
+    }
+
+
+def test_most_first_in_pages():
+    """Sorted by what was asked for, cut where the last page ended."""
+    table = ClientTable()
+    for number in range(5):
+        record = make_record(ts=NOW, user=f"u{number}", total_tokens=number)
+        table.observe(record)
+    first = rows(table, kind="user", limit=2)
+    rest = rows(table, kind="user", start=2)
+    assert [row["id"] for row in first + rest] == ["u4", "u3", "u2", "u1", "u0"]
+
+
+def test_an_hour_later_nobody_is_left():
+    """What is older than the span no longer counts."""
+    table = ClientTable()
+    table.observe(make_record(ts=NOW))
+    table.observe(make_record(ts=NOW + SPAN_S / 2))
+    assert rows(table, now=NOW + SPAN_S)[0]["requests"] == 1
+    assert rows(table, now=NOW + 2 * SPAN_S) == []
+
+
+def test_least_recently_seen_row_leaves():
+    """Strangers push each other out, not those who come often."""
+    table = ClientTable(capacity=6)
+    for number in range(20):
+        table.observe(make_record(ts=NOW, user="regular", client_ip=f"10.0.0.{number}"))
+    assert len(table) == 6
+    assert table.evicted == 16
+    assert rows(table, kind="user")[0]["requests"] == 20
+
+
+def test_find_in_one_tenant_or_all():
+    """The same id under two tenants is two rows."""
+    table = ClientTable()
+    for tenant in ("a", "b"):
+        table.observe(make_record(ts=NOW, tenant=tenant))
+    assert len(list(table.find("user", "key_1", None, NOW))) == 2
+    (row,) = table.find("user", "key_1", "b", NOW)
+    assert row["tenant"] == "b"
+
+
+def test_refusals_are_counted():
+    """Limited and blocked requests show, with the last action."""
+    table = ClientTable()
+    for action in ("allow", "limit", "block"):
+        table.observe(make_record(ts=NOW, action=action))
+    row = rows(table)[0]
+    assert (row["limited"], row["action"], row["requests"]) == (2, "block", 3)
+
+
+@given(st.lists(st.tuples(st.integers(0, 2 * SPAN_S), st.integers(0, 99)), max_size=40))
+def test_sums_are_those_of_the_marks_within_the_hour(events):
+    """Against a plain list, in order of time."""
+    table = ClientTable()
+    for at, tokens in sorted(events):
+        table.observe(make_record(ts=float(at), total_tokens=tokens))
+    now = 2 * SPAN_S
+    oldest = now // MARK_S - SPAN_S // MARK_S
+    alive = [tokens for at, tokens in events if at // MARK_S > oldest]
+    found = list(table.find("user", "key_1", None, now))
+    if events:
+        assert (found[0]["requests"], found[0]["tokens"]) == (len(alive), sum(alive))
