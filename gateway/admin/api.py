@@ -14,7 +14,7 @@ from gateway.admin.backend import Backend, Refused
 from gateway.admin.clients import Sort, moment
 from gateway.admin.metrics import CONTENT_TYPE
 from gateway.config.values import parse_duration
-from gateway.core.cidr import Networks, normal_client_ip, parse_address
+from gateway.core.cidr import Networks, normal_client_ip, parse_address, subject_of
 from gateway.core.model import Block
 
 MAX_BODY_BYTES = 64 * 1024
@@ -275,9 +275,9 @@ def normal_id(kind: str, id_: str) -> str:
 
 
 def _normal_ip(id_: str) -> str:
-    bare, _, bits = id_.partition("/")
+    address = parse_address(id_.partition("/")[0])
     name = normal_client_ip(id_)
-    if parse_address(bare) is None or (bits and "/" not in name and bits != "32"):
+    if address is None or name != subject_of(address):
         raise Refused(
             400, "bad_id", f"{id_!r} is not an address (a network: kind network)"
         )

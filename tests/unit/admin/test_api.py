@@ -1,0 +1,324 @@
+"""The admin API over real sockets, with a backend that remembers what it was asked."""
+
+from __future__ import annotations
+
+from urllib.parse import quote
+
+import aiohttp
+import pytest
+from aiohttp import web
+
+from gateway.admin.api import build_app
+from gateway.admin.backend import Refused
+from gateway.admin.clients import ClientTable
+from gateway.admin.metrics import Metrics
+from gateway.core.model import Block
+from tests.records import make_record
+
+NOW = 1_763_916_387.0
+
+
+class Desk:
+    """A backend in memory."""
+
+    def __init__(self):
+        self.metrics = Metrics("1.2.3")
+        self.clients = ClientTable()
+        self.token = None
+        self.reasons = []
+        self.list: list[Block] = []
+        self.resets = []
+        self.full = False
+
+    def not_ready(self):
+        return self.reasons
+
+    def status(self):
+        return {"version": "1.2.3"}
+
+    def policies(self):
+        return [{"name": "default"}]
+
+    def blocks(self):
+        return self.list
+
+    async def add_block(self, block):
+        if self.full:
+            raise Refused(507, "too_many_blocks", "full")
+        self.list.append(block)
+
+    async def remove_block(self, kind, id_, tenant):
+        before = len(self.list)
+        self.list = [
+            b for b in self.list if (b.kind, b.id, b.tenant) != (kind, id_, tenant)
+        ]
+        return len(self.list) < before
+
+    async def limits_of(self, kind, id_, tenants):
+        return [{"limit": "user.requests.1m", "tenants": list(tenants)}]
+
+    async def reset(self, kind, id_, tenant):
+        self.resets.append((kind, id_, tenant))
+        return 2
+
+    async def reload(self):
+        raise Refused(422, "bad_config", "tidegate.toml:3: x: no such key")
+
+
+class Client:
+    """Requests to the running app."""
+
+    def __init__(self, session, base):
+        self.session = session
+        self.base = base
+
+    async def __call__(self, method, path, **options):
+        url = self.base + path
+        async with self.session.request(
+            method, aiohttp.client.URL(url, encoded=True), **options
+        ) as answer:
+            body = await answer.read()
+            is_json = "json" in answer.headers.get("content-type", "")
+            return answer.status, await answer.json() if is_json else body.decode()
+
+
+@pytest.fixture(name="desk")
+def _desk():
+    return Desk()
+
+
+@pytest.fixture(name="call")
+async def _call(desk):
+    runner = web.AppRunner(build_app(desk, "127.0.0.1", lambda: NOW))
+    await runner.setup()
+    site = web.TCPSite(runner, "127.0.0.1", 0)
+    await site.start()
+    port = runner.addresses[0][1]
+    async with aiohttp.ClientSession() as session:
+        yield Client(session, f"http://127.0.0.1:{port}")
+    await runner.cleanup()
+
+
+async def test_probes(call, desk):
+    """Alive always; ready only without reasons."""
+    assert await call("GET", "/healthz") == (200, {"status": "ok"})
+    assert (await call("GET", "/readyz"))[0] == 200
+    desk.reasons = ["worker 0 is not ready"]
+    status, body = await call("GET", "/readyz")
+    assert (status, body["reasons"]) == (503, ["worker 0 is not ready"])
+    assert (await call("GET", "/healthz"))[0] == 200
+
+
+async def test_metrics_are_prometheus_text(call, desk):
+    """The exposition format's own content type."""
+    desk.metrics.observe(make_record())
+    status, text = await call("GET", "/metrics")
+    assert status == 200
+    assert "tidegate_requests_total{" in text
+
+
+async def test_index_points_to_the_api(call):
+    """Somebody who opens the port finds the way."""
+    status, body = await call("GET", "/")
+    assert (status, body["metrics"]) == (200, "/metrics")
+
+
+async def test_block_list_and_unblock(call, desk):
+    """The documented shape in, the list out, and away again."""
+    body = {
+        "kind": "client_ip",
+        "id": "203.0.113.9",
+        "tenant": None,
+        "ttl": "10m",
+        "reason": "x",
+    }
+    status, made = await call("POST", "/api/v1/blocks", json=body)
+    assert (status, made["until"]) == (201, "2025-11-23T16:56:27Z")
+    assert desk.list[0].until == NOW + 600
+    _, page = await call("GET", "/api/v1/blocks")
+    assert page == {"items": [made], "next": None}
+    assert (await call("DELETE", "/api/v1/blocks/client_ip/203.0.113.9"))[0] == 204
+    assert (await call("DELETE", "/api/v1/blocks/client_ip/203.0.113.9"))[0] == 404
+
+
+@pytest.mark.parametrize(
+    ("kind", "given", "stored"),
+    [
+        ("client_ip", "2001:db8:1:2:3::9", "2001:db8:1:2::/64"),
+        ("client_ip", "2001:db8:1:2::/64", "2001:db8:1:2::/64"),
+        ("client_ip", "::ffff:192.0.2.1", "192.0.2.1"),
+        ("network", "10.0.0.0/8", "10.0.0.0/8"),
+        ("user", "a/b c%2Fü?", "a/b c%2Fü?"),
+        ("tenant", "acme", "acme"),
+    ],
+)
+async def test_ids_are_normal_and_survive_the_path(call, desk, kind, given, stored):
+    """However it is written, it is the subject that is counted; any id can be deleted."""
+    await call("POST", "/api/v1/blocks", json={"kind": kind, "id": given})
+    assert desk.list[0].id == stored
+    status, _ = await call("DELETE", f"/api/v1/blocks/{kind}/{quote(given, safe='')}")
+    assert (status, desk.list) == (204, [])
+
+
+@pytest.mark.parametrize(
+    ("body", "code"),
+    [
+        (b"{", "bad_body"),
+        (b'{"kind":"user"}', "bad_body"),
+        (b'{"kind":"user","id":"x","tlt":1}', "bad_body"),
+        (b'{"kind":"ip","id":"x"}', "bad_kind"),
+        (b'{"kind":"client_ip","id":"nobody"}', "bad_id"),
+        (b'{"kind":"client_ip","id":"10.0.0.0/8"}', "bad_id"),
+        (b'{"kind":"network","id":"10.0.0.0/99"}', "bad_id"),
+        (b'{"kind":"user","id":""}', "bad_id"),
+        (b'{"kind":"user","id":"x","ttl":"soon"}', "bad_ttl"),
+        (b'{"kind":"user","id":"x","ttl":0}', "bad_ttl"),
+        (b'{"kind":"user","id":"x","ttl":-5}', "bad_ttl"),
+        (b'{"kind":"user","id":"x","ttl":1e12}', "bad_ttl"),
+        (b'{"kind":"user","id":"\xff"}', "bad_body"),
+        (b"[" * 60_000, "bad_body"),
+    ],
+)
+async def test_bad_block_is_a_clear_400(call, desk, body, code):
+    """What is wrong is said; nothing is blocked."""
+    status, answer = await call("POST", "/api/v1/blocks", data=body)
+    assert (status, answer["error"]["code"]) == (400, code)
+    assert answer["error"]["message"]
+    assert desk.list == []
+
+
+async def test_block_for_good_and_by_seconds(call, desk):
+    """No ttl: until removed. A number: seconds."""
+    await call("POST", "/api/v1/blocks", json={"kind": "user", "id": "a"})
+    await call("POST", "/api/v1/blocks", json={"kind": "user", "id": "b", "ttl": 90})
+    assert [block.until for block in desk.list] == [None, NOW + 90]
+
+
+async def test_large_body_is_413_and_full_list_507(call, desk):
+    """Bounded bodies, bounded list."""
+    status, answer = await call("POST", "/api/v1/blocks", data=b"x" * 70_000)
+    assert (status, answer["error"]["code"]) == (413, "request_entity_too_large")
+    desk.full = True
+    status, answer = await call(
+        "POST", "/api/v1/blocks", json={"kind": "user", "id": "a"}
+    )
+    assert (status, answer["error"]["code"]) == (507, "too_many_blocks")
+
+
+async def test_lists_come_in_pages(call, desk):
+    """next is the cursor of the next page, null at the end; bad pages are refused."""
+    desk.list = [Block("user", str(number)) for number in range(5)]
+    ids, cursor = [], "0"
+    while cursor is not None:
+        _, page = await call("GET", f"/api/v1/blocks?limit=2&cursor={cursor}")
+        ids += [item["id"] for item in page["items"]]
+        cursor = page["next"]
+    assert ids == ["0", "1", "2", "3", "4"]
+    for query in ("limit=0", "limit=1001", "limit=x", "cursor=-1"):
+        assert (await call("GET", f"/api/v1/blocks?{query}"))[0] == 400
+
+
+async def test_clients_are_sorted_and_paged(call, desk):
+    """Who used most within the last hour."""
+    for number in range(3):
+        desk.clients.observe(
+            make_record(ts=NOW, user=f"u{number}", total_tokens=number)
+        )
+    _, page = await call("GET", "/api/v1/clients?kind=user&sort=tokens&limit=2")
+    assert [item["id"] for item in page["items"]] == ["u2", "u1"]
+    _, page = await call(
+        "GET", f"/api/v1/clients?kind=user&limit=2&cursor={page['next']}"
+    )
+    assert ([item["id"] for item in page["items"]], page["next"]) == (["u0"], None)
+    assert (await call("GET", "/api/v1/clients?sort=size"))[0] == 400
+    assert (await call("GET", "/api/v1/clients?kind=model"))[0] == 400
+
+
+async def test_one_client_with_usage_limits_and_blocks(call, desk):
+    """Everything about a subject in one answer."""
+    desk.clients.observe(make_record(ts=NOW))
+    desk.list = [Block("user", "key_1")]
+    status, body = await call("GET", "/api/v1/clients/user/key_1")
+    assert status == 200
+    assert body["usage"][0]["tokens"] == 7
+    assert body["limits"][0]["tenants"] == ["acme"]
+    assert body["blocks"][0]["id"] == "key_1"
+
+
+async def test_reset_of_one_subject(call, desk):
+    """The counters of a client_ip under one tenant."""
+    path = (
+        f"/api/v1/clients/client_ip/{quote('2001:db8::1', safe='')}/reset?tenant=acme"
+    )
+    status, body = await call("POST", path)
+    assert (status, body["counters"]) == (200, 2)
+    assert desk.resets == [("client_ip", "2001:db8::/64", "acme")]
+
+
+async def test_refused_reload_says_why(call):
+    """422 with file, line and key."""
+    status, answer = await call("POST", "/api/v1/reload")
+    assert (status, answer["error"]["code"]) == (422, "bad_config")
+    assert "tidegate.toml:3" in answer["error"]["message"]
+
+
+async def test_unknown_routes_and_methods_are_json(call):
+    """Errors have one shape, whoever raises them."""
+    assert (await call("GET", "/api/v1/nothing"))[1]["error"]["code"] == "not_found"
+    status, answer = await call("PUT", "/api/v1/blocks")
+    assert (status, answer["error"]["code"]) == (405, "method_not_allowed")
+
+
+async def test_fault_of_ours_is_json_and_logged(call, desk, caplog):
+    """A bug is a 500 in the same shape, with its trace in the log."""
+    desk.status = lambda: 1 / 0
+    status, answer = await call("GET", "/api/v1/status")
+    assert (status, answer["error"]["code"]) == (500, "internal_error")
+    assert "ZeroDivisionError" in caplog.text
+
+
+async def test_token_guards_every_api_route_only(call, desk):
+    """Probes and metrics stay open; no token, a wrong one, a wrong scheme: 401."""
+    desk.token = "s3cret"
+    for header in (
+        {},
+        {"Authorization": "Bearer s3cre"},
+        {"Authorization": "Basic s3cret"},
+    ):
+        status, answer = await call("GET", "/api/v1/status", headers=header)
+        assert (status, answer["error"]["code"]) == (401, "unauthorized")
+    right = {"Authorization": "bearer s3cret"}
+    assert (await call("GET", "/api/v1/status", headers=right))[0] == 200
+    for path in ("/healthz", "/readyz", "/metrics", "/"):
+        assert (await call("GET", path))[0] == 200
+
+
+@pytest.mark.parametrize(
+    "host", ["evil.example", "evil.example:9901", "[::2]", "10.0.0.1"]
+)
+async def test_rebound_name_is_refused(call, host):
+    """A page whose name points at loopback reads nothing, not even metrics."""
+    for path in ("/api/v1/status", "/metrics"):
+        status, answer = await call("GET", path, headers={"Host": host})
+        assert (status, answer["error"]["code"]) == (403, "bad_host")
+
+
+@pytest.mark.parametrize("host", ["localhost:9901", "127.0.0.1", "[::1]:9901"])
+async def test_names_of_this_machine_are_fine(call, host):
+    """Loopback by any of its names."""
+    assert (await call("GET", "/healthz", headers={"Host": host}))[0] == 200
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"Origin": "https://evil.example"},
+        {"Sec-Fetch-Site": "cross-site"},
+        {"Origin": "null"},
+    ],
+)
+async def test_other_sites_pages_are_refused(call, desk, headers):
+    """A form on another site cannot block or unblock anybody."""
+    body = {"kind": "user", "id": "x"}
+    status, _ = await call("POST", "/api/v1/blocks", json=body, headers=headers)
+    assert (status, desk.list) == (403, [])
