@@ -9,12 +9,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from gateway.core.credentials import without_protocol_key, without_query_key
 from gateway.core.identify import Identity, Unauthorized, is_preflight
 from gateway.http.head import RequestHead
 from gateway.proxy.refusal import Refusal
 from gateway.proxy.route import find_route
 
 if TYPE_CHECKING:
+    from gateway.core.cidr import Address
     from gateway.core.dialects import Match
     from gateway.http.heads import KnownHead
     from gateway.http.pool import Target
@@ -31,6 +33,7 @@ class Prepared:
     """A head as one sender's request: immutable but for its caches."""
 
     __slots__ = (
+        "address",
         "answer_here",
         "billable",
         "client_ip",
@@ -60,6 +63,7 @@ class Prepared:
         self.answer_here = False
         self.billable = False
         self.client_ip = ""
+        self.address: Address | None = None
         self.expires_at = float("inf")
         self.hold = 0
         self.upgrade = b""
@@ -142,6 +146,7 @@ def _find_identity(
     else:
         found = tables.identifier.identify(peer_ip, head, now)
     prepared.client_ip = found.client_ip
+    prepared.address = found.address
     if isinstance(found, Unauthorized):
         prepared.refusal = prepared.refusal or Refusal(
             401,
@@ -177,23 +182,32 @@ def _write_head(prepared: Prepared, tables: Tables, peer_ip: str, *, tls: bool) 
     )
     if head.max_forwards is not None:
         lines.append(b"Max-Forwards: %d\r\n" % max(head.max_forwards - 1, 0))
-    if prepared.upgrade:
-        lines = [_without_deflate(line, prepared) for line in lines]
+    if prepared.upgrade and lines:
+        lines[0] = _upgrade_lines(lines[0], prepared)
         lines.append(b"Connection: Upgrade\r\nUpgrade: %b\r\n" % prepared.upgrade)
     prepared.via_lines = b"".join(lines)
     prepared.request_id = _request_id(fields.get(b"x-request-id", b""))
 
 
-def _without_deflate(lines: bytes, prepared: Prepared) -> bytes:
-    """Metered frames must be readable: no compression is offered upstream."""
-    match = prepared.match
-    if match is None or match.endpoint != "realtime":
-        return lines
-    kept = (
-        line
-        for line in lines.split(b"\r\n")
-        if not line.lower().startswith(b"sec-websocket-extensions:")
-    )
+def _upgrade_lines(forward: bytes, prepared: Prepared) -> bytes:
+    """Fields of a handshake: no compression where frames are metered, and no client
+    key in the protocol list where the upstream gets another one."""
+    match, route = prepared.match, prepared.route
+    metered = match is not None and match.endpoint == "realtime"
+    replaced = route is not None and bool(route.api_key_line)
+    kept = []
+    for line in forward.split(b"\r\n"):
+        name, _, value = line.partition(b":")
+        lower = name.lower()
+        if metered and lower == b"sec-websocket-extensions":
+            continue
+        if replaced and lower == b"sec-websocket-protocol":
+            protocols = without_protocol_key(value.strip())
+            if not protocols:
+                continue
+            kept.append(name + b": " + protocols)
+        else:
+            kept.append(line)
     return b"\r\n".join(kept)
 
 
@@ -244,10 +258,10 @@ def _request_id(value: bytes) -> bytes:
 
 def _without_key(prepared: Prepared) -> bytes:
     """Target without ``?key=`` where the upstream gets another credential."""
-    target = prepared.head.target
+    head = prepared.head
     route = prepared.route
-    if route is None or not route.api_key_line or b"key=" not in target:
-        return target
-    path, _, query = target.partition(b"?")
-    kept = [p for p in query.split(b"&") if not p.startswith(b"key=")]
-    return path + b"?" + b"&".join(kept) if kept else path
+    if route is None or not route.api_key_line or not head.query:
+        return head.target
+    path, _, _ = head.target.partition(b"?")
+    query = without_query_key(head.query).encode("latin-1")
+    return path + b"?" + query if query else path

@@ -125,16 +125,22 @@ class Service:
 
     def gate_head(self, prepared: Prepared) -> Refusal | None:
         """What can be refused before a body is read."""
+        gate, identity = self.gate, prepared.identity
+        found = None
+        if identity is None:
+            found = gate.check_stranger(
+                prepared.client_ip, prepared.address, self.epoch + perf_counter()
+            )
+        elif len(gate):
+            found = gate.check_blocks(identity, self.epoch + perf_counter())
+        if found is not None:
+            return Refusal.policy(found)
         if prepared.refusal is not None:
             return prepared.refusal
-        identity = prepared.identity
-        if identity is None:
-            return None
-        found = self.gate.check_blocks(identity, self.epoch + perf_counter())
-        if found is None:
+        if gate.full_cells and identity is not None:
             plan = self.tables.plans.head_plan(identity, self.store.now_us() / 1e6)
             billable = prepared.hold > 0 and prepared.billable
-            found = self.gate.check_head(plan, self.now(), billable=billable)
+            found = gate.check_head(plan, self.now(), billable=billable)
         return None if found is None else Refusal.policy(found)
 
     def check_caps(self, exchange: Exchange, facts: RequestFacts) -> Refusal | None:
