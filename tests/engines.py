@@ -59,7 +59,7 @@ class Engine:
     def wait(self, timeout_s: float = 10.0) -> None:
         """Block until a PING is answered."""
         until = time.monotonic() + timeout_s
-        while not self.command(b"PING").startswith(b"+PONG"):
+        while not self.command(b"PING").startswith((b"+PONG", b"-NOAUTH")):
             assert time.monotonic() < until, "the engine does not start"
             time.sleep(0.01)
 

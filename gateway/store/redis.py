@@ -87,7 +87,7 @@ class RedisStore:
         self.on_degraded: Callable[[str], None] | None = None
         self.on_recovered: Callable[[int], None] | None = None
         self.on_call: Callable[[float], None] | None = None
-        self._url = parse_store_url(url) if isinstance(url, str) else url
+        self.address = parse_store_url(url) if isinstance(url, str) else url
         self._loop = loop or asyncio.get_running_loop()
         self._stream = os.urandom(8)
         self.stream_key = prefix + b"1:x:" + self._stream.hex().encode()
@@ -454,7 +454,7 @@ class RedisStore:
             await asyncio.sleep(RETRY_S * random.uniform(0.8, 1.2))  # noqa: S311
 
     async def _connect(self) -> None:
-        channel = await connect(self._url, self._on_lost)
+        channel = await connect(self.address, self._on_lost)
         try:
             async with asyncio.timeout(CONNECT_TIMEOUT_S):
                 answer = await self._probe(channel)

@@ -1,0 +1,77 @@
+"""The packed form of calls, and of calls told again."""
+
+from __future__ import annotations
+
+import struct
+
+from gateway.core.ports import Plan, Reserved
+from gateway.store import wire
+from tests.cells import calendar, concurrent, sliding
+
+LEASE = b"0123456789abcdef"
+
+
+def made(plan: Plan, *costs: int) -> Reserved:
+    """A reservation with a lease where the plan has one."""
+    reserved = Reserved(plan, costs)
+    reserved.lease = LEASE
+    reserved.at_us = 77
+    return reserved
+
+
+def test_a_plan_is_packed_once_per_call():
+    """Operations name their plan by its index."""
+    one, two = Plan((sliding("a", 9),)), Plan((sliding("b", 9),))
+    ops = [(wire.RESERVE, made(plan, 3), None) for plan in (one, two, one)]
+    packed = wire.encode_call(ops)
+    assert struct.unpack_from("<H", packed) == (2,)
+    assert packed.count(one.cells[0].key) == 1
+    tail = struct.unpack("<BHdBHdBHd", packed[-33:])
+    assert tail == (1, 0, 3, 1, 1, 3, 1, 0, 3)
+
+
+def test_the_next_call_packs_the_plan_again():
+    """An index holds for one call only."""
+    plan = Plan((sliding("a", 9),))
+    ops = [(wire.RESERVE, made(plan, 3), None)]
+    assert wire.encode_call(ops) == wire.encode_call(ops)
+
+
+def test_flags_of_a_cell():
+    """Kind, firm for requests, twin for a key seen before."""
+    cells = (
+        sliding("a", 9),
+        sliding("a", 5),
+        sliding("r", 1, meter="requests"),
+        calendar("c", 1, 2.5),
+        concurrent("l", 1),
+    )
+    head = wire.PackedPlan(Plan(cells)).head
+    kinds, at = [], 1
+    for cell in cells:
+        kinds.append(head[at])
+        at += 18 + len(cell.key)
+    assert (head[0], kinds) == (5, [0, 8, 4, 1, 2])
+
+
+def test_an_empty_call_has_neither_plans_nor_operations():
+    """It only moves the number on."""
+    assert wire.number_call(5, wire.encode_call(())) == struct.pack("<dH", 5, 0)
+
+
+def test_a_call_told_again_holds_what_was_admitted():
+    """Reserves become holds at their time; refused ones and peeks are left out."""
+    plan = Plan((sliding("a", 9), concurrent("c", 9)))
+    bare = Plan((sliding("b", 9),))
+    first, refused, third = (made(plan, 1, 1) for _ in range(3))
+    rest = [
+        (wire.SETTLE, first, (5, 1)),
+        (wire.RENEW, first, None),
+        (wire.CHARGE, made(bare, 4), None),
+        (wire.HOLD, made(bare, 2), None),
+    ]
+    peek = (wire.PEEK, made(plan), None)
+    ops = [(wire.RESERVE, r, None) for r in (first, refused, third)]
+    sent = wire.encode_call([*ops, peek, *rest])
+    held = [(wire.HOLD, r, None) for r in (first, third)]
+    assert wire.tell_again(sent, 77, (1,)) == wire.encode_call([*held, *rest])
