@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import ssl
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -16,12 +17,14 @@ from gateway.http.listener import WireSettings
 from gateway.http.pool import Pool, Target, UpstreamSettings
 from gateway.proxy.route import Route
 from gateway.proxy.tables import DataSettings, Tables
-from gateway.serve.jwt import JwtVerifier
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from gateway.config.resolve import Route as ResolvedRoute
     from gateway.config.structs import Config, Server
     from gateway.core.model import JwtRule
+    from gateway.serve.jwt import JwtVerifier
 
 
 class Builder:
@@ -33,11 +36,11 @@ class Builder:
         self._generation = 0
         self._pools: dict[Any, Pool] = {}
         self._packaged = PriceTable.parse(packaged_prices())
-        self.jwt = JwtVerifier()
+        self.jwt: JwtVerifier | None = None
         self._jwks: dict[str, Any] = {}
 
     def build(self, config: Config, secret: bytes) -> Tables:
-        """Raises JwksError, OSError and ssl.SSLError for files that cannot be used."""
+        """Raises ValueError (a key set) and OSError (files, certificates)."""
         resolved = resolve(config)
         self._generation += 1
         rules = [t.jwt for t in resolved.tenants if t.jwt is not None]
@@ -59,15 +62,21 @@ class Builder:
             trusts=trust_check(trusted),
         )
 
-    def _verifier(self, rules: Sequence[JwtRule]) -> JwtVerifier:
+    def _verifier(self, rules: Sequence[JwtRule]) -> JwtVerifier | None:
+        if not rules:
+            return None
+        # 9 MB of cryptography that only tenants with tokens need.
+        from gateway.serve.jwt import JwtVerifier  # noqa: PLC0415
+
         verifier = JwtVerifier(rules)
         for url, keys in self._jwks.items():
             verifier.set_keys(url, keys)
         return verifier
 
     def take_keys(self, url: str, keys: Any) -> None:
-        """A key set that control has fetched. Raises JwksError."""
-        self.jwt.set_keys(url, keys)
+        """A key set that control has fetched. Raises ValueError."""
+        if self.jwt is not None:
+            self.jwt.set_keys(url, keys)
         self._jwks[url] = keys
 
     def _identifier(
@@ -76,7 +85,7 @@ class Builder:
         return Identifier(
             resolved.tenants,
             secret,
-            verify_jwt=lambda token, rule, now: self.jwt.verify(token, rule, now),
+            verify_jwt=self.jwt.verify if self.jwt is not None else None,
             trusted=trusted,
             unknown=resolved.unknown_clients,
             anonymous=resolved.anonymous,
@@ -137,7 +146,7 @@ class Builder:
             pool.close()
 
 
-def trust_check(trusted: Networks):  # type: ignore[no-untyped-def]  # noqa: ANN201
+def trust_check(trusted: Networks) -> Callable[[str], bool]:
     """Whether a peer's address is a trusted proxy's; remembered while few."""
     known: dict[str, bool] = {}
 
@@ -153,6 +162,7 @@ def trust_check(trusted: Networks):  # type: ignore[no-untyped-def]  # noqa: ANN
 
 
 def data_settings(server: Server, via_name: bytes) -> DataSettings:
+    """Switches of the data plane from ``[server]``."""
     return DataSettings(
         max_body=server.max_body,
         max_inflate=server.max_inflate,
@@ -163,6 +173,7 @@ def data_settings(server: Server, via_name: bytes) -> DataSettings:
 
 
 def wire_settings(server: Server) -> WireSettings:
+    """Limits of the client's side from ``[server]``."""
     unlimited = server.max_connections
     return WireSettings(
         head_timeout_s=float(server.head_timeout),
@@ -202,8 +213,6 @@ class ServerTls:
         self.context.load_cert_chain(cert, key)
 
     def _read_stamp(self) -> tuple[int, ...]:
-        import os  # noqa: PLC0415 - beside its only use
-
         return tuple(os.stat(name).st_mtime_ns for name in self._files)
 
     def refresh(self) -> bool:

@@ -33,7 +33,7 @@ _RSA_FAMILY: Final = ("RS256", "RS384", "RS512", "PS256", "PS384", "PS512")
 Claims = Mapping[str, object]
 
 
-class JwksError(Exception):
+class JwksError(ValueError):
     """A key set that cannot be used; the message says which one and why."""
 
 

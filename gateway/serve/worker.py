@@ -7,7 +7,6 @@ import gc
 import hashlib
 import os
 import signal
-import ssl
 import sys
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +19,6 @@ from gateway.core.model import Block
 from gateway.core.ports import Cell
 from gateway.serve.background import Background
 from gateway.serve.build import Builder
-from gateway.serve.jwt import JwksError
 from gateway.serve.link import Message, WorkerLink
 from gateway.serve.logs import set_up_logs
 from gateway.serve.plane import Plane
@@ -163,7 +161,7 @@ class Worker:
             config = load_snapshot(snapshot).config
             if self.plane is not None:
                 self.plane.apply(config)
-        except (ConfigError, JwksError, OSError, ssl.SSLError) as error:
+        except (ConfigError, ValueError, OSError) as error:
             self.log.error("configuration_refused", error=str(error))  # noqa: TRY400
             return
         self.config = config
@@ -181,7 +179,7 @@ class Worker:
     def _on_keys(self, message: Message) -> None:
         try:
             self.builder.take_keys(message["url"], message["keys"])
-        except JwksError as error:
+        except ValueError as error:
             self.log.warning("key_set_refused", error=str(error))
             return
         if self.plane is not None:
