@@ -276,6 +276,7 @@ class Recorded(NamedTuple):
 
     address: tuple[str, int]
     recorder: RunningUpstream
+    process: GatewayProcess
 
 
 def pick_port() -> int:
@@ -318,5 +319,5 @@ def gateway_with_recorder(
     port = pick_port()
     with RunningUpstream() as upstream:
         config = write_config(tmp_path_factory.mktemp("gateway"), upstream, port)
-        with GatewayProcess(config):
-            yield Recorded(("127.0.0.1", port), upstream)
+        with GatewayProcess(config) as process:
+            yield Recorded(("127.0.0.1", port), upstream, process)
