@@ -11,6 +11,7 @@ import asyncio
 import contextlib
 import ssl
 from collections import deque
+from time import monotonic
 from typing import TYPE_CHECKING, cast
 from urllib.parse import urlsplit
 
@@ -19,7 +20,7 @@ import msgspec
 from gateway.http.upstream import UpstreamConnection
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from gateway.http.handler import AnswerSink
 
@@ -49,6 +50,7 @@ class Target:
     __slots__ = (
         "authority",
         "base_path",
+        "clock",
         "connections",
         "ejected_until",
         "host",
@@ -70,9 +72,11 @@ class Target:
         self.idle: deque[UpstreamConnection] = deque()
         self.connections: set[UpstreamConnection] = set()
         self.ejected_until = 0.0
+        # The pool's loop; asking for the running one costs a system call.
+        self.clock: Callable[[], float] = monotonic
 
     def put(self, conn: UpstreamConnection) -> None:
-        conn.idle_since = asyncio.get_running_loop().time()
+        conn.idle_since = self.clock()
         self.idle.append(conn)
 
     def forget(self, conn: UpstreamConnection) -> None:
@@ -122,6 +126,7 @@ class Pool:
         self.targets = targets
         for target in targets:
             target.keepalive_s = settings.keepalive_s
+            target.clock = loop.time
         self._turn = 0
         self._tasks: set[asyncio.Task[None]] = set()
         self.connect_failures = 0
