@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from gateway.core.model import CellKind
 from gateway.core.ports import Cell, Plan, Reserved
 from gateway.core.windows import Window, open_window
+from gateway.store import wire
 
 # Counters kept at most (an entry is about 1 KB); the least recently used one goes.
 CAPACITY = 100_000
@@ -79,14 +80,18 @@ class MemoryStore:
         reserved.at_us = now_us
         reserved.sums = sums
         for i, cell in enumerate(plan.cells):
-            if costs[i] and sums[i] + costs[i] > self._share(cell):
+            cost = costs[i]
+            if cost and sums[i] + cost > self._share(cell):
                 self._refuse(reserved, i, windows[i])
                 return
         reserved.admitted = True
         reserved.state = HELD
-        for window, cost in _distinct(windows, costs):
-            window.reserve(now_us, cost, reserved.lease)
-        reserved.sums = [window.total(now_us) for window in windows]
+        for i in wire.packed_plan(plan).distinct:
+            windows[i].reserve(now_us, costs[i], reserved.lease)
+        # Twins stand for the same counter, so each sum grew by its own cost.
+        reserved.sums = [
+            before + cost for before, cost in zip(sums, costs, strict=True)
+        ]
 
     def _refuse(self, reserved: Reserved, index: int, window: Window) -> None:
         now_us, cost = reserved.at_us, reserved.costs[index]
@@ -105,28 +110,21 @@ class MemoryStore:
 
     def adjust(self, reserved: Reserved, actual: Sequence[int]) -> None:
         """Settle in those windows that are still known here."""
-        now_us, costs = self.now_us(), reserved.costs
-        seen: set[bytes] = set()
-        for i, cell in enumerate(reserved.plan.cells):
-            window = self._windows.get(cell.key)
-            if window is None or cell.key in seen:
+        now_us, costs, cells = self.now_us(), reserved.costs, reserved.plan.cells
+        for i in wire.packed_plan(reserved.plan).distinct:
+            window = self._windows.get(cells[i].key)
+            if window is None or (
+                cells[i].kind is CellKind.CONCURRENT and not costs[i]
+            ):
                 continue
-            seen.add(cell.key)
-            if costs[i] or cell.kind is not CellKind.CONCURRENT:
-                window.settle(
-                    now_us, reserved.at_us, costs[i], actual[i], reserved.lease
-                )
+            window.settle(now_us, reserved.at_us, costs[i], actual[i], reserved.lease)
 
     def charge(self, plan: Plan, actual: Sequence[int]) -> None:
         """Count what passed without a reservation, whatever the limits say."""
         now_us = self.now_us()
-        weights = [
-            0 if cell.kind is CellKind.CONCURRENT else actual[i]
-            for i, cell in enumerate(plan.cells)
-        ]
-        windows = [self._window(plan, i) for i in range(len(plan.cells))]
-        for window, weight in _distinct(windows, weights):
-            window.charge(now_us, now_us, weight)
+        for i in wire.packed_plan(plan).distinct:
+            if plan.cells[i].kind is not CellKind.CONCURRENT:
+                self._window(plan, i).charge(now_us, now_us, actual[i])
 
     def renew(self, reserved: Reserved) -> None:
         """Prolong the leases of a long exchange."""
@@ -155,7 +153,12 @@ class MemoryStore:
         self._windows.clear()
 
     def _share(self, cell: Cell) -> int:
-        return max(1, cell.amount // self.replicas) if cell.amount else 0
+        amount = cell.amount
+        return (
+            amount
+            if self.replicas == 1
+            else max(min(1, amount), amount // self.replicas)
+        )
 
     def _window(self, plan: Plan, index: int) -> Window:
         cell = plan.cells[index]
@@ -173,10 +176,3 @@ class MemoryStore:
             self._windows.popitem(last=False)
             self.evicted += 1
         return window
-
-
-def _distinct(
-    windows: Sequence[Window], costs: Sequence[int]
-) -> list[tuple[Window, int]]:
-    """Each counter once: limits that differ only in their amount share one."""
-    return list({id(w): (w, c) for w, c in zip(windows, costs, strict=True)}.values())

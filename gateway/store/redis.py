@@ -134,10 +134,7 @@ class RedisStore:
             self._decide_now(reserved)
             done(reserved)
             return reserved
-        form = plan.packed
-        if form is None:
-            form = plan.packed = wire.PackedPlan(plan)
-        if form.leased:
+        if (plan.packed or wire.packed_plan(plan)).leased:
             reserved.lease = self._new_lease()
         self._queue.append((wire.RESERVE, reserved, done))
         if not self._flushing:
@@ -549,6 +546,14 @@ class RedisStore:
 
     async def close(self) -> None:
         """Send everything still queued, for CLOSE_TIMEOUT_S at most."""
+        if self.journal_size or self._sent:
+            await self._drain()
+        if self._reviver is not None:
+            self._reviver.cancel()
+        self._mode = _DOWN
+        self._drop_channel()
+
+    async def _drain(self) -> None:
         self._drained = asyncio.Event()
         self._loop.call_soon(self._flush)
         try:
@@ -556,7 +561,3 @@ class RedisStore:
                 await self._drained.wait()
         except TimeoutError:
             self.stats.lost += self.journal_size + len(self._sent or ())
-        if self._reviver is not None:
-            self._reviver.cancel()
-        self._mode = _DOWN
-        self._drop_channel()

@@ -10,12 +10,13 @@ from __future__ import annotations
 import struct
 from collections.abc import Callable, Sequence
 from enum import IntEnum
+from functools import cache
 from hashlib import sha1
 from importlib.resources import files
 from typing import Any
 
 from gateway.core.model import CellKind
-from gateway.core.ports import Plan, Reserved
+from gateway.core.ports import Cell, Plan, Reserved
 from gateway.core.windows import is_firm
 
 SCRIPT = files("gateway.store").joinpath("lua/gate.lua").read_bytes()
@@ -56,11 +57,13 @@ RESERVE, SETTLE, RENEW, HOLD, CHARGE, PEEK = (int(code) for code in Code)
 class PackedPlan:
     """A plan as the script reads it, and the packers of its operations.
 
-    ``mark`` and ``index`` say where it stands in the call that is being packed.
+    ``mark`` and ``index`` say where it stands in the call that is being packed;
+    ``distinct`` are the cells that are the first of their key.
     """
 
     __slots__ = (
         "charge",
+        "distinct",
         "head",
         "hold",
         "index",
@@ -69,35 +72,49 @@ class PackedPlan:
         "renew",
         "reserve",
         "settle",
-        "size",
     )
 
     def __init__(self, plan: Plan) -> None:
-        size = self.size = len(plan.cells)
-        self.leased = any(cell.kind is CellKind.CONCURRENT for cell in plan.cells)
-        self.head = _pack_cells(plan)
+        cells = plan.cells
+        keys = [cell.key for cell in cells]
+        self.distinct = tuple(i for i, key in enumerate(keys) if keys.index(key) == i)
+        self.leased = any(cell.kind is CellKind.CONCURRENT for cell in cells)
+        self.head = _pack_cells(cells, self.distinct)
         self.mark: object = None
         self.index = 0
-        # A lease of no bytes where the plan has none keeps the calls alike.
-        lease = "16s" if self.leased else "0s"
-        self.reserve = _packer(f"<BH{size}d{lease}")
-        self.settle = _packer(f"<BHd{2 * size}d{lease}")
-        self.renew = _packer(f"<BH{lease}")
-        self.hold = _packer(f"<BHd{size}d{lease}")
-        self.charge = _packer(f"<BHd{size}d")
+        packers = _packers(len(cells), leased=self.leased)
+        self.reserve, self.settle, self.renew, self.hold, self.charge = packers
 
 
-def _packer(layout: str) -> Callable[..., bytes]:
-    return struct.Struct(layout).pack
+@cache
+def _packers(size: int, *, leased: bool) -> tuple[Callable[..., bytes], ...]:
+    """Reserve, settle, renew, hold, charge of any plan of this shape."""
+    # A lease of no bytes where the plan has none keeps the calls alike.
+    lease = "16s" if leased else "0s"
+    layouts = (
+        f"<BH{size}d{lease}",
+        f"<BHd{2 * size}d{lease}",
+        f"<BH{lease}",
+        f"<BHd{size}d{lease}",
+        f"<BHd{size}d",
+    )
+    return tuple(struct.Struct(layout).pack for layout in layouts)
 
 
-def _pack_cells(plan: Plan) -> bytes:
-    parts, keys = [bytes([len(plan.cells)])], set[bytes]()
-    for cell in plan.cells:
+def packed_plan(plan: Plan) -> PackedPlan:
+    """The packed form of a plan, made at first sight."""
+    form: PackedPlan | None = plan.packed
+    if form is None:
+        form = plan.packed = PackedPlan(plan)
+    return form
+
+
+def _pack_cells(cells: Sequence[Cell], distinct: Sequence[int]) -> bytes:
+    parts = [bytes([len(cells)])]
+    for i, cell in enumerate(cells):
         flags = int(cell.kind)
         flags |= _FIRM if is_firm(cell) else 0
-        flags |= _TWIN if cell.key in keys else 0
-        keys.add(cell.key)
+        flags |= 0 if i in distinct else _TWIN
         window = cell.window_us
         if cell.kind is CellKind.CALENDAR:
             window = round(cell.ends_at * 1e6)
@@ -119,10 +136,7 @@ def encode_call(batch: Sequence[Op]) -> bytes:
     heads: list[bytes] = []
     body: list[bytes] = []
     for code, reserved, argument in batch:
-        plan = reserved.plan
-        form = plan.packed
-        if form is None:
-            form = plan.packed = PackedPlan(plan)
+        form = reserved.plan.packed or packed_plan(reserved.plan)
         if form.mark is not mark:
             form.mark = mark
             form.index = len(heads)

@@ -67,7 +67,7 @@ local changed, changed_count = {}, 0
 local flags, flag_count = {}, 0
 
 local function change(cell)
-  cell.ring = nil
+  cell.ring = false
   if not cell.changed then
     cell.changed = true
     changed_count = changed_count + 1
@@ -132,8 +132,7 @@ local function load_sliding(cell)
   local index = floor(now / cell.width)
   local head = call('HGET', cell.key, 'm')
   if not head then
-    cell.sum, cell.index, cell.last, cell.fresh = 0, index, 0, true
-    cell.open, cell.earlier, cell.epoch = 0, 0, epoch_now
+    cell.sum, cell.index, cell.fresh = 0, index, true
     return 0
   end
   cell.sum, cell.index, cell.last, cell.open, cell.earlier, cell.epoch =
@@ -220,7 +219,7 @@ local function load_calendar(cell)
     cell.sum, cell.open, cell.earlier, cell.epoch = unpack_at('<dddd', value)
     turn_epoch(cell)
   else
-    cell.sum, cell.open, cell.earlier, cell.epoch = 0, 0, 0, epoch_now
+    cell.sum = 0
   end
   return cell.sum
 end
@@ -388,30 +387,51 @@ end
 
 local OPS = { reserve, settle, renew, hold, charge, answer_sums }
 
+-- How the body of an operation is laid out, by code, cells and leases.
+local formats = {}
+local function format_of(code, n, leased)
+  local name = code * 1024 + n * 2 + (leased and 1 or 0)
+  local format = formats[name]
+  if format == nil then
+    local lease, costs = leased and 'c16' or '', string.rep('d', n)
+    if code == 1 then format = '<' .. costs .. lease
+    elseif code == 2 then format = '<d' .. costs .. costs .. lease
+    elseif code == 3 then format = '<' .. lease
+    elseif code == 4 then format = '<d' .. costs .. lease
+    elseif code == 5 then format = '<d' .. costs
+    else format = false end
+    formats[name] = format
+  end
+  return format
+end
+
+local no_twins = {}
 local function read_plan()
   local n
   n, pos = unpack_at('B', packed, pos)
-  local amounts, twins, leased = {}, {}, false
-  local plan = { n = n, amounts = amounts, twins = twins }
+  local amounts = {}
+  local plan = { n = n, amounts = amounts, twins = no_twins, leased = false }
   for i = 1, n do
     local kind, window, amount, key
     kind, window, amount, key, pos = unpack_at('<BddBc0', packed, pos)
     amounts[i] = amount
-    if kind >= 8 then twins[i], kind = true, kind - 8 end
+    if kind >= 8 then
+      if plan.twins == no_twins then plan.twins = {} end
+      plan.twins[i], kind = true, kind - 8
+    end
     local cell = cells[key]
     if not cell then
-      cell = { key = key, kind = kind % 4, firm = kind >= 4, window = window }
+      -- Every field at once: a table that grows is built again at each step.
+      cell = {
+        key = key, kind = kind % 4, firm = kind >= 4, window = window, sum = false,
+        width = 0, index = 0, last = 0, open = 0, earlier = 0, epoch = epoch_now,
+        changed = false, fresh = false, writes = false, ring = false,
+      }
       cells[key] = cell
     end
-    if cell.kind == 2 then leased = true end
+    if cell.kind == 2 then plan.leased = true end
     plan[i] = cell
   end
-  local lease, costs = leased and 'c16' or '', string.rep('d', n)
-  plan[-1] = '<' .. costs .. lease
-  plan[-2] = '<d' .. costs .. costs .. lease
-  plan[-3] = '<' .. lease
-  plan[-4] = '<d' .. costs .. lease
-  plan[-5] = '<d' .. costs
   return plan
 end
 
@@ -422,7 +442,7 @@ while pos <= size do
   local code, index
   code, index, pos = unpack_at('<BH', packed, pos)
   local plan = plans[index + 1]
-  local format = plan[-code]
+  local format = format_of(code, plan.n, plan.leased)
   if format then
     local values = { unpack_at(format, packed, pos) }
     pos = values[#values]
