@@ -238,7 +238,7 @@ class Gateway:
                 self.signal(signal.SIGTERM)
                 status = self.wait()
             log = self.log()
-            print(log)  # shown with a failure
+            print(log)  # noqa: T201 - shown with a failure
         finally:
             self._kill_all()
             self._home.cleanup()

@@ -12,6 +12,7 @@ and a tokenizer's agree. What a request may ask of it, by header:
 ``x-mock-reset``     after so many chunks (JSON: bytes) reset the connection
 ``x-mock-status``    answer with this status and an error body
 ``x-mock-usage``     ``none``: state no usage
+``x-mock-cached``    state so many cached prompt tokens (OpenAI)
 ``x-mock-encoding``  ``gzip``
 ``x-mock-framing``   ``chunked`` or ``close`` for JSON answers
 ``x-mock-tag``       remember this request and its end: ``GET /__seen?tag=…``
@@ -132,7 +133,7 @@ def openai_usage(request: Request, completion: int) -> dict[str, Any]:
         "prompt_tokens": prompt,
         "completion_tokens": completion,
         "total_tokens": prompt + completion,
-        "prompt_tokens_details": {"cached_tokens": 0},
+        "prompt_tokens_details": {"cached_tokens": request.number("cached", 0)},
     }
 
 

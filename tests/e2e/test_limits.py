@@ -1,0 +1,308 @@
+"""Limits, caps, blocks and resets, with two workers on the embedded store."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import pytest
+
+from tests.gateway_process import (
+    Gateway,
+    MockLLM,
+    call,
+    key_hash,
+    running_gateway,
+    until,
+)
+
+PROMPT = 10  # of the messages below: 1 + 3 + 3 for the format, three words
+POLICIES: dict[str, str] = {
+    "plain": "limits = []",
+    "calls": 'limits = [{ per = "user", requests = 3, window = "1m" }]',
+    "crowd": 'limits = [{ per = "tenant", requests = 25, window = "1m" }]',
+    "address": 'limits = [{ per = "client_ip", requests = 2, window = "day" }]',
+    "tokens": 'limits = [{ per = "user", tokens = 100, window = "1m" }]',
+    "answers": 'limits = [{ per = "user", completion_tokens = 40, window = "1h" }]',
+    "parallel": 'limits = [{ per = "user", concurrent = 2 }]',
+    "money": """limits = [{ per = "tenant", usd = 0.001, window = "1d" }]
+[policy.money.prices."*"]
+input = 0.0
+output = 20.0""",
+    "models": """limits = []
+[[policy.models.model]]
+match = "gpt-4*"
+limits = [{ per = "user", requests = 1, window = "1m" }]""",
+    "weighed": """weights = { cached = 0.1 }
+limits = [{ per = "user", tokens = 100, window = "1m" }]""",
+    "capped": """limits = []
+caps = { max_tokens = 20, n = 1 }""",
+    "clamped": """limits = []
+caps = { max_tokens = 20, n = 1, clamp = true }""",
+    "watched": """mode = "observe"
+limits = [{ per = "user", requests = 1, window = "1m" }]""",
+}
+
+
+def _config(url: str) -> str:
+    lines = [f'[[upstream]]\nname = "mock"\nurl = "{url}"']
+    for name, policy in POLICIES.items():
+        lines.append(f"[policy.{name}]\n{policy}")
+    for name in POLICIES:
+        keys = ", ".join(f'"{key_hash(f"sk-{name}-{n}")}"' for n in range(4))
+        lines.append(f'[[tenant]]\nname = "{name}"\npolicy = "{name}"')
+        lines.append(f"api_keys = [{keys}]")
+    return "\n".join(lines)
+
+
+@pytest.fixture(name="gateway", scope="module")
+def _gateway(mock: MockLLM) -> Iterator[Gateway]:
+    with running_gateway(
+        _config(mock.url), store="embedded:./store", workers=2
+    ) as gateway:
+        yield gateway
+
+
+class Answer:
+    """Status, header fields and decoded body of one chat call."""
+
+    def __init__(self, gateway: Gateway, key: str, mock: dict, body: dict) -> None:
+        asked = {
+            "model": "gpt-4o",
+            "messages": [{"role": "user", "content": "hello river boat"}],
+        }
+        headers = {f"x-mock-{name}": str(value) for name, value in mock.items()}
+        self.status, self.headers, raw = call(
+            "POST",
+            f"{gateway.url}/v1/chat/completions",
+            asked | body,
+            key=key,
+            headers=headers,
+        )
+        self.body = json.loads(raw)
+
+    @property
+    def code(self) -> str:
+        return self.body["error"]["code"]
+
+
+@pytest.fixture(name="chat")
+def _chat(gateway: Gateway) -> Any:
+    """``chat("sk-…", mock={…}, max_tokens=…)`` is one call through the gateway."""
+
+    def chat(key: str, mock: dict | None = None, **body: Any) -> Answer:
+        return Answer(gateway, key, mock or {}, body)
+
+    return chat
+
+
+def _used(gateway: Gateway, kind: str, subject: str, limit: str) -> float:
+    """What the store holds of a subject's limit."""
+    limits = gateway.api("GET", f"/api/v1/clients/{kind}/{subject}")["limits"]
+    (found,) = [row["used"] for row in limits if row["limit"] == limit]
+    return found
+
+
+def test_requests_per_user_over_both_workers(chat):
+    """Exactly the limit is admitted, whichever worker answers; users are apart."""
+    statuses = [chat("sk-calls-0").status for _ in range(6)]
+    assert statuses == [200] * 3 + [429] * 3
+    assert chat("sk-calls-1").status == 200
+
+
+def test_refusal_from_the_local_cache_says_the_same(chat):
+    """Refused again and again: same error, a wait that shrinks, and no token spent."""
+    refused = [a for a in (chat("sk-calls-2") for _ in range(9)) if a.status == 429]
+    assert len(refused) == 6
+    assert {a.code for a in refused} == {"rate_limit_exceeded"}
+    waits = [int(a.headers["retry-after-ms"]) for a in refused]
+    assert waits == sorted(waits, reverse=True)
+    assert 50_000 < waits[-1] <= 61_000
+
+
+def test_burst_never_passes_the_limit(chat):
+    """Forty calls at once against a limit of 25: exactly 25 pass."""
+    with ThreadPoolExecutor(16) as pool:
+        answers = list(pool.map(lambda n: chat(f"sk-crowd-{n % 4}"), range(40)))
+    assert sorted(a.status for a in answers) == [200] * 25 + [429] * 15
+
+
+def test_calendar_limit_per_address(chat):
+    """A calendar window counts an address over all its users."""
+    statuses = [chat(f"sk-address-{n}").status for n in range(4)]
+    assert statuses == [200, 200, 429, 429]
+
+
+def test_tokens_are_settled_to_what_was_used(chat, gateway):
+    """The reservation is replaced by the provider's count, and it is what limits."""
+    first = chat("sk-tokens-0", {"tokens": 20}, max_tokens=60)
+    assert first.status == 200
+    assert first.headers["x-ratelimit-limit-tokens"] == "100"
+    record = gateway.record(tenant="tokens", status=200)
+    user = record["user"]
+    until(lambda: _used(gateway, "user", user, "user.tokens.1m") == PROMPT + 20, 2.0)
+    statuses = [chat("sk-tokens-0", {"tokens": 20}).status for _ in range(5)]
+    assert 429 in statuses
+    assert _used(gateway, "user", user, "user.tokens.1m") <= 100
+
+
+def test_request_larger_than_the_limit_is_not_retried(chat):
+    """A prompt over the whole limit: 429 at once, and clients are told not to retry."""
+    messages = [{"role": "user", "content": "river " * 400}]
+    answer = chat("sk-tokens-1", messages=messages)
+    assert (answer.status, answer.code) == (429, "request_too_large_for_limit")
+    assert answer.headers["x-should-retry"] == "false"
+
+
+def test_completion_tokens_alone(chat):
+    """A limit of completion tokens does not count prompts."""
+    asked = {"messages": [{"role": "user", "content": "river " * 300}]}
+    answers = [
+        chat("sk-answers-0", {"tokens": 15}, max_tokens=15, **asked) for _ in range(3)
+    ]
+    assert [a.status for a in answers] == [200, 200, 429]
+
+
+def test_concurrent_exchanges(chat, gateway, mock):
+    """Two open at a time, a third is refused; when one ends its place is free."""
+    slow = {"delay-ms": 600}
+    with ThreadPoolExecutor(2) as pool:
+        opened = [pool.submit(chat, "sk-parallel-0", slow) for _ in range(2)]
+        metrics = gateway.metrics
+        until(lambda: metrics()["tidegate_inflight"] == 2, 3.0, "two in flight")
+        third = chat("sk-parallel-0")
+        assert (third.status, third.code) == (429, "rate_limit_exceeded")
+        assert [call.result().status for call in opened] == [200, 200]
+    assert chat("sk-parallel-0").status == 200
+
+
+def test_money(chat, gateway):
+    """A budget in dollars: spent at the policy's prices, then refused."""
+    # 40 completion tokens cost 0.0008 of the 0.001 dollars.
+    assert chat("sk-money-0", {"tokens": 40}, max_tokens=40).status == 200
+    record = gateway.record(tenant="money", status=200)
+    assert record["usd"] == pytest.approx(0.0008)
+    refused = chat("sk-money-0", {"tokens": 40}, max_tokens=40)
+    assert (refused.status, refused.code) == (429, "rate_limit_exceeded")
+    assert _used(gateway, "tenant", "money", "tenant.usd.1d") == pytest.approx(0.0008)
+
+
+def test_limit_of_some_models(chat):
+    """A limit on some models leaves the others alone."""
+    assert chat("sk-models-0", model="gpt-4o").status == 200
+    assert chat("sk-models-0", model="gpt-4o").status == 429
+    assert chat("sk-models-0", model="llama-3").status == 200
+
+
+def test_cached_tokens_weigh_less(chat, gateway):
+    """A cached token counts a tenth against the limit, and whole in the record."""
+    asked = {"messages": [{"role": "user", "content": "river " * 60}]}
+    first = chat("sk-weighed-0", {"tokens": 3, "cached": 60}, max_tokens=3, **asked)
+    assert first.status == 200
+    record = gateway.record(tenant="weighed", status=200)
+    assert (record["prompt_tokens"], record["cached_tokens"]) == (67, 60)
+    used = _used(gateway, "user", record["user"], "user.tokens.1m")
+    assert used == 7 + 6 + 3
+
+
+def test_caps_refuse(chat):
+    """More than the cap is 400, and names the parameter."""
+    for body in ({"max_tokens": 21}, {"n": 2}):
+        answer = chat("sk-capped-0", **body)
+        assert answer.status == 400
+        assert answer.body["error"]["param"] in body
+    assert chat("sk-capped-0", max_tokens=20, n=1).status == 200
+
+
+def test_caps_clamp(chat, mock):
+    """With clamp the request is rewritten to the cap, and nothing else of it."""
+    answer = chat("sk-clamped-0", {"tag": "clamp", "tokens": 50}, max_tokens=50, n=3)
+    assert answer.status == 200
+    body = json.loads(mock.seen("clamp")["body"])
+    assert (body["max_tokens"], body["n"]) == (20, 1)
+    assert body["messages"] == [{"role": "user", "content": "hello river boat"}]
+
+
+def test_body_that_cannot_be_read_is_refused(gateway):
+    """A metered endpoint never passes what it cannot meter."""
+    url = f"{gateway.url}/v1/chat/completions"
+    status, _, body = call("POST", url, b"{not json", key="sk-plain-0")
+    assert (status, json.loads(body)["error"]["type"]) == (400, "invalid_request_error")
+
+
+def test_observe_mode_lets_pass_and_says_so(chat, gateway):
+    """Observe mode refuses nothing; records and metrics say what would have been."""
+    assert [chat("sk-watched-0").status for _ in range(3)] == [200] * 3
+    found = until(
+        lambda: gateway.records(tenant="watched", limit="user.requests.1m"), 5.0
+    )
+    assert {record["status"] for record in found} == {200}
+    would = 'tidegate_observed_actions_total{action="limit",tenant="watched"}'
+    until(lambda: gateway.metrics().get(would) == 2, 3.0)
+
+
+def test_reset_frees_a_subject(chat, gateway):
+    """After a reset through the admin API the limit starts anew, on every worker."""
+    key = "sk-calls-3"
+    refused = [a for a in (chat(key) for _ in range(5)) if a.status == 429]
+    request_id = refused[-1].headers["x-request-id"]
+    record = gateway.record(request_id=request_id)
+    gateway.reset("user", record["user"])
+    assert [chat(key).status for _ in range(4)] == [200, 200, 200, 429]
+
+
+def test_block_command_takes_effect_within_a_second(chat, gateway):
+    """``tidegate blocks add`` is in force on both workers within a second of its end,
+    and ``remove`` as fast.
+    """
+    admin = ("--admin", gateway.admin)
+    added = gateway.command(
+        "blocks", "add", "tenant", "plain", "--ttl", "1h", "--reason", "test", *admin
+    )
+    ended_at = time.monotonic()
+    assert added.returncode == 0, added.stderr
+    until(lambda: _all(chat, 403), 1.5, "the block")
+    assert time.monotonic() - ended_at < 1.5
+    refused = chat("sk-plain-0")
+    assert refused.body["error"]["code"] == "blocked"
+    listed = gateway.command("blocks", "list", "--json", *admin)
+    assert [b["id"] for b in json.loads(listed.stdout)["items"]] == ["plain"]
+    removed = gateway.command("blocks", "remove", "tenant", "plain", *admin)
+    assert removed.returncode == 0, removed.stderr
+    until(lambda: _all(chat, 200), 1.5, "the end of the block")
+
+
+def _all(chat, status: int) -> bool:
+    """Twelve new connections: both workers are met, all but certainly."""
+    return all(chat("sk-plain-1").status == status for _ in range(12))
+
+
+def test_metrics_are_the_sum_of_the_records(chat, gateway):
+    """Requests and tokens of both workers add up in /metrics to those of the records,
+    and both workers had some.
+    """
+    with ThreadPoolExecutor(8) as pool:
+        for n in range(24):
+            pool.submit(chat, "sk-plain-2", {"tokens": 2 + n % 5})
+    until(lambda: len(gateway.records(tenant="plain", status=200)) >= 24, 5.0)
+    records = gateway.records()
+    samples = gateway.metrics()
+    requests = sum(v for k, v in samples.items() if "tidegate_requests_total" in k)
+    until(lambda: len(gateway.records()) >= requests, 2.0)
+    assert requests == len(records)
+    for kind in ("prompt", "completion"):
+        counted = sum(
+            v
+            for k, v in samples.items()
+            if k.startswith("tidegate_tokens_total") and f'kind="{kind}"' in k
+        )
+        assert counted == sum(r[f"{kind}_tokens"] for r in records)
+    until(lambda: _both_worked(gateway), 2.0)
+
+
+def _both_worked(gateway: Gateway) -> bool:
+    stats = [worker["stats"] for worker in gateway.status()["workers"]]
+    return all(s["head_hits"] + s["head_misses"] > 0 for s in stats)

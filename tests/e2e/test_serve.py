@@ -1,0 +1,285 @@
+"""``tidegate serve`` as a set of processes: start, reload, kill, drain."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import os
+import signal
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from tests.gateway_process import (
+    Gateway,
+    MockLLM,
+    call,
+    running_gateway,
+    until,
+)
+
+ASKED = {"model": "gpt-4o", "messages": [{"role": "user", "content": "hello river"}]}
+ONE_A_MINUTE = """
+[policy.default]
+limits = [{ per = "user", requests = 1, window = "1m" }]
+"""
+
+
+def _upstream(mock: MockLLM, rest: str = "") -> str:
+    return f'[[upstream]]\nname = "mock"\nurl = "{mock.url}"\n{rest}'
+
+
+def _ask(gateway: Gateway, key: str = "sk-any", **mock: Any) -> int:
+    """The status of one chat call on a new connection."""
+    headers = {f"x-mock-{k.replace('_', '-')}": str(v) for k, v in mock.items()}
+    url = f"{gateway.url}/v1/chat/completions"
+    return call("POST", url, ASKED, key=key, headers=headers)[0]
+
+
+def _answers(gateway: Gateway) -> bool:
+    """Whether a new connection gets its answer; another worker's death is no excuse."""
+    try:
+        return _ask(gateway) == 200
+    except OSError:
+        return False
+
+
+# -- flags alone ----------------------------------------------------------------------
+
+
+def test_upstream_flag_alone_serves_within_seconds(mock):
+    """One flag: ready within 5 s, the exact line, embedded store, observe mode."""
+    with running_gateway(None, "--upstream", mock.url, store=None) as gateway:
+        assert gateway.started_in_s < 5
+        assert gateway.ready_line == (
+            f"tidegate ready {gateway.url} admin {gateway.admin}"
+        )
+        assert call("GET", f"{gateway.admin}/readyz")[0] == 200
+        assert call("GET", f"{gateway.admin}/healthz")[0] == 200
+        (policy,) = gateway.api("GET", "/api/v1/policies")["items"]
+        assert "observe" in json.dumps(policy)
+        assert "observe" in gateway.log()
+        assert {_ask(gateway, f"sk-{n}") for n in range(30)} == {200}
+        assert (gateway.directory / "tidegate-data").is_dir()
+
+
+def test_counters_survive_a_restart(mock):
+    """The embedded store keeps what was used when the gateway is started again."""
+    gateway = Gateway(_upstream(mock, ONE_A_MINUTE), store="embedded:./store").start()
+    try:
+        assert [_ask(gateway), _ask(gateway)] == [200, 429]
+        gateway.signal(signal.SIGTERM)
+        assert gateway.wait() == 0
+        gateway.start()
+        assert _ask(gateway) == 429
+    finally:
+        gateway.stop()
+
+
+def test_address_in_use_is_said(mock):
+    """A second gateway on the same port ends with 1 and says why."""
+    with running_gateway(_upstream(mock)) as gateway:
+        second = gateway.command("serve", "--config", str(gateway.config_file))
+    assert second.returncode == 1
+    assert "in use" in second.stderr
+    assert "Traceback" not in second.stderr
+
+
+# -- reload ---------------------------------------------------------------------------
+
+
+@pytest.fixture(name="reloading", scope="module")
+def _reloading(mock: MockLLM) -> Iterator[Gateway]:
+    with running_gateway(_upstream(mock)) as gateway:
+        yield gateway
+
+
+def _generation(gateway: Gateway) -> int:
+    """The configuration that every worker has."""
+    status = gateway.status()
+    wanted: int = status["config"]["generation"]
+    return wanted
+
+
+def _takes(gateway: Gateway, key: str, status: int) -> None:
+    until(lambda: _ask(gateway, key) == status, 3.0, f"status {status}")
+
+
+def test_changed_file_is_taken_by_itself(reloading, mock):
+    """A written file is in force within moments, without a dropped request."""
+    reloading.write_config(_upstream(mock, ONE_A_MINUTE))
+    _takes(reloading, "sk-watch", 429)
+    reloading.write_config(_upstream(mock))
+    _takes(reloading, "sk-watch", 200)
+
+
+def test_sighup_reloads(reloading, mock):
+    """SIGHUP reads the file again; open connections stay open."""
+    host = http.client.HTTPConnection("127.0.0.1", reloading.port)
+    host.request("GET", "/echo")
+    host.getresponse().read()
+    before = _generation(reloading)
+    reloading.write_config(_upstream(mock, ONE_A_MINUTE))
+    reloading.signal(signal.SIGHUP)
+    _takes(reloading, "sk-hup", 429)
+    assert _generation(reloading) > before
+    host.request("GET", "/echo")
+    assert host.getresponse().status == 200
+    host.close()
+    reloading.write_config(_upstream(mock))
+    _takes(reloading, "sk-hup", 200)
+
+
+def test_bad_file_keeps_the_old_configuration(reloading, mock):
+    """A file with an error changes nothing; the log and the API name file, line, key."""
+    reloading.write_config(_upstream(mock, "[policy.default]\nlimitz = []\n"))
+    refused = until(lambda: _last_reload(reloading)["errors"], 3.0)
+    assert "limitz" in json.dumps(refused)
+    assert reloading.config_file.name in json.dumps(refused)
+    assert _ask(reloading) == 200
+    reloading.write_config(_upstream(mock))
+    until(lambda: _last_reload(reloading)["ok"], 3.0)
+
+
+def _last_reload(gateway: Gateway) -> dict[str, Any]:
+    found: dict[str, Any] = gateway.status()["config"]["last_reload"]
+    return found
+
+
+# -- deaths ---------------------------------------------------------------------------
+
+
+@pytest.fixture(name="pair", scope="module")
+def _pair(mock: MockLLM) -> Iterator[Gateway]:
+    with running_gateway(
+        _upstream(mock, ONE_A_MINUTE.replace("1,", "1_000_000,")),
+        store="embedded:./store",
+        workers=2,
+    ) as gateway:
+        yield gateway
+
+
+def _kill(gateway: Gateway, role: str) -> float:
+    """SIGKILL one child of a role; seconds until all of the role are there and ready."""
+    children = gateway.children(role)
+    victim = children[0].pid
+    os.kill(victim, signal.SIGKILL)
+    began = time.monotonic()
+
+    def back() -> bool:
+        now = gateway.children(role)
+        if len(now) < len(children) or victim in {child.pid for child in now}:
+            return False
+        try:
+            workers = gateway.status()["workers"]
+        except OSError:
+            return False
+        return all(worker["ready"] for worker in workers) and len(workers) == 2
+
+    until(back, 10.0, f"{role} is back")
+    return time.monotonic() - began
+
+
+def test_killed_worker_is_back_and_the_other_goes_on(pair):
+    """SIGKILL of a worker: requests go on, and it is back within 2 s."""
+    assert _kill(pair, "worker") < 2.0
+    assert all(_answers(pair) for _ in range(10))
+
+
+def test_killed_control_is_back_and_traffic_goes_on(pair, mock):
+    """SIGKILL of control: not one request fails, it is back within 2 s, and no record
+    is lost or written twice.
+    """
+    ids = [f"over-{time.monotonic_ns()}-{n}" for n in range(40)]
+    url = f"{pair.url}/v1/chat/completions"
+    os.kill(pair.children("control")[0].pid, signal.SIGKILL)
+    began = time.monotonic()
+    for id_ in ids:
+        answer = call("POST", url, ASKED, headers={"x-request-id": id_})
+        assert answer[0] == 200
+    until(lambda: pair.children("control") and _ready(pair), 5.0, "control is back")
+    assert time.monotonic() - began < 2.5
+    until(lambda: _written(pair, ids) == sorted(ids), 5.0, "every record, once")
+
+
+def _ready(gateway: Gateway) -> bool:
+    try:
+        return call("GET", f"{gateway.admin}/readyz")[0] == 200
+    except OSError:
+        return False
+
+
+def _written(gateway: Gateway, ids: list[str]) -> list[str]:
+    wanted = set(ids)
+    records = gateway.records()
+    return sorted(r["request_id"] for r in records if r["request_id"] in wanted)
+
+
+def test_killed_engine_is_back_and_nobody_noticed(pair):
+    """SIGKILL of the embedded engine: requests go on, and it is started again."""
+    victim = pair.children("engine")[0].pid
+    os.kill(victim, signal.SIGKILL)
+    assert {_ask(pair) for _ in range(20)} == {200}
+    until(
+        lambda: {p.pid for p in pair.children("engine")} - {victim}, 5.0, "the engine"
+    )
+    until(lambda: pair.status()["store"]["up"], 5.0, "the store")
+    assert _ask(pair) == 200
+
+
+# -- the end --------------------------------------------------------------------------
+
+
+def test_sigterm_drains_open_streams(mock):
+    """SIGTERM: not ready at once, an open stream runs to its end, the record is
+    written, and the exit status is 0.
+    """
+    gateway = Gateway(
+        _upstream(mock), server='health_path = "/-/health"\ndrain_timeout = "8s"\n'
+    ).start()
+    assert call("GET", f"{gateway.url}/-/health")[0] == 200
+    host = http.client.HTTPConnection("127.0.0.1", gateway.port, timeout=10)
+    host.request(
+        "POST",
+        "/v1/chat/completions",
+        json.dumps(ASKED | {"stream": True}),
+        {"x-mock-tokens": "10", "x-mock-chunk-ms": "100"},
+    )
+    stream = host.getresponse()
+    first = stream.read(20)
+    gateway.signal(signal.SIGTERM)
+    until(lambda: not _ready(gateway), 1.0, "not ready at once")
+    body = first + stream.read()
+    assert body.count(b"tide") == 10
+    assert body.endswith(b"[DONE]\n\n")
+    assert gateway.wait() == 0
+    (record,) = gateway.records(stream=True)
+    assert (record["completion_tokens"], record["outcome"]) == (10, "ok")
+    host.close()
+    gateway.stop()
+
+
+def test_sigterm_cuts_at_the_drain_limit(mock):
+    """A stream that outlasts ``drain_timeout`` is cut, settled and recorded."""
+    gateway = Gateway(_upstream(mock), server='drain_timeout = "300ms"\n').start()
+    host = http.client.HTTPConnection("127.0.0.1", gateway.port, timeout=10)
+    host.request(
+        "POST",
+        "/v1/chat/completions",
+        json.dumps(ASKED | {"stream": True}),
+        {"x-mock-tokens": "9", "x-mock-hold": "4"},
+    )
+    stream = host.getresponse()
+    stream.read(20)
+    began = time.monotonic()
+    gateway.signal(signal.SIGTERM)
+    assert gateway.wait() == 0
+    assert time.monotonic() - began < 4
+    with pytest.raises(http.client.IncompleteRead):
+        stream.read()
+    (record,) = gateway.records(stream=True)
+    assert (record["completion_tokens"], record["usage_source"]) == (4, "counted")
+    host.close()
+    gateway.stop()

@@ -1,0 +1,358 @@
+"""TLS on both sides, and what clients and upstreams do beside plain JSON calls."""
+
+from __future__ import annotations
+
+import asyncio
+import gzip
+import hashlib
+import http.client
+import json
+import shutil
+import socket
+import ssl
+import subprocess
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import aiohttp
+import openai
+import pytest
+import trustme
+
+from tests.gateway_process import (
+    Gateway,
+    MockLLM,
+    call,
+    running_gateway,
+    running_mock,
+    until,
+)
+
+ASKED = {"model": "gpt-4o", "messages": [{"role": "user", "content": "hello river"}]}
+PROMPT = 9
+CHAT = "/v1/chat/completions"
+
+
+@pytest.fixture(name="gateway", scope="module")
+def _gateway(mock: MockLLM) -> Iterator[Gateway]:
+    config = f'[[upstream]]\nname = "mock"\nurl = "{mock.url}"\nwebsocket = true\n'
+    server = 'health_path = "/-/health"\nmax_body = "1MiB"\n'
+    with running_gateway(config, server=server) as gateway:
+        yield gateway
+
+
+@pytest.fixture(name="host")
+def _host(gateway: Gateway) -> Iterator[http.client.HTTPConnection]:
+    host = http.client.HTTPConnection("127.0.0.1", gateway.port, timeout=10)
+    yield host
+    host.close()
+
+
+def _raw(gateway: Gateway, sent: bytes) -> bytes:
+    """Everything that comes back for these bytes until the gateway closes."""
+    with socket.create_connection(("127.0.0.1", gateway.port), 10) as plain:
+        plain.sendall(sent)
+        received = b""
+        while piece := plain.recv(65536):
+            received += piece
+        return received
+
+
+# -- answers --------------------------------------------------------------------------
+
+
+def test_gzipped_answer_passes_as_it_is_and_is_counted(gateway, mock):
+    """A gzip'd JSON answer reaches the client byte for byte, and its usage is read."""
+    headers = {"x-mock-encoding": "gzip", "x-request-id": "gz-1", "x-mock-tokens": "3"}
+    headers["accept-encoding"] = "gzip"
+    direct = call("POST", mock.url + CHAT, ASKED, headers=headers)
+    status, fields, body = call("POST", gateway.url + CHAT, ASKED, headers=headers)
+    assert (status, fields["content-encoding"]) == (200, "gzip")
+    assert body == direct[2]
+    assert json.loads(gzip.decompress(body))["usage"]["completion_tokens"] == 3
+    record = gateway.record(request_id="gz-1")
+    assert (record["prompt_tokens"], record["completion_tokens"]) == (PROMPT, 3)
+
+
+def test_gzipped_stream_is_counted(gateway):
+    """A gzip'd stream whose client asked for usage is counted from a decoded copy."""
+    headers = {"x-mock-encoding": "gzip", "x-request-id": "gz-2"}
+    asked = ASKED | {"stream": True, "stream_options": {"include_usage": True}}
+    body = call("POST", gateway.url + CHAT, asked, headers=headers)[2]
+    assert gzip.decompress(body).endswith(b"[DONE]\n\n")
+    record = gateway.record(request_id="gz-2")
+    assert (record["completion_tokens"], record["usage_source"]) == (12, "upstream")
+
+
+@pytest.mark.parametrize("framing", ["chunked", "close"])
+def test_framing_of_the_answer(gateway, host, framing):
+    """Chunked and close-delimited answers arrive whole on a kept-alive connection."""
+    headers = {"x-mock-framing": framing, "x-request-id": f"framed-{framing}"}
+    for _ in range(2):
+        host.request("POST", CHAT, json.dumps(ASKED), headers)
+        answer = host.getresponse()
+        assert answer.status == 200
+        assert json.loads(answer.read())["usage"]["total_tokens"] == PROMPT + 12
+    until(lambda: len(gateway.records(request_id=f"framed-{framing}")) == 2, 5.0)
+
+
+@pytest.mark.parametrize("status", [204, 304])
+def test_answers_without_a_body(host, status):
+    """204 and 304 end at the head, and the connection stays usable."""
+    for _ in range(2):
+        host.request("GET", f"/status/{status}")
+        answer = host.getresponse()
+        assert (answer.status, answer.read()) == (status, b"")
+        assert answer.headers["etag"] == '"t"'
+    host.request("GET", "/echo")
+    assert host.getresponse().status == 200
+
+
+def test_head_has_the_length_and_no_body(host):
+    """HEAD: the fields of a GET, nothing after them."""
+    host.request("HEAD", "/echo?x=1")
+    answer = host.getresponse()
+    assert int(answer.headers["content-length"]) > 0
+    assert answer.read() == b""
+    host.request("GET", "/echo")
+    assert json.loads(host.getresponse().read())["method"] == "GET"
+
+
+def test_pipelined_requests_are_answered_in_order(gateway):
+    """Three requests in one write: three answers, in their order."""
+    one = b"GET /echo?%d HTTP/1.1\r\nHost: x\r\n%b\r\n"
+    last = b"Connection: close\r\n"
+    sent = one % (1, b"") + one % (2, b"") + one % (3, last)
+    received = _raw(gateway, sent)
+    places = [received.find(b'"query": "%d"' % n) for n in (1, 2, 3)]
+    assert -1 not in places
+    assert places == sorted(places)
+
+
+# -- requests -------------------------------------------------------------------------
+
+
+def test_path_query_and_headers_arrive_untouched(gateway, mock):
+    """Odd but legal paths and fields reach the upstream byte for byte."""
+    target = "/v1/files%2Fx//y?a=%20b&c"
+    headers = {"X-Odd": "a  b", "x-mock-tag": "odd", "x-tidegate-verdict": "forged"}
+    call("GET", gateway.url + target, headers=headers, key="sk-odd")
+    seen = mock.seen("odd")
+    assert f"{seen['path']}?{seen['query']}" == target
+    fields = {name.lower(): value for name, value in seen["fields"]}
+    assert fields["x-odd"] == "a  b"
+    assert fields["authorization"] == "Bearer sk-odd"
+    assert fields["host"] == f"127.0.0.1:{mock.port}"
+    assert "tidegate" in fields["via"]
+    assert fields["x-forwarded-for"] == "127.0.0.1"
+    assert "x-tidegate-verdict" not in fields
+
+
+def test_chunked_upload_of_a_metered_call(gateway, host):
+    """A chunked request body is read, metered and forwarded."""
+    body = json.dumps(ASKED).encode()
+    pieces = iter([body[:7], body[7:30], body[30:]])
+    headers = {"x-request-id": "up-1"}
+    host.request("POST", CHAT, pieces, headers, encode_chunked=True)
+    assert host.getresponse().status == 200
+    assert gateway.record(request_id="up-1")["prompt_tokens"] == PROMPT
+
+
+def test_chunked_upload_streams_through_elsewhere(host):
+    """A body of 3 MB for an endpoint that is not metered streams through whole."""
+    piece = bytes(range(256)) * 256
+    host.request("PUT", "/files", iter([piece] * 48), encode_chunked=True)
+    echo = json.loads(host.getresponse().read())
+    assert echo["bytes"] == 48 * 65536
+    assert echo["sha256"] == hashlib.sha256(piece * 48).hexdigest()
+
+
+def test_body_over_the_cap_is_refused_early(gateway):
+    """A declared body over ``max_body`` is 413 before it is sent."""
+    head = b"POST %b HTTP/1.1\r\nHost: x\r\nContent-Length: 9000000\r\n\r\n"
+    assert _raw(gateway, head % CHAT.encode()).startswith(b"HTTP/1.1 413 ")
+
+
+def test_gzipped_request_is_metered_and_forwarded_as_it_is(gateway, mock):
+    """A compressed request is decoded for counting, and forwarded compressed."""
+    packed = gzip.compress(json.dumps(ASKED).encode())
+    headers = {"content-encoding": "gzip", "x-mock-tag": "zip", "x-mock-usage": "none"}
+    headers["x-request-id"] = "zip-1"
+    assert call("POST", gateway.url + CHAT, packed, headers=headers)[0] == 200
+    assert mock.seen("zip")["body"].encode("latin-1") == packed
+    record = gateway.record(request_id="zip-1")
+    assert (record["model"], record["endpoint"]) == ("gpt-4o", "chat.completions")
+    assert record["total_tokens"] > 0
+
+
+@pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not there")
+def test_expect_continue_with_curl(gateway, mock):
+    """curl waits for 100 before a large body; the upstream never sees the Expect."""
+    large = json.dumps(ASKED | {"pad": "x" * 200_000})
+    argv = ["curl", "-sS", "-v", "--noproxy", "*", "--data-binary", "@-"]
+    argv += ["-H", "Expect: 100-continue", "-H", "x-mock-tag: curl"]
+    argv += ["--expect100-timeout", "20", "--max-time", "10", gateway.url + CHAT]
+    done = subprocess.run(
+        argv, input=large, capture_output=True, text=True, check=False
+    )
+    assert "100 Continue" in done.stderr
+    assert json.loads(done.stdout)["usage"]["total_tokens"] == PROMPT + 12
+    names = {name.lower() for name, _ in mock.seen("curl")["fields"]}
+    assert "expect" not in names
+
+
+def test_key_in_the_query_is_a_credential(gateway):
+    """Gemini's ``?key=`` names the user; the record's path holds no query."""
+    path = "/v1beta/models/gemini-2.5-pro:generateContent"
+    body = {"contents": [{"parts": [{"text": "hello boat"}]}]}
+    headers = {"x-request-id": "gem-1"}
+    assert call("POST", f"{gateway.url}{path}?key=abc", body, headers=headers)[0] == 200
+    record = gateway.record(request_id="gem-1")
+    assert record["user"].startswith("key_")
+    assert (record["path"], record["model"]) == (path, "gemini-2.5-pro")
+    assert (record["prompt_tokens"], record["completion_tokens"]) == (2, 12)
+
+
+def test_health_path_is_answered_here(gateway):
+    """Probes of the client port do not reach the upstream."""
+    status, _, body = call("GET", f"{gateway.url}/-/health")
+    assert status == 200
+    assert b"method" not in body
+
+
+# -- tunnels --------------------------------------------------------------------------
+
+
+async def test_websocket_echo(gateway):
+    """A WebSocket passes both ways, text and binary, and closes in order."""
+    async with (
+        aiohttp.ClientSession() as session,
+        session.ws_connect(f"{gateway.url}/socket") as socket_,
+    ):
+        await socket_.send_str("hello")
+        assert await socket_.receive_str(timeout=5) == "hello"
+        large = bytes(range(256)) * 40
+        await socket_.send_bytes(large)
+        assert await socket_.receive_bytes(timeout=5) == large
+    assert socket_.close_code == 1000
+
+
+async def test_websocket_left_by_the_client_closes_the_upstream(gateway, mock):
+    """A client that vanishes from a tunnel leaves nothing open."""
+    async with aiohttp.ClientSession() as session:
+        socket_ = await session.ws_connect(f"{gateway.url}/gone")
+        await socket_.send_str("x")
+        await socket_.receive_str(timeout=5)
+        transport = socket_._response.connection.transport
+        transport.abort()
+    idle = asyncio.to_thread(_idle, gateway)
+    assert await idle
+
+
+def _idle(gateway: Gateway) -> bool:
+    """Nothing is open any more, as the metrics (of the last half second) say."""
+    record = gateway.record(path="/gone")
+    assert record["status"] == 101
+    return until(lambda: gateway.metrics()["tidegate_inflight"] == 0, 5.0)
+
+
+# -- TLS ------------------------------------------------------------------------------
+
+
+class Pki:
+    """A certificate authority, and certificates of it as files."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.authority = trustme.CA()
+        self.ca_file = folder / "ca.pem"
+        self.authority.cert_pem.write_to_path(self.ca_file)
+        self.cert, self.key = self.issue("server")
+
+    def issue(self, name: str) -> tuple[Path, Path]:
+        """Certificate chain and key of 127.0.0.1."""
+        issued = self.authority.issue_cert("127.0.0.1", "localhost")
+        cert, key = self.folder / f"{name}.crt", self.folder / f"{name}.key"
+        cert.write_bytes(b"".join(blob.bytes() for blob in issued.cert_chain_pems))
+        issued.private_key_pem.write_to_path(key)
+        return cert, key
+
+    def context(self) -> ssl.SSLContext:
+        """A client's, that trusts this authority alone."""
+        return ssl.create_default_context(cafile=str(self.ca_file))
+
+
+@pytest.fixture(name="pki", scope="module")
+def _pki(tmp_path_factory: pytest.TempPathFactory) -> Pki:
+    return Pki(tmp_path_factory.mktemp("pki"))
+
+
+@pytest.fixture(name="secure", scope="module")
+def _secure(pki: Pki) -> Iterator[Gateway]:
+    """HTTPS to clients and to a verified upstream; ``/bad`` goes to one that is not."""
+    flags = ("--cert", str(pki.cert), "--key", str(pki.key))
+    with running_mock(*flags) as mock:
+        url = f"https://127.0.0.1:{mock.port}"
+        config = (
+            f'[[upstream]]\nname = "good"\nurl = "{url}"\nca_file = "{pki.ca_file}"\n'
+            f'[[upstream]]\nname = "bad"\nurl = "{url}"\nprefix = "/bad"\n'
+        )
+        cert, key = pki.issue("client-side")
+        server = f'[server.tls]\ncert = "{cert}"\nkey = "{key}"\n'
+        with running_gateway(config, server=server) as gateway:
+            yield gateway
+
+
+def test_tls_on_both_sides(secure, pki):
+    """HTTPS in, HTTPS out with a verified certificate; the ready line says https."""
+    url = secure.url.replace("http:", "https:")
+    assert secure.ready_line.startswith(f"tidegate ready {url} admin http://")
+    client = openai.DefaultHttpxClient(verify=pki.context())
+    with openai.OpenAI(
+        base_url=f"{url}/v1", api_key="sk", http_client=client, max_retries=0
+    ) as asked:
+        answer = asked.chat.completions.create(**ASKED)
+        stream = asked.chat.completions.create(**ASKED, stream=True)
+        chunks = list(stream)
+    assert answer.usage.total_tokens == PROMPT + 12
+    assert len(chunks) == 13
+
+
+def test_unverified_upstream_is_502(secure, pki):
+    """An upstream whose certificate does not verify is not talked to."""
+    url = secure.url.replace("http:", "https:")
+    request = urllib.request.Request(f"{url}/bad/v1/models")
+    with pytest.raises(urllib.error.HTTPError) as caught:
+        urllib.request.urlopen(request, context=pki.context(), timeout=10)
+    with caught.value as error:
+        assert error.code == 502
+
+
+@pytest.mark.filterwarnings("ignore:.*TLSv1_1 is deprecated")
+def test_old_tls_is_refused(secure, pki):
+    """A client that speaks TLS 1.1 at most gets no handshake."""
+    context = pki.context()
+    context.set_ciphers("DEFAULT@SECLEVEL=0")  # else OpenSSL would not even ask
+    context.minimum_version = ssl.TLSVersion.TLSv1_1
+    context.maximum_version = ssl.TLSVersion.TLSv1_1
+    with (
+        socket.create_connection(("127.0.0.1", secure.port), 5) as plain,
+        pytest.raises(ssl.SSLError),
+    ):
+        context.wrap_socket(plain, server_hostname="127.0.0.1")
+
+
+def test_renewed_certificate_is_served(secure, pki):
+    """A certificate that is replaced on disk is served within moments."""
+    before = _fingerprint(secure, pki)
+    pki.issue("client-side")
+    until(lambda: _fingerprint(secure, pki) != before, 8.0, "the new certificate")
+
+
+def _fingerprint(gateway: Gateway, pki: Pki) -> bytes:
+    with (
+        socket.create_connection(("127.0.0.1", gateway.port), 5) as plain,
+        pki.context().wrap_socket(plain, server_hostname="127.0.0.1") as secured,
+    ):
+        return hashlib.sha256(secured.getpeercert(True)).digest()
