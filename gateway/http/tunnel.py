@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    import asyncio
     from collections.abc import Callable
 
     from gateway.http.client import ClientConnection
@@ -22,6 +23,7 @@ class Tunnel:
         "bytes_down",
         "bytes_up",
         "client",
+        "halves",
         "on_end",
         "open",
         "upstream",
@@ -39,6 +41,7 @@ class Tunnel:
         self.upstream = upstream
         self.on_end = on_end
         self.open = True
+        self.halves = 0  # sides that said that they will send no more
         self.bytes_up = 0
         self.bytes_down = 0
         self.watch_client: Callable[[bytes], None] | None = None
@@ -69,18 +72,25 @@ class Tunnel:
             transport.resume_reading() if writable else transport.pause_reading()
 
     def client_eof(self) -> bool:
-        """Pass a half-close on where the transport can; True keeps the other half."""
-        transport = self.upstream.transport
-        if self.open and transport.can_write_eof():
-            transport.write_eof()
-            return True
-        return False
+        return self._half_closed(self.upstream.transport)
 
     def upstream_eof(self) -> bool:
-        transport = self.client.transport
-        if self.open and transport.can_write_eof():
-            transport.write_eof()
+        return self._half_closed(self.client.transport)
+
+    def _half_closed(self, other: asyncio.Transport) -> bool:
+        """Pass a half-close on where the transport can; True keeps the other half.
+
+        The second one ends the tunnel: no side would close it otherwise.
+        """
+        self.halves += 1
+        if not self.open or not other.can_write_eof():
+            return False
+        other.write_eof()
+        if self.halves == 1:
             return True
+        self.upstream.transport.close()
+        self.client.transport.close()
+        self._end()
         return False
 
     def client_lost(self) -> None:

@@ -11,7 +11,7 @@ from gateway.core.usage import weigh
 if TYPE_CHECKING:
     from gateway.proxy.exchange import Exchange
 
-NANO = 1e-9
+NANOS = 1e9
 
 
 def settle(exchange: Exchange, usage: Usage) -> int:
@@ -74,7 +74,7 @@ def record(exchange: Exchange, usage: Usage, nanos: int, ended_at: float) -> Non
             cached_tokens=usage.cached,
             reasoning_tokens=usage.reasoning,
             usage_source=usage.source,
-            usd=nanos * NANO,
+            usd=nanos / NANOS,  # a division rounds right
             duration_ms=(ended_at - began) * 1e3,
             ttfb_ms=(first_at - began) * 1e3 if first_at else None,
             overhead_ms=max(overhead, 0.0) * 1e3,
