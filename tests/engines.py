@@ -89,6 +89,10 @@ class Engine:
             self.child.wait()
             self.child = None
 
+    def forget(self) -> None:
+        """Remove what a stopped engine had written."""
+        shutil.rmtree(self.directory / "appendonlydir", ignore_errors=True)
+
     def _signal(self, number: int) -> None:
         assert self.child is not None
         os.kill(self.child.pid, number)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import random
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from itertools import count
@@ -46,8 +47,8 @@ def _plan() -> Plan:
     name = f"f{next(_names)}"
     return Plan(
         (
-            sliding(name, 1000, meter="requests"),
-            sliding(name + "t", 100_000),
+            sliding(name, 10_000, meter="requests"),
+            sliding(name + "t", 1_000_000),
             concurrent(name + "c", 100),
         )
     )
@@ -119,6 +120,62 @@ async def test_a_store_that_lost_its_last_seconds_is_told_again(engine, store, p
     assert await store.peek(plan.cells) == [3, 135, 2]
     store.settle(open_still, (1, 0, 1))
     assert await store.peek(plan.cells) == [3, 35, 1]
+
+
+async def test_a_store_that_comes_back_empty_is_told_again(engine, store, plan):
+    """A failover to a replica that lags: the last seconds are told after connecting."""
+    open_still = await reserve(store, plan, 1, 100, 1)
+    store.settle(await reserve(store, plan, 1, 100, 1), (1, 30, 1))
+    await store.peek(plan.cells)
+    engine.kill()
+    engine.forget()
+    engine.start()
+    store.settle(open_still, (1, 60, 1))
+    await until(lambda: store.up and store.journal_size == 0)
+    assert await store.peek(plan.cells) == [2, 90, 0]
+
+
+@pytest.mark.parametrize("seed", range(3))
+async def test_books_balance_whatever_the_timing(engine, store, plan, seed):
+    """Freezes around the length of the breaker's patience, kills and lost scripts."""
+    dice = random.Random(seed)
+    used = [0, 0]
+    busy = True
+
+    async def client() -> None:
+        while busy:
+            answer = await reserve(store, plan, 1, 10, 1)
+            await asyncio.sleep(dice.random() * 0.03)
+            if answer.admitted:
+                tokens = dice.randint(0, 25)
+                store.settle(answer, (1, tokens, 1))
+                used[0] += 1
+                used[1] += tokens
+
+    async with asyncio.TaskGroup() as clients:
+        for _ in range(20):
+            clients.create_task(client())
+        for _ in range(8):
+            await asyncio.sleep(dice.random() * 0.1)
+            await hurt(engine, dice)
+        busy = False
+    await until(lambda: store.up and store.journal_size == 0)
+    assert await store.peek(plan.cells) == [*used, 0]
+
+
+async def hurt(engine: Engine, dice: random.Random) -> None:
+    """One fault of random kind and length."""
+    kind = dice.choice(["freeze", "freeze", "freeze", "kill", "script"])
+    if kind == "script":
+        engine.command(b"SCRIPT FLUSH")
+        return
+    if kind == "kill":
+        engine.kill()
+        await asyncio.to_thread(engine.start)
+        return
+    engine.freeze()
+    await asyncio.sleep(dice.uniform(0.01, 0.12))
+    engine.thaw()
 
 
 async def test_a_call_that_wakes_late_changes_nothing(engine, plan):
