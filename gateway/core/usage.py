@@ -21,6 +21,8 @@ SUBJECTS_MAX = 50_000
 DEFAULT_COMPLETION = 1024
 # A cap alone is not believed beyond this: clients set 64,000 and get 300.
 UNKNOWN_SUBJECT_MAX = 4096
+# ... nor a number of answers beyond OpenAI's own bound.
+_ANSWERS_MAX = 128
 _ALPHA = 0.1
 # Endpoints whose answers hold no generated tokens.
 _NO_COMPLETION = frozenset(
@@ -99,7 +101,7 @@ class CompletionExpectation:
             usual = int(seen[0] + 2 * seen[1]) + 1
             return usual if cap is None else min(cap, usual)
         if cap is None:
-            return DEFAULT_COMPLETION * facts.n
+            return DEFAULT_COMPLETION * min(facts.n, _ANSWERS_MAX)
         return min(cap, UNKNOWN_SUBJECT_MAX)
 
     def learn(self, key: object, completion: int) -> None:

@@ -30,7 +30,8 @@ TAIL = (
 ANSWER = (
     b'{"id":"chatcmpl-1","object":"chat.completion","created":1,"model":"gpt-4o-mini",'
     b'"choices":[{"index":0,"message":{"role":"assistant","content":"'
-    + b"word " * 100
+    + b"word "
+    * 100
     + b'"},"finish_reason":"stop"}],"usage":{"prompt_tokens":350,'
     b'"completion_tokens":100,"total_tokens":450}}'
 )
@@ -58,7 +59,9 @@ def best_us(work: Callable[[], object], rounds: int = 200) -> float:
     return best * 1e6
 
 
-def show(name: str, work: Callable[[], object], rounds: int = 200, per: int = 1) -> None:
+def show(
+    name: str, work: Callable[[], object], rounds: int = 200, per: int = 1
+) -> None:
     sys.stdout.write(f"{name:58s} {best_us(work, min(rounds, 200)) / per:9.3f} us\n")
 
 
@@ -112,7 +115,9 @@ def main() -> None:
             meter.feed(half)
 
     show("meter.feed, one chunk in two pieces", split_feed, 300)
-    sift = UsageFilter(dialect.open_meter(match, facts, 200, headers, b"text/event-stream"))
+    sift = UsageFilter(
+        dialect.open_meter(match, facts, 200, headers, b"text/event-stream")
+    )
     show("UsageFilter.feed, one chunk", lambda: sift.feed(CHUNK), 300)
     show_rest(plain)
 

@@ -132,7 +132,8 @@ def test_filter_withholds_only_the_usage_event(lines, end, at):
 
 @given(
     body=st.dictionaries(st.text(max_size=4), values, max_size=4),
-    options=st.none() | st.dictionaries(st.sampled_from(["include_usage", "x"]), values),
+    options=st.none()
+    | st.dictionaries(st.sampled_from(["include_usage", "x"]), values),
     indent=st.sampled_from([None, 1]),
 )
 def test_asking_for_usage_changes_nothing_else(body, options, indent):

@@ -17,7 +17,7 @@ from gateway.core.dialects.dialect import (
     sum_sizes,
 )
 from gateway.core.dialects.openai import named_user
-from gateway.core.dialects.requests import EMPTY, BodyReader
+from gateway.core.dialects.requests import EMPTY, BodyReader, Count
 from gateway.core.model import RequestFacts
 
 
@@ -25,14 +25,14 @@ class MessagesBody(msgspec.Struct):
     """Fields of ``/v1/messages`` and ``/v1/complete``."""
 
     model: str | None = None
-    max_tokens: int | None = None
+    max_tokens: Count = None
     messages: Raw = EMPTY
     system: Raw = EMPTY
     tools: Raw = EMPTY
     stream: bool | None = None
     metadata: Raw = EMPTY
     prompt: Raw = EMPTY
-    max_tokens_to_sample: int | None = None
+    max_tokens_to_sample: Count = None
 
 
 _read = BodyReader(MessagesBody).read

@@ -26,7 +26,7 @@ from gateway.core.dialects.meters import (
     NullMeter,
     StreamMeter,
 )
-from gateway.core.dialects.requests import EMPTY, BodyReader, member, to_count
+from gateway.core.dialects.requests import EMPTY, BodyReader, Count, member, to_count
 from gateway.core.eventstream import EventStreamReader, FrameError
 from gateway.core.model import RequestFacts, Usage
 
@@ -54,11 +54,11 @@ class InvokeBody(msgspec.Struct):
     textGenerationConfig: Raw = EMPTY  # noqa: N815
     metadata: Raw = EMPTY
     requestMetadata: Raw = EMPTY  # noqa: N815
-    max_tokens: int | None = None
-    max_tokens_to_sample: int | None = None
-    max_gen_len: int | None = None
-    maxTokens: int | None = None  # noqa: N815
-    max_completion_tokens: int | None = None
+    max_tokens: Count = None
+    max_tokens_to_sample: Count = None
+    max_gen_len: Count = None
+    maxTokens: Count = None  # noqa: N815
+    max_completion_tokens: Count = None
 
 
 class _Part(msgspec.Struct):

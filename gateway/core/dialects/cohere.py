@@ -18,7 +18,7 @@ from gateway.core.dialects.dialect import (
     sum_sizes,
 )
 from gateway.core.dialects.meters import META_HIT
-from gateway.core.dialects.requests import EMPTY, BodyReader
+from gateway.core.dialects.requests import EMPTY, BodyReader, Count
 from gateway.core.model import RequestFacts
 
 
@@ -39,8 +39,8 @@ class CohereBody(msgspec.Struct):
     documents: Raw = EMPTY
     tools: Raw = EMPTY
     stream: bool | None = None
-    max_tokens: int | None = None
-    num_generations: int | None = None
+    max_tokens: Count = None
+    num_generations: Count = None
 
 
 _read = BodyReader(CohereBody).read

@@ -9,7 +9,14 @@ from msgspec import Raw
 
 from gateway.core.dialects.base import Match
 from gateway.core.dialects.dialect import CapPaths, Dialect, cap_of, sum_sizes
-from gateway.core.dialects.requests import EMPTY, BodyReader, member, size, to_flag
+from gateway.core.dialects.requests import (
+    EMPTY,
+    BodyReader,
+    Count,
+    member,
+    size,
+    to_flag,
+)
 from gateway.core.dialects.sizes import text_size
 from gateway.core.dialects.splice import with_usage_asked
 from gateway.core.model import RequestFacts
@@ -23,10 +30,10 @@ class ChatBody(msgspec.Struct):
 
     model: str | None = None
     messages: Raw = EMPTY
-    max_tokens: int | None = None
+    max_tokens: Count = None
     stream: bool | None = None
-    max_completion_tokens: int | None = None
-    n: int | None = None
+    max_completion_tokens: Count = None
+    n: Count = None
     stream_options: Raw = EMPTY
     tools: Raw = EMPTY
     functions: Raw = EMPTY
@@ -44,11 +51,11 @@ class OtherBody(msgspec.Struct):
     prompt: Raw = EMPTY
     instructions: Raw = EMPTY
     stream: bool | None = None
-    max_tokens: int | None = None
-    max_output_tokens: int | None = None
-    max_completion_tokens: int | None = None
-    n: int | None = None
-    best_of: int | None = None
+    max_tokens: Count = None
+    max_output_tokens: Count = None
+    max_completion_tokens: Count = None
+    n: Count = None
+    best_of: Count = None
     stream_options: Raw = EMPTY
     tools: Raw = EMPTY
     text: Raw = EMPTY

@@ -13,7 +13,7 @@ import json
 import math
 import re
 from collections.abc import Mapping
-from typing import Any, Generic, TypeVar
+from typing import Annotated, Any, Generic, TypeVar
 
 import msgspec
 from msgspec import Raw
@@ -39,12 +39,14 @@ _TRUE = frozenset({"true", "1", "yes", "y", "on", "t"})
 _FALSE = frozenset({"false", "0", "no", "n", "off", "f", ""})
 _S = TypeVar("_S", bound=msgspec.Struct)
 EMPTY = Raw()
+# A number of tokens or answers. Outside these bounds the lenient way sets it right.
+Count = Annotated[int, msgspec.Meta(ge=-1, le=COUNT_MAX)] | None
 
 
 class BodyReader(Generic[_S]):
     """Decodes the few fields of a request that ``shape`` names.
 
-    ``shape``'s fields are ``str | None``, ``bool | None``, ``int | None`` or ``Raw``.
+    ``shape``'s fields are ``str | None``, ``bool | None``, ``Count`` or ``Raw``.
     ``fold_case``: names match whatever their case, as in Go servers.
     """
 
@@ -194,7 +196,7 @@ def to_raw(value: Any, _name: str) -> Raw:
     return value if isinstance(value, Raw) else Raw(json.dumps(value).encode())
 
 
-_KINDS = {str | None: to_text, bool | None: to_flag, int | None: to_count, Raw: to_raw}
+_KINDS = {str | None: to_text, bool | None: to_flag, Count: to_count, Raw: to_raw}
 
 
 def size(raw: Raw) -> int:

@@ -169,8 +169,8 @@ def _torn_texts(torn: bytes) -> Iterator[str]:
         )
         try:
             yield json.loads(closed.decode("utf-8", "replace"))
-        except ValueError:
-            yield literal.decode("utf-8", "replace")
+        except ValueError:  # an escape that JSON does not know
+            yield literal[1:].decode("utf-8", "replace").removesuffix('"')
 
 
 def generated(value: Any) -> Iterator[str]:
