@@ -7,6 +7,9 @@ from collections.abc import Callable, Coroutine
 from typing import Any
 
 
+CANCEL_AGAIN_S = 0.1
+
+
 class Background:
     """Keeps a reference to every task, and reports one that ends by an error."""
 
@@ -29,8 +32,12 @@ class Background:
             self._on_failure(task.get_name(), error)
 
     async def close(self) -> None:
-        """Cancel what still runs, and wait for it."""
-        tasks = tuple(self._tasks)
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        """Cancel what still runs, and wait for it.
+
+        Again and again: until Python 3.12 ``asyncio.wait_for`` (in libraries) loses a
+        cancellation that comes in the turn in which its own wait ends.
+        """
+        while self._tasks:
+            for task in self._tasks:
+                task.cancel()
+            await asyncio.wait(self._tasks, timeout=CANCEL_AGAIN_S)

@@ -32,6 +32,8 @@ class HeldAddress:
         self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         _bind(self._socket, target, host)
+        # Off again, or another program that sets it could bind while nobody listens.
+        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 0)
 
     def close(self) -> None:
         """Give the address up."""

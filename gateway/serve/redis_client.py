@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from redis.asyncio import Redis, Sentinel
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
 
 from gateway.store.url import parse_store_url
 
@@ -26,6 +28,8 @@ def open_redis(url: str) -> Redis:
         "socket_timeout": TIMEOUT_S,
         "username": at.username or None,
         "password": at.password or None,
+        # Once more for a connection that went stale; the callers know how to wait.
+        "retry": Retry(NoBackoff(), 1),
     }
     if at.kind == "unix":
         return Redis(unix_socket_path=at.path, **options)
