@@ -39,6 +39,7 @@ LINGER_S = 2.0
 SKIP_BODY_BYTES = 64 * 1024
 RATE_CHECK_S = 2.0
 FOREVER = float("inf")
+CR = 0x0D
 
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 REASONS: dict[int, bytes] = {s.value: s.phrase.encode() for s in HTTPStatus}
@@ -84,6 +85,7 @@ class ClientConnection(asyncio.Protocol):
         "poisoned",
         "pumping",
         "reading_paused",
+        "scanned",
         "stall_at",
         "transport",
         "tunnel",
@@ -106,6 +108,7 @@ class ClientConnection(asyncio.Protocol):
         self.deadline = FOREVER
         self.stall_at = 0.0
         self.lingered = 0
+        self.scanned = 0  # bytes of an unfinished head that were looked at
         self.writable = True
         self.reading_paused = False
         self.pumping = False
@@ -212,17 +215,16 @@ class ClientConnection(asyncio.Protocol):
 
     def _take_head(self) -> bool:
         raw = self.buf
-        if raw[0] == 0x0D:
-            self.buf = raw = strip_leading_crlf(raw)
-            if len(raw) < 2:
-                return False
-        settings = self.listener.settings
-        end = raw.find(b"\r\n\r\n") + 4
-        if end < 4:
+        if raw[0] == CR:
+            raw = strip_leading_crlf(raw)
+        end = raw.find(b"\r\n\r\n", max(0, self.scanned - 5)) + 4
+        if end < len(b"\r\n\r\n"):
             return self._wait_for_head(raw)
-        if end > settings.max_header_bytes:
-            self._refuse(oversize_error(raw))
+        limit = self.listener.settings.max_header_bytes
+        if end > limit:
+            self._refuse(oversize_error(raw, limit))
             return False
+        self.scanned = 0
         self.buf = raw[end:]
         try:
             known, length = self.listener.heads.parse(
@@ -245,17 +247,18 @@ class ClientConnection(asyncio.Protocol):
 
     def _wait_for_head(self, raw: bytes) -> bool:
         settings = self.listener.settings
-        if self.phase == Phase.IDLE:
+        if self.phase == Phase.IDLE and raw:
             self.phase = Phase.HEAD
             self.deadline = self.listener.now() + settings.head_timeout_s
         try:
             if len(raw) > settings.max_header_bytes or (
                 len(raw) > settings.max_target_bytes + 64 and b"\r\n" not in raw
             ):
-                raise oversize_error(raw)
-            check_partial_head(raw)
+                raise oversize_error(raw, settings.max_header_bytes)
+            check_partial_head(self.buf, self.scanned)
         except WireError as error:
             self._refuse(error)
+        self.scanned = len(self.buf)
         return False
 
     def _refuse(self, error: WireError) -> None:

@@ -230,6 +230,9 @@ class UpstreamConnection(asyncio.Protocol):
             # A second answer on one request.
             self.spent = True
             return
+        version = self.parser.get_http_version()
+        if version not in ("1.1", "1.0"):
+            raise WireError(502, "the answer is not HTTP/1.1")
         status = self.parser.get_status_code()
         self.barren = 0
         if status < 200:
@@ -242,7 +245,7 @@ class UpstreamConnection(asyncio.Protocol):
             self.interim = False
         answer = read_answer_head(
             status,
-            self.parser.get_http_version() == "1.0",
+            version == "1.0",
             self.fields,
             self.method,
             drop=self.drop,

@@ -83,10 +83,12 @@ class Worker:
     async def run(self) -> None:
         """Serve until SIGTERM, then drain."""
         for number in (signal.SIGTERM, signal.SIGINT):
-            self.loop.add_signal_handler(number, self.stopping.set)
+            self.loop.add_signal_handler(number, self._stop)
         self.loop.add_signal_handler(signal.SIGHUP, lambda: None)
         await self.link.start()
         secret = await self._wait_for_secret()
+        if secret is None:
+            return
         if isinstance(self.store, RedisStore):
             self.store.on_degraded = self._on_degraded
             self.store.on_recovered = self._on_recovered
@@ -112,14 +114,19 @@ class Worker:
         await self.link.close()
         self.ring.close()
 
-    async def _wait_for_secret(self) -> bytes:
-        """User ids need the service's secret; control has it from the store."""
-        while self.secret is None:
+    async def _wait_for_secret(self) -> bytes | None:
+        """User ids need the service's secret; control has it from the store. None: the
+        worker was stopped before it knew."""
+        while self.secret is None and not self.stopping.is_set():
             try:
                 await asyncio.wait_for(self.secret_known.wait(), FIRST_WORDS_S)
             except TimeoutError:
                 self.log.warning("waiting_for_control")
         return self.secret
+
+    def _stop(self) -> None:
+        self.stopping.set()
+        self.secret_known.set()
 
     def _on_degraded(self, reason: str) -> None:
         self.link.send({"type": "event", "name": "gateway.degraded", "reason": reason})
