@@ -238,7 +238,8 @@ class RedisStore:
         )
         self._seq += 1
         self._sent = batch
-        self._sent_at = self._loop.time()
+        # Not the loop's clock: it ticks in milliseconds.
+        self._sent_at = time.perf_counter()
         self._watch.expect()
         channel.send(self._frame(), self._on_answer)
 
@@ -273,7 +274,7 @@ class RedisStore:
         self.stats.calls += 1
         self.stats.ops += len(batch)
         if self.on_call is not None:
-            self.on_call(now - self._sent_at)
+            self.on_call(time.perf_counter() - self._sent_at)
         refused = self._give(batch, answer, now)
         self._recents.add(self._seq, now, self._packed, answer[0], refused)
         if forgotten:

@@ -28,7 +28,7 @@ ANSWER_HEAD = 4
 
 _FIRM = 4
 _TWIN = 8
-_CELL = struct.Struct("<BddB")
+_CELL = struct.Struct("<BddH")
 _SEQ = struct.Struct("<d")
 _PLANS = struct.Struct("<H")
 _OP = struct.Struct("<BH")

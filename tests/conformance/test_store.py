@@ -236,6 +236,13 @@ async def test_a_plan_without_limits_is_admitted(store):
     store.settle(answer, ())
 
 
+async def test_a_long_name_is_a_key_like_any_other(store, name):
+    """Tenants may be called what they like."""
+    plan = Plan((sliding(name + "n" * 400, 10),))
+    assert (await reserve(store, plan, 4)).admitted
+    assert await store.peek(plan.cells) == [4]
+
+
 async def test_windows_from_a_second_to_a_day(store, name):
     """The extremes count alike."""
     cells = [

@@ -4,7 +4,7 @@
 -- ARGV[1]  one packed string, little-endian (gateway/store/wire.py writes it):
 --   call   := seq:f64 plans:u16 plan{plans} op*
 --   plan   := cells:u8 cell{cells}
---   cell   := kind:u8 window_us:f64 amount:f64 key_length:u8 key
+--   cell   := kind:u8 window_us:f64 amount:f64 key_length:u16 key
 --             kind: 0 sliding, 1 calendar (window_us is the end of the period),
 --             2 concurrent (window_us is the lease); +4 firm: a reservation is final;
 --             +8 twin: an earlier cell of the plan has the same key
@@ -413,7 +413,7 @@ local function read_plan()
   local plan = { n = n, amounts = amounts, twins = no_twins, leased = false }
   for i = 1, n do
     local kind, window, amount, key
-    kind, window, amount, key, pos = unpack_at('<BddBc0', packed, pos)
+    kind, window, amount, key, pos = unpack_at('<BddHc0', packed, pos)
     amounts[i] = amount
     if kind >= 8 then
       if plan.twins == no_twins then plan.twins = {} end

@@ -50,7 +50,7 @@ def test_flags_of_a_cell():
     kinds, at = [], 1
     for cell in cells:
         kinds.append(head[at])
-        at += 18 + len(cell.key)
+        at += 19 + len(cell.key)
     assert (head[0], kinds) == (5, [0, 8, 4, 1, 2])
 
 
