@@ -6,7 +6,6 @@ import asyncio
 from collections.abc import Callable, Coroutine
 from typing import Any
 
-
 CANCEL_AGAIN_S = 0.1
 
 

@@ -161,14 +161,14 @@ def open_runtime(
     A second gateway with the same identity gets the next free one. Raises OSError.
     """
     base = runtime_base(environ)
-    digest = hashlib.blake2b(identity.encode(), digest_size=6).hexdigest()
+    digest = _short_hash(identity)
     for slot in range(_SLOTS):
         name = digest if slot == 0 else f"{digest}-{slot}"
         path = f"{base}/{name}"
         make_private(path)
         lock_fd = _try_lock(f"{path}/lock")
         if lock_fd is not None:
-            return RuntimeDirectory(path, _shared_directory(name), lock_fd)
+            return RuntimeDirectory(path, _shared_directory(path), lock_fd)
     raise OSError(errno.EBUSY, "all runtime directories are taken", f"{base}/{digest}")
 
 
@@ -184,7 +184,15 @@ def runtime_base(environ: dict[str, str] | None = None) -> str:
     return base
 
 
-def _shared_directory(name: str) -> str:
+def _short_hash(text: str) -> str:
+    return hashlib.blake2b(text.encode(), digest_size=6).hexdigest()
+
+
+def _shared_directory(path: str) -> str:
+    """The twin of a runtime directory in memory, "" where there is no memory to use.
+    The lock in the former covers the latter, so the name is that of the whole path.
+    """
+    name = _short_hash(path)
     base = f"/dev/shm/tidegate-{os.getuid()}"  # noqa: S108 - mode and owner are checked
     try:
         make_private(base)
