@@ -217,6 +217,9 @@ class ClientConnection(asyncio.Protocol):
         raw = self.buf
         if raw[0] == CR:
             raw = strip_leading_crlf(raw)
+            if raw.startswith(b"\r\n"):
+                self.refuse(400, "the request does not begin with a request line")
+                return False
         end = raw.find(b"\r\n\r\n", max(0, self.scanned - 5)) + 4
         if end < len(b"\r\n\r\n"):
             return self._wait_for_head(raw)
