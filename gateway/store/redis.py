@@ -229,9 +229,7 @@ class RedisStore:
         self._telling = bool(self._again)
         batch = [] if self._telling else self._take()
         if not batch and not self._telling:
-            self._flushing = False
-            if self._drained is not None:
-                self._drained.set()
+            self._rest()
             return
         self._packed = (
             self._again.popleft() if self._telling else wire.encode_call(batch)
@@ -282,7 +280,16 @@ class RedisStore:
         elif self._mode == _MERGING:
             self._merge_left -= len(batch) or 1
             self._check_merged()
-        self._loop.call_soon(self._flush)
+        if self._queue or self._again or self._fallback:
+            self._loop.call_soon(self._flush)
+        else:
+            self._rest()
+
+    def _rest(self) -> None:
+        """Nothing left to send: the next operation schedules a flush again."""
+        self._flushing = False
+        if self._drained is not None:
+            self._drained.set()
 
     def _give(
         self, batch: list[wire.Op], answer: Sequence[int], now: float
