@@ -11,6 +11,7 @@ from collections.abc import Iterator
 
 CODINGS = frozenset({"gzip", "x-gzip", "deflate"})
 PIECE_BYTES = 64 * 1024
+_ZLIB_HEADER_BYTES = 2
 # A body this much larger than its coded form is a bomb; zlib's best is 1,032.
 # JSON and text reach 20, a stream of alike chunks 60.
 RATIO_MAX = 200
@@ -32,7 +33,7 @@ class Inflater:
     ``max_bytes`` bounds the decoded size, ``max_ratio`` decoded by coded size.
     """
 
-    __slots__ = ("_coded", "_decoded", "_decoder", "_max", "_ratio", "_raw")
+    __slots__ = ("_begun", "_coded", "_decoded", "_decoder", "_max", "_ratio")
 
     def __init__(
         self, coding: str, max_bytes: int, max_ratio: float = RATIO_MAX
@@ -40,9 +41,10 @@ class Inflater:
         coding = coding.strip().lower()
         if coding not in CODINGS:
             raise InflateError(f"unknown content coding {coding!r}")
-        self._raw = coding == "deflate"
-        # 47: zlib or gzip, told by the header.
+        # 47: gzip or zlib, told by the header.
         self._decoder = zlib.decompressobj(47)
+        # deflate: its first two bytes, until they are there.
+        self._begun: bytes | None = b"" if coding == "deflate" else None
         self._max = max_bytes
         self._ratio = max_ratio
         self._coded = 0
@@ -60,37 +62,35 @@ class Inflater:
     def pieces(self, data: bytes) -> Iterator[bytes]:
         """What ``data`` decodes to, at most 64 KiB at a time. Raises InflateError."""
         self._coded += len(data)
+        if self._begun is not None:
+            data = self._begin(self._begun + data)
         while data:
             piece = self._decode(data)
             if piece:
-                self._decoded += len(piece)
-                self._check()
                 yield piece
             data = self._rest()
             if not data and len(piece) == PIECE_BYTES:
-                # The window was full: more may be waiting inside.
-                data = b""
-                yield from self._drain()
+                while piece := self._decode(b""):  # what waits behind a full window
+                    yield piece
 
-    def _drain(self) -> Iterator[bytes]:
-        while piece := self._decode(b""):
-            self._decoded += len(piece)
-            self._check()
-            yield piece
+    def _begin(self, data: bytes) -> bytes:
+        """Some senders of deflate leave out the zlib header (RFC 9110 8.4.1.2)."""
+        if len(data) < _ZLIB_HEADER_BYTES:
+            self._begun = data
+            return b""
+        self._begun = None
+        if data[0] & 0x0F != zlib.DEFLATED or int.from_bytes(data[:2], "big") % 31:
+            self._decoder = zlib.decompressobj(-15)
+        return data
 
     def _decode(self, data: bytes) -> bytes:
         try:
-            return self._decoder.decompress(data, PIECE_BYTES)
+            piece = self._decoder.decompress(data, PIECE_BYTES)
         except zlib.error as error:
-            if self._raw and not self._decoded:
-                return self._retry_raw(data)
             raise InflateError(f"body cannot be decoded: {error}") from None
-
-    def _retry_raw(self, data: bytes) -> bytes:
-        """Some senders of ``deflate`` leave out the zlib header (RFC 9110 8.4.1.2)."""
-        self._raw = False
-        self._decoder = zlib.decompressobj(-15)
-        return self._decode(data)
+        self._decoded += len(piece)
+        self._check()
+        return piece
 
     def _rest(self) -> bytes:
         """Input not taken in yet; a gzip body may hold several members."""

@@ -17,6 +17,7 @@ from gateway.core.model import Usage
 TEXT, BINARY, CLOSE, PING, PONG = 1, 2, 8, 9, 10
 MESSAGE_BYTES = 1024 * 1024
 _CONTROL_BYTES = 125
+_DISCARDED = -1
 
 
 class FrameScanError(Exception):
@@ -54,8 +55,9 @@ class FrameScanner:
             if head is None:
                 break
             first, start, length, mask = head
-            if self._size + length > self._max:
-                yield from self._pass_over(first)
+            opcode = first & 0x0F
+            if opcode < CLOSE and self._is_too_large(opcode, length):
+                self._pass_over(first)
                 at = start + length
                 if at > len(held):
                     self._skip = at - len(held)
@@ -64,44 +66,50 @@ class FrameScanner:
             if len(held) - start < length:
                 break
             at = start + length
-            payload = bytes(held[start:at])
-            yield from self._frame(first, _unmask(payload, mask))
+            payload = _unmask(bytes(held[start:at]), mask)
+            if opcode >= CLOSE:
+                yield opcode, payload
+            else:
+                message = self._take(first, payload)
+                if message is not None:
+                    yield message
         del held[:at]
 
-    def _pass_over(self, first: int) -> Iterator[tuple[int, bytes]]:
-        """A message too large: none of its frames is kept."""
-        if first & 0x0F:
-            self._kind = 0
+    def _is_too_large(self, opcode: int, length: int) -> bool:
+        """Whether a data frame belongs to a message that cannot be held."""
+        if self._kind == _DISCARDED:
+            return opcode == 0
+        return self._size + length > self._max
+
+    def _continue(self, opcode: int) -> None:
+        """Check that a frame may come now (RFC 6455 section 5.4)."""
+        if opcode and self._kind:
+            raise FrameScanError("a new message inside a fragmented one")
+        if not opcode and not self._kind:
+            raise FrameScanError("a continuation of nothing")
+
+    def _pass_over(self, first: int) -> None:
+        """Let go of a message too large to hold, now and in its later frames."""
+        self._continue(first & 0x0F)
         self._parts = []
-        self._kind = -1
-        self._size = self._max if not first & 0x80 else 0
+        self._size = 0
+        self._kind = _DISCARDED
         if first & 0x80:
             self._kind = 0
             self.skipped += 1
-        yield from ()
 
-    def _frame(self, first: int, payload: bytes) -> Iterator[tuple[int, bytes]]:
-        final, opcode = first & 0x80, first & 0x0F
-        if opcode >= CLOSE:
-            yield opcode, payload
-            return
-        if opcode:
-            if self._kind:
-                raise FrameScanError("a new message inside a fragmented one")
-            self._kind, self._parts, self._size = opcode, [], 0
-        elif not self._kind:
-            raise FrameScanError("a continuation of nothing")
-        if self._kind > 0:
-            self._parts.append(payload)
-            self._size += len(payload)
-        if final:
-            kind, self._kind = self._kind, 0
-            message = self._parts
-            self._parts, self._size = [], 0
-            if kind > 0:
-                yield kind, b"".join(message)
-            else:
-                self.skipped += 1
+    def _take(self, first: int, payload: bytes) -> tuple[int, bytes] | None:
+        """Add a frame to its message; the message, when that was the last."""
+        opcode = first & 0x0F
+        self._continue(opcode)
+        self._kind = opcode or self._kind
+        self._parts.append(payload)
+        self._size += len(payload)
+        if not first & 0x80:
+            return None
+        message = self._kind, b"".join(self._parts)
+        self._kind, self._parts, self._size = 0, [], 0
+        return message
 
 
 def _frame_head(held: bytearray, at: int) -> tuple[int, int, int, bytes] | None:

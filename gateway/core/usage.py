@@ -184,7 +184,7 @@ def count_usage(task: CountTask, count: Callable[[str], int], *, exact: bool) ->
 def _count_prompt(task: CountTask, count: Callable[[str], int]) -> tuple[int, bool]:
     if task.body:
         texts, messages = prompt_texts(task.body)
-        if texts or task.prompt_tokens_known:
+        if texts or (task.prompt_tokens_known and not task.prompt_bytes):
             tokens = sum(map(count, texts)) + task.prompt_tokens_known
             if messages:
                 tokens += messages * _MESSAGE_TOKENS + _REPLY_TOKENS

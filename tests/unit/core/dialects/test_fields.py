@@ -71,6 +71,10 @@ CASES = {
         b'"output_tokens_details":{"reasoning_tokens":18},"total_tokens":430}}}',
         (366, 63, 430, 256, 18, 0),
     ),
+    "message and usage at once": (
+        b'{"message":{"usage":{"input_tokens":1}},"usage":{"output_tokens":3}}',
+        (1, 3, 4, 0, 0, 0),
+    ),
     "output only": (b'{"usage":{"output_tokens":3}}', (0, 3, 3, 0, 0, 0)),
     "cohere v1": (
         b'{"response":{"meta":{"billed_units":{"input_tokens":7.0,"output_tokens":1},'

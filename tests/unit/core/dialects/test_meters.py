@@ -199,7 +199,7 @@ def test_lines():
         ([b"[{" + USAGE + b"}]"], 7),
         ([b"ev", b"ent: x\ndata: {" + USAGE + b"}\n\n"], 7),
         ([b"\xef\xbb\xbfdata: {" + USAGE + b"}\n\n"], 7),
-        ([b": hello\n\ndata: {" + USAGE + b"}\n\n"], 7),
+        ([b": hello\n\n", b"data: {" + USAGE + b"}\n\n"], 7),
     ],
 )
 def test_sniffing(pieces, total):
