@@ -89,6 +89,7 @@ class ClientConnection(asyncio.Protocol):
         "stall_at",
         "transport",
         "tunnel",
+        "unskippable",
         "writable",
     )
 
@@ -114,6 +115,8 @@ class ClientConnection(asyncio.Protocol):
         self.pumping = False
         self.poisoned = False
         self.close_after = False
+        # A body follows the head that is too long to be passed over.
+        self.unskippable = False
         self.tunnel: Tunnel | None = None
 
     # -- connection ---------------------------------------------------------------
@@ -362,6 +365,7 @@ class ClientConnection(asyncio.Protocol):
     def _too_large(self, handler: Handler) -> None:
         self.body_parts = []
         self.close_after = True
+        self.phase = Phase.BODY  # it stays unread
         handler.on_body_refused(413, f"the body is larger than {handler.hold} bytes")
 
     def _begin_skip(self, head: RequestHead, length: int | None) -> bool:
@@ -414,6 +418,13 @@ class ClientConnection(asyncio.Protocol):
         if self.reading_paused and self.phase != Phase.CLOSED:
             self.reading_paused = False
             self.transport.resume_reading()
+
+    @property
+    def body_pending(self) -> bool:
+        """Whether the request's body has not been read whole."""
+        return self.phase == Phase.BODY or (
+            self.phase == Phase.WAIT and self.handler is None
+        )
 
     # -- answers ------------------------------------------------------------------
 

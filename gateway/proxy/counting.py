@@ -115,6 +115,12 @@ class TokenCounter:
             done(estimate_usage(task))
 
     def _run(self) -> None:
+        try:
+            self._serve()
+        finally:
+            self._child.stop()
+
+    def _serve(self) -> None:
         while not self._closed:
             try:
                 item = self._queue.get(timeout=IDLE_S)
@@ -165,7 +171,10 @@ class _Child:
 
     def _started(self) -> subprocess.Popen[bytes]:
         process = self._process
-        if process is None or process.poll() is not None:
+        if process is not None and process.poll() is not None:
+            self.stop()
+            process = None
+        if process is None:
             path = os.pathsep.join(entry or os.getcwd() for entry in sys.path)
             process = self._process = subprocess.Popen(
                 [sys.executable, "-m", "gateway.proxy.counting"],

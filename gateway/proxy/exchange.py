@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from gateway.core.dialects import DialectError, UsageFilter
 from gateway.core.inflate import InflateError
 from gateway.core.model import RequestFacts, Usage
+from gateway.http.client import SKIP_BODY_BYTES
 from gateway.http.response import RATE_LIMIT_FIELDS
 from gateway.proxy import tunnelled
 from gateway.proxy.answer import AnswerWriter
@@ -73,6 +74,7 @@ class Exchange:
         "limit_name",
         "meter",
         "opened_at",
+        "opening",
         "outcome",
         "plan",
         "prepared",
@@ -125,6 +127,8 @@ class Exchange:
         self.prompt_estimate = 0
         self.reserved: Reserved | None = None
         self.reserving = False
+        # Still inside ``begin``: the wire has to pass over the body of a refusal.
+        self.opening = False
         self.up: UpstreamConnection | None = None
         self.retried = False
         self.answer: AnswerHead | None = None
@@ -148,12 +152,17 @@ class Exchange:
     def begin(self, length: int | None) -> bool:
         """Refuse from the head alone, or ask for the body. True: go on."""
         prepared = self.prepared
+        conn = self.conn
+        if conn is not None:
+            # What a refusal from here on means for the connection.
+            conn.unskippable = self.head.chunked or (length or 0) > SKIP_BODY_BYTES
         refusal = self.service.gate_head(prepared)
         if refusal is not None and not self._let_pass(refusal):
             write_refusal(self, refusal)
             self._record()
             return False
         if not self.hold:
+            self.opening = True
             match = prepared.match
             billable = match is not None and match.billable
             self.facts = RequestFacts(endpoint=self._endpoint(), billable=billable)
@@ -161,6 +170,7 @@ class Exchange:
             if chunked or length:
                 self.upload = Upload(self, None if chunked else length)
             self._reserve()
+            self.opening = False
         return self.stage != Stage.ENDED
 
     def _let_pass(self, refusal: Refusal) -> bool:
@@ -177,6 +187,8 @@ class Exchange:
     # -- 3 read -------------------------------------------------------------------
 
     def on_body(self, body: bytes) -> None:
+        if self.stage == Stage.ENDED:
+            return
         if self.upload is not None:
             self.upload.take(body)
             return
@@ -536,7 +548,7 @@ class Exchange:
         write_refusal(self, refusal)
         self.conn = None
         self._settle_unsent()
-        if conn is not None:
+        if conn is not None and not self.opening:
             conn.exchange_done(keep=self.writer.keep)
 
     def on_client_gone(self) -> None:

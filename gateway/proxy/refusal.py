@@ -66,6 +66,8 @@ def write_refusal(exchange: Exchange, refusal: Refusal) -> None:
     conn = exchange.conn
     if conn is None:
         return
+    if conn.unskippable and conn.body_pending:
+        conn.close_after = True
     service = exchange.service
     body, fields = service.error_body(exchange.prepared.match, refusal)
     keep = not conn.close_after and not service.draining
