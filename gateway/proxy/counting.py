@@ -243,7 +243,11 @@ def main() -> None:
     encode = msgspec.msgpack.Encoder().encode
     encodings: dict[str, Any] = {}
     while (message := _read(sys.stdin.buffer)) is not None:
-        _write(sys.stdout.buffer, encode(count_task(decode(message), encodings)))
+        counted = encode(count_task(decode(message), encodings))
+        try:
+            _write(sys.stdout.buffer, counted)
+        except BrokenPipeError:
+            os._exit(0)  # the worker was killed; an orderly exit would flush again
 
 
 if __name__ == "__main__":
