@@ -9,6 +9,9 @@ from gateway.core.model import SUB_BUCKETS, CellKind
 from gateway.core.ports import Cell, Plan, Reserved
 from gateway.store import wire
 
+# A worker that was idle for longer may simply have outlived its record in the store
+# (which lasts a day): that is not a loss.
+_LAPSE_S = 3600.0
 # Beyond this many sums (about 300 bytes each) they are added up per counter alone.
 FOLD_AT = 100_000
 
@@ -99,10 +102,12 @@ class Recents:
             if not calls:
                 break
 
-    def after(self, seq: int) -> list[bytes]:
-        """The calls to be made again by a store that knows nothing after ``seq``."""
-        return [
-            wire.tell_again(packed, at_us, refused)
-            for number, _, packed, at_us, refused in self._calls
-            if number > seq
-        ]
+    def take_after(self, seq: int, now_s: float) -> list[bytes]:
+        """Remove the calls after ``seq``, as they are to be made again."""
+        lost: list[bytes] = []
+        while self._calls and self._calls[-1][0] > seq:
+            _, at_s, packed, at_us, refused = self._calls.pop()
+            self._size -= len(packed)
+            if at_s > now_s - _LAPSE_S:
+                lost.append(wire.tell_again(packed, at_us, refused))
+        return [call for call in reversed(lost) if call]

@@ -342,7 +342,7 @@ class RedisStore:
 
     def _tell_again(self, past_seq: int) -> bool:
         """The store lost the calls after ``past_seq``: they come first now."""
-        calls = self._recents.after(past_seq)
+        calls = self._recents.take_after(past_seq, self._loop.time())
         self.stats.replayed += len(calls)
         self._again.extendleft(reversed(calls))
         return bool(calls)

@@ -196,7 +196,7 @@ def tell_again(packed: bytes, at_us: int, refused: Sequence[int]) -> bytes:
     """A packed call as a store must be told it that has forgotten it.
 
     Reserves that were admitted then (all but those numbered in ``refused``) are held
-    at their time ``at_us``, whether there is room now or not.
+    at their time ``at_us``, whether there is room now or not. Empty: nothing is left.
     """
     sizes, at = _plan_sizes(packed)
     parts, reserves = [packed[:at]], -1
@@ -212,7 +212,7 @@ def tell_again(packed: bytes, at_us: int, refused: Sequence[int]) -> bytes:
         if reserves not in refused:
             held = _OP.pack(HOLD, index), struct.pack("<d", at_us), packed[body:at]
             parts += held
-    return b"".join(parts)
+    return b"".join(parts) if len(parts) > 1 else b""
 
 
 def _plan_sizes(packed: bytes) -> tuple[list[tuple[int, int]], int]:

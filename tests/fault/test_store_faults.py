@@ -15,9 +15,9 @@ from gateway.store import RedisStore
 from tests.cells import concurrent, reserve, reserve_all, sliding
 from tests.engines import Engine, engine_binaries, running_engine
 
-# A reserve is promised an answer within 50 ms of silence; the rest is what a shared
-# machine may add to any timer.
-PATIENCE_S = 0.15
+# A reserve is promised an answer within 50 ms of silence (loadtests/exactness.py shows
+# it); the rest is what a machine that runs other tests may add to any timer.
+PATIENCE_S = 1.0
 
 _names = count()
 
@@ -133,6 +133,21 @@ async def test_a_store_that_comes_back_empty_is_told_again(engine, store, plan):
     store.settle(open_still, (1, 60, 1))
     await until(lambda: store.up and store.journal_size == 0)
     assert await store.peek(plan.cells) == [2, 90, 0]
+
+
+async def test_a_store_that_forgets_twice_counts_once(engine, store, plan):
+    """What was told again is told again once more, not twice."""
+    store.settle(await reserve(store, plan, 1, 100, 1), (1, 30, 1))
+    for told in (1, 2):
+        await store.peek(plan.cells)
+        before = store.stats.replayed
+        engine.command(b"FLUSHALL")
+        await reserve(store, plan, 0, 5, 0)
+        await until(
+            lambda seen=before: store.stats.replayed > seen and store.journal_size == 0
+        )
+        await until(lambda: store.up)
+        assert await store.peek(plan.cells) == [1, 30 + 5 * told, 0]
 
 
 @pytest.mark.parametrize("seed", range(3))

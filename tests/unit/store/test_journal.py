@@ -78,8 +78,23 @@ def test_recents_give_what_came_after():
     for seq in (1, 2, 3):
         recents.add(seq, 0.0, call(seq), 10 * seq, ())
     held = [wire.tell_again(call(seq), 10 * seq, ()) for seq in (2, 3)]
-    assert recents.after(1) == held
-    assert recents.after(3) == []
+    assert recents.take_after(3, 1.0) == []
+    assert recents.take_after(1, 1.0) == held
+    assert recents.take_after(1, 1.0) == []
+
+
+def test_a_worker_that_was_idle_for_long_tells_nothing_again():
+    """Its record in the store has lapsed; that is not a loss."""
+    recents = Recents()
+    recents.add(1, 0.0, call(1), 0, ())
+    assert recents.take_after(-1, 90_000.0) == []
+
+
+def test_a_call_of_which_nothing_counted_is_not_told_again():
+    """Its only reserve was refused."""
+    recents = Recents()
+    recents.add(1, 0.0, call(1), 0, (0,))
+    assert recents.take_after(-1, 0.0) == []
 
 
 def test_recents_forget_by_age_and_by_size():
@@ -88,14 +103,14 @@ def test_recents_forget_by_age_and_by_size():
     recents.add(1, 0.0, call(1), 0, ())
     recents.add(2, 2.0, call(1), 0, ())
     recents.add(3, 4.0, call(1), 0, ())
-    assert len(recents.after(0)) == 2
+    assert len(recents.take_after(0, 4.0)) == 2
     for seq in range(4, 9):
         recents.add(seq, 4.0, call(1), 0, ())
-    assert len(recents.after(0)) == 3
+    assert len(recents.take_after(0, 4.0)) == 3
 
 
 def test_a_call_too_big_to_remember_is_not_kept():
     """The bound holds even for one."""
     recents = Recents(most_bytes=1)
     recents.add(1, 0.0, call(1), 0, ())
-    assert recents.after(0) == []
+    assert recents.take_after(0, 4.0) == []
