@@ -79,22 +79,22 @@ class Figures:
 
     def public(self, direct: Figures) -> dict[str, Any]:
         """Medians, under the names of ``--json``."""
-        p50, p99 = self._alone("p50"), self._alone("p99")
+        p50, p99 = self.alone_us("p50"), self._alone("p99")
         return {
             "requests_per_s": round(median([shot.per_s for shot in self.loaded])),
             "worker_cpu_us": round(median(self.worker_us), 1),
             "tree_cpu_us": round(median(self.tree_us), 1),
             "latency_p50_us": round(p50),
             "latency_p99_us": round(p99),
-            "added_p50_us": round(p50 - direct._alone("p50")),
-            "added_p99_us": round(p99 - direct._alone("p99")),
+            "added_p50_us": round(p50 - direct.alone_us("p50")),
+            "added_p99_us": round(p99 - direct.alone_us("p99")),
             "memory_mb": round(self.memory / 1e6, 1),
             "requests": sum(shot.requests for shot in self.loaded),
             "not_2xx": sum(shot.refused for shot in self.loaded + self.alone),
             "errors": sum(shot.errors for shot in self.loaded + self.alone),
         }
 
-    def _alone(self, name: str) -> float:
+    def alone_us(self, name: str) -> float:
         return median([getattr(shot, name) for shot in self.alone])
 
 
@@ -202,7 +202,7 @@ class Bench:
         direct = figures.pop("direct")
         shown = {name: found.public(direct) for name, found in figures.items()}
         row: dict[str, Any] = {"variant": variant, "peer": peer and peer.name}
-        row["direct_p50_us"] = round(direct._alone("p50"))
+        row["direct_p50_us"] = round(direct.alone_us("p50"))
         row |= shown
         if peer is not None:
             row["ratio"] = ratios(shown["tidegate"], shown[peer.name])
