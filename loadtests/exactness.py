@@ -285,28 +285,29 @@ async def timed(store: RedisStore, plan: Plan, *costs: int) -> tuple[Reserved, f
     return await answered
 
 
-async def worker_faults(
-    store: RedisStore, number: int, until: float
-) -> dict[str, float]:
+async def worker_faults(store: RedisStore, number: int, until: float) -> dict[str, Any]:
     plan = faults_plan()
-    sums = {"requests": 0, "tokens": 0, "wait_ms": 0.0, "open_ms": 0.0, "errors": 0}
+    waits: dict[bool, list[float]] = {True: [], False: []}
+    settled = [0, 0]
+    back_at: list[float] = []
+    store.on_recovered = lambda _: back_at.append(time.time())
     dice = random.Random(number)
 
     async def each() -> None:
         while time.time() < until:
-            name = "wait_ms" if store.up else "open_ms"
+            was_up = store.up
             answer, took_ms = await timed(store, plan, 1, 500, 1)
-            sums[name] = max(sums[name], took_ms)
-            await asyncio.sleep(dice.random() * 0.1)
+            waits[was_up].append(took_ms)
+            await asyncio.sleep(dice.random() * 0.4)
             tokens = dice.randint(0, 900)
-            sums["requests"] += 1
-            sums["tokens"] += tokens
+            settled[0] += 1
+            settled[1] += tokens
             store.settle(answer, (1, tokens, 1))
 
     await reservers(each)
     while not store.up or store.journal_size:  # noqa: ASYNC110 - there is no event
         await asyncio.sleep(0.01)
-    return sums
+    return {"settled": settled, "waits": waits, "back_at": back_at}
 
 
 def faults_plan() -> Plan:
@@ -320,16 +321,18 @@ def faults_plan() -> Plan:
     )
 
 
-def hurt(engine: Engine, freeze_s: float) -> None:
-    """Frozen, then killed and started again."""
+def hurt(engine: Engine, freeze_s: float) -> list[float]:
+    """Frozen, then killed and started again; when it could answer again."""
     time.sleep(3)
     engine.freeze()
     time.sleep(freeze_s)
     engine.thaw()
+    answers_at = [time.time()]
     time.sleep(3)
     engine.kill()
     time.sleep(1)
     engine.start()
+    return [*answers_at, time.time()]
 
 
 def part_faults(engine: Engine, args: argparse.Namespace) -> dict[str, Any]:
@@ -340,16 +343,25 @@ def part_faults(engine: Engine, args: argparse.Namespace) -> dict[str, Any]:
             pool.submit(in_process, worker_faults, engine.url, number, until)
             for number in range(PROCESSES)
         ]
-        hurt(engine, args.freeze)
+        answers_at = hurt(engine, args.freeze)
         results = [part.result() for part in parts]
     books = uvloop.run(peek(engine.url, faults_plan()))
-    asked = [sum(r["requests"] for r in results), sum(r["tokens"] for r in results), 0]
+    settled = [sum(r["settled"][i] for r in results) for i in (0, 1)]
+    waits = sorted(wait for r in results for wait in r["waits"][True])
+    waits_open = sorted(wait for r in results for wait in r["waits"][False])
+    back_s = [
+        max(r["back_at"][i] for r in results) - at for i, at in enumerate(answers_at)
+    ]
     return {
-        "settled": asked,
+        "settled": [*settled, 0],
         "books": books,
-        "longest_wait_ms": round(max(r["wait_ms"] for r in results), 1),
-        "longest_wait_breaker_open_ms": round(max(r["open_ms"] for r in results), 2),
-        "ok": books == asked,
+        "longest_wait_ms": round(waits[-1], 1),
+        "breaker_open": len(waits_open),
+        "breaker_open_p50_ms": round(waits_open[len(waits_open) // 2], 3),
+        "breaker_open_p999_ms": round(waits_open[int(len(waits_open) * 0.999)], 3),
+        "breaker_open_longest_ms": round(waits_open[-1], 3),
+        "back_after_freeze_and_kill_s": [round(s, 2) for s in back_s],
+        "ok": books == [*settled, 0],
     }
 
 

@@ -10,8 +10,8 @@ import asyncio
 from collections.abc import Callable
 
 # Share of the time-out that one tick lasts, and how much honest silence is too much.
-# The worst case is one unlucky tick more: (1 + 4) x 0.18 = 0.9 of the time-out.
-_TICK = 0.18
+# The worst case is one unlucky tick more: (1 + 4) x 0.17 = 0.85 of the time-out.
+_TICK = 0.17
 _SILENT_TICKS = 4
 # A loop that is never on time is still sure after so many ticks and seconds.
 _LATE_TICKS = 10

@@ -59,7 +59,7 @@ class Case:
 
 
 def test_silence_is_called_within_the_time_out():
-    """Four ticks of nine milliseconds."""
+    """Four ticks of eight and a half milliseconds."""
     case = Case()
     case.watch.expect()
     case.run(20)
