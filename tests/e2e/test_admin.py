@@ -1,0 +1,144 @@
+"""The admin API of a running gateway."""
+
+from __future__ import annotations
+
+import json
+import time
+from urllib.parse import quote
+
+import pytest
+
+from tests.engines import engine_binaries, running_engine
+from tests.gateway_process import call, running_gateway, until
+
+CHAT = {"model": "gpt-4o-mini", "messages": [{"role": "user", "content": "hello"}]}
+# Families of the interface document; those without a sample yet stand by their help.
+DOCUMENTED = [
+    "requests_total",
+    "tokens_total",
+    "usd_total",
+    "request_duration_seconds",
+    "ttfb_seconds",
+    "overhead_seconds",
+    "check_seconds",
+    "score_seconds",
+    "store_seconds",
+    "store_up",
+    "incidents_total",
+    "blocks_active",
+    "alerts_total",
+    "alerts_pending",
+    "inflight",
+]
+
+
+def config_for(mock, extra=""):
+    return f'[[upstream]]\nurl = "{mock.url}"\n[policy.default]\nmode = "enforce"\n{extra}\n'
+
+
+def chat(gateway):
+    url = f"{gateway.url}/v1/chat/completions"
+    return call("POST", url, CHAT, key="k")[0]
+
+
+@pytest.fixture(name="gateway", scope="module")
+def _gateway(mock):
+    limits = 'limits = [{ per = "client_ip", requests = 50, window = "1h" }]'
+    with running_gateway(config_for(mock, limits)) as gateway:
+        yield gateway
+
+
+def test_every_documented_metric_is_there(gateway):
+    """By name, with help, and exact."""
+    before = gateway.metrics().get("tidegate_records_total", 0)
+    assert chat(gateway) == 200
+    until(lambda: gateway.metrics()["tidegate_records_total"] == before + 1, 2)
+    text = call("GET", f"{gateway.admin}/metrics")[2].decode()
+    for name in DOCUMENTED:
+        assert f"# HELP tidegate_{name} " in text, name
+    label = 'model="gpt-4o-mini",tenant="default"'
+    assert f'tidegate_tokens_total{{kind="prompt",{label}}}' in text
+
+
+def test_subject_shows_usage_and_limits_and_can_be_reset(gateway):
+    """What a client used is what its limit says, until somebody forgets it."""
+    gateway.reset("client_ip", "127.0.0.1")
+    assert [chat(gateway) for _ in range(3)] == [200] * 3
+    path = "/api/v1/clients/client_ip/127.0.0.1?tenant=default"
+    until(lambda: gateway.api("GET", path)["limits"][0]["used"] == 3, 2)
+    answer = gateway.api("GET", path)
+    assert answer["limits"][0]["limit"] == "client_ip.requests.1h"
+    assert answer["limits"][0]["remaining"] == 47
+    until(lambda: gateway.api("GET", path)["usage"][0]["tokens"] > 0, 2, "records")
+    gateway.reset("client_ip", "127.0.0.1")
+    assert gateway.api("GET", path)["limits"][0]["used"] == 0
+
+
+@pytest.mark.parametrize(
+    ("kind", "subject"),
+    [("client_ip", "127.0.0.1"), ("network", "127.0.0.0/8"), ("tenant", "default")],
+)
+def test_block_takes_effect_at_once(gateway, kind, subject):
+    """403 within a second of the call, and 200 again after the removal."""
+    gateway.reset("client_ip", "127.0.0.1")
+    start = time.monotonic()
+    gateway.api("POST", "/api/v1/blocks", {"kind": kind, "id": subject, "ttl": "1m"})
+    until(lambda: chat(gateway) == 403, 2)
+    assert time.monotonic() - start < 1.0
+    assert gateway.metrics()["tidegate_blocks_active"] == 1
+    gateway.api("DELETE", f"/api/v1/blocks/{kind}/{quote(subject, safe='')}")
+    until(lambda: chat(gateway) == 200, 2)
+
+
+def test_block_ends_by_itself(gateway):
+    """A ttl needs nobody to remember it."""
+    gateway.reset("client_ip", "127.0.0.1")
+    block = {"kind": "client_ip", "id": "127.0.0.1", "ttl": "300ms"}
+    gateway.api("POST", "/api/v1/blocks", block)
+    until(lambda: chat(gateway) == 403, 1)
+    until(lambda: chat(gateway) == 200, 2)
+    assert gateway.api("GET", "/api/v1/blocks") == {"items": [], "next": None}
+
+
+def test_policies_show_what_is_in_force(gateway):
+    """Limits under their names, with the tenants they hold for."""
+    (policy,) = gateway.api("GET", "/api/v1/policies")["items"]
+    assert policy["limits"][0]["name"] == "client_ip.requests.1h"
+    assert "default" in policy["tenants"]
+
+
+def test_token_is_asked_for(mock, monkeypatch):
+    """Every /api route wants it; the probes do not."""
+    monkeypatch.setenv("TIDEGATE_ADMIN__TOKEN", "t0k")
+    with running_gateway(config_for(mock)) as gateway:
+        path = f"{gateway.admin}/api/v1/status"
+        assert call("GET", path)[0] == 401
+        assert call("GET", path, key="t0k")[0] == 200
+        assert call("GET", f"{gateway.admin}/readyz")[0] == 200
+        listed = gateway.command(
+            "blocks", "list", "--admin", gateway.admin, "--token", "t0k"
+        )
+        assert listed.returncode == 0, listed.stderr
+
+
+@pytest.mark.skipif(not engine_binaries(), reason="no store engine")
+def test_block_reaches_every_machine(mock):
+    """Two gateways on one store: blocked at one, refused at both within a second."""
+    binary = next(iter(engine_binaries().values()))
+    with (
+        running_engine(binary) as engine,
+        running_gateway(config_for(mock), store=engine.url) as one,
+        running_gateway(config_for(mock), store=engine.url) as two,
+    ):
+        until(lambda: one.status()["blocks"]["synced"], 5)
+        until(lambda: two.status()["blocks"]["synced"], 5)
+        assert chat(two) == 200
+        start = time.monotonic()
+        one.api("POST", "/api/v1/blocks", {"kind": "client_ip", "id": "127.0.0.1"})
+        until(lambda: chat(two) == 403, 2)
+        assert time.monotonic() - start < 1.0
+        two.children("control")[0].kill()
+        assert chat(two) == 403, "the worker keeps its list"
+        until(lambda: two.children("control"), 5)
+        body = json.loads(call("GET", f"{one.admin}/api/v1/blocks")[2])
+        assert [item["id"] for item in body["items"]] == ["127.0.0.1"]
