@@ -405,7 +405,8 @@ class Connection(asyncio.Protocol):
             seen["closed_at"] = time.monotonic()
             raise
         finally:
-            seen["whole"] = request.whole
+            seen |= {"whole": request.whole, "prompt": request.prompt}
+            seen["sent"] = request.sent
             self.settle(request)
 
     def note(self, request: Request) -> dict[str, Any]:
