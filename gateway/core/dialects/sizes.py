@@ -13,6 +13,8 @@ _NOTHING = frozenset({b"", b"null", b'""', b"[]", b"{}"})
 PAYLOAD_BODY_BYTES = 8 * 1024
 # Looked at every so many bytes; payloads shorter than that count as text.
 _STRIDE = 4096
+_LONG_STRIDE = 65536
+HEAD_BYTES = 1024 * 1024
 _PROBE = 512
 # A 1024 x 1024 picture in high detail (OpenAI: 765 tokens; Gemini 258, Anthropic 1,398).
 IMAGE_TOKENS = 765
@@ -30,21 +32,23 @@ _PAYLOAD_NAME = re.compile(
 
 def text_size(raw: Raw) -> tuple[int, int]:
     """(bytes of text, tokens known) of a member that becomes prompt."""
-    text = bytes(raw)
-    length = len(text)
+    view = memoryview(raw)
+    length = len(view)
+    # Of a member of megabytes only the head is looked at, and probes of the rest.
+    text = bytes(view) if length <= HEAD_BYTES else bytes(view[:HEAD_BYTES])
     if length <= _NOTHING_BYTES and text in _NOTHING:
         return 0, 0
     first = text[0]
     if first == _ARRAY and text[1] != _OBJECT:
         tokens = _token_array(text)
         if tokens:
-            return 0, tokens
+            return 0, tokens * length // len(text)
     known = 0
     # A second bracket: some content is a list of parts, so there may be images.
     if (text.find(b"[", 1) > 0 or first == _OBJECT) and b"image" in text[:65536]:
         known = IMAGE_TOKENS * len(_IMAGE.findall(text))
     if length > PAYLOAD_BODY_BYTES:
-        length -= payload_bytes(text)
+        length -= payload_bytes(text if length == len(text) else view)
     return length, known
 
 
@@ -56,32 +60,50 @@ def _token_array(text: bytes) -> int:
     return text.count(b",") + 1
 
 
-def payload_bytes(text: bytes) -> int:
+def payload_bytes(text: bytes | memoryview) -> int:
     """Bytes of base64 payloads (images, audio, files) inside a JSON text.
 
     Probes the text at a fixed stride: only a probe that is all base64 is followed to
     its quotes, so plain text costs one search for a space every four KiB.
     """
     found = 0
-    at = _STRIDE
-    for _ in range(len(text) // _STRIDE):
-        if at >= len(text) or found > len(text):
-            break
-        probe = text[at : at + _PROBE]
-        if b" " in probe or probe.translate(None, _BASE64 + b'"') or b'"' in probe:
-            at += _STRIDE
+    size = len(text)
+    stride = _STRIDE if size <= HEAD_BYTES else _LONG_STRIDE
+    at = stride
+    while at < size:
+        probe = bytes(text[at : at + _PROBE])
+        if b" " in probe or probe.translate(None, _BASE64):
+            at += stride
             continue
-        start = text.rfind(b'"', 0, at) + 1
-        end = text.find(b'"', at)
-        end = len(text) if end < 0 else end
-        if _is_payload(text, start):
+        start, end = _quotes_around(text, at)
+        if _is_payload(bytes(text[max(0, start - 64) : start + 8]), min(start, 64)):
             found += end - start
-        at = end + _STRIDE
+        at = end + stride
     return found
 
 
-def _is_payload(text: bytes, start: int) -> bool:
-    if text.startswith(b"data:", start):
+def _quotes_around(text: bytes | memoryview, at: int) -> tuple[int, int]:
+    """Where the string around ``at`` begins and ends, looked for in steps."""
+    low = at
+    while low > 0:
+        back = max(0, low - _LONG_STRIDE)
+        quote = bytes(text[back:low]).rfind(b'"')
+        if quote >= 0:
+            low = back + quote + 1
+            break
+        low = back
+    high = at
+    while high < len(text):
+        quote = bytes(text[high : high + _LONG_STRIDE]).find(b'"')
+        if quote >= 0:
+            return low, high + quote
+        high += _LONG_STRIDE
+    return low, len(text)
+
+
+def _is_payload(around: bytes, start: int) -> bool:
+    """``around`` has up to 64 bytes before the string, which begins at ``start``."""
+    if around.startswith(b"data:", start):
         return True
-    before = text[max(0, start - 64) : max(0, start - 1)]
+    before = around[: max(0, start - 1)]
     return _PAYLOAD_NAME.search(before) is not None or before.endswith((b'",', b'", '))

@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from gateway.core.model import Usage
 from gateway.core.realtime import (
     BINARY,
     CLOSE,
@@ -14,7 +15,6 @@ from gateway.core.realtime import (
     RealtimeMeter,
     response_usage,
 )
-from gateway.core.model import Usage
 
 
 def frame(payload: bytes, opcode: int = TEXT, *, final=True, mask=b"") -> bytes:

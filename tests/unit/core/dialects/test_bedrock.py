@@ -131,6 +131,13 @@ def test_converse_stream():
     assert "".join(answer_texts(task.framing, task.answer)) == "hi"
 
 
+def test_errors_name_their_exception():
+    """The kind of an error stands in a header field."""
+    dialect = find_endpoint("POST", path("invoke")).dialect
+    fields = dialect.error_headers(429, "rate_limit_exceeded")
+    assert fields == [(b"x-amzn-errortype", b"ThrottlingException")]
+
+
 def test_empty_chunks():
     """A chunk without bytes is skipped."""
     meter = open_meter("invoke-with-response-stream", {}, STREAM)

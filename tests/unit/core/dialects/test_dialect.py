@@ -43,6 +43,12 @@ def test_unknown_bodies_are_not_read():
     assert UNKNOWN.dialect.ask_usage(b"{}", facts) is None
 
 
+def test_errors():
+    """Unless a dialect has its own, errors are OpenAI's and need no fields."""
+    assert b'"code":"blocked"' in UNKNOWN.dialect.error_body(403, "blocked", "no")
+    assert UNKNOWN.dialect.error_headers(403, "blocked") == []
+
+
 def test_clamping():
     """Caps and numbers of answers are lowered; without caps nothing happens."""
     facts = RequestFacts("chat.completions")

@@ -52,6 +52,7 @@ def test_json_bodies():
 @pytest.mark.parametrize(
     "body",
     [
+        b'{"usage":{"prompt_tokens":3,"completion_tokens":4,"cached_tokens":1}}',
         b"[{" + USAGE + b"},{" + USAGE + b"}]",
         b'{"usage":{"prompt_tokens":"3","completion_tokens":4}}',
         b"{" + USAGE + b"} {}",

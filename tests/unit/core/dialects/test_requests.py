@@ -135,11 +135,23 @@ def test_deep_junk_beside_nan_is_refused():
         read(body)
 
 
+def test_cut_emoji_in_long_bodies():
+    """A long body with lone surrogates is read; one with other faults is not."""
+    long = b"x" * LENIENT_BYTES
+    body = b'{"model":"m","rest":"\\ud83d","a":"%b"}' % long
+    assert read(body).model == "m"
+    with pytest.raises(DialectError):
+        read(body[:-1])
+    with pytest.raises(DialectError):
+        read(b'{"a":NaN,"b":"%b"}' % long)
+
+
 def test_raw_members_keep_their_size():
     """Members of unknown shape are only measured, on the slow way too."""
     assert size(read(b'{"rest":[1, 2]}').rest) == 6
     assert size(read(b'{"t":NaN,"rest":[1,2]}').rest) == 6
     assert size(read(b'{"rest":null}').rest) == 0
+    assert read(b'{"stream":"yes","count":null,"model":null}').count is None
     assert size(EMPTY) == 0
 
 
@@ -165,9 +177,12 @@ def test_costly_bodies_are_refused_by_sample():
     """Megabytes of brackets are refused, megabytes of text or base64 are not."""
     size_bytes = SAMPLED_ABOVE_BYTES + 1
     refuse_costly(b'{"a":"' + b"some words of text " * (size_bytes // 19) + b'"}')
-    junk = b'{"a":[' + b"[]," * size_bytes
+    junk = b'{"a":[' + b"[]," * (4 * size_bytes)
     with pytest.raises(DialectError, match="structure"):
         read(junk)
+    names = b",".join(b'"%d":1' % n for n in range(60_000))
+    with pytest.raises(DialectError, match="structure"):
+        fold(b"{" + names + b"}")
 
 
 FORM = "multipart/form-data; boundary=XX"

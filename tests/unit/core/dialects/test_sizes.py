@@ -61,7 +61,19 @@ def test_long_words_are_text():
     assert payload_bytes(b"word " * 20_000) == 0
 
 
+def test_megabytes():
+    """Of megabytes the head is read and the rest probed."""
+    text = b'[{"content":"' + b"some words " * 200_000 + b'"}]'
+    assert text_size(Raw(text)) == (len(text), 0)
+    image = b'[{"content":[{"type":"image","data":"' + b"QUJD" * 900_000 + b'"}]}]'
+    size, known = text_size(Raw(image))
+    assert (size, known) == (len(image) - 3_600_000, IMAGE_TOKENS)
+    tokens = b"[" + b"1234," * 400_000 + b"1234]"
+    assert abs(text_size(Raw(tokens))[1] - 400_001) < 10
+
+
 def test_a_payload_without_end():
     """A payload whose string never closes reaches to the end."""
     text = b'{"data":"' + b"A" * 20_000
     assert payload_bytes(text) == 20_000
+    assert payload_bytes(b"A" * 200_000) == 0

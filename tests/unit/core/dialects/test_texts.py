@@ -173,7 +173,7 @@ def test_torn_answers():
         "bc",
     ]
     assert list(answer_texts(SSE, [b'data: {"text":"a\\'])) == ["a"]
-    assert list(answer_texts(SSE, [b'data: {"text":"a\\x",']))[0] == "a\\x"
+    assert next(iter(answer_texts(SSE, [b'data: {"text":"a\\x",']))) == "a\\x"
 
 
 def test_kept_text_is_the_inside_of_strings():
