@@ -12,7 +12,7 @@ ones, endpoints the first MAX_ENDPOINTS names seen; everything else is ``other``
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -172,17 +172,19 @@ class Metrics:
         self, version: str, known_model: Callable[[str], str] = lambda _model: OTHER
     ) -> None:
         self._version = version
+        # Not Counter: a count costs twice as much there, and these are counted per
+        # record.
         self._known_model = known_model
         self._models: dict[str, str] = {}
         self._endpoints: set[str] = set()
         self._tenants: frozenset[str] = frozenset()
-        self.requests: Counter[tuple[str, str, int, str]] = Counter()
-        self.tokens: Counter[tuple[str, str, str]] = Counter()
-        self.usd_nanos: Counter[tuple[str, str]] = Counter()
-        self.outcomes: Counter[str] = Counter()
-        self.usage_sources: Counter[str] = Counter()
-        self.would: Counter[tuple[str, str]] = Counter()
-        self.unpriced: Counter[str] = Counter()
+        self.requests: defaultdict[tuple[str, str, int, str], int] = defaultdict(int)
+        self.tokens: defaultdict[tuple[str, str, str], int] = defaultdict(int)
+        self.usd_nanos: defaultdict[tuple[str, str], int] = defaultdict(int)
+        self.outcomes: defaultdict[str, int] = defaultdict(int)
+        self.usage_sources: defaultdict[str, int] = defaultdict(int)
+        self.would: defaultdict[tuple[str, str], int] = defaultdict(int)
+        self.unpriced: defaultdict[str, int] = defaultdict(int)
         self.duration = Histogram(
             "tidegate_request_duration_seconds",
             "From a request's first byte to its answer's last.",
@@ -311,7 +313,7 @@ class Metrics:
             "tidegate_tokens", "Tokens.", ("tenant", "model", "kind"), self.tokens
         )
         usd = CounterMetricFamily("tidegate_usd", "US dollars, by the price table.")
-        usd.add_metric([], self.usd_nanos.total() / 1e9)
+        usd.add_metric([], sum(self.usd_nanos.values()) / 1e9)
         yield usd
         yield labelled_counter(
             "tidegate_tenant_usd",
