@@ -59,6 +59,7 @@ class Exchange:
     __slots__ = (
         "action",
         "answer",
+        "asked_usage",
         "body",
         "conn",
         "costs",
@@ -133,6 +134,7 @@ class Exchange:
         self.retried = False
         self.answer: AnswerHead | None = None
         self.meter: Meter | None = None
+        self.asked_usage = False  # the gateway did, so it takes the chunk out again
         self.filter: UsageFilter | None = None
         self.inflater: Inflater | None = None
         self.scan: list[bytes] = []
@@ -254,6 +256,7 @@ class Exchange:
         body = match.dialect.ask_usage(self.body, facts)
         if body is not None:
             self.body = body
+            self.asked_usage = True
 
     # -- 4 reserve ----------------------------------------------------------------
 
@@ -409,8 +412,7 @@ class Exchange:
             self.inflater = self.service.inflater(encoding)
             self.unreadable = self.inflater is None
         elif (
-            not facts.usage_asked
-            and facts.stream
+            self.asked_usage
             and answer.status == 200
             and (answer.content_type.startswith(b"text/event-stream"))
         ):
