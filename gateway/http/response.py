@@ -105,7 +105,7 @@ class AnswerHead:
 
 def read_answer_head(
     status: int,
-    http10: bool,  # noqa: FBT001 -- hot path: positional, one caller
+    http10: bool,
     headers: list[tuple[bytes, bytes]],
     method: str,
     *,
@@ -178,7 +178,7 @@ def _learn_name(table: dict[bytes, int], name: bytes, drop: frozenset[bytes]) ->
 
 def _read_connection(
     head: AnswerHead,
-    http10: bool,  # noqa: FBT001
+    http10: bool,
     value: bytes,
     lines: list[bytes],
 ) -> list[bytes]:
@@ -197,7 +197,7 @@ def _read_connection(
 
 def _read_framing(
     head: AnswerHead,
-    http10: bool,  # noqa: FBT001
+    http10: bool,
     method: str,
     length: bytes | None,
     coding: bytes | None,

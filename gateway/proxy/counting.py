@@ -208,7 +208,7 @@ def _write(pipe: IO[bytes], message: bytes) -> None:
 def _read(pipe: IO[bytes]) -> bytes | None:
     """The next message; None at the end of the pipe."""
     head = pipe.read(4)
-    if len(head) < 4:  # noqa: PLR2004
+    if len(head) < 4:
         return None
     return pipe.read(int.from_bytes(head, "big"))
 

@@ -191,7 +191,8 @@ def _write_head(prepared: Prepared, tables: Tables, peer_ip: str, *, tls: bool) 
 
 def _upgrade_lines(forward: bytes, prepared: Prepared) -> bytes:
     """Fields of a handshake: no compression where frames are metered, and no client
-    key in the protocol list where the upstream gets another one."""
+    key in the protocol list where the upstream gets another one.
+    """
     match, route = prepared.match, prepared.route
     metered = match is not None and match.endpoint == "realtime"
     replaced = route is not None and bool(route.api_key_line)

@@ -214,7 +214,8 @@ class Service:
         done: Callable[[bytes | InflateError], None],
     ) -> None:
         """Decode a compressed request body, bounded, in a thread: a small one may
-        become a large one."""
+        become a large one.
+        """
         settings = self.tables.settings
         future = self.loop.run_in_executor(
             None,
@@ -266,7 +267,7 @@ class Service:
     # -- ends ---------------------------------------------------------------------
 
     def may_drain(self, exchange: Exchange) -> bool:
-        """A client left: may the answer be read to its end in the background?"""
+        """Whether the answer of a client that left is read to its end."""
         route = exchange.prepared.route
         if route is None or not route.drain_on_leave:
             return False

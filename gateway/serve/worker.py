@@ -116,7 +116,8 @@ class Worker:
 
     async def _wait_for_secret(self) -> bytes | None:
         """User ids need the service's secret; control has it from the store. None: the
-        worker was stopped before it knew."""
+        worker was stopped before it knew.
+        """
         while self.secret is None and not self.stopping.is_set():
             try:
                 await asyncio.wait_for(self.secret_known.wait(), FIRST_WORDS_S)
