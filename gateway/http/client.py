@@ -506,7 +506,7 @@ class ClientConnection(asyncio.Protocol):
         if self.stall_at and now >= self.stall_at:
             self.listener.count("write_stalled")
             self.transport.abort()
-        elif self.phase == Phase.WAIT or self.phase == Phase.TUNNEL:
+        elif self.phase in (Phase.WAIT, Phase.TUNNEL):
             self.deadline = self.stall_at or FOREVER
             if self.handler is not None:
                 self.handler.on_deadline(now)

@@ -16,6 +16,7 @@ LAST_CHUNK = b"0\r\n\r\n"
 
 
 def status_line(status: int) -> bytes:
+    """First line of an answer, with its line end."""
     line = _STATUS_LINES.get(status)
     if line is None:
         line = b"HTTP/1.1 %d %b\r\n" % (status, reason_phrase(status))
