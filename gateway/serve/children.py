@@ -9,10 +9,11 @@ from collections.abc import Callable, Sequence
 
 from gateway.serve.runtime import DeathSignal
 
-# A child that lived this long was well: its next start is not delayed.
-SETTLED_S = 1.0
-# Delays before the second, third, … start in a row that failed at once. With a second
-# for the start itself the child is back within two.
+# A child that lived this long was well: its next start is not delayed. (The start
+# alone takes half a second, several on a busy machine.)
+SETTLED_S = 5.0
+# Delays before the starts after the first, second, … early death in a row. With a
+# second for the start itself the child is back within two.
 DELAYS_S = (0.0, 0.1, 0.2, 0.4, 0.8, 1.0)
 
 

@@ -8,8 +8,15 @@ Neither side ever waits for the other. A worker goes on serving while control is
 reconnects for ever, and says ``hello`` (and ``ready``, once it was) each time; what
 cannot be sent is dropped and counted, so a stuck peer costs a bounded buffer.
 
-Control to worker: ``config``, ``blocks``, ``secret``, ``jwks``, ``drain``, ``call``.
-Worker to control: ``hello``, ``ready``, ``stats``, ``event``, ``answer``.
+Control to worker:
+``config``  ``generation`` and ``snapshot`` (``runtime.Snapshot``)
+``blocks``  ``full``, or ``add`` (Blocks) and ``remove`` (kind, id, tenant or nil)
+``forget``  ``keys`` of counters that were reset on some machine
+``secret``  ``value``; ``jwks``: ``url`` and ``keys``; ``drain``
+``call``    ``id``, ``method`` (``peek`` or ``reset``), ``args`` with ``cells``
+
+Worker to control: ``hello``, ``ready``, ``stats`` (keys: ``admin.metrics``),
+``event`` with a ``name``, ``answer`` with ``id`` and ``result`` or ``error``.
 """
 
 from __future__ import annotations

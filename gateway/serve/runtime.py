@@ -17,6 +17,7 @@ import resource
 import shutil
 import signal
 import stat
+import time
 from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any, Literal
@@ -32,6 +33,8 @@ SPEC_VARIABLE = "TIDEGATE_SPEC"
 MAX_DIRECTORY_BYTES = 90
 # Enough for 10,000 clients and as many upstream connections, several times over.
 WANTED_FILES = 1_048_576
+# Rings hold memory; a gateway that is to come back does so sooner than this.
+ABANDONED_S = 86_400
 _SLOTS = 16  # gateways that are alike in every word, on one machine
 _PR_SET_PDEATHSIG = 1
 _PRIVATE = 0o700
@@ -161,6 +164,7 @@ def open_runtime(
     A second gateway with the same identity gets the next free one. Raises OSError.
     """
     base = runtime_base(environ)
+    _prune(base)
     digest = _short_hash(identity)
     for slot in range(_SLOTS):
         name = digest if slot == 0 else f"{digest}-{slot}"
@@ -170,6 +174,18 @@ def open_runtime(
         if lock_fd is not None:
             return RuntimeDirectory(path, _shared_directory(path), lock_fd)
     raise OSError(errno.EBUSY, "all runtime directories are taken", f"{base}/{digest}")
+
+
+def _prune(base: str) -> None:
+    """Remove what gateways that were killed, and never came back, left a day ago."""
+    for entry in os.scandir(base):
+        with suppress(OSError):
+            lock = f"{entry.path}/lock"
+            if os.stat(lock).st_mtime > time.time() - ABANDONED_S:
+                continue
+            fd = _try_lock(lock)
+            if fd is not None:
+                RuntimeDirectory(entry.path, _shared_directory(entry.path), fd).remove()
 
 
 def runtime_base(environ: dict[str, str] | None = None) -> str:
@@ -220,6 +236,7 @@ def _try_lock(path: str) -> int | None:
     except OSError:
         os.close(fd)
         return None
+    os.utime(path)  # when its last owner came
     return fd
 
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from urllib.parse import quote, urlencode, urlsplit, urlunsplit
 
 from gateway.config.structs import StoreTable
 
+_USERINFO = re.compile(r"(?<=://)[^/?#]*@")
 _SERVERS = ("redis", "rediss", "valkey", "valkeys", "unix", "redis+sentinel")
 _WITH_TLS = ("rediss", "valkeys", "rediss+sentinel")
 
@@ -18,7 +20,7 @@ def complete_url(table: StoreTable) -> str:
     parts = urlsplit(str(table.url))
     if parts.scheme not in (*_SERVERS, *_WITH_TLS):
         return str(table.url)
-    netloc = parts.netloc
+    netloc = parts.netloc  # never empty below: urlunsplit would drop its slashes
     if table.username is not None or table.password is not None:
         given, _, hosts = netloc.rpartition("@")
         user, _, password = given.partition(":")
@@ -30,6 +32,8 @@ def complete_url(table: StoreTable) -> str:
     query = [parts.query] if parts.query else []
     if parts.scheme in _WITH_TLS:
         query += _tls_options(table)
+    if not netloc:
+        return str(table.url)
     return urlunsplit(parts._replace(netloc=netloc, query="&".join(query)))
 
 
@@ -44,6 +48,4 @@ def _tls_options(table: StoreTable) -> list[str]:
 
 def masked_url(url: str) -> str:
     """For logs and the status page: no user, no password, no query."""
-    parts = urlsplit(url)
-    netloc = parts.netloc.rpartition("@")[2]
-    return urlunsplit(parts._replace(netloc=netloc, query="", fragment=""))
+    return _USERINFO.sub("", url).partition("?")[0]

@@ -56,9 +56,10 @@ ENGINE_START_S = 60.0
 DRAIN_ACK_S = 0.5
 CONTROL_END_S = 10.0
 ENGINE_END_S = 10.0
-# A child that never ran and dies at once this often will not run.
+# Before the gateway was ever ready: a child that has died this often will not run.
 HOPELESS_STARTS = 5
 _IDLE_S = 30.0
+_STOP = frozenset({signal.SIGTERM, signal.SIGINT})
 
 _EMBEDDED = "embedded:"
 _MEMORY = "memory:"
@@ -119,7 +120,7 @@ class Store:
             "engine", lambda _: (argv, child_environ(), ()), signal.SIGTERM
         )
 
-    def start(self) -> None:
+    def start(self, stop_asked: Callable[[], bool]) -> None:
         """Start the engine and wait until it serves. Raises StartError."""
         if self.child is None or self.engine is None:
             return
@@ -129,6 +130,9 @@ class Store:
             status = self.child.reap(time.monotonic())
             if status is not None:
                 msg = f"the store engine ended at once: {describe_status(status)}"
+                raise StartError(msg)
+            if stop_asked():
+                msg = "stopped while the store engine was starting"
                 raise StartError(msg)
             if time.monotonic() > until:
                 msg = f"the store engine was not ready within {ENGINE_START_S:g} s"
@@ -203,7 +207,7 @@ class Supervisor:
         """Everything up, in order. Raises StartError, OSError."""
         files = raise_file_limit()
         write_snapshot(self._runtime.path, self._snapshot)
-        self._store.start()
+        self._store.start(lambda: bool(self._signals.take() & _STOP))
         count = self._worker_count()
         self._rings = tuple(self._runtime.make_ring(i) for i in range(count))
         self._workers = [
@@ -276,7 +280,7 @@ class Supervisor:
         """Until SIGTERM or SIGINT; the exit status."""
         while True:
             seen = self._wait(self._until_next_start())
-            if seen & {signal.SIGTERM, signal.SIGINT}:
+            if seen & _STOP:
                 return self._stop()
             if signal.SIGHUP in seen:
                 self._control.signal(signal.SIGHUP)
@@ -338,7 +342,7 @@ class Supervisor:
         if self._ready:
             return None
         for child in self._children():
-            if child.quick_deaths >= HOPELESS_STARTS:
+            if child.starts > HOPELESS_STARTS:
                 return child
         return None
 
@@ -374,9 +378,9 @@ class Supervisor:
             self._end([self._store.child], ENGINE_END_S)
         if self._store.engine is not None:
             self._store.engine.release()
+        self._runtime.remove()  # while nobody else can have our addresses
         self._listen.close()
         self._admin.close()
-        self._runtime.remove()
         self.log("info", "stopped")
         return 0
 
@@ -412,7 +416,7 @@ class Supervisor:
             if all(child.pid is None for child in children):
                 return
             left_s = until - now if now < until else 0.1
-            if self._wait(max(0.01, left_s)) & {signal.SIGTERM, signal.SIGINT}:
+            if self._wait(max(0.01, left_s)) & _STOP:
                 until = min(until, time.monotonic())
 
 

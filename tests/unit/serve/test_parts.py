@@ -41,6 +41,7 @@ from gateway.serve.store_url import complete_url, masked_url
          "rediss://h?db=3&ssl_ca_certs=%2Fca"),
         ({"url": "redis+sentinel://:x@a:1,b:2/m/3", "username": "u"},
          "redis+sentinel://u:x@a:1,b:2/m/3"),
+        ({"url": "unix:///s?db=1"}, "unix:///s?db=1"),
         ({"url": "memory:", "password": "p"}, "memory:"),
         ({"url": "embedded:/d"}, "embedded:/d"),
     ],
@@ -58,6 +59,8 @@ def test_url_gets_what_the_table_says(table, url):
 def test_url_is_shown_without_secrets():
     """Status page and logs know the place only."""
     assert masked_url("redis://u:p@h:1/2?x=y") == "redis://h:1/2"
+    assert masked_url("unix://:p@/s?db=1") == "unix:///s"
+    assert masked_url("memory:") == "memory:"
 
 
 @pytest.mark.parametrize(

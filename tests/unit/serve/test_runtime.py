@@ -60,6 +60,25 @@ def test_two_alike_do_not_share(short):
         runtime.remove()
 
 
+def test_what_was_abandoned_is_removed(short):
+    """A day after its owner was killed, not while one lives or may come back."""
+    environ = {"XDG_RUNTIME_DIR": short}
+    dead, fresh, alive = (open_runtime(name, environ) for name in "abc")
+    ring = dead.make_ring(0)
+    for runtime in (dead, fresh):
+        os.close(runtime._lock_fd)
+    for runtime in (dead, alive):
+        os.utime(f"{runtime.path}/lock", (0, 0))
+    other = open_runtime("d", environ)
+    assert not os.path.exists(dead.path)
+    assert not os.path.exists(ring)
+    assert os.path.exists(fresh.path)
+    assert os.path.exists(alive.path)
+    other.remove()
+    alive.remove()
+    open_runtime("b", environ).remove()
+
+
 def test_there_is_an_end_to_twins(short, monkeypatch):
     """Not a directory for each of thousands."""
     monkeypatch.setattr(module, "_SLOTS", 1)
