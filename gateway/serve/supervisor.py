@@ -69,6 +69,14 @@ class StartError(Exception):
     """The gateway cannot start; the text says what to do."""
 
 
+def say(line: str) -> None:
+    """One line on standard error in one write: the children write there as well, and
+    ``print`` would write text and line end apart.
+    """
+    sys.stderr.write(f"{line}\n")
+    sys.stderr.flush()
+
+
 class Log:
     """A few lines on standard error, in the form that the children's have."""
 
@@ -83,7 +91,7 @@ class Log:
         else:
             pairs = "".join(f" {key}={value}" for key, value in fields.items())
             text = f"{now} [{level:<7}] {event}{pairs}"
-        print(text, file=sys.stderr, flush=True)  # noqa: T201
+        say(text)
 
 
 class Store:
@@ -354,7 +362,7 @@ class Supervisor:
         listen = format_address(*self._listen.address)
         admin = format_address(*self._admin.address)
         line = f"tidegate ready {scheme}://{listen} admin http://{admin}"
-        print(line, file=sys.stderr, flush=True)  # noqa: T201
+        say(line)
 
     def _write_state(self) -> None:
         """For control: how often each child was started."""
