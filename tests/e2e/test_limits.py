@@ -23,6 +23,7 @@ PROMPT = 10  # of the messages below: 1 + 3 + 3 for the format, three words
 POLICIES: dict[str, str] = {
     "plain": "limits = []",
     "calls": 'limits = [{ per = "user", requests = 3, window = "1m" }]',
+    "spent": 'limits = [{ per = "user", requests = 1, window = "1h" }]',
     "crowd": 'limits = [{ per = "tenant", requests = 25, window = "1m" }]',
     "address": 'limits = [{ per = "client_ip", requests = 2, window = "day" }]',
     "tokens": 'limits = [{ per = "user", tokens = 100, window = "1m" }]',
@@ -121,6 +122,28 @@ def test_refusal_from_the_local_cache_says_the_same(chat):
     waits = [int(a.headers["retry-after-ms"]) for a in refused]
     assert waits == sorted(waits, reverse=True)
     assert 50_000 < waits[-1] <= 61_000
+
+
+def test_refusal_by_settled_weight_costs_the_store_nothing(chat, gateway):
+    """A subject over its limit by what it has used is refused without a store call."""
+    key = "sk-spent-0"
+    assert [chat(key).status for _ in range(2)] == [200, 429]
+    until(lambda: not gateway.metrics()["tidegate_inflight"], 3.0)
+    for _ in range(8):
+        chat(key)  # each worker learns it at its first refusal
+    before = _store_calls(gateway)
+    assert {chat(key).status for _ in range(20)} == {429}
+    assert _store_calls(gateway) == before
+    assert gateway.metrics()["tidegate_over_limit_subjects"] >= 1
+
+
+def _store_calls(gateway: Gateway) -> float:
+    """Calls of both workers, once their statistics stand still."""
+    last = -1.0
+    while last != (now := gateway.metrics()["tidegate_store_calls_total"]):
+        last = now
+        time.sleep(1.1)
+    return last
 
 
 def test_burst_never_passes_the_limit(chat):

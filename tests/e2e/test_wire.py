@@ -24,6 +24,7 @@ from tests.gateway_process import (
     Gateway,
     MockLLM,
     call,
+    free_port,
     running_gateway,
     running_mock,
     until,
@@ -36,7 +37,31 @@ CHAT = "/v1/chat/completions"
 
 @pytest.fixture(name="gateway", scope="module")
 def _gateway(mock: MockLLM) -> Iterator[Gateway]:
-    config = f'[[upstream]]\nname = "mock"\nurl = "{mock.url}"\nwebsocket = true\n'
+    config = f"""
+[[upstream]]
+name = "mock"
+url = "{mock.url}"
+websocket = true
+[[upstream]]
+name = "drained"
+url = "{mock.url}"
+prefix = "/drained"
+strip_prefix = true
+on_disconnect = "drain"
+[[upstream]]
+name = "several"
+targets = ["{mock.url}/a", "{mock.url}/b"]
+prefix = "/several"
+[[upstream]]
+name = "hurried"
+url = "{mock.url}"
+prefix = "/hurried"
+timeouts = {{ first_byte = "200ms" }}
+[[upstream]]
+name = "gone"
+url = "http://127.0.0.1:{free_port()}"
+prefix = "/gone-away"
+"""
     server = 'health_path = "/-/health"\nmax_body = "1MiB"\n'
     with running_gateway(config, server=server) as gateway:
         yield gateway
@@ -219,6 +244,52 @@ def test_health_path_is_answered_here(gateway):
     status, _, body = call("GET", f"{gateway.url}/-/health")
     assert status == 200
     assert b"method" not in body
+
+
+# -- upstreams ------------------------------------------------------------------------
+
+
+def test_route_that_drains_reads_on_when_the_client_leaves(gateway, mock):
+    """``on_disconnect = "drain"``: the upstream runs to its end and is billed whole."""
+    headers = {"x-mock-chunk-ms": "20", "x-mock-tag": "dr", "x-request-id": "dr"}
+    host = http.client.HTTPConnection("127.0.0.1", gateway.port, timeout=10)
+    asked = json.dumps(ASKED | {"stream": True})
+    host.request("POST", f"/drained{CHAT}", asked, headers)
+    host.getresponse().read(30)
+    host.close()
+    record = gateway.record(request_id="dr")
+    assert (record["completion_tokens"], record["usage_source"]) == (12, "upstream")
+    assert mock.seen("dr")["whole"]
+
+
+def test_targets_of_one_upstream_share_the_calls(gateway, mock):
+    """Several targets take turns, and the path of each comes before the request's."""
+    paths = set()
+    for number in range(6):
+        call("GET", f"{gateway.url}/several/x", headers={"x-mock-tag": f"t{number}"})
+        paths.add(mock.seen(f"t{number}")["path"])
+    assert paths == {"/a/several/x", "/b/several/x"}
+
+
+def test_silent_upstream_is_504_in_the_dialect_of_the_client(gateway):
+    """No first byte in time: 504 with an error that the client's library reads."""
+    headers = {"x-mock-delay-ms": "3000", "x-request-id": "late"}
+    url = f"{gateway.url}/hurried/v1/messages"
+    status, _, body = call("POST", url, ASKED | {"max_tokens": 9}, headers=headers)
+    assert (status, json.loads(body)["type"]) == (504, "error")
+    record = gateway.record(request_id="late")
+    assert (record["outcome"], record["status"]) == ("timeout", 504)
+
+
+def test_unreachable_upstream_is_502(gateway):
+    """Nobody listens: 502, and nothing is billed."""
+    headers = {"x-request-id": "dead"}
+    url = f"{gateway.url}/gone-away{CHAT}"
+    status, _, body = call("POST", url, ASKED, headers=headers)
+    assert status == 502
+    assert "error" in json.loads(body)
+    record = gateway.record(request_id="dead")
+    assert (record["outcome"], record["total_tokens"]) == ("upstream_error", 0)
 
 
 # -- tunnels --------------------------------------------------------------------------
