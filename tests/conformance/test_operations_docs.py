@@ -1,0 +1,61 @@
+"""The operations page names all that there is: metrics, record fields, routes."""
+
+from __future__ import annotations
+
+import ast
+import re
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from gateway.admin.api import Api
+from gateway.sinks.records import PublicRecord
+
+ROOT = Path(__file__).resolve().parents[2]
+PAGE = (ROOT / "docs" / "operations.md").read_text()
+PAGES = ["README.md", *(f"docs/{p.name}" for p in (ROOT / "docs").glob("*.md"))]
+PAGES.sort()
+SOURCES = ("gateway/admin/metrics.py", "gateway/serve/desk.py")
+METRIC = re.compile(r"tidegate_[a-z_]+")
+SUFFIX = re.compile(r"_(total|info|bucket|sum|count)$")
+
+
+def named_metrics() -> set[str]:
+    """Every metric that the code names, without the suffix of its type."""
+    found = set()
+    for source in SOURCES:
+        for node in ast.walk(ast.parse((ROOT / source).read_text())):
+            value = node.value if isinstance(node, ast.Constant) else None
+            if isinstance(value, str) and METRIC.fullmatch(value):
+                found.add(SUFFIX.sub("", value))
+    return found
+
+
+def test_every_metric_is_documented():
+    """The table and the code name the same metrics."""
+    rows = re.findall(r"^\| `(tidegate_[a-z_]+)", PAGE, re.MULTILINE)
+    assert {SUFFIX.sub("", name) for name in rows} == named_metrics()
+
+
+def test_every_record_field_is_documented():
+    """Each key of a record stands in the page."""
+    section = PAGE.partition("\n## Records\n")[2].partition("\n## ")[0]
+    named = set(re.findall(r"`([a-z_]+)`", section))
+    assert {
+        field.encode_name for field in msgspec.structs.fields(PublicRecord)
+    } <= named
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_links_lead_somewhere(page):
+    """A relative link of a page names a file that is there."""
+    path = ROOT / page
+    links = re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", path.read_text())
+    assert [link for link in links if not (path.parent / link).exists()] == []
+
+
+def test_every_route_is_documented():
+    """Each route of the admin port stands in the page, with its method."""
+    routes = {(route.method, route.path) for route in Api(None).routes()}
+    assert [f"{m} {p}" for m, p in routes if f"`{m} {p}`" not in PAGE] == []
