@@ -58,7 +58,9 @@ class Limit(msgspec.Struct, frozen=True):
         """How records, headers and messages call it, for example ``user.tokens.1m``."""
         if self.meter == "concurrent":
             return f"{self.per}.concurrent"
-        return f"{self.per}.{self.meter}.{self.calendar or format_window(self.window_us)}"
+        return (
+            f"{self.per}.{self.meter}.{self.calendar or format_window(self.window_us)}"
+        )
 
 
 def format_window(window_us: int) -> str:
@@ -79,7 +81,8 @@ class Usage(msgspec.Struct, gc=False):
     """Tokens of one exchange. ``prompt`` includes ``cached``, ``completion`` includes
     ``reasoning`` where the provider's own count does. ``total`` is the provider's own
     total where it states one, else prompt + completion. ``cache_write`` (part of
-    ``prompt``) is kept apart because providers price it differently."""
+    ``prompt``) is kept apart because providers price it differently.
+    """
 
     prompt: int = 0
     completion: int = 0
@@ -164,7 +167,8 @@ class Block(msgspec.Struct, frozen=True):
     """One subject refused until ``until`` (epoch seconds; None: until removed).
 
     ``tenant`` None: everywhere. ``kind`` is client_ip, user, tenant or a CIDR
-    ("network")."""
+    ("network").
+    """
 
     kind: str
     id: str

@@ -110,7 +110,8 @@ class Store(Protocol):
 
     def charge(self, plan: Plan, actual: Sequence[int]) -> None:
         """Count what passed without a reservation (observe mode), whatever the limits
-        say. CONCURRENT cells are left alone."""
+        say. CONCURRENT cells are left alone.
+        """
         ...
 
     def renew(self, reserved: Reserved) -> None:

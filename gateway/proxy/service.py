@@ -308,7 +308,12 @@ class Service:
             self.expectation.learn(exchange.identity.key, usage.completion)
 
     def write_record(self, record: RequestRecord) -> None:
-        if not self.append_record(_encode(record)):
+        try:
+            payload = _encode(record)
+        except UnicodeEncodeError:
+            # A model's name may hold half a surrogate pair: JSON allows it.
+            payload = _encode(_printable(record))
+        if not self.append_record(payload):
             self.dropped_records += 1
 
     # -- time ---------------------------------------------------------------------
@@ -349,6 +354,15 @@ class Service:
     def busy(self) -> int:
         """Exchanges that are not settled yet."""
         return len(self.open_exchanges)
+
+
+def _printable(record: RequestRecord) -> RequestRecord:
+    texts = {
+        name: value.encode("utf-8", "replace").decode()
+        for name in RequestRecord.__struct_fields__
+        if isinstance(value := getattr(record, name), str)
+    }
+    return msgspec.structs.replace(record, **texts)
 
 
 def _inflate(

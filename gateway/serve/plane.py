@@ -11,7 +11,8 @@ from gateway.http.listener import Listener
 from gateway.proxy.counting import TokenCounter
 from gateway.proxy.service import Service
 from gateway.serve.build import Builder, ServerTls, wire_settings
-from gateway.store import MemoryStore, RedisStore
+from gateway.store.memory import MemoryStore
+from gateway.store.redis import RedisStore
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -8,7 +8,7 @@ import hashlib
 import os
 import signal
 import sys
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import msgspec
 import uvloop
@@ -30,7 +30,9 @@ from gateway.serve.runtime import (
     load_snapshot,
     read_snapshot,
 )
-from gateway.store import RedisStore, open_store
+from gateway.store.channel import StoreUnavailable
+from gateway.store.opening import open_store
+from gateway.store.redis import RedisStore
 
 if TYPE_CHECKING:
     from structlog.typing import FilteringBoundLogger
@@ -158,6 +160,8 @@ class Worker:
         elif kind == "drain":
             if self.plane is not None:
                 self.plane.begin_drain()
+        elif kind == "forget":
+            self.gate.forget(message["keys"])
         elif kind == "call":
             self.background.start(self._answer_call(message), "call")
 
@@ -197,13 +201,16 @@ class Worker:
     async def _answer_call(self, message: Message) -> None:
         """``peek`` and ``reset`` of counters that live in this process."""
         cells = msgspec.convert(message["args"]["cells"], list[Cell])
-        result: Any = None
-        if message["method"] == "peek":
-            result = await self.store.peek(cells)
-        elif message["method"] == "reset":
-            await self.store.reset(cells)
-            self.gate.forget(cell.key for cell in cells)
-        self.link.send({"type": "answer", "id": message["id"], "result": result})
+        answer: Message = {"type": "answer", "id": message["id"]}
+        try:
+            if message["method"] == "peek":
+                answer["result"] = await self.store.peek(cells)
+            elif message["method"] == "reset":
+                await self.store.reset(cells)
+                self.gate.forget(cell.key for cell in cells)
+        except StoreUnavailable as error:
+            answer["error"] = str(error)
+        self.link.send(answer)
 
     # -- time ---------------------------------------------------------------------
 

@@ -10,7 +10,8 @@ from itertools import count
 import pytest
 
 from gateway.core.ports import Plan
-from gateway.store import MemoryStore, RedisStore
+from gateway.store.memory import MemoryStore
+from gateway.store.redis import RedisStore
 from tests.cells import calendar, concurrent, reserve, reserve_all, sliding
 from tests.engines import Engine, engine_binaries, running_engine
 

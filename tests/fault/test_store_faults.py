@@ -11,7 +11,7 @@ from itertools import count
 import pytest
 
 from gateway.core.ports import Plan, Reserved
-from gateway.store import RedisStore
+from gateway.store.redis import RedisStore
 from tests.cells import concurrent, reserve, reserve_all, sliding
 from tests.engines import Engine, engine_binaries, running_engine
 

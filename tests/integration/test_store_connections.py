@@ -6,9 +6,11 @@ import pytest
 import trustme
 
 from gateway.core.ports import Plan
-from gateway.store import RedisStore, StoreUrlError, open_store
 from gateway.store.embedded import EmbeddedEngine
 from gateway.store.memory import MemoryStore
+from gateway.store.opening import open_store
+from gateway.store.redis import RedisStore
+from gateway.store.url import StoreUrlError
 from tests.cells import reserve, sliding
 from tests.engines import engine_binaries, free_port, running_engine, running_sentinel
 

@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, precondition, rule
 
 from gateway.core.ports import Plan, Reserved
-from gateway.store import MemoryStore, RedisStore
-from gateway.store.memory import HELD
+from gateway.store.memory import HELD, MemoryStore
+from gateway.store.redis import RedisStore
 from tests.cells import concurrent, reserve, sliding
 from tests.engines import engine_binaries, running_engine
 
