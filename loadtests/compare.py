@@ -79,7 +79,7 @@ class Figures:
 
     def public(self, direct: Figures) -> dict[str, Any]:
         """Medians, under the names of ``--json``."""
-        p50, p99 = self.alone_us("p50"), self._alone("p99")
+        p50, p99 = self.alone_us("p50"), self.alone_us("p99")
         return {
             "requests_per_s": round(median([shot.per_s for shot in self.loaded])),
             "worker_cpu_us": round(median(self.worker_us), 1),
