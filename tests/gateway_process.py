@@ -136,7 +136,8 @@ class Gateway:
     """``tidegate serve`` with a directory of its own.
 
     ``config`` is TOML without [server] listen, [admin] listen, [store] and [events];
-    those go in as flags or are added. ``config=None``: flags only.
+    those go in as flags or are added. ``config=None``: flags only. ``url`` and
+    ``admin`` are known once it has been started.
     """
 
     def __init__(
@@ -146,12 +147,13 @@ class Gateway:
         store: str | None = "memory:",
         workers: int = 1,
         server: str = "",
+        ports: tuple[int, int] = (0, 0),
     ) -> None:
         self._home = tempfile.TemporaryDirectory(prefix="tg-", dir="/tmp")
         self.directory = Path(self._home.name)
-        self.port, self.admin_port = free_port(), free_port()
-        self.url = f"http://127.0.0.1:{self.port}"
-        self.admin = f"http://127.0.0.1:{self.admin_port}"
+        self._ports = ports  # to listen on; 0: any, so that no two tests collide
+        self.port = 0
+        self.url = self.admin = ""
         self.records_file = self.directory / "records.jsonl"
         self.config_file = self.directory / "tidegate.toml"
         self._stderr = self.directory / "stderr"
@@ -167,8 +169,8 @@ class Gateway:
         """Write the file (whole, then renamed: watchers see one change)."""
         store = f'[store]\nurl = "{self._store}"\n' if self._store else ""
         text = (
-            f'[server]\nlisten = "127.0.0.1:{self.port}"\nworkers = {self._workers}\n'
-            f'{self._server}\n[admin]\nlisten = "127.0.0.1:{self.admin_port}"\n{store}'
+            f'[server]\nlisten = "127.0.0.1:{self._ports[0]}"\nworkers = {self._workers}\n'
+            f'{self._server}\n[admin]\nlisten = "127.0.0.1:{self._ports[1]}"\n{store}'
             f'[events]\nfile = "{self.records_file}"\n{config}\n'
         )
         fresh = self.config_file.with_suffix(".new")
@@ -183,8 +185,8 @@ class Gateway:
         if self._with_file:
             argv += ["--config", str(self.config_file)]
         else:
-            argv += ["--listen", f"127.0.0.1:{self.port}"]
-            argv += ["--admin", f"127.0.0.1:{self.admin_port}"]
+            argv += ["--listen", f"127.0.0.1:{self._ports[0]}"]
+            argv += ["--admin", f"127.0.0.1:{self._ports[1]}"]
             argv += ["--store", self._store] if self._store else []
         began = time.monotonic()
         with self._stderr.open("wb") as stderr:
@@ -196,6 +198,10 @@ class Gateway:
             )
         until(self._ready_or_dead, START_S, "the ready line")
         self.started_in_s = time.monotonic() - began
+        address = READY.search(self.log())
+        assert address
+        self.port = int(address[1].rpartition(":")[2])
+        self.url, self.admin = f"http://127.0.0.1:{self.port}", address[2]
         return self
 
     def _ready_or_dead(self) -> bool:

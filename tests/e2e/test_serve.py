@@ -16,6 +16,7 @@ from tests.gateway_process import (
     Gateway,
     MockLLM,
     call,
+    free_port,
     running_gateway,
     until,
 )
@@ -51,10 +52,14 @@ def _answers(gateway: Gateway) -> bool:
 
 def test_upstream_flag_alone_serves_within_seconds(mock):
     """One flag: ready within 5 s, the exact line, embedded store, observe mode."""
-    with running_gateway(None, "--upstream", mock.url, store=None) as gateway:
+    ports = (free_port(), free_port())
+    with running_gateway(
+        None, "--upstream", mock.url, store=None, ports=ports
+    ) as gateway:
         assert gateway.started_in_s < 5
         assert gateway.ready_line == (
-            f"tidegate ready {gateway.url} admin {gateway.admin}"
+            f"tidegate ready http://127.0.0.1:{ports[0]}"
+            f" admin http://127.0.0.1:{ports[1]}"
         )
         assert call("GET", f"{gateway.admin}/readyz")[0] == 200
         assert call("GET", f"{gateway.admin}/healthz")[0] == 200
@@ -80,7 +85,8 @@ def test_counters_survive_a_restart(mock):
 
 def test_address_in_use_is_said(mock):
     """A second gateway on the same port ends with 1 and says why."""
-    with running_gateway(_upstream(mock)) as gateway:
+    ports = (free_port(), free_port())
+    with running_gateway(_upstream(mock), ports=ports) as gateway:
         second = gateway.command("serve", "--config", str(gateway.config_file))
     assert second.returncode == 1
     assert "in use" in second.stderr
