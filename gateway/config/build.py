@@ -224,7 +224,8 @@ def _string(value: Any) -> str:
 
 
 def _file_path(value: Any, _key: Key, report: Report) -> FilePath:
-    return FilePath(report.absolute(_string(value)))
+    text = _string(value)
+    return FilePath(report.absolute(text) if text else "")
 
 
 def _url(value: Any, _key: Key, _report: Report) -> Url:

@@ -18,6 +18,7 @@ from gateway.config.structs import DEFAULT_STORE, Config
 from gateway.config.validate import validate
 
 DEFAULT_FILE = "tidegate.toml"
+RECORDS_FILE = "records.jsonl"
 # Only names with a double underscore are configuration: TIDEGATE_ADMIN_TOKEN is not.
 _ENV_NAME = re.compile(r"TIDEGATE_([A-Z0-9]+(?:__[A-Z0-9_.-]+)+)", re.IGNORECASE)
 # Flags that are not the name of a key.
@@ -82,6 +83,7 @@ def _apply_defaults(raw: dict[str, Any], report: Report, *, has_file: bool) -> N
     store = raw.setdefault("store", {})
     if isinstance(store, dict):
         store.setdefault("url", DEFAULT_STORE)  # made absolute like any other
+        _default_records(raw, store["url"])
     policies = raw.setdefault("policy", {})
     if isinstance(policies, dict) and not has_file:
         default = policies.setdefault("default", {})
@@ -89,6 +91,18 @@ def _apply_defaults(raw: dict[str, Any], report: Report, *, has_file: bool) -> N
             default["mode"] = "observe"
             message = "observe: nothing is refused; --mode enforce acts"
             report.warn(("policy", "default", "mode"), message)
+
+
+def _default_records(raw: dict[str, Any], store_url: Any) -> None:
+    """Beside the embedded store there is a place for records; elsewhere nobody knows
+    one that can be written."""
+    events = raw.setdefault("events", {})
+    if isinstance(store_url, str) and isinstance(events, dict):
+        kind, _, directory = store_url.partition(":")
+        if isinstance(store_url, Text):  # a flag's path starts where the shell stands
+            directory = os.path.abspath(directory)
+        if kind == "embedded":
+            events.setdefault("file", f"{directory or '.'}/{RECORDS_FILE}")
 
 
 def find_file(path: str | None) -> str | None:

@@ -429,7 +429,8 @@ class Events(Table, frozen=True):
     """Where the record of each finished request goes."""
 
     file: FilePath | None = None
-    """JSON lines. Absent: no file."""
+    """JSON lines. Absent: `records.jsonl` in the directory of an embedded store, else no
+    file; `""`: no file."""
     max_size: Size = Size(100 << 20)
     """Size at which the file is turned over to `FILE.1`."""
     keep: NotNegative = 5

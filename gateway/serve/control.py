@@ -221,7 +221,7 @@ class Control:
             # Opened anew even under the same name: somebody may have moved the file.
             self._collector.sink.close()
         self._collector.sink = None
-        if events.file is not None:
+        if events.file:
             self._collector.sink = FileSink(
                 str(events.file), max_bytes=events.max_size, keep=events.keep
             )

@@ -251,3 +251,15 @@ def test_policies_of_the_wrong_kind_are_errors(write, tmp_path, monkeypatch):
         write(UPSTREAM + "[policy]\ndefault = 1\n"), {"mode": "observe"}
     )
     assert found[1] == "policy.default"
+
+
+def test_records_lie_beside_the_embedded_store(tmp_path):
+    """An embedded store brings a record file; other stores, and "", bring none."""
+    path = tmp_path / "t.toml"
+    upstream = '[[upstream]]\nurl = "http://127.0.0.1:1"\n'
+    path.write_text(upstream + '[store]\nurl = "embedded:./here"\n')
+    assert load_config(str(path), env={}).events.file == f"{tmp_path}/here/records.jsonl"
+    flags = {"store.url": "memory:"}
+    assert load_config(str(path), flags, env={}).events.file is None
+    path.write_text(upstream + '[events]\nfile = ""\n')
+    assert not load_config(str(path), env={}).events.file
