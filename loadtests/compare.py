@@ -58,7 +58,7 @@ WARM_UP_S = 1
 
 
 class Proxy:
-    """A running proxy (or, as ``direct``, the upstream itself)."""
+    """A running proxy."""
 
     def __init__(self, name: str, port: int, pid: int, worker: str) -> None:
         self.name = name
@@ -107,7 +107,7 @@ class Bench:
         self.load_core, self.proxy_core = two_cores()
         self.folder: Path = chosen.scratch
         self.site = self._start_site()
-        self.direct = Proxy("direct", self.site.upstream, 1, "\0")
+        self.direct = f"http://127.0.0.1:{self.site.upstream}{TARGET}"
         self.tidegate = self._start_tidegate()
 
     def _start_site(self) -> Site:
@@ -155,11 +155,11 @@ class Bench:
     def beside(self, peer: Proxy | None, variant: str) -> dict[str, Figures]:
         """Rounds of Tidegate and (where there is one) the peer in turn."""
         proxies = [self.tidegate] if peer is None else [self.tidegate, peer]
-        figures = {proxy.name: Figures() for proxy in (self.direct, *proxies)}
+        figures = {name: Figures() for name in ("direct", *(p.name for p in proxies))}
         for proxy in proxies:
             self._load(proxy.url, 8, WARM_UP_S, variant)
         for _ in range(self.chosen.rounds):
-            direct = self._load(self.direct.url, 1, ONE_CONNECTION_S, variant)
+            direct = self._load(self.direct, 1, ONE_CONNECTION_S, variant)
             figures["direct"].alone.append(direct)
             for proxy in proxies:
                 self._round(proxy, variant, figures[proxy.name])

@@ -14,6 +14,7 @@ from typing import Self
 
 TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
+SOCKET_PATH_BYTES = 107
 WRK_MISSING = "wrk is missing: apt-get install wrk (or https://github.com/wg/wrk)"
 
 
@@ -217,6 +218,8 @@ def engine_argv(folder: Path) -> tuple[list[str], Path]:
     from gateway.store.embedded import find_engine  # noqa: PLC0415
 
     path = folder / "store.sock"
+    if len(os.fsencode(path)) > SOCKET_PATH_BYTES:
+        raise RigError(f"{folder} is too long a name for a socket in it")
     path.unlink(missing_ok=True)
     argv = [find_engine(), "--port", "0", "--unixsocket", str(path), "--save", ""]
     return [*argv, "--dir", str(folder), "--maxmemory-policy", "noeviction"], path
