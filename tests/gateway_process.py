@@ -180,7 +180,9 @@ class Gateway:
     # -- life -------------------------------------------------------------------------
 
     def start(self) -> Self:
-        """Run it, and wait for the ready line."""
+        """Run it, and wait for the ready line. Again: on the ports that it had."""
+        if self.port and self._with_file:
+            self._keep_ports()
         argv = [sys.executable, "-m", "gateway", "serve"]
         if self._with_file:
             argv += ["--config", str(self.config_file)]
@@ -203,6 +205,16 @@ class Gateway:
         self.port = int(address[1].rpartition(":")[2])
         self.url, self.admin = f"http://127.0.0.1:{self.port}", address[2]
         return self
+
+    def _keep_ports(self) -> None:
+        text = self.config_file.read_text()
+        ports = (self.port, int(self.admin.rpartition(":")[2]))
+        for port in ports:
+            text = text.replace(
+                'listen = "127.0.0.1:0"', f'listen = "127.0.0.1:{port}"', 1
+            )
+        self.config_file.write_text(text)
+        self._ports = ports
 
     def _ready_or_dead(self) -> bool:
         assert self._child is not None
