@@ -10,6 +10,8 @@ left.
 from __future__ import annotations
 
 import asyncio
+import socket
+import struct
 from enum import IntEnum
 from http import HTTPStatus
 from typing import TYPE_CHECKING, cast
@@ -33,13 +35,21 @@ if TYPE_CHECKING:
 MAX_PIPELINED_BYTES = 64 * 1024
 # After a refusal: what is still read and thrown away so that the answer is not lost
 # to a reset (RFC 9112 9.6), and how long.
-LINGER_BYTES = 1 << 20
+LINGER_BYTES = 64 << 20
 LINGER_S = 2.0
+# Pipelined requests that are taken in one turn of the loop: others want their turn too.
+MAX_REQUESTS_A_TURN = 32
+# Pieces of a held body are joined beyond this many: tiny ones cost more than they hold.
+MAX_BODY_PARTS = 1024
 # An unread body up to this size is skipped instead of closing the connection.
 SKIP_BODY_BYTES = 64 * 1024
 RATE_CHECK_S = 2.0
 FOREVER = float("inf")
 CR = 0x0D
+# Lingering for no time makes the kernel send RST instead of FIN.
+RESET_ON_CLOSE = struct.pack("ii", 1, 0)
+# ``tcpi_state`` of Linux' tcp.h: the peer has reset, or said that it sends no more.
+TCP_CLOSE, TCP_CLOSE_WAIT = 7, 8
 
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 REASONS: dict[int, bytes] = {s.value: s.phrase.encode() for s in HTTPStatus}
@@ -80,6 +90,7 @@ class ClientConnection(asyncio.Protocol):
         "head",
         "lingered",
         "listener",
+        "paused_at",
         "peer_ip",
         "phase",
         "poisoned",
@@ -87,6 +98,7 @@ class ClientConnection(asyncio.Protocol):
         "reading_paused",
         "scanned",
         "stall_at",
+        "stall_left",
         "transport",
         "tunnel",
         "unskippable",
@@ -108,6 +120,8 @@ class ClientConnection(asyncio.Protocol):
         self.body_started_at = 0.0
         self.deadline = FOREVER
         self.stall_at = 0.0
+        self.stall_left = FOREVER  # unsent bytes when it was last looked at
+        self.paused_at = 0.0
         self.lingered = 0
         self.scanned = 0  # bytes of an unfinished head that were looked at
         self.writable = True
@@ -152,13 +166,18 @@ class ClientConnection(asyncio.Protocol):
     def pause_writing(self) -> None:
         self.writable = False
         self.stall_at = self.listener.now() + self.listener.settings.write_timeout_s
+        self.stall_left = self.transport.get_write_buffer_size()
         self.deadline = min(self.deadline, self.stall_at)
         self._tell_writable()
 
     def resume_writing(self) -> None:
         self.writable = True
         self.stall_at = 0.0
-        self._tell_writable()
+        if self.phase <= Phase.HEAD:
+            self.resume_reading()
+            self._pump()
+        else:
+            self._tell_writable()
 
     def _tell_writable(self) -> None:
         if self.tunnel is not None:
@@ -182,6 +201,7 @@ class ClientConnection(asyncio.Protocol):
             self._hold_back(data)
         elif phase == Phase.SKIP:
             self._skip(data)
+            self._pump()
         elif phase == Phase.LINGER:
             self._linger(data)
 
@@ -191,15 +211,23 @@ class ClientConnection(asyncio.Protocol):
             return
         self.pumping = True
         try:
-            while self.buf and self.phase <= Phase.HEAD:
+            for _ in range(MAX_REQUESTS_A_TURN):
+                if not self.buf or self.phase > Phase.HEAD:
+                    return
+                if not self.writable:
+                    # Nobody takes the answers: nothing more is asked in the meantime.
+                    if len(self.buf) > MAX_PIPELINED_BYTES:
+                        self.pause_reading()
+                    return
                 if self.phase == Phase.PREFACE:
                     more = self._take_preface()
                 else:
                     more = self._take_head()
                 if not more:
-                    break
+                    return
         finally:
             self.pumping = False
+        self.listener.loop.call_soon(self._pump)
 
     def _take_preface(self) -> bool:
         try:
@@ -243,11 +271,14 @@ class ClientConnection(asyncio.Protocol):
         self.phase = Phase.WAIT
         self.deadline = FOREVER
         self.close_after = not head.keep_alive
+        self.unskippable = (
+            head.chunked or head.expect_continue or (length or 0) > SKIP_BODY_BYTES
+        )
         handler = self.listener.service.open(self, known, length)
         if self.phase != Phase.WAIT:
             return True  # refused, or closed, while it was opened
         if handler is None:
-            return self._begin_skip(head, length)
+            return self._begin_skip(length)
         self.handler = handler
         return self._begin_body(handler, head, length)
 
@@ -297,7 +328,7 @@ class ClientConnection(asyncio.Protocol):
         self.body_parts = []
         self.body_size = 0
         self.body_started_at = now = self.listener.now()
-        self.deadline = now + self.listener.settings.head_timeout_s
+        self.deadline = min(self.deadline, now + self.listener.settings.head_timeout_s)
         if head.expect_continue and not self.buf:
             self.transport.write(CONTINUE)
         if self.buf:
@@ -322,7 +353,8 @@ class ClientConnection(asyncio.Protocol):
             self.body_left = left = left - len(data)
             pieces = [data]
             finished = not left
-        for piece in pieces:
+        if pieces:
+            piece = pieces[0] if len(pieces) == 1 else b"".join(pieces)
             self.body_size += len(piece)
             if not handler.hold:
                 handler.on_body(piece)
@@ -330,9 +362,15 @@ class ClientConnection(asyncio.Protocol):
                 self._too_large(handler)
                 return
             else:
-                self.body_parts.append(piece)
+                self._hold_body(piece)
         if finished:
             self._end_body(handler)
+
+    def _hold_body(self, piece: bytes) -> None:
+        parts = self.body_parts
+        parts.append(piece)
+        if len(parts) > MAX_BODY_PARTS:
+            self.body_parts = [b"".join(parts)]
 
     def _decode_chunks(
         self, decoder: ChunkedDecoder, data: bytes
@@ -353,7 +391,7 @@ class ClientConnection(asyncio.Protocol):
         if self.handler is not handler:
             return
         self.phase = Phase.WAIT
-        self.deadline = FOREVER
+        self.deadline = self.stall_at or FOREVER
         if handler.hold:
             parts, self.body_parts = self.body_parts, []
             handler.on_body(b"".join(parts))
@@ -368,16 +406,13 @@ class ClientConnection(asyncio.Protocol):
         self.phase = Phase.BODY  # it stays unread
         handler.on_body_refused(413, f"the body is larger than {handler.hold} bytes")
 
-    def _begin_skip(self, head: RequestHead, length: int | None) -> bool:
+    def _begin_skip(self, length: int | None) -> bool:
         """The answer is out before the body was read: pass over it, or close."""
-        if head.chunked or (length or 0) > SKIP_BODY_BYTES:
-            if head.expect_continue and not self.buf:
-                self.transport.close()  # the client will not send the body
-                return False
+        if self.unskippable:
             self._begin_linger()
             return False
         if self.close_after and not length:
-            self.transport.close()
+            self.finish()
             return False
         self.body_left = length or 0
         self.phase = Phase.SKIP
@@ -394,9 +429,9 @@ class ClientConnection(asyncio.Protocol):
         self.buf = data[left:]
         self.body_left = 0
         if self.close_after:
-            self.transport.close()
-            return
-        self._become_idle()
+            self.finish()
+        else:
+            self._become_idle()
 
     def _hold_back(self, data: bytes) -> None:
         """Keep what comes while an exchange is open; it belongs to later requests."""
@@ -412,18 +447,36 @@ class ClientConnection(asyncio.Protocol):
     def pause_reading(self) -> None:
         if not self.reading_paused and self.phase != Phase.CLOSED:
             self.reading_paused = True
+            self.paused_at = self.listener.now()
             self.transport.pause_reading()
+            self.listener.watch(self)
 
     def resume_reading(self) -> None:
-        if self.reading_paused and self.phase != Phase.CLOSED:
+        if self.reading_paused:
             self.reading_paused = False
-            self.transport.resume_reading()
+            self.listener.paused.discard(self)
+            # The client is not to blame for the time that nobody read.
+            self.body_started_at += self.listener.now() - self.paused_at
+            if self.phase != Phase.CLOSED:
+                self.transport.resume_reading()
+
+    def has_left(self) -> bool:
+        """Whether the client is gone although its socket is not read."""
+        sock = self.transport.get_extra_info("socket")
+        try:
+            state = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0]
+        except OSError:  # not TCP
+            return False
+        # In a tunnel the end of one direction is not the end.
+        return state == TCP_CLOSE or (
+            state == TCP_CLOSE_WAIT and self.phase != Phase.TUNNEL
+        )
 
     @property
     def body_pending(self) -> bool:
-        """Whether the request's body has not been read whole."""
+        """Whether a body is left that ends the connection if it is answered now."""
         return self.phase == Phase.BODY or (
-            self.phase == Phase.WAIT and self.handler is None
+            self.unskippable and self.phase == Phase.WAIT and self.handler is None
         )
 
     # -- answers ------------------------------------------------------------------
@@ -434,27 +487,24 @@ class ClientConnection(asyncio.Protocol):
         self.handler = None
         if self.phase == Phase.CLOSED:
             return
-        if body_unread:
+        closing = not keep or self.close_after
+        if body_unread or (closing and self.buf):
             self._begin_linger()
-        elif not keep or self.close_after:
-            self.phase = Phase.LINGER
-            self.buf = b""
-            self.transport.close()
+        elif closing:
+            self.finish()
+        elif self.poisoned:
+            self.refuse(400, "no request ends within the bytes that were sent")
         else:
-            if self.reading_paused:
-                self.resume_reading()
+            self.resume_reading()
             self._become_idle()
-            if self.poisoned:
-                self.refuse(400, "no request ends within the bytes that were sent")
-            elif self.buf and not self.pumping:
-                self._pump()
+            self._pump()
 
     def _become_idle(self) -> None:
         self.phase = Phase.IDLE
         self.head = None
         self.deadline = self.listener.now() + self.listener.settings.keepalive_timeout_s
         if self.listener.draining and not self.buf:
-            self.transport.close()
+            self.finish()
 
     def refuse(self, status: int, reason: str, fields: bytes = b"") -> None:
         """Answer bytes that are no request, then close."""
@@ -477,6 +527,7 @@ class ClientConnection(asyncio.Protocol):
         self.body_parts = []
         self.buf = b""
         self.lingered = 0
+        self.stall_left = FOREVER
         self.deadline = self.listener.now() + LINGER_S
         self.resume_reading()
         if self.transport.can_write_eof():
@@ -489,41 +540,72 @@ class ClientConnection(asyncio.Protocol):
         if self.lingered > LINGER_BYTES:
             self.transport.abort()
 
-    def abort(self) -> None:
-        """Break the connection: the client must see that the answer is not whole."""
+    def finish(self) -> None:
+        """Close when what was written has left; not later than it stops moving."""
+        if self.phase == Phase.CLOSED:
+            return
+        self.phase = Phase.LINGER
+        self.buf = b""
+        self.listener.paused.discard(self)
+        self.stall_left = FOREVER
+        self.deadline = self.listener.now() + self.listener.settings.write_timeout_s
+        self.transport.close()
+
+    def abort(self, *, reset: bool = False) -> None:
+        """Break the connection: the client must see that the answer is not whole.
+
+        ``reset``: only the close says where the answer ends, so it must not look like
+        an ordinary one.
+        """
         self.handler = None
-        if self.phase != Phase.CLOSED:
-            self.transport.abort()
+        if self.phase == Phase.CLOSED:
+            return
+        if reset:
+            sock = self.transport.get_extra_info("socket")
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET_ON_CLOSE)
+        self.transport.abort()
 
     def close_if_idle(self) -> None:
         if self.phase <= Phase.IDLE and not self.buf:
-            self.transport.close()
+            self.finish()
 
     # -- time ---------------------------------------------------------------------
 
     def on_deadline(self, now: float) -> None:
         """Act on a time limit that has passed; called by the listener's sweep."""
-        if self.stall_at and now >= self.stall_at:
+        phase = self.phase
+        if self.stall_at and now >= self.stall_at and not self._moves(now):
             self.listener.count("write_stalled")
             self.transport.abort()
-        elif self.phase in (Phase.WAIT, Phase.TUNNEL):
+        elif phase in (Phase.WAIT, Phase.TUNNEL, Phase.BODY):
             self.deadline = self.stall_at or FOREVER
+            if phase == Phase.BODY:
+                self._check_body_rate(now)
             if self.handler is not None:
                 self.handler.on_deadline(now)
-        elif self.phase == Phase.BODY:
-            self._check_body_rate(now)
-        elif self.phase == Phase.HEAD or (self.phase <= Phase.IDLE and self.buf):
+        elif phase == Phase.HEAD or (phase <= Phase.IDLE and self.buf):
             self.refuse(408, "the head did not arrive in time")
-        elif self.phase != Phase.CLOSED:
-            self.transport.abort() if self.phase == Phase.LINGER else (
-                self.transport.close()
-            )
-            self.deadline = FOREVER
+        elif phase == Phase.LINGER:
+            if self.deadline <= now and not self._moves(now):
+                self.transport.abort()
+        else:
+            self.finish()
+
+    def _moves(self, now: float) -> bool:
+        """Whether the client has taken any of what waits for it since the last look."""
+        left = self.transport.get_write_buffer_size()
+        if not 0 < left < self.stall_left:
+            return False
+        self.stall_left = left
+        self.deadline = now + self.listener.settings.write_timeout_s
+        if self.stall_at:
+            self.stall_at = self.deadline
+        return True
 
     def _check_body_rate(self, now: float) -> None:
         rate = self.listener.settings.min_body_rate
         elapsed = now - self.body_started_at
-        self.deadline = now + RATE_CHECK_S
+        self.deadline = min(self.deadline, now + RATE_CHECK_S)
         if self.reading_paused or self.body_size >= rate * elapsed:
             return
         self.close_after = True

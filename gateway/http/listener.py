@@ -18,6 +18,10 @@ if TYPE_CHECKING:
 
 # Time limits are looked at this often: a limit may be late by as much.
 SWEEP_S = 0.2
+# A socket that is not read does not show that its client left, so it is asked: every
+# one this often, but not more than one in the time that is given here.
+LOOK_S = 0.04
+LOOK_ONE_S = 1e-4
 OVERLOADED = (
     b"HTTP/1.1 503 Service Unavailable\r\nRetry-After: 1\r\nContent-Length: %d\r\n"
     b"Content-Type: application/json\r\nConnection: close\r\n\r\n%b"
@@ -58,12 +62,15 @@ class Listener:
         self.heads = HeadCache(settings.max_headers, settings.max_target_bytes)
         self.now = loop.time
         self.connections: set[ClientConnection] = set()
+        # Those that are not read at the moment.
+        self.paused: set[ClientConnection] = set()
         self.per_ip: dict[str, int] = {}
         self.counters: dict[str, int] = {}
         self.accepted = 0
         self.draining = False
         self._servers: list[asyncio.AbstractServer] = []
         self._sweep_handle: asyncio.TimerHandle | None = None
+        self._look_handle: asyncio.TimerHandle | None = None
 
     async def start(
         self, host: str, port: int, ssl_context: ssl.SSLContext | None = None
@@ -76,6 +83,7 @@ class Listener:
             reuse_port=True,
             backlog=4096,
             ssl=ssl_context,
+            ssl_handshake_timeout=self.settings.head_timeout_s if ssl_context else None,
         )
         self._servers.append(server)
         if self._sweep_handle is None:
@@ -108,6 +116,7 @@ class Listener:
 
     def forget(self, conn: ClientConnection) -> None:
         self.connections.discard(conn)
+        self.paused.discard(conn)
         self._uncount(conn.peer_ip)
 
     def _uncount(self, ip: str) -> None:
@@ -129,10 +138,25 @@ class Listener:
         self.counters[what] = self.counters.get(what, 0) + 1
 
     def _sweep(self) -> None:
+        self._sweep_handle = self.loop.call_later(SWEEP_S, self._sweep)
         now = self.now()
         for conn in [c for c in self.connections if c.deadline <= now]:
             conn.on_deadline(now)
-        self._sweep_handle = self.loop.call_later(SWEEP_S, self._sweep)
+
+    def watch(self, conn: ClientConnection) -> None:
+        """Look whether this client leaves while its socket is not read."""
+        self.paused.add(conn)
+        if self._look_handle is None:
+            self._look_handle = self.loop.call_later(LOOK_S, self._look)
+
+    def _look(self) -> None:
+        for conn in list(self.paused):
+            if conn.has_left():
+                conn.transport.abort()
+        self._look_handle = None
+        if self.paused:
+            wait_s = max(LOOK_S, LOOK_ONE_S * len(self.paused))
+            self._look_handle = self.loop.call_later(wait_s, self._look)
 
     def apply(self, settings: WireSettings, believes: Callable[[str], bool]) -> None:
         """Take new limits; what hangs on known heads is made anew."""
@@ -156,6 +180,7 @@ class Listener:
             conn.transport.abort()
 
     def close(self) -> None:
-        if self._sweep_handle is not None:
-            self._sweep_handle.cancel()
-            self._sweep_handle = None
+        for handle in (self._sweep_handle, self._look_handle):
+            if handle is not None:
+                handle.cancel()
+        self._sweep_handle = self._look_handle = None

@@ -20,9 +20,9 @@ if TYPE_CHECKING:
     from gateway.http.pool import Target
     from gateway.http.tunnel import Tunnel
 
-# An answer's head, and bytes that bring neither body nor end (chunk extensions).
-MAX_ANSWER_HEAD_BYTES = 256 * 1024
+# Bytes that bring neither body nor end: a head without end, chunk extensions.
 MAX_BARREN_BYTES = 256 * 1024
+CONTINUE, SWITCHING, FINAL = 100, 101, 200
 
 
 class UpstreamConnection(asyncio.Protocol):
@@ -90,7 +90,7 @@ class UpstreamConnection(asyncio.Protocol):
         answer = self.answer
         self.sink = None
         if answer is None:
-            retry = self.reused and not self.barren
+            retry = self.reused and not self.barren and not self.interim
             sink.on_upstream_lost(
                 502, "the upstream closed the connection", retry=retry
             )
@@ -134,6 +134,7 @@ class UpstreamConnection(asyncio.Protocol):
         self.method = method
         self.drop = drop
         self.answer = None
+        self.interim = False
         self.barren = 0
         if body:
             self.transport.writelines((head, body))
@@ -235,35 +236,33 @@ class UpstreamConnection(asyncio.Protocol):
             raise WireError(502, "the answer is not HTTP/1.1")
         status = self.parser.get_status_code()
         self.barren = 0
-        if status < 200:
-            self.interim = True
-            if status != 101:
-                if status != 100:
-                    sink.on_interim(status, self.fields)
-                return
-        else:
-            self.interim = False
         answer = read_answer_head(
-            status,
-            version == "1.0",
-            self.fields,
-            self.method,
-            drop=self.drop,
+            status, version == "1.0", self.fields, self.method, drop=self.drop
         )
+        self.interim = status < FINAL
+        if status == SWITCHING:
+            if not answer.upgrade:
+                raise WireError(502, "the upstream switches to no protocol")
+        elif status < FINAL:
+            if status != CONTINUE:
+                sink.on_interim(status, answer.forward)
+            return
         self.answer = answer
         if not answer.keep_alive or answer.close_delimited:
             self.spent = True
         sink.on_answer_head(answer)
-        if answer.no_body and status != 101:
+        if answer.no_body and status != SWITCHING:
             # HEAD, 204, 304: the parser might wait for a body that never comes.
             self.parser = httptools.HttpResponseParser(self)
             self._finish(sink)
 
     def on_body(self, data: bytes) -> None:
         sink = self.sink
-        if sink is not None:
-            self.barren = 0
-            sink.on_answer_body(data)
+        if sink is None:
+            self.spent = True  # a body behind an answer that has none
+            return
+        self.barren = 0
+        sink.on_answer_body(data)
 
     def on_message_complete(self) -> None:
         sink = self.sink
@@ -291,7 +290,9 @@ class UpstreamConnection(asyncio.Protocol):
         """
         if self.feeding:
             self.returning = True
-        elif self.spent:
+        elif self.spent or self.transport.get_write_buffer_size():
+            # What it was sent and did not read must not stand before a new request.
+            self.spent = True
             if not self.lost:
                 self.transport.close()
         else:

@@ -28,7 +28,7 @@ def status_line(status: int) -> bytes:
 class AnswerWriter:
     """Collects what one read from the upstream gives and writes it at once."""
 
-    __slots__ = ("chunked", "conn", "keep", "pending", "pieces", "started")
+    __slots__ = ("chunked", "conn", "keep", "pending", "pieces", "until_close")
 
     def __init__(self, conn: ClientConnection) -> None:
         self.conn: ClientConnection | None = conn
@@ -36,7 +36,7 @@ class AnswerWriter:
         self.keep = True
         self.pending = b""  # head, not written yet
         self.pieces: list[bytes] = []
-        self.started = False
+        self.until_close = False  # nothing but the close says where the answer ends
 
     def head(
         self, request: RequestHead, answer: AnswerHead, more: bytes, *, keep: bool,
@@ -53,6 +53,7 @@ class AnswerWriter:
         elif request.http10:
             framing = b""
             keep = False
+            self.until_close = True
         else:
             framing = b"Transfer-Encoding: chunked\r\n"
             self.chunked = True
@@ -67,7 +68,6 @@ class AnswerWriter:
             more,
             framing,
         )
-        self.started = True
 
     def flush(self) -> None:
         """Write what is there: one write, one chunk."""

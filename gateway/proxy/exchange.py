@@ -15,10 +15,9 @@ from typing import TYPE_CHECKING
 from gateway.core.dialects import DialectError, UsageFilter
 from gateway.core.inflate import InflateError
 from gateway.core.model import RequestFacts, Usage
-from gateway.http.client import SKIP_BODY_BYTES
 from gateway.http.response import RATE_LIMIT_FIELDS
 from gateway.proxy import tunnelled
-from gateway.proxy.answer import AnswerWriter
+from gateway.proxy.answer import AnswerWriter, status_line
 from gateway.proxy.refusal import Refusal, write_refusal
 from gateway.proxy.settle import record, settle
 from gateway.proxy.upload import Upload
@@ -34,6 +33,7 @@ if TYPE_CHECKING:
     from gateway.http.response import AnswerHead
     from gateway.http.upstream import UpstreamConnection
     from gateway.proxy.prepare import Prepared
+    from gateway.proxy.route import Route
     from gateway.proxy.service import Service
 
 NO_FIELDS: frozenset[bytes] = frozenset()
@@ -72,6 +72,7 @@ class Exchange:
         "identity",
         "inflater",
         "last_rx",
+        "length",
         "limit_name",
         "meter",
         "opened_at",
@@ -112,6 +113,7 @@ class Exchange:
         self.identity: Identity | None = prepared.identity
         self.head = prepared.head
         self.hold = prepared.hold
+        self.length: int | None = None
         self.writer = AnswerWriter(conn)
         self.stage = Stage.READING
         self.opened_at = self.read_at = perf_counter()
@@ -154,10 +156,7 @@ class Exchange:
     def begin(self, length: int | None) -> bool:
         """Refuse from the head alone, or ask for the body. True: go on."""
         prepared = self.prepared
-        conn = self.conn
-        if conn is not None:
-            # What a refusal from here on means for the connection.
-            conn.unskippable = self.head.chunked or (length or 0) > SKIP_BODY_BYTES
+        self.length = length
         refusal = self.service.gate_head(prepared)
         if refusal is not None and not self._let_pass(refusal):
             write_refusal(self, refusal)
@@ -279,6 +278,8 @@ class Exchange:
         self.reserving = False
         self.store_s = perf_counter() - self.reserve_at
         if self.stage == Stage.ENDED or self.conn is None:
+            if not reserved.admitted:
+                self.reserved = None  # refused, and nothing passes: nothing counts
             self._settle_unsent()
             return
         if not reserved.admitted:
@@ -324,7 +325,7 @@ class Exchange:
             if self.stream_until == FOREVER:
                 self.stream_until = now + self.service.longest(self)
             first_byte_s = route.first_byte_s if route is not None else 0.0
-            conn.deadline = min(now + first_byte_s, self.stream_until)
+            conn.deadline = min(conn.deadline, now + first_byte_s, self.stream_until)
 
     def _request_head(self, up: UpstreamConnection) -> bytes:
         prepared = self.prepared
@@ -333,7 +334,7 @@ class Exchange:
         elif self.body or self.hold:
             framing = b"Content-Length: %d\r\n" % len(self.body)
         else:
-            framing = b"Content-Length: 0\r\n" if self.head.content_length == 0 else b""
+            framing = b"Content-Length: 0\r\n" if self.length == 0 else b""
         return b"%bX-Request-Id: %b\r\n%b\r\n" % (
             prepared.head_for(up.target),
             self.request_id,
@@ -361,11 +362,10 @@ class Exchange:
 
     # -- the answer ---------------------------------------------------------------
 
-    def on_interim(self, status: int, fields: list[tuple[bytes, bytes]]) -> None:
+    def on_interim(self, status: int, lines: bytes) -> None:
         """103 and the like pass to whoever speaks HTTP/1.1."""
         if self.conn is not None and not self.head.http10:
-            lines = b"".join(b"%b: %b\r\n" % pair for pair in fields)
-            self.conn.transport.write(b"HTTP/1.1 %d \r\n%b\r\n" % (status, lines))
+            self.conn.transport.write(b"%b%b\r\n" % (status_line(status), lines))
 
     def on_answer_head(self, answer: AnswerHead) -> None:
         self.first_at = perf_counter()
@@ -378,7 +378,7 @@ class Exchange:
         conn = self.conn
         if conn is None:
             return
-        keep = not conn.close_after and not self.service.draining
+        keep = not (conn.close_after or conn.body_pending or self.service.draining)
         self.writer.head(
             self.head,
             answer,
@@ -388,7 +388,8 @@ class Exchange:
         )
         route = self.prepared.route
         self.last_rx = now = self.service.now()
-        conn.deadline = min(now + route.idle_s if route else now, self.stream_until)
+        if route is not None:
+            conn.deadline = min(conn.deadline, now + route.idle_s, self.stream_until)
 
     def _own_fields(self, answer: AnswerHead) -> bytes:
         fields = b""
@@ -476,9 +477,16 @@ class Exchange:
             if complete:
                 conn.exchange_done(keep=self.writer.keep)
             else:
-                conn.abort()
+                conn.abort(reset=self.writer.until_close)
 
     def on_upgraded(self, leftover: bytes) -> None:
+        answer, asked = self.answer, self.prepared.upgrade.split(b", ")
+        if answer is None or answer.upgrade not in asked:
+            self.stage = Stage.SENT
+            self.outcome = "upstream_error"
+            why = "the upstream switched to a protocol that was not asked for"
+            self.refuse(Refusal.upstream(502, why))
+            return
         self.stage = Stage.TUNNEL
         tunnelled.open_tunnel(self, leftover)
 
@@ -487,6 +495,8 @@ class Exchange:
     def on_body_end(self) -> None:
         if self.upload is not None:
             self.upload.end()
+            self.last_rx = now = self.service.now()
+            self.on_deadline(now)  # from here on it is the upstream's turn
 
     def on_client_writable(self, writable: bool) -> None:
         up = self.up
@@ -502,21 +512,31 @@ class Exchange:
         route, conn = self.prepared.route, self.conn
         if route is None or conn is None:
             return
-        if now >= self.stream_until:
-            self._time_out("the exchange took too long")
-        elif self.stage == Stage.SENT:
-            waiting = self.upload is not None and not self.upload.done
-            until = (now if waiting else self.last_rx) + route.first_byte_s
-            if now < until:
-                conn.deadline = min(until, self.stream_until)
-            else:
-                self._time_out("the upstream did not answer in time")
+        until, why = FOREVER, ""
+        if self.stage == Stage.SENT:
+            until, why = self._answer_due(conn, route)
         elif self.stage in (Stage.ANSWERING, Stage.TUNNEL):
-            until = (self.last_rx if conn.writable else now) + route.idle_s
-            if now < until:
-                conn.deadline = min(until, self.stream_until)
-            else:
-                self._time_out("the upstream fell silent")
+            since = self.last_rx if conn.writable else now
+            until, why = since + route.idle_s, "the upstream fell silent"
+        if self.stream_until <= until:
+            until, why = self.stream_until, "the exchange took too long"
+        if now >= until:
+            self._time_out(why)
+        else:
+            conn.deadline = min(conn.deadline, until)
+
+    def _answer_due(self, conn: ClientConnection, route: Route) -> tuple[float, str]:
+        """When the upstream must have done what it is waited for, and that."""
+        upload = self.upload
+        if upload is None or upload.done:
+            return (
+                self.last_rx + route.first_byte_s,
+                "the upstream did not answer in time",
+            )
+        if upload.stalled_at:
+            longest = conn.listener.settings.write_timeout_s
+            return upload.stalled_at + longest, "the upstream does not take the request"
+        return FOREVER, ""  # it is the client who is waited for
 
     def _time_out(self, why: str) -> None:
         self.outcome = "timeout"
@@ -525,17 +545,29 @@ class Exchange:
             up.abandon()
         if self.tunnel is not None:
             self.tunnel.break_off()
-        elif self.stage == Stage.SENT:
+        elif self.stage in (Stage.CONNECTING, Stage.SENT):
             self.refuse(Refusal.upstream(504, why))
         else:
-            conn, self.conn = self.conn, None
-            self._settle(complete=False, ended_at=perf_counter())
-            if conn is not None:
-                conn.abort()
+            self._break_answer()
+
+    def _break_answer(self) -> None:
+        """The answer has begun and cannot be brought to its end."""
+        up, self.up = self.up, None
+        if up is not None:
+            up.abandon()
+        conn, self.conn = self.conn, None
+        self._scan()
+        self._settle(complete=False, ended_at=perf_counter())
+        if conn is not None:
+            conn.abort(reset=self.writer.until_close)
 
     # -- ends before the answer's own ---------------------------------------------
 
     def on_body_refused(self, status: int, reason: str) -> None:
+        if self.stage == Stage.ANSWERING:
+            self.outcome = "client_closed"
+            self._break_answer()
+            return
         code = "payload_too_large" if status == 413 else "invalid_request"
         self.refuse(Refusal(status, code, reason))
 
@@ -561,12 +593,18 @@ class Exchange:
         self.outcome = "client_closed"
         if self.reserving:
             return  # settled when the store has answered
-        if self.stage in (Stage.SENT, Stage.ANSWERING) and self.service.may_drain(self):
+        if (
+            self.stage in (Stage.SENT, Stage.ANSWERING)
+            and (self.upload is None or self.upload.done)
+            and self.service.may_drain(self)
+        ):
             return
         self.leave_upstream()
 
     def leave_upstream(self) -> None:
         """Nobody waits for this answer: close the upstream, settle what passed."""
+        if self.stage == Stage.ENDED:
+            return  # only its tokens are still being counted
         up, self.up = self.up, None
         if up is not None:
             up.abandon()

@@ -66,7 +66,7 @@ def write_refusal(exchange: Exchange, refusal: Refusal) -> None:
     conn = exchange.conn
     if conn is None:
         return
-    if conn.unskippable and conn.body_pending:
+    if conn.body_pending:
         conn.close_after = True
     service = exchange.service
     body, fields = service.error_body(exchange.prepared.match, refusal)
@@ -116,7 +116,7 @@ def answer_here(exchange: Exchange) -> None:
         body = b"TRACE %b HTTP/1.1\r\n\r\n" % head.target
     elif service.draining:
         status, body = 503, b"draining\n"
-    keep = not conn.close_after and not service.draining
+    keep = not (conn.close_after or conn.body_pending or service.draining)
     conn.close_after = not keep
     data = b"%bDate: %b\r\n%bContent-Length: %d\r\n%b\r\n" % (
         status_line(status),

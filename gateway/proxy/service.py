@@ -46,6 +46,7 @@ if TYPE_CHECKING:
 
 # ``LimitPlan.least_usd`` of a plan that counts no money.
 NO_BOUND = 1 << 62
+NEVER = float("inf")
 # Leases are renewed at a third of their life.
 RENEW_S = 20.0
 # A stream may be long: its decoded copy is dropped as it is read.
@@ -119,6 +120,9 @@ class Service:
 
     def closed(self, exchange: Exchange) -> None:
         self.open_exchanges.discard(exchange)
+        route = exchange.prepared.route
+        if exchange.drains_until != NEVER and route is not None:
+            route.draining -= 1
         exchange.let_go()
 
     # -- gate, caps, limits -------------------------------------------------------

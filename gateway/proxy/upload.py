@@ -15,7 +15,16 @@ MAX_HELD_BYTES = 64 * 1024
 class Upload:
     """Sends the body of a request that need not be read before it is admitted."""
 
-    __slots__ = ("chunked", "done", "exchange", "framing", "held", "held_bytes", "up")
+    __slots__ = (
+        "chunked",
+        "done",
+        "exchange",
+        "framing",
+        "held",
+        "held_bytes",
+        "stalled_at",
+        "up",
+    )
 
     def __init__(self, exchange: Exchange, length: int | None) -> None:
         self.exchange = exchange
@@ -29,6 +38,8 @@ class Upload:
         self.held_bytes = 0
         self.up: UpstreamConnection | None = None
         self.done = False
+        # Since when the upstream has taken nothing (the loop's clock); 0: it takes.
+        self.stalled_at = 0.0
 
     def take(self, data: bytes) -> None:
         if self.chunked and data:
@@ -43,6 +54,8 @@ class Upload:
 
     def end(self) -> None:
         self.done = True
+        if self.exchange.conn is not None:
+            self.exchange.conn.resume_reading()  # to see it leave
         if self.chunked:
             last = b"0\r\n\r\n"
             if self.up is not None:
@@ -64,4 +77,11 @@ class Upload:
         conn = self.exchange.conn
         if conn is None or self.done:
             return
-        conn.resume_reading() if writable else conn.pause_reading()
+        if writable:
+            self.stalled_at = 0.0
+            conn.resume_reading()
+        else:
+            self.stalled_at = now = self.exchange.service.now()
+            longest = conn.listener.settings.write_timeout_s
+            conn.deadline = min(conn.deadline, now + longest)
+            conn.pause_reading()

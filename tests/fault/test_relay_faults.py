@@ -1,0 +1,391 @@
+"""Clients and upstreams that leave, stall, lie or flood, in the middle of everything."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+
+import pytest
+
+from tests.doubles import ANSWER, ANSWER_HEAD, Cut
+from tests.inprocess import (
+    CHAT,
+    InProcess,
+    LateStore,
+    event_loop_policy,  # noqa: F401
+    request,
+    seconds_until,
+    until,
+    upstream,  # noqa: F401
+)
+
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
+CLOSE = b"Connection: close\r\n"
+CHUNKED = b"Transfer-Encoding: chunked\r\n"
+SILENT = (30.0,)
+STREAM_HEAD = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
+ONE_REQUEST = 'limits = [{ per = "client_ip", requests = 1, window = "1h" }]'
+PROMPT = b'{"model":"m","messages":[{"role":"user","content":"hi"}]}'
+USAGE = (
+    b'{"choices":[],"usage":{"prompt_tokens":3,"completion_tokens":4,"total_tokens":7}}'
+)
+# Timing is measured, and held to this: a busy machine must not fail the test.
+SOON_S = 0.25
+
+
+def books(gateway: InProcess) -> list[int]:
+    """What the store holds for every cell that was ever touched."""
+    return [w.total(gateway.store.now_us()) for w in gateway.store._windows.values()]
+
+
+# -- the client leaves ----------------------------------------------------------------
+
+
+@pytest.mark.parametrize("how", ["close", "reset", "end"])
+async def test_leaving_while_the_upstream_is_silent(how, upstream):
+    """The upstream's socket is closed at once, one record says who left."""
+    upstream.default = SILENT
+    async with InProcess(upstream, policy=ONE_REQUEST) as gateway:
+        client = await gateway.client()
+        client.send(request(b"POST", CHAT, body=PROMPT))
+        await until(lambda: upstream.requests)
+        getattr(client, how)()
+        assert await seconds_until(upstream.connections[0].closed.is_set) < SOON_S
+        record = await gateway.record()
+        assert (record.outcome, record.status) == ("client_closed", 499)
+        assert books(gateway) == [1]
+        client.close()
+
+
+@pytest.mark.parametrize("how", ["close", "reset"])
+async def test_leaving_while_the_answer_flows(how, upstream):
+    """A stream without its reader is closed upstream, and settled once."""
+    upstream.default = (STREAM_HEAD + b"2\r\n{}\r\n", 30.0)
+    async with InProcess(upstream) as gateway:
+        client = await gateway.client()
+        client.send(request())
+        await client.until(b"{}")
+        getattr(client, how)()
+        assert await seconds_until(upstream.connections[0].closed.is_set) < SOON_S
+        assert (await gateway.record()).outcome == "client_closed"
+
+
+async def test_leaving_while_the_store_is_asked(upstream):
+    """Admitted after the client left: never sent, the request stays counted once."""
+    store = LateStore()
+    limits = ONE_REQUEST.replace("]", ', { per = "client_ip", concurrent = 3 }]')
+    async with InProcess(upstream, policy=limits, store=store) as gateway:
+        client = await gateway.client()
+        client.send(request(b"POST", CHAT, body=PROMPT))
+        await until(lambda: store.waiting)
+        client.close()
+        await until(lambda: not gateway.plane.listener.connections)
+        store.let_go()
+        assert (await gateway.record()).outcome == "client_closed"
+        assert sorted(books(gateway)) == [0, 1]
+        assert not upstream.requests
+
+
+async def test_refused_after_the_client_left_counts_nothing(upstream):
+    """A reserve without room that nobody waits for any more is not charged."""
+    store = LateStore()
+    async with InProcess(upstream, policy=ONE_REQUEST, store=store) as gateway:
+        clients = [await gateway.client() for _ in range(3)]
+        for client in clients:
+            client.send(request(b"POST", CHAT, body=PROMPT))
+        await until(lambda: len(store.waiting) == 3)
+        for client in clients:
+            client.close()
+        await until(lambda: not gateway.plane.listener.connections)
+        store.let_go()
+        await until(lambda: len(gateway.records) == 3)
+        assert books(gateway) == [1]
+
+
+@pytest.mark.parametrize("target", [CHAT, b"/x"])
+async def test_leaving_during_the_upload(target, upstream):
+    """Half a body and gone: the upstream never sees an end."""
+    async with InProcess(upstream) as gateway:
+        client = await gateway.client()
+        client.send(request(b"POST", target, b"Content-Length: 99\r\n") + b"{")
+        await until(lambda: gateway.plane.service.open_exchanges)
+        client.close()
+        await gateway.record()
+        assert not upstream.requests
+        for one in upstream.connections:
+            await until(one.closed.is_set)
+
+
+async def test_leaving_unseen_behind_a_full_upload(upstream):
+    """Not read because the upstream takes nothing, a client that leaves is noticed."""
+    upstream.default = SILENT
+    async with InProcess(upstream) as gateway:
+        client = await gateway.client()
+        client.send(request(b"POST", b"/x", b"Content-Length: 99000000\r\n"))
+        await until(lambda: upstream.connections)
+        upstream.connections[0]._transport.pause_reading()
+        client.send(bytes(40_000_000))
+        (conn,) = gateway.plane.listener.connections
+        await until(lambda: conn.reading_paused)
+        client.reset()
+        assert await seconds_until(lambda: gateway.records) < 2 * SOON_S
+        assert gateway.records[0].outcome == "client_closed"
+
+
+# -- draining answers of clients that left ----------------------------------------------
+
+DRAIN = 'on_disconnect = "drain"\ndrain_max = 2\ndrain_timeout = "2s"'
+
+
+async def test_drained_answer_is_counted(upstream):
+    """The rest of the answer is read though nobody gets it, and its usage counts."""
+    head = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n"
+    head += b"Content-Length: %d\r\n\r\n" % len(USAGE)
+    upstream.default = (head + USAGE[:20], 0.1, USAGE[20:])
+    async with InProcess(upstream, route=DRAIN) as gateway:
+        for _ in range(3):  # places are given back
+            gateway.records.clear()
+            client = await gateway.client()
+            client.send(request(b"POST", CHAT, body=PROMPT))
+            await client.until(b"choices")
+            client.close()
+            record = await gateway.record()
+            assert (record.outcome, record.total_tokens) == ("client_closed", 7)
+        assert len(upstream.connections) == 1
+
+
+async def test_draining_is_bounded_in_number(upstream):
+    """Beyond ``drain_max`` a client that leaves ends its exchange."""
+    upstream.default = SILENT
+    async with InProcess(upstream, route=DRAIN) as gateway:
+        clients = [await gateway.client() for _ in range(3)]
+        for client in clients:
+            client.send(request())
+        await until(lambda: len(upstream.requests) == 3)
+        for client in clients:
+            client.close()
+        await until(lambda: gateway.records)
+        assert len(gateway.plane.service.open_exchanges) == 2
+        for one in upstream.connections:
+            one.cut()
+
+
+async def test_draining_is_bounded_in_time(upstream):
+    """What is drained for too long is closed, recorded once, its place given back."""
+    upstream.default = SILENT
+    async with InProcess(upstream, route=DRAIN.replace("2s", "10ms")) as gateway:
+        client = await gateway.client()
+        client.send(request(b"POST", CHAT, body=PROMPT))
+        await until(lambda: upstream.requests)
+        client.close()
+        await until(lambda: gateway.plane.service.tables.routes[0].draining)
+        await asyncio.sleep(0.02)
+        gateway.plane.tick()
+        await until(upstream.connections[0].closed.is_set)
+        gateway.plane.tick()
+        assert (await gateway.record()).outcome == "client_closed"
+
+
+async def test_half_an_upload_is_not_drained(upstream):
+    """An upstream that waits for the rest of a body would wait in vain."""
+    upstream.default = SILENT
+    async with InProcess(upstream, route=DRAIN) as gateway:
+        client = await gateway.client()
+        client.send(request(b"POST", b"/x", b"Content-Length: 9\r\n") + b"x")
+        await until(lambda: upstream.received.endswith(b"x"))
+        client.close()
+        assert await seconds_until(upstream.connections[0].closed.is_set) < SOON_S
+
+
+# -- upstreams --------------------------------------------------------------------------
+
+HTTP10 = b"GET /x HTTP/1.0\r\n\r\n"
+CUT_ANSWERS = {
+    "length": b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\n{}",
+    "chunked": STREAM_HEAD + b"2\r\n{}\r\n",
+    "in a chunk": STREAM_HEAD + b"9\r\n{}",
+}
+
+
+@pytest.mark.parametrize("cut", [Cut.CLOSE, Cut.RESET])
+@pytest.mark.parametrize("name", CUT_ANSWERS)
+async def test_http10_client_sees_a_cut_answer_break(name, cut, upstream):
+    """Where only the close ends an answer, one cut short ends in a reset."""
+    upstream.default = (CUT_ANSWERS[name], 0.05, cut)
+    async with InProcess(upstream) as gateway:
+        if name == "length":
+            answer = await gateway.talk(HTTP10)
+            assert b"Content-Length: 9\r\n" in answer
+            return
+        with pytest.raises(ConnectionResetError):
+            await gateway.talk(HTTP10)
+
+
+async def test_upstream_that_is_lost_once_connected(upstream):
+    """Accepted and reset in one turn: 502, and nothing stays behind."""
+    upstream.default = (Cut.RESET,)
+    async with InProcess(upstream) as gateway:
+        for _ in range(20):
+            answer = await gateway.talk(request(fields=CLOSE))
+            assert answer.startswith(b"HTTP/1.1 502 ")
+
+
+async def test_retried_once_on_a_dead_connection(upstream):
+    """A pooled connection that dies is replaced once, with a fresh one."""
+    async with InProcess(upstream) as gateway:
+        await gateway.talk(request(fields=CLOSE))
+        upstream.scripts.extend([(Cut.RESET,), (Cut.RESET,), ANSWER])
+        answer = await gateway.talk(request(fields=CLOSE))
+        assert answer.startswith(b"HTTP/1.1 502 ")
+        assert len(upstream.connections) == 2
+
+
+@pytest.mark.parametrize("first", [b"HTTP/1.1 100 Continue\r\n\r\n", b"H"])
+async def test_not_retried_after_a_byte(first, upstream):
+    """Once anything came back the request may have run: 502."""
+    async with InProcess(upstream) as gateway:
+        await gateway.talk(request(fields=CLOSE))
+        upstream.scripts.append((first, 0.02, Cut.CLOSE))
+        answer = await gateway.talk(request(fields=CLOSE))
+        assert answer.startswith(b"HTTP/1.1 502 ")
+        assert len(upstream.requests) == 2
+
+
+@pytest.mark.parametrize("upload", [False, True])
+async def test_silent_upstream_is_504(upload, upstream):
+    """No first byte in time, with and without an uploaded body."""
+    upstream.default = SILENT
+    short = 'timeouts = { first_byte = "100ms" }'
+    async with InProcess(upstream, route=short) as gateway:
+        client = await gateway.client()
+        client.send(request(b"POST", b"/x", CLOSE + b"Content-Length: 2\r\n") + b"x")
+        await until(lambda: upstream.received.endswith(b"x"))
+        client.send(b"y")
+        assert (await client.rest()).startswith(b"HTTP/1.1 504 ")
+        assert (await gateway.record()).outcome == "timeout"
+        await until(upstream.connections[0].closed.is_set)
+
+
+async def test_upstream_that_falls_silent(upstream):
+    """A stream without a byte for too long is broken off."""
+    upstream.default = (STREAM_HEAD + b"2\r\n{}\r\n", 30.0)
+    async with InProcess(upstream, route='timeouts = { idle = "100ms" }') as gateway:
+        client = await gateway.client()
+        client.send(request())
+        await client.until(b"2\r\n{}\r\n")
+        assert b"0\r\n\r\n" not in await client.rest()
+        assert (await gateway.record()).outcome == "timeout"
+
+
+async def test_upstream_that_takes_no_body(upstream):
+    """An upload that the upstream does not read is given up after a while."""
+    upstream.default = SILENT
+    async with InProcess(upstream, server='write_timeout = "200ms"') as gateway:
+        client = await gateway.client()
+        client.send(request(b"POST", b"/x", b"Content-Length: 99000000\r\n"))
+        await until(lambda: upstream.connections)
+        upstream.connections[0]._transport.pause_reading()
+        client.send(bytes(40_000_000))
+        assert (await client.until(b"\r\n")).startswith(b"HTTP/1.1 504 ")
+        client.close()
+
+
+async def test_total_limit_holds_during_an_upload(upstream):
+    """A body that drips just fast enough does not outlast the total limit."""
+    upstream.default = SILENT
+    route = 'timeouts = { total = "300ms" }'
+    async with InProcess(upstream, route=route, server="min_body_rate = 0") as gateway:
+        client = await gateway.client()
+        client.send(request(b"POST", b"/x", b"Content-Length: 99\r\n") + b"x")
+        assert (await client.until(b"\r\n")).startswith(b"HTTP/1.1 504 ")
+        client.close()
+
+
+@pytest.mark.parametrize(
+    "fields", [b"", b"Upgrade: websocket\r\nConnection: Upgrade\r\n"]
+)
+async def test_unasked_switch_of_protocols_is_502(fields, upstream):
+    """101 to a request that asked for no upgrade opens no tunnel."""
+    upstream.default = (
+        b"HTTP/1.1 101 Switching Protocols\r\n" + fields + b"\r\nraw",
+        1,
+    )
+    async with InProcess(upstream, route="websocket = true") as gateway:
+        answer = await gateway.talk(request(fields=CLOSE))
+        assert answer.startswith(b"HTTP/1.1 502 ")
+        assert b"raw" not in answer
+
+
+async def test_error_of_the_body_never_lands_inside_an_answer(upstream):
+    """A bad chunk behind an early answer breaks the answer, and writes nothing in it."""
+    upstream.default = ANSWER
+    early = (STREAM_HEAD + b"2\r\n{}\r\n", 30.0)
+    async with InProcess(upstream) as gateway:
+        client = await gateway.client()
+        upstream.scripts.append(early)
+        client.send(request(b"POST", b"/x", CHUNKED) + b"2\r\nhi\r\n")
+        await until(lambda: upstream.connections)
+        upstream.connections[0]._transport.write(early[0])
+        await client.until(b"{}\r\n")
+        client.send(b"zz\r\n")
+        try:
+            rest = await client.rest()
+        except ConnectionResetError:
+            rest = b""
+        assert rest == b""
+        client.close()
+
+
+async def test_early_answer_while_uploading(upstream):
+    """An answer before the body's end passes; neither connection is used again."""
+    async with InProcess(upstream) as gateway:
+        client = await gateway.client()
+        client.send(request(b"POST", b"/x", b"Content-Length: 99\r\n") + b"x")
+        await until(lambda: upstream.connections)
+        upstream.connections[0]._transport.write(ANSWER_HEAD + b"{}")
+        answer = await client.rest()
+        assert b"\r\nConnection: close\r\n" in answer
+        assert answer.endswith(b"{}")
+        client.close()
+        await until(upstream.connections[0].closed.is_set)
+
+
+async def test_whole_request_unread_is_not_pooled(upstream):
+    """A connection whose upstream answered without reading is not used again."""
+    async with InProcess(upstream) as gateway:
+        client = await gateway.client()
+        client.send(request(b"POST", CHAT, body=PROMPT[:-1] + b" " * 20_000_000 + b"}"))
+        await until(lambda: upstream.connections)
+        one = upstream.connections[0]
+        one._transport.pause_reading()
+        one._transport.write(ANSWER_HEAD + b"{}")
+        assert (await client.answer()).endswith(b"{}")
+        one._transport.resume_reading()
+        await until(one.closed.is_set)
+        client.close()
+
+
+async def test_body_behind_a_bodiless_answer_reaches_nobody(upstream):
+    """What follows the head of an answer to HEAD is not kept for the next one."""
+    evil = ANSWER_HEAD.replace(b"2", b"6", 1) + b"{evil}"
+    async with InProcess(upstream) as gateway:
+        client = await gateway.client()
+        upstream.scripts.append(
+            (b"HTTP/1.1 200 OK\r\nContent-Length: 60\r\n\r\n" + evil,)
+        )
+        client.send(request(b"HEAD") + request(fields=CLOSE))
+        assert b"evil" not in await client.rest()
+        assert len(upstream.connections) == 2
+        client.close()
+
+
+async def test_interim_answers_carry_no_hop_by_hop_fields(upstream):
+    """Early hints pass on without what was meant for us."""
+    hints = (
+        b"HTTP/1.1 103 Early Hints\r\nLink: </a>\r\nConnection: X-Hop\r\nX-Hop: 1\r\n"
+    )
+    upstream.default = (hints + b"Keep-Alive: x\r\n\r\n", *ANSWER)
+    async with InProcess(upstream) as gateway:
+        interim, _, _ = (await gateway.talk(request(fields=CLOSE))).partition(b"200 OK")
+        assert b"\r\nLink: </a>\r\n" in interim
+        assert not re.search(rb"X-Hop|Keep-Alive|Connection", interim)
