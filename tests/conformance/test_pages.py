@@ -1,4 +1,4 @@
-"""The operations page names all that there is: metrics, record fields, routes."""
+"""The pages name all that there is (metrics, fields, routes), and their examples load."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import msgspec
 import pytest
 
 from gateway.admin.api import Api
+from gateway.config import load
 from gateway.sinks.records import PublicRecord
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -59,3 +60,33 @@ def test_every_route_is_documented():
     """Each route of the admin port stands in the page, with its method."""
     routes = {(route.method, route.path) for route in Api(None).routes()}
     assert [f"{m} {p}" for m, p in routes if f"`{m} {p}`" not in PAGE] == []
+
+
+def examples():
+    """The TOML blocks of the pages, numbered."""
+    fence = re.compile(r"^```toml\n(.*?)^```", re.MULTILINE | re.DOTALL)
+    pages = ("README.md", "docs/quickstart.md", "docs/scaling.md")
+    return [
+        pytest.param(page, block, id=f"{page}-{number}")
+        for page in pages
+        for number, block in enumerate(fence.findall((ROOT / page).read_text()))
+    ]
+
+
+@pytest.mark.parametrize(("page", "block"), examples())
+def test_configurations_of_pages_load(page, block):
+    """Each example of a file is valid, once its secrets and hashes stand in."""
+    text = re.sub(r"\{ (env|file) = [^}]*\}", '"secret"', block)
+    text = re.sub(r"^(cert|key) = .*$", "", text, flags=re.MULTILINE)
+    text = text.replace("[server.tls]", "").replace("sha256:…", "sha256:" + "0" * 64)
+    if "[[upstream]]" not in text:
+        text += '\n[[upstream]]\nurl = "https://api.example"\n'
+    assert load(page, {}, text=text).config.upstreams
+
+
+def test_readme_and_checks_run_the_same_tests():
+    """The second command of the README is what ``.ci/run`` does in the end."""
+    readme, script = (ROOT / "README.md").read_text(), (ROOT / ".ci/run").read_text()
+    for words in ("pip install '.[test]'", "-m pytest -n auto"):
+        assert words in readme
+        assert words.removeprefix("pip ").removeprefix("install ") in script
