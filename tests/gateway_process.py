@@ -147,6 +147,7 @@ class Gateway:
         store: str | None = "memory:",
         workers: int = 1,
         server: str = "",
+        store_keys: str = "",
         ports: tuple[int, int] = (0, 0),
     ) -> None:
         self._home = tempfile.TemporaryDirectory(prefix="tg-", dir="/tmp")
@@ -157,7 +158,8 @@ class Gateway:
         self.records_file = self.directory / "records.jsonl"
         self.config_file = self.directory / "tidegate.toml"
         self._stderr = self.directory / "stderr"
-        self._workers, self._server, self._store = workers, server, store
+        self._workers, self._server = workers, server
+        self._store, self._store_keys = store, store_keys
         self._flags = flags
         self._with_file = config is not None
         if config is not None:
@@ -167,10 +169,11 @@ class Gateway:
 
     def write_config(self, config: str) -> None:
         """Write the file (whole, then renamed: watchers see one change)."""
-        store = f'[store]\nurl = "{self._store}"\n' if self._store else ""
+        store = f'[store]\nurl = "{self._store}"\n' if self._store else "[store]\n"
         text = (
             f'[server]\nlisten = "127.0.0.1:{self._ports[0]}"\nworkers = {self._workers}\n'
-            f'{self._server}\n[admin]\nlisten = "127.0.0.1:{self._ports[1]}"\n{store}'
+            f'{self._server}\n[admin]\nlisten = "127.0.0.1:{self._ports[1]}"\n'
+            f"{store}{self._store_keys}\n"
             f'[events]\nfile = "{self.records_file}"\n{config}\n'
         )
         fresh = self.config_file.with_suffix(".new")
