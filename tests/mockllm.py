@@ -94,7 +94,7 @@ class Request:
         """How many to generate: what was asked for, within the client's cap."""
         body = self.body
         caps = ("max_tokens", "max_completion_tokens", "max_output_tokens")
-        found = [body[name] for name in caps if body.get(name)]
+        found = [int(float(body[name])) for name in caps if body.get(name)]
         return min([self.number("tokens", DEFAULT_TOKENS), *found])
 
     @property

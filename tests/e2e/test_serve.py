@@ -138,6 +138,25 @@ def test_sighup_reloads(reloading, mock):
     _takes(reloading, "sk-hup", 200)
 
 
+def test_reload_leaves_open_streams_alone(reloading, mock):
+    """A stream that is open while the file changes runs on to its own end."""
+    host = http.client.HTTPConnection("127.0.0.1", reloading.port, timeout=10)
+    host.request(
+        "POST",
+        "/v1/chat/completions",
+        json.dumps(ASKED | {"stream": True}),
+        {"x-mock-tokens": "10", "x-mock-hold": "5", "x-mock-hold-ms": "1500"},
+    )
+    stream = host.getresponse()
+    before = _generation(reloading)
+    reloading.write_config(_upstream(mock, ONE_A_MINUTE))
+    until(lambda: _generation(reloading) > before, 3.0)
+    assert stream.read().count(b"tide") == 10
+    host.close()
+    reloading.write_config(_upstream(mock))
+    _takes(reloading, "sk-after", 200)
+
+
 def test_bad_file_keeps_the_old_configuration(reloading, mock):
     """A file with an error changes nothing; the log and the API name file, line, key."""
     reloading.write_config(_upstream(mock, "[policy.default]\nlimitz = []\n"))
