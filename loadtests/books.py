@@ -61,6 +61,8 @@ limits = [
   {{ per = "tenant", concurrent = 1000 }},
 ]
 """
+# A whole answer is settled and recorded within this time, on a busy machine too.
+SETTLE_S = 0.3
 # Calls asked later than this after the kill have no excuse.
 KILL_S = 1.0
 
@@ -79,6 +81,8 @@ class Client:
         self.holds = asyncio.Event()  # its held stream has sent all that it will
         self.broken_at: list[float] = []
         self.opened: dict[str, float] = {}  # request id -> when it was asked
+        # ... -> when its answer, with its usage, had come: nothing is left to count.
+        self.stated: dict[str, float] = {}
 
 
 class Visitors:
@@ -127,6 +131,8 @@ class Visitors:
                 if leave_after is not None and events >= leave_after:
                     answer.close()
                     return
+        if "x-mock-usage" not in asked:
+            client.stated[id_] = time.monotonic()
 
     # -- kinds of visits --------------------------------------------------------------
 
@@ -380,9 +386,17 @@ class Run:
             return [] if excess == due else [f"{client.key}: {excess} over, not {due}"]
         lost = [at for id_, at in client.opened.items() if id_ not in self.recorded]
         late = [at for at in lost if at - self.killed_at > KILL_S]
+        late += [
+            at
+            for id_, at in client.stated.items()
+            if id_ not in self.recorded and at < self.killed_at - SETTLE_S
+        ]
         if late:
             return [f"{client.key}: {len(late)} exchanges without a record"]
         self.found["open_at_kill"] = self.found.get("open_at_kill", 0) + len(lost)
+        calls = self._limits("user", client.user)["user.requests.day"]
+        if not lost and calls != len(client.opened):
+            return [f"{client.key}: {calls} requests, not {len(client.opened)}"]
         if not 0 <= excess <= len(lost) * RESERVATION_MAX:
             return [f"{client.key}: {excess} over, {len(lost)} cut; {account}"]
         return []
