@@ -8,12 +8,11 @@ followed. A target that cannot be reached is passed over for a few seconds.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import ssl
-from collections import deque
+from collections import OrderedDict
 from time import monotonic
 from typing import TYPE_CHECKING, cast
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 import msgspec
 
@@ -56,6 +55,7 @@ class Target:
         "host",
         "idle",
         "keepalive_s",
+        "opening",
         "port",
         "tls",
     )
@@ -69,27 +69,27 @@ class Target:
         self.authority = authority
         self.base_path = base_path
         self.keepalive_s = UpstreamSettings().keepalive_s
-        self.idle: deque[UpstreamConnection] = deque()
+        # In the order in which they became idle.
+        self.idle: OrderedDict[UpstreamConnection, None] = OrderedDict()
         self.connections: set[UpstreamConnection] = set()
+        self.opening = 0  # under way, not among the connections yet
         self.ejected_until = 0.0
         # The pool's loop; asking for the running one costs a system call.
         self.clock: Callable[[], float] = monotonic
 
     def put(self, conn: UpstreamConnection) -> None:
         conn.idle_since = self.clock()
-        self.idle.append(conn)
+        self.idle[conn] = None
 
     def forget(self, conn: UpstreamConnection) -> None:
         self.connections.discard(conn)
-        if conn.sink is None:
-            with contextlib.suppress(ValueError):
-                self.idle.remove(conn)
+        self.idle.pop(conn, None)
 
     def take(self, now: float) -> UpstreamConnection | None:
         """Warmest idle connection that is still good."""
         idle = self.idle
         while idle:
-            conn = idle.pop()
+            conn, _ = idle.popitem()
             if conn.spent or conn.transport.is_closing():
                 continue
             if (
@@ -104,8 +104,11 @@ class Target:
 
     def prune(self, now: float) -> None:
         """Close connections idle for too long (oldest first)."""
-        while self.idle and now - self.idle[0].idle_since > self.keepalive_s:
-            conn = self.idle.popleft()
+        while self.idle:
+            conn = next(iter(self.idle))
+            if now - conn.idle_since <= self.keepalive_s:
+                return
+            del self.idle[conn]
             conn.spent = True
             conn.transport.close()
 
@@ -131,6 +134,7 @@ class Pool:
         self._tasks: set[asyncio.Task[None]] = set()
         self.connect_failures = 0
         self.turned_away = 0
+        self.retired = False  # by a new configuration
 
     def acquire(
         self, sink: AnswerSink, *, fresh: bool = False
@@ -144,16 +148,21 @@ class Pool:
             conn = target.take(now)
             if conn is not None:
                 return conn
-        if len(target.connections) >= self.settings.max_connections:
+        if len(target.connections) + target.opening >= self.settings.max_connections:
             self.turned_away += 1
             self.loop.call_soon(
                 sink.on_connect_failed, 503, "too many upstream connections are open"
             )
             return None
+        target.opening += 1
         task = self.loop.create_task(self._connect(target, sink))
         self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        task.add_done_callback(lambda done: self._connect_ended(done, target))
         return None
+
+    def _connect_ended(self, task: asyncio.Task[None], target: Target) -> None:
+        self._tasks.discard(task)
+        target.opening -= 1
 
     def _choose(self, now: float) -> Target:
         targets = self.targets
@@ -201,6 +210,10 @@ class Pool:
                 ssl=context,
                 server_hostname=target.host if context else None,
             )
+        if conn.lost or conn.transport.is_closing():
+            msg = "it closed the connection at once"
+            raise OSError(msg)
+        conn.spent = self.retired
         target.connections.add(conn)
         return conn
 
@@ -210,20 +223,25 @@ class Pool:
         """Open a tunnel with CONNECT (RFC 9110 9.3.6) for any target."""
         parts = urlsplit(proxy)
         ready: asyncio.Future[None] = self.loop.create_future()
-        authority = b"%b:%d" % (target.host.encode("idna"), target.port)
+        host = target.host.encode("idna")
+        host = b"[%b]" % host if b":" in host else host
+        authority = b"%b:%d" % (host, target.port)
+        login = _basic(parts.username, parts.password)
         transport, _ = await self.loop.create_connection(
-            lambda: _ConnectProtocol(ready, authority, parts.username, parts.password),
+            lambda: _ConnectProtocol(ready, authority, login),
             parts.hostname or "",
             parts.port or 3128,
         )
         try:
             await ready
+            if transport.is_closing():
+                msg = "the egress proxy closed the connection"
+                raise OSError(msg)  # noqa: TRY301 - one way out
             conn = UpstreamConnection(target, self.loop.time())
+            transport.set_protocol(conn)
             if context is None:
-                transport.set_protocol(conn)
                 conn.connection_made(transport)
                 return conn
-            transport.set_protocol(conn)
             secured = await self.loop.start_tls(
                 transport, conn, context, server_hostname=target.host
             )
@@ -242,6 +260,7 @@ class Pool:
 
     def close_idle(self) -> None:
         """No new exchange comes here: let the open ones end."""
+        self.retired = True
         for target in self.targets:
             for conn in list(target.idle):
                 conn.spent = True
@@ -262,30 +281,29 @@ class _ConnectProtocol(asyncio.Protocol):
     """Asks an egress proxy for a tunnel; done when it answered 2xx."""
 
     def __init__(
-        self,
-        ready: asyncio.Future[None],
-        authority: bytes,
-        user: str | None,
-        password: str | None,
+        self, ready: asyncio.Future[None], authority: bytes, login: bytes
     ) -> None:
         self._ready = ready
         self._authority = authority
-        self._auth = _basic(user, password)
+        self._login = login
         self._buf = b""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         cast("asyncio.Transport", transport).write(
             b"CONNECT %b HTTP/1.1\r\nHost: %b\r\n%b\r\n"
-            % (self._authority, self._authority, self._auth)
+            % (self._authority, self._authority, self._login)
         )
 
     def data_received(self, data: bytes) -> None:
         self._buf += data
         if self._ready.done():
             return
-        if b"\r\n\r\n" in self._buf:
-            words = self._buf.split(b"\r\n", 1)[0].split(b" ")
-            if len(words) > 1 and words[1].startswith(b"2"):
+        head, end, more = self._buf.partition(b"\r\n\r\n")
+        if end:
+            words = head.split(b"\r\n", 1)[0].split(b" ")
+            if more:
+                self._fail("the egress proxy sent more than its answer")
+            elif len(words) > 1 and words[1].startswith(b"2"):
                 self._ready.set_result(None)
             else:
                 self._fail("the egress proxy refused the tunnel")
@@ -306,7 +324,8 @@ def _basic(user: str | None, password: str | None) -> bytes:
         return b""
     import base64  # noqa: PLC0415 - only where a proxy wants a password
 
-    pair = base64.b64encode(f"{user}:{password or ''}".encode())
+    plain = f"{unquote(user)}:{unquote(password or '')}"
+    pair = base64.b64encode(plain.encode())
     return b"Proxy-Authorization: Basic %b\r\n" % pair
 
 

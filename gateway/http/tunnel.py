@@ -67,29 +67,29 @@ class Tunnel:
             transport.resume_reading() if writable else transport.pause_reading()
 
     def upstream_writable(self, *, writable: bool) -> None:
-        transport = self.client.transport
-        if self.open and not transport.is_closing():
-            transport.resume_reading() if writable else transport.pause_reading()
+        client = self.client
+        if self.open and not client.transport.is_closing():
+            client.resume_reading() if writable else client.pause_reading()
 
     def client_eof(self) -> bool:
-        return self._half_closed(self.upstream.transport)
+        return self._half_closed(self.client.transport, self.upstream.transport)
 
     def upstream_eof(self) -> bool:
-        return self._half_closed(self.client.transport)
+        return self._half_closed(self.upstream.transport, self.client.transport)
 
-    def _half_closed(self, other: asyncio.Transport) -> bool:
+    def _half_closed(self, own: asyncio.Transport, other: asyncio.Transport) -> bool:
         """Pass a half-close on where the transport can; True keeps the other half.
 
         The second one ends the tunnel: no side would close it otherwise.
         """
         self.halves += 1
-        if not self.open or not other.can_write_eof():
-            return False
+        if not (self.open and own.can_write_eof() and other.can_write_eof()):
+            return False  # TLS knows no half-close
         other.write_eof()
         if self.halves == 1:
             return True
         self.upstream.transport.close()
-        self.client.transport.close()
+        self.client.finish()
         self._end()
         return False
 
@@ -100,14 +100,14 @@ class Tunnel:
 
     def upstream_lost(self) -> None:
         if self.open:
-            self.client.transport.close()
+            self.client.finish()
             self._end()
 
     def break_off(self) -> None:
         """End both sides now (time limit, drain)."""
         if self.open:
             self.upstream.transport.abort()
-            self.client.transport.close()
+            self.client.finish()
             self._end()
 
     def _end(self) -> None:

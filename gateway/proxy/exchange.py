@@ -18,6 +18,7 @@ from gateway.core.model import RequestFacts, Usage
 from gateway.http.response import RATE_LIMIT_FIELDS
 from gateway.proxy import tunnelled
 from gateway.proxy.answer import AnswerWriter, status_line
+from gateway.proxy.prepare import GZIP_LINE, IDENTITY_LINE
 from gateway.proxy.refusal import Refusal, write_refusal
 from gateway.proxy.settle import record, settle
 from gateway.proxy.upload import Upload
@@ -66,6 +67,7 @@ class Exchange:
         "drains_until",
         "facts",
         "filter",
+        "filtered",
         "first_at",
         "head",
         "hold",
@@ -138,6 +140,7 @@ class Exchange:
         self.meter: Meter | None = None
         self.asked_usage = False  # the gateway did, so it takes the chunk out again
         self.filter: UsageFilter | None = None
+        self.filtered = False  # the answer will hold a chunk that we asked for
         self.inflater: Inflater | None = None
         self.scan: list[bytes] = []
         self.tunnel: tunnelled.MeteredTunnel | None = None
@@ -255,6 +258,7 @@ class Exchange:
         body = match.dialect.ask_usage(self.body, facts)
         if body is not None:
             self.body = body
+            self.filtered = True
             self.asked_usage = True
 
     # -- 4 reserve ----------------------------------------------------------------
@@ -335,11 +339,11 @@ class Exchange:
             framing = b"Content-Length: %d\r\n" % len(self.body)
         else:
             framing = b"Content-Length: 0\r\n" if self.length == 0 else b""
-        return b"%bX-Request-Id: %b\r\n%b\r\n" % (
-            prepared.head_for(up.target),
-            self.request_id,
-            framing,
-        )
+        head = prepared.head_for(up.target)
+        if self.filtered:
+            # In a coded stream the chunk could not be taken out again.
+            head = head.replace(b"\r\n" + GZIP_LINE, b"\r\n" + IDENTITY_LINE, 1)
+        return b"%bX-Request-Id: %b\r\n%b\r\n" % (head, self.request_id, framing)
 
     def on_connect_failed(self, status: int, reason: str) -> None:
         if self.stage != Stage.CONNECTING:

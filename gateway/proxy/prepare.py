@@ -7,6 +7,7 @@ it (``KnownHead.memo``). Everything here is dropped when the configuration chang
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING
 
 from gateway.core.credentials import without_protocol_key, without_query_key
@@ -26,6 +27,9 @@ if TYPE_CHECKING:
 # Senders kept with one head (the same bytes from many addresses).
 MAX_SENDERS = 64
 MAX_REQUEST_ID_BYTES = 128
+GZIP_LINE = b"Accept-Encoding: gzip\r\n"
+IDENTITY_LINE = b"Accept-Encoding: identity\r\n"
+_NEVER = re.compile(rb"q=0(?:\.0{0,3})?")
 RETRY_UNKNOWN_S = 5.0
 
 
@@ -224,9 +228,15 @@ def _accept_encoding(prepared: Prepared) -> bytes:
     match = prepared.match
     if match is None or prepared.head.method != "POST":
         return b"" if asked is None else b"Accept-Encoding: %b\r\n" % asked
-    if asked is not None and b"gzip" in asked.lower():
-        return b"Accept-Encoding: gzip\r\n"
-    return b"Accept-Encoding: identity\r\n"
+    return GZIP_LINE if asked is not None and _takes_gzip(asked) else IDENTITY_LINE
+
+
+def _takes_gzip(asked: bytes) -> bool:
+    for item in asked.lower().split(b","):
+        coding, _, weight = item.partition(b";")
+        if coding.strip() == b"gzip":
+            return _NEVER.fullmatch(weight.strip()) is None
+    return False
 
 
 def _forwarded_lines(

@@ -66,9 +66,11 @@ class Route:
 
 def find_route(routes: Sequence[Route], path: str) -> Route | None:
     """Longest prefix on whole segments; ``routes`` come longest first."""
+    if path == "*":  # OPTIONS of the server as a whole: the most general one
+        return routes[-1] if routes else None
     for route in routes:
         prefix = route.prefix
-        if not prefix or path == "*":
+        if not prefix:
             return route
         if path.startswith(prefix) and (
             len(path) == len(prefix) or path[len(prefix)] == "/"

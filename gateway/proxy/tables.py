@@ -5,8 +5,10 @@ Replaced as a whole on reload: an exchange keeps the tables it began with.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
+from urllib.parse import unquote
 
 import msgspec
 
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
 
 # Paths whose endpoint is remembered; ids in paths make them many.
 MAX_PATHS = 4096
+_PARAMETERS = re.compile(r";[^/]*")
 
 
 class DataSettings(msgspec.Struct, frozen=True):
@@ -73,8 +76,23 @@ class Tables:
         match = self._endpoints.get(key)
         if match is None:
             match = find_endpoint(method, path, forced)
+            if not match.metered:
+                match = _find_disguised(method, path, forced) or match
             self._endpoints.put(key, match)
         return match
 
     def prices_of(self, policy: Policy) -> PriceTable:
         return self._prices[policy.name]
+
+
+def _find_disguised(method: str, path: str, forced: str | None) -> Match | None:
+    """A metered endpoint spelled in a way that some servers take for the plain one.
+
+    They decode ``%2F`` before they look for a route, match whatever the case, or cut
+    off ``;parameters``: none of it may lead past the meter.
+    """
+    plain = _PARAMETERS.sub("", unquote(path, "latin-1")).lower()
+    if plain == path:
+        return None
+    match = find_endpoint(method, plain, forced)
+    return match if match.metered else None
