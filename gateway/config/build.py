@@ -223,9 +223,10 @@ def _string(value: Any) -> str:
     return value
 
 
-def _file_path(value: Any, _key: Key, report: Report) -> FilePath:
-    text = _string(value)
-    return FilePath(report.absolute(text) if text else "")
+def _file_path(value: Any, key: Key, report: Report) -> FilePath:
+    if value == "" and key == ("events", "file"):
+        return FilePath()  # no file is wanted
+    return FilePath(report.absolute(_string(value)))
 
 
 def _url(value: Any, _key: Key, _report: Report) -> Url:

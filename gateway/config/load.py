@@ -99,10 +99,10 @@ def _default_records(raw: dict[str, Any], store_url: Any) -> None:
     events = raw.setdefault("events", {})
     if isinstance(store_url, str) and isinstance(events, dict):
         kind, _, directory = store_url.partition(":")
-        if isinstance(store_url, Text):  # a flag's path starts where the shell stands
-            directory = os.path.abspath(directory)
         if kind == "embedded":
-            events.setdefault("file", f"{directory or '.'}/{RECORDS_FILE}")
+            # A flag's path starts where the shell stands, and so does this one.
+            path = type(store_url)(f"{directory or '.'}/{RECORDS_FILE}")
+            events.setdefault("file", path)
 
 
 def find_file(path: str | None) -> str | None:
