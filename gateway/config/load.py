@@ -14,7 +14,7 @@ from msgspec import UNSET
 from gateway.config.build import Report, Text, build_table
 from gateway.config.errors import ConfigError, Key, Problem
 from gateway.config.locate import locate_keys
-from gateway.config.structs import DEFAULT_STORE, Config
+from gateway.config.structs import DEFAULT_STORE, EMBEDDED_DIRECTORY, Config
 from gateway.config.validate import validate
 
 DEFAULT_FILE = "tidegate.toml"
@@ -101,7 +101,7 @@ def _default_records(raw: dict[str, Any], store_url: Any) -> None:
         kind, _, directory = store_url.partition(":")
         if kind == "embedded":
             # A flag's path starts where the shell stands, and so does this one.
-            path = type(store_url)(f"{directory or '.'}/{RECORDS_FILE}")
+            path = type(store_url)(f"{directory or EMBEDDED_DIRECTORY}/{RECORDS_FILE}")
             events.setdefault("file", path)
 
 
