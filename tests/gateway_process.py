@@ -85,7 +85,8 @@ class MockLLM:
 
     def __init__(self, *arguments: str, scheme: str = "http") -> None:
         self._child = subprocess.Popen(
-            [sys.executable, str(REPOSITORY / "tests/mockllm.py"), *arguments],
+            [sys.executable, "-m", "tests.mockllm", *arguments],
+            cwd=REPOSITORY,
             stdout=subprocess.PIPE,
         )
         assert self._child.stdout is not None
