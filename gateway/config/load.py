@@ -14,8 +14,9 @@ from msgspec import UNSET
 from gateway.config.build import Report, Text, build_table
 from gateway.config.errors import ConfigError, Key, Problem
 from gateway.config.locate import locate_keys
-from gateway.config.structs import DEFAULT_STORE, EMBEDDED_DIRECTORY, Config
+from gateway.config.structs import DEFAULT_STORE, Config
 from gateway.config.validate import validate
+from gateway.config.values import EMBEDDED_DIRECTORY
 
 DEFAULT_FILE = "tidegate.toml"
 RECORDS_FILE = "records.jsonl"
@@ -95,7 +96,8 @@ def _apply_defaults(raw: dict[str, Any], report: Report, *, has_file: bool) -> N
 
 def _default_records(raw: dict[str, Any], store_url: Any) -> None:
     """Beside the embedded store there is a place for records; elsewhere nobody knows
-    one that can be written."""
+    one that can be written.
+    """
     events = raw.setdefault("events", {})
     if isinstance(store_url, str) and isinstance(events, dict):
         kind, _, directory = store_url.partition(":")

@@ -12,6 +12,8 @@ if TYPE_CHECKING:
     from gateway.proxy.exchange import Exchange
 
 NANOS = 1e9
+# What observe mode notes of a decision that was not carried out.
+DECIDED = frozenset({"tag", "throttle", "limit", "block"})
 
 
 def settle(exchange: Exchange, usage: Usage) -> int:
@@ -78,7 +80,8 @@ def record(exchange: Exchange, usage: Usage, nanos: int, ended_at: float) -> Non
             duration_ms=(ended_at - began) * 1e3,
             ttfb_ms=(first_at - began) * 1e3 if first_at else None,
             overhead_ms=max(overhead, 0.0) * 1e3,
-            action=exchange.action,  # type: ignore[arg-type]
+            # In observe mode the decision stands here, though it was not carried out.
+            action=exchange.would if exchange.would in DECIDED else exchange.action,  # type: ignore[arg-type]
             limit=exchange.limit_name,
             score=0.0,
             cls=None,

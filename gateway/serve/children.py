@@ -93,4 +93,5 @@ def describe_status(status: int) -> str:
 
 def child_environ(**variables: str) -> dict[str, str]:
     """This process's environment with some variables set."""
-    return {**os.environ, **variables}
+    # One heap for all threads: they are few, and more heaps only hold more memory.
+    return {"MALLOC_ARENA_MAX": "1", **os.environ, **variables}

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import socket
 from collections.abc import Iterator
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -22,6 +23,7 @@ from gateway import __version__
 from gateway.admin.api import build_app
 from gateway.admin.clients import ClientTable
 from gateway.admin.metrics import Metrics
+from gateway.core.names import short_name
 from gateway.serve.background import Background
 from gateway.serve.blocks import Blocks, BlockTable, MemoryBlocks, RedisBlocks
 from gateway.serve.collect import Collector
@@ -32,6 +34,7 @@ from gateway.serve.labels import model_labels
 from gateway.serve.link import Message
 from gateway.serve.logs import set_up_logs
 from gateway.serve.redis_client import open_redis
+from gateway.serve.replicas import Replicas
 from gateway.serve.roster import Roster
 from gateway.serve.runtime import ChildSpec, child_spec, read_snapshot
 from gateway.serve.secret import SecretKeeper
@@ -72,6 +75,7 @@ class Control:
         self._table = BlockTable(self._roster.broadcast)
         self._redis: Redis | None = None
         self._blocks = self._open_blocks(config.store.prefix)
+        self._replicas = self._count_replicas(config.store.prefix)
         self._block_problem = ""
         self._secret = SecretKeeper(spec.store_url, config.store.prefix)
         self._jwks = JwksFetcher(self._roster.broadcast, self._jwks_failed)
@@ -99,6 +103,13 @@ class Control:
         self._redis = open_redis(url)
         return RedisBlocks(self._redis, prefix, self._table, self._blocks_state)
 
+    def _count_replicas(self, prefix: str) -> Replicas | None:
+        if self._redis is None:
+            return None
+        me = short_name(f"{socket.gethostname()} {self._spec.runtime_dir}".encode())
+        workers = self._spec.workers
+        return Replicas(self._redis, prefix, me, workers, self._roster.broadcast)
+
     # -- life --------------------------------------------------------------------------
 
     async def run(self) -> None:
@@ -120,6 +131,8 @@ class Control:
             (self._watch_file(), "watch"),
         ):
             self._background.start(work, name)
+        if self._replicas is not None:
+            self._background.start(self._replicas.run(), "replicas")
         await stop.wait()
         await self._close()
 
@@ -155,6 +168,8 @@ class Control:
         self._collector.close()
         if self._redis is not None:
             with suppress(RedisError, OSError):
+                if self._replicas is not None:
+                    await self._replicas.leave()
                 await self._redis.aclose()
 
     def _notify(self, line: bytes) -> None:
@@ -181,6 +196,8 @@ class Control:
         yield self._settings.message()
         yield {"type": "secret", "value": self._secret.value}
         yield from self._jwks.messages()
+        if self._replicas is not None:
+            yield self._replicas.message()
         if self._table.known:
             yield self._table.full_message()
         if self._desk.draining:

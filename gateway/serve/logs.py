@@ -11,6 +11,11 @@ import sys
 from typing import TYPE_CHECKING, Any, cast
 
 import msgspec
+
+if not sys.stderr.isatty():
+    # structlog imports rich where it finds it, 2.5 MB in each process; only pretty
+    # tracebacks on a terminal have a use for it.
+    sys.modules.setdefault("rich", None)  # type: ignore[arg-type]
 import structlog
 
 if TYPE_CHECKING:

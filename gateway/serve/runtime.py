@@ -11,7 +11,6 @@ from __future__ import annotations
 import ctypes
 import errno
 import fcntl
-import hashlib
 import os
 import resource
 import shutil
@@ -25,6 +24,7 @@ from typing import Any, Literal
 import msgspec
 
 from gateway.config import Loaded, load
+from gateway.core.names import short_name
 from gateway.serve.ring import create_ring
 
 CHILD_VARIABLE = "TIDEGATE_CHILD"
@@ -201,7 +201,7 @@ def runtime_base(environ: dict[str, str] | None = None) -> str:
 
 
 def _short_hash(text: str) -> str:
-    return hashlib.blake2b(text.encode(), digest_size=6).hexdigest()
+    return short_name(text.encode())
 
 
 def _shared_directory(path: str) -> str:

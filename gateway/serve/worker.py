@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import gc
-import hashlib
 import os
 import signal
 import sys
@@ -16,6 +15,7 @@ import uvloop
 from gateway.config.errors import ConfigError
 from gateway.core.gate import Gate
 from gateway.core.model import Block
+from gateway.core.names import short_name
 from gateway.core.ports import Cell
 from gateway.serve.background import Background
 from gateway.serve.build import Builder
@@ -61,8 +61,7 @@ class Worker:
             log.level, log.format, f"worker-{spec.index}"
         )
         instance = f"{spec.runtime_dir} {spec.listen}".encode()
-        name = hashlib.blake2b(instance, digest_size=5).hexdigest()
-        self.builder = Builder(loop, b"tidegate-" + name.encode())
+        self.builder = Builder(loop, b"tidegate-" + short_name(instance).encode())
         self.ring = RingWriter(spec.ring)
         self.gate = Gate()
         table = self.config.store
@@ -71,6 +70,7 @@ class Worker:
             prefix=table.prefix.encode(),
             when_down=table.when_down,
             timeout_s=float(table.timeout),
+            replicas=spec.workers,
             loop=loop,
         )
         self.background = Background(self._task_failed)
@@ -157,6 +157,9 @@ class Worker:
             self._on_blocks(message)
         elif kind == "jwks":
             self._on_keys(message)
+        elif kind == "replicas":
+            if isinstance(self.store, RedisStore):
+                self.store.replicas = message["count"]
         elif kind == "drain":
             if self.plane is not None:
                 self.plane.begin_drain()

@@ -44,6 +44,8 @@ class PublicRecord(msgspec.Struct, gc=False):
     reasons: tuple[str, ...]
     fingerprint: str | None
     outcome: Outcome
+    # False: observe mode let it pass although ``action`` was decided.
+    enforced: bool
 
 
 def decode_record(entry: bytes) -> RequestRecord:
@@ -103,5 +105,6 @@ class RecordWriter:
                 r.reasons,
                 r.fingerprint,
                 r.outcome,
+                not r.would,
             )
         )

@@ -6,7 +6,6 @@ It is launched by the supervisor; nothing here needs an event loop or a client l
 from __future__ import annotations
 
 import fcntl
-import hashlib
 import importlib.util
 import os
 import shutil
@@ -15,6 +14,8 @@ import stat
 import tempfile
 import time
 from pathlib import Path
+
+from gateway.core.names import short_name
 
 # The kernel's limit for a Unix socket path, without the closing NUL.
 _SOCKET_PATH_BYTES = 107
@@ -78,7 +79,7 @@ class EmbeddedEngine:
     @property
     def socket_path(self) -> str:
         """Where the engine listens; at most 107 bytes."""
-        digest = hashlib.blake2b(os.fsencode(self.directory), digest_size=8).hexdigest()
+        digest = short_name(os.fsencode(self.directory))
         path = str(self.runtime_dir / f"store-{digest}.sock")
         if len(os.fsencode(path)) > _SOCKET_PATH_BYTES:
             path = f"/tmp/tidegate-{os.getuid()}/store-{digest}.sock"  # noqa: S108

@@ -13,7 +13,37 @@ from hypothesis import strategies as st
 from gateway.sinks.records import RecordWriter, decode_record
 from tests.records import make_record
 
-KEYS = ["ts", "request_id", "tenant", "user", "client_ip", "method", "path", "endpoint", "model", "stream", "status", "prompt_tokens", "completion_tokens", "total_tokens", "cached_tokens", "reasoning_tokens", "usage_source", "usd", "duration_ms", "ttfb_ms", "overhead_ms", "action", "limit", "score", "class", "reasons", "fingerprint", "outcome"]
+KEYS = [
+    "ts",
+    "request_id",
+    "tenant",
+    "user",
+    "client_ip",
+    "method",
+    "path",
+    "endpoint",
+    "model",
+    "stream",
+    "status",
+    "prompt_tokens",
+    "completion_tokens",
+    "total_tokens",
+    "cached_tokens",
+    "reasoning_tokens",
+    "usage_source",
+    "usd",
+    "duration_ms",
+    "ttfb_ms",
+    "overhead_ms",
+    "action",
+    "limit",
+    "score",
+    "class",
+    "reasons",
+    "fingerprint",
+    "outcome",
+    "enforced",
+]
 
 
 def test_keys_are_the_documented_ones_in_order():
