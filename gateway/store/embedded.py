@@ -25,6 +25,7 @@ _INSTALL = (
     "(Linux x86-64), or a valkey-server or redis-server on PATH; or set store.url to "
     "a running server, or to memory:"
 )
+LOG_FILE = "engine.log"
 
 
 class EngineMissing(Exception):  # noqa: N818
@@ -142,6 +143,8 @@ class EmbeddedEngine:
             "maxmemory-policy": "noeviction",
             "protected-mode": "yes",
             "loglevel": "warning",
+            # Its own words, kept apart from the gateway's log lines.
+            "logfile": str(self.directory / LOG_FILE),
         }
         argv = [find_engine()]
         for name, value in settings.items():
@@ -158,7 +161,8 @@ class EmbeddedEngine:
         until = time.monotonic() + timeout
         while not self.ready():
             if time.monotonic() > until:
-                msg = f"the store engine was not ready within {timeout:g} s"
+                log = self.directory / LOG_FILE
+                msg = f"the store engine was not ready within {timeout:g} s: see {log}"
                 raise EngineFailed(msg)
             time.sleep(_POLL_S)
 
