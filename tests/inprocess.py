@@ -126,9 +126,9 @@ class InProcess:
                     target.connections
                 )
 
-    async def client(self) -> Client:
-        """A new plain connection."""
-        reader, writer = await asyncio.open_connection(*self.address)
+    async def client(self, held_bytes: int = 1 << 26) -> Client:
+        """A new plain connection; ``held_bytes``: how much it reads ahead."""
+        reader, writer = await asyncio.open_connection(*self.address, limit=held_bytes)
         client = Client(reader, writer)
         self.clients.append(client)
         return client

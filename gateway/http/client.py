@@ -84,6 +84,7 @@ class ClientConnection(asyncio.Protocol):
         "body_started_at",
         "buf",
         "close_after",
+        "counted_as",
         "deadline",
         "decoder",
         "handler",
@@ -109,6 +110,7 @@ class ClientConnection(asyncio.Protocol):
         self.listener = listener
         self.transport: asyncio.Transport = cast("asyncio.Transport", None)
         self.peer_ip = ""
+        self.counted_as = ""  # among the connections of one address
         self.buf = b""
         self.phase = Phase.IDLE
         self.handler: Handler | None = None
@@ -174,7 +176,6 @@ class ClientConnection(asyncio.Protocol):
         self.writable = True
         self.stall_at = 0.0
         if self.phase <= Phase.HEAD:
-            self.resume_reading()
             self._pump()
         else:
             self._tell_writable()
@@ -212,22 +213,24 @@ class ClientConnection(asyncio.Protocol):
         self.pumping = True
         try:
             for _ in range(MAX_REQUESTS_A_TURN):
-                if not self.buf or self.phase > Phase.HEAD:
-                    return
-                if not self.writable:
-                    # Nobody takes the answers: nothing more is asked in the meantime.
-                    if len(self.buf) > MAX_PIPELINED_BYTES:
-                        self.pause_reading()
-                    return
+                if not self.buf or self.phase > Phase.HEAD or not self.writable:
+                    break
                 if self.phase == Phase.PREFACE:
                     more = self._take_preface()
                 else:
                     more = self._take_head()
                 if not more:
                     return
+            else:
+                self.listener.loop.call_soon(self._pump)
         finally:
             self.pumping = False
-        self.listener.loop.call_soon(self._pump)
+        if self.phase <= Phase.HEAD:
+            # What waits here for its turn, or for answers to be taken, is bounded.
+            if len(self.buf) > MAX_PIPELINED_BYTES:
+                self.pause_reading()
+            else:
+                self.resume_reading()
 
     def _take_preface(self) -> bool:
         try:
@@ -238,11 +241,11 @@ class ClientConnection(asyncio.Protocol):
         if found is None:
             return False
         source, consumed = found
-        if source is not None:
-            self.peer_ip = self.listener.proxied_peer(self.peer_ip, source)
         self.buf = self.buf[consumed:]
         self.phase = Phase.IDLE
-        return True
+        if source is not None:
+            self.listener.take_proxied(self, source)
+        return self.phase == Phase.IDLE
 
     def _take_head(self) -> bool:
         raw = self.buf
@@ -495,7 +498,6 @@ class ClientConnection(asyncio.Protocol):
         elif self.poisoned:
             self.refuse(400, "no request ends within the bytes that were sent")
         else:
-            self.resume_reading()
             self._become_idle()
             self._pump()
 

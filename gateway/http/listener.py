@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from gateway.core.cidr import parse_address, subject_of
 from gateway.http.client import ClientConnection
 from gateway.http.heads import HeadCache
 
@@ -22,6 +23,8 @@ SWEEP_S = 0.2
 # one this often, but not more than one in the time that is given here.
 LOOK_S = 0.04
 LOOK_ONE_S = 1e-4
+# So many connections beyond the cap are told so; the others are just closed.
+TURNED_AWAY_MAX = 256
 OVERLOADED = (
     b"HTTP/1.1 503 Service Unavailable\r\nRetry-After: 1\r\nContent-Length: %d\r\n"
     b"Content-Type: application/json\r\nConnection: close\r\n\r\n%b"
@@ -94,16 +97,27 @@ class Listener:
     def admit(self, conn: ClientConnection) -> None:
         """Register a new connection, or answer 503 and close where a cap is hit."""
         self.accepted += 1
-        ip = conn.peer_ip
-        count = self.per_ip.get(ip, 0)
         self.connections.add(conn)
-        self.per_ip[ip] = count + 1
-        if len(self.connections) > self.settings.max_connections:
+        conn.counted_as = _subject(conn.peer_ip)
+        count = self._count_ip(conn.counted_as)
+        total, longest = len(self.connections), self.settings.max_connections
+        if total > longest + TURNED_AWAY_MAX:
+            # Not even an answer: those who get one hold a socket until they left.
+            self.count("connections")
+            conn.transport.abort()
+        elif total > longest:
             self._turn_away(conn, "connections", "too many connections")
-        elif count >= self.settings.max_connections_per_ip:
-            self._turn_away(
-                conn, "connections_per_ip", "too many connections from this address"
-            )
+        elif count > self.settings.max_connections_per_ip:
+            self._turn_away_ip(conn)
+
+    def _count_ip(self, ip: str) -> int:
+        self.per_ip[ip] = count = self.per_ip.get(ip, 0) + 1
+        return count
+
+    def _turn_away_ip(self, conn: ClientConnection) -> None:
+        self._turn_away(
+            conn, "connections_per_ip", "too many connections from this address"
+        )
 
     def _turn_away(self, conn: ClientConnection, counter: str, why: str) -> None:
         self.count(counter)
@@ -117,7 +131,7 @@ class Listener:
     def forget(self, conn: ClientConnection) -> None:
         self.connections.discard(conn)
         self.paused.discard(conn)
-        self._uncount(conn.peer_ip)
+        self._uncount(conn.counted_as)
 
     def _uncount(self, ip: str) -> None:
         left = self.per_ip.get(ip, 0) - 1
@@ -126,13 +140,15 @@ class Listener:
         else:
             self.per_ip.pop(ip, None)
 
-    def proxied_peer(self, peer: str, source: str) -> str:
-        """Address named by a PROXY header, where its sender is believed."""
-        if not self.believes(peer):
-            return peer
-        self._uncount(peer)
-        self.per_ip[source] = self.per_ip.get(source, 0) + 1
-        return source
+    def take_proxied(self, conn: ClientConnection, source: str) -> None:
+        """A PROXY header named the client: count for it, if its sender is believed."""
+        if not self.believes(conn.peer_ip):
+            return
+        self._uncount(conn.counted_as)
+        conn.peer_ip = source
+        conn.counted_as = _subject(source)
+        if self._count_ip(conn.counted_as) > self.settings.max_connections_per_ip:
+            self._turn_away_ip(conn)
 
     def count(self, what: str) -> None:
         self.counters[what] = self.counters.get(what, 0) + 1
@@ -184,3 +200,11 @@ class Listener:
             if handle is not None:
                 handle.cancel()
         self._sweep_handle = self._look_handle = None
+
+
+def _subject(ip: str) -> str:
+    """IPv6 counts as its /64: whoever has one address has all of them."""
+    if ":" not in ip:
+        return ip
+    address = parse_address(ip)
+    return ip if address is None else subject_of(address)
