@@ -190,6 +190,11 @@ class Listener:
         for conn in list(self.connections):
             conn.close_if_idle()
 
+    @property
+    def unsent(self) -> bool:
+        """Whether answers are still on their way to clients that read slowly."""
+        return any(conn.transport.get_write_buffer_size() for conn in self.connections)
+
     def abort_all(self) -> None:
         """Break whatever is still open (the drain limit has passed)."""
         for conn in list(self.connections):

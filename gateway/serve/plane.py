@@ -110,7 +110,8 @@ class Plane:
 
     async def _until_settled(self, longest_s: float) -> None:
         until = self.loop.time() + longest_s
-        while self.service.busy and self.loop.time() < until:  # noqa: ASYNC110
+        service, listener = self.service, self.listener
+        while (service.busy or listener.unsent) and self.loop.time() < until:  # noqa: ASYNC110
             # Nothing on the hot path should have to signal this one moment.
             await asyncio.sleep(POLL_S)
 

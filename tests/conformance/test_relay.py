@@ -579,6 +579,24 @@ async def test_drain_lets_answers_end(upstream):
         assert (await busy.rest()).endswith(b"0\r\n\r\n")
 
 
+async def test_drain_waits_for_those_who_read_slowly(upstream):
+    """An answer that is whole here, but not yet there, is not broken off."""
+    size = 6 * MIB
+    head = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % size
+    upstream.default = (head + bytes(size),)
+    async with InProcess(upstream) as gateway:
+        client = await gateway.client(65_536)
+        client.send(request())
+        await client.until(b"\r\n\r\n")
+        (conn,) = gateway.plane.listener.connections
+        await until(lambda: not conn.writable or not gateway.plane.service.busy)
+        gateway.plane.begin_drain()
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(gateway.plane.drain())
+            await asyncio.sleep(0.1)
+            assert len(await client.rest()) == size
+
+
 async def test_nothing_stays_behind(upstream):
     """After 2,000 mixed exchanges nothing is open, counted or pooled in doubt."""
     limits = 'limits = [{ per = "user", requests = 500, window = "1h" }]'
