@@ -110,6 +110,10 @@ class InProcess:
             assert not self.faults
             await self.at_rest()
 
+    def reload(self) -> None:
+        """Go on with the configuration that ``text`` is now."""
+        self.plane.apply(load_config(None, text=self.text, env={}))
+
     def _append(self, raw: bytes) -> bool:
         self.records.append(_decode(raw))
         return True

@@ -162,7 +162,7 @@ class Timeouts(Table, frozen=True):
     """How long each part of an upstream call may take."""
 
     connect: Duration = Duration(5)
-    """TCP and TLS together; then 502."""
+    """TCP and TLS together; then 504."""
     first_byte: Duration = Duration(600)
     """From the request sent to the answer's first byte; then 504. Reasoning models
     think for minutes before they say a word."""

@@ -1,0 +1,119 @@
+"""The memory of parsed heads: what hits, what never does, and its bounds."""
+
+from __future__ import annotations
+
+import pytest
+
+from gateway.http.head import WireError
+from gateway.http.heads import MAX_KEPT_BYTES, MAX_KNOWN, HeadCache
+
+START = b"POST /x HTTP/1.1\r\nHost: a\r\n"
+
+
+@pytest.fixture(name="cache")
+def _cache() -> HeadCache:
+    """A memory with the default limits."""
+    return HeadCache(100, 16_384)
+
+
+def sized(
+    length: bytes, *, name: bytes = b"Content-Length: ", more: bytes = b""
+) -> bytes:
+    """A head with this length."""
+    return START + name + length + b"\r\n" + more + b"\r\n"
+
+
+def test_only_the_length_differs(cache):
+    """Another Content-Length finds the same head, and its own figure."""
+    first, one = cache.parse(sized(b"1"))
+    again, other = cache.parse(sized(b"99"))
+    assert again is first
+    assert (one, other) == (1, 99)
+    assert (cache.hits, cache.misses) == (1, 1)
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        sized(b"5") .replace(b"Host: a", b"Host: a\r\nContent-Length: 5"),
+        sized(b"5", more=b"Content-Length: 6\r\n"),
+        sized(b"5", more=b"content-length: 5\r\n"),
+        sized(b"5", more=b"Transfer-Encoding: chunked\r\n"),
+        sized(b"5", name=b"Content-Length : "),
+        sized(b"+5"),
+        sized(b"5,5"),
+        sized(b"5 5"),
+        sized(b"0x5"),
+        sized(b"9" * 19),
+        sized(b"5").replace(b"Host: a", b"Host: a\n"),
+        sized(b"5").replace(b"/x HTTP", b"/x  HTTP"),
+        sized(b"\xb2"),
+    ],
+)  # fmt: skip
+def test_malformed_twin_never_hits(raw, cache):
+    """However close to a head that is known, what is malformed is refused, each time."""
+    cache.parse(sized(b"5"))
+    cache.parse(START + b"\r\n")
+    for _ in range(2):
+        with pytest.raises(WireError):
+            cache.parse(raw)
+
+
+@pytest.mark.parametrize(
+    ("length", "name"),
+    [
+        (b"007", b"Content-Length: "),
+        (b"7", b"Content-Length:"),
+        (b" 7 ", b"Content-Length: "),
+        (b"7", b"CONTENT-LENGTH: "),
+        (b"7\t", b"Content-Length:\t"),
+    ],
+)
+def test_odd_spelling_is_read_and_not_kept(length, name, cache):
+    """A legal length in another spelling counts, and leaves nothing behind."""
+    cache.parse(sized(b"5"))
+    raw = sized(length, name=name)
+    for _ in range(2):
+        assert cache.parse(raw)[1] == 7
+    assert not cache.hits
+    assert cache.parse(sized(b"6"))[1] == 6
+
+
+def test_no_length_is_another_head(cache):
+    """Without a body there is no length, whatever was seen before."""
+    with_body, _ = cache.parse(sized(b"5"))
+    without, length = cache.parse(START + b"\r\n")
+    assert without is not with_body
+    assert length is None
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        b"Expect: 100-continue\r\n",
+        b"Connection: Upgrade\r\nUpgrade: websocket\r\n",
+        b"X-Large: %b\r\n" % (b"x" * MAX_KEPT_BYTES),
+    ],
+)
+def test_some_heads_are_not_kept(fields, cache):
+    """What depends on the body, or is large, is read each time."""
+    raw = START + fields + b"\r\n"
+    assert cache.parse(raw)[0] is not cache.parse(raw)[0]
+
+
+def test_random_heads_stay_bounded(cache):
+    """The memory holds so many heads and no more; the oldest go first."""
+    for number in range(MAX_KNOWN + 50):
+        cache.parse(START + b"X-Number: %d\r\n\r\n" % number)
+    assert MAX_KNOWN // 2 <= len(cache._known) <= MAX_KNOWN
+    hits = cache.hits
+    cache.parse(START + b"X-Number: 0\r\n\r\n")
+    assert cache.hits == hits
+
+
+def test_clear_forgets(cache):
+    """What was derived from a head goes with it."""
+    known, _ = cache.parse(sized(b"5"))
+    known.memo["peer"] = object()
+    cache.clear()
+    assert cache.parse(sized(b"5"))[0].memo == {}

@@ -1,0 +1,119 @@
+"""The framing of answers towards every kind of client."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import pytest
+
+from gateway.http.head import parse_request_head
+from gateway.http.response import read_answer_head
+from gateway.proxy.answer import AnswerWriter, status_line
+
+
+class Wire:
+    """Where an answer is written to."""
+
+    def __init__(self) -> None:
+        self.writes: list[bytes] = []
+        self.transport = SimpleNamespace(write=self.writes.append)
+
+
+def written(
+    fields: list[tuple[bytes, bytes]],
+    pieces: list[list[bytes]],
+    *,
+    status: int = 200,
+    method: str = "GET",
+    version: bytes = b"1.1",
+    keep: bool = True,
+    rewritten: bool = False,
+) -> tuple[Wire, AnswerWriter]:
+    """What a client sees of such an answer, a list of pieces for each flush."""
+    raw = b"%b / HTTP/%b\r\nHost: a\r\n\r\n" % (method.encode(), version)
+    wire = Wire()
+    writer = AnswerWriter(wire)  # type: ignore[arg-type]
+    answer = read_answer_head(status, False, fields, method, drop=frozenset())
+    writer.head(
+        parse_request_head(raw), answer, b"X-Own: 1\r\n", keep=keep, rewritten=rewritten
+    )
+    for some in pieces:
+        writer.pieces.extend(some)
+        writer.flush()
+    writer.finish()
+    return wire, writer
+
+
+LENGTH = [(b"Content-Length", b"4")]
+CODED = [(b"Transfer-Encoding", b"chunked")]
+
+
+def test_length_passes():
+    """A stated length stays, head and body leave in one write."""
+    wire, writer = written(LENGTH, [[b"ab", b"cd"]])
+    assert len(wire.writes) == 1
+    assert wire.writes[0] == (
+        b"HTTP/1.1 200 OK\r\nX-Own: 1\r\nContent-Length: 4\r\n\r\nabcd"
+    )
+    assert writer.keep
+
+
+@pytest.mark.parametrize("fields", [CODED, []])
+def test_no_length_is_chunked(fields):
+    """One chunk for each read; nothing is no chunk; one last chunk."""
+    wire, _ = written(fields, [[b"ab", b"c"], [], [b""], [b"d"]])
+    assert b"".join(wire.writes).endswith(
+        b"Transfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n1\r\nd\r\n0\r\n\r\n"
+    )
+
+
+def test_rewritten_body_loses_its_length():
+    """Where events are taken out the stated length would be wrong."""
+    wire, _ = written(LENGTH, [[b"ab"]], rewritten=True)
+    assert b"Content-Length" not in wire.writes[0]
+
+
+@pytest.mark.parametrize("fields", [CODED, []])
+def test_http10_gets_the_close(fields):
+    """HTTP/1.0 knows no chunks: the close ends the body, and no keep-alive is said."""
+    wire, writer = written(fields, [[b"ab"]], version=b"1.0")
+    assert b"".join(wire.writes).endswith(b"Connection: close\r\n\r\nab")
+    assert (writer.keep, writer.until_close) == (False, True)
+
+
+def test_http10_keeps_alive_with_a_length():
+    """It is told so, because it does not take it for granted."""
+    wire, writer = written(LENGTH, [[b"abcd"]], version=b"1.0")
+    assert b"Connection: keep-alive\r\n" in wire.writes[0]
+    assert writer.keep
+
+
+@pytest.mark.parametrize(
+    ("status", "method", "framing"),
+    [(204, "GET", b""), (304, "GET", b"Content-Length: 4\r\n"), (200, "HEAD", b"Content-Length: 4\r\n")],
+)  # fmt: skip
+def test_answers_without_a_body(status, method, framing):
+    """No body, no chunk; a length that is stated passes but for 204."""
+    wire, _ = written(LENGTH, [], status=status, method=method)
+    assert wire.writes == [status_line(status) + b"X-Own: 1\r\n" + framing + b"\r\n"]
+
+
+def test_close_is_announced():
+    """A connection that will be closed says so."""
+    assert b"Connection: close\r\n" in written(LENGTH, [], keep=False)[0].writes[0]
+
+
+def test_status_without_a_name():
+    """An unknown status has some phrase."""
+    assert status_line(799) == b"HTTP/1.1 799 Unknown\r\n"
+
+
+def test_client_that_left():
+    """Nothing is written, and nothing fails."""
+    writer = AnswerWriter(Wire())  # type: ignore[arg-type]
+    writer.conn = None
+    writer.chunked = True
+    writer.pieces = [b"x"]
+    writer.flush()
+    writer.finish()
+    assert not writer.pieces
