@@ -258,7 +258,9 @@ def test_records_lie_beside_the_embedded_store(tmp_path):
     path = tmp_path / "t.toml"
     upstream = '[[upstream]]\nurl = "http://127.0.0.1:1"\n'
     path.write_text(upstream + '[store]\nurl = "embedded:./here"\n')
-    assert load_config(str(path), env={}).events.file == f"{tmp_path}/here/records.jsonl"
+    assert (
+        load_config(str(path), env={}).events.file == f"{tmp_path}/here/records.jsonl"
+    )
     flags = {"store.url": "memory:"}
     assert load_config(str(path), flags, env={}).events.file is None
     path.write_text(upstream + '[events]\nfile = ""\n')
