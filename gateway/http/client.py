@@ -407,7 +407,9 @@ class ClientConnection(asyncio.Protocol):
         self.body_parts = []
         self.close_after = True
         self.phase = Phase.BODY  # it stays unread
-        handler.on_body_refused(413, f"the body is larger than {handler.hold} bytes")
+        handler.on_body_refused(
+            413, f"the body is larger than {int(handler.hold)} bytes"
+        )
 
     def _begin_skip(self, length: int | None) -> bool:
         """The answer is out before the body was read: pass over it, or close."""
