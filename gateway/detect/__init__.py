@@ -1,0 +1,1 @@
+"""Pure detection: events in, verdicts and incidents out; event time only."""

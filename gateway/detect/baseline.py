@@ -1,0 +1,180 @@
+"""What a subject usually does: an envelope over its window counts, on a log scale.
+
+Real traffic steps, bursts and drifts, so no single expectation holds. The envelope is
+the highest of three: a recent maximum that leaks away, the 95 % quantile of the same
+time of day over a week, and, right after a jump, part of the jump itself (levels that
+moved once move again). A spread taken from the subject's own positive surprises says
+what distance from the envelope is ordinary for it.
+
+A week of windows is a ring of bytes: 1 KB per meter and subject at ten minutes.
+"""
+
+from __future__ import annotations
+
+from math import exp, log1p
+
+import msgspec
+
+DAYS = 7
+# Steps of the log scale held in a byte: levels up to e**15.9 times the unit, surprises
+# up to e**7.9 times the envelope. Both are far finer than the least spread.
+_LEVEL_STEPS = 16
+_EXCESS_STEPS = 32
+_TOP = 254
+# Figures found on two weeks of production traffic (docs/detection.md): which part of
+# the recent maximum is forgotten per hour, the quantile of the time of day, how many
+# windows around it, the share of a jump that is expected to return and for how long,
+# the least spread and the quantile of the surprises that gives it.
+LEAK_PER_HOUR = 0.9
+DAY_RANK = 3
+AROUND_S = 1800.0
+ECHO_SHARE = 1.0
+ECHO_KEPT_PER_HOUR = 0.6
+LEAST_SPREAD = 0.4
+SURPRISE_QUANTILE = 0.995
+# The spread of a subject too young to have shown its own.
+YOUNG_SPREAD = 1.0
+# A surprise is learned up to this many spreads: one attack does not widen the spread.
+CLIP_SPREADS = 5.0
+# Windows of own history from which the own spread and level count fully: six hours,
+# at ten minutes.
+GROWN_S = 21_600.0
+
+
+class Expected(msgspec.Struct, frozen=True, gc=False):
+    """Envelope and spread of one window, both as ``log1p(count / unit)``."""
+
+    level: float
+    spread: float
+
+
+class Envelope(msgspec.Struct, array_like=True):
+    """The week of one meter of one subject in windows of ``window_s`` seconds.
+
+    ``unit`` is the count below which differences mean little (ten requests); windows
+    are numbered by ``floor(ts / window_s)``. Score a window first, then learn it.
+    """
+
+    window_s: float
+    unit: float
+    first: int  # number of the first window learned, -1 before
+    last: int  # number of the newest
+    peak: float  # leaking maximum
+    echo: float  # what is left of the last jump
+    levels: bytearray
+    surprises: bytearray
+    spread: float
+    expected: Expected | None = None  # of window ``last + 1``
+
+    @property
+    def age(self) -> int:
+        """Windows since the first that was learned."""
+        return self.last - self.first + 1 if self.first >= 0 else 0
+
+    def value(self, count: float) -> float:
+        """A count on the envelope's scale."""
+        return log1p(count / self.unit)
+
+    def count(self, value: float) -> float:
+        """What ``value`` means as a count."""
+        return self.unit * (exp(value) - 1.0)
+
+    def expect(self, index: int) -> Expected:
+        """Envelope and spread of window ``index``, from what was learned before it."""
+        if self.expected is None or index != self.last + 1:
+            self._fill(index)
+            peak = max(self.peak, self._time_of_day(index))
+            self.expected = Expected(peak + self.echo, self.spread)
+        return self.expected
+
+    def learn(self, index: int, count: float, *, judged: bool = False) -> None:
+        """Take window ``index`` into the history; ``judged``: it was found abusive, so
+        only its place is kept.
+        """
+        expected = self.expect(index)
+        value = self.value(count)
+        surprise = value - expected.level
+        plain = expected.level - self.echo
+        limit = CLIP_SPREADS * expected.spread
+        self.echo *= ECHO_KEPT_PER_HOUR ** self._hours()
+        if judged:
+            self._put(index, min(value, plain), 0.0)
+            return
+        self.echo = max(self.echo, ECHO_SHARE * surprise)
+        self._put(index, min(value, plain + limit), min(surprise, limit))
+
+    def _put(self, index: int, value: float, surprise: float) -> None:
+        slot = index % len(self.levels)
+        self.levels[slot] = min(_TOP, max(0, round(value * _LEVEL_STEPS)))
+        self.surprises[slot] = min(_TOP, max(0, round(surprise * _EXCESS_STEPS)))
+        self.peak = max(value, self.peak - self._hours() * LEAK_PER_HOUR)
+        if self.first < 0:
+            self.first = index
+        self.last = index
+        self.expected = None
+        if index % max(1, round(3600 / self.window_s)) == 0 or self.age < DAYS:
+            self._spread()
+
+    def _hours(self) -> float:
+        return self.window_s / 3600.0
+
+    def _fill(self, index: int) -> None:
+        """Windows without any request lie between: they were empty."""
+        gap = index - self.last - 1
+        if self.first < 0 or gap <= 0:
+            return
+        size = len(self.levels)
+        for skipped in range(max(self.last + 1, index - size), index):
+            self.levels[skipped % size] = 0
+            self.surprises[skipped % size] = 0
+        hours = gap * self._hours()
+        self.peak = max(0.0, self.peak - hours * LEAK_PER_HOUR)
+        self.echo *= ECHO_KEPT_PER_HOUR**hours
+        self.last = index - 1
+        self._spread()
+
+    def _time_of_day(self, index: int) -> float:
+        """The quantile of the same time on the days before, 0 before the first day."""
+        size = len(self.levels)
+        per_day = size // DAYS
+        if self.age < per_day:
+            return 0.0
+        around = max(1, round(AROUND_S / self.window_s))
+        tops: list[int] = []
+        for day in range(1, DAYS + 1):
+            middle = index - day * per_day
+            if middle - around < self.first:
+                break
+            end = min(middle + around + 1, index)
+            tops.append(
+                max(self.levels[at % size] for at in range(middle - around, end))
+            )
+        if not tops:
+            return 0.0
+        tops.sort()
+        return tops[max(0, len(tops) - DAY_RANK)] / _LEVEL_STEPS
+
+    def _spread(self) -> None:
+        age = min(self.age, len(self.surprises))
+        # The ring is all zero where nothing was learned yet: zeros sort first.
+        rank = int((1.0 - SURPRISE_QUANTILE) * age)
+        top = sorted(self.surprises)[-1 - rank] / _EXCESS_STEPS
+        grown = min(1.0, age * self.window_s / GROWN_S)
+        least = grown * LEAST_SPREAD + (1.0 - grown) * YOUNG_SPREAD
+        self.spread = max(least, top)
+
+
+def new_envelope(window_s: float, unit: float) -> Envelope:
+    """An envelope without history; ``window_s`` must divide a day."""
+    size = DAYS * round(86_400 / window_s)
+    return Envelope(
+        window_s=window_s,
+        unit=unit,
+        first=-1,
+        last=-1,
+        peak=0.0,
+        echo=0.0,
+        levels=bytearray(size),
+        surprises=bytearray(size),
+        spread=YOUNG_SPREAD,
+    )
