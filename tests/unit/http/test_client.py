@@ -1,0 +1,78 @@
+"""The client's connection where timing and amounts matter."""
+
+from __future__ import annotations
+
+import pytest
+
+from gateway.http.client import MAX_BODY_PARTS, reason_phrase
+from tests.inprocess import (
+    CHAT,
+    InProcess,
+    event_loop_policy,  # noqa: F401
+    request,
+    until,
+    upstream,  # noqa: F401
+)
+
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
+CLOSE = b"Connection: close\r\n"
+
+
+def test_reason_phrases():
+    """Known ones by name."""
+    assert reason_phrase(429) == b"Too Many Requests"
+    assert reason_phrase(599) == b"Unknown"
+
+
+async def test_tiny_pieces_of_a_body_are_joined(upstream):
+    """A held body in very many pieces costs about its size."""
+    async with InProcess(upstream) as gateway:
+        client = await gateway.client()
+        count = 3 * MAX_BODY_PARTS
+        client.send(request(b"POST", CHAT, b"Content-Length: %d\r\n" % count))
+        await until(lambda: gateway.plane.service.open_exchanges)
+        (conn,) = gateway.plane.listener.connections
+        for _ in range(count - 1):
+            conn.data_received(b" ")
+        assert len(conn.body_parts) <= MAX_BODY_PARTS + 1
+        assert sum(map(len, conn.body_parts)) == count - 1
+        client.reset()
+
+
+async def test_chunks_of_one_read_are_one_piece(upstream):
+    """Thousands of tiny chunks go on as one."""
+    tiny = b"1\r\nx\r\n" * 3_000 + b"0\r\n\r\n"
+    async with InProcess(upstream) as gateway:
+        fields = CLOSE + b"Transfer-Encoding: chunked\r\n"
+        await gateway.talk(request(b"POST", b"/x", fields) + tiny)
+    (sent,) = upstream.requests
+    assert sent.count(b"x") >= 3_000
+    assert len(sent) < 3_600
+
+
+async def test_time_that_nobody_read_is_not_held_against_the_client(upstream):
+    """The least rate of a body is judged by the time in which it was read."""
+    upstream.default = (30.0,)
+    async with InProcess(upstream) as gateway:
+        client = await gateway.client()
+        client.send(request(b"POST", b"/x", b"Content-Length: 9000\r\n") + b"x")
+        await until(lambda: upstream.received.endswith(b"x"))
+        (conn,) = gateway.plane.listener.connections
+        began = conn.body_started_at
+        conn.pause_reading()
+        conn.paused_at -= 60.0
+        conn.resume_reading()
+        assert conn.body_started_at >= began + 60.0
+        client.reset()
+
+
+async def test_lingering_ends(upstream):
+    """A refused client that goes on sending is cut off in the end."""
+    async with InProcess(upstream, server='max_body = "1KiB"') as gateway:
+        client = await gateway.client()
+        client.send(request(b"POST", CHAT, b"Content-Length: 99999999\r\n"))
+        await client.until(b"\r\n\r\n")
+        (conn,) = gateway.plane.listener.connections
+        conn.on_deadline(conn.deadline)
+        await until(lambda: not gateway.plane.listener.connections)
+        client.close()
