@@ -316,6 +316,42 @@ async def test_unasked_switch_of_protocols_is_502(fields, upstream):
         assert b"raw" not in answer
 
 
+SWITCH = (
+    b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: x\r\n\r\n"
+)
+
+
+@pytest.mark.parametrize("limit", ["idle", "total"])
+async def test_tunnel_has_its_limits(limit, upstream):
+    """A tunnel without a byte, or open for too long, is closed on both sides."""
+    upstream.default = (SWITCH, 30.0)
+    route = f'websocket = true\ntimeouts = {{ {limit} = "100ms" }}'
+    async with InProcess(upstream, route=route) as gateway:
+        client = await gateway.client()
+        client.send(request(fields=b"Connection: Upgrade\r\nUpgrade: x\r\n"))
+        assert (await client.rest()).startswith(b"HTTP/1.1 101 ")
+        await until(upstream.connections[0].closed.is_set)
+        assert (await gateway.record()).outcome == "timeout"
+
+
+@pytest.mark.parametrize("who", ["client", "upstream"])
+async def test_leaving_a_tunnel_closes_the_other_side(who, upstream):
+    """A client that goes takes the upstream along; an upstream's end is passed on."""
+    upstream.default = (SWITCH, 30.0)
+    async with InProcess(upstream, route="websocket = true") as gateway:
+        client = await gateway.client()
+        client.send(request(fields=b"Connection: Upgrade\r\nUpgrade: x\r\n"))
+        await client.until(b"\r\n\r\n")
+        if who == "client":
+            client.reset()
+            assert await seconds_until(upstream.connections[0].closed.is_set) < SOON_S
+        else:
+            upstream.connections[0].cut()
+            assert await client.rest() == b""
+            client.close()
+        await gateway.record()
+
+
 async def test_error_of_the_body_never_lands_inside_an_answer(upstream):
     """A bad chunk behind an early answer breaks the answer, and writes nothing in it."""
     early = STREAM_HEAD + b"2\r\n{}\r\n"
