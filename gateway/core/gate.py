@@ -39,6 +39,7 @@ class Gate:
         "_ids",
         "_max_blocks",
         "_networks",
+        "quiet",
         "turned_away",
     )
 
@@ -52,6 +53,8 @@ class Gate:
         self._networks: NetworkMap[dict[str | None, Block]] = NetworkMap()
         self._full: Lru[bytes, float] = Lru(max_full)
         self.turned_away = 0  # blocks that found no room
+        # No block and no full cell: no request need be looked at.
+        self.quiet = True
 
     def __len__(self) -> int:
         return len(self._blocks)
@@ -60,6 +63,9 @@ class Gate:
     def full_cells(self) -> int:
         """How many cells are remembered as full (some may have freed since)."""
         return len(self._full)
+
+    def _note(self) -> None:
+        self.quiet = not self._blocks and not self._full
 
     # -- blocks ------------------------------------------------------------------
 
@@ -70,6 +76,7 @@ class Gate:
         self._networks.clear()
         for block in blocks:
             self.add_block(block)
+        self._note()
 
     def add_block(self, block: Block) -> bool:
         """Add a block, in place of an older one of the same subject.
@@ -86,6 +93,7 @@ class Gate:
             self.turned_away += 1
             return False
         self._blocks[key] = block
+        self.quiet = False
         return True
 
     def _by_tenant(self, key: _Key) -> dict[str | None, Block]:
@@ -105,6 +113,7 @@ class Gate:
         key = _key_of(kind, subject, tenant)
         if self._blocks.pop(key, None) is None:
             return
+        self._note()
         by_tenant = self._by_tenant(key)
         del by_tenant[tenant]
         if by_tenant:
@@ -178,15 +187,18 @@ class Gate:
         if reserved.violated >= 0 and reserved.frees_at > mono:
             key = reserved.plan.cells[reserved.violated].key
             self._full.put(key, reserved.frees_at)
+            self.quiet = False
 
     def forget(self, keys: Iterable[bytes]) -> None:
         """These counters were reset."""
         for key in keys:
             self._full.pop(key)
+        self._note()
 
     def forget_all(self) -> None:
         """Limits changed: what was full may have room."""
         self._full.clear()
+        self._note()
 
     def check_head(
         self, plan: LimitPlan, mono: float, *, billable: bool

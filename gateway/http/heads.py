@@ -37,12 +37,23 @@ class KnownHead:
 class HeadCache:
     """``parse_request_head`` with a memory."""
 
-    __slots__ = ("_known", "_max_headers", "_max_target", "hits", "misses")
+    __slots__ = (
+        "_known",
+        "_last",
+        "_last_raw",
+        "_max_headers",
+        "_max_target",
+        "hits",
+        "misses",
+    )
 
     def __init__(self, max_headers: int, max_target: int) -> None:
         self._max_headers = max_headers
         self._max_target = max_target
         self._known: Lru[bytes, KnownHead] = Lru(MAX_KNOWN)
+        # The last head that was found, to the letter: a busy client sends it again.
+        self._last_raw = b""
+        self._last: tuple[KnownHead, int | None] = (KnownHead(RequestHead()), None)
         self.hits = 0
         self.misses = 0
 
@@ -52,6 +63,9 @@ class HeadCache:
         Raises:
             WireError: the head breaks a rule; it names the answer's status.
         """
+        if raw == self._last_raw:
+            self.hits += 1
+            return self._last
         found = _CONTENT_LENGTH.search(raw)
         if found is None:
             key, length = raw, None
@@ -63,6 +77,7 @@ class HeadCache:
         known = self._known.get(key)
         if known is not None:
             self.hits += 1
+            self._last_raw, self._last = raw, (known, length)
             return known, length
         self.misses += 1
         head = parse_request_head(
@@ -83,3 +98,4 @@ class HeadCache:
     def clear(self) -> None:
         """Forget all, and with it what was derived (after a reload)."""
         self._known.clear()
+        self._last_raw = b""

@@ -19,7 +19,7 @@ def check_caps(exchange: Exchange, facts: RequestFacts) -> Refusal | None:
         return None
     policy = identity.policy
     if policy.unknown_price == "deny":
-        refusal = _check_price(exchange, policy, facts)
+        refusal = _check_price(exchange, facts)
         if refusal is not None:
             return refusal
     caps = caps_for(policy, facts.model)
@@ -73,11 +73,9 @@ def _clamp(exchange: Exchange, facts: RequestFacts, caps: Caps) -> None:
         facts.n = min(facts.n, n)
 
 
-def _check_price(
-    exchange: Exchange, policy: Policy, facts: RequestFacts
-) -> Refusal | None:
-    prices = exchange.service.tables.prices_of(policy)
-    if prices.knows(facts.model):
+def _check_price(exchange: Exchange, facts: RequestFacts) -> Refusal | None:
+    prices = exchange.prepared.prices
+    if prices is None or prices.knows(facts.model):
         return None
     return Refusal(
         403,

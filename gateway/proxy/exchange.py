@@ -18,6 +18,7 @@ from gateway.core.model import RequestFacts, Usage
 from gateway.http.response import RATE_LIMIT_FIELDS
 from gateway.proxy import tunnelled
 from gateway.proxy.answer import AnswerWriter, status_line
+from gateway.proxy.caps import check_caps
 from gateway.proxy.prepare import GZIP_LINE, IDENTITY_LINE
 from gateway.proxy.refusal import Refusal, write_refusal
 from gateway.proxy.settle import record, settle
@@ -242,7 +243,7 @@ class Exchange:
             self.head.fields.get(b"content-type", b"").decode("latin-1"),
         )
         self.facts = facts
-        refusal = self.service.check_caps(self, facts)
+        refusal = None if self.prepared.capless else check_caps(self, facts)
         if refusal is None and facts.stream and not self.prepared.request_encoding:
             self._ask_usage(facts)
         return refusal
@@ -327,7 +328,7 @@ class Exchange:
             now = self.service.now()
             self.last_rx = now
             if self.stream_until == FOREVER:
-                self.stream_until = now + self.service.longest(self)
+                self.stream_until = now + self.prepared.longest_s
             first_byte_s = route.first_byte_s if route is not None else 0.0
             conn.deadline = min(conn.deadline, now + first_byte_s, self.stream_until)
 
@@ -666,13 +667,6 @@ class Exchange:
         self.stage = Stage.ENDED
         record(self, NO_TOKENS, 0, perf_counter())
         self.service.closed(self)
-
-    def let_go(self) -> None:
-        """Over and recorded: whoever still holds this holds no body or answer."""
-        self.body = b""
-        self.meter = self.filter = self.inflater = self.upload = None
-        self.answer = self.conn = self.up = self.tunnel = None
-        self.scan = []
 
     def _endpoint(self) -> str:
         match = self.prepared.match

@@ -19,6 +19,8 @@ from gateway.proxy.route import find_route
 if TYPE_CHECKING:
     from gateway.core.cidr import Address
     from gateway.core.dialects import Match
+    from gateway.core.plans import LimitPlan
+    from gateway.core.prices import PriceTable
     from gateway.http.heads import KnownHead
     from gateway.http.pool import Target
     from gateway.proxy.route import Route
@@ -40,6 +42,7 @@ class Prepared:
         "address",
         "answer_here",
         "billable",
+        "capless",
         "client_ip",
         "expires_at",
         "generation",
@@ -47,7 +50,11 @@ class Prepared:
         "heads",
         "hold",
         "identity",
+        "longest_s",
         "match",
+        "plan",
+        "plan_model",
+        "prices",
         "refusal",
         "request_encoding",
         "request_id",
@@ -69,6 +76,12 @@ class Prepared:
         self.client_ip = ""
         self.address: Address | None = None
         self.expires_at = float("inf")
+        self.longest_s = float("inf")
+        self.capless = True  # nothing that a body could ask too much of
+        self.prices: PriceTable | None = None
+        # The plan of the last model asked for, where it never ends.
+        self.plan: LimitPlan | None = None
+        self.plan_model = ""
         self.hold = 0
         self.upgrade = b""
         self.request_id = b""
@@ -94,7 +107,7 @@ class Prepared:
 
 
 def prepare(
-    tables: Tables, known: KnownHead, peer_ip: str, *, tls: bool, now: float
+    tables: Tables, known: KnownHead, peer_ip: str, tls: bool, now: float
 ) -> Prepared:
     """Find or make what is known of this head from this peer; ``now``: epoch seconds."""
     prepared: Prepared | None = known.memo.get(peer_ip)
@@ -163,9 +176,25 @@ def _find_identity(
         return
     prepared.identity = found
     prepared.expires_at = found.expires_at
-    caps = found.policy.caps
+    _apply_policy(prepared, tables, found)
+
+
+def _apply_policy(prepared: Prepared, tables: Tables, identity: Identity) -> None:
+    policy, route = identity.policy, prepared.route
+    caps = policy.caps
     if prepared.hold and caps.body_bytes is not None:
         prepared.hold = min(prepared.hold, caps.body_bytes)
+    if route is not None:
+        prepared.longest_s = route.total_s
+    if caps.stream_s is not None:
+        prepared.longest_s = min(prepared.longest_s, caps.stream_s)
+    prepared.prices = tables.prices_of(policy)
+    prepared.capless = identity.allowed or (
+        policy.unknown_price != "deny"
+        and not policy.model_caps
+        and caps.max_tokens is None
+        and caps.n is None
+    )
 
 
 def _write_head(prepared: Prepared, tables: Tables, peer_ip: str, *, tls: bool) -> None:

@@ -25,7 +25,6 @@ from gateway.core.identify import with_body_user
 from gateway.core.inflate import InflateError, Inflater
 from gateway.core.model import RequestFacts, RequestRecord, Usage
 from gateway.core.usage import CompletionExpectation, PromptEstimator
-from gateway.proxy.caps import check_caps
 from gateway.proxy.exchange import Exchange
 from gateway.proxy.prepare import Prepared, prepare
 from gateway.proxy.refusal import Refusal, answer_here, wire_error_body
@@ -46,6 +45,7 @@ if TYPE_CHECKING:
 
 # ``LimitPlan.least_usd`` of a plan that counts no money.
 NO_BOUND = 1 << 62
+FOREVER = float("inf")
 NEVER = float("inf")
 # Leases are renewed at a third of their life.
 RENEW_S = 20.0
@@ -84,7 +84,7 @@ class Service:
         self.draining = False
         self.dropped_records = 0
         self.drain_refused = 0
-        self._id_prefix = secrets.token_hex(8)
+        self._id_prefix = secrets.token_hex(8).encode()
         self._id_count = 0
         self._date = b""
         self._date_at = 0
@@ -95,13 +95,12 @@ class Service:
     def open(
         self, conn: ClientConnection, known: KnownHead, length: int | None
     ) -> Exchange | None:
-        now = self.epoch + perf_counter()
         prepared = prepare(
             self.tables,
             known,
             conn.peer_ip,
-            tls=conn.listener.settings.tls,
-            now=now,
+            conn.listener.settings.tls,
+            self.epoch + perf_counter(),
         )
         exchange = Exchange(self, conn, prepared)
         if prepared.answer_here:
@@ -123,57 +122,63 @@ class Service:
         route = exchange.prepared.route
         if exchange.drains_until != NEVER and route is not None:
             route.draining -= 1
-        exchange.let_go()
 
     # -- gate, caps, limits -------------------------------------------------------
 
     def gate_head(self, prepared: Prepared) -> Refusal | None:
         """What can be refused before a body is read."""
         gate, identity = self.gate, prepared.identity
-        found = None
-        if identity is None:
-            found = gate.check_stranger(
-                prepared.client_ip, prepared.address, self.epoch + perf_counter()
-            )
-        elif len(gate):
-            found = gate.check_blocks(identity, self.epoch + perf_counter())
-        if found is not None:
-            return Refusal.policy(found)
-        if prepared.refusal is not None:
+        if gate.quiet:
             return prepared.refusal
-        if gate.full_cells and identity is not None:
+        epoch = self.epoch + perf_counter()
+        if identity is None:
+            ip, address = prepared.client_ip, prepared.address
+            found = gate.check_stranger(ip, address, epoch)
+            return prepared.refusal if found is None else Refusal.policy(found)
+        found = gate.check_blocks(identity, epoch)
+        if found is None and prepared.refusal is not None:
+            return prepared.refusal
+        if found is None and gate.full_cells:
             plan = self.tables.plans.head_plan(identity, self.store.now_us() / 1e6)
             billable = prepared.hold > 0 and prepared.billable
             found = gate.check_head(plan, self.now(), billable=billable)
         return None if found is None else Refusal.policy(found)
 
-    def check_caps(self, exchange: Exchange, facts: RequestFacts) -> Refusal | None:
-        return check_caps(exchange, facts)
-
     def plan_limits(self, exchange: Exchange) -> Refusal | None:
         """Find the plan, estimate the costs; refuse what could never fit."""
-        facts, identity = exchange.facts, exchange.prepared.identity
+        prepared = exchange.prepared
+        facts, identity = exchange.facts, prepared.identity
         if facts is None or identity is None:
             return None
+        found = None
         if facts.user is not None and identity.takes_body_user:
             identity = with_body_user(identity, facts.user)
             found = self.gate.check_blocks(identity, self.epoch + perf_counter())
             if found is not None:
                 return Refusal.policy(found)
+            plan = self._plan(identity, facts.model)
+        elif prepared.plan is not None and prepared.plan_model == facts.model:
+            plan = prepared.plan
+        else:
+            plan = self._plan(identity, facts.model)
+            if plan.until == FOREVER:
+                prepared.plan, prepared.plan_model = plan, facts.model
         exchange.identity = identity
-        exchange.plan = plan = self.tables.plans.plan(
-            identity, facts.model, self.store.now_us() / 1e6
-        )
+        exchange.plan = plan
         if not plan.cells:
             return None
         if not facts.billable or not exchange.hold:
             exchange.costs = actual_costs(plan, Usage(), 0, 0, failed=True)
             return None
         exchange.costs = costs = self._estimate(exchange, facts, identity, plan)
-        found = self.gate.check_costs(plan, costs, self.now())
+        if not self.gate.quiet:
+            found = self.gate.check_costs(plan, costs, self.now())
         if found is None and (place := oversized(plan, costs)) >= 0:
             found = refuse_oversized(plan, place, costs)
         return None if found is None else Refusal.policy(found)
+
+    def _plan(self, identity: Identity, model: str) -> LimitPlan:
+        return self.tables.plans.plan(identity, model, self.store.now_us() / 1e6)
 
     def _estimate(
         self,
@@ -186,8 +191,8 @@ class Service:
         completion = self.expectation.expect(identity.key, facts)
         exchange.prompt_estimate = prompt
         nanos = 0
-        if plan.least_usd < NO_BOUND:
-            prices = self.tables.prices_of(identity.policy)
+        prices = exchange.prepared.prices
+        if plan.least_usd < NO_BOUND and prices is not None:
             expected = Usage(prompt=prompt, completion=completion)
             nanos = prices.cost_nanos(facts.model, expected) or 0
         return reserve_costs(plan, prompt, completion, nanos)
@@ -201,13 +206,6 @@ class Service:
 
     def limit_fields(self, plan: LimitPlan, reserved: Reserved) -> bytes:
         return ratelimit_headers(plan, reserved, self.store.now_us())
-
-    def longest(self, exchange: Exchange) -> float:
-        """Seconds that an exchange may last from here on."""
-        route, identity = exchange.prepared.route, exchange.identity
-        longest = route.total_s if route is not None else float("inf")
-        cap = None if identity is None else identity.policy.caps.stream_s
-        return longest if cap is None else min(longest, cap)
 
     # -- answers ------------------------------------------------------------------
 
@@ -266,7 +264,7 @@ class Service:
 
     def next_request_id(self) -> bytes:
         self._id_count += 1
-        return b"%b%08x" % (self._id_prefix.encode(), self._id_count)
+        return b"%b%08x" % (self._id_prefix, self._id_count)
 
     # -- ends ---------------------------------------------------------------------
 
@@ -294,11 +292,10 @@ class Service:
 
         self.counter.submit(task, counted)
 
-    def price(self, exchange: Exchange, usage: Usage) -> int:
-        facts, identity = exchange.facts, exchange.identity
-        if facts is None or identity is None:
-            return 0
-        nanos = self.tables.prices_of(identity.policy).cost_nanos(facts.model, usage)
+    def price(self, exchange: Exchange, facts: RequestFacts, usage: Usage) -> int:
+        """Nano-dollars of an answer, by the prices that were in force at its start."""
+        prices = exchange.prepared.prices
+        nanos = None if prices is None else prices.cost_nanos(facts.model, usage)
         if nanos is None:
             exchange.unpriced = True
             return 0
