@@ -1,0 +1,84 @@
+"""What an exchange costs in the end, and its record."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.doubles import Cut
+from tests.inprocess import (
+    CHAT,
+    InProcess,
+    event_loop_policy,  # noqa: F401
+    request,
+    upstream,  # noqa: F401
+)
+
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
+CLOSE = b"Connection: close\r\n"
+PROMPT = b'{"model":"gpt-4o","messages":[{"role":"user","content":"hi"}]}'
+LIMITS = """limits = [
+  { per = "user", requests = 100, window = "1h" },
+  { per = "user", tokens = 100_000, window = "1h" },
+  { per = "user", usd = 100, window = "day" },
+  { per = "user", concurrent = 9 },
+]"""
+BODY = b'{"usage":{"prompt_tokens":1000,"completion_tokens":10,"total_tokens":1010}}'
+GOOD = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(BODY) + BODY
+BAD = b"HTTP/1.1 500 Oops\r\nContent-Length: 2\r\n\r\n{}"
+
+
+def books(gateway: InProcess) -> list[int]:
+    """Requests, tokens, money, open exchanges."""
+    windows = gateway.store._windows.values()
+    return [window.total(gateway.store.now_us()) for window in windows]
+
+
+@pytest.mark.parametrize(
+    ("script", "requests", "tokens", "outcome"),
+    [
+        ((GOOD,), 1, 1010, "ok"),
+        ((BAD,), 1, 0, "ok"),
+        ((Cut.RESET,), 1, 0, "upstream_error"),
+        ((b"junk",), 1, 0, "upstream_error"),
+    ],
+    ids=["good", "error", "reset", "junk"],
+)
+async def test_books(script, requests, tokens, outcome, upstream):
+    """What the provider states is charged; errors give back all but the request."""
+    upstream.default = script
+    async with InProcess(upstream, policy=LIMITS) as gateway:
+        await gateway.talk(request(b"POST", CHAT, CLOSE, PROMPT))
+        record = await gateway.record()
+        assert (record.outcome, record.total_tokens) == (outcome, tokens)
+        counted = books(gateway)
+        assert counted[:2] == [requests, tokens]
+        assert counted[2] == record.usd_nanos
+        assert counted[3] == 0
+        assert bool(record.usd_nanos) == bool(tokens)
+
+
+async def test_observe_mode_counts_what_it_lets_pass(upstream):
+    """Over the limit and passed on all the same: charged, and the record says so."""
+    upstream.default = (GOOD,)
+    limits = 'limits = [{ per = "user", requests = 1, window = "1h" }]'
+    async with InProcess(upstream, policy=limits) as gateway:
+        gateway.text = gateway.text.replace('mode = "enforce"', 'mode = "observe"')
+        gateway.reload()
+        for _ in range(3):
+            await gateway.talk(request(b"POST", CHAT, CLOSE, PROMPT))
+        assert books(gateway) == [3]
+        assert [record.would for record in gateway.records] == ["", "limit", "limit"]
+        assert {record.status for record in gateway.records} == {200}
+
+
+async def test_record_of_an_ordinary_exchange(upstream):
+    """Times add up, the path has no query, the route has its name."""
+    upstream.default = (0.02, GOOD)
+    async with InProcess(upstream) as gateway:
+        await gateway.talk(request(b"POST", CHAT + b"?key=k", CLOSE, PROMPT))
+        record = await gateway.record()
+    assert (record.path, record.upstream) == (CHAT.decode(), "recorder")
+    assert 20 <= record.ttfb_ms <= record.duration_ms
+    assert 0 < record.overhead_ms < record.ttfb_ms
+    assert (record.endpoint, record.model) == ("chat.completions", "gpt-4o")
+    assert record.user.startswith("key_")
