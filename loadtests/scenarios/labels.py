@@ -16,7 +16,7 @@ class Cause(msgspec.Struct):
     ``cls`` is the class that names it: that of the attack, ``surge`` or ``outage``
     for honest crowds, else empty. ``also`` are classes that would be right as well.
     ``retry`` is the chance that a refused request is sent again, ``retry_after`` the
-    mean seconds until then; ``spare`` are addresses that a refused one moves on to.
+    mean seconds until then.
     """
 
     index: int
@@ -35,7 +35,6 @@ class Cause(msgspec.Struct):
     tokens: int = 0
     retry: float = 0.0
     retry_after: float = 5.0
-    spare: list[str] = msgspec.field(default_factory=list)
     # Times the usual, where the operator was told beforehand (honest crowds).
     declared: float | None = None
 
