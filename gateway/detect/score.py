@@ -9,7 +9,7 @@ it has not counted.
 
 from __future__ import annotations
 
-from math import erfc, exp, log, log1p, sqrt
+from math import exp, log
 
 import msgspec
 

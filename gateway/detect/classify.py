@@ -1,0 +1,219 @@
+"""Which class of abuse the facts speak for, how strongly, and why in plain words.
+
+A class needs all of its evidence, so its score is the smallest of its parts: parts that
+are noise on their own do not add up to an alarm. Between classes the highest score
+wins, after paying for the number of classes that were tried.
+"""
+
+from __future__ import annotations
+
+from math import log
+
+import msgspec
+
+from gateway.detect.model import AttackClass
+from gateway.detect.score import MOST, sigma_of
+
+# Trying several classes on the same subject multiplies chances of a false alarm by
+# their number; this is what that is worth in sigma.
+TRIALS = 0.4
+_FULL = 5.0
+
+
+class Facts(msgspec.Struct, gc=False):
+    """What is known of one subject at one moment. Shares are 0 to 1, ``*_sigma`` are
+    calibrated scores, counts are of the last ten to twenty minutes unless they end in
+    ``_m`` (one minute).
+    """
+
+    kind: str = "client_ip"
+    known: bool = False
+    anonymous: bool = False
+    age_s: float = 0.0
+    requests_m: float = 0.0
+    requests: int = 0
+    tokens: int = 0
+    expected_m: float = 0.0
+    expected_requests: float = 0.0
+    expected_tokens: float = 0.0
+    request_sigma: float = 0.0
+    token_sigma: float = 0.0
+    peer_sigma: float = 0.0
+    alike: float = 0.0
+    usual_alike: float = 0.0
+    apart: float = 0.0
+    ok: int = 0
+    denied: int = 0
+    missing: int = 0
+    rejected: int = 0
+    targets: int = 0
+    newcomers: int = 0
+    usual_newcomers: float = 0.0
+    company: int = 0
+    strange_models: int = 0
+    per_request: float = 0.0
+    usual_per_request: float = 0.0
+    regular: float = 1.0
+    outage: bool = False
+    surge: bool = False
+
+
+class Finding(msgspec.Struct, frozen=True):
+    """A class that the facts speak for. ``behaviour``: the evidence is what was done
+    and not only how much, so a block is allowed.
+    """
+
+    cls: AttackClass
+    score: float
+    behaviour: bool
+    reasons: tuple[str, ...]
+
+
+def classify(facts: Facts) -> Finding | None:
+    """The strongest class, or None when nothing reaches a score above 0."""
+    found = [
+        finding
+        for rule in (_probing, _stolen, _walking, _spending, _volume)
+        if (finding := rule(facts)) is not None
+    ]
+    if not found:
+        return None
+    best = max(found, key=lambda finding: (finding.score, finding.behaviour))
+    return msgspec.structs.replace(best, score=max(0.0, best.score - TRIALS))
+
+
+def count_sigma(seen: float, expected: float) -> float:
+    """The score of a count where so many were expected (Chernoff's bound of Poisson)."""
+    if seen <= expected or seen <= 0.0:
+        return 0.0
+    surprise = seen * log(seen / expected) - (seen - expected)
+    # exp(-surprise), on the scale of scores, without underflow.
+    return sigma_of(max(1e-30, 2.718281828459045**-surprise)) if surprise < 60 else MOST
+
+
+def _ramp(value: float, low: float, high: float) -> float:
+    """0 at ``low``, five at ``high``, linear between and beyond."""
+    return min(MOST, max(0.0, _FULL * (value - low) / (high - low)))
+
+
+def _excess(facts: Facts) -> float:
+    """How far beyond itself, or beyond its peers where it has no history."""
+    own = max(facts.request_sigma, facts.token_sigma)
+    return own if facts.known else max(own, facts.peer_sigma)
+
+
+def _probing(facts: Facts) -> Finding | None:
+    """Sweeps of refused requests: keys, paths or models tried one after the other."""
+    bad = facts.denied + facts.missing + 0.5 * facts.rejected
+    total = bad + facts.ok
+    if bad < 8 or bad < 0.5 * total:
+        return None
+    broken = facts.known and facts.targets <= 3
+    if broken:
+        # The same calls as ever, refused all at once: a broken deployment.
+        return None
+    score = min(
+        count_sigma(bad, 2.0),
+        _ramp(bad / total, 0.3, 0.7),
+        _ramp(facts.targets + bad / 10.0, 0.0, 4.0),
+    )
+    what = f"{int(bad)} of {int(total)} requests were refused (401, 403, 404)"
+    reasons = [what + "."]
+    if facts.targets > 1:
+        reasons.append(f"They tried {facts.targets} different keys, paths or models.")
+    return Finding("probing", score, behaviour=True, reasons=tuple(reasons))
+
+
+def _stolen(facts: Facts) -> Finding | None:
+    """A key that is suddenly used from many networks."""
+    if facts.kind != "user" or facts.anonymous or facts.newcomers < 3:
+        return None
+    if facts.age_s < 3600.0 or facts.outage:
+        return None
+    usual = max(0.25, 3.0 * facts.usual_newcomers)
+    score = count_sigma(facts.newcomers, usual)
+    reasons = [
+        f"The key came from {facts.newcomers} networks it was never used from before"
+        f" (usual: {facts.usual_newcomers:.1f} in ten minutes)."
+    ]
+    support = max(
+        _ramp(facts.strange_models, 0.0, 4.0), _excess(facts), 3.0 * (score > 6)
+    )
+    if facts.strange_models:
+        reasons.append(f"{facts.strange_models} requests use models new to this key.")
+    if _excess(facts) >= 3.0:
+        reasons.append(_more(facts))
+    return Finding(
+        "credential_abuse",
+        min(score, 1.0 + support),
+        behaviour=True,
+        reasons=tuple(reasons),
+    )
+
+
+def _walking(facts: Facts) -> Finding | None:
+    """Alike prompts at a rate that stands out: a template walked, or a flood."""
+    if facts.requests_m < 15 and facts.requests < 60:
+        return None
+    alike = _ramp(facts.alike - facts.usual_alike * facts.known, 0.15, 0.6)
+    excess = _excess(facts)
+    score = min(alike, excess)
+    if score <= 0.0:
+        return None
+    flood = facts.apart <= 4.5 and facts.requests_m >= 100
+    share = f"{100 * facts.alike:.0f} % of its recent prompts are alike"
+    usual = f", usually {100 * facts.usual_alike:.0f} %." if facts.known else "."
+    return Finding(
+        "ddos" if flood else "scraping",
+        score,
+        behaviour=not facts.known or facts.usual_alike < 0.1,
+        reasons=(share + usual, _more(facts)),
+    )
+
+
+def _spending(facts: Facts) -> Finding | None:
+    """Tokens far beyond the usual, by larger requests rather than by more of them."""
+    if facts.tokens < 50_000:
+        return None
+    larger = facts.per_request / max(1.0, facts.usual_per_request)
+    if facts.usual_per_request <= 0.0 or larger < 1.5:
+        return None
+    if facts.token_sigma < facts.request_sigma:
+        return None
+    score = min(facts.token_sigma, _ramp(larger, 1.0, 2.5))
+    looping = facts.alike > 0.5 and facts.regular < 0.5
+    return Finding(
+        "cost_spike",
+        score,
+        behaviour=looping,
+        reasons=(
+            f"{facts.tokens:,} tokens where at most {facts.expected_tokens:,.0f} are"
+            " usual.",
+            f"One request takes {larger:.1f} times its usual tokens.",
+        ),
+    )
+
+
+def _volume(facts: Facts) -> Finding | None:
+    """More than ever, and nothing sharper to say about it."""
+    if facts.requests < 60 and facts.tokens < 100_000:
+        return None
+    score = _excess(facts) if facts.known else 0.8 * _excess(facts)
+    if score <= 0.0:
+        return None
+    spending = facts.token_sigma > facts.request_sigma + 1.0
+    return Finding(
+        "cost_spike" if spending else "volume", score, False, (_more(facts),)
+    )
+
+
+def _more(facts: Facts) -> str:
+    if facts.known:
+        return (
+            f"{facts.requests} requests in the window where at most"
+            f" {facts.expected_requests:.0f} are usual for it."
+        )
+    return (
+        f"{facts.requests_m:.0f} requests in a minute; busy peers make"
+        f" {facts.expected_m:.0f}."
+    )

@@ -1,0 +1,407 @@
+"""The detector: events in, verdicts and incidents out. Event time only, no chance.
+
+One event costs a few additions in its tenant, its address, its user and its prompt
+template. A subject is looked at closely every few events, more often the fewer it has
+sent; what a look finds becomes an incident only with evidence that lasts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from math import log
+
+import msgspec
+
+from gateway.core.lru import Lru
+from gateway.detect.act import Bench, Case
+from gateway.detect.baseline import Envelope, new_envelope
+from gateway.detect.classify import Facts, Finding, classify
+from gateway.detect.crowd import judge_template, judge_tenant
+from gateway.detect.features import (
+    DENIED,
+    MISSING,
+    OK,
+    REJECTED,
+    WINDOW_S,
+    Track,
+    conduct_of,
+    network_of,
+)
+from gateway.detect.model import DetectSettings, Event, Output, Ref, Rung
+from gateway.detect.order import EventClock, ReorderBuffer
+from gateway.detect.population import (
+    REQUESTS_UNIT,
+    TOKENS_UNIT,
+    Tenant,
+)
+from gateway.detect.score import Tail, new_tail
+from gateway.detect.templates import Template
+
+ANONYMOUS = "anonymous"
+# Windows a subject must have been seen in before it gets a week of its own.
+_ENVELOPE_AFTER = 2
+_REFIT_S = 3600.0
+_SWEEP_S = 10.0
+# A source is a newcomer for so long after its first request.
+NEWCOMER_S = 1800.0
+# How peers spread around their busiest: a factor of e per so many sigma.
+_PEER_SIGMAS = 2.2
+
+
+class Engine:
+    """The detector of one room: feed ``observe`` in the order of time."""
+
+    def __init__(
+        self, settings: DetectSettings | None = None, baselines: bytes | None = None
+    ) -> None:
+        self.settings = settings or DetectSettings()
+        self.clock = EventClock()
+        self.tenants: dict[str, Tenant] = {}
+        self.tails: dict[str, Tail] = {"requests": new_tail(), "tokens": new_tail()}
+        self.bench = Bench(self.settings)
+        self.events = 0
+        self._buffer = ReorderBuffer(self.settings.reorder_s)
+        self._envelopes: Lru[tuple[str, str, str], bool] = Lru(
+            self.settings.max_baselines
+        )
+        self._refit_at = 0.0
+        self._sweep_at = 0.0
+        self._started = 0.0
+        if baselines is not None:
+            self.load(baselines)
+
+    # -- what callers use --------------------------------------------------------------
+
+    def observe(self, event: Event) -> list[Output]:
+        """Take one event in; the verdicts and incidents that it brings about."""
+        if not self.clock.admit(event.ts):
+            return []
+        if self._buffer.hold_s <= 0.0:
+            return self._handle(event)
+        self._buffer.push(event)
+        return self._release(self.clock.now - self._buffer.hold_s)
+
+    def advance(self, now: float) -> list[Output]:
+        """Event time has come to ``now`` without an event."""
+        self.clock.now = max(self.clock.now, now)
+        out = self._release(now - self._buffer.hold_s)
+        if now >= self._sweep_at:
+            out += self._sweep(now)
+        return out
+
+    def close(self) -> list[Output]:
+        """No more events: hand out what was held, end what is open."""
+        out = self._release(float("inf"))
+        return out + self.bench.close(self.clock.now)
+
+    def action_for(self, kind: str, id_: str, tenant: str | None = None) -> Rung:
+        """What is done to a subject now; ``tenant`` None: the strictest anywhere."""
+        return self.bench.action_for(kind, id_, tenant, self.clock.now)
+
+    @property
+    def late(self) -> int:
+        """Events that came too late to be counted."""
+        return self.clock.late
+
+    # -- one event ---------------------------------------------------------------------
+
+    def _release(self, until: float) -> list[Output]:
+        out: list[Output] = []
+        for event in self._buffer.pop_until(until):
+            out += self._handle(event)
+        return out
+
+    def _handle(self, event: Event) -> list[Output]:
+        ts = event.ts
+        self.events += 1
+        out: list[Output] = []
+        if ts >= self._sweep_at:
+            out += self._sweep(ts)
+        tenant = self.tenants.get(event.tenant)
+        if tenant is None:
+            tenant = self._tenant(event.tenant)
+        kind = conduct_of(event.status)
+        window = int(ts // WINDOW_S)
+        if window != tenant.window:
+            self._turn_tenant(tenant, window)
+        tenant.count(event, kind)
+        ip = self._track(tenant, "client_ip", event.client_ip, ts)
+        if ip.count(event, kind, event.user):
+            self._turn(tenant, ip, window)
+        user = None
+        if event.user != ANONYMOUS:
+            user = self._track(tenant, "user", event.user, ts)
+            if user.count(event, kind, network_of(event.client_ip)):
+                self._turn(tenant, user, window)
+        if event.fingerprint is not None:
+            self._template(tenant, event, ip, user, out)
+        ip.skip -= 1
+        if ip.skip <= 0:
+            self._look(tenant, ip, event, out)
+        if user is not None:
+            user.skip -= 1
+            if user.skip <= 0:
+                self._look(tenant, user, event, out)
+        return out
+
+    def _tenant(self, name: str) -> Tenant:
+        tenant = Tenant(name, self.settings.max_subjects)
+        if not self._started:
+            self._started = self.clock.now
+        self.tenants[name] = tenant
+        return tenant
+
+    def _track(self, tenant: Tenant, kind: str, id_: str, ts: float) -> Track:
+        tracks = tenant.tracks[kind]
+        track = tracks.get(id_)
+        if track is None:
+            track = Track(kind=kind, id=id_, tenant=tenant.name, born=ts, last=ts)
+            track.window = int(ts // WINDOW_S)
+            track.minute = int(ts // 60)
+            tracks.put(id_, track)
+        return track
+
+    # -- windows -----------------------------------------------------------------------
+
+    def _turn(self, tenant: Tenant, track: Track, window: int) -> None:
+        """A subject's window is over: score it for the tails, then learn it."""
+        if window <= track.window:
+            return
+        if track.envelope is None and track.window >= 0 and track.requests:
+            self._give_envelope(track)
+        self._learn(track, track.envelope, "requests", track.requests)
+        self._learn(track, track.token_envelope, "tokens", track.tokens)
+        tenant.peers.learn(max(track.requests_b, track.requests / 10.0))
+        track.turn_window(window)
+
+    def _give_envelope(self, track: Track) -> None:
+        if track.born // WINDOW_S > track.window - _ENVELOPE_AFTER:
+            return
+        key = (track.tenant, track.kind, track.id)
+        track.envelope = new_envelope(WINDOW_S, REQUESTS_UNIT)
+        track.token_envelope = new_envelope(WINDOW_S, TOKENS_UNIT)
+        self._envelopes.put(key, True)
+
+    def _learn(
+        self, track: Track, envelope: Envelope | None, meter: str, count: float
+    ) -> None:
+        if envelope is None:
+            return
+        window = track.window
+        if envelope.age and not track.judged:
+            expected = envelope.expect(window)
+            surprise = (envelope.value(count) - expected.level) / expected.spread
+            if envelope.age >= WINDOW_S // 12:
+                self.tails[meter].learn(surprise)
+        envelope.learn(window, count, judged=track.judged)
+
+    def _turn_tenant(self, tenant: Tenant, window: int) -> None:
+        if tenant.window >= 0 and window > tenant.window:
+            tenant.tide.learn(
+                tenant.window,
+                tenant.requests,
+                judged=tenant.surge_until > self.clock.now,
+            )
+        if window > tenant.window:
+            tenant.requests = 0
+            tenant.window = window
+
+    # -- looking closely ---------------------------------------------------------------
+
+    def _look(
+        self, tenant: Tenant, track: Track, event: Event, out: list[Output]
+    ) -> None:
+        track.skip = max(3, track.requests_m >> 3)
+        now = event.ts
+        finding = classify(self.facts(tenant, track, now))
+        if finding is None or finding.score < self.settings.ladder.tag:
+            self.bench.calm(track)
+            return
+        if finding.behaviour and finding.score >= self.settings.warning:
+            track.judged = True
+        partner = (
+            Ref("user", event.user)
+            if track.kind == "client_ip"
+            else Ref("client_ip", event.client_ip)
+        )
+        out += self.bench.verdict(self._case(tenant, track, finding, now), partner)
+
+    def _case(self, tenant: Tenant, track: Track, finding: Finding, now: float) -> Case:
+        observed = {
+            "requests_1m": float(round(track.rate_m(now))),
+            "requests_10m": float(track.requests),
+            "tokens_10m": float(track.tokens),
+        }
+        expected = {"requests_1m": round(tenant.peers.busy(), 1)}
+        if track.envelope is not None and track.envelope.age:
+            level = track.envelope.expect(track.window).level
+            expected = {"requests_10m": round(track.envelope.count(level), 1)}
+        return Case(
+            tenant=tenant,
+            subject=Ref(track.kind, track.id),
+            known=track.known(now),
+            finding=finding,
+            now=now,
+            since=max(track.born, now - WINDOW_S),
+            observed=observed,
+            expected=expected,
+        )
+
+    def facts(self, tenant: Tenant, track: Track, now: float) -> Facts:
+        """What the classes are told apart by."""
+        conduct, before = track.conduct, track.conduct_b
+        rate = track.rate_m(now)
+        busy = tenant.peers.busy()
+        known = track.known(now)
+        facts = Facts(
+            kind=track.kind,
+            known=known,
+            age_s=now - track.born,
+            requests_m=rate,
+            requests=track.requests,
+            tokens=track.tokens,
+            expected_m=busy,
+            peer_sigma=_peer_sigma(rate, busy),
+            alike=track.alike_share(),
+            usual_alike=track.usual_alike,
+            apart=track.apart,
+            ok=conduct[OK] + before[OK],
+            denied=conduct[DENIED] + before[DENIED],
+            missing=conduct[MISSING] + before[MISSING],
+            rejected=conduct[REJECTED] + before[REJECTED],
+            targets=len(track.targets),
+            newcomers=track.newcomers + track.newcomers_b,
+            usual_newcomers=track.usual_newcomers,
+            company=len(track.company),
+            strange_models=track.strange_models,
+            per_request=track.tokens / max(1, track.requests),
+            usual_per_request=track.per_request,
+            regular=track.regular(),
+            outage=tenant.outage_until > now,
+            surge=tenant.surge_until > now,
+        )
+        if track.envelope is not None and track.token_envelope is not None:
+            self._volumes(facts, track, track.envelope, track.token_envelope)
+        return facts
+
+    def _volumes(
+        self, facts: Facts, track: Track, requests: Envelope, tokens: Envelope
+    ) -> None:
+        if not requests.age:
+            return
+        window = max(track.window, requests.last + 1)
+        usual = requests.expect(window)
+        facts.expected_requests = requests.count(usual.level)
+        surprise = (requests.value(track.requests) - usual.level) / usual.spread
+        facts.request_sigma = self.tails["requests"].sigma(surprise)
+        usual = tokens.expect(window)
+        facts.expected_tokens = tokens.count(usual.level)
+        surprise = (tokens.value(track.tokens) - usual.level) / usual.spread
+        facts.token_sigma = self.tails["tokens"].sigma(surprise)
+
+    # -- crowds ------------------------------------------------------------------------
+
+    def _template(
+        self,
+        tenant: Tenant,
+        event: Event,
+        ip: Track,
+        user: Track | None,
+        out: list[Output],
+    ) -> None:
+        prints = tenant.templates
+        found, bits = prints.find(event.fingerprint or 0)
+        ts = event.ts
+        if found is None:
+            found = prints.add(event.fingerprint or 0, ts)
+        fresh = ts - ip.born < NEWCOMER_S
+        found.count(ts, event.client_ip, bits, fresh=fresh)
+        if found.abusive_until > ts:
+            if (fresh and ip.born >= found.born - NEWCOMER_S) or (user is not None and ts - user.born < NEWCOMER_S):
+                out += self.bench.join(tenant, found, ip, user, ts)
+        found.skip -= 1
+        if found.skip > 0:
+            return
+        found.skip = max(4, found.requests_m >> 3)
+        prints.place(found)
+        finding = judge_template(tenant, found, ts, ts - self._started)
+        if finding is not None:
+            out += self.bench.crowd(tenant, found, finding, ts)
+
+    def _sweep(self, now: float) -> list[Output]:
+        """Every ten seconds: tenants as a whole, what is over, tails once an hour."""
+        self._sweep_at = now + _SWEEP_S
+        out: list[Output] = []
+        for tenant in self.tenants.values():
+            finding = judge_tenant(tenant, now, self.settings, self.tails["requests"])
+            if finding is not None:
+                out += self.bench.whole(tenant, finding, now)
+        if now >= self._refit_at:
+            self._refit_at = now + _REFIT_S
+            for tail in self.tails.values():
+                tail.refit()
+        return out + self.bench.sweep(now)
+
+    # -- state -------------------------------------------------------------------------
+
+    def state(self) -> bytes:
+        """Everything that must survive a restart."""
+        return msgspec.msgpack.encode(
+            {
+                "now": self.clock.now,
+                "started": self._started,
+                "tails": self.tails,
+                "tracks": [list(_tracks(t)) for t in self.tenants.values()],
+                "tenants": {
+                    t.name: (t.tide, t.templates.all()[-512:], t.peers.bins)
+                    for t in self.tenants.values()
+                },
+                "bench": self.bench.state(),
+            }
+        )
+
+    def load(self, saved: bytes) -> None:
+        """Take over a state."""
+        held = msgspec.msgpack.decode(saved, type=_Saved)
+        self.clock.now = held.now
+        self._started = held.started
+        self.tails = held.tails
+        for name, (tide, templates, bins) in held.tenants.items():
+            tenant = self._tenant(name)
+            tenant.tide = tide
+            tenant.window = tide.last + 1 if tide.age else -1
+            tenant.peers.restore(bins)
+            for template in templates:
+                tenant.templates.place(template)
+        for track in (one for group in held.tracks for one in group):
+            self._tenant_of(track).tracks[track.kind].put(track.id, track)
+        self.bench.load(held.bench)
+
+    def _tenant_of(self, track: Track) -> Tenant:
+        return self.tenants.get(track.tenant) or self._tenant(track.tenant)
+
+    @classmethod
+    def restore(cls, saved: bytes, settings: DetectSettings | None = None) -> Engine:
+        """An engine that goes on where another one stopped."""
+        return cls(settings, saved)
+
+
+class _Saved(msgspec.Struct):
+    now: float
+    started: float
+    tails: dict[str, Tail]
+    tracks: list[list[Track]]
+    tenants: dict[str, tuple[Envelope, list[Template], list[float]]]
+    bench: msgspec.Raw
+
+
+def _tracks(tenant: Tenant) -> Iterable[Track]:
+    for tracks in tenant.tracks.values():
+        yield from tracks.values()
+
+
+def _peer_sigma(rate: float, busy: float) -> float:
+    """How far beyond the busiest of its peers, in sigma; 0 up to them."""
+    if rate <= busy:
+        return 0.0
+    return min(12.0, _PEER_SIGMAS * log(rate / busy))

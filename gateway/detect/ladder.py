@@ -1,0 +1,81 @@
+"""From scores to responses: allow, tag, throttle, block; up at once, down slowly.
+
+Volume alone is tagged, and throttled when it is critical; a block needs behaviour. A
+block's time doubles with every return and shrinks again with good conduct.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from gateway.detect.model import RUNGS, LadderSettings, Rung
+
+
+class Standing(msgspec.Struct, array_like=True, gc=False):
+    """Where one subject stands. ``until`` is epoch seconds; ``strikes`` how often it
+    was blocked before (and not forgiven since ``forgiven_at``).
+    """
+
+    rung: Rung = "allow"
+    until: float = 0.0
+    strikes: int = 0
+    forgiven_at: float = 0.0
+    evidence: int = 0  # looks in a row that found something
+    first: float = 0.0  # when the running evidence began
+    incident: str = ""
+
+
+def decide_rung(
+    score: float, settings: LadderSettings, *, behaviour: bool, critical: float
+) -> Rung:
+    """The response that a score deserves; ``behaviour`` as in Finding."""
+    if score < settings.tag:
+        return "allow"
+    if not behaviour:
+        return "throttle" if score >= max(critical, settings.throttle) else "tag"
+    if score >= settings.block:
+        return "block"
+    return "throttle" if score >= settings.throttle else "tag"
+
+
+def raise_to(
+    standing: Standing, rung: Rung, now: float, settings: LadderSettings
+) -> bool:
+    """Put a subject on ``rung`` or prolong what it stands on; whether it rose."""
+    rose = RUNGS.index(rung) > RUNGS.index(standing.rung)
+    if rose:
+        standing.rung = rung
+        if rung == "block":
+            forgive(standing, now, settings)
+            standing.strikes += 1
+            standing.forgiven_at = now
+            standing.until = now + block_ttl(standing, settings)
+            return True
+    if standing.rung == "block":
+        return rose
+    standing.until = now + settings.calm_s
+    return rose
+
+
+def block_ttl(standing: Standing, settings: LadderSettings) -> float:
+    """Seconds of a block, by the number of times it happened."""
+    doubled = settings.block_ttl_s * 2.0 ** min(20, max(0, standing.strikes - 1))
+    return float(min(settings.max_ttl_s, doubled))
+
+
+def forgive(standing: Standing, now: float, settings: LadderSettings) -> None:
+    """Take one strike back for each ``forgive_s`` of good conduct."""
+    good = int((now - standing.forgiven_at) // settings.forgive_s)
+    if standing.strikes and good > 0:
+        standing.strikes = max(0, standing.strikes - good)
+        standing.forgiven_at = now
+
+
+def relax(standing: Standing, now: float) -> Rung | None:
+    """Come down when the time is over; the rung that was left, or None."""
+    if standing.rung == "allow" or now < standing.until:
+        return None
+    left = standing.rung
+    standing.rung = "allow"
+    standing.evidence = 0
+    return left
