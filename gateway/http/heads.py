@@ -17,9 +17,10 @@ from typing import Any
 from gateway.core.lru import Lru
 from gateway.http.head import RequestHead, parse_request_head
 
-MAX_KNOWN = 1024
-# Larger heads are parsed each time, so that all kept ones stay below 4 MiB.
-MAX_KEPT_BYTES = 4096
+MAX_KNOWN = 512
+# Larger heads are parsed each time, so that all kept ones, with what hangs
+# on them for each of up to 16 senders, stay below 64 MiB.
+MAX_KEPT_BYTES = 2048
 
 _CONTENT_LENGTH = re.compile(rb"\r\n[Cc]ontent-[Ll]ength: (0|[1-9][0-9]{0,11})\r\n")
 

@@ -12,22 +12,21 @@ from enum import IntEnum
 from time import perf_counter
 from typing import TYPE_CHECKING
 
-from gateway.core.dialects import DialectError, UsageFilter
+from gateway.core.dialects import CountTask, DialectError
 from gateway.core.inflate import InflateError
 from gateway.core.model import RequestFacts, Usage
 from gateway.http.response import RATE_LIMIT_FIELDS
 from gateway.proxy import tunnelled
 from gateway.proxy.answer import AnswerWriter, status_line
 from gateway.proxy.caps import check_caps
+from gateway.proxy.metering import Metering, open_lost_metering, open_metering
 from gateway.proxy.prepare import GZIP_LINE, IDENTITY_LINE
 from gateway.proxy.refusal import Refusal, write_refusal
 from gateway.proxy.settle import record, settle
 from gateway.proxy.upload import Upload
 
 if TYPE_CHECKING:
-    from gateway.core.dialects import Meter
     from gateway.core.identify import Identity
-    from gateway.core.inflate import Inflater
     from gateway.core.model import Outcome
     from gateway.core.plans import LimitPlan
     from gateway.core.ports import Reserved
@@ -67,17 +66,15 @@ class Exchange:
         "costs",
         "drains_until",
         "facts",
-        "filter",
         "filtered",
         "first_at",
         "head",
         "hold",
         "identity",
-        "inflater",
         "last_rx",
         "length",
         "limit_name",
-        "meter",
+        "metering",
         "opened_at",
         "opening",
         "outcome",
@@ -90,7 +87,6 @@ class Exchange:
         "reserved",
         "reserving",
         "retried",
-        "scan",
         "sent_at",
         "service",
         "stage",
@@ -99,7 +95,6 @@ class Exchange:
         "stream_until",
         "tunnel",
         "unpriced",
-        "unreadable",
         "up",
         "upload",
         "waited_s",
@@ -138,18 +133,14 @@ class Exchange:
         self.up: UpstreamConnection | None = None
         self.retried = False
         self.answer: AnswerHead | None = None
-        self.meter: Meter | None = None
+        self.metering: Metering | None = None
         self.asked_usage = False  # the gateway did, so it takes the chunk out again
-        self.filter: UsageFilter | None = None
         self.filtered = False  # the answer will hold a chunk that we asked for
-        self.inflater: Inflater | None = None
-        self.scan: list[bytes] = []
         self.tunnel: tunnelled.MeteredTunnel | None = None
         self.status = 0
         self.action = "allow"
         self.would = ""
         self.unpriced = False
-        self.unreadable = False
         self.limit_name: str | None = None
         self.drains_until = FOREVER
         self.outcome: Outcome = "ok"
@@ -379,7 +370,17 @@ class Exchange:
         self.status = answer.status
         if answer.status == 101:
             return  # on_upgraded follows
-        self._open_meter(answer)
+        match, facts = self.prepared.match, self.facts
+        metering = None
+        if (
+            match is not None
+            and facts is not None
+            and self.head.method == "POST"
+            and not answer.no_body
+        ):
+            settings = self.service.tables.settings
+            metering = open_metering(match, facts, answer, settings, self.asked_usage)
+            self.metering = metering
         conn = self.conn
         if conn is None:
             return
@@ -389,7 +390,7 @@ class Exchange:
             answer,
             self._own_fields(answer),
             keep=keep,
-            rewritten=self.filter is not None,
+            rewritten=metering is not None and metering.filter is not None,
         )
         route = self.prepared.route
         self.last_rx = now = self.service.now()
@@ -404,66 +405,26 @@ class Exchange:
             fields += b"X-Request-Id: %b\r\n" % self.request_id
         return fields
 
-    def _open_meter(self, answer: AnswerHead) -> None:
-        match, facts = self.prepared.match, self.facts
-        if match is None or facts is None or self.head.method != "POST":
-            return
-        if answer.no_body:
-            return
-        self.meter = meter = match.dialect.open_meter(
-            match, facts, answer.status, answer.get, answer.content_type
-        )
-        encoding = answer.content_encoding.lower()
-        if encoding and encoding != b"identity":
-            self.inflater = self.service.inflater(encoding)
-            self.unreadable = self.inflater is None
-        elif (
-            self.asked_usage
-            and answer.status == 200
-            and (answer.content_type.startswith(b"text/event-stream"))
-        ):
-            self.filter = UsageFilter(meter)
-
     def on_answer_body(self, data: bytes) -> None:
-        if self.filter is not None:
-            data = self.filter.feed(data)
-            if not data:
-                return
-        elif self.meter is not None:
-            self.scan.append(data)
-        self.writer.pieces.append(data)
+        metering = self.metering
+        if metering is not None:
+            data = metering.take(data)
+        if data:
+            self.writer.pieces.append(data)
 
     def on_answer_flush(self) -> None:
         if self.stage == Stage.ANSWERING:
             self.last_rx = self.service.now()
             self.writer.flush()
-            if self.scan:
-                self._scan()
-
-    def _scan(self) -> None:
-        """Meter a copy, after the bytes are on their way."""
-        pieces, self.scan = self.scan, []
-        meter, inflater = self.meter, self.inflater
-        if meter is None or self.unreadable:
-            return
-        if inflater is None:
-            for piece in pieces:
-                meter.feed(piece)
-            return
-        try:
-            for piece in pieces:
-                for plain in inflater.pieces(piece):
-                    meter.feed(plain)
-        except InflateError:
-            # The client has its bytes; what cannot be read is estimated.
-            self.inflater = None
-            self.unreadable = True
+            if self.metering is not None:
+                self.metering.read()
 
     def on_answer_end(self, complete: bool) -> None:
         up, self.up = self.up, None
         ended_at = perf_counter()
-        if self.filter is not None:
-            self.writer.pieces.append(self.filter.flush())
+        metering = self.metering
+        if metering is not None and metering.filter is not None:
+            self.writer.pieces.append(metering.filter.flush())
         if complete:
             self.writer.finish()
             if up is not None:
@@ -475,7 +436,6 @@ class Exchange:
             self.writer.flush()
             if up is not None:
                 up.abandon()
-        self._scan()
         conn, self.conn = self.conn, None
         self._settle(complete=complete, ended_at=ended_at)
         if conn is not None:
@@ -561,7 +521,6 @@ class Exchange:
         if up is not None:
             up.abandon()
         conn, self.conn = self.conn, None
-        self._scan()
         self._settle(complete=False, ended_at=perf_counter())
         if conn is not None:
             conn.abort(reset=self.writer.until_close)
@@ -613,21 +572,13 @@ class Exchange:
         up, self.up = self.up, None
         if up is not None:
             up.abandon()
-        if self.stage == Stage.SENT:
-            self._open_lost_meter()
+        match, facts = self.prepared.match, self.facts
+        if self.stage == Stage.SENT and self.hold and match and facts:
+            self.metering = open_lost_metering(match, facts)
         if self.stage in (Stage.SENT, Stage.ANSWERING):
-            self._scan()
             self._settle(complete=False, ended_at=perf_counter())
         else:
             self._settle_unsent()
-
-    def _open_lost_meter(self) -> None:
-        """The upstream has the prompt, and nobody will see what it makes of it."""
-        match, facts = self.prepared.match, self.facts
-        if match is not None and facts is not None and self.hold:
-            self.meter = match.dialect.open_meter(
-                match, facts, 200, lambda _name: None, b"application/json"
-            )
 
     # -- 8 settle, 9 record -------------------------------------------------------
 
@@ -642,21 +593,21 @@ class Exchange:
         if self.reserving:
             self.stage = Stage.ENDED  # _on_reserved comes back here
             return
-        self.meter = None
+        self.metering = None
         self._settle(complete=True, ended_at=perf_counter())
 
     def _settle(self, *, complete: bool, ended_at: float) -> None:
         self.stage = Stage.ENDED
-        meter = self.meter
-        usage = NO_TOKENS if meter is None else meter.finish(complete)
-        if usage is None and meter is not None:
-            task = meter.unstated()
-            if task is not None:
-                task.body = b"" if self.prepared.request_encoding else self.body
-                task.prompt_estimate = self.prompt_estimate
-                self.service.count(self, task, ended_at)
-                return
-        self.settled(usage or NO_TOKENS, ended_at)
+        usage: Usage | CountTask | None = NO_TOKENS
+        if self.metering is not None:
+            self.metering.read()
+            usage = self.metering.finish(complete=complete)
+        if isinstance(usage, CountTask):
+            usage.body = b"" if self.prepared.request_encoding else self.body
+            usage.prompt_estimate = self.prompt_estimate
+            self.service.count(self, usage, ended_at)
+        else:
+            self.settled(usage or NO_TOKENS, ended_at)
 
     def settled(self, usage: Usage, ended_at: float) -> None:
         nanos = settle(self, usage)

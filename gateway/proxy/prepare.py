@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from gateway.proxy.tables import Tables
 
 # Senders kept with one head (the same bytes from many addresses).
-MAX_SENDERS = 64
+MAX_SENDERS = 16
 MAX_REQUEST_ID_BYTES = 128
 GZIP_LINE = b"Accept-Encoding: gzip\r\n"
 IDENTITY_LINE = b"Accept-Encoding: identity\r\n"

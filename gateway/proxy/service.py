@@ -49,8 +49,6 @@ FOREVER = float("inf")
 NEVER = float("inf")
 # Leases are renewed at a third of their life.
 RENEW_S = 20.0
-# A stream may be long: its decoded copy is dropped as it is read.
-MAX_ANSWER_INFLATE = 16
 
 _encode = msgspec.msgpack.Encoder().encode
 
@@ -231,18 +229,6 @@ class Service:
 
     def client_ip(self, exchange: Exchange) -> str:
         return exchange.prepared.client_ip
-
-    def inflater(self, encoding: bytes) -> Inflater | None:
-        """For the copy of an answer that is read; None where it cannot be."""
-        settings = self.tables.settings
-        try:
-            return Inflater(
-                encoding.decode("latin-1"),
-                MAX_ANSWER_INFLATE * settings.max_inflate,
-                settings.max_inflate_ratio,
-            )
-        except InflateError:
-            return None
 
     def error_body(self, match: Match | None, refusal: Refusal) -> tuple[bytes, bytes]:
         """Body in the client's dialect, and the fields that the dialect adds."""
