@@ -51,8 +51,11 @@ class Facts(msgspec.Struct, gc=False):
     usual_newcomers: float = 0.0
     company: int = 0
     strange_models: int = 0
-    per_request: float = 0.0
-    usual_per_request: float = 0.0
+    longer_asks: float = 1.0
+    longer_answers: float = 1.0
+    most_newcomers: float = 0.0
+    templated: float = 0.0
+    backed: bool = False
     regular: float = 1.0
     outage: bool = False
     surge: bool = False
@@ -73,7 +76,7 @@ def classify(facts: Facts) -> Finding | None:
     """The strongest class, or None when nothing reaches a score above 0."""
     found = [
         finding
-        for rule in (_probing, _stolen, _walking, _spending, _volume)
+        for rule in (_probing, _stolen, _walking, _looping, _spending, _volume)
         if (finding := rule(facts)) is not None
     ]
     if not found:
@@ -126,85 +129,96 @@ def _probing(facts: Facts) -> Finding | None:
 
 def _stolen(facts: Facts) -> Finding | None:
     """A key that is suddenly used from many networks."""
-    if facts.kind != "user" or facts.anonymous or facts.newcomers < 3:
+    if facts.kind != "user" or facts.newcomers < 3:
         return None
     if facts.age_s < 3600.0 or facts.outage:
         return None
-    usual = max(0.25, 3.0 * facts.usual_newcomers)
+    usual = max(0.3, 3.0 * facts.usual_newcomers, 1.5 * facts.most_newcomers)
     score = count_sigma(facts.newcomers, usual)
     reasons = [
         f"The key came from {facts.newcomers} networks it was never used from before"
         f" (usual: {facts.usual_newcomers:.1f} in ten minutes)."
     ]
-    support = max(
-        _ramp(facts.strange_models, 0.0, 4.0), _excess(facts), 3.0 * (score > 6)
-    )
     if facts.strange_models:
         reasons.append(f"{facts.strange_models} requests use models new to this key.")
     if _excess(facts) >= 3.0:
         reasons.append(_more(facts))
-    return Finding(
-        "credential_abuse",
-        min(score, 1.0 + support),
-        behaviour=True,
-        reasons=tuple(reasons),
-    )
+    # Networks alone tag and slow down; what is done there has to be strange as well.
+    support = max(_ramp(facts.strange_models, 0.0, 3.0), _excess(facts))
+    score = min(score, max(4.6, 1.0 + support))
+    return Finding("credential_abuse", score, behaviour=True, reasons=tuple(reasons))
 
 
 def _walking(facts: Facts) -> Finding | None:
     """Alike prompts at a rate that stands out: a template walked, or a flood."""
-    if facts.requests_m < 15 and facts.requests < 60:
+    if facts.backed or (facts.requests_m < 15 and facts.requests < 40):
         return None
-    alike = _ramp(facts.alike - facts.usual_alike * facts.known, 0.15, 0.6)
-    excess = _excess(facts)
-    score = min(alike, excess)
-    if score <= 0.0:
+    share = max(facts.alike, facts.templated)
+    usual = facts.usual_alike if facts.known else 0.0
+    score = min(_ramp(share - usual, 0.15, 0.6), _excess(facts))
+    if facts.known or score <= 0.0:
         return None
     flood = facts.apart <= 4.5 and facts.requests_m >= 100
-    share = f"{100 * facts.alike:.0f} % of its recent prompts are alike"
-    usual = f", usually {100 * facts.usual_alike:.0f} %." if facts.known else "."
+    what = f"{100 * share:.0f} % of its recent prompts follow few templates."
     return Finding(
         "ddos" if flood else "scraping",
-        score,
-        behaviour=not facts.known or facts.usual_alike < 0.1,
-        reasons=(share + usual, _more(facts)),
+        score if facts.templated > 0.3 else min(score, 4.6),
+        behaviour=True,
+        reasons=(what, _more(facts)),
     )
+
+
+def _looping(facts: Facts) -> Finding | None:
+    """A client that was reasonable before sends the same again and again."""
+    if not facts.known or facts.backed or facts.requests < 12:
+        return None
+    if facts.alike < 0.75 or facts.apart > 4.2 or facts.usual_alike > 0.5:
+        return None
+    score = min(_ramp(facts.alike, 0.4, 0.8), max(_excess(facts), 0.0) + 1.0)
+    grown = facts.longer_asks >= 2.0
+    reasons = [
+        f"{100 * facts.alike:.0f} % of its recent prompts are the same, usually"
+        f" {100 * facts.usual_alike:.0f} %.",
+        _more(facts),
+    ]
+    if grown:
+        reasons.append(f"Prompts grew to {facts.longer_asks:.1f} times the usual.")
+    return Finding("cost_spike", score, behaviour=True, reasons=tuple(reasons))
 
 
 def _spending(facts: Facts) -> Finding | None:
     """Tokens far beyond the usual, by larger requests rather than by more of them."""
-    if facts.tokens < 50_000:
+    if facts.backed or facts.tokens < 30_000:
         return None
-    larger = facts.per_request / max(1.0, facts.usual_per_request)
-    if facts.usual_per_request <= 0.0 or larger < 1.5:
+    larger = max(facts.longer_asks, facts.longer_answers)
+    if larger < 2.5 or facts.outage:
         return None
-    if facts.token_sigma < facts.request_sigma:
-        return None
-    score = min(facts.token_sigma, _ramp(larger, 1.0, 2.5))
-    looping = facts.alike > 0.5 and facts.regular < 0.5
+    score = min(facts.token_sigma, _ramp(larger, 1.5, 4.5))
+    what = "Prompts" if facts.longer_asks >= facts.longer_answers else "Answers"
     return Finding(
         "cost_spike",
         score,
-        behaviour=looping,
+        behaviour=facts.known and larger >= 4.0,
         reasons=(
             f"{facts.tokens:,} tokens where at most {facts.expected_tokens:,.0f} are"
             " usual.",
-            f"One request takes {larger:.1f} times its usual tokens.",
+            f"{what} are {larger:.1f} times as long as usual.",
         ),
     )
 
 
 def _volume(facts: Facts) -> Finding | None:
     """More than ever, and nothing sharper to say about it."""
-    if facts.requests < 60 and facts.tokens < 100_000:
+    if facts.backed or facts.outage or facts.surge:
         return None
-    score = _excess(facts) if facts.known else 0.8 * _excess(facts)
+    if facts.requests < 100 and facts.tokens < 200_000:
+        return None
+    score = _excess(facts) if facts.known else 0.6 * _excess(facts)
     if score <= 0.0:
         return None
-    spending = facts.token_sigma > facts.request_sigma + 1.0
-    return Finding(
-        "cost_spike" if spending else "volume", score, False, (_more(facts),)
-    )
+    spending = facts.token_sigma > facts.request_sigma + 1.5
+    cls: AttackClass = "cost_spike" if spending else "volume"
+    return Finding(cls, score, behaviour=False, reasons=(_more(facts),))
 
 
 def _more(facts: Facts) -> str:

@@ -15,8 +15,6 @@ from gateway.detect.templates import Template
 CROWD_SOURCES = 6
 # Share of a template's prompts that newcomers must send.
 _FRESH_SHARE = 0.5
-# A template that so many windows knew belongs to an application.
-_KNOWN_WINDOWS = 36
 _TEMPLATE_FLOOR = 12.0
 _SIGMAS_PER_FOLD = 2.2
 # Upstream errors: share of answers, and users it must hit, to be an outage.
@@ -35,7 +33,7 @@ def judge_template(
 ) -> Finding | None:
     """Is a template flooded by a crowd of newcomers?"""
     sources = len(template.sources)
-    if sources < CROWD_SOURCES or template.windows > _KNOWN_WINDOWS:
+    if sources < CROWD_SOURCES or template.known(now):
         return None
     if template.requests < 2 * CROWD_SOURCES:
         return None

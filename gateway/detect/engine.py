@@ -46,6 +46,8 @@ _SWEEP_S = 10.0
 NEWCOMER_S = 1800.0
 # How peers spread around their busiest: a factor of e per so many sigma.
 _PEER_SIGMAS = 2.2
+# Prompts in a window that make a template.
+_DENSE = 6
 
 
 class Engine:
@@ -137,6 +139,7 @@ class Engine:
             self._template(tenant, event, ip, user, out)
         ip.skip -= 1
         if ip.skip <= 0:
+            ip.backed = user is not None and user.known(ts)
             self._look(tenant, ip, event, out)
         if user is not None:
             user.skip -= 1
@@ -171,7 +174,9 @@ class Engine:
             self._give_envelope(track)
         self._learn(track, track.envelope, "requests", track.requests)
         self._learn(track, track.token_envelope, "tokens", track.tokens)
-        tenant.peers.learn(max(track.requests_b, track.requests / 10.0))
+        if track.requests and not track.judged:
+            tenant.peers.learn(track.peak_m)
+            tenant.peers_w.learn(track.requests)
         track.turn_window(window)
 
     def _give_envelope(self, track: Track) -> None:
@@ -253,6 +258,7 @@ class Engine:
         rate = track.rate_m(now)
         busy = tenant.peers.busy()
         known = track.known(now)
+        asks, answers = track.growth()
         facts = Facts(
             kind=track.kind,
             known=known,
@@ -261,7 +267,12 @@ class Engine:
             requests=track.requests,
             tokens=track.tokens,
             expected_m=busy,
-            peer_sigma=_peer_sigma(rate, busy),
+            peer_sigma=max(
+                _peer_sigma(rate, busy),
+                _peer_sigma(track.requests, tenant.peers_w.busy()),
+            ),
+            backed=track.backed,
+            templated=track.templated,
             alike=track.alike_share(),
             usual_alike=track.usual_alike,
             apart=track.apart,
@@ -272,10 +283,11 @@ class Engine:
             targets=len(track.targets),
             newcomers=track.newcomers + track.newcomers_b,
             usual_newcomers=track.usual_newcomers,
+            most_newcomers=track.most_newcomers,
             company=len(track.company),
             strange_models=track.strange_models,
-            per_request=track.tokens / max(1, track.requests),
-            usual_per_request=track.per_request,
+            longer_asks=asks,
+            longer_answers=answers,
             regular=track.regular(),
             outage=tenant.outage_until > now,
             surge=tenant.surge_until > now,
@@ -316,8 +328,14 @@ class Engine:
             found = prints.add(event.fingerprint or 0, ts)
         fresh = ts - ip.born < NEWCOMER_S
         found.count(ts, event.client_ip, bits, fresh=fresh)
+        young = found.requests >= _DENSE and not found.known(ts)
+        ip.template(young=young)
+        if user is not None:
+            user.template(young=young)
         if found.abusive_until > ts:
-            if (fresh and ip.born >= found.born - NEWCOMER_S) or (user is not None and ts - user.born < NEWCOMER_S):
+            if (fresh and ip.born >= found.born - NEWCOMER_S) or (
+                user is not None and ts - user.born < NEWCOMER_S
+            ):
                 out += self.bench.join(tenant, found, ip, user, ts)
         found.skip -= 1
         if found.skip > 0:

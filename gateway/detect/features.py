@@ -6,6 +6,8 @@ window turns by itself when the next event falls into another one.
 
 from __future__ import annotations
 
+from math import exp, log
+
 import msgspec
 
 from gateway.detect.baseline import Envelope
@@ -23,6 +25,8 @@ _ALIKE_WARM = 6
 COMPANY = 48
 TARGETS = 16
 _USUAL_STEP = 1 / 64
+# Answers of a window from which its sizes are compared.
+_FEW_SIZES = 6
 
 OK, DENIED, MISSING, REJECTED, FAILED = range(5)
 _CONDUCT = {401: DENIED, 403: DENIED, 404: MISSING, 405: MISSING}
@@ -84,8 +88,17 @@ class Track(msgspec.Struct, array_like=True):
     targets: set[str] = msgspec.field(default_factory=set)
     models: set[str] = msgspec.field(default_factory=set)
     strange_models: int = 0  # requests of this window on models never used before
-    per_request: float = 0.0  # usual tokens of one request
+    peak_m: int = 0  # busiest minute of this window
+    templated: float = 0.0  # share of prompts of young templates
+    most_newcomers: float = 0.0  # leaking maximum of newcomers in a window
+    answers: float = 0.0  # sum of log completion tokens of this window, and of prompts
+    asks: float = 0.0
+    sized: int = 0
+    usual_answer: float = 0.0  # mean log size of an answer, and of a prompt
+    usual_ask: float = 0.0
+    usual_sized: int = 0
     skip: int = 3  # events until it is looked at again
+    backed: bool = False  # an address whose last user is known
     judged: bool = False  # found abusive in this window
     envelope: Envelope | None = None
     token_envelope: Envelope | None = None
@@ -99,9 +112,12 @@ class Track(msgspec.Struct, array_like=True):
             turned = self._turn(ts, minute)
         self.requests_m += 1
         self.requests += 1
-        self.tokens += event.total_tokens or (
-            event.prompt_tokens + event.completion_tokens
-        )
+        asked, answered = event.prompt_tokens, event.completion_tokens
+        self.tokens += event.total_tokens or asked + answered
+        if answered:
+            self.answers += log(answered)
+            self.asks += log(asked or 1)
+            self.sized += 1
         if event.status != REFUSED_STATUS:
             self.conduct[kind] += 1
             if kind == OK:
@@ -133,6 +149,7 @@ class Track(msgspec.Struct, array_like=True):
         if minute < self.minute:
             return False  # a late event counts where the clock is
         self.requests_b = self.requests_m if minute == self.minute + 1 else 0
+        self.peak_m = max(self.peak_m, self.requests_m)
         self.requests_m = 0
         self.minute = minute
         return minute * MINUTE_S // WINDOW_S != self.window
@@ -188,17 +205,35 @@ class Track(msgspec.Struct, array_like=True):
         spread = self.gap_square - self.gap * self.gap
         return max(0.0, spread) ** 0.5 / self.gap
 
+    def _learn_sizes(self) -> None:
+        if not self.sized:
+            return
+        self.usual_sized += self.sized
+        step = max(_USUAL_STEP, self.sized / self.usual_sized)
+        self.usual_answer += (self.answers / self.sized - self.usual_answer) * step
+        self.usual_ask += (self.asks / self.sized - self.usual_ask) * step
+
+    def growth(self) -> tuple[float, float]:
+        """Times the usual that prompts and answers of this window are long (geometric
+        mean); 1 while too few are known.
+        """
+        if self.sized < _FEW_SIZES or self.usual_sized < KNOWN_ANSWERS:
+            return 1.0, 1.0
+        asks = self.asks / self.sized - self.usual_ask
+        answers = self.answers / self.sized - self.usual_answer
+        return exp(min(20.0, asks)), exp(min(20.0, answers))
+
+    def template(self, *, young: bool) -> None:
+        """Whether the last prompt belongs to a template that nobody knew before."""
+        self.templated += (young - self.templated) / 16
+
     def turn_window(self, window: int) -> None:
         """Begin window ``window``; what the last one was is remembered as usual."""
         if self.requests and not self.judged:
-            mean = self.tokens / self.requests
-            step = max(_USUAL_STEP, 0.25 if self.per_request == 0.0 else 0.0)
-            first = self.per_request == 0.0
-            self.per_request = (
-                mean if first else self.per_request + (mean - self.per_request) * step
-            )
+            self._learn_sizes()
             self.usual_alike += (self.alike_share() - self.usual_alike) * _USUAL_STEP
             self.usual_newcomers += (self.newcomers - self.usual_newcomers) / 32
+            self.most_newcomers = max(0.98 * self.most_newcomers, self.newcomers)
         next_one = window == self.window + 1
         self.requests_w = self.requests if next_one else 0
         self.tokens_w = self.tokens if next_one else 0
@@ -206,6 +241,8 @@ class Track(msgspec.Struct, array_like=True):
         self.newcomers_b = self.newcomers if next_one else 0
         self.conduct = [0] * 5
         self.requests = self.tokens = self.newcomers = self.strange_models = 0
+        self.peak_m = self.sized = 0
+        self.answers = self.asks = 0.0
         if not next_one:
             self.targets = set()
         self.judged = False

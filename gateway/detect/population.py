@@ -14,6 +14,7 @@ _PEER_STEPS = 4
 # What peers are believed to do before any was seen: requests a minute, as strongly as
 # so many minutes.
 _PEER_MINUTE = 6.0
+_PEER_WINDOW = 30.0
 _PEER_BELIEF = 20.0
 _PEER_HALVE = 20_000.0
 PEER_QUANTILE = 0.99
@@ -25,15 +26,15 @@ _FAILED_USERS = 64
 
 
 class Peers:
-    """How busy subjects usually are: counts per minute, as a histogram of logs."""
+    """How busy subjects usually are: their counts, as a histogram of logs."""
 
     __slots__ = ("bins", "seen")
 
-    def __init__(self) -> None:
+    def __init__(self, first: float = _PEER_MINUTE) -> None:
         self.bins = [0.0] * _PEER_BINS
         self.seen = 0.0
         for busy in range(1, 5):
-            self._add(_PEER_MINUTE * busy / 4.0, _PEER_BELIEF / 4.0)
+            self._add(first * busy / 4.0, _PEER_BELIEF / 4.0)
 
     def learn(self, count: float) -> None:
         """One minute of one subject that ended."""
@@ -93,6 +94,7 @@ class Tenant:
         "newcomers_m",
         "outage_until",
         "peers",
+        "peers_w",
         "requests",
         "requests_b",
         "requests_m",
@@ -112,6 +114,7 @@ class Tenant:
         }
         self.templates = Templates()
         self.peers = Peers()
+        self.peers_w = Peers(_PEER_WINDOW)
         self.tide: Envelope = new_envelope(WINDOW_S, TIDE_UNIT)
         self.minute = 0
         self.window = -1

@@ -19,6 +19,11 @@ NEAR_BITS = 12
 # Sources of one template that are told apart.
 SOURCES = 64
 _LEAK_PER_WINDOW = 0.97
+# A template seen in so many windows lasts; one not seen for so long does not.
+LASTING_WINDOWS = 3
+_FORGOTTEN_S = 3 * 86_400.0
+# Known: it lasts, and it was there so long ago.
+_KNOWN_AFTER_S = 3 * 3600.0
 
 
 class Template(msgspec.Struct, array_like=True):
@@ -41,6 +46,10 @@ class Template(msgspec.Struct, array_like=True):
     skip: int = 7
     abusive_until: float = 0.0
     apart: float = 0.0
+
+    def known(self, now: float) -> bool:
+        """Whether this is an application's own template and not a new one."""
+        return self.windows >= LASTING_WINDOWS and now - self.born > _KNOWN_AFTER_S
 
     def count(self, ts: float, source: str, bits: int, *, fresh: bool) -> None:
         """One more prompt of this template."""
@@ -66,7 +75,7 @@ class Template(msgspec.Struct, array_like=True):
         calm = self.last > self.abusive_until
         leak = _LEAK_PER_WINDOW ** min(1000, window - self.window)
         self.peak = max(self.peak * leak, self.requests if calm else 0.0)
-        self.windows += 1
+        self.windows += calm
         self.window = window
         self.requests = self.fresh = 0
         self.sources = set()
@@ -78,31 +87,45 @@ class Template(msgspec.Struct, array_like=True):
 
 
 class Templates:
-    """The templates of one tenant: at most ``8 x 256`` leaders."""
+    """The templates of one tenant: at most ``8 x 256`` recent leaders, and as many
+    lasting ones, whose place only a template seen in more windows can take.
+    """
 
-    __slots__ = ("_table",)
+    __slots__ = ("_lasting", "_table")
 
     def __init__(self) -> None:
         self._table: list[Template | None] = [None] * (_BANDS * _SLOTS)
+        self._lasting: list[Template | None] = [None] * (_BANDS * _SLOTS)
 
     def find(self, fingerprint: int) -> tuple[Template | None, int]:
         """The template that a prompt belongs to, and in how many bits it differs."""
-        table = self._table
+        table, lasting = self._table, self._lasting
         left = fingerprint
         for base in range(0, _BANDS * _SLOTS, _SLOTS):
-            found = table[base + (left & 0xFF)]
-            if found is not None:
-                bits = (found.print ^ fingerprint).bit_count()
-                if bits <= NEAR_BITS:
-                    return found, bits
+            at = base + (left & 0xFF)
+            for found in (table[at], lasting[at]):
+                if found is not None:
+                    bits = (found.print ^ fingerprint).bit_count()
+                    if bits <= NEAR_BITS:
+                        return found, bits
             left >>= 8
         return None, 0
 
     def place(self, template: Template) -> None:
         """Write a leader into the table: when it is new, and again when it was hit."""
         left = template.print
+        windows = template.windows
         for base in range(0, _BANDS * _SLOTS, _SLOTS):
-            self._table[base + (left & 0xFF)] = template
+            at = base + (left & 0xFF)
+            self._table[at] = template
+            if windows >= LASTING_WINDOWS:
+                held = self._lasting[at]
+                if (
+                    held is None
+                    or held.windows < windows
+                    or template.last - held.last > _FORGOTTEN_S
+                ):
+                    self._lasting[at] = template
             left >>= 8
 
     def add(self, fingerprint: int, ts: float) -> Template:
@@ -120,5 +143,5 @@ class Templates:
 
     def all(self) -> list[Template]:
         """Every template still in the table, once, by age."""
-        unique = {id(t): t for t in self._table if t is not None}
+        unique = {id(t): t for t in self._lasting + self._table if t is not None}
         return sorted(unique.values(), key=lambda t: (t.born, t.print))
