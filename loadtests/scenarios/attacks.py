@@ -240,8 +240,6 @@ def sweep(stage: Stage, cause: Cause, start: float) -> Block:
     refused = rng.random(len(ts)) < (rng.uniform(0.6, 0.85) if hard else 0.95)
     mix = rng.dirichlet((2.0, 1.0, 2.0))
     rows["status"][refused] = rng.choice((401, 403, 404), int(refused.sum()), p=mix)
-    rows["prompt"][refused] = 0
-    rows["completion"][refused] = 0
     rows["fp"] = np.where(rng.random(len(ts)) < 0.3, 0, strange(rng, len(ts)))
     cause.also = ("credential_abuse",)  # where it is keys that are tried
     return stage.label(cause, rows)

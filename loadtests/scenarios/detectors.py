@@ -44,6 +44,6 @@ class Detector(Protocol):
         """Time has come to ``now`` (called about every second)."""
         ...
 
-    def action_for(self, kind: str, id_: str) -> str:
+    def action_for(self, kind: str, id_: str, tenant: str) -> str:
         """``allow``, ``tag``, ``throttle`` or ``block``."""
         ...

@@ -88,8 +88,6 @@ class Failing:
         if not len(hit):
             return NOTHING
         rows["status"][hit] = rng.choice(self.statuses, len(hit))
-        rows["completion"][hit] = 0
-        rows["prompt"][hit] = 0
         rows["cause"][hit] = np.where(
             rows["cause"][hit] == 0, self.cause.index, rows["cause"][hit]
         )
@@ -203,7 +201,7 @@ def level_step(stage: Stage, cause: Cause, start: float) -> Block:
     """A customer grows: from now on several times what it used to be."""
     rng, people = stage.rng, stage.people
     user = stage.one_of(_busy(stage, start))
-    people.level[user] *= rng.uniform(2, 5)
+    people.pace[user] *= rng.uniform(2, 5)
     cause.start, cause.end = start, start + 86_400
     cause.tenant = stage.tenants.names[int(people.tenant[user])]
     cause.users.add(people.names[user])

@@ -81,8 +81,10 @@ class Loop:
     def _refused(self, row: Row) -> bool:
         """Whether a subject of it is blocked, or throttled and too early."""
         action_for = self.detector.action_for
-        by_ip = action_for("client_ip", row.client_ip)
-        by_user = action_for("user", row.user) if row.user != "anonymous" else "allow"
+        by_ip = action_for("client_ip", row.client_ip, row.tenant)
+        by_user = "allow"
+        if row.user != "anonymous":
+            by_user = action_for("user", row.user, row.tenant)
         if by_ip == "block" or by_user == "block":
             return True
         if by_ip == "throttle" and self._too_early(("client_ip", row.client_ip), row):

@@ -45,6 +45,9 @@ FAILURES = (400, 429, 500, 404, 401, 503)
 FAILURE_SHARES = (0.4, 0.25, 0.15, 0.08, 0.05, 0.07)
 # Median pause in seconds and mean number of turns of a conversation.
 TALKS = {HUMAN: (38.0, 5.0), AGENT: (5.0, 22.0)}
+# The level of a day is that much of the day before's (log), and wanders so far.
+LEVEL_RHO = 0.9
+DRIFT = 0.3
 # Chance per day that a line gets a new address.
 NEW_ADDRESS = 0.08
 
@@ -191,7 +194,7 @@ class Ordinary:
         ts = np.repeat(first, counts) + positions(counts) * np.repeat(period, counts)
         rows = self.rows(users, ts + self.rng.uniform(0, 0.05, len(ts)))
         rows["prompt"] = 9 + users % 40
-        rows["completion"] = np.where(rows["status"] == 200, 1 + users % 5, 0)
+        rows["completion"] = 1 + users % 5
         keep = self.people.template[users]
         rows["fp"] = np.where(self.people.endpoint[users] == 5, 0, keep)
         return rows
@@ -235,8 +238,7 @@ class Ordinary:
             fp=self._prints(users),
             status=self.statuses(people.errors[users]),
         )
-        made["completion"][(endpoint == EMBEDDINGS) | (made["status"] != 200)] = 0
-        made["prompt"][made["status"] != 200] = 0
+        made["completion"][endpoint == EMBEDDINGS] = 0
         return made
 
     def _nameless(self, users: Ints) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:
@@ -259,8 +261,10 @@ class Ordinary:
         how = rng.choice(FAILURES, len(failing), p=FAILURE_SHARES)
         return np.where(failed, how, 200)
 
-    def move_house(self) -> None:
-        """Once a day: some lines get a new address."""
+    def next_day(self) -> None:
+        """Once a day: levels drift, some lines get a new address."""
         rng, people = self.rng, self.people
+        drift = DRIFT * rng.standard_normal(len(people.level))
+        people.level = np.exp(LEVEL_RHO * np.log(people.level) + drift)
         moved = (rng.random(len(people.address)) < NEW_ADDRESS) & (people.life == HUMAN)
         people.address[moved] = rng.permutation(people.address[moved])

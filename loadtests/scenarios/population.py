@@ -221,7 +221,9 @@ def make_population(
         tide=np.where(
             life >= SERVICE, rng.uniform(0, 2, total), rng.uniform(2, 5, total)
         ),
-        noise=rng.uniform(0.3, 1.1, total),
+        noise=np.where(
+            life == SERVICE, rng.uniform(0.5, 1.7, total), rng.uniform(0.3, 1.1, total)
+        ),
         born=start + np.where(late, rng.uniform(0.05, 1, total) * seconds, 0.0),
         model=model,
         second=np.where(endpoint == EMBEDDINGS, EMBED_MODEL, rng.permutation(model)),

@@ -57,8 +57,8 @@ class EngineDetector:
         self._now = now
         return [self._finding(out) for out in self._engine.advance(now)]
 
-    def action_for(self, kind: str, id_: str) -> str:
-        return self._engine.action_for(kind, id_)
+    def action_for(self, kind: str, id_: str, tenant: str) -> str:
+        return self._engine.action_for(kind, id_, tenant)
 
     def _finding(self, out: Output) -> Finding:
         return Finding(

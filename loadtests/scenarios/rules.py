@@ -75,7 +75,7 @@ class PlainRule:
         self._now = now
         return ()
 
-    def action_for(self, kind: str, id_: str) -> str:
+    def action_for(self, kind: str, id_: str, tenant: str) -> str:
         """``throttle`` while held."""
         return "throttle" if self._held.get((kind, id_), 0.0) > self._now else "allow"
 

@@ -67,10 +67,13 @@ class Stage:
         return self.ordinary.rows(self.rng.choice(models, len(ts)), ts)
 
     def established(self, life: int, at: float) -> Ints:
-        """Users of one way of life that have been there for a day or more."""
+        """Users of one way of life that have been there for a day or more; in a small
+        or a young world others stand in for them.
+        """
+        everybody = np.arange(1, len(self.people.life))
         who = self.people.of(life)
         known = who[self.people.born[who] < at - 86_400]
-        return known if len(known) else who
+        return next(some for some in (known, who, everybody) if len(some))
 
     def one_of(self, among: Ints) -> int:
         """One user by lot."""
@@ -80,7 +83,9 @@ class Stage:
         """Rows marked as the cause's doing, and its entry filled in from them."""
         rows = rows[np.argsort(rows["ts"], kind="stable")]
         rows["cause"] = cause.index
-        cause.start, cause.end = float(rows["ts"][0]), float(rows["ts"][-1])
+        # Streams hold milliseconds: the span is rounded outwards.
+        cause.start = float(np.floor(rows["ts"][0] * 1000) / 1000)
+        cause.end = float(np.ceil(rows["ts"][-1] * 1000) / 1000)
         cause.tenant = self.tenants.names[int(rows["tenant"][0])]
         cause.ips |= set(spelled_all(np.unique(rows["ip"])))
         numbers = np.unique(rows["user"])

@@ -127,6 +127,8 @@ class Tally:
             return
         if episode.acted_after is None:
             episode.acted_after = row.ts - episode.began
+        if episode.detected_after is None:  # an older block keeps it out
+            episode.detected_after = row.ts - episode.began
         if not again:
             episode.requests += 1
             if episode.detected_after is not None:

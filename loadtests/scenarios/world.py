@@ -176,7 +176,7 @@ class World:
             at = until
             if (at - self.settings.start) // DAY_S > day:
                 day += 1
-                self.stage.ordinary.move_house()
+                self.stage.ordinary.next_day()
 
     def _begin(self, name: str, cause: Cause, start: float) -> Block:
         maker = ATTACKS[name][0] if cause.kind == "attack" else HONEST[name][0]
@@ -191,7 +191,11 @@ class World:
             self._waiting += [h.touch(rows) for h in hooks if h.start < until]
             parts.append(rows)
         self.stage.hooks = [h for h in hooks if h.end > until]
-        return join(parts)
+        rows = join(parts)
+        failed = rows["status"] != 200  # what fails costs nothing
+        rows["prompt"][failed] = 0
+        rows["completion"][failed] = 0
+        return rows
 
     def _cut(self, until: float) -> Block:
         # What waits is looked at every ten minutes, so it is kept in few blocks.
@@ -208,6 +212,8 @@ class World:
             mine = labelled[labelled["cause"] == index]
             causes[index].requests += len(mine)
             causes[index].tokens += int(mine["prompt"].sum() + mine["completion"].sum())
+            if causes[index].kind == "attack":  # tried again after an outage
+                causes[index].end = max(causes[index].end, float(mine["ts"][-1]))
 
     def rows(self) -> Iterator[Row]:
         """Every request in order."""
