@@ -34,7 +34,7 @@ BODY_BYTES = 1024 * 1024
 # Loading a vocabulary on a busy machine, then one task.
 ANSWER_TIMEOUT_S = 20.0
 # A child that nobody needed for so long gives its memory back.
-IDLE_S = 300.0
+IDLE_S = 60.0
 _CLOSE_S = 2.0
 
 _FAMILIES = (
