@@ -10,7 +10,7 @@ from gateway.detect.classify import Finding
 from gateway.detect.features import Track
 from gateway.detect.incidents import (
     CALM_S,
-    CROWD,
+    SHARED,
     Incident,
     incident_id,
     name_worst,
@@ -205,23 +205,12 @@ class Bench:
         other = self.standings.get((tenant, partner.kind, partner.id))
         if other is not None and other.incident in self.incidents:
             return self.incidents[other.incident], False
-        alike = [
-            incident
-            for incident in self.incidents.values()
-            if incident.tenant == tenant and incident.cls == case.finding.cls
-        ]
-        for incident in alike:
-            if incident.subject.kind == "tenant":
-                return incident, False
-        if len(alike) >= CROWD:
-            return self._merge(alike[0], tenant), False
+        if case.finding.cls in SHARED:
+            for incident in self.incidents.values():
+                if incident.tenant == tenant and incident.cls in SHARED:
+                    incident.subject = Ref("tenant", tenant)
+                    return incident, False
         return self._open(case, rung), True
-
-    @staticmethod
-    def _merge(incident: Incident, tenant: str) -> Incident:
-        """One of many single incidents of a class becomes that of the crowd."""
-        incident.subject = Ref("tenant", tenant)
-        return incident
 
     def _open(self, case: Case, rung: Rung) -> Incident:
         finding, subject, now = case.finding, case.subject, case.now

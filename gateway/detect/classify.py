@@ -11,6 +11,7 @@ from math import log
 
 import msgspec
 
+from gateway.detect.features import SAME_BITS
 from gateway.detect.model import AttackClass
 from gateway.detect.score import MOST, sigma_of
 
@@ -18,6 +19,10 @@ from gateway.detect.score import MOST, sigma_of
 # their number; this is what that is worth in sigma.
 TRIALS = 0.4
 _FULL = 5.0
+# Requests a minute from which a source is loud on a tenant's first day.
+COLD_M = 90.0
+# Tokens of a window from which a context that grows is worth an incident.
+GROWN_TOKENS = 250_000
 
 
 class Facts(msgspec.Struct, gc=False):
@@ -56,6 +61,9 @@ class Facts(msgspec.Struct, gc=False):
     most_newcomers: float = 0.0
     templated: float = 0.0
     backed: bool = False
+    most_same: float = 0.0
+    failed: int = 0
+    cold: bool = False
     regular: float = 1.0
     outage: bool = False
     surge: bool = False
@@ -101,8 +109,9 @@ def _ramp(value: float, low: float, high: float) -> float:
 
 def _excess(facts: Facts) -> float:
     """How far beyond itself, or beyond its peers where it has no history."""
-    own = max(facts.request_sigma, facts.token_sigma)
-    return own if facts.known else max(own, facts.peer_sigma)
+    if facts.known:
+        return max(facts.request_sigma, facts.token_sigma)
+    return facts.peer_sigma
 
 
 def _probing(facts: Facts) -> Finding | None:
@@ -133,7 +142,7 @@ def _stolen(facts: Facts) -> Finding | None:
         return None
     if facts.age_s < 3600.0 or facts.outage:
         return None
-    usual = max(0.3, 3.0 * facts.usual_newcomers, 1.5 * facts.most_newcomers)
+    usual = max(0.3, 2.0 * facts.usual_newcomers, 0.7 * facts.most_newcomers)
     score = count_sigma(facts.newcomers, usual)
     reasons = [
         f"The key came from {facts.newcomers} networks it was never used from before"
@@ -153,10 +162,12 @@ def _walking(facts: Facts) -> Finding | None:
     """Alike prompts at a rate that stands out: a template walked, or a flood."""
     if facts.backed or (facts.requests_m < 15 and facts.requests < 40):
         return None
+    if facts.known or (facts.cold and facts.requests_m < COLD_M):
+        # In the first day of a tenant everybody is new: only a loud one stands out.
+        return None
     share = max(facts.alike, facts.templated)
-    usual = facts.usual_alike if facts.known else 0.0
-    score = min(_ramp(share - usual, 0.15, 0.6), _excess(facts))
-    if facts.known or score <= 0.0:
+    score = min(_ramp(share, 0.15, 0.6), _excess(facts))
+    if score <= 0.0:
         return None
     flood = facts.apart <= 4.5 and facts.requests_m >= 100
     what = f"{100 * share:.0f} % of its recent prompts follow few templates."
@@ -172,9 +183,18 @@ def _looping(facts: Facts) -> Finding | None:
     """A client that was reasonable before sends the same again and again."""
     if not facts.known or facts.backed or facts.requests < 12:
         return None
-    if facts.alike < 0.75 or facts.apart > 4.2 or facts.usual_alike > 0.5:
+    if facts.alike < 0.75 or facts.outage or facts.failed > 0.1 * facts.requests:
         return None
-    score = min(_ramp(facts.alike, 0.4, 0.8), max(_excess(facts), 0.0) + 1.0)
+    same = facts.apart <= SAME_BITS and facts.most_same < 0.6
+    growing = (
+        facts.apart <= 2 * SAME_BITS
+        and facts.longer_asks >= 1.8
+        and facts.tokens >= GROWN_TOKENS
+    )
+    if not same and not growing:
+        return None
+    excess = facts.token_sigma if growing and not same else _excess(facts)
+    score = min(_ramp(facts.alike, 0.4, 0.8), excess)
     grown = facts.longer_asks >= 2.0
     reasons = [
         f"{100 * facts.alike:.0f} % of its recent prompts are the same, usually"
@@ -211,12 +231,13 @@ def _volume(facts: Facts) -> Finding | None:
     """More than ever, and nothing sharper to say about it."""
     if facts.backed or facts.outage or facts.surge:
         return None
-    if facts.requests < 100 and facts.tokens < 200_000:
+    if facts.cold or (facts.requests < 100 and facts.tokens < 200_000):
         return None
     score = _excess(facts) if facts.known else 0.6 * _excess(facts)
     if score <= 0.0:
         return None
-    spending = facts.token_sigma > facts.request_sigma + 1.5
+    looping = facts.alike > 0.75 and facts.apart <= SAME_BITS
+    spending = looping or facts.token_sigma > facts.request_sigma + 1.5
     cls: AttackClass = "cost_spike" if spending else "volume"
     return Finding(cls, score, behaviour=False, reasons=(_more(facts),))
 

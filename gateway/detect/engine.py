@@ -19,6 +19,7 @@ from gateway.detect.classify import Facts, Finding, classify
 from gateway.detect.crowd import judge_template, judge_tenant
 from gateway.detect.features import (
     DENIED,
+    FAILED,
     MISSING,
     OK,
     REJECTED,
@@ -148,7 +149,7 @@ class Engine:
         return out
 
     def _tenant(self, name: str) -> Tenant:
-        tenant = Tenant(name, self.settings.max_subjects)
+        tenant = Tenant(name, self.settings.max_subjects, self.clock.now)
         if not self._started:
             self._started = self.clock.now
         self.tenants[name] = tenant
@@ -272,6 +273,9 @@ class Engine:
                 _peer_sigma(track.requests, tenant.peers_w.busy()),
             ),
             backed=track.backed,
+            most_same=track.most_same,
+            failed=conduct[FAILED] + before[FAILED],
+            cold=now - tenant.born < self.settings.grace_s,
             templated=track.templated,
             alike=track.alike_share(),
             usual_alike=track.usual_alike,
@@ -371,7 +375,7 @@ class Engine:
                 "tails": self.tails,
                 "tracks": [list(_tracks(t)) for t in self.tenants.values()],
                 "tenants": {
-                    t.name: (t.tide, t.templates.all()[-512:], t.peers.bins)
+                    t.name: (t.born, t.tide, t.templates.all()[-512:], t.peers.bins)
                     for t in self.tenants.values()
                 },
                 "bench": self.bench.state(),
@@ -384,8 +388,9 @@ class Engine:
         self.clock.now = held.now
         self._started = held.started
         self.tails = held.tails
-        for name, (tide, templates, bins) in held.tenants.items():
+        for name, (born, tide, templates, bins) in held.tenants.items():
             tenant = self._tenant(name)
+            tenant.born = born
             tenant.tide = tide
             tenant.window = tide.last + 1 if tide.age else -1
             tenant.peers.restore(bins)
@@ -409,7 +414,7 @@ class _Saved(msgspec.Struct):
     started: float
     tails: dict[str, Tail]
     tracks: list[list[Track]]
-    tenants: dict[str, tuple[Envelope, list[Template], list[float]]]
+    tenants: dict[str, tuple[float, Envelope, list[Template], list[float]]]
     bench: msgspec.Raw
 
 

@@ -21,6 +21,8 @@ RING = 8
 # Weight of the newest prompt in the share of alike ones.
 _ALIKE_STEP = 1 / 16
 _ALIKE_WARM = 6
+# Mean bits between prompts that are the same but for a word.
+SAME_BITS = 2.4
 # Networks of a user, or users of an address, that are remembered; and what it failed at.
 COMPANY = 48
 TARGETS = 16
@@ -79,6 +81,7 @@ class Track(msgspec.Struct, array_like=True):
     alike: float = 0.0
     apart: float = 0.0  # mean bits between alike prompts
     usual_alike: float = 0.0
+    most_same: float = 0.0  # leaking maximum of the share of equal prompts
     gap: float = 0.0
     gap_square: float = 0.0
     company: dict[str, float] = {}  # who with, and since when
@@ -232,8 +235,10 @@ class Track(msgspec.Struct, array_like=True):
         if self.requests and not self.judged:
             self._learn_sizes()
             self.usual_alike += (self.alike_share() - self.usual_alike) * _USUAL_STEP
+            same = self.alike_share() if self.apart <= SAME_BITS else 0.0
+            self.most_same = max(0.99 * self.most_same, same)
             self.usual_newcomers += (self.newcomers - self.usual_newcomers) / 32
-            self.most_newcomers = max(0.98 * self.most_newcomers, self.newcomers)
+            self.most_newcomers = max(0.95 * self.most_newcomers, self.newcomers)
         next_one = window == self.window + 1
         self.requests_w = self.requests if next_one else 0
         self.tokens_w = self.tokens if next_one else 0
@@ -251,4 +256,4 @@ class Track(msgspec.Struct, array_like=True):
 
 # A subject is known after a day and so many good answers.
 KNOWN_AFTER_S = 86_400.0
-KNOWN_ANSWERS = 30
+KNOWN_ANSWERS = 12

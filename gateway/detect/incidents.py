@@ -10,9 +10,9 @@ import msgspec
 from gateway.detect.model import RUNGS, AttackClass, Ref, Rung, Severity
 
 # An incident without evidence for so long is over.
-CALM_S = 600.0
-# So many single incidents of a class in a tenant are one incident of a crowd.
-CROWD = 4
+CALM_S = 1800.0
+# Several sources of these classes in one tenant at one time are one cause.
+SHARED = frozenset({"ddos", "scraping", "probing"})
 WORST = 20
 _SEVERITIES: tuple[Severity, ...] = ("info", "warning", "critical")
 

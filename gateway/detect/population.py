@@ -88,6 +88,7 @@ class Tenant:
         "answers_b",
         "answers_m",
         "blocked_known",
+        "born",
         "failed_users",
         "minute",
         "name",
@@ -106,8 +107,9 @@ class Tenant:
         "window",
     )
 
-    def __init__(self, name: str, subjects: int) -> None:
+    def __init__(self, name: str, subjects: int, born: float) -> None:
         self.name = name
+        self.born = born
         self.tracks: dict[str, Subjects] = {
             "client_ip": Subjects(subjects),
             "user": Subjects(subjects),
