@@ -1,8 +1,8 @@
 """What a subject usually does: an envelope over its window counts, on a log scale.
 
 Real traffic steps, bursts and drifts, so no single expectation holds. The envelope is
-the highest of three: a recent maximum that leaks away, the 95 % quantile of the same
-time of day over a week, and, right after a jump, part of the jump itself (levels that
+the highest of three: a recent maximum that leaks away, the third highest of a week's
+days around the same time, and, right after a jump, part of the jump itself (levels that
 moved once move again). A spread taken from the subject's own positive surprises says
 what distance from the envelope is ordinary for it.
 
@@ -21,14 +21,16 @@ DAYS = 7
 _LEVEL_STEPS = 16
 _EXCESS_STEPS = 32
 _TOP = 254
-# Figures found on two weeks of production traffic (docs/detection.md): which part of
-# the recent maximum is forgotten per hour, the quantile of the time of day, how many
-# windows around it, the share of a jump that is expected to return and for how long,
-# the least spread and the quantile of the surprises that gives it.
+# Figures found on two weeks of production traffic (docs/detection.md): how much of the
+# recent maximum leaks away per hour (log units), which of the days' highest values
+# around this time counts and what "around" is, how much of a jump is expected to
+# return an hour later (a young subject's jump: no more than a factor of e), the least
+# spread and the quantile of the surprises that gives it.
 LEAK_PER_HOUR = 0.9
 DAY_RANK = 3
 AROUND_S = 1800.0
-ECHO_SHARE = 1.0
+ECHO_GROWN_S = 3 * 86_400.0
+ECHO_YOUNG = 1.0
 ECHO_KEPT_PER_HOUR = 0.6
 LEAST_SPREAD = 0.4
 SURPRISE_QUANTILE = 0.995
@@ -79,6 +81,10 @@ class Envelope(msgspec.Struct, array_like=True):
         """What ``value`` means as a count."""
         return self.unit * (exp(value) - 1.0)
 
+    def most(self) -> float:
+        """The highest count of the last week."""
+        return self.count(max(self.levels) / _LEVEL_STEPS)
+
     def expect(self, index: int) -> Expected:
         """Envelope and spread of window ``index``, from what was learned before it."""
         if self.expected is None or index != self.last + 1:
@@ -100,8 +106,11 @@ class Envelope(msgspec.Struct, array_like=True):
         if judged:
             self._put(index, min(value, plain), 0.0)
             return
-        self.echo = max(self.echo, ECHO_SHARE * surprise)
-        self._put(index, min(value, plain + limit), min(surprise, limit))
+        if self.age * self.window_s < ECHO_GROWN_S:
+            surprise = min(surprise, ECHO_YOUNG)
+        self.echo = max(self.echo, surprise)
+        surprise = min(value - expected.level, limit)
+        self._put(index, min(value, plain + limit), surprise)
 
     def _put(self, index: int, value: float, surprise: float) -> None:
         slot = index % len(self.levels)
@@ -152,7 +161,8 @@ class Envelope(msgspec.Struct, array_like=True):
         if not tops:
             return 0.0
         tops.sort()
-        return tops[max(0, len(tops) - DAY_RANK)] / _LEVEL_STEPS
+        rank = min(DAY_RANK, (len(tops) + 1) // 2)
+        return tops[-rank] / _LEVEL_STEPS
 
     def _spread(self) -> None:
         age = min(self.age, len(self.surprises))

@@ -21,6 +21,12 @@ TRIALS = 0.4
 _FULL = 5.0
 # Requests a minute from which a source is loud on a tenant's first day.
 COLD_M = 90.0
+# Networks from which a new key is in too many hands.
+SHARED_NETWORKS = 8
+# A key with so many networks roams: where it comes from says nothing.
+ROAMING = 44
+# A newcomer is slowed or blocked for its templates from here on, before TRIALS.
+SURE = 5.4
 # Tokens of a window from which a context that grows is worth an incident.
 GROWN_TOKENS = 250_000
 
@@ -44,6 +50,7 @@ class Facts(msgspec.Struct, gc=False):
     request_sigma: float = 0.0
     token_sigma: float = 0.0
     peer_sigma: float = 0.0
+    token_peer_sigma: float = 0.0
     alike: float = 0.0
     usual_alike: float = 0.0
     apart: float = 0.0
@@ -62,6 +69,8 @@ class Facts(msgspec.Struct, gc=False):
     templated: float = 0.0
     backed: bool = False
     most_same: float = 0.0
+    most_requests: float = 0.0
+    most_tokens: float = 0.0
     failed: int = 0
     cold: bool = False
     regular: float = 1.0
@@ -138,11 +147,13 @@ def _probing(facts: Facts) -> Finding | None:
 
 def _stolen(facts: Facts) -> Finding | None:
     """A key that is suddenly used from many networks."""
-    if facts.kind != "user" or facts.newcomers < 3:
+    if facts.kind != "user" or facts.newcomers < 3 or facts.company >= ROAMING:
         return None
-    if facts.age_s < 3600.0 or facts.outage:
+    if facts.outage:
         return None
-    usual = max(0.3, 2.0 * facts.usual_newcomers, 0.7 * facts.most_newcomers)
+    if not facts.known:
+        return _shared(facts)
+    usual = max(0.3, 4.0 * facts.usual_newcomers, facts.most_newcomers)
     score = count_sigma(facts.newcomers, usual)
     reasons = [
         f"The key came from {facts.newcomers} networks it was never used from before"
@@ -156,6 +167,15 @@ def _stolen(facts: Facts) -> Finding | None:
     support = max(_ramp(facts.strange_models, 0.0, 3.0), _excess(facts))
     score = min(score, max(4.6, 1.0 + support))
     return Finding("credential_abuse", score, behaviour=True, reasons=tuple(reasons))
+
+
+def _shared(facts: Facts) -> Finding | None:
+    """A key nobody knew yet, in many hands at once and far busier than its peers."""
+    if facts.newcomers < SHARED_NETWORKS or max(facts.alike, facts.templated) > 0.3:
+        return None
+    reason = f"A new key is used from {facts.newcomers} networks at once."
+    score = min(count_sigma(facts.newcomers, 2.0), facts.peer_sigma)
+    return Finding("credential_abuse", score, True, (reason, _more(facts)))
 
 
 def _walking(facts: Facts) -> Finding | None:
@@ -174,22 +194,24 @@ def _walking(facts: Facts) -> Finding | None:
     return Finding(
         "ddos" if flood else "scraping",
         score if facts.templated > 0.3 else min(score, 4.6),
-        behaviour=True,
+        behaviour=score >= SURE,
         reasons=(what, _more(facts)),
     )
 
 
 def _looping(facts: Facts) -> Finding | None:
     """A client that was reasonable before sends the same again and again."""
-    if not facts.known or facts.backed or facts.requests < 12:
+    if facts.backed or facts.requests < 12:
         return None
     if facts.alike < 0.75 or facts.outage or facts.failed > 0.1 * facts.requests:
         return None
+    if not facts.known:
+        return _burning(facts)
     same = facts.apart <= SAME_BITS and facts.most_same < 0.6
     growing = (
         facts.apart <= 2 * SAME_BITS
         and facts.longer_asks >= 1.8
-        and facts.tokens >= GROWN_TOKENS
+        and facts.tokens >= max(GROWN_TOKENS, 1.5 * facts.most_tokens)
     )
     if not same and not growing:
         return None
@@ -206,12 +228,22 @@ def _looping(facts: Facts) -> Finding | None:
     return Finding("cost_spike", score, behaviour=True, reasons=tuple(reasons))
 
 
+def _burning(facts: Facts) -> Finding | None:
+    """A newcomer repeats itself and burns tokens like nobody else."""
+    if facts.cold or facts.apart > 2 * SAME_BITS or facts.tokens < 2 * GROWN_TOKENS:
+        return None
+    score = min(_ramp(facts.alike, 0.4, 0.8), facts.token_peer_sigma)
+    what = f"{100 * facts.alike:.0f} % of its prompts are the same"
+    reason = f"{what}, with {facts.tokens:,} tokens in the window."
+    return Finding("cost_spike", score, behaviour=True, reasons=(reason,))
+
+
 def _spending(facts: Facts) -> Finding | None:
     """Tokens far beyond the usual, by larger requests rather than by more of them."""
     if facts.backed or facts.tokens < 30_000:
         return None
     larger = max(facts.longer_asks, facts.longer_answers)
-    if larger < 2.5 or facts.outage:
+    if larger < 2.5 or facts.outage or facts.tokens < 1.5 * facts.most_tokens:
         return None
     score = min(facts.token_sigma, _ramp(larger, 1.5, 4.5))
     what = "Prompts" if facts.longer_asks >= facts.longer_answers else "Answers"
@@ -233,8 +265,11 @@ def _volume(facts: Facts) -> Finding | None:
         return None
     if facts.cold or (facts.requests < 100 and facts.tokens < 200_000):
         return None
-    score = _excess(facts) if facts.known else 0.6 * _excess(facts)
-    if score <= 0.0:
+    score = _excess(facts) if facts.known else 0.5 * _excess(facts)
+    # What it did within the week it may do again, at whatever hour.
+    more = facts.requests > 2.0 * facts.most_requests
+    more = more or facts.tokens > 2.0 * facts.most_tokens
+    if score <= 0.0 or (facts.known and not more):
         return None
     looping = facts.alike > 0.75 and facts.apart <= SAME_BITS
     spending = looping or facts.token_sigma > facts.request_sigma + 1.5

@@ -15,7 +15,7 @@ from gateway.detect.templates import Template
 CROWD_SOURCES = 6
 # Share of a template's prompts that newcomers must send.
 _FRESH_SHARE = 0.5
-_TEMPLATE_FLOOR = 12.0
+_TEMPLATE_FLOOR = 25.0
 _SIGMAS_PER_FOLD = 2.2
 # Upstream errors: share of answers, and users it must hit, to be an outage.
 _OUTAGE_SHARE = 0.25
@@ -23,6 +23,8 @@ _OUTAGE_USERS = 4
 _OUTAGE_ANSWERS = 12
 OUTAGE_ECHO_S = 900.0
 SURGE_ECHO_S = 900.0
+# A surge is broad: nobody makes up more than this share of the excess.
+_NARROW = 0.3
 _FLOOD_APART = 4.5
 # Rates from which a flood is loud, requests a minute.
 _LOUD_M = 120.0
@@ -35,12 +37,13 @@ def judge_template(
     sources = len(template.sources)
     if sources < CROWD_SOURCES or template.known(now):
         return None
-    if template.requests < 2 * CROWD_SOURCES:
+    if template.requests < 3 * CROWD_SOURCES:
         return None
     fresh = template.fresh / template.requests
     if fresh < _FRESH_SHARE:
         return None
-    usual = max(_TEMPLATE_FLOOR, 1.5 * template.peak)
+    floor = _TEMPLATE_FLOOR * (2.0 if tenant.surge_until > now else 1.0)
+    usual = max(floor, 1.5 * template.peak)
     seen = max(float(template.requests), 3.0 * template.rate_m(now))
     if seen <= usual:
         return None
@@ -97,8 +100,10 @@ def _surge(
     score = tail.sigma((value - usual.level) / usual.spread)
     if score < settings.warning:
         return None
-    tenant.surge_until = now + SURGE_ECHO_S
     expected = tide.count(usual.level) * declared
+    if tenant.top > _NARROW * (tenant.requests - expected):
+        return None  # one source makes up much of the excess
+    tenant.surge_until = now + SURGE_ECHO_S
     reason = (
         f"{tenant.requests} requests in the window where at most {expected:.0f} are"
         " usual; prompts and sources are as varied as ever."

@@ -49,6 +49,8 @@ NEWCOMER_S = 1800.0
 _PEER_SIGMAS = 2.2
 # Prompts in a window that make a template.
 _DENSE = 6
+# Scores below this are not looked into further.
+_NOTABLE = 2.0
 
 
 class Engine:
@@ -136,6 +138,7 @@ class Engine:
             user = self._track(tenant, "user", event.user, ts)
             if user.count(event, kind, network_of(event.client_ip)):
                 self._turn(tenant, user, window)
+        tenant.top = max(tenant.top, ip.requests, user.requests if user else 0)
         if event.fingerprint is not None:
             self._template(tenant, event, ip, user, out)
         ip.skip -= 1
@@ -178,6 +181,7 @@ class Engine:
         if track.requests and not track.judged:
             tenant.peers.learn(track.peak_m)
             tenant.peers_w.learn(track.requests)
+            tenant.peers_t.learn(track.tokens)
         track.turn_window(window)
 
     def _give_envelope(self, track: Track) -> None:
@@ -209,7 +213,7 @@ class Engine:
                 judged=tenant.surge_until > self.clock.now,
             )
         if window > tenant.window:
-            tenant.requests = 0
+            tenant.requests = tenant.top = 0
             tenant.window = window
 
     # -- looking closely ---------------------------------------------------------------
@@ -272,6 +276,7 @@ class Engine:
                 _peer_sigma(rate, busy),
                 _peer_sigma(track.requests, tenant.peers_w.busy()),
             ),
+            token_peer_sigma=_peer_sigma(track.tokens, tenant.peers_t.busy()),
             backed=track.backed,
             most_same=track.most_same,
             failed=conduct[FAILED] + before[FAILED],
@@ -310,10 +315,15 @@ class Engine:
         facts.expected_requests = requests.count(usual.level)
         surprise = (requests.value(track.requests) - usual.level) / usual.spread
         facts.request_sigma = self.tails["requests"].sigma(surprise)
+        if facts.request_sigma >= _NOTABLE:
+            facts.most_requests = requests.most()
         usual = tokens.expect(window)
         facts.expected_tokens = tokens.count(usual.level)
         surprise = (tokens.value(track.tokens) - usual.level) / usual.spread
         facts.token_sigma = self.tails["tokens"].sigma(surprise)
+        if facts.token_sigma >= _NOTABLE:
+            facts.most_tokens = tokens.most()
+            facts.most_requests = facts.most_requests or requests.most()
 
     # -- crowds ------------------------------------------------------------------------
 

@@ -93,6 +93,7 @@ class Track(msgspec.Struct, array_like=True):
     strange_models: int = 0  # requests of this window on models never used before
     peak_m: int = 0  # busiest minute of this window
     templated: float = 0.0  # share of prompts of young templates
+    windows: int = 0  # windows learned
     most_newcomers: float = 0.0  # leaking maximum of newcomers in a window
     answers: float = 0.0  # sum of log completion tokens of this window, and of prompts
     asks: float = 0.0
@@ -237,8 +238,10 @@ class Track(msgspec.Struct, array_like=True):
             self.usual_alike += (self.alike_share() - self.usual_alike) * _USUAL_STEP
             same = self.alike_share() if self.apart <= SAME_BITS else 0.0
             self.most_same = max(0.99 * self.most_same, same)
-            self.usual_newcomers += (self.newcomers - self.usual_newcomers) / 32
-            self.most_newcomers = max(0.95 * self.most_newcomers, self.newcomers)
+            self.windows += 1
+            step = max(1 / 32, 1 / self.windows)
+            self.usual_newcomers += (self.newcomers - self.usual_newcomers) * step
+            self.most_newcomers = max(0.98 * self.most_newcomers, self.newcomers)
         next_one = window == self.window + 1
         self.requests_w = self.requests if next_one else 0
         self.tokens_w = self.tokens if next_one else 0

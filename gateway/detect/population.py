@@ -15,6 +15,7 @@ _PEER_STEPS = 4
 # so many minutes.
 _PEER_MINUTE = 6.0
 _PEER_WINDOW = 30.0
+_PEER_TOKENS = 100_000.0
 _PEER_BELIEF = 20.0
 _PEER_HALVE = 20_000.0
 PEER_QUANTILE = 0.99
@@ -95,6 +96,7 @@ class Tenant:
         "newcomers_m",
         "outage_until",
         "peers",
+        "peers_t",
         "peers_w",
         "requests",
         "requests_b",
@@ -102,6 +104,7 @@ class Tenant:
         "surge_until",
         "templates",
         "tide",
+        "top",
         "tracks",
         "users_m",
         "window",
@@ -117,10 +120,12 @@ class Tenant:
         self.templates = Templates()
         self.peers = Peers()
         self.peers_w = Peers(_PEER_WINDOW)
+        self.peers_t = Peers(_PEER_TOKENS)
         self.tide: Envelope = new_envelope(WINDOW_S, TIDE_UNIT)
         self.minute = 0
         self.window = -1
         self.requests = 0  # of the running window
+        self.top = 0  # requests of the busiest subject in the running window
         self.requests_m = 0
         self.requests_b = 0
         self.newcomers_m = 0
