@@ -40,7 +40,7 @@ def key_hash(key: str) -> str:
     return "sha256:" + hashlib.sha256(key.encode()).hexdigest()
 
 
-def until(what: Callable[[], Any], timeout_s: float = 10.0, why: str = "") -> Any:
+def until(what: Callable[[], Any], timeout_s: float = 20.0, why: str = "") -> Any:
     """Ask again and again until the answer is true; that answer."""
     end = time.monotonic() + timeout_s
     while not (found := what()):

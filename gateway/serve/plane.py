@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 # How often the end of a drain is looked for.
 POLL_S = 0.02
 # What is broken off at the drain limit still has to be settled.
-LAST_S = 2.0
+LAST_S = 4.0
 
 
 class Plane:

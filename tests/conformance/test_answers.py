@@ -28,7 +28,7 @@ def ask(address: tuple[str, int], method: bytes = b"GET") -> tuple[int, bytes, b
 
 
 @pytest.fixture(name="gateway")
-def _gateway(gateway_with_recorder):  # noqa: F811
+def _gateway(gateway_with_recorder):
     """The gateway, with nothing left of the test before."""
     recorder = gateway_with_recorder.recorder
     recorder.ask(lambda upstream: upstream.scripts.clear())

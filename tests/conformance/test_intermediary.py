@@ -32,7 +32,7 @@ def passed(gateway, raw: bytes):
 
 
 @pytest.fixture(name="gateway")
-def _gateway(gateway_with_recorder):  # noqa: F811
+def _gateway(gateway_with_recorder):
     """The gateway, with nothing recorded yet."""
     gateway_with_recorder.recorder.ask(lambda upstream: upstream.clear())
     return gateway_with_recorder

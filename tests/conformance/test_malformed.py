@@ -55,7 +55,7 @@ def forwarded(gateway: Recorded, pieces: list[bytes], *, leave: bool = False):
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
-def test_malformed_never_reaches_the_upstream(case, gateway_with_recorder):  # noqa: F811
+def test_malformed_never_reaches_the_upstream(case, gateway_with_recorder):
     """Every malformed request: its status, then close, and no byte upstream."""
     leave = not case.status
     answer, requests, received, whole = forwarded(
@@ -74,7 +74,7 @@ SMALL = [case for case in CASES if len(case.raw) < 1500]
 
 
 @pytest.mark.parametrize("case", SMALL, ids=lambda case: case.name)
-def test_malformed_in_pieces(case, gateway_with_recorder):  # noqa: F811
+def test_malformed_in_pieces(case, gateway_with_recorder):
     """Cut at random places, a malformed request fares the same."""
     pieces = rounds(case.raw, case.name)[1]
     answer, requests, _, _ = forwarded(
@@ -105,7 +105,7 @@ def seen(raw: bytes):
 
 
 @pytest.mark.parametrize("valid", VALID, ids=lambda valid: valid.name)
-def test_valid_exchange_arrives_alike(valid, gateway_with_recorder):  # noqa: F811
+def test_valid_exchange_arrives_alike(valid, gateway_with_recorder):
     """However a good request is cut, the upstream gets the same, and the body whole."""
     arrived = []
     closing = valid.raw.removeprefix(b"\r\n")

@@ -16,7 +16,7 @@ SIZED = b"POST /x HTTP/1.1\r\n" + HOST + b"Content-Length: 10\r\n\r\n"
 
 
 @pytest.fixture(name="gateway")
-def _gateway(gateway_with_recorder):  # noqa: F811
+def _gateway(gateway_with_recorder):
     """The gateway, with no connection to the upstream yet."""
     recorder = gateway_with_recorder.recorder
     for index in range(recorder.ask(lambda upstream: len(upstream.connections))):

@@ -119,7 +119,7 @@ def test_framing_of_the_answer(gateway, host, framing):
         answer = host.getresponse()
         assert answer.status == 200
         assert json.loads(answer.read())["usage"]["total_tokens"] == PROMPT + 12
-    until(lambda: len(gateway.records(request_id=f"framed-{framing}")) == 2, 5.0)
+    until(lambda: len(gateway.records(request_id=f"framed-{framing}")) == 2, 20)
 
 
 @pytest.mark.parametrize("status", [204, 304])
@@ -325,7 +325,7 @@ def _idle(gateway: Gateway) -> bool:
     """Nothing is open any more, as the metrics (of the last half second) say."""
     record = gateway.record(path="/gone")
     assert record["status"] == 101
-    return until(lambda: gateway.metrics()["tidegate_inflight"] == 0, 5.0)
+    return until(lambda: gateway.metrics()["tidegate_inflight"] == 0, 20)
 
 
 # -- TLS ------------------------------------------------------------------------------

@@ -14,8 +14,8 @@ def test_books_balance_after_kills_and_a_freeze():
     assert found["wrong"] == []
     assert found["requests"] > 300
     # Generous: a machine shared with other tests. loadtests/books.py has the figures.
-    assert found["worker_back_s"] < 5
-    assert found["back_after_freeze_s"] < 5
-    assert found["back_after_kill_s"] < 5
+    assert found["worker_back_s"] < 20
+    assert found["back_after_freeze_s"] < 20
+    assert found["back_after_kill_s"] < 20
     assert found["overhead_first_frozen_ms"]["max"] < 500
-    assert found["overhead_frozen_ms"]["median"] < 5
+    assert found["overhead_frozen_ms"]["median"] < 50

@@ -53,7 +53,7 @@ def _kill(gateway: Gateway, role: str) -> None:
     """SIGKILL, and wait until that process is gone."""
     victim = gateway.children(role)[0].pid
     os.kill(victim, signal.SIGKILL)
-    until(lambda: victim not in [child.pid for child in gateway.children(role)], 3.0)
+    until(lambda: victim not in [child.pid for child in gateway.children(role)], 20)
 
 
 def test_everyone_comes_back_while_the_store_is_frozen(mock):
@@ -80,7 +80,7 @@ def test_start_without_the_store(mock):
     store = f"redis://127.0.0.1:{free_port()}/0"
     with running_gateway(_config(mock, 2), store=store) as gateway:
         assert [_ask(gateway) for _ in range(3)] == [200, 200, 429]
-        until(lambda: gateway.metrics()["tidegate_store_up"] == 0, 3.0)
+        until(lambda: gateway.metrics()["tidegate_store_up"] == 0, 20)
 
 
 @pytest.mark.parametrize(("when_down", "status"), [("open", 200), ("closed", 429)])
@@ -94,7 +94,7 @@ def test_when_down_by_choice(mock, when_down, status):
         _signal(gateway, "engine", signal.SIGSTOP)
         began = time.monotonic()
         assert {_ask(gateway) for _ in range(6)} == {status}
-        assert time.monotonic() - began < 2
+        assert time.monotonic() - began < 10
         _signal(gateway, "engine", signal.SIGCONT)
         until(lambda: gateway.status()["store"]["up"], 6.0, "the store")
-        until(lambda: _ask(gateway, "sk-other") == 200, 3.0)
+        until(lambda: _ask(gateway, "sk-other") == 200, 20)

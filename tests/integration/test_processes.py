@@ -28,7 +28,7 @@ from tests.gateway_process import (
 
 CHAT = {"model": "gpt-4o-mini", "messages": [{"role": "user", "content": "hello"}]}
 # "Back within 2 s" is measured where nothing else runs; this is for busy machines.
-BACK_S = 10.0
+BACK_S = 20.0  # 2 s is the aim, on a machine at rest
 needs_engine = pytest.mark.skipif(not engine_binaries(), reason="no store engine")
 
 
@@ -98,7 +98,7 @@ def test_killed_children_come_back_and_nothing_counts_twice(mock):
             {role: kill(gateway, role) for role in ("worker", "control")}
             for task in tasks:
                 task.result()
-        until(lambda: len(gateway.records()) >= len(answered), 5, "all records")
+        until(lambda: len(gateway.records()) >= len(answered), 20, "all records")
         ids = [record["request_id"] for record in gateway.records(status=200)]
         assert len(ids) == len(set(ids))
         assert set(answered) <= set(ids)
@@ -137,10 +137,10 @@ def test_reload_by_file_and_by_signal(mock):
     )
     with running_gateway(config_for(mock)) as gateway:
         gateway.write_config(one)
-        until(lambda: gateway.status()["config"]["generation"] == 2, 5, "the watcher")
-        until(lambda: chat(gateway) == 429, 5, "the limit")
+        until(lambda: gateway.status()["config"]["generation"] == 2, 20, "the watcher")
+        until(lambda: chat(gateway) == 429, 20, "the limit")
         gateway.write_config(config_for(mock) + "limits = 7")
-        until(lambda: not gateway.status()["config"]["last_reload"]["ok"], 5)
+        until(lambda: not gateway.status()["config"]["last_reload"]["ok"], 20)
         gateway.signal(signal.SIGHUP)
         kill(gateway, "worker")
         config = gateway.status()["config"]
@@ -149,8 +149,8 @@ def test_reload_by_file_and_by_signal(mock):
         assert gateway.metrics()["tidegate_config_reload_success"] == 0
         assert [chat(gateway) for _ in range(2)][-1] == 429, "the limit still stands"
         gateway.write_config(config_for(mock))
-        until(lambda: gateway.status()["config"]["generation"] == 3, 5)
-        until(lambda: chat(gateway) == 200, 5, "the limit is gone")
+        until(lambda: gateway.status()["config"]["generation"] == 3, 20)
+        until(lambda: chat(gateway) == 200, 20, "the limit is gone")
 
 
 def test_clean_stop_leaves_nothing_behind(mock):
@@ -175,7 +175,7 @@ def test_killed_supervisor_takes_everyone_with_it(mock):
         control.suspend()
         assert chat(gateway, "left-behind") == 200
         ring = RingReader(path)
-        until(lambda: ring.waiting_bytes, 5, "the record in the ring")
+        until(lambda: ring.waiting_bytes, 20, "the record in the ring")
         ring.close()
         gateway.signal(signal.SIGKILL)
         assert gateway.wait() == -signal.SIGKILL
