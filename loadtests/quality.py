@@ -36,7 +36,7 @@ PROFILES = {
     "full": Settings(users=3000, days=8),
     "long": Settings(users=3000, days=14),
 }
-WIDTH = 118
+WIDTH = 140
 RULE_NAMES = [rule.name for rule in RULES]
 Maker = Callable[[Ledger], Detector]
 

@@ -97,7 +97,8 @@ class Failing:
     def _note(self, rows: Block) -> None:
         names = self.stage.people.names
         self.cause.users |= {names[i] for i in np.unique(rows["user"]).tolist() if i}
-        self.cause.tenant = self.stage.tenants.names[int(rows["tenant"][0])]
+        if self.user >= 0:
+            self.cause.tenant = self.stage.tenants.names[int(rows["tenant"][0])]
 
     def _sent_again(self, failed: Block) -> Block:
         """Retries with pauses, and everybody at once when it works again."""
@@ -121,7 +122,7 @@ def outage(stage: Stage, cause: Cause, start: float) -> Block:
     models = tuple(
         rng.choice(9, size=int(rng.choice((2, 4, 9))), replace=False).tolist()
     )
-    cause.start, cause.end = start, start + seconds
+    cause.start, cause.end, cause.tenant = start, start + seconds, "*"
     share = float(rng.uniform(0.5, 1.0))
     stage.hooks.append(
         Failing(stage, cause, start, start + seconds, models=models, share=share)

@@ -211,7 +211,8 @@ def make_population(
     template = tenants.templates[tenant, rng.integers(0, TEMPLATES, total)]
     start, seconds = span[0], span[1] - span[0]
     own = (life != HUMAN) & (rng.random(total) < 0.6)
-    late = rng.random(total) < 0.12
+    # Nobody's first act is a night's batch or an evaluation: see ``onboarding``.
+    late = (rng.random(total) < 0.12) & (life != NIGHTLY) & (life != EVALUATOR)
     machine = life >= CRON
     return Population(
         names=names,

@@ -52,6 +52,11 @@ def group(episodes: Sequence[Episode]) -> dict[str, float]:
     }
 
 
+def named_as(episodes: Sequence[Episode]) -> dict[str, int]:
+    """How often the episodes were given which class; the last name counts."""
+    return dict(Counter(e.named for e in episodes if e.named).most_common())
+
+
 def _groups(runs: Sequence[Result]) -> dict[str, list[Episode]]:
     """Episodes by class and difficulty, and all together."""
     grouped: dict[str, list[Episode]] = {}
@@ -124,15 +129,13 @@ def summary(runs: Sequence[Result]) -> dict[str, Any]:
     return {
         "seeds": [run.world.seed for run in runs],
         "by_class": {name: group(of) for name, of in _groups(runs).items()},
-        "by_kind": {name: group(of) for name, of in _kinds(runs).items()},
+        "by_kind": {
+            name: {**group(of), "named_as": named_as(of)}
+            for name, of in _kinds(runs).items()
+        },
         "surroundings": surroundings(runs),
         "goals": [msgspec.to_builtins(goal) for goal in goals(runs)],
-        "missed": [
-            {"seed": e.seed, "name": e.name, "difficulty": e.difficulty}
-            for run in runs
-            for e in run.episodes
-            if e.detected_after is None
-        ],
+        "episodes": [e for run in runs for e in run.episodes],
     }
 
 
@@ -199,6 +202,7 @@ def _show_groups(
         table.add_column(column, justify="right")
     table.add_column("tokens lost", justify="right")
     table.add_column("incidents", justify="right")
+    table.add_column("named")
     for name, episodes in grouped.items():
         figures = group(episodes)
         table.add_row(
@@ -212,6 +216,7 @@ def _show_groups(
             _percent(figures["refused"]),
             f"{figures['tokens_lost']:,.0f}",
             f"{figures['incidents']:.1f}",
+            " ".join(f"{cls} {n}" for cls, n in named_as(episodes).items()),
         )
     console.print(table)
 

@@ -28,12 +28,14 @@ LEAST = (20.0, 20_000.0)
 REQUESTS_LIMIT = 600.0
 TOKENS_LIMIT = 200_000.0
 REMEMBERED = 400
+# Thresholds are worked out again every so many minutes with traffic.
+LEARN_EVERY = 10
 
 
 class Minutes:
     """One subject's running minute and what is kept of those before."""
 
-    __slots__ = ("at", "limits", "requests", "seen", "tokens")
+    __slots__ = ("at", "limits", "requests", "seen", "tokens", "turns")
 
     def __init__(self) -> None:
         self.at = 0.0
@@ -41,6 +43,7 @@ class Minutes:
         self.tokens = 0.0
         self.seen: deque[tuple[float, float]] = deque(maxlen=REMEMBERED)
         self.limits: tuple[float, float] | None = None
+        self.turns = 0
 
 
 class PlainRule:
@@ -99,7 +102,9 @@ class PlainRule:
             state.seen.append((state.requests, state.tokens))
         state.at = now - now % MINUTE_S
         state.requests = state.tokens = 0.0
-        state.limits = self.threshold(state.seen)
+        if state.turns % LEARN_EVERY == 0:
+            state.limits = self.threshold(state.seen)
+        state.turns += 1
 
     def _over(self, subject: Subject, row: Row) -> list[Finding]:
         held = self._held.get(subject, 0.0)

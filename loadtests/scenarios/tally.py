@@ -31,6 +31,7 @@ class Episode(msgspec.Struct):
     cls: str
     difficulty: str
     loud: bool
+    tenant: str = ""
     seed: int = 0
     requests: int = 0
     detected_after: float | None = None
@@ -159,6 +160,7 @@ class Tally:
         if episode is None:
             episode = Episode(cause.name, cause.cls, cause.difficulty, cause.loud)
             episode.began = row.ts
+            episode.tenant = row.tenant
             episode.seed = self.facts.seed
             self.episodes[cause.index] = episode
         return episode

@@ -143,7 +143,7 @@ class World:
                         cls=cls,
                         difficulty=difficulty,
                         loud=loud if difficulty == "easy" else hard_loud,
-                        retry=float(self.stage.rng.uniform(0, 0.9)),
+                        retry=float(self.stage.rng.uniform(0, 0.6)),
                         retry_after=float(self.stage.rng.uniform(1, 30)),
                     )
                     yield name, at, cause

@@ -153,7 +153,8 @@ def test_the_summary_has_every_figure(perfect):
     assert figures["by_class"]["all"]["recall"] == 1.0
     assert figures["surroundings"]["innocent_touched_share"] < 0.01
     assert {goal["name"] for goal in figures["goals"]} >= {"recall", "right class"}
-    assert figures["missed"] == []
+    assert figures["by_kind"]["sweep easy"]["named_as"] == {"probing": 1}
+    assert len(figures["episodes"]) == 21
 
 
 def test_quantiles_of_few_values():
