@@ -12,7 +12,7 @@ import msgspec
 
 from gateway.detect.baseline import Envelope
 from gateway.detect.fingerprint import ALIKE_BITS
-from gateway.detect.model import Event
+from gateway.detect.model import REFUSED_STATUS, Event
 
 MINUTE_S = 60
 WINDOW_S = 600
@@ -32,8 +32,6 @@ _FEW_SIZES = 6
 
 OK, DENIED, MISSING, REJECTED, FAILED = range(5)
 _CONDUCT = {401: DENIED, 403: DENIED, 404: MISSING, 405: MISSING}
-# An event that the gateway itself refused: it was asked, but nothing was answered.
-REFUSED_STATUS = 0
 
 
 def conduct_of(status: int) -> int:

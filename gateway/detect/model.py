@@ -42,6 +42,9 @@ _SECONDS_END = 1e11
 _MILLIS_END = 1e14
 _LAST_TIME = 253_402_300_800.0  # end of the year 9999: what dates can express
 _FINGERPRINT_BITS = 64
+_REFUSING = frozenset({"limit", "block"})
+# An event that the gateway itself refused: it was asked, but nothing was answered.
+REFUSED_STATUS = 0
 
 
 class EventError(ValueError):
@@ -185,7 +188,7 @@ def event_from_record(record: Mapping[str, Any]) -> Event:
         prompt_tokens=prompt,
         completion_tokens=_count(record, "completion_tokens"),
         total_tokens=total,
-        status=_count(record, "status") or 200,
+        status=_status(record),
         usd=_number(record, "usd"),
         fingerprint=_fingerprint(record),
     )
@@ -268,6 +271,13 @@ def _text(record: Mapping[str, Any], *names: str) -> str:
         if value is not None:
             raise EventError(f"{name}: text is expected, not {value!r:.60}")
     return ""
+
+
+def _status(record: Mapping[str, Any]) -> int:
+    """The answer's status; REFUSED_STATUS where the gateway itself refused."""
+    if record.get("action") in _REFUSING or record.get("outcome") == "refused":
+        return REFUSED_STATUS
+    return _count(record, "status") or 200
 
 
 def _endpoint(name: str) -> str:
