@@ -264,20 +264,21 @@ class ClientConnection(asyncio.Protocol):
         self.scanned = 0
         self.buf = raw[end:]
         try:
-            known, length = self.listener.heads.parse(
+            known, changing = self.listener.heads.parse(
                 raw if end == len(raw) else raw[:end]
             )
         except WireError as error:
             self._refuse(error)
             return False
         self.head = head = known.head
+        length = changing.length
         self.phase = Phase.WAIT
         self.deadline = FOREVER
         self.close_after = not head.keep_alive
         self.unskippable = (
             head.chunked or head.expect_continue or (length or 0) > SKIP_BODY_BYTES
         )
-        handler = self.listener.service.open(self, known, length)
+        handler = self.listener.service.open(self, known, changing)
         if self.phase != Phase.WAIT:
             return True  # refused, or closed, while it was opened
         if handler is None:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
     from gateway.http.client import ClientConnection
-    from gateway.http.heads import KnownHead
+    from gateway.http.heads import Changing, KnownHead
     from gateway.http.response import AnswerHead
     from gateway.http.upstream import UpstreamConnection
 
@@ -18,7 +18,7 @@ class Service(Protocol):
         self,
         conn: ClientConnection,
         known: KnownHead,
-        content_length: int | None,
+        changing: Changing,
     ) -> Handler | None:
         """Take a request. None: answered already, the body is not wanted."""
         ...

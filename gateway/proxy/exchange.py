@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from gateway.core.plans import LimitPlan
     from gateway.core.ports import Reserved
     from gateway.http.client import ClientConnection
+    from gateway.http.heads import Changing
     from gateway.http.response import AnswerHead
     from gateway.http.upstream import UpstreamConnection
     from gateway.proxy.prepare import Prepared
@@ -78,6 +79,7 @@ class Exchange:
         "opened_at",
         "opening",
         "outcome",
+        "own_lines",
         "plan",
         "prepared",
         "prompt_estimate",
@@ -103,7 +105,11 @@ class Exchange:
     )
 
     def __init__(
-        self, service: Service, conn: ClientConnection, prepared: Prepared
+        self,
+        service: Service,
+        conn: ClientConnection,
+        prepared: Prepared,
+        changing: Changing,
     ) -> None:
         self.service = service
         self.conn: ClientConnection | None = conn
@@ -111,7 +117,8 @@ class Exchange:
         self.identity: Identity | None = prepared.identity
         self.head = prepared.head
         self.hold = prepared.hold
-        self.length: int | None = None
+        self.length = changing.length
+        self.own_lines = changing.lines
         self.writer = AnswerWriter(conn)
         self.stage = Stage.READING
         self.opened_at = self.read_at = perf_counter()
@@ -144,14 +151,15 @@ class Exchange:
         self.limit_name: str | None = None
         self.drains_until = FOREVER
         self.outcome: Outcome = "ok"
-        self.request_id = prepared.request_id or service.next_request_id()
+        self.request_id = (
+            changing.request_id or prepared.request_id or service.next_request_id()
+        )
 
     # -- 1 identify, 2 gate -------------------------------------------------------
 
-    def begin(self, length: int | None) -> bool:
+    def begin(self) -> bool:
         """Refuse from the head alone, or ask for the body. True: go on."""
         prepared = self.prepared
-        self.length = length
         refusal = self.service.gate_head(prepared)
         if refusal is not None and not self._let_pass(refusal):
             write_refusal(self, refusal)
@@ -163,8 +171,8 @@ class Exchange:
             billable = match is not None and match.billable
             self.facts = RequestFacts(endpoint=self._endpoint(), billable=billable)
             chunked = self.head.chunked
-            if chunked or length:
-                self.upload = Upload(self, None if chunked else length)
+            if chunked or self.length:
+                self.upload = Upload(self, None if chunked else self.length)
             self._reserve()
             self.opening = False
         return self.stage != Stage.ENDED
@@ -335,7 +343,12 @@ class Exchange:
         if self.filtered:
             # In a coded stream the chunk could not be taken out again.
             head = head.replace(b"\r\n" + GZIP_LINE, b"\r\n" + IDENTITY_LINE, 1)
-        return b"%bX-Request-Id: %b\r\n%b\r\n" % (head, self.request_id, framing)
+        return b"%b%bX-Request-Id: %b\r\n%b\r\n" % (
+            head,
+            self.own_lines,
+            self.request_id,
+            framing,
+        )
 
     def on_connect_failed(self, status: int, reason: str) -> None:
         if self.stage != Stage.CONNECTING:

@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from gateway.core.plans import LimitPlan
     from gateway.core.ports import Reserved, Store
     from gateway.http.client import ClientConnection
-    from gateway.http.heads import KnownHead
+    from gateway.http.heads import Changing, KnownHead
     from gateway.proxy.counting import TokenCounter
     from gateway.proxy.tables import Tables
 
@@ -91,7 +91,7 @@ class Service:
     # -- requests -----------------------------------------------------------------
 
     def open(
-        self, conn: ClientConnection, known: KnownHead, length: int | None
+        self, conn: ClientConnection, known: KnownHead, changing: Changing
     ) -> Exchange | None:
         prepared = prepare(
             self.tables,
@@ -100,12 +100,12 @@ class Service:
             conn.listener.settings.tls,
             self.epoch + perf_counter(),
         )
-        exchange = Exchange(self, conn, prepared)
+        exchange = Exchange(self, conn, prepared, changing)
         if prepared.answer_here:
             answer_here(exchange)
             return None
         self.open_exchanges.add(exchange)
-        return exchange if exchange.begin(length) else None
+        return exchange if exchange.begin() else None
 
     def refuse_wire(
         self, conn: ClientConnection, status: int, reason: str

@@ -28,7 +28,7 @@ def test_only_the_length_differs(cache):
     first, one = cache.parse(sized(b"1"))
     again, other = cache.parse(sized(b"99"))
     assert again is first
-    assert (one, other) == (1, 99)
+    assert (one.length, other.length) == (1, 99)
     assert (cache.hits, cache.misses) == (1, 1)
 
 
@@ -74,17 +74,17 @@ def test_odd_spelling_is_read_and_not_kept(length, name, cache):
     cache.parse(sized(b"5"))
     raw = sized(length, name=name)
     for _ in range(2):
-        assert cache.parse(raw)[1] == 7
+        assert cache.parse(raw)[1].length == 7
     assert not cache.hits
-    assert cache.parse(sized(b"6"))[1] == 6
+    assert cache.parse(sized(b"6"))[1].length == 6
 
 
 def test_no_length_is_another_head(cache):
     """Without a body there is no length, whatever was seen before."""
     with_body, _ = cache.parse(sized(b"5"))
-    without, length = cache.parse(START + b"\r\n")
+    without, changing = cache.parse(START + b"\r\n")
     assert without is not with_body
-    assert length is None
+    assert changing.length is None
 
 
 @pytest.mark.parametrize(
@@ -117,3 +117,53 @@ def test_clear_forgets(cache):
     known.memo["peer"] = object()
     cache.clear()
     assert cache.parse(sized(b"5"))[0].memo == {}
+
+
+def test_tracing_does_not_make_another_head(cache):
+    """Ids of a request are handed back; the head that they stand in is the same."""
+    trace = b"traceparent: 00-%032x-%016x-01\r\n"
+    first, _ = cache.parse(sized(b"5", more=trace % (1, 1) + b"X-Request-Id: a\r\n"))
+    again, own = cache.parse(sized(b"6", more=trace % (2, 2) + b"X-Request-Id: b\r\n"))
+    assert again is first
+    assert (own.length, own.request_id, own.lines) == (6, b"b", trace % (2, 2))
+    assert cache.parse(sized(b"7"))[0] is first
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        b"X-Request-Id: a\r\nX-Request-Id: b\r\n",
+        b"traceparent: 1\r\n" * 9,
+        b"traceparent: 1\r\nConnection: traceparent\r\n",
+        b"TRACEPARENT: 1\r\n",
+        b"traceparent:1\r\n",
+        b"traceparent: \xff\r\n",
+    ],
+)
+def test_unusual_tracing_is_read_in_full(fields, cache):
+    """What is not plain is parsed with the head, and forwarded or dropped by its rules."""
+    cache.parse(START + b"\r\n")
+    known, own = cache.parse(START + fields + b"\r\n")
+    assert (own.lines, own.request_id) == (b"", b"")
+    dropped = b"Connection" in fields or b"X-Request" in fields
+    assert (b"race" in known.head.forward.lower()) is not dropped
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        b"traceparent: 1\r\n folded\r\n",
+        b"traceparent : 1\r\n",
+        b"traceparent: 1\x00\r\n",
+        b"Content-Length: 5\r\ntraceparent: 1\r\nContent-Length: 5\r\n",
+        b"traceparent: 1\r\nTransfer-Encoding: chunked\r\nContent-Length: 5\r\n",
+        b"x-request-id: a\r\n\tfolded\r\n",
+    ],
+)
+def test_malformed_around_tracing_is_refused(fields, cache):
+    """Cutting lines out never makes a malformed head well-formed."""
+    cache.parse(START + b"\r\n")
+    cache.parse(sized(b"5"))
+    for _ in range(2):
+        with pytest.raises(WireError):
+            cache.parse(START + fields + b"\r\n")
