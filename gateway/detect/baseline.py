@@ -99,18 +99,17 @@ class Envelope(msgspec.Struct, array_like=True):
         """
         expected = self.expect(index)
         value = self.value(count)
-        surprise = value - expected.level
+        # The first window of all surprises nobody.
+        surprise = value - expected.level if self.age else 0.0
         plain = expected.level - self.echo
         limit = CLIP_SPREADS * expected.spread
         self.echo *= ECHO_KEPT_PER_HOUR ** self._hours()
         if judged:
             self._put(index, min(value, plain), 0.0)
             return
-        if self.age * self.window_s < ECHO_GROWN_S:
-            surprise = min(surprise, ECHO_YOUNG)
-        self.echo = max(self.echo, surprise)
-        surprise = min(value - expected.level, limit)
-        self._put(index, min(value, plain + limit), surprise)
+        young = self.age * self.window_s < ECHO_GROWN_S
+        self.echo = max(self.echo, min(surprise, ECHO_YOUNG) if young else surprise)
+        self._put(index, min(value, plain + limit), min(surprise, limit))
 
     def _put(self, index: int, value: float, surprise: float) -> None:
         slot = index % len(self.levels)
@@ -167,7 +166,8 @@ class Envelope(msgspec.Struct, array_like=True):
     def _spread(self) -> None:
         age = min(self.age, len(self.surprises))
         # The ring is all zero where nothing was learned yet: zeros sort first.
-        rank = int((1.0 - SURPRISE_QUANTILE) * age)
+        # One jump alone makes no spread.
+        rank = max(1, int((1.0 - SURPRISE_QUANTILE) * age))
         top = sorted(self.surprises)[-1 - rank] / _EXCESS_STEPS
         grown = min(1.0, age * self.window_s / GROWN_S)
         least = grown * LEAST_SPREAD + (1.0 - grown) * YOUNG_SPREAD

@@ -21,6 +21,8 @@ TRIALS = 0.4
 _FULL = 5.0
 # Requests a minute from which a source is loud on a tenant's first day.
 COLD_M = 90.0
+# The score from which behaviour names a finding before mere volume does.
+CLEAR = 4.0
 # Networks from which a new key is in too many hands.
 SHARED_NETWORKS = 8
 # A key with so many networks roams: where it comes from says nothing.
@@ -98,7 +100,8 @@ def classify(facts: Facts) -> Finding | None:
     ]
     if not found:
         return None
-    best = max(found, key=lambda finding: (finding.score, finding.behaviour))
+    # What was done says more than how much it was, once it is clear enough.
+    best = max(found, key=lambda one: (one.behaviour and one.score >= CLEAR, one.score))
     return msgspec.structs.replace(best, score=max(0.0, best.score - TRIALS))
 
 

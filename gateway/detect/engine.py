@@ -12,7 +12,6 @@ from math import log
 
 import msgspec
 
-from gateway.core.lru import Lru
 from gateway.detect.act import Bench, Case
 from gateway.detect.baseline import Envelope, new_envelope
 from gateway.detect.classify import Facts, Finding, classify
@@ -31,6 +30,7 @@ from gateway.detect.features import (
 from gateway.detect.model import DetectSettings, Event, Output, Ref, Rung
 from gateway.detect.order import EventClock, ReorderBuffer
 from gateway.detect.population import (
+    Remembered,
     REQUESTS_UNIT,
     TOKENS_UNIT,
     Tenant,
@@ -51,6 +51,8 @@ _PEER_SIGMAS = 2.2
 _DENSE = 6
 # Scores below this are not looked into further.
 _NOTABLE = 2.0
+# Templates of a tenant that a state keeps.
+_SAVED_TEMPLATES = 512
 
 
 class Engine:
@@ -66,9 +68,7 @@ class Engine:
         self.bench = Bench(self.settings)
         self.events = 0
         self._buffer = ReorderBuffer(self.settings.reorder_s)
-        self._envelopes: Lru[tuple[str, str, str], bool] = Lru(
-            self.settings.max_baselines
-        )
+        self._envelopes: Remembered = Remembered(self.settings.max_baselines)
         self._refit_at = 0.0
         self._sweep_at = 0.0
         self._started = 0.0
@@ -174,8 +174,7 @@ class Engine:
         """A subject's window is over: score it for the tails, then learn it."""
         if window <= track.window:
             return
-        if track.envelope is None and track.window >= 0 and track.requests:
-            self._give_envelope(track)
+        self._give_envelope(track)
         self._learn(track, track.envelope, "requests", track.requests)
         self._learn(track, track.token_envelope, "tokens", track.tokens)
         if track.requests and not track.judged:
@@ -185,12 +184,24 @@ class Engine:
         track.turn_window(window)
 
     def _give_envelope(self, track: Track) -> None:
+        """A week of its own for whoever comes back; taken from those who do not."""
+        key = (track.tenant, track.kind, track.id)
+        if track.envelope is not None:
+            self._envelopes.get(key)  # used again
+            return
         if track.born // WINDOW_S > track.window - _ENVELOPE_AFTER:
             return
-        key = (track.tenant, track.kind, track.id)
         track.envelope = new_envelope(WINDOW_S, REQUESTS_UNIT)
         track.token_envelope = new_envelope(WINDOW_S, TOKENS_UNIT)
         self._envelopes.put(key, True)
+
+    def _take_envelopes(self) -> None:
+        """Weeks of subjects that were not seen for long make room."""
+        for tenant in self.tenants.values():
+            for track in _tracks(tenant):
+                key = (track.tenant, track.kind, track.id)
+                if track.envelope is not None and key not in self._envelopes:
+                    track.envelope = track.token_envelope = None
 
     def _learn(
         self, track: Track, envelope: Envelope | None, meter: str, count: float
@@ -372,24 +383,24 @@ class Engine:
             self._refit_at = now + _REFIT_S
             for tail in self.tails.values():
                 tail.refit()
+            self._take_envelopes()
         return out + self.bench.sweep(now)
 
     # -- state -------------------------------------------------------------------------
 
     def state(self) -> bytes:
-        """Everything that must survive a restart."""
+        """Everything that must survive a restart; what is held back is handed out at
+        ``close`` and is no part of it.
+        """
         return msgspec.msgpack.encode(
-            {
-                "now": self.clock.now,
-                "started": self._started,
-                "tails": self.tails,
-                "tracks": [list(_tracks(t)) for t in self.tenants.values()],
-                "tenants": {
-                    t.name: (t.born, t.tide, t.templates.all()[-512:], t.peers.bins)
-                    for t in self.tenants.values()
-                },
-                "bench": self.bench.state(),
-            }
+            _Saved(
+                now=self.clock.now,
+                started=self._started,
+                tails=self.tails,
+                tracks=[one for t in self.tenants.values() for one in _tracks(t)],
+                tenants={name: _saved(t) for name, t in self.tenants.items()},
+                bench=msgspec.Raw(msgspec.msgpack.encode(self.bench.state())),
+            )
         )
 
     def load(self, saved: bytes) -> None:
@@ -398,20 +409,19 @@ class Engine:
         self.clock.now = held.now
         self._started = held.started
         self.tails = held.tails
-        for name, (born, tide, templates, bins) in held.tenants.items():
+        for name, known in held.tenants.items():
             tenant = self._tenant(name)
-            tenant.born = born
-            tenant.tide = tide
-            tenant.window = tide.last + 1 if tide.age else -1
-            tenant.peers.restore(bins)
-            for template in templates:
+            tenant.born, tenant.tide = known.born, known.tide
+            tenant.window, tenant.requests = known.window, known.requests
+            for peers, bins in zip(tenant.all_peers(), known.peers, strict=True):
+                peers.restore(bins)
+            for template in known.templates:
                 tenant.templates.place(template)
-        for track in (one for group in held.tracks for one in group):
-            self._tenant_of(track).tracks[track.kind].put(track.id, track)
+        for track in held.tracks:
+            self.tenants[track.tenant].tracks[track.kind].put(track.id, track)
+            if track.envelope is not None:
+                self._envelopes.put((track.tenant, track.kind, track.id), True)
         self.bench.load(held.bench)
-
-    def _tenant_of(self, track: Track) -> Tenant:
-        return self.tenants.get(track.tenant) or self._tenant(track.tenant)
 
     @classmethod
     def restore(cls, saved: bytes, settings: DetectSettings | None = None) -> Engine:
@@ -419,13 +429,33 @@ class Engine:
         return cls(settings, saved)
 
 
+class _SavedTenant(msgspec.Struct, array_like=True):
+    born: float
+    tide: Envelope
+    window: int
+    requests: int
+    peers: list[list[float]]
+    templates: list[Template]
+
+
 class _Saved(msgspec.Struct):
     now: float
     started: float
     tails: dict[str, Tail]
-    tracks: list[list[Track]]
-    tenants: dict[str, tuple[float, Envelope, list[Template], list[float]]]
+    tracks: list[Track]
+    tenants: dict[str, _SavedTenant]
     bench: msgspec.Raw
+
+
+def _saved(tenant: Tenant) -> _SavedTenant:
+    return _SavedTenant(
+        born=tenant.born,
+        tide=tenant.tide,
+        window=tenant.window,
+        requests=tenant.requests,
+        peers=[peers.bins for peers in tenant.all_peers()],
+        templates=tenant.templates.all()[-_SAVED_TEMPLATES:],
+    )
 
 
 def _tracks(tenant: Tenant) -> Iterable[Track]:

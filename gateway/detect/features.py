@@ -6,7 +6,7 @@ window turns by itself when the next event falls into another one.
 
 from __future__ import annotations
 
-from math import exp, log
+from math import exp, log, sqrt
 
 import msgspec
 
@@ -205,7 +205,7 @@ class Track(msgspec.Struct, array_like=True):
         if self.gap <= 0.0:
             return 1.0
         spread = self.gap_square - self.gap * self.gap
-        return max(0.0, spread) ** 0.5 / self.gap
+        return sqrt(max(0.0, spread)) / self.gap
 
     def _learn_sizes(self) -> None:
         if not self.sized:

@@ -165,8 +165,9 @@ class DetectSettings(msgspec.Struct, frozen=True):
     # Events are held this long to be put into order; 0 handles them as they come
     # (late ones are then counted into the windows they belong to).
     reorder_s: float = 0.0
-    # Subjects remembered exactly; beyond them a stranger costs nothing.
-    max_subjects: int = 50_000
+    # Subjects of each kind that a tenant remembers exactly (about 2 KB each); beyond
+    # them the least recently seen are forgotten.
+    max_subjects: int = 20_000
     # Subjects with a week of history.
     max_baselines: int = 12_000
 

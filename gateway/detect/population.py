@@ -63,7 +63,7 @@ class Peers:
         """What the busiest one in a hundred minutes reach."""
         left = (1.0 - PEER_QUANTILE) * self.seen
         at = _PEER_BINS - 1
-        while at and self.bins[at] < left:
+        while at and self.bins[at] <= left:
             left -= self.bins[at]
             at -= 1
         return float(_GROWTH**at)
@@ -80,6 +80,15 @@ class Subjects(Lru[str, Track]):
     def values(self) -> list[Track]:
         """All of them, those of the longer ago first."""
         return [*self._old.values(), *self._young.values()]
+
+
+class Remembered(Lru[tuple[str, str, str], bool]):
+    """Keys (tenant, kind, id) used lately."""
+
+    __slots__ = ()
+
+    def __contains__(self, key: tuple[str, str, str]) -> bool:
+        return key in self._young or key in self._old
 
 
 class Tenant:
@@ -162,6 +171,10 @@ class Tenant:
         """Share of answers of the last one to two minutes that were upstream errors."""
         failed = self.answers_m[FAILED] + self.answers_b[FAILED]
         return failed / max(1, failed + self.answers_m[OK] + self.answers_b[OK])
+
+    def all_peers(self) -> tuple[Peers, Peers, Peers]:
+        """Requests a minute, requests a window, tokens a window."""
+        return self.peers, self.peers_w, self.peers_t
 
     def population(self) -> int:
         """Subjects remembered, of both kinds."""

@@ -79,9 +79,8 @@ class Tail(msgspec.Struct, array_like=True):
             return min(1.0, self.u_share * exp(-over / self.scale))
         if self.shape < _STRAIGHT:
             return self.u_share * exp(-over / self.scale)
-        return self.u_share * (1.0 + self.shape * over / self.scale) ** (
-            -1.0 / self.shape
-        )
+        reach = 1.0 + self.shape * over / self.scale
+        return self.u_share * float(reach ** (-1.0 / self.shape))
 
     def learn(self, surprise: float) -> None:
         """Count one window; ``refit`` makes it matter.
@@ -131,7 +130,7 @@ class Tail(msgspec.Struct, array_like=True):
         reach = self.u_share / share
         if self.shape < _STRAIGHT:
             return self.u + self.scale * log(reach)
-        return self.u + self.scale * (reach**self.shape - 1.0) / self.shape
+        return self.u + self.scale * (float(reach**self.shape) - 1.0) / self.shape
 
     def _threshold(self) -> None:
         """Put ``u`` where ``TAIL_SHARE`` of all windows lie above it."""
@@ -148,17 +147,15 @@ class Tail(msgspec.Struct, array_like=True):
 
 def new_tail() -> Tail:
     """A tail that believes what production traffic showed until it has seen its own."""
-    counts = [0.0] * _BINS
-    share = TAIL_SHARE
-    total = _PRIOR_WINDOWS
-    reached = 1.0
-    for at in range(_BINS):
-        edge = at * _BIN - _PRIOR_U
-        if edge > 0.0:
-            reached = (1.0 + _PRIOR_SHAPE * edge / _PRIOR_SCALE) ** (-1 / _PRIOR_SHAPE)
-        beyond = (at + 1) * _BIN - _PRIOR_U
-        if beyond > 0.0:
-            left = (1.0 + _PRIOR_SHAPE * beyond / _PRIOR_SCALE) ** (-1 / _PRIOR_SHAPE)
-            counts[at] = total * share * max(0.0, min(reached, 1.0) - left)
-    counts[-1] += total * share * left
-    return Tail(counts=counts, seen=total)
+    reached = [_prior_share(at * _BIN) for at in range(_BINS)] + [0.0]
+    counts = [
+        _PRIOR_WINDOWS * (reached[at] - reached[at + 1] if at * _BIN >= _PRIOR_U else 0)
+        for at in range(_BINS)
+    ]
+    return Tail(counts=counts, seen=_PRIOR_WINDOWS)
+
+
+def _prior_share(surprise: float) -> float:
+    over = max(0.0, surprise - _PRIOR_U)
+    reach = 1.0 + _PRIOR_SHAPE * over / _PRIOR_SCALE
+    return TAIL_SHARE * float(reach ** (-1.0 / _PRIOR_SHAPE))

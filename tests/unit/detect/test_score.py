@@ -1,0 +1,103 @@
+"""Calibration of scores."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+
+from gateway.detect.score import (
+    FAR_MOST,
+    MOST,
+    SHARE_AT_3,
+    SHARE_AT_5,
+    Tail,
+    new_tail,
+    sigma_of,
+)
+
+
+def test_the_two_promises():
+    """3 and 5 are met by the shares of windows that are promised."""
+    assert sigma_of(SHARE_AT_3) == pytest.approx(3)
+    assert sigma_of(SHARE_AT_5) == pytest.approx(5)
+    assert sigma_of(1.0) == 0
+    assert sigma_of(0.0) == MOST == sigma_of(1e-30)
+    assert 0 < sigma_of(0.2) < sigma_of(0.01) < 3
+
+
+def test_a_fresh_tail_believes_in_production_traffic():
+    """Without data a surprise of 2.3 spreads is about a 5."""
+    tail = new_tail()
+    assert tail.sigma(-1.0) == 0.0
+    assert tail.sigma(0.05) < 2
+    assert tail.sigma(2.33) == pytest.approx(5, abs=0.3)
+    before = tail.sigma(1.2)
+    tail.refit()
+    assert tail.sigma(1.2) == pytest.approx(before, abs=0.5)
+
+
+def test_scores_grow_with_the_surprise():
+    """More surprise is never less score, across the threshold of the fit too."""
+    tail = new_tail()
+    tail.refit()
+    scores = [tail.sigma(step / 50) for step in range(500)]
+    assert scores == sorted(scores)
+    assert scores[-1] <= MOST
+
+
+def exponential(tail: Tail, count: int, seed: int = 1) -> Tail:
+    """A tail that saw exponential surprises."""
+    chance = random.Random(seed)
+    for _ in range(count):
+        tail.learn(chance.expovariate(1 / 0.2) - 0.5)
+    return tail
+
+
+def test_a_tail_follows_its_traffic():
+    """After enough windows the promise holds for what it has seen."""
+    tail = Tail(counts=[0.0] * 400, seen=1.0)
+    exponential(tail, 60_000).refit()
+    again = random.Random(2)
+    over = sum(tail.sigma(again.expovariate(1 / 0.2) - 0.5) > 3 for _ in range(60_000))
+    assert 0.3 * SHARE_AT_3 < over / 60_000 < 3 * SHARE_AT_3
+
+
+def test_floods_cannot_hide_floods():
+    """Windows far over 5 are not taken for the tail, however many there are."""
+    tail = exponential(new_tail(), 20_000)
+    tail.refit()
+    for _ in range(3_000):
+        tail.learn(8.0)
+    tail.refit()
+    assert tail.far <= FAR_MOST
+    assert tail.sigma(4.0) > 5
+
+
+def test_old_windows_are_forgotten_slowly():
+    """Counts are halved when there are many."""
+    tail = new_tail()
+    tail.seen = 300_000.0
+    tail.refit()
+    assert tail.seen == 150_000.0
+
+
+def test_a_tail_of_nothing_stays_as_it_was():
+    """No positive surprise at all: nothing to fit."""
+    tail = Tail(counts=[0.0] * 400, seen=10.0)
+    tail.refit()
+    assert tail.u == 0.0
+    tail.learn(-1.0)
+    assert tail.seen == 11.0
+
+
+def test_a_tail_without_shape_is_exponential():
+    """The limit of shape zero is used, not divided by."""
+    tail = Tail(counts=[0.0] * 400, seen=1000.0, shape=0.0)
+    assert tail.sigma(1.0) > 0
+    for step in range(40):
+        tail.learn(1.0 + step / 100)
+    tail.refit()
+    assert tail.shape == 0.0
+    assert 0 < tail.far
+    assert tail.sigma(9.0) == MOST

@@ -1,0 +1,93 @@
+"""Leaders of alike prompts."""
+
+from __future__ import annotations
+
+import random
+
+from gateway.detect.templates import SOURCES, Templates
+
+T = 1_767_607_200.0
+
+
+def flip(chance: random.Random, print_: int, bits: int) -> int:
+    """A print that differs in so many bits."""
+    for bit in chance.sample(range(64), bits):
+        print_ ^= 1 << bit
+    return print_
+
+
+def test_members_find_their_leader():
+    """Four changed bits always find it; strangers never do."""
+    chance = random.Random(1)
+    templates = Templates()
+    leader = templates.add(chance.getrandbits(64), T)
+    for _ in range(50):
+        found, bits = templates.find(flip(chance, leader.print, 4))
+        assert found is leader
+        assert bits == 4
+    assert templates.find(chance.getrandbits(64)) == (None, 0)
+
+
+def test_a_template_that_lasts_is_not_pushed_out():
+    """Thousands of unrelated prompts leave a template of three windows in place."""
+    chance = random.Random(2)
+    templates = Templates()
+    leader = templates.add(chance.getrandbits(64), T)
+    leader.windows = 3
+    templates.place(leader)
+    for _ in range(5000):
+        templates.add(chance.getrandbits(64), T + 60)
+    assert templates.find(leader.print)[0] is leader
+    assert leader in templates.all()
+    weaker = templates.add(leader.print ^ 1, T + 90)
+    weaker.windows = 3
+    templates.place(weaker)
+    assert templates._lasting.count(leader) == 8
+
+
+def test_a_place_of_one_long_forgotten_is_free():
+    """After three days without a hit another template takes over."""
+    templates = Templates()
+    old = templates.add(7, T)
+    old.windows = 9
+    templates.place(old)
+    new = templates.add(7, T + 4 * 86_400)
+    new.windows = 3
+    templates.place(new)
+    assert templates.find(7)[0] is new
+
+
+def test_counts_turn_with_minutes_and_windows():
+    """Rates slide over two minutes, windows keep their peak, sources are bounded."""
+    template = Templates().add(5, T)
+    for n in range(100):
+        template.count(T + n * 0.1, f"s{n}", 2, fresh=n % 2 == 0)
+    assert (template.requests, template.fresh, len(template.sources)) == (
+        100,
+        50,
+        SOURCES,
+    )
+    template.count(T + 60, "s", 2, fresh=False)
+    assert template.rate_m(T + 60) == 101
+    assert template.rate_m(T + 90) == 51
+    template.count(T + 50, "s", 2, fresh=False)
+    template.count(T + 600, "s", 2, fresh=False)
+    assert (template.requests, template.peak, template.windows) == (1, 102, 1)
+    assert template.requests_b == 0
+
+
+def test_a_flood_is_not_learned_as_usual():
+    """Windows in which a template was abused leave no peak."""
+    template = Templates().add(5, T)
+    template.abusive_until = T + 100
+    template.count(T + 1, "s", 0, fresh=True)
+    template.count(T + 700, "s", 0, fresh=True)
+    assert (template.peak, template.windows) == (0.0, 0)
+
+
+def test_known_takes_windows_and_time():
+    """Three windows and three hours make an application's own template."""
+    template = Templates().add(5, T)
+    template.windows = 3
+    assert not template.known(T + 3600)
+    assert template.known(T + 4 * 3600)
