@@ -78,7 +78,7 @@ async def test_record_of_an_ordinary_exchange(upstream):
         await gateway.talk(request(b"POST", CHAT + b"?key=k", CLOSE, PROMPT))
         record = await gateway.record()
     assert (record.path, record.upstream) == (CHAT.decode(), "recorder")
-    assert 20 <= record.ttfb_ms <= record.duration_ms
+    assert 19 <= record.ttfb_ms <= record.duration_ms  # timers may fire a little early
     assert 0 < record.overhead_ms < record.ttfb_ms
     assert (record.endpoint, record.model) == ("chat.completions", "gpt-4o")
     assert record.user.startswith("key_")
