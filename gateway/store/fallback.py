@@ -56,9 +56,9 @@ class Fallback:
             reserved.admitted = True
             reserved.sums = reserved.costs
         else:
-            reserved.violated = 0
+            # No limit said no: none could be asked.
+            reserved.violated = -1
             reserved.retry_after = _CLOSED_RETRY_S
-            reserved.sums = [0] * len(reserved.plan.cells)
 
     def admit(self, reserved: Reserved) -> None:
         """Decide, and be the one who settles it."""
