@@ -125,12 +125,11 @@ class Bench:
         elif worsen(incident, finding.score, severity, rung):
             incident.reasons = finding.reasons
             out.append(self._line("incident.updated", incident, now))
-        return out + self._raise(key, standing, rung, incident, finding, now)
+        return out + self._raise(key, rung, incident, finding, now)
 
     def _raise(
         self,
         key: Key,
-        standing: Standing,
         rung: Rung,
         incident: Incident,
         finding: Finding,
@@ -139,6 +138,7 @@ class Bench:
         if rung == "allow":
             return []
         settings = self._ladder(finding.cls)
+        standing = self._standing(key)
         if not raise_to(standing, rung, now, settings):
             return []
         line = self._line(_LINES[rung], incident, now)
@@ -173,7 +173,7 @@ class Bench:
         return rung
 
     def _room(self, tenant: Tenant, key: Key) -> bool:
-        """May one more known subject of this tenant be blocked without a human?"""
+        """Whether one more known subject of it may be blocked without a human."""
         blocked = tenant.blocked_known
         if key[2] in blocked:
             return True
@@ -346,7 +346,7 @@ class Bench:
         standing.incident = incident.id
         name_worst(incident, case.subject, finding.score)
         incident.action = max(incident.action, rung, key=RUNGS.index)
-        return self._raise(key, standing, rung, incident, finding, now)
+        return self._raise(key, rung, incident, finding, now)
 
     # -- time ------------------------------------------------------------------------------
 

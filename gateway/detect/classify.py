@@ -5,6 +5,8 @@ are noise on their own do not add up to an alarm. Between classes the highest sc
 wins, after paying for the number of classes that were tried.
 """
 
+# ruff: noqa: PLR2004 - the thresholds of a rule are read best where they stand
+
 from __future__ import annotations
 
 from math import log
@@ -159,8 +161,10 @@ def _stolen(facts: Facts) -> Finding | None:
     usual = max(0.3, 4.0 * facts.usual_newcomers, facts.most_newcomers)
     score = count_sigma(facts.newcomers, usual)
     reasons = [
-        f"The key came from {facts.newcomers} networks it was never used from before"
-        f" (usual: {facts.usual_newcomers:.1f} in ten minutes)."
+        (
+            f"The key came from {facts.newcomers} networks it was never used from"
+            f" before (usual: {facts.usual_newcomers:.1f} in ten minutes)."
+        )
     ]
     if facts.strange_models:
         reasons.append(f"{facts.strange_models} requests use models new to this key.")
@@ -222,8 +226,10 @@ def _looping(facts: Facts) -> Finding | None:
     score = min(_ramp(facts.alike, 0.4, 0.8), excess)
     grown = facts.longer_asks >= 2.0
     reasons = [
-        f"{100 * facts.alike:.0f} % of its recent prompts are the same, usually"
-        f" {100 * facts.usual_alike:.0f} %.",
+        (
+            f"{100 * facts.alike:.0f} % of its recent prompts are the same, usually"
+            f" {100 * facts.usual_alike:.0f} %."
+        ),
         _more(facts),
     ]
     if grown:
@@ -255,8 +261,7 @@ def _spending(facts: Facts) -> Finding | None:
         score,
         behaviour=facts.known and larger >= 4.0,
         reasons=(
-            f"{facts.tokens:,} tokens where at most {facts.expected_tokens:,.0f} are"
-            " usual.",
+            f"{facts.tokens:,} tokens, usually at most {facts.expected_tokens:,.0f}.",
             f"{what} are {larger:.1f} times as long as usual.",
         ),
     )

@@ -33,7 +33,7 @@ _LOUD_M = 120.0
 def judge_template(
     tenant: Tenant, template: Template, now: float, history_s: float
 ) -> Finding | None:
-    """Is a template flooded by a crowd of newcomers?"""
+    """Whether a template is flooded by a crowd of newcomers."""
     sources = len(template.sources)
     if sources < CROWD_SOURCES or template.known(now):
         return None
@@ -57,10 +57,11 @@ def judge_template(
         score,
         behaviour=True,
         reasons=(
-            f"{template.requests} alike prompts from {sources} or more addresses in"
-            f" this window, {100 * fresh:.0f} % of them new.",
-            f"This template was seen at most {template.peak:.0f} times in ten minutes"
-            " before.",
+            (
+                f"{template.requests} alike prompts from {sources} or more addresses"
+                f" in this window, {100 * fresh:.0f} % of them from newcomers."
+            ),
+            f"Before, it was seen at most {template.peak:.0f} times in ten minutes.",
         ),
     )
 
@@ -68,7 +69,7 @@ def judge_template(
 def judge_tenant(
     tenant: Tenant, now: float, settings: DetectSettings, tail: Tail
 ) -> Finding | None:
-    """Is the whole tenant in an outage, or in a surge that nobody is to blame for?"""
+    """Whether a tenant is in an outage, or in a surge that nobody is to blame for."""
     return _outage(tenant, now) or _surge(tenant, now, settings, tail)
 
 

@@ -30,9 +30,9 @@ from gateway.detect.features import (
 from gateway.detect.model import DetectSettings, Event, Output, Ref, Rung
 from gateway.detect.order import EventClock, ReorderBuffer
 from gateway.detect.population import (
-    Remembered,
     REQUESTS_UNIT,
     TOKENS_UNIT,
+    Remembered,
     Tenant,
 )
 from gateway.detect.score import Tail, new_tail
@@ -127,7 +127,7 @@ class Engine:
             tenant = self._tenant(event.tenant)
         kind = conduct_of(event.status)
         window = int(ts // WINDOW_S)
-        if window != tenant.window:
+        if window > tenant.window:
             self._turn_tenant(tenant, window)
         tenant.count(event, kind)
         ip = self._track(tenant, "client_ip", event.client_ip, ts)
@@ -172,8 +172,6 @@ class Engine:
 
     def _turn(self, tenant: Tenant, track: Track, window: int) -> None:
         """A subject's window is over: score it for the tails, then learn it."""
-        if window <= track.window:
-            return
         self._give_envelope(track)
         self._learn(track, track.envelope, "requests", track.requests)
         self._learn(track, track.token_envelope, "tokens", track.tokens)
@@ -217,15 +215,14 @@ class Engine:
         envelope.learn(window, count, judged=track.judged)
 
     def _turn_tenant(self, tenant: Tenant, window: int) -> None:
-        if tenant.window >= 0 and window > tenant.window:
+        if tenant.window >= 0:
             tenant.tide.learn(
                 tenant.window,
                 tenant.requests,
                 judged=tenant.surge_until > self.clock.now,
             )
-        if window > tenant.window:
-            tenant.requests = tenant.top = 0
-            tenant.window = window
+        tenant.requests = tenant.top = 0
+        tenant.window = window
 
     # -- looking closely ---------------------------------------------------------------
 
@@ -238,8 +235,7 @@ class Engine:
         if finding is None or finding.score < self.settings.ladder.tag:
             self.bench.calm(track)
             return
-        if finding.behaviour and finding.score >= self.settings.warning:
-            track.judged = True
+        track.judged = track.judged or finding.behaviour
         partner = (
             Ref("user", event.user)
             if track.kind == "client_ip"
@@ -319,8 +315,6 @@ class Engine:
     def _volumes(
         self, facts: Facts, track: Track, requests: Envelope, tokens: Envelope
     ) -> None:
-        if not requests.age:
-            return
         window = max(track.window, requests.last + 1)
         usual = requests.expect(window)
         facts.expected_requests = requests.count(usual.level)
@@ -357,11 +351,9 @@ class Engine:
         ip.template(young=young)
         if user is not None:
             user.template(young=young)
-        if found.abusive_until > ts:
-            if (fresh and ip.born >= found.born - NEWCOMER_S) or (
-                user is not None and ts - user.born < NEWCOMER_S
-            ):
-                out += self.bench.join(tenant, found, ip, user, ts)
+        newcomer = fresh or (user is not None and ts - user.born < NEWCOMER_S)
+        if newcomer and found.abusive_until > ts:
+            out += self.bench.join(tenant, found, ip, user, ts)
         found.skip -= 1
         if found.skip > 0:
             return

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from datetime import UTC, datetime
+from math import isfinite
 from typing import Any, Literal
 
 import msgspec
@@ -235,7 +236,7 @@ def _float(name: str, value: object) -> float:
         number = float(value)
     except (ValueError, OverflowError):
         raise EventError(f"{name}: a number is expected, not {value!r:.60}") from None
-    if not -1e300 < number < 1e300:  # nan and the infinities are not
+    if not isfinite(number):
         raise EventError(f"{name}: not a finite number")
     return number
 

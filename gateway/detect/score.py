@@ -45,11 +45,10 @@ def sigma_of(share: float) -> float:
         return MOST
     if share >= 1.0:
         return 0.0
-    sigma = 3.0 + log(SHARE_AT_3 / share) / _PER_SIGMA
-    if sigma < 3.0:
+    if share > SHARE_AT_3:
         # Below 3 the scale bends so that certainty is 0.
-        sigma = 3.0 * log(share) / log(SHARE_AT_3)
-    return min(MOST, sigma)
+        return 3.0 * log(share) / log(SHARE_AT_3)
+    return min(MOST, 3.0 + log(SHARE_AT_3 / share) / _PER_SIGMA)
 
 
 class Tail(msgspec.Struct, array_like=True):

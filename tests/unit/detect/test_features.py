@@ -40,8 +40,17 @@ def send(track: Track, ts: float, *, company: str = "net", **fields: object) -> 
 
 @pytest.mark.parametrize(
     ("status", "kind"),
-    [(200, OK), (0, OK), (401, DENIED), (403, DENIED), (404, MISSING), (405, MISSING)]
-    + [(400, REJECTED), (429, REJECTED), (500, FAILED), (503, FAILED)],
+    [
+        (200, OK),
+        (0, OK),
+        (401, DENIED),
+        (403, DENIED),
+        (404, MISSING),
+        (405, MISSING),
+        (400, REJECTED),
+        (429, REJECTED),
+        (500, FAILED),
+    ],
 )
 def test_conduct(status, kind):
     """Answers by what they say about the one who asked."""

@@ -99,5 +99,5 @@ def test_a_tail_without_shape_is_exponential():
         tail.learn(1.0 + step / 100)
     tail.refit()
     assert tail.shape == 0.0
-    assert 0 < tail.far
+    assert tail.far > 0
     assert tail.sigma(9.0) == MOST
