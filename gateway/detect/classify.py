@@ -32,7 +32,7 @@ ROAMING = 44
 # A newcomer is slowed or blocked for its templates from here on, before TRIALS.
 SURE = 5.4
 # Tokens of a window from which a context that grows is worth an incident.
-GROWN_TOKENS = 250_000
+GROWN_TOKENS = 400_000
 
 
 class Facts(msgspec.Struct, gc=False):
@@ -72,6 +72,7 @@ class Facts(msgspec.Struct, gc=False):
     most_newcomers: float = 0.0
     templated: float = 0.0
     backed: bool = False
+    keyed: bool = False
     most_same: float = 0.0
     most_requests: float = 0.0
     most_tokens: float = 0.0
@@ -208,7 +209,7 @@ def _walking(facts: Facts) -> Finding | None:
 
 def _looping(facts: Facts) -> Finding | None:
     """A client that was reasonable before sends the same again and again."""
-    if facts.backed or facts.requests < 12:
+    if facts.keyed or facts.requests < 12:
         return None
     if facts.alike < 0.75 or facts.outage or facts.failed > 0.1 * facts.requests:
         return None
@@ -218,7 +219,7 @@ def _looping(facts: Facts) -> Finding | None:
     growing = (
         facts.apart <= 2 * SAME_BITS
         and facts.longer_asks >= 1.8
-        and facts.tokens >= max(GROWN_TOKENS, 1.5 * facts.most_tokens)
+        and facts.tokens >= max(GROWN_TOKENS, 2.0 * facts.most_tokens)
     )
     if not same and not growing:
         return None
@@ -249,20 +250,20 @@ def _burning(facts: Facts) -> Finding | None:
 
 def _spending(facts: Facts) -> Finding | None:
     """Tokens far beyond the usual, by larger requests rather than by more of them."""
-    if facts.backed or facts.tokens < 30_000:
+    if facts.keyed or facts.tokens < 30_000:
         return None
-    larger = max(facts.longer_asks, facts.longer_answers)
+    # Answers only: prompts grow with every honest conversation (see _looping).
+    larger = facts.longer_answers
     if larger < 2.5 or facts.outage or facts.tokens < 1.5 * facts.most_tokens:
         return None
     score = min(facts.token_sigma, _ramp(larger, 1.5, 4.5))
-    what = "Prompts" if facts.longer_asks >= facts.longer_answers else "Answers"
     return Finding(
         "cost_spike",
         score,
         behaviour=facts.known and larger >= 4.0,
         reasons=(
             f"{facts.tokens:,} tokens, usually at most {facts.expected_tokens:,.0f}.",
-            f"{what} are {larger:.1f} times as long as usual.",
+            f"Answers are {larger:.1f} times as long as usual.",
         ),
     )
 

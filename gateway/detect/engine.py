@@ -143,6 +143,7 @@ class Engine:
             self._template(tenant, event, ip, user, out)
         ip.skip -= 1
         if ip.skip <= 0:
+            ip.keyed = user is not None
             ip.backed = user is not None and user.known(ts)
             self._look(tenant, ip, event, out)
         if user is not None:
@@ -285,6 +286,7 @@ class Engine:
             ),
             token_peer_sigma=_peer_sigma(track.tokens, tenant.peers_t.busy()),
             backed=track.backed,
+            keyed=track.keyed,
             most_same=track.most_same,
             failed=conduct[FAILED] + before[FAILED],
             cold=now - tenant.born < self.settings.grace_s,

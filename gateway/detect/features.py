@@ -101,6 +101,7 @@ class Track(msgspec.Struct, array_like=True):
     usual_sized: int = 0
     skip: int = 3  # events until it is looked at again
     backed: bool = False  # an address whose last user is known
+    keyed: bool = False  # an address whose last request carried a key
     judged: bool = False  # found abusive in this window
     envelope: Envelope | None = None
     token_envelope: Envelope | None = None

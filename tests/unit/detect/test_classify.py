@@ -17,7 +17,7 @@ LOOP = Facts(
 )
 RUNAWAY = Facts(
     most_requests=60,
-    most_tokens=500_000,
+    most_tokens=440_000,
     known=True,
     requests=60,
     alike=1.0,
@@ -85,6 +85,7 @@ def test_classes(facts, cls, behaviour):
         (WALK, {"alike": 0.1, "templated": 0.0, "peer_sigma": 5.0}, "varied prompts"),
         (WALK, {"cold": True, "requests_m": 50}, "the first day"),
         (LOOP, {"most_same": 0.9}, "a health check"),
+        (LOOP, {"keyed": True}, "judged as a user"),
         (LOOP, {"apart": 7.0}, "a template walked by a known client"),
         (LOOP, {"alike": 0.5}, "some alike"),
         (LOOP, {"requests": 5}, "too few"),
