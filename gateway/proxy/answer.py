@@ -69,6 +69,11 @@ class AnswerWriter:
             framing,
         )
 
+    def write(self, data: bytes) -> None:
+        """Write an answer that is whole."""
+        if data and self.conn is not None:
+            self.conn.transport.write(data)
+
     def flush(self) -> None:
         """Write what is there: one write, one chunk."""
         pieces = self.pieces

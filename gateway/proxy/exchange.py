@@ -21,7 +21,7 @@ from gateway.proxy.answer import AnswerWriter, status_line
 from gateway.proxy.caps import check_caps
 from gateway.proxy.metering import Metering, open_lost_metering, open_metering
 from gateway.proxy.prepare import GZIP_LINE, IDENTITY_LINE
-from gateway.proxy.refusal import Refusal, write_refusal
+from gateway.proxy.refusal import Refusal, compose_refusal
 from gateway.proxy.settle import record, settle
 from gateway.proxy.upload import Upload
 
@@ -162,8 +162,9 @@ class Exchange:
         prepared = self.prepared
         refusal = self.service.gate_head(prepared)
         if refusal is not None and not self._let_pass(refusal):
-            write_refusal(self, refusal)
+            answer = compose_refusal(self, refusal)
             self._record()
+            self.writer.write(answer)
             return False
         if not self.hold:
             self.opening = True
@@ -438,24 +439,25 @@ class Exchange:
         metering = self.metering
         if metering is not None and metering.filter is not None:
             self.writer.pieces.append(metering.filter.flush())
-        if complete:
-            self.writer.finish()
-            if up is not None:
-                if self.upload is not None and not self.upload.done:
-                    up.spent = True  # it answered before it had the whole request
-                up.release()
-        else:
+        conn, self.conn = self.conn, None
+        if not complete:
             self.outcome = "upstream_error"
             self.writer.flush()
             if up is not None:
                 up.abandon()
-        conn, self.conn = self.conn, None
-        self._settle(complete=complete, ended_at=ended_at)
-        if conn is not None:
-            if complete:
-                conn.exchange_done(keep=self.writer.keep)
-            else:
+            self._settle(complete=False, ended_at=ended_at)
+            if conn is not None:
                 conn.abort(reset=self.writer.until_close)
+            return
+        # The record first: a worker that is killed here has answered nobody without one.
+        self._settle(complete=True, ended_at=ended_at)
+        self.writer.finish()
+        if up is not None:
+            if self.upload is not None and not self.upload.done:
+                up.spent = True  # it answered before it had the whole request
+            up.release()
+        if conn is not None:
+            conn.exchange_done(keep=self.writer.keep)
 
     def on_upgraded(self, leftover: bytes) -> None:
         answer, asked = self.answer, self.prepared.upgrade.split(b", ")
@@ -556,9 +558,10 @@ class Exchange:
         if up is not None:
             up.abandon()
         conn = self.conn
-        write_refusal(self, refusal)
+        answer = compose_refusal(self, refusal)
         self.conn = None
         self._settle_unsent()
+        self.writer.write(answer)
         if conn is not None and not self.opening:
             conn.exchange_done(keep=self.writer.keep)
 

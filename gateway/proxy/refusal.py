@@ -55,8 +55,11 @@ class Refusal(msgspec.Struct, frozen=True):
         return cls(status, code, reason, fields=fields, outcome="upstream")
 
 
-def write_refusal(exchange: Exchange, refusal: Refusal) -> None:
-    """Write it whole, in one write; the connection stays usable where it can."""
+def compose_refusal(exchange: Exchange, refusal: Refusal) -> bytes:
+    """The answer whole, for one write; the connection stays usable where it can.
+
+    Notes on the exchange what its record needs. b"": nobody is there to read it.
+    """
     exchange.status = refusal.status
     if refusal.action != "allow":
         exchange.action = refusal.action
@@ -65,7 +68,7 @@ def write_refusal(exchange: Exchange, refusal: Refusal) -> None:
         exchange.outcome = "refused"
     conn = exchange.conn
     if conn is None:
-        return
+        return b""
     if conn.body_pending:
         conn.close_after = True
     service = exchange.service
@@ -88,7 +91,7 @@ def write_refusal(exchange: Exchange, refusal: Refusal) -> None:
         refusal.fields,
         closing,
     )
-    conn.transport.write(data if head.method == "HEAD" else data + body)
+    return data if head.method == "HEAD" else data + body
 
 
 def wire_error_body(status: int, message: str, code: str = "invalid_request") -> bytes:
