@@ -235,6 +235,55 @@ def remove_block(
     return OK
 
 
+@app.command
+def watch(
+    source: Annotated[
+        str | None,
+        Parameter(
+            allow_leading_hyphen=True,  # for "-" itself
+            help="File of events (.gz is unpacked); - or none: standard input.",
+        ),
+    ] = None,
+    /,
+    *,
+    config: ConfigFlag = None,
+    json: Annotated[
+        bool, Parameter("--json", negative="", help="One JSON object a line.")
+    ] = False,
+    follow: Annotated[
+        bool,
+        Parameter(["--follow", "-f"], negative="", help="Wait for what is added."),
+    ] = False,
+    baselines: Annotated[
+        str | None, Parameter(help="File of what was learned before.")
+    ] = None,
+    fail_on: Annotated[
+        Literal["warning", "critical"] | None,
+        Parameter(help="Exit 1 when anything this severe is found."),
+    ] = None,
+) -> int:
+    """Find abuse in live or recorded events, one JSON object a line.
+
+    Reads the gateway's records and bare events. Time is that of the events: a week
+    replays in seconds and gives the same verdicts each time. Nobody is acted on.
+    """
+    from gateway.stream.command import watch as run_watch  # noqa: PLC0415
+    from gateway.stream.source import SourceError  # noqa: PLC0415
+
+    if source and source.startswith("-") and source != "-":
+        return _fail(f"unknown option: {source}\nsee tidegate watch --help", USAGE)
+    held = load(config).config if find_file(config) else None
+    if source is None and os.isatty(0):
+        return _fail("name a file of events, or pipe them in", USAGE)
+    try:
+        tally = run_watch(
+            source or "-", held, as_json=json, follow=follow, baselines=baselines
+        )
+    except SourceError as error:
+        return _fail(str(error), USAGE)
+    return FAILED if fail_on and tally.reaches(fail_on) else OK
+
+
 def _admin_client(
     config: str | None, admin: str | None, token: str | None
 ) -> AdminClient:

@@ -1,0 +1,1 @@
+"""Events in, verdicts out, outside of a running gateway: what ``watch`` does."""
