@@ -67,7 +67,6 @@ class Exchange:
         "costs",
         "drains_until",
         "facts",
-        "filtered",
         "first_at",
         "head",
         "hold",
@@ -142,7 +141,6 @@ class Exchange:
         self.answer: AnswerHead | None = None
         self.metering: Metering | None = None
         self.asked_usage = False  # the gateway did, so it takes the chunk out again
-        self.filtered = False  # the answer will hold a chunk that we asked for
         self.tunnel: tunnelled.MeteredTunnel | None = None
         self.status = 0
         self.action = "allow"
@@ -259,7 +257,6 @@ class Exchange:
         body = match.dialect.ask_usage(self.body, facts)
         if body is not None:
             self.body = body
-            self.filtered = True
             self.asked_usage = True
 
     # -- 4 reserve ----------------------------------------------------------------
@@ -341,7 +338,7 @@ class Exchange:
         else:
             framing = b"Content-Length: 0\r\n" if self.length == 0 else b""
         head = prepared.head_for(up.target)
-        if self.filtered:
+        if self.asked_usage:
             # In a coded stream the chunk could not be taken out again.
             head = head.replace(b"\r\n" + GZIP_LINE, b"\r\n" + IDENTITY_LINE, 1)
         return b"%b%bX-Request-Id: %b\r\n%b\r\n" % (

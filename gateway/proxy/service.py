@@ -227,9 +227,6 @@ class Service:
         )
         future.add_done_callback(lambda ended: done(ended.result()))
 
-    def client_ip(self, exchange: Exchange) -> str:
-        return exchange.prepared.client_ip
-
     def error_body(self, match: Match | None, refusal: Refusal) -> tuple[bytes, bytes]:
         """Body in the client's dialect, and the fields that the dialect adds."""
         if match is None:

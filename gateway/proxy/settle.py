@@ -11,7 +11,6 @@ from gateway.core.usage import weigh
 if TYPE_CHECKING:
     from gateway.proxy.exchange import Exchange
 
-NANOS = 1e9
 # What observe mode notes of a decision that was not carried out.
 DECIDED = frozenset({"tag", "throttle", "limit", "block"})
 
