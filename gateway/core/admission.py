@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Final, Literal
 import msgspec
 
 from gateway.core.plans import (
+    THROTTLED,
     LimitPlan,
     PlanBook,
     cells_of_subject,
@@ -66,7 +67,7 @@ class Refusal(msgspec.Struct, frozen=True, gc=False):
     code: str
     message: str
     headers: bytes
-    action: Literal["limit", "block"]
+    action: Literal["throttle", "limit", "block"]
     limit: str | None = None
     retry_after: float = -1.0
 
@@ -229,8 +230,11 @@ def _refusal(limit: Limit, detail: str, wait_s: float, lines: bytes) -> Refusal:
         f"{_wait_in_words(wait_s)}"
     )
     lines += _retry_lines(wait_s)
+    action: Literal["throttle", "limit"] = (
+        "throttle" if limit.per.startswith(THROTTLED) else "limit"
+    )
     return Refusal(
-        429, "rate_limit_exceeded", message, lines, "limit", limit.name, wait_s
+        429, "rate_limit_exceeded", message, lines, action, limit.name, wait_s
     )
 
 

@@ -1,6 +1,7 @@
 """Step 2, the gate: who is refused from the head alone, without asking the store.
 
-Two kinds of knowledge. The block list, pushed by control. And the cells known to be
+Two kinds of knowledge. The block list, pushed by control (with whom the detector has
+tagged or throttled, whose requests pass the gate). And the cells known to be
 full by settled weight, which no refund can free before a known moment: refusing those
 here is exact, costs no call, and keeps a client that hammers on away from the store.
 
@@ -15,6 +16,7 @@ from typing import TYPE_CHECKING, Final
 from gateway.core.admission import Refusal, refuse_block, refuse_over
 from gateway.core.cidr import Address, NetworkMap, normal_client_ip, parse_network
 from gateway.core.lru import Lru
+from gateway.core.model import STRANGERS
 
 if TYPE_CHECKING:
     from gateway.core.identify import Identity
@@ -26,7 +28,7 @@ if TYPE_CHECKING:
 MAX_BLOCKS: Final = 100_000
 MAX_FULL_CELLS: Final = 20_000
 
-_BLOCKED: Final = refuse_block()
+BLOCKED: Final = refuse_block()
 _Key = tuple[str, str, str | None]
 
 
@@ -36,10 +38,10 @@ class Gate:
     __slots__ = (
         "_blocks",
         "_full",
-        "_ids",
         "_max_blocks",
         "_networks",
         "quiet",
+        "standings",
         "turned_away",
     )
 
@@ -48,11 +50,12 @@ class Gate:
     ) -> None:
         self._max_blocks = max_blocks
         self._blocks: dict[_Key, Block] = {}
-        # The same blocks by kind and id: the service-wide one and each tenant's.
-        self._ids: dict[str, dict[str, dict[str | None, Block]]] = {}
+        # Blocks of networks once more, to be found by an address: the service-wide one
+        # and each tenant's.
         self._networks: NetworkMap[dict[str | None, Block]] = NetworkMap()
         self._full: Lru[bytes, float] = Lru(max_full)
         self.turned_away = 0  # blocks that found no room
+        self.standings = 0  # entries that are no block: tagged, throttled
         # No block and no full cell: no request need be looked at.
         self.quiet = True
 
@@ -72,8 +75,8 @@ class Gate:
     def replace_blocks(self, blocks: Iterable[Block]) -> None:
         """The whole list anew."""
         self._blocks.clear()
-        self._ids.clear()
         self._networks.clear()
+        self.standings = 0
         for block in blocks:
             self.add_block(block)
         self._note()
@@ -87,21 +90,25 @@ class Gate:
         if key not in self._blocks and len(self._blocks) >= self._max_blocks:
             self.turned_away += 1
             return False
-        try:
-            self._by_tenant(key)[block.tenant] = block
-        except ValueError:
-            self.turned_away += 1
-            return False
+        if block.kind == "network":
+            try:
+                self._of_prefix(block.id)[block.tenant] = block
+            except ValueError:
+                self.turned_away += 1
+                return False
+        self._count(self._blocks.get(key), -1)
         self._blocks[key] = block
+        self._count(block, 1)
         self.quiet = False
         return True
 
-    def _by_tenant(self, key: _Key) -> dict[str | None, Block]:
-        """The blocks of a subject, in a place of their own."""
-        kind, subject, _ = key
-        if kind != "network":
-            return self._ids.setdefault(kind, {}).setdefault(subject, {})
-        prefix = parse_network(subject)
+    def _count(self, block: Block | None, step: int) -> None:
+        if block is not None and block.action != "block":
+            self.standings += step
+
+    def _of_prefix(self, network: str) -> dict[str | None, Block]:
+        """The blocks of a network; raises ValueError for what is none."""
+        prefix = parse_network(network)
         blocks = self._networks.get(prefix)
         if blocks is None:
             blocks = {}
@@ -111,17 +118,17 @@ class Gate:
     def remove_block(self, kind: str, subject: str, tenant: str | None) -> None:
         """Lift a block; unknown ones are none."""
         key = _key_of(kind, subject, tenant)
-        if self._blocks.pop(key, None) is None:
+        gone = self._blocks.pop(key, None)
+        if gone is None:
             return
+        self._count(gone, -1)
         self._note()
-        by_tenant = self._by_tenant(key)
-        del by_tenant[tenant]
-        if by_tenant:
+        if kind != "network":
             return
-        if kind == "network":
+        by_tenant = self._of_prefix(subject)
+        del by_tenant[tenant]
+        if not by_tenant:
             self._networks.pop(parse_network(subject))
-        else:
-            del self._ids[kind][key[1]]
 
     def drop_expired(self, now: float) -> int:
         """Forget blocks that ended before ``now`` (epoch seconds); how many."""
@@ -136,46 +143,92 @@ class Gate:
 
     def check_blocks(self, identity: Identity, now: float) -> Refusal | None:
         """A refusal for who is blocked; ``now`` in epoch seconds."""
+        return None if self.find_block(identity, now) is None else BLOCKED
+
+    def find_block(self, identity: Identity, now: float) -> Block | None:
+        """What blocks this client."""
         if not self._blocks or identity.allowed:
             return None
         tenant = identity.tenant.name
-        if (
-            self._holds("client_ip", identity.client_ip, tenant, now)
-            or self._holds("user", identity.user, tenant, now)
-            or self._holds("tenant", tenant, tenant, now)
-            or self._in_network(identity.address, tenant, now)
+        return (
+            self._held("client_ip", identity.client_ip, tenant, now)
+            or self._held("user", identity.user, tenant, now)
+            or self._held("tenant", tenant, tenant, now)
+            or self._of_network(identity.address, tenant, now)
+        )
+
+    def find_head_block(self, identity: Identity, now: float) -> Block | None:
+        """What blocks this client whatever its body says: where the body may name
+        another user, a block of the head's waits for it.
+        """
+        if not identity.takes_body_user:
+            return self.find_block(identity, now)
+        if not self._blocks or identity.allowed:
+            return None
+        tenant = identity.tenant.name
+        return (
+            self._held("client_ip", identity.client_ip, tenant, now)
+            or self._held("tenant", tenant, tenant, now)
+            or self._of_network(identity.address, tenant, now)
+        )
+
+    def find_standing(self, identity: Identity, now: float) -> Block | None:
+        """What is done to this client short of a block: throttled before tagged, the
+        slowest before others.
+        """
+        if not self.standings or identity.allowed:
+            return None
+        tenant = identity.tenant.name
+        worst = None
+        for kind, subject in (
+            ("client_ip", identity.client_ip),
+            ("user", identity.user),
+            ("tenant", tenant),
         ):
-            return _BLOCKED
-        return None
+            found = self._blocks.get((kind, subject, tenant))
+            if found is None or found.action == "block" or not _lasts(found, now):
+                continue
+            if worst is None or _order(found) < _order(worst):
+                worst = found
+        return worst
+
+    def find_stranger(
+        self, client_ip: str, address: Address | None, now: float
+    ) -> Block | None:
+        """What blocks a client without a tenant: blocks of addresses, service-wide or
+        of strangers.
+        """
+        if not self._blocks:
+            return None
+        return self._held("client_ip", client_ip, STRANGERS, now) or self._of_network(
+            address, STRANGERS, now
+        )
 
     def check_stranger(
         self, client_ip: str, address: Address | None, now: float
     ) -> Refusal | None:
-        """The same for a client without a tenant: service-wide blocks of addresses."""
-        if not self._blocks:
-            return None
-        if self._holds("client_ip", client_ip, None, now) or self._in_network(
-            address, None, now
-        ):
-            return _BLOCKED
-        return None
+        """A refusal for a blocked client without a tenant."""
+        found = self.find_stranger(client_ip, address, now)
+        return None if found is None else BLOCKED
 
-    def _holds(self, kind: str, subject: str, tenant: str | None, now: float) -> bool:
-        by_id = self._ids.get(kind)
-        by_tenant = by_id.get(subject) if by_id else None
-        if not by_tenant:
-            return False
-        return _lasts(by_tenant.get(None), now) or _lasts(by_tenant.get(tenant), now)
+    def _held(self, kind: str, subject: str, tenant: str, now: float) -> Block | None:
+        found = self._blocks.get((kind, subject, None))
+        if found is not None and _blocks_now(found, now):
+            return found
+        found = self._blocks.get((kind, subject, tenant))
+        return found if found is not None and _blocks_now(found, now) else None
 
-    def _in_network(
-        self, address: Address | None, tenant: str | None, now: float
-    ) -> bool:
+    def _of_network(
+        self, address: Address | None, tenant: str, now: float
+    ) -> Block | None:
         if not self._networks:
-            return False
-        return any(
-            _lasts(by_tenant.get(None), now) or _lasts(by_tenant.get(tenant), now)
-            for by_tenant in self._networks.holding(address)
-        )
+            return None
+        for by_tenant in self._networks.holding(address):
+            for where in (None, tenant):
+                found = by_tenant.get(where)
+                if found is not None and _blocks_now(found, now):
+                    return found
+        return None
 
     # -- full cells --------------------------------------------------------------
 
@@ -236,5 +289,14 @@ def _key_of(kind: str, subject: str, tenant: str | None) -> _Key:
     return kind, subject, tenant
 
 
-def _lasts(block: Block | None, now: float) -> bool:
-    return block is not None and (block.until is None or block.until > now)
+def _blocks_now(block: Block, now: float) -> bool:
+    return block.action == "block" and _lasts(block, now)
+
+
+def _order(block: Block) -> tuple[bool, int, float]:
+    """Whom to follow first when several of a client's subjects stand somewhere."""
+    return block.action != "throttle", block.rate, -block.score
+
+
+def _lasts(block: Block, now: float) -> bool:
+    return block.until is None or block.until > now

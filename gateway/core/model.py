@@ -116,6 +116,11 @@ class RequestFacts(msgspec.Struct, gc=False):
     options_given: bool = False
 
 
+WHOLE, OPENED, CLOSED = range(3)
+# ``RequestRecord.trace`` where no span is to be made.
+NO_TRACE = ""
+
+
 class RequestRecord(msgspec.Struct, array_like=True, gc=False):
     """What is known of one exchange after it ended, as workers hand it to control.
 
@@ -161,13 +166,31 @@ class RequestRecord(msgspec.Struct, array_like=True, gc=False):
     would: str = ""
     unpriced: bool = False
     usd_nanos: int = 0
+    # A long exchange is told of twice: when it is OPENED (for detection alone, without
+    # an answer), and by its record, which is then CLOSED instead of WHOLE.
+    phase: int = 0
+    # The body would have named the user and was not read: ``user`` is the credential's,
+    # perhaps that of many. Detection blames nobody but the address.
+    unnamed: bool = False
+    # Ids of the span to be made of it, in hex: trace (32 digits), span (16), flags (2),
+    # then the parent span's (16), if there is one.
+    trace: str = NO_TRACE
+
+
+# Who made a block: an operator by hand, or the detector (which never overrides one).
+OPERATOR = "operator"
+DETECTOR = "detector"
+# The tenant of the detector's verdicts on clients that no tenant knows.
+STRANGERS = "anonymous"
 
 
 class Block(msgspec.Struct, frozen=True):
-    """One subject refused until ``until`` (epoch seconds; None: until removed).
+    """What is done to one subject until ``until`` (epoch seconds; None: until removed).
 
-    ``tenant`` None: everywhere. ``kind`` is client_ip, user, tenant or a CIDR
-    ("network").
+    ``tenant`` None: everywhere; STRANGERS: where it comes without a valid credential.
+    ``kind`` is client_ip, user, tenant or a CIDR ("network"). ``action`` is what the
+    detector decided: operators only block. ``rate`` is what a throttled subject may
+    send, requests a minute.
     """
 
     kind: str
@@ -176,7 +199,11 @@ class Block(msgspec.Struct, frozen=True):
     until: float | None = None
     reason: str = ""
     created_at: float = 0.0
-    by: str = "operator"
+    by: str = OPERATOR
+    action: Literal["tag", "throttle", "block"] = "block"
+    cls: str = ""
+    score: float = 0.0
+    rate: int = 0
 
 
 class Caps(msgspec.Struct, frozen=True):
@@ -205,8 +232,22 @@ class Price(msgspec.Struct, frozen=True):
     cache_write: float | None = None
 
 
+class Rungs(msgspec.Struct, frozen=True):
+    """Scores (calibrated sigma) from which a subject is tagged, throttled, blocked."""
+
+    tag: float = 3.0
+    throttle: float = 4.0
+    block: float = 5.0
+
+
 class Anomaly(msgspec.Struct, frozen=True):
-    """Calibrated-sigma tiers and the ladder of responses (detection reads them)."""
+    """Calibrated-sigma tiers and the ladder of responses. Times are seconds.
+
+    ``classes``: whole ladders of some classes, in place of the general one.
+    ``throttle_share``: what a throttled subject keeps of its ordinary rate.
+    ``delay_s``: a throttled request is held this long at most instead of refused (0:
+    refused), and ``max_delayed`` of them at a time.
+    """
 
     enabled: bool = True
     warning: float = 3.0
@@ -214,6 +255,14 @@ class Anomaly(msgspec.Struct, frozen=True):
     tag: float = 3.0
     throttle: float = 4.0
     block: float = 5.0
+    classes: dict[str, Rungs] = {}
+    grace_s: float = 86_400.0
+    block_ttl_s: float = 600.0
+    max_block_ttl_s: float = 86_400.0
+    max_blocked_share: float = 0.2
+    throttle_share: float = 0.5
+    delay_s: float = 0.0
+    max_delayed: int = 100
 
 
 class Policy(msgspec.Struct, frozen=True):
@@ -242,6 +291,17 @@ class Policy(msgspec.Struct, frozen=True):
     anomaly: Anomaly = Anomaly()
     # Complete caps of some models; the first match decides, else ``caps``.
     model_caps: tuple[ModelCaps, ...] = ()
+
+
+class Campaign(msgspec.Struct, frozen=True, gc=False):
+    """A declared launch: ``expect`` times the baseline from ``since`` to ``to``
+    (epoch seconds); ``tenant`` None: the whole service.
+    """
+
+    since: float
+    to: float
+    expect: float
+    tenant: str | None = None
 
 
 class JwtRule(msgspec.Struct, frozen=True):

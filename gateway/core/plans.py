@@ -22,7 +22,7 @@ import msgspec
 from gateway.core.cidr import normal_client_ip
 from gateway.core.identify import Identity, readable_id
 from gateway.core.lru import Lru
-from gateway.core.model import METERS, CellKind, Limit, Policy
+from gateway.core.model import METERS, Block, CellKind, Limit, Policy
 from gateway.core.ports import Cell, Plan
 from gateway.core.ratelimit import ShownLimit
 
@@ -44,6 +44,10 @@ _NO_BOUND: Final = 1 << 62
 _FOREVER: Final = float("inf")
 # Plans of the head alone: no model known yet.
 _HEAD: Final = None
+# How the limit of a throttled subject names it.
+THROTTLED: Final = "throttled_"
+_MINUTE_US: Final = 60_000_000
+_CLIENTS: Final = frozenset({"client_ip", "user"})
 # Combinations of limits met per tenant; more than a few need many model globs.
 _MAX_LIKES: Final = 64
 
@@ -147,8 +151,10 @@ class LimitPlan(Plan):
         "has_calendar",
         "least_tokens",
         "least_usd",
+        "minute_places",
         "pick",
         "shown",
+        "unthrottled",
         "until",
     )
 
@@ -162,6 +168,8 @@ class LimitPlan(Plan):
         """``like``: a plan of the same limits in the same periods, to copy from."""
         super().__init__(cells, tag)
         self.shown = shown
+        # The plan without the throttle, whose cell is the last one here.
+        self.unthrottled: LimitPlan | None = None
         if like is None:
             self._make_ready(cells)
         else:
@@ -178,6 +186,14 @@ class LimitPlan(Plan):
         # The cells of which every (billable) request costs at least one.
         self.gate_places = _places(cells, {"requests"})
         self.gate_places_billable = _places(cells, _BILLABLE_METERS)
+        # Where the requests of a minute are counted, of the address or the user.
+        self.minute_places = tuple(
+            place
+            for place, cell in enumerate(cells)
+            if cell.window_us == _MINUTE_US
+            and cell.limit.meter == "requests"
+            and cell.limit.per in _CLIENTS
+        )
 
     def _copy(self, like: LimitPlan) -> None:
         self.amounts = like.amounts
@@ -188,6 +204,7 @@ class LimitPlan(Plan):
         self.pick = like.pick
         self.gate_places = like.gate_places
         self.gate_places_billable = like.gate_places_billable
+        self.minute_places = like.minute_places
 
 
 def _least(cells: Iterable[Cell], meters: Iterable[str]) -> int:
@@ -207,6 +224,26 @@ def _picker(indices: list[int]) -> Callable[[tuple[int, ...]], tuple[int, ...]]:
         return itemgetter(*indices)
     first = indices[0] if indices else 0
     return itemgetter(slice(first, first + len(indices)))
+
+
+def throttled_plan(
+    plan: LimitPlan, prefix: bytes, tenant: str, standing: Block
+) -> LimitPlan:
+    """The plan of a throttled subject's client: what it may send besides its limits,
+    counted where every worker and machine counts.
+    """
+    limit = Limit(
+        per=THROTTLED + standing.kind,
+        meter="requests",
+        amount=max(1, standing.rate),
+        window_us=_MINUTE_US,
+    )
+    key = store_key(prefix, tenant, limit, [standing.id])
+    cell = Cell(key, CellKind.SLIDING, _MINUTE_US, limit.amount, limit)
+    shown = (*plan.shown, ShownLimit(limit))
+    throttled = LimitPlan((*plan.cells, cell), plan.tag, shown)
+    throttled.unthrottled = plan
+    return throttled
 
 
 class _Rule:

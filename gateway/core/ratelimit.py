@@ -38,7 +38,12 @@ _UNITS: Final[dict[Meter, str]] = {
     "concurrent": "concurrent-requests",
     "usd": "usd-micros",
 }
-_SUBJECTS: Final = {"client_ip": "address", "user": "user", "tenant": "tenant"}
+_SUBJECTS: Final = {
+    "client_ip": "address",
+    "throttled_client_ip": "address",
+    "throttled_user": "user",
+    "throttled_tenant": "tenant",
+}
 
 
 def format_reset(duration_us: int) -> str:

@@ -2,27 +2,36 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
 import msgspec
 
-from gateway.detect.classify import Finding
+from gateway.detect.allowed import Allowed
+from gateway.detect.facts import Finding
 from gateway.detect.features import Track
 from gateway.detect.incidents import (
     CALM_S,
     SHARED,
     Incident,
+    concerns,
     incident_id,
+    know_crowd,
     name_worst,
+    same_crowd,
+    share_out,
+    sharpen,
+    widen,
     worsen,
     worst_of,
 )
-from gateway.detect.ladder import Standing, decide_rung, raise_to, relax
+from gateway.detect.ladder import Standing, decide_rung, forgive, raise_to, relax
 from gateway.detect.model import (
     HARMLESS,
     RUNGS,
     AttackClass,
     DetectSettings,
+    Event,
     LadderSettings,
     Output,
     OutputType,
@@ -32,6 +41,7 @@ from gateway.detect.model import (
     Window,
     format_time,
 )
+from gateway.detect.templates import SOURCES
 
 if TYPE_CHECKING:
     from gateway.detect.population import Tenant
@@ -45,8 +55,16 @@ _LASTS_S = 2.0
 _VOLUME_LOOKS = 4
 _VOLUME_LASTS_S = 60.0
 _OVERWHELMING = 7.0
+# Users or addresses of a tenant that make a crowd to be compared with.
+LEAST_PEERS = 10
 # A crowd's template stays marked so long after its last hit.
 _MARKED_S = 600.0
+# Members of a crowd ask seldom: their first block is as long as another's third.
+_CROWD_STRIKES = 2
+# Standings are remembered for so long after they began; and no more of them than this
+# (about 0.5 KB each).
+_REMEMBERED_S = 86_400.0
+MOST_STANDINGS = 100_000
 _LINES: dict[Rung, OutputType] = {
     "tag": "client.tagged",
     "throttle": "client.throttled",
@@ -66,6 +84,7 @@ class Case(msgspec.Struct):
     since: float
     observed: dict[str, float]
     expected: dict[str, float]
+    prints: list[int] = []  # fingerprints of the subject's recent prompts
 
 
 class Bench:
@@ -73,8 +92,10 @@ class Bench:
 
     def __init__(self, settings: DetectSettings) -> None:
         self.settings = settings
+        self.allowed = Allowed(settings.allow)
         self.standings: dict[Key, Standing] = {}
         self.incidents: dict[str, Incident] = {}
+        self.unlisted = 0  # of a crowd, beyond what is remembered
         self._tenants: dict[tuple[str, str], set[str]] = {}  # where a subject stands
 
     # -- single subjects ---------------------------------------------------------------
@@ -98,15 +119,18 @@ class Bench:
         return self._act(case, key, standing, partner)
 
     def _lasts(self, standing: Standing, finding: Finding, now: float) -> bool:
-        if standing.incident in self.incidents:
+        held = self.incidents.get(standing.incident)
+        if held is not None and held.announced:
             return True
         looks, lasts = (
             (_LOOKS, _LASTS_S)
-            if finding.behaviour
+            if finding.behaviour or finding.sudden
             else (_VOLUME_LOOKS, _VOLUME_LASTS_S)
         )
         if finding.behaviour and finding.score >= _OVERWHELMING:
             lasts = 0.0
+        if finding.behaviour and not finding.alert:
+            return True  # a tag costs nobody anything
         return standing.evidence >= looks and now - standing.first >= lasts
 
     def _act(
@@ -114,17 +138,27 @@ class Bench:
     ) -> list[Output]:
         finding, now = case.finding, case.now
         rung = self._rung(case, key)
+        if self.allowed.holds(key[0], partner.kind, partner.id):
+            rung = "allow"  # what an allowed address sends is no fault of its key
         incident, opened = self._incident_of(case, standing, partner, rung)
         standing.incident = incident.id
         severity = self._severity(finding)
         incident.last = now
         name_worst(incident, case.subject, finding.score)
+        if finding.cls in SHARED and incident.subject == case.subject:
+            for one in case.prints:
+                know_crowd(incident, one)
         out: list[Output] = []
         if opened:
             out.append(self._line("incident.opened", incident, now))
-        elif worsen(incident, finding.score, severity, rung):
+        elif (
+            share_out(incident, case.subject, partner, finding.cls)
+            + sharpen(incident, finding.cls)
+            + worsen(incident, finding.score, severity, rung)
+        ):
             incident.reasons = finding.reasons
-            out.append(self._line("incident.updated", incident, now))
+            if incident.announced:
+                out.append(self._line("incident.updated", incident, now))
         return out + self._raise(key, rung, incident, finding, now)
 
     def _raise(
@@ -157,20 +191,35 @@ class Bench:
         finding = case.finding
         if self.settings.observe or finding.cls in HARMLESS:
             return "allow"
-        if f"{key[1]}:{key[2]}" in self.settings.allow:
+        if self.allowed.holds(*key):
             return "allow"
+        if not finding.alert:
+            return "tag"
         rung = decide_rung(
             finding.score,
             self._ladder(finding.cls),
             behaviour=finding.behaviour,
             critical=self.settings.critical,
         )
+        if rung in ("throttle", "block") and self._lonely(case):
+            return "tag"
         if rung == "block" and case.known and not self._room(case.tenant, key):
             return "throttle"
-        if rung == "throttle" and not finding.behaviour and not case.known:
-            # A newcomer's volume has no usual to be held to.
-            return "tag"
+        if rung == "throttle" and not (finding.behaviour or finding.sudden):
+            # A newcomer's volume has no usual to be held to, but for its peers'.
+            return "throttle" if case.known else "tag"
         return rung
+
+    def _lonely(self, case: Case) -> bool:
+        """Whether a tenant of few clients in its first day may just be trying things
+        out: there is nobody to be compared with, and nobody else to be protected.
+        """
+        tenant = case.tenant
+        return (
+            not case.known
+            and case.now - tenant.born < self.settings.grace_s
+            and tenant.company() < LEAST_PEERS
+        )
 
     def _room(self, tenant: Tenant, key: Key) -> bool:
         """Whether one more known subject of it may be blocked without a human."""
@@ -199,18 +248,45 @@ class Bench:
     ) -> tuple[Incident, bool]:
         """The incident that a verdict belongs to, and whether it is a new one."""
         own = self.incidents.get(standing.incident)
-        if own is not None:
+        if own is not None and (own.announced or not case.finding.alert):
             return own, False
+        found = self._related(case, partner)
+        if found is not None:
+            return found, False
+        if own is not None:
+            self._announce(own, case, rung)
+            return own, True
+        return self._open(case, rung), case.finding.alert
+
+    def _announce(self, incident: Incident, case: Case, rung: Rung) -> None:
+        """What was only tagged so far is worth an incident now."""
+        finding = case.finding
+        incident.announced = True
+        incident.cls, incident.score = finding.cls, finding.score
+        incident.severity, incident.action = self._severity(finding), rung
+        incident.reasons = finding.reasons
+        incident.observed, incident.expected = case.observed, case.expected
+
+    def _related(self, case: Case, partner: Ref) -> Incident | None:
+        """An announced incident of the same cause."""
         tenant = case.tenant.name
         other = self.standings.get((tenant, partner.kind, partner.id))
-        if other is not None and other.incident in self.incidents:
-            return self.incidents[other.incident], False
+        if other is not None:
+            incident = self.incidents.get(other.incident)
+            if incident is not None and incident.announced:
+                return incident
         if case.finding.cls in SHARED:
-            for incident in self.incidents.values():
-                if incident.tenant == tenant and incident.cls in SHARED:
-                    incident.subject = Ref("tenant", tenant)
-                    return incident, False
-        return self._open(case, rung), True
+            return next(
+                (one for one in self._shared(tenant) if _joins(one, case)), None
+            )
+        return None
+
+    def _shared(self, tenant: str) -> Iterator[Incident]:
+        """Announced incidents of the tenant that may have several sources."""
+        for incident in self.incidents.values():
+            shared = incident.announced and incident.cls in SHARED
+            if shared and concerns(incident, tenant):
+                yield incident
 
     def _open(self, case: Case, rung: Rung) -> Incident:
         finding, subject, now = case.finding, case.subject, case.now
@@ -229,6 +305,7 @@ class Bench:
             reasons=finding.reasons,
             observed=case.observed,
             expected=case.expected,
+            announced=finding.alert,
         )
         self.incidents[incident.id] = incident
         return incident
@@ -261,36 +338,69 @@ class Bench:
         if finding.score < self.settings.warning:
             return []
         template.abusive_until = now + _MARKED_S
-        return self._of_tenant(tenant, finding, now, template.requests)
+        same = next(
+            (one for one in self._crowds() if same_crowd(one, template.print)), None
+        )
+        nobody = Ref("", "")
+        out = [
+            self._line("incident.updated", one, now)
+            for one in self._shared(tenant.name)
+            if same_crowd(one, template.print)
+            and share_out(one, nobody, nobody, finding.cls)
+        ]
+        out += self._of_tenant(tenant, finding, now, template.requests, same)
+        incident = self._open_crowd(tenant.name)
+        assert incident is not None  # opened or joined just now
+        know_crowd(incident, template.print)
+        # As many as were counted, and not only as many as it seemed at first.
+        if len(template.sources) >= SOURCES and sharpen(incident, finding.cls):
+            out.append(self._line("incident.updated", incident, now))
+        template.unsure = not finding.behaviour
+        return out
 
     def whole(self, tenant: Tenant, finding: Finding, now: float) -> list[Output]:
         """A surge or an outage of the tenant."""
         if finding.cls == "surge" and self._open_crowd(tenant.name) is not None:
             return []  # the excess has a name already
-        return self._of_tenant(tenant, finding, now, tenant.requests)
+        # Upstreams are shared: what fails in several tenants is one outage.
+        same = next(
+            (one for one in self._crowds("outage") if finding.cls == one.cls), None
+        )
+        return self._of_tenant(tenant, finding, now, tenant.requests, same)
+
+    def _crowds(self, cls: str | None = None) -> Iterator[Incident]:
+        """Open incidents of whole tenants: of one class, or all that are abuse."""
+        for incident in self.incidents.values():
+            wanted = cls == incident.cls if cls else incident.cls not in HARMLESS
+            if wanted and incident.subject.kind == "tenant":
+                yield incident
 
     def _open_crowd(self, tenant: str, cls: str | None = None) -> Incident | None:
-        for incident in self.incidents.values():
-            if incident.tenant == tenant and incident.subject.kind == "tenant":
-                if cls == incident.cls:
-                    return incident
-                if cls is None and incident.cls not in HARMLESS:
-                    return incident
-        return None
+        return next((one for one in self._crowds(cls) if concerns(one, tenant)), None)
 
     def _of_tenant(
-        self, tenant: Tenant, finding: Finding, now: float, requests: int
+        self,
+        tenant: Tenant,
+        finding: Finding,
+        now: float,
+        requests: int,
+        same: Incident | None,
     ) -> list[Output]:
+        """``same``: an open incident of any tenant that has the same cause."""
         cls: AttackClass = finding.cls
         incident = self._open_crowd(tenant.name, cls)
-        if incident is None and cls in {"ddos", "scraping"}:
+        if incident is None and cls in SHARED:
             incident = self._open_crowd(tenant.name)
+        wider = incident is None and same is not None
+        if wider and same is not None:
+            incident = same
+            widen(same, tenant.name)
         if incident is not None:
             incident.last = now
-            if worsen(incident, finding.score, self._severity(finding), "allow"):
+            worse = worsen(incident, finding.score, self._severity(finding), "allow")
+            if worse:
                 incident.reasons = finding.reasons
-                return [self._line("incident.updated", incident, now)]
-            return []
+            return [self._line("incident.updated", incident, now)] * (worse or wider)
         case = Case(
             tenant=tenant,
             subject=Ref("tenant", tenant.name),
@@ -312,25 +422,37 @@ class Bench:
         now: float,
     ) -> list[Output]:
         """A newcomer sends a flooded template: it is part of the crowd."""
-        template.abusive_until = now + _MARKED_S
         incident = self._open_crowd(tenant.name)
-        if incident is None:
+        if incident is None or self.allowed.holds(tenant.name, ip.kind, ip.id):
             return []
-        incident.last = now
         out: list[Output] = []
         for track in (ip, user):
-            if track is not None and not track.known(now):
+            if track is None or track.known(now):
+                continue
+            if template.brought(track.born, now):
+                template.abusive_until = now + _MARKED_S
+                incident.last = now
                 track.judged = True
-                out += self._join_one(tenant, incident, track, now)
+                most: Rung = "tag" if template.unsure else "block"
+                out += self._join_one(tenant, incident, track, now, most)
         return out
 
     def _join_one(
-        self, tenant: Tenant, incident: Incident, track: Track, now: float
+        self,
+        tenant: Tenant,
+        incident: Incident,
+        track: Track,
+        now: float,
+        most: Rung,
     ) -> list[Output]:
         key = (tenant.name, track.kind, track.id)
+        if key not in self.standings and len(self.standings) >= MOST_STANDINGS:
+            self.unlisted += 1
+            return []
         standing = self._standing(key)
         if standing.rung == "block":
             return []
+        standing.first = standing.first or now
         finding = Finding(incident.cls, incident.score, True, incident.reasons)
         case = Case(
             tenant=tenant,
@@ -342,27 +464,44 @@ class Bench:
             observed=incident.observed,
             expected=incident.expected,
         )
-        rung = self._rung(case, key)
+        rung = min(self._rung(case, key), most, key=RUNGS.index)
         standing.incident = incident.id
+        if rung == "block":
+            forgive(standing, now, self._ladder(incident.cls))
+            standing.strikes = max(standing.strikes, _CROWD_STRIKES)
+            standing.forgiven_at = now
         name_worst(incident, case.subject, finding.score)
         incident.action = max(incident.action, rung, key=RUNGS.index)
         return self._raise(key, rung, incident, finding, now)
 
     # -- time ------------------------------------------------------------------------------
 
+    def knock(self, event: Event) -> None:
+        """Somebody was refused: while who is blocked goes on, nothing has calmed down."""
+        for kind, id_ in (("user", event.user), ("client_ip", event.client_ip)):
+            standing = self.standings.get((event.tenant, kind, id_))
+            if standing is None or standing.rung != "block":
+                continue
+            incident = self.incidents.get(standing.incident)
+            if incident is not None:
+                incident.last = max(incident.last, event.ts)
+
     def sweep(self, now: float) -> list[Output]:
         """Come down from what is over, resolve what is calm."""
         out: list[Output] = []
+        crowded = len(self.standings) > MOST_STANDINGS // 2
+        patience = CALM_S if crowded else _REMEMBERED_S
         for key, standing in list(self.standings.items()):
             left = relax(standing, now)
             if left == "block":
                 out += self._unblocked(key, standing, now)
-            if standing.rung == "allow" and now - standing.first > 86_400.0:  # noqa: PLR2004
+            if standing.rung == "allow" and now - standing.first > patience:
                 self._forget(key)
         for incident in list(self.incidents.values()):
             if now - incident.last > CALM_S:
                 del self.incidents[incident.id]
-                out.append(self._line("incident.resolved", incident, now))
+                if incident.announced:
+                    out.append(self._line("incident.resolved", incident, now))
         return out
 
     def _unblocked(self, key: Key, standing: Standing, now: float) -> list[Output]:
@@ -381,7 +520,11 @@ class Bench:
         """Resolve every open incident."""
         open_ones = list(self.incidents.values())
         self.incidents.clear()
-        return [self._line("incident.resolved", one, now) for one in open_ones]
+        return [
+            self._line("incident.resolved", one, now)
+            for one in open_ones
+            if one.announced
+        ]
 
     def action_for(self, kind: str, id_: str, tenant: str | None, now: float) -> Rung:
         """The rung that a subject stands on; ``tenant`` None: the highest anywhere."""
@@ -414,16 +557,30 @@ class Bench:
         """Standings and incidents, for ``load``."""
         return [list(self.standings.items()), list(self.incidents.values())]
 
-    def load(self, saved: bytes) -> None:
-        """Take over a state."""
+    def load(
+        self, saved: bytes, keep: Callable[[str], bool] = lambda _tenant: True
+    ) -> None:
+        """Take over a state, of the tenants that ``keep`` wants."""
         standings, incidents = msgspec.msgpack.decode(saved, type=_Saved)
         for key, standing in standings:
-            self._standing(key)
-            self.standings[key] = standing
-        self.incidents = {incident.id: incident for incident in incidents}
+            if keep(key[0]):
+                self._standing(key)
+                self.standings[key] = standing
+        for incident in incidents:
+            if keep(incident.tenant):
+                self.incidents[incident.id] = incident
 
 
 _Saved = tuple[list[tuple[Key, Standing]], list[Incident]]
+
+
+def _joins(incident: Incident, case: Case) -> bool:
+    """Whether a subject does what the subjects of an incident do: any of a crowd's, or
+    one that is called the same, or sends the same.
+    """
+    if incident.subject.kind == "tenant" or incident.cls == case.finding.cls:
+        return True
+    return any(same_crowd(incident, one) for one in case.prints)
 
 
 def _rung_now(standing: Standing | None, now: float) -> Rung:

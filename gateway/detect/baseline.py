@@ -18,7 +18,7 @@ import msgspec
 DAYS = 7
 # Steps of the log scale held in a byte: levels up to e**15.9 times the unit, surprises
 # up to e**7.9 times the envelope. Both are far finer than the least spread.
-_LEVEL_STEPS = 16
+LEVEL_STEPS = 16
 _EXCESS_STEPS = 32
 _TOP = 254
 # Figures found on two weeks of production traffic (docs/detection.md): how much of the
@@ -28,12 +28,16 @@ _TOP = 254
 # spread and the quantile of the surprises that gives it.
 LEAK_PER_HOUR = 0.9
 DAY_RANK = 3
+# Days without a request about a time of day after which it is an odd hour.
+ODD_DAYS = 3
 AROUND_S = 1800.0
 ECHO_GROWN_S = 3 * 86_400.0
 ECHO_YOUNG = 1.0
 ECHO_KEPT_PER_HOUR = 0.6
 LEAST_SPREAD = 0.4
 SURPRISE_QUANTILE = 0.995
+# Surprises that widen no spread: most of them, and all of windows not yet learned.
+_NARROW = bytes(range(int(LEAST_SPREAD * _EXCESS_STEPS) + 1))
 # The spread of a subject too young to have shown its own.
 YOUNG_SPREAD = 1.0
 # A surprise is learned up to this many spreads: one attack does not widen the spread.
@@ -67,6 +71,7 @@ class Envelope(msgspec.Struct, array_like=True):
     surprises: bytearray
     spread: float
     expected: Expected | None = None  # of window ``last + 1``
+    highest: int = -1  # of ``levels``; -1: to be found
 
     @property
     def age(self) -> int:
@@ -83,7 +88,9 @@ class Envelope(msgspec.Struct, array_like=True):
 
     def most(self) -> float:
         """The highest count of the last week."""
-        return self.count(max(self.levels) / _LEVEL_STEPS)
+        if self.highest < 0:
+            self.highest = max(self.levels)
+        return self.count(self.highest / LEVEL_STEPS)
 
     def expect(self, index: int) -> Expected:
         """Envelope and spread of window ``index``, from what was learned before it."""
@@ -113,7 +120,12 @@ class Envelope(msgspec.Struct, array_like=True):
 
     def _put(self, index: int, value: float, surprise: float) -> None:
         slot = index % len(self.levels)
-        self.levels[slot] = min(_TOP, max(0, round(value * _LEVEL_STEPS)))
+        held = self.levels[slot]
+        self.levels[slot] = level = min(_TOP, max(0, round(value * LEVEL_STEPS)))
+        if level >= self.highest >= 0:
+            self.highest = level
+        elif held == self.highest:
+            self.highest = -1
         self.surprises[slot] = min(_TOP, max(0, round(surprise * _EXCESS_STEPS)))
         self.peak = max(value, self.peak - self._hours() * LEAK_PER_HOUR)
         if self.first < 0:
@@ -131,6 +143,7 @@ class Envelope(msgspec.Struct, array_like=True):
         gap = index - self.last - 1
         if self.first < 0 or gap <= 0:
             return
+        self.highest = -1
         size = len(self.levels)
         for skipped in range(max(self.last + 1, index - size), index):
             self.levels[skipped % size] = 0
@@ -143,12 +156,26 @@ class Envelope(msgspec.Struct, array_like=True):
 
     def _time_of_day(self, index: int) -> float:
         """The quantile of the same time on the days before, 0 before the first day."""
+        tops = self._tops(index)
+        if not tops:
+            return 0.0
+        tops.sort()
+        rank = min(DAY_RANK, (len(tops) + 1) // 2)
+        return tops[-rank] / LEVEL_STEPS
+
+    def is_odd(self, index: int) -> bool:
+        """Whether it never did anything about this time of any day, for days."""
+        tops = self._tops(index)
+        return len(tops) >= ODD_DAYS and not any(tops)
+
+    def _tops(self, index: int) -> list[int]:
+        """The highest levels about the same time, of each day before."""
         size = len(self.levels)
         per_day = size // DAYS
-        if self.age < per_day:
-            return 0.0
-        around = max(1, round(AROUND_S / self.window_s))
         tops: list[int] = []
+        if self.age < per_day:
+            return tops
+        around = max(1, round(AROUND_S / self.window_s))
         for day in range(1, DAYS + 1):
             middle = index - day * per_day
             if middle - around < self.first:
@@ -157,18 +184,14 @@ class Envelope(msgspec.Struct, array_like=True):
             tops.append(
                 max(self.levels[at % size] for at in range(middle - around, end))
             )
-        if not tops:
-            return 0.0
-        tops.sort()
-        rank = min(DAY_RANK, (len(tops) + 1) // 2)
-        return tops[-rank] / _LEVEL_STEPS
+        return tops
 
     def _spread(self) -> None:
         age = min(self.age, len(self.surprises))
-        # The ring is all zero where nothing was learned yet: zeros sort first.
         # One jump alone makes no spread.
         rank = max(1, int((1.0 - SURPRISE_QUANTILE) * age))
-        top = sorted(self.surprises)[-1 - rank] / _EXCESS_STEPS
+        wide = sorted(self.surprises.translate(None, _NARROW))
+        top = wide[-1 - rank] / _EXCESS_STEPS if len(wide) > rank else 0.0
         grown = min(1.0, age * self.window_s / GROWN_S)
         least = grown * LEAST_SPREAD + (1.0 - grown) * YOUNG_SPREAD
         self.spread = max(least, top)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from math import log
 
-from gateway.detect.classify import Finding, count_sigma
-from gateway.detect.features import FAILED, OK
-from gateway.detect.model import DetectSettings
+from gateway.detect.facts import Finding, count_sigma
+from gateway.detect.features import FAILED, OK, SAME_BITS
+from gateway.detect.model import AttackClass, DetectSettings
 from gateway.detect.population import Tenant
+from gateway.detect.repeats import FLOOD_M, FLOOD_TIDES
 from gateway.detect.score import MOST, Tail
-from gateway.detect.templates import Template
+from gateway.detect.templates import NEWCOMER_S, Template
 
 # A crowd is at least so many sources of one template.
 CROWD_SOURCES = 6
@@ -25,15 +26,33 @@ OUTAGE_ECHO_S = 900.0
 SURGE_ECHO_S = 900.0
 # A surge is broad: nobody makes up more than this share of the excess.
 _NARROW = 0.3
-_FLOOD_APART = 4.5
-# Rates from which a flood is loud, requests a minute.
-_LOUD_M = 120.0
+# Who is refused that often is trying doors.
+_REFUSED_SHARE = 0.5
+# Nor do newcomers' prompts of young templates.
+_ALIKE = 0.5
+# So many sources are not there to read: load is their point.
+_FLOOD_SOURCES = 100.0
+# On a tenant's first day everybody is a newcomer. Then a crowd's template must be so
+# much younger than the tenant, and so many times what all others send.
+_FIRST_S = 86_400.0
+_SETTLED_S = 60.0
+_OUTWEIGHS = 3.0
+# After so long, new templates stand together against those that were there.
+_ALONE_S = 1800.0
+# Newcomers come in a tide when those with other prompts are so many times the usual.
+# A crowd no larger than their excess is part of it; of a larger one nobody is sure
+# up to so many times the excess.
+_TIDE_TIMES = 2.0
+_TIDE_FLOOR = 20.0
+_TIDE_UNSURE = 2.0
 
 
 def judge_template(
-    tenant: Tenant, template: Template, now: float, history_s: float
+    tenant: Tenant, template: Template, now: float, declared: float = 1.0
 ) -> Finding | None:
-    """Whether a template is flooded by a crowd of newcomers."""
+    """Whether a template is flooded by a crowd of newcomers. In a campaign of so many
+    times the usual (``declared``) nobody is acted on for the crowd alone.
+    """
     sources = len(template.sources)
     if sources < CROWD_SOURCES or template.known(now):
         return None
@@ -42,20 +61,31 @@ def judge_template(
     fresh = template.fresh / template.requests
     if fresh < _FRESH_SHARE:
         return None
+    first_day = now - tenant.born < _FIRST_S
+    if first_day and not _outweighs(tenant, template, now):
+        return None
     floor = _TEMPLATE_FLOOR * (2.0 if tenant.surge_until > now else 1.0)
     usual = max(floor, 1.5 * template.peak)
-    seen = max(float(template.requests), 3.0 * template.rate_m(now))
+    # All wordings that are flooded already, or that newcomers share, are one crowd with
+    # this one.
+    whole = tenant.flooded + template.requests
+    if template.abusive_until > now:
+        whole = tenant.flooded
+    whole = max(whole, tenant.walked)
+    seen = max(float(whole), 3.0 * template.rate_m(now))
     if seen <= usual:
         return None
+    refused = template.refused > _REFUSED_SHARE * template.requests
+    part = 0.0 if refused else _explained(tenant, template, now, declared)
+    if part >= 1.0:
+        return None  # one form of many that a tide of newcomers fills in
     excess = min(MOST, 2.0 + _SIGMAS_PER_FOLD * log(seen / usual))
-    # While the gateway itself is new everybody is a newcomer.
-    newness = 10.0 * (fresh - 0.4) if history_s > 3600.0 else 4.0  # noqa: PLR2004
+    newness = 10.0 * (fresh - 0.4)
     score = min(excess, newness, count_sigma(sources, 2.0))
-    loud = template.rate_m(now) >= _LOUD_M or template.apart <= _FLOOD_APART
     return Finding(
-        "ddos" if loud else "scraping",
+        _named(tenant, template, now),
         score,
-        behaviour=True,
+        behaviour=part * _TIDE_UNSURE < 1.0 and (refused or declared <= 1.0),
         reasons=(
             (
                 f"{template.requests} alike prompts from {sources} or more addresses"
@@ -64,6 +94,51 @@ def judge_template(
             f"Before, it was seen at most {template.peak:.0f} times in ten minutes.",
         ),
     )
+
+
+def _explained(
+    tenant: Tenant, template: Template, now: float, declared: float
+) -> float:
+    """How large a crowd is beside the tide of newcomers it came with: the excess of
+    newcomers with other prompts, or what a campaign lets expect, as a share of it.
+    """
+    rate = template.rate_m(now)
+    crowd = max(1.0, float(tenant.flooded), float(template.requests))
+    usual = tenant.varied_usual
+    part = 0.0
+    if tenant.varied > max(_TIDE_FLOOR, _TIDE_TIMES * usual):
+        part = (tenant.varied - usual) / crowd
+    if declared > 1.0:
+        spare = declared * tenant.tide_m() - max(0.0, tenant.rate_m(now) - rate)
+        part = max(part, spare / max(1.0, rate))
+    return part
+
+
+def _outweighs(tenant: Tenant, template: Template, now: float) -> bool:
+    """Whether it came later than the tenant's own work, and drowns it; with all that
+    came with it, where the tenant has been there for longer than what is new.
+    """
+    if template.born - tenant.born < _SETTLED_S:
+        return False
+    rate = template.rate_m(now)
+    if now - template.born < NEWCOMER_S <= now - tenant.born - _ALONE_S:
+        rate = max(rate, tenant.burst_rate_m(now))
+    return rate >= _OUTWEIGHS * (tenant.rate_m(now) - rate)
+
+
+def _named(tenant: Tenant, template: Template, now: float) -> AttackClass:
+    if template.refused > _REFUSED_SHARE * template.requests:
+        return "probing"
+    return "ddos" if _flooding(tenant, template, now) else "scraping"
+
+
+def _flooding(tenant: Tenant, template: Template, now: float) -> bool:
+    """Load or coverage: many sources, or the same over and over beyond the tide."""
+    if template.crowd() >= _FLOOD_SOURCES:
+        return True
+    tide = tenant.tide_m()
+    loud = tide > 0.0 and template.rate_m(now) >= max(FLOOD_M, FLOOD_TIDES * tide)
+    return loud and template.apart <= SAME_BITS
 
 
 def judge_tenant(
@@ -96,7 +171,7 @@ def _surge(
     if tide.age < 36 or tenant.window <= tide.last:  # noqa: PLR2004 - six hours
         return None
     usual = tide.expect(tenant.window)
-    declared = _declared(tenant.name, now, settings)
+    declared = declared_times(tenant.name, now, settings)
     value = tide.value(tenant.requests / declared)
     score = tail.sigma((value - usual.level) / usual.spread)
     if score < settings.warning:
@@ -104,6 +179,8 @@ def _surge(
     expected = tide.count(usual.level) * declared
     if tenant.top > _NARROW * (tenant.requests - expected):
         return None  # one source makes up much of the excess
+    if tenant.young > _ALIKE * (tenant.requests - expected):
+        return None  # newcomers' alike prompts do
     tenant.surge_until = now + SURGE_ECHO_S
     reason = (
         f"{tenant.requests} requests in the window where at most {expected:.0f} are"
@@ -112,7 +189,7 @@ def _surge(
     return Finding("surge", score, False, (reason,))
 
 
-def _declared(tenant: str, now: float, settings: DetectSettings) -> float:
+def declared_times(tenant: str, now: float, settings: DetectSettings) -> float:
     """Times the usual that a declared campaign lets expect now."""
     return max(
         (

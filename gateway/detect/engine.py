@@ -7,27 +7,42 @@ sent; what a look finds becomes an incident only with evidence that lasts.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from math import log
 
 import msgspec
 
 from gateway.detect.act import Bench, Case
 from gateway.detect.baseline import Envelope, new_envelope
-from gateway.detect.classify import Facts, Finding, classify
-from gateway.detect.crowd import judge_template, judge_tenant
+from gateway.detect.classify import classify
+from gateway.detect.crowd import declared_times, judge_template, judge_tenant
+from gateway.detect.facts import EARLY_S, Facts, Finding
 from gateway.detect.features import (
     DENIED,
     FAILED,
+    FAN_OUT,
+    LITTLE_NEWS,
+    MINUTE_S,
     MISSING,
+    NEWS_S,
     OK,
     REJECTED,
     WINDOW_S,
     Track,
     conduct_of,
+    nearness,
     network_of,
 )
-from gateway.detect.model import DetectSettings, Event, Output, Ref, Rung
+from gateway.detect.live import LEAST_COUNT, LEAST_PEERS, Live
+from gateway.detect.model import (
+    REFUSED_STATUS,
+    DetectSettings,
+    Event,
+    Output,
+    Ref,
+    Rung,
+)
+from gateway.detect.notable import LOUD_M, notable
 from gateway.detect.order import EventClock, ReorderBuffer
 from gateway.detect.population import (
     REQUESTS_UNIT,
@@ -35,22 +50,33 @@ from gateway.detect.population import (
     Remembered,
     Tenant,
 )
+from gateway.detect.reach import Reach, new_reach
+from gateway.detect.roster import Roster
 from gateway.detect.score import Tail, new_tail
-from gateway.detect.templates import Template
+from gateway.detect.templates import NEWCOMER_S, Template
+from gateway.detect.theft import SUSPICIOUS
 
 ANONYMOUS = "anonymous"
 # Windows a subject must have been seen in before it gets a week of its own.
 _ENVELOPE_AFTER = 2
 _REFIT_S = 3600.0
 _SWEEP_S = 10.0
-# A source is a newcomer for so long after its first request.
-NEWCOMER_S = 1800.0
+# A tenant without a request for so long is not looked at.
+_IDLE_S = 180.0
 # How peers spread around their busiest: a factor of e per so many sigma.
 _PEER_SIGMAS = 2.2
 # Prompts in a window that make a template.
-_DENSE = 6
+_DENSE = 3
+# Its sources from which it is no single newcomer's.
+_SHARED = 4
+# Addresses whose network is remembered.
+_NETWORKS = 4096
+_TURNED_AWAY = frozenset({DENIED, MISSING})
 # Scores below this are not looked into further.
 _NOTABLE = 2.0
+# New networks are counted over so long; and this share of keys must have one or two.
+_FAN_OUT_S = 120.0
+_ALONE_SHARE = 0.8
 # Templates of a tenant that a state keeps.
 _SAVED_TEMPLATES = 512
 
@@ -62,12 +88,15 @@ class Engine:
         self, settings: DetectSettings | None = None, baselines: bytes | None = None
     ) -> None:
         self.settings = settings or DetectSettings()
-        self.clock = EventClock()
+        self.clock = EventClock(recorded=self.settings.reorder_s > 0.0)
         self.tenants: dict[str, Tenant] = {}
         self.tails: dict[str, Tail] = {"requests": new_tail(), "tokens": new_tail()}
-        self.bench = Bench(self.settings)
+        self.reach = new_reach()
+        self.bench: Bench = Roster(self.settings)
         self.events = 0
+        self.forgotten = 0  # tenants that made room for others
         self._buffer = ReorderBuffer(self.settings.reorder_s)
+        self._networks: dict[str, str] = {}
         self._envelopes: Remembered = Remembered(self.settings.max_baselines)
         self._refit_at = 0.0
         self._sweep_at = 0.0
@@ -79,24 +108,38 @@ class Engine:
 
     def observe(self, event: Event) -> list[Output]:
         """Take one event in; the verdicts and incidents that it brings about."""
-        if not self.clock.admit(event.ts):
+        ready = self.clock.admit(event)
+        return self._take(ready) if ready else []
+
+    def settle(self, event: Event) -> list[Output]:
+        """The end of a request that was observed at its beginning (with status 0, for
+        it had no answer yet): how it was answered, and what it cost.
+        """
+        tenant = self.tenants.get(event.tenant)
+        if tenant is None:
             return []
-        if self._buffer.hold_s <= 0.0:
-            return self._handle(event)
-        self._buffer.push(event)
-        return self._release(self.clock.now - self._buffer.hold_s)
+        kind = conduct_of(event.status)
+        tenant.settle(event, kind)
+        ip = tenant.tracks["client_ip"].get(event.client_ip)
+        if ip is not None:
+            ip.settle(event, kind, event.user)
+        user = tenant.tracks["user"].get(event.user)
+        if user is not None:
+            user.settle(event, kind, network_of(event.client_ip))
+        return []
 
     def advance(self, now: float) -> list[Output]:
         """Event time has come to ``now`` without an event."""
-        self.clock.now = max(self.clock.now, now)
-        out = self._release(now - self._buffer.hold_s)
+        out = self._take(self.clock.advance(now))
+        self._release(now - self._buffer.hold_s, out)
         if now >= self._sweep_at:
             out += self._sweep(now)
         return out
 
     def close(self) -> list[Output]:
         """No more events: hand out what was held, end what is open."""
-        out = self._release(float("inf"))
+        out = self._take(self.clock.close())
+        self._release(float("inf"), out)
         return out + self.bench.close(self.clock.now)
 
     def action_for(self, kind: str, id_: str, tenant: str | None = None) -> Rung:
@@ -110,16 +153,24 @@ class Engine:
 
     # -- one event ---------------------------------------------------------------------
 
-    def _release(self, until: float) -> list[Output]:
+    def _take(self, ready: Iterable[Event]) -> list[Output]:
         out: list[Output] = []
-        for event in self._buffer.pop_until(until):
-            out += self._handle(event)
+        if self._buffer.hold_s <= 0.0:
+            for event in ready:
+                self._handle(event, out)
+            return out
+        for event in ready:
+            self._buffer.push(event)
+        self._release(self.clock.now - self._buffer.hold_s, out)
         return out
 
-    def _handle(self, event: Event) -> list[Output]:
-        ts = event.ts
-        self.events += 1
-        out: list[Output] = []
+    def _release(self, until: float, out: list[Output]) -> None:
+        for event in self._buffer.pop_until(until):
+            self._handle(event, out)
+
+    def _handle(self, event: Event, out: list[Output]) -> None:
+        ts, times = event.ts, event.times
+        self.events += times
         if ts >= self._sweep_at:
             out += self._sweep(ts)
         tenant = self.tenants.get(event.tenant)
@@ -130,43 +181,76 @@ class Engine:
         if window > tenant.window:
             self._turn_tenant(tenant, window)
         tenant.count(event, kind)
-        ip = self._track(tenant, "client_ip", event.client_ip, ts)
-        if ip.count(event, kind, event.user):
+        address, name = event.client_ip, event.user
+        tokens = event.total_tokens or event.prompt_tokens + event.completion_tokens
+        tenant.live_ips.count(address, tokens, times)
+        ip = tenant.ips.get(address) or self._track(tenant, "client_ip", address, ts)
+        print_ = event.fingerprint
+        near = None if print_ is None else nearness(ip.prints, print_)
+        user = same = None
+        if name != ANONYMOUS:
+            user = tenant.users.get(name) or self._track(tenant, "user", name, ts)
+            # One key at one address: both have seen the same prompts.
+            same = near if user.prints == ip.prints else None
+        if ip.count(event, kind, name, near):
             self._turn(tenant, ip, window)
-        user = None
-        if event.user != ANONYMOUS:
-            user = self._track(tenant, "user", event.user, ts)
-            if user.count(event, kind, network_of(event.client_ip)):
+        tenant.top = max(tenant.top, ip.requests)
+        if user is not None:
+            tenant.live_users.count(name, tokens, times)
+            if user.count(event, kind, self._network(address), same):
                 self._turn(tenant, user, window)
-        tenant.top = max(tenant.top, ip.requests, user.requests if user else 0)
-        if event.fingerprint is not None:
-            self._template(tenant, event, ip, user, out)
-        ip.skip -= 1
+            tenant.top = max(tenant.top, user.requests)
+        if print_ is not None:
+            refused = kind in _TURNED_AWAY
+            self._template(tenant, event, ip, user, out, refused=refused)
+        ip.skip -= times
         if ip.skip <= 0:
             ip.keyed = user is not None
             ip.backed = user is not None and user.known(ts)
             self._look(tenant, ip, event, out)
         if user is not None:
-            user.skip -= 1
+            user.skip -= times
             if user.skip <= 0:
                 self._look(tenant, user, event, out)
-        return out
+        if event.status == REFUSED_STATUS:
+            self.bench.knock(event)
+
+    def _network(self, address: str) -> str:
+        """As ``network_of``; remembered, for addresses come again."""
+        known = self._networks
+        network = known.get(address)
+        if network is None:
+            if len(known) >= _NETWORKS:
+                known.clear()
+            network = known[address] = network_of(address)
+        return network
 
     def _tenant(self, name: str) -> Tenant:
+        if len(self.tenants) >= self.settings.max_tenants:
+            self._forget_tenants()
         tenant = Tenant(name, self.settings.max_subjects, self.clock.now)
         if not self._started:
             self._started = self.clock.now
         self.tenants[name] = tenant
         return tenant
 
+    def _forget_tenants(self) -> None:
+        """A quarter makes room: those not seen for longest, of the same minute those
+        with the least history.
+        """
+        tenants = sorted(
+            self.tenants.values(), key=lambda one: (one.minute, one.tide.age)
+        )
+        for tenant in tenants[: 1 + len(tenants) // 4]:
+            del self.tenants[tenant.name]
+            self.forgotten += 1
+
     def _track(self, tenant: Tenant, kind: str, id_: str, ts: float) -> Track:
-        tracks = tenant.tracks[kind]
-        track = tracks.get(id_)
-        if track is None:
-            track = Track(kind=kind, id=id_, tenant=tenant.name, born=ts, last=ts)
-            track.window = int(ts // WINDOW_S)
-            track.minute = int(ts // 60)
-            tracks.put(id_, track)
+        """A subject that was not seen before."""
+        track = Track(kind=kind, id=id_, tenant=tenant.name, born=ts, last=ts)
+        track.window = int(ts // WINDOW_S)
+        track.minute = int(ts // 60)
+        tenant.tracks[kind].put(id_, track)
         return track
 
     # -- windows -----------------------------------------------------------------------
@@ -180,7 +264,23 @@ class Engine:
             tenant.peers.learn(track.peak_m)
             tenant.peers_w.learn(track.requests)
             tenant.peers_t.learn(track.tokens)
+            if not track.keyed:
+                self._reach(track)
         track.turn_window(window)
+
+    def _reach(self, track: Track) -> None:
+        """What this subject came to counts as what subjects come to."""
+        key = f"{track.tenant} {track.kind} {track.id}"
+        reach = self.reach
+        reach["minute"].learn(key, track.peak_m)
+        reach["requests"].learn(key, track.requests)
+        reach["tokens"].learn(key, track.tokens)
+        reach["longest"].learn(key, track.longest)
+        if track.run and not track.run_judged:
+            # Services run for days: what counts is how long newcomers' runs are.
+            if not track.known(track.last):
+                reach["run"].learn(key, track.run)
+            reach["run_tokens"].learn(key, track.run_tokens)
 
     def _give_envelope(self, track: Track) -> None:
         """A week of its own for whoever comes back; taken from those who do not."""
@@ -222,7 +322,9 @@ class Engine:
                 tenant.requests,
                 judged=tenant.surge_until > self.clock.now,
             )
-        tenant.requests = tenant.top = 0
+        tenant.turn_newcomers()
+        tenant.requests = tenant.top = tenant.young = 0
+        tenant.flooded = tenant.walked = 0
         tenant.window = window
 
     # -- looking closely ---------------------------------------------------------------
@@ -232,17 +334,47 @@ class Engine:
     ) -> None:
         track.skip = max(3, track.requests_m >> 3)
         now = event.ts
+        if not self._notable(tenant, track, now):
+            self.bench.calm(track)
+            return
         finding = classify(self.facts(tenant, track, now))
         if finding is None or finding.score < self.settings.ladder.tag:
             self.bench.calm(track)
             return
-        track.judged = track.judged or finding.behaviour
+        if finding.behaviour and finding.alert:
+            track.judged = track.run_judged = True
+            sure = finding.score >= self.settings.ladder.block
+            # Suspicion is no evidence for further suspicion.
+            sure = sure and track.suspicious + track.suspicious_b < SUSPICIOUS
+            if sure and finding.cls == "credential_abuse":
+                track.suspect(now)
+        track.skip = min(track.skip, 2)
         partner = (
             Ref("user", event.user)
             if track.kind == "client_ip"
             else Ref("client_ip", event.client_ip)
         )
         out += self.bench.verdict(self._case(tenant, track, finding, now), partner)
+
+    def _notable(self, tenant: Tenant, track: Track, now: float) -> bool:
+        """Whether the rules may find anything; False is certain."""
+        cold = now - tenant.born < self.settings.grace_s
+        known = track.known(now)
+        rate = track.rate_m(now)
+        if known or not cold:
+            return notable(track, rate, known=known, cold=cold)
+        if track.quiet():
+            return False
+        if notable(track, rate, known=False, cold=True):
+            return True
+        live = tenant.live[track.kind]
+        if live.silent:
+            return False
+        heads = max(1, len(track.company)) if track.keyed else 1
+        if rate >= LEAST_COUNT * heads:
+            return True
+        part = now / MINUTE_S - track.minute
+        return live.size_score(track.id, part) >= self.settings.ladder.tag
 
     def _case(self, tenant: Tenant, track: Track, finding: Finding, now: float) -> Case:
         observed = {
@@ -263,6 +395,7 @@ class Engine:
             since=max(track.born, now - WINDOW_S),
             observed=observed,
             expected=expected,
+            prints=track.prints,
         )
 
     def facts(self, tenant: Tenant, track: Track, now: float) -> Facts:
@@ -271,25 +404,39 @@ class Engine:
         rate = track.rate_m(now)
         busy = tenant.peers.busy()
         known = track.known(now)
+        cold = now - tenant.born < self.settings.grace_s
+        # Behind one address may be many people; later on each is known by its key.
+        heads = max(1, len(track.company)) if track.keyed else 1
+        heads_now = heads if cold else 1
         asks, answers = track.growth()
+        live = tenant.live[track.kind]
         facts = Facts(
             kind=track.kind,
             known=known,
+            familiar=track.familiar(now),
             age_s=now - track.born,
             requests_m=rate,
             requests=track.requests,
             tokens=track.tokens,
             expected_m=busy,
+            live_m=live.mean,
+            tide_m=tenant.tide_m(),
+            heads=heads,
+            fan_out=(
+                _fan_out(tenant, track, now)
+                if cold and track.kind == "user" and len(track.company) >= FAN_OUT
+                else 0
+            ),
             peer_sigma=max(
-                _peer_sigma(rate, busy),
-                _peer_sigma(track.requests, tenant.peers_w.busy()),
+                _peer_sigma(rate / heads_now, busy),
+                _peer_sigma(track.requests / heads_now, tenant.peers_w.busy()),
             ),
             token_peer_sigma=_peer_sigma(track.tokens, tenant.peers_t.busy()),
             backed=track.backed,
             keyed=track.keyed,
-            most_same=track.most_same,
             failed=conduct[FAILED] + before[FAILED],
-            cold=now - tenant.born < self.settings.grace_s,
+            cold=cold,
+            early=now - tenant.born < EARLY_S,
             templated=track.templated,
             alike=track.alike_share(),
             usual_alike=track.usual_alike,
@@ -298,21 +445,60 @@ class Engine:
             denied=conduct[DENIED] + before[DENIED],
             missing=conduct[MISSING] + before[MISSING],
             rejected=conduct[REJECTED] + before[REJECTED],
-            targets=len(track.targets),
+            targets=len(track.targets or ()),
             newcomers=track.newcomers + track.newcomers_b,
-            usual_newcomers=track.usual_newcomers,
-            most_newcomers=track.most_newcomers,
             company=len(track.company),
-            strange_models=track.strange_models,
+            windows=track.windows,
+            run=track.run,
+            run_tokens=track.run_tokens,
+            run_judged=track.run_judged,
+            most_run=track.most_run,
+            most_run_tokens=track.most_run_tokens,
+            still=track.still,
+            stills=track.stills,
+            most_stills=track.most_stills,
+            asked=track.asked,
+            longest=track.longest,
+            most_longest=track.most_longest,
+            reach_longest=self.reach["longest"].usual,
+            spoken=track.spoken + track.spoken_w,
+            louder_answers=track.louder(),
+            reach_m=self.reach["minute"].usual,
+            reach_requests=self.reach["requests"].usual,
+            reach_tokens=self.reach["tokens"].usual,
+            reach_run=self.reach["run"].usual,
+            reach_run_tokens=self.reach["run_tokens"].usual,
             longer_asks=asks,
+            sized=track.sized,
             longer_answers=answers,
             regular=track.regular(),
             outage=tenant.outage_until > now,
             surge=tenant.surge_until > now,
         )
+        if track.kind == "user":
+            track.fade(now)
+            facts.met, facts.used = track.met, track.used
+            facts.most_met, facts.most_used = track.most_met, track.most_used
+            facts.swaps, facts.most_swaps = track.swaps, track.most_swaps
+            if facts.familiar and not known:
+                facts.older = sum(now - at > NEWS_S for at in track.company.values())
+            facts.suspicious = track.suspicious + track.suspicious_b
+        if not known and (cold or rate >= LOUD_M):
+            facts.live_sigma = self._stands_out(live, track, heads, now)
+            facts.live_size = live.size_score(track.id, now / 60 - track.minute)
         if track.envelope is not None and track.token_envelope is not None:
             self._volumes(facts, track, track.envelope, track.token_envelope)
         return facts
+
+    def _stands_out(self, live: Live, track: Track, heads: int, now: float) -> float:
+        """Of an address with several users, each is compared with its peers."""
+        before = minutes = 0.0
+        if track.id not in live.loud:
+            before, minutes = track.earlier(now)
+        score = live.score(track.rate_m(now) / heads, before / heads, minutes)
+        if score >= self.settings.warning:
+            live.loud.add(track.id)
+        return score
 
     def _volumes(
         self, facts: Facts, track: Track, requests: Envelope, tokens: Envelope
@@ -324,6 +510,7 @@ class Engine:
         facts.request_sigma = self.tails["requests"].sigma(surprise)
         if facts.request_sigma >= _NOTABLE:
             facts.most_requests = requests.most()
+        facts.odd = facts.met >= LITTLE_NEWS and requests.is_odd(window)
         usual = tokens.expect(window)
         facts.expected_tokens = tokens.count(usual.level)
         surprise = (tokens.value(track.tokens) - usual.level) / usual.spread
@@ -341,35 +528,56 @@ class Engine:
         ip: Track,
         user: Track | None,
         out: list[Output],
+        *,
+        refused: bool,
     ) -> None:
         prints = tenant.templates
-        found, bits = prints.find(event.fingerprint or 0)
-        ts = event.ts
+        print_ = event.fingerprint or 0
+        found, bits = prints.find(print_)
+        ts, times = event.ts, event.times
         if found is None:
-            found = prints.add(event.fingerprint or 0, ts)
-        fresh = ts - ip.born < NEWCOMER_S
-        found.count(ts, event.client_ip, bits, fresh=fresh)
-        young = found.requests >= _DENSE and not found.known(ts)
-        ip.template(young=young)
-        if user is not None:
+            found = prints.add(print_, ts)
+        fresh = found.fresh_to(ip.born, ts)
+        found.count(
+            ts, event.client_ip, bits, fresh=fresh, refused=refused, times=times
+        )
+        dense = found.requests >= _DENSE or found.peak >= _DENSE
+        young = dense and not found.known(ts)
+        if young or ip.templated:
+            ip.template(young=young)
+        if user is not None and (young or user.templated):
             user.template(young=young)
-        newcomer = fresh or (user is not None and ts - user.born < NEWCOMER_S)
-        if newcomer and found.abusive_until > ts:
+        if fresh and young:
+            tenant.young += times
+            if len(found.sources) >= _SHARED:
+                tenant.walked += times
+                if ts - found.born < NEWCOMER_S:
+                    tenant.burst_m += times
+        elif fresh:
+            tenant.varied += times
+        if found.abusive_until > ts:
+            tenant.flooded += times
             out += self.bench.join(tenant, found, ip, user, ts)
-        found.skip -= 1
+        found.skip -= times
         if found.skip > 0:
             return
         found.skip = max(4, found.requests_m >> 3)
         prints.place(found)
-        finding = judge_template(tenant, found, ts, ts - self._started)
+        declared = 1.0
+        if self.settings.campaigns:
+            declared = declared_times(tenant.name, ts, self.settings)
+        finding = judge_template(tenant, found, ts, declared)
         if finding is not None:
             out += self.bench.crowd(tenant, found, finding, ts)
+            prints.place(found)
 
     def _sweep(self, now: float) -> list[Output]:
         """Every ten seconds: tenants as a whole, what is over, tails once an hour."""
         self._sweep_at = now + _SWEEP_S
         out: list[Output] = []
         for tenant in self.tenants.values():
+            if tenant.minute * MINUTE_S < now - _IDLE_S:
+                continue
             finding = judge_tenant(tenant, now, self.settings, self.tails["requests"])
             if finding is not None:
                 out += self.bench.whole(tenant, finding, now)
@@ -377,6 +585,9 @@ class Engine:
             self._refit_at = now + _REFIT_S
             for tail in self.tails.values():
                 tail.refit()
+            subjects = sum(one.population() for one in self.tenants.values()) // 2
+            for reach in self.reach.values():
+                reach.settle(now, subjects)
             self._take_envelopes()
         return out + self.bench.sweep(now)
 
@@ -391,19 +602,25 @@ class Engine:
                 now=self.clock.now,
                 started=self._started,
                 tails=self.tails,
+                reach=self.reach,
                 tracks=[one for t in self.tenants.values() for one in _tracks(t)],
                 tenants={name: _saved(t) for name, t in self.tenants.items()},
                 bench=msgspec.Raw(msgspec.msgpack.encode(self.bench.state())),
             )
         )
 
-    def load(self, saved: bytes) -> None:
-        """Take over a state."""
+    def load(
+        self, saved: bytes, keep: Callable[[str], bool] = lambda _tenant: True
+    ) -> None:
+        """Take over a state, of the tenants that ``keep`` wants; may be repeated."""
         held = msgspec.msgpack.decode(saved, type=_Saved)
-        self.clock.now = held.now
-        self._started = held.started
+        self.clock.now = max(self.clock.now, held.now)
+        self._started = min(self._started or held.started, held.started)
         self.tails = held.tails
+        self.reach |= held.reach
         for name, known in held.tenants.items():
+            if not keep(name):
+                continue
             tenant = self._tenant(name)
             tenant.born, tenant.tide = known.born, known.tide
             tenant.window, tenant.requests = known.window, known.requests
@@ -412,10 +629,12 @@ class Engine:
             for template in known.templates:
                 tenant.templates.place(template)
         for track in held.tracks:
+            if not keep(track.tenant) or track.tenant not in self.tenants:
+                continue
             self.tenants[track.tenant].tracks[track.kind].put(track.id, track)
             if track.envelope is not None:
                 self._envelopes.put((track.tenant, track.kind, track.id), True)
-        self.bench.load(held.bench)
+        self.bench.load(held.bench, keep)
 
     @classmethod
     def restore(cls, saved: bytes, settings: DetectSettings | None = None) -> Engine:
@@ -439,6 +658,7 @@ class _Saved(msgspec.Struct):
     tracks: list[Track]
     tenants: dict[str, _SavedTenant]
     bench: msgspec.Raw
+    reach: dict[str, Reach] = {}
 
 
 def _saved(tenant: Tenant) -> _SavedTenant:
@@ -455,6 +675,18 @@ def _saved(tenant: Tenant) -> _SavedTenant:
 def _tracks(tenant: Tenant) -> Iterable[Track]:
     for tracks in tenant.tracks.values():
         yield from tracks.values()
+
+
+def _fan_out(tenant: Tenant, track: Track, now: float) -> int:
+    """Networks that a key came from for the first time in the last two minutes, where
+    the keys of its peers have a single one; else 0.
+    """
+    users = tenant.tracks["user"]
+    peers = [users.get(id_) for id_ in tenant.live["user"].counts]
+    alone = sum(peer is not None and len(peer.company) <= 2 for peer in peers)  # noqa: PLR2004
+    if len(peers) < LEAST_PEERS or alone < _ALONE_SHARE * len(peers):
+        return 0
+    return sum(now - since <= _FAN_OUT_S for since in track.company.values())
 
 
 def _peer_sigma(rate: float, busy: float) -> float:

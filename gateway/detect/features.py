@@ -6,6 +6,7 @@ window turns by itself when the next event falls into another one.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from math import exp, log, sqrt
 
 import msgspec
@@ -18,9 +19,12 @@ MINUTE_S = 60
 WINDOW_S = 600
 # The last prompts of a subject that a new one is compared with.
 RING = 8
+# Networks from which a key was abused are remembered for so long.
+_SUSPECTED_S = 6 * 3600.0
 # Weight of the newest prompt in the share of alike ones.
 _ALIKE_STEP = 1 / 16
 _ALIKE_WARM = 6
+_STEADY = 15  # prompts before a newest one that weighs no more than that
 # Mean bits between prompts that are the same but for a word.
 SAME_BITS = 2.4
 # Networks of a user, or users of an address, that are remembered; and what it failed at.
@@ -29,8 +33,39 @@ TARGETS = 16
 _USUAL_STEP = 1 / 64
 # Answers of a window from which its sizes are compared.
 _FEW_SIZES = 6
+# A run: alike prompts (or prompts of young templates) without a longer pause. One that
+# goes on for so long is how its subject lives.
+_RUN_SHARE = 0.5
+_RUN_OVER = 0.25
+_RUN_GAP_S = 600.0
+# Weight of older gaps between requests beside a newer one, and how many are too few.
+_GAP_KEPT = 63 / 64
+_FEW_GAPS = 15.0
+_RUN_USUAL_S = 21_600.0
+# What a run leaves of the highest one before it.
+_RUN_KEPT = 0.95
+# Two prompts are of one size within this share.
+_STILL = 0.02
+# News of a key (networks, models, endpoints) add up and fade: time constant, seconds,
+# and what an active window leaves of the most that was usual.
+NEWS_S = 3600.0
+# A newcomer on a tenant's first day is looked into from here on.
+_FEW = 8
+_FEW_TOKENS = 30_000
+_FEW_NEWCOMERS = 3
+# The floors of all rules: who stays under them is not looked into.
+FEW_REQUESTS = 40
+FEW_IN_A_MINUTE = 15
+FEW_TOKENS = 200_000
+FEW_REFUSED = 8
+SHORT_RUN = 20
+LITTLE_NEWS = 1.5
+SPOKEN_TAGGED = 5_000
+FAN_OUT = 10
+_NEWS_KEPT = 0.99
 
 OK, DENIED, MISSING, REJECTED, FAILED = range(5)
+_NONE = (0,) * 5  # no answers of any kind
 _CONDUCT = {401: DENIED, 403: DENIED, 404: MISSING, 405: MISSING}
 
 
@@ -48,6 +83,17 @@ def network_of(address: str) -> str:
     if ":" in address:
         return ":".join(address.split(":", 3)[:3])
     return address.rpartition(".")[0] or address
+
+
+def nearness(prints: list[int], fingerprint: int) -> tuple[int, int]:
+    """How many of ``prints`` are alike to a prompt, and in how many bits they differ."""
+    near = bits = 0
+    for other in prints:
+        distance = (fingerprint ^ other).bit_count()
+        if distance <= ALIKE_BITS:
+            near += 1
+            bits += distance
+    return near, bits
 
 
 class Track(msgspec.Struct, array_like=True):
@@ -72,30 +118,28 @@ class Track(msgspec.Struct, array_like=True):
     requests_w: int = 0  # of the window before
     tokens_w: int = 0
     conduct: list[int] = msgspec.field(default_factory=lambda: [0] * 5)
-    conduct_b: list[int] = msgspec.field(default_factory=lambda: [0] * 5)
+    conduct_b: Sequence[int] = _NONE
     answered: int = 0  # good answers ever
     prints: list[int] = []
     printed: int = 0
     alike: float = 0.0
     apart: float = 0.0  # mean bits between alike prompts
     usual_alike: float = 0.0
-    most_same: float = 0.0  # leaking maximum of the share of equal prompts
     gap: float = 0.0
     gap_square: float = 0.0
     company: dict[str, float] = {}  # who with, and since when
     newcomers: int = 0  # company that is new in this window, and in the one before
     newcomers_b: int = 0
-    usual_newcomers: float = 0.0
-    targets: set[str] = msgspec.field(default_factory=set)
-    models: set[str] = msgspec.field(default_factory=set)
-    strange_models: int = 0  # requests of this window on models never used before
+    # Only who was refused has targets; models and endpoints are few: no set for those.
+    targets: set[str] | None = None
+    models: list[str] = []
     peak_m: int = 0  # busiest minute of this window
     templated: float = 0.0  # share of prompts of young templates
     windows: int = 0  # windows learned
-    most_newcomers: float = 0.0  # leaking maximum of newcomers in a window
     answers: float = 0.0  # sum of log completion tokens of this window, and of prompts
     asks: float = 0.0
     sized: int = 0
+    waited: bool = False
     usual_answer: float = 0.0  # mean log size of an answer, and of a prompt
     usual_ask: float = 0.0
     usual_sized: int = 0
@@ -103,38 +147,128 @@ class Track(msgspec.Struct, array_like=True):
     backed: bool = False  # an address whose last user is known
     keyed: bool = False  # an address whose last request carried a key
     judged: bool = False  # found abusive in this window
+    run: int = 0  # requests of the running run, and what they cost
+    run_tokens: int = 0
+    run_since: float = 0.0
+    run_judged: bool = False
+    most_run: float = 0.0  # the most that one before was
+    most_run_tokens: float = 0.0
+    asked: int = 0  # prompt tokens of the last request
+    still: float = 0.0  # share of prompts as long as the one before
+    met: float = 0.0  # fading count of new networks, and of new models and endpoints
+    used: float = 0.0
+    place: str = ""  # where it came from last, and its comings and goings, fading
+    swaps: float = 0.0
+    peak_swaps: float = 0.0
+    most_swaps: float = 0.0
+    news_at: float = 0.0
+    news_since: float = 0.0
+    peak_met: float = 0.0  # the most of the running news, and of the ones before
+    peak_used: float = 0.0
+    most_met: float = 0.0
+    most_used: float = 0.0
+    suspects: set[str] | None = None  # networks from which the key was abused
+    suspicious: int = 0  # requests from there in this window, and in the one before
+    suspicious_b: int = 0
+    suspected: float = 0.0  # when it was last seen in strange hands
+    gaps: float = 0.0  # weight of the gaps that ``gap`` and ``gap_square`` add up
+    spoken: int = 0  # completion tokens of this window, and of the one before
+    spoken_w: int = 0
+    most_answer: float = 0.0  # highest mean log size of a window's answers
     envelope: Envelope | None = None
     token_envelope: Envelope | None = None
+    stills: int = 0  # prompts of one size in a row, and the most before
+    most_stills: float = 0.0
+    longest: int = 0  # longest prompt since the last run, and before
+    most_longest: float = 0.0
 
-    def count(self, event: Event, kind: int, company: str) -> bool:
-        """Take one event in; whether a window has turned (see ``turned``)."""
+    def count(
+        self,
+        event: Event,
+        kind: int,
+        company: str,
+        near: tuple[int, int] | None = None,
+    ) -> bool:
+        """Take one event in; whether a window has turned (see ``turned``). ``near``:
+        the ``nearness`` of its prompt, where the caller knows it.
+        """
         ts = event.ts
-        turned = False
         minute = int(ts // MINUTE_S)
-        if minute != self.minute:
-            turned = self._turn(ts, minute)
-        self.requests_m += 1
-        self.requests += 1
-        asked, answered = event.prompt_tokens, event.completion_tokens
-        self.tokens += event.total_tokens or asked + answered
-        if answered:
-            self.answers += log(answered)
-            self.asks += log(asked or 1)
-            self.sized += 1
+        turned = minute != self.minute and self._turn(minute)
+        times = event.times
+        self.requests_m += times
+        self.requests += times
         if event.status != REFUSED_STATUS:
-            self.conduct[kind] += 1
-            if kind == OK:
-                self.answered += 1
-            elif len(self.targets) < TARGETS:
-                self.targets.add(f"{company}|{event.endpoint}|{event.model}")
-        self._time(ts)
+            self.settle(event, kind, company)
+        gap = ts - self.last
+        if gap >= 0.0:
+            if gap <= _RUN_GAP_S:
+                kept = _GAP_KEPT
+                self.gaps = 1.0 + kept * self.gaps
+                self.gap = gap + kept * self.gap
+                self.gap_square = gap * gap + kept * self.gap_square
+            else:
+                self._pause()
+            self.last = ts
         if event.fingerprint is not None:
-            self._compare(event.fingerprint)
-        if company not in self.company:
-            self._meet(company, ts)
-        if event.model not in self.models:
-            self._use(event.model)
+            self._compare(event.fingerprint, near)
+            self._run_on(ts, times)
+        if company != self.place:
+            if company not in self.company:
+                self._meet(company, ts)
+            elif self.kind == "user":
+                self._swap(ts)
+            self.place = company
+        if self.suspects is not None and company in self.suspects:
+            if ts - self.suspected > _SUSPECTED_S:
+                self.suspects = None  # whoever moved was taken for a thief, perhaps
+            else:
+                self.suspicious += 1
+                self.skip = 0
+        if event.model not in self.models and event.model:
+            self._use(event.model, ts)
+        if event.endpoint not in self.models:
+            self._use(event.endpoint, ts)
         return turned
+
+    def settle(self, event: Event, kind: int, company: str) -> None:
+        """Count how a request was answered, and what it cost."""
+        asked, answered = event.prompt_tokens, event.completion_tokens
+        tokens = event.total_tokens or asked + answered
+        times = event.times
+        self.tokens += tokens
+        if self.run:
+            self.run_tokens += tokens
+        if asked:
+            size = asked // times
+            near = abs(size - self.asked) <= _STILL * size
+            self.still += (near - self.still) * _ALIKE_STEP
+            if self.still >= _RUN_SHARE:
+                self.stills += times
+            elif self.stills and self.still < _RUN_OVER:
+                self._end_stills()
+            self.asked = size
+            self.longest = max(self.longest, size)
+        if answered:
+            self.answers += times * log(answered / times)
+            if asked > times:
+                self.asks += times * log(asked / times)
+            self.sized += times
+            self.spoken += answered
+        self.conduct[kind] += times
+        if kind == OK:
+            self.answered += times
+        else:
+            self._miss(event, company)
+
+    def _miss(self, event: Event, company: str) -> None:
+        """It did not get what it asked for."""
+        if self.targets is None:
+            self.targets = set()
+        if len(self.targets) < TARGETS:
+            # Keys tried from one address count; where a key comes from does not.
+            key = company if self.kind == "client_ip" else ""
+            self.targets.add(f"{key}|{event.endpoint}|{event.model}")
 
     def rate_m(self, now: float) -> float:
         """Requests of the last sixty seconds (the minute before counts by its part)."""
@@ -144,11 +278,37 @@ class Track(msgspec.Struct, array_like=True):
             return self.requests_m * left
         return self.requests_m + self.requests_b * (1.0 - part)
 
+    def quiet(self) -> bool:
+        """Whether there is too little of it to look into."""
+        return (
+            self.requests + self.requests_w < _FEW
+            and self.tokens < _FEW_TOKENS
+            and self.newcomers + self.newcomers_b < _FEW_NEWCOMERS
+        )
+
+    def earlier(self, now: float) -> tuple[float, float]:
+        """Requests of this window and the one before it, without the last one to two
+        minutes, and in how many minutes they were made.
+        """
+        begun = max(self.born, (self.window - 1) * WINDOW_S)
+        minutes = (self.minute - 1) - begun / MINUTE_S
+        made = self.requests + self.requests_w - self.requests_m - self.requests_b
+        return (float(made), minutes) if minutes > 0.0 else (0.0, 0.0)
+
     def known(self, now: float) -> bool:
         """Whether this subject has been here for a day and was well served."""
         return now - self.born > KNOWN_AFTER_S and self.answered >= KNOWN_ANSWERS
 
-    def _turn(self, ts: float, minute: int) -> bool:
+    def familiar(self, now: float) -> float:
+        """How well its ways are known: the part of a day that it has been here, once it
+        got answers enough; 0 for a newcomer.
+        """
+        age = now - self.born
+        if age < FAMILIAR_AFTER_S or self.answered < FAMILIAR_ANSWERS:
+            return float(self.known(now))
+        return min(1.0, age / KNOWN_AFTER_S)
+
+    def _turn(self, minute: int) -> bool:
         if minute < self.minute:
             return False  # a late event counts where the clock is
         self.requests_b = self.requests_m if minute == self.minute + 1 else 0
@@ -157,63 +317,143 @@ class Track(msgspec.Struct, array_like=True):
         self.minute = minute
         return minute * MINUTE_S // WINDOW_S != self.window
 
-    def _time(self, ts: float) -> None:
-        gap = ts - self.last
-        if gap >= 0.0:
-            self.gap += (gap - self.gap) * _ALIKE_STEP
-            self.gap_square += (gap * gap - self.gap_square) * _ALIKE_STEP
-            self.last = ts
-
-    def _compare(self, fingerprint: int) -> None:
+    def _compare(self, fingerprint: int, found: tuple[int, int] | None) -> None:
         prints = self.prints
-        near = bits = 0
-        for other in prints:
-            distance = (fingerprint ^ other).bit_count()
-            if distance <= ALIKE_BITS:
-                near += 1
-                bits += distance
+        near, bits = nearness(prints, fingerprint) if found is None else found
+        printed = self.printed
         count = len(prints)
         if count:
-            step = max(_ALIKE_STEP, 1 / (self.printed + 1))
+            step = _ALIKE_STEP if printed >= _STEADY else 1 / (printed + 1)
             self.alike += (near / count - self.alike) * step
-        if near:
-            step = max(_ALIKE_STEP, 1 / (self.printed + 1))
-            self.apart += (bits / near - self.apart) * step
+            if near:
+                self.apart += (bits / near - self.apart) * step
         if count < RING:
             prints.append(fingerprint)
         else:
-            prints[self.printed % RING] = fingerprint
-        self.printed += 1
+            prints[printed % RING] = fingerprint
+        self.printed = printed + 1
+
+    def _run_on(self, ts: float, times: int) -> None:
+        """One more prompt: whether it goes on with the run."""
+        share = max(self.alike, self.templated)
+        if self.run:
+            if share < _RUN_OVER:
+                self._end_run()
+            else:
+                self.run += times
+        elif share >= _RUN_SHARE and self.printed >= RING:
+            self.run_since = ts
+            self.run = times
+
+    def _pause(self) -> None:
+        self.gaps = self.gap = self.gap_square = 0.0
+        if self.run:
+            self._end_run()
+
+    def _end_stills(self) -> None:
+        if not self.run_judged:
+            self.most_stills = max(_RUN_KEPT * self.most_stills, self.stills)
+        self.stills = 0
+
+    def _learn_longest(self) -> None:
+        if not self.run_judged:
+            self.most_longest = max(_NEWS_KEPT * self.most_longest, self.longest)
+        self.longest = 0
+
+    def _learn_run(self) -> None:
+        self._learn_longest()
+        if not self.run_judged:
+            self.most_stills = max(self.most_stills, self.stills)
+            self.most_run = max(self.most_run, self.run)
+            self.most_run_tokens = max(self.most_run_tokens, self.run_tokens)
+
+    def _end_run(self) -> None:
+        if self.run >= RING:
+            self.most_run *= _RUN_KEPT
+            self.most_run_tokens *= _RUN_KEPT
+            self._learn_run()
+        self.run = self.run_tokens = 0
+        self.run_judged = False
 
     def _meet(self, company: str, ts: float) -> None:
         if len(self.company) >= COMPANY:
-            del self.company[next(iter(self.company))]
+            # The newest goes: whoever sends many strangers cannot push out the known.
+            self.company.popitem()
         self.company[company] = ts
         self.newcomers += 1
+        self.fade(ts)
+        self.met += 1.0
+        self.peak_met = max(self.peak_met, self.met)
+        self.skip = min(self.skip, 1)
 
-    def _use(self, model: str) -> None:
+    def _swap(self, ts: float) -> None:
+        """Back to a network where it was before."""
+        self.fade(ts)
+        self.swaps += 1.0
+        self.peak_swaps = max(self.peak_swaps, self.swaps)
+
+    def _use(self, what: str, ts: float) -> None:
+        """A model or an endpoint that it never used before."""
         if len(self.models) < TARGETS:
-            self.models.add(model)
-        if self.answered >= KNOWN_ANSWERS:
-            self.strange_models += 1
+            self.models.append(what)
+        self.fade(ts)
+        self.used += 1.0
+        self.peak_used = max(self.peak_used, self.used)
+        self.skip = min(self.skip, 1)
+
+    def fade(self, now: float) -> None:
+        """Let news become old."""
+        kept = exp(min(0.0, self.news_at - now) / NEWS_S)
+        self.met *= kept
+        self.used *= kept
+        self.swaps *= kept
+        self.news_at = max(now, self.news_at)
+
+    def _learn_news(self) -> None:
+        """Take in what news were usual, once they are over or go on for long."""
+        self.fade(self.last)
+        if self.windows == 1:  # whatever it did first was new
+            self.met = self.used = self.peak_met = self.peak_used = 0.0
+            self.swaps = self.peak_swaps = 0.0
+        if self.met >= 1.0 and self.last - self.news_since < _RUN_USUAL_S:
+            return
+        self.most_met = max(_NEWS_KEPT * self.most_met, self.peak_met)
+        self.most_used = max(_NEWS_KEPT * self.most_used, self.peak_used)
+        self.most_swaps = max(_NEWS_KEPT * self.most_swaps, self.peak_swaps)
+        self.peak_met = self.peak_used = self.peak_swaps = 0.0
+        self.news_since = self.last
+
+    def suspect(self, now: float) -> None:
+        """The key is in strange hands: remember the networks that are new to it."""
+        since = max(self.news_since, now - NEWS_S)
+        new = {net for net, met in self.company.items() if met >= since}
+        self.suspects = new if self.suspects is None else self.suspects | new
+        self.suspected = now
 
     def alike_share(self) -> float:
         """Share of alike pairs among the last prompts; 0 until there are a few."""
         return self.alike if self.printed >= _ALIKE_WARM else 0.0
 
     def regular(self) -> float:
-        """Coefficient of variation of the gaps between requests; 0 is clockwork."""
-        if self.gap <= 0.0:
+        """Coefficient of variation of the gaps between requests since a pause; 0 is
+        clockwork, 1 chance, and while there are few.
+        """
+        if self.gaps < _FEW_GAPS:
             return 1.0
-        spread = self.gap_square - self.gap * self.gap
-        return sqrt(max(0.0, spread)) / self.gap
+        mean = self.gap / self.gaps
+        if mean <= 0.0:
+            return 1.0
+        return sqrt(max(0.0, self.gap_square / self.gaps - mean * mean)) / mean
 
     def _learn_sizes(self) -> None:
         if not self.sized:
             return
         self.usual_sized += self.sized
         step = max(_USUAL_STEP, self.sized / self.usual_sized)
-        self.usual_answer += (self.answers / self.sized - self.usual_answer) * step
+        answer = self.answers / self.sized
+        if self.sized >= _FEW_SIZES and self.usual_sized > KNOWN_ANSWERS:
+            self.most_answer = max(self.most_answer, answer)
+        self.usual_answer += (answer - self.usual_answer) * step
         self.usual_ask += (self.asks / self.sized - self.usual_ask) * step
 
     def growth(self) -> tuple[float, float]:
@@ -226,36 +466,55 @@ class Track(msgspec.Struct, array_like=True):
         answers = self.answers / self.sized - self.usual_answer
         return exp(min(20.0, asks)), exp(min(20.0, answers))
 
+    def louder(self) -> float:
+        """Times the longest answers of any window before (geometric mean)."""
+        if self.sized < _FEW_SIZES or self.usual_sized < KNOWN_ANSWERS:
+            return 1.0
+        most = max(self.most_answer, self.usual_answer)
+        return exp(min(20.0, self.answers / self.sized - most))
+
     def template(self, *, young: bool) -> None:
         """Whether the last prompt belongs to a template that nobody knew before."""
         self.templated += (young - self.templated) / 16
 
     def turn_window(self, window: int) -> None:
         """Begin window ``window``; what the last one was is remembered as usual."""
-        if self.requests and not self.judged:
-            self._learn_sizes()
-            self.usual_alike += (self.alike_share() - self.usual_alike) * _USUAL_STEP
-            same = self.alike_share() if self.apart <= SAME_BITS else 0.0
-            self.most_same = max(0.99 * self.most_same, same)
-            self.windows += 1
-            step = max(1 / 32, 1 / self.windows)
-            self.usual_newcomers += (self.newcomers - self.usual_newcomers) * step
-            self.most_newcomers = max(0.98 * self.most_newcomers, self.newcomers)
         next_one = window == self.window + 1
+        # Few answers wait for more, a window long.
+        enough = self.sized >= _FEW_SIZES or self.waited or not next_one
+        if self.requests and not self.judged:
+            if enough:
+                self._learn_sizes()
+            self.usual_alike += (self.alike_share() - self.usual_alike) * _USUAL_STEP
+            self.windows += 1
+            self._learn_news()
+        if self.run and self.last - self.run_since > _RUN_USUAL_S:
+            self._learn_run()
         self.requests_w = self.requests if next_one else 0
         self.tokens_w = self.tokens if next_one else 0
-        self.conduct_b = self.conduct if next_one else [0] * 5
+        self.conduct_b = self.conduct if next_one else _NONE
         self.newcomers_b = self.newcomers if next_one else 0
+        self.suspicious_b = self.suspicious if next_one else 0
+        self.suspicious = 0
         self.conduct = [0] * 5
-        self.requests = self.tokens = self.newcomers = self.strange_models = 0
-        self.peak_m = self.sized = 0
-        self.answers = self.asks = 0.0
+        self.requests = self.tokens = self.newcomers = 0
+        self.spoken_w = self.spoken if next_one else 0
+        self.peak_m = self.spoken = 0
+        self.waited = not enough and self.sized > 0
+        if not self.run:
+            self._learn_longest()
+        if enough or self.judged:
+            self.sized = 0
+            self.answers = self.asks = 0.0
         if not next_one:
-            self.targets = set()
+            self.targets = None
         self.judged = False
         self.window = window
 
 
-# A subject is known after a day and so many good answers.
+# A subject is known after a day and so many good answers; what is usual for it can be
+# said sooner, of one that was answered more.
 KNOWN_AFTER_S = 86_400.0
 KNOWN_ANSWERS = 12
+FAMILIAR_AFTER_S = 21_600.0
+FAMILIAR_ANSWERS = 40

@@ -7,18 +7,34 @@ from hashlib import blake2b
 
 import msgspec
 
-from gateway.detect.model import RUNGS, AttackClass, Ref, Rung, Severity
+from gateway.detect.model import (
+    RUNGS,
+    AttackClass,
+    Output,
+    Ref,
+    Rung,
+    Severity,
+    Window,
+    format_time,
+)
+from gateway.detect.templates import NEAR_BITS
 
 # An incident without evidence for so long is over.
 CALM_S = 1800.0
 # Several sources of these classes in one tenant at one time are one cause.
 SHARED = frozenset({"ddos", "scraping", "probing"})
 WORST = 20
+# The subject of what goes on in several tenants.
+EVERYWHERE = "*"
+# Templates of a crowd by which it is known in other tenants.
+MOST_PRINTS = 16
 _SEVERITIES: tuple[Severity, ...] = ("info", "warning", "critical")
 
 
 class Incident(msgspec.Struct, array_like=True):
-    """Verdicts of one cause. ``subject`` is the tenant for a crowd."""
+    """Verdicts of one cause. ``subject`` is the tenant for a crowd. Until it is
+    ``announced`` it only gives tags their id: nobody was told of it.
+    """
 
     id: str
     tenant: str
@@ -33,6 +49,9 @@ class Incident(msgspec.Struct, array_like=True):
     observed: dict[str, float]
     expected: dict[str, float]
     worst: dict[str, float] = {}  # "kind:id" -> score
+    announced: bool = True
+    tenants: list[str] = []  # beside ``tenant``: where else the same goes on
+    prints: list[int] = []  # templates of its crowd
 
 
 def incident_id(tenant: str, cls: str, subject: str, opened: float) -> str:
@@ -54,6 +73,54 @@ def worsen(incident: Incident, score: float, severity: Severity, action: Rung) -
     return rose
 
 
+def concerns(incident: Incident, tenant: str) -> bool:
+    """Whether it goes on in this tenant."""
+    return incident.tenant == tenant or tenant in incident.tenants
+
+
+def widen(incident: Incident, tenant: str) -> None:
+    """The same goes on in one more tenant: it is the service's, ``*``."""
+    if incident.tenant != EVERYWHERE:
+        incident.tenants.append(incident.tenant)
+        incident.tenant = EVERYWHERE
+        incident.subject = Ref("tenant", EVERYWHERE)
+    if tenant not in incident.tenants:
+        incident.tenants.append(tenant)
+
+
+def same_crowd(incident: Incident, print_: int) -> bool:
+    """Whether a template is one that its crowd sends."""
+    return any((one ^ print_).bit_count() <= NEAR_BITS for one in incident.prints)
+
+
+def know_crowd(incident: Incident, print_: int) -> None:
+    """Remember a template by which the same crowd is known elsewhere."""
+    if len(incident.prints) < MOST_PRINTS and not same_crowd(incident, print_):
+        incident.prints.append(print_)
+
+
+def sharpen(incident: Incident, cls: AttackClass) -> bool:
+    """Call it by what was done as soon as that is known, and not by how much it was; a
+    crowd that turns out to be larger than readers are is a flood.
+    """
+    crowd = incident.subject.kind == "tenant"
+    flood = crowd and incident.cls == "scraping" and cls == "ddos"
+    vague = incident.cls == "volume" and cls not in {"volume", "surge", "outage"}
+    if not (flood or vague):
+        return False
+    incident.cls = cls
+    return True
+
+
+def share_out(incident: Incident, subject: Ref, partner: Ref, cls: AttackClass) -> bool:
+    """Lay what a second source does, too, to the tenant; whether that is news."""
+    own = incident.subject
+    if cls not in SHARED or own.kind == "tenant" or own in (subject, partner):
+        return False
+    incident.subject = Ref("tenant", incident.tenant)
+    return True
+
+
 def name_worst(incident: Incident, subject: Ref, score: float) -> None:
     """Remember one of the worst subjects."""
     worst = incident.worst
@@ -65,6 +132,27 @@ def name_worst(incident: Incident, subject: Ref, score: float) -> None:
     if worst[least] < score:
         del worst[least]
         worst[key] = score
+
+
+def told(incident: Incident) -> Output:
+    """What was last to be said of it, as somebody hears it who comes later."""
+    return Output(
+        type="incident.updated",
+        id=incident.id,
+        ts=format_time(incident.last),
+        severity=incident.severity,
+        cls=incident.cls,
+        score=round(incident.score, 2),
+        subject=incident.subject,
+        tenant=incident.tenant,
+        action=incident.action,
+        until=None,
+        window=Window(format_time(incident.opened), format_time(incident.last)),
+        observed=incident.observed,
+        expected=incident.expected,
+        reasons=incident.reasons,
+        subjects=worst_of(incident),
+    )
 
 
 def worst_of(incident: Incident) -> tuple[Ref, ...]:

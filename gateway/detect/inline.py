@@ -1,43 +1,41 @@
 """What a worker knows about a request before it is forwarded: microseconds, no I/O.
 
-Control runs the whole detector a moment later; a worker only needs to enforce what
-control has decided, and to notice by itself what cannot wait: a subject far over what
-it may be expected to do, with prompts that are all alike. Score first, then learn.
+Control runs the whole detector a moment later and decides what is done; a worker
+enforces that. Its own score is for the record and the header: how far a subject is over
+what it may be expected to do, with prompts that are all alike. Score first, then learn.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Hashable, Mapping
 from math import log
+from typing import TYPE_CHECKING
 
 import msgspec
 
 from gateway.core.lru import Lru
 from gateway.detect.fingerprint import ALIKE_BITS
-from gateway.detect.model import Output, Rung
+from gateway.detect.model import Rung
+from gateway.detect.score import MOST
 
+if TYPE_CHECKING:
+    from gateway.core.identify import Identity
+
+CAPACITY = 20_000
+MINUTE_S = 60.0
 _SIGMAS_PER_FOLD = 2.2
-_RING = 8
+_RING = 4
 _STEP = 1 / 16
 _LEAST_PROMPTS = 6
-_ACTING = frozenset(
-    {"client.tagged", "client.throttled", "client.blocked", "client.unblocked"}
-)
-_ALIKE = "its recent prompts are alike"
-_BUSY = "far more requests than usual"
+_NOTABLE = 1.0
+_LOOK_AGAIN = 1.1
+# What the busiest of a tenant are believed to send in a minute until control knows.
+_BUSY = 20.0
+Key = tuple[str, str, str]  # tenant, kind, id
 
 
-class Standing(msgspec.Struct, frozen=True, gc=False):
-    """What control has decided about a subject. ``until`` is epoch seconds."""
-
-    rung: Rung
-    until: float
-    cls: str
-    score: float
-
-
-class Inline(msgspec.Struct, frozen=True, gc=False):
-    """The worker's score of one request."""
+class Verdict(msgspec.Struct, frozen=True, gc=False):
+    """What is thought of one request, and done with it."""
 
     score: float = 0.0
     rung: Rung = "allow"
@@ -45,90 +43,126 @@ class Inline(msgspec.Struct, frozen=True, gc=False):
     reasons: tuple[str, ...] = ()
 
 
-NOTHING = Inline()
+NOTHING = Verdict()
 
 
 class _Seen:
-    """The last prompts of one subject."""
+    """The minute and the last prompts of one client."""
 
-    __slots__ = ("alike", "count", "prints")
+    __slots__ = (
+        "alike",
+        "judge_at",
+        "minute",
+        "newest",
+        "printed",
+        "prints",
+        "requests_m",
+        "usual",
+        "verdict",
+    )
 
     def __init__(self) -> None:
+        self.minute = 0
+        self.requests_m = 0
+        self.usual = self.judge_at = _BUSY
+        self.verdict = NOTHING
         self.prints: list[int] = []
-        self.count = 0
+        self.newest = -1
+        self.printed = 0
         self.alike = 0.0
 
-
-class InlineScorer:
-    """Scores requests of one worker; at most ``capacity`` subjects are remembered."""
-
-    __slots__ = ("_busy", "_expected", "_seen", "_standings")
-
-    def __init__(self, capacity: int = 20_000) -> None:
-        self._standings: dict[tuple[str, str, str], Standing] = {}
-        self._expected: Mapping[tuple[str, str, str], float] = {}
-        self._busy: Mapping[str, float] = {}
-        self._seen: Lru[tuple[str, str, str], _Seen] = Lru(capacity)
-
-    def take_verdicts(self, outputs: Iterable[Output], now: float) -> None:
-        """Take what control has decided; what is over is dropped on the way."""
-        over = [key for key, held in self._standings.items() if held.until <= now]
-        for key in over:
-            del self._standings[key]
-        for out in outputs:
-            if out.type not in _ACTING:
-                continue
-            key = (out.tenant, out.subject.kind, out.subject.id)
-            if out.action == "allow":
-                self._standings.pop(key, None)
-            elif out.until is not None:
-                until = msgspec.structs.replace(out, ts=out.until).at
-                self._standings[key] = Standing(out.action, until, out.cls, out.score)
-
-    def take_baselines(
-        self,
-        expected: Mapping[tuple[str, str, str], float],
-        busy: Mapping[str, float],
-    ) -> None:
-        """Requests a minute that a subject (tenant, kind, id), and the busiest peers of
-        a tenant, are expected to make.
-        """
-        self._expected = expected
-        self._busy = busy
-
-    def score_one(
-        self, key: tuple[str, str, str], requests_m: int, now: float
-    ) -> Inline:
-        """Score one request of a subject that made ``requests_m`` in this minute."""
-        standing = self._standings.get(key)
-        if standing is not None and now < standing.until:
-            return Inline(standing.score, standing.rung, standing.cls)
-        usual = self._expected.get(key) or self._busy.get(key[0], 0.0)
-        if usual <= 0.0 or requests_m <= usual:
-            return NOTHING
-        excess = min(12.0, _SIGMAS_PER_FOLD * log(requests_m / usual))
-        seen = self._seen.get(key)
-        if seen is None or seen.count < _LEAST_PROMPTS:
-            return NOTHING
-        score = min(excess, 8.0 * seen.alike)
-        if score < 1.0:
-            return NOTHING
-        return Inline(score, "allow", "scraping", (_BUSY, _ALIKE))
-
-    def learn_one(self, key: tuple[str, str, str], fingerprint: int) -> None:
-        """Remember the prompt of a request that was scored."""
-        seen = self._seen.get(key)
-        if seen is None:
-            seen = _Seen()
-            self._seen.put(key, seen)
-        prints = seen.prints
+    def learn(self, fingerprint: int) -> None:
+        """Compare with the last prompts, then be one of them."""
+        self.printed = printed = self.printed + 1
+        if fingerprint == self.newest:
+            self.alike += (1.0 - self.alike) * _STEP
+            return
+        self.newest = fingerprint
+        prints = self.prints
         near = 0
         for other in prints:
             near += (fingerprint ^ other).bit_count() <= ALIKE_BITS
         if prints:
-            seen.alike += (near / len(prints) - seen.alike) * max(_STEP, 1 / seen.count)
+            step = max(_STEP, 1 / printed)
+            self.alike += (near / len(prints) - self.alike) * step
         if len(prints) < _RING:
             prints.append(fingerprint)
         else:
-            prints[seen.count % _RING] = fingerprint
-        seen.count += 1
+            prints[printed % _RING] = fingerprint
+
+
+class InlineScorer:
+    """Scores requests of one worker; at most ``capacity`` clients (an address with one
+    user) are remembered.
+    """
+
+    __slots__ = ("_busy", "_expected", "_seen")
+
+    def __init__(self, capacity: int = CAPACITY) -> None:
+        self._expected: Mapping[Key, float] = {}
+        self._busy: Mapping[str, float] = {}
+        self._seen: Lru[Hashable, _Seen] = Lru(capacity)
+
+    def take_baselines(
+        self, expected: Mapping[Key, float], busy: Mapping[str, float]
+    ) -> None:
+        """Requests a minute that a subject, and the busiest of a tenant, may be
+        expected to make; counts from each client's next minute on.
+        """
+        self._expected = expected
+        self._busy = busy
+
+    @property
+    def known(self) -> int:
+        """Clients remembered."""
+        return len(self._seen)
+
+    def score_one(
+        self,
+        client: Identity,
+        counted: int,
+        fingerprint: int | None,
+        now: float,
+    ) -> Verdict:
+        """Score one request, then learn it. ``counted``: the requests that the store
+        counts for the client in a minute, 0 where it does not.
+        """
+        seen = self._seen.get(client.key)
+        if seen is None:
+            seen = _Seen()
+            self._seen.put(client.key, seen)
+        minute = int(now // MINUTE_S)
+        if minute != seen.minute:
+            seen.minute = minute
+            seen.requests_m = 0
+            seen.usual = seen.judge_at = self._usual(client)
+            seen.verdict = NOTHING
+        seen.requests_m = requests_m = seen.requests_m + 1
+        requests_m = max(requests_m, counted)
+        if requests_m > seen.judge_at and seen.printed >= _LEAST_PROMPTS:
+            # A score moves with the logarithm of the count: not at every request.
+            seen.judge_at = _LOOK_AGAIN * requests_m
+            seen.verdict = _judge(requests_m, seen.usual, seen.alike)
+        if fingerprint is not None:
+            seen.learn(fingerprint)
+        return seen.verdict
+
+    def _usual(self, client: Identity) -> float:
+        """The highest that is expected of any of its subjects."""
+        tenant, expected = client.tenant.name, self._expected
+        return max(
+            self._busy.get(tenant, _BUSY),
+            expected.get((tenant, "user", client.user), 0.0),
+            expected.get((tenant, "client_ip", client.client_ip), 0.0),
+        )
+
+
+def _judge(requests_m: int, usual: float, alike: float) -> Verdict:
+    score = min(MOST, _SIGMAS_PER_FOLD * log(requests_m / usual), 8.0 * alike)
+    if score < _NOTABLE:
+        return NOTHING
+    reasons = (
+        f"{requests_m} requests in a minute where {usual:.0f} are usual.",
+        f"{100 * alike:.0f} % of its recent prompts follow few templates.",
+    )
+    return Verdict(round(score, 2), "allow", "scraping", reasons)

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from math import isfinite
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
 
 from gateway.core.dialects.routes import find_endpoint
+from gateway.core.model import Campaign
 from gateway.detect.fingerprint import prompt_fingerprint
 
 AttackClass = Literal[
@@ -43,9 +44,15 @@ _SECONDS_END = 1e11
 _MILLIS_END = 1e14
 _LAST_TIME = 253_402_300_800.0  # end of the year 9999: what dates can express
 _FINGERPRINT_BITS = 64
+_NO_STATUS = 200  # where the source does not say
 _REFUSING = frozenset({"limit", "block"})
+# Refusals of the gateway that say something about the client.
+_OWN_DOING = frozenset({400, 401, 404, 405})
 # An event that the gateway itself refused: it was asked, but nothing was answered.
 REFUSED_STATUS = 0
+
+
+Count = Annotated[int, msgspec.Meta(ge=0)]
 
 
 class EventError(ValueError):
@@ -71,6 +78,8 @@ class Event(msgspec.Struct, frozen=True, gc=False):
     status: int = 200
     usd: float = 0.0
     fingerprint: int | None = None
+    # How many requests of one client it stands for; tokens and money are their sums.
+    times: int = 1
 
     @property
     def tokens(self) -> int:
@@ -117,17 +126,6 @@ class Output(msgspec.Struct, frozen=True, rename={"cls": "class"}):
         return datetime.fromisoformat(self.ts).timestamp()
 
 
-class Campaign(msgspec.Struct, frozen=True, gc=False):
-    """A declared launch: ``expect`` times the baseline from ``since`` to ``to``
-    (epoch seconds); ``tenant`` None: the whole service.
-    """
-
-    since: float
-    to: float
-    expect: float
-    tenant: str | None = None
-
-
 class LadderSettings(msgspec.Struct, frozen=True, gc=False):
     """Sigma from which a subject is tagged, throttled, blocked, and for how long.
 
@@ -159,7 +157,7 @@ class DetectSettings(msgspec.Struct, frozen=True):
     max_blocked_share: float = 0.2
     # Own history from which volume against oneself counts fully, seconds.
     grace_s: float = 86_400.0
-    # Subjects never acted on, "kind:id" as policies write them.
+    # Subjects never acted on, "kind:id" as policies write them, also "network:CIDR".
     allow: frozenset[str] = frozenset()
     # Observe: verdicts and incidents as ever, but every action is ``allow``.
     observe: bool = False
@@ -169,6 +167,8 @@ class DetectSettings(msgspec.Struct, frozen=True):
     # Subjects of each kind that a tenant remembers exactly (about 2 KB each); beyond
     # them the least recently seen are forgotten.
     max_subjects: int = 20_000
+    # Tenants; a quarter of them, not seen for longest, makes room when there are more.
+    max_tenants: int = 2_000
     # Subjects with a week of history.
     max_baselines: int = 12_000
 
@@ -193,6 +193,61 @@ def event_from_record(record: Mapping[str, Any]) -> Event:
         status=_status(record),
         usd=_number(record, "usd"),
         fingerprint=_fingerprint(record),
+    )
+
+
+class EventLine(msgspec.Struct, gc=False):
+    """What ``event_from_record`` reads of a record, where all of it is of the usual
+    type: for decoders that skip the rest. Keys that are seldom used are not here.
+    """
+
+    ts: str | float | None = None
+    timestamp: str | float | None = None
+    client_ip: str | None = None
+    user: str | None = None
+    user_id: str | None = None
+    tenant: str | None = None
+    model: str | None = None
+    model_name: str | None = None
+    endpoint: str | None = None
+    path: str | None = None
+    prompt_tokens: Count | None = None
+    completion_tokens: Count | None = None
+    total_tokens: Count | None = None
+    status: Count | None = None
+    usd: float | None = None
+    fingerprint: str | int | None = None
+    prompt: Any = None
+    outcome: Any = None
+    action: Any = None
+
+
+def event_from_line(line: EventLine) -> Event:
+    """As ``event_from_record``, several times as fast. Raises EventError."""
+    ts = line.timestamp if line.ts is None else line.ts
+    endpoint = line.path if line.endpoint is None else line.endpoint
+    status = line.status or _NO_STATUS
+    if line.outcome != "ok":
+        status = _refused(status, line.outcome, line.action)
+    print_ = line.fingerprint
+    if print_ is not None:
+        print_ = _print(print_)
+    elif isinstance(line.prompt, str):
+        print_ = prompt_fingerprint(line.prompt)
+    user = line.user_id if line.user is None else line.user
+    return Event(
+        parse_time(_missing("timestamp") if ts is None else ts),
+        line.client_ip or _missing("client_ip"),
+        user or "anonymous",
+        line.tenant or "default",
+        (line.model_name if line.model is None else line.model) or "",
+        _endpoint(endpoint or ""),
+        line.prompt_tokens or 0,
+        line.completion_tokens or 0,
+        line.total_tokens or 0,
+        status,
+        max(0.0, line.usd) if line.usd else 0.0,
+        print_,
     )
 
 
@@ -276,10 +331,19 @@ def _text(record: Mapping[str, Any], *names: str) -> str:
 
 
 def _status(record: Mapping[str, Any]) -> int:
-    """The answer's status; REFUSED_STATUS where the gateway itself refused."""
-    if record.get("action") in _REFUSING or record.get("outcome") == "refused":
+    """The answer's status; REFUSED_STATUS where the gateway itself turned it away, by
+    a limit, a block, or for lack of room. A wrong key or path is the client's doing.
+    """
+    status = _count(record, "status") or _NO_STATUS
+    return _refused(status, record.get("outcome"), record.get("action"))
+
+
+def _refused(status: int, outcome: object, action: object) -> int:
+    if outcome is None and isinstance(action, str) and action in _REFUSING:
         return REFUSED_STATUS
-    return _count(record, "status") or 200
+    if outcome == "refused" and status not in _OWN_DOING:
+        return REFUSED_STATUS
+    return status
 
 
 def _endpoint(name: str) -> str:
@@ -293,6 +357,10 @@ def _fingerprint(record: Mapping[str, Any]) -> int | None:
     if value is None:
         prompt = record.get("prompt")
         return prompt_fingerprint(prompt) if isinstance(prompt, str) else None
+    return _print(value)
+
+
+def _print(value: Any) -> int:
     if isinstance(value, int):
         number = value
     else:

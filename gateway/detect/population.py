@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
+from itertools import accumulate
+from operator import mul
+
 from gateway.core.lru import Lru
 from gateway.detect.baseline import Envelope, new_envelope
 from gateway.detect.features import FAILED, MINUTE_S, OK, WINDOW_S, Track
-from gateway.detect.model import Event
+from gateway.detect.live import Live
+from gateway.detect.model import REFUSED_STATUS, Event
 from gateway.detect.templates import Templates
 
 # Levels of peers are counted in bins of a quarter of a log unit.
@@ -23,17 +28,25 @@ REQUESTS_UNIT = 10.0
 TOKENS_UNIT = 5_000.0
 # The tenant's own tide counts from this level on.
 TIDE_UNIT = 100.0
+# Windows from which on it is known.
+TIDE_KNOWN = 36
 _FAILED_USERS = 64
+# Newcomers' prompts of a window: an average of half a day, of at most three times it.
+_TIDE_STEP = 1 / 72
+_TIDE_LEARNED = 3.0
+_TIDE_LEAST = 5.0
 
 
 class Peers:
     """How busy subjects usually are: their counts, as a histogram of logs."""
 
-    __slots__ = ("bins", "seen")
+    __slots__ = ("_busy", "_fresh", "bins", "seen")
 
     def __init__(self, first: float = _PEER_MINUTE) -> None:
         self.bins = [0.0] * _PEER_BINS
         self.seen = 0.0
+        self._busy = 0.0
+        self._fresh = 0  # learned since ``_busy`` was found
         for busy in range(1, 5):
             self._add(first * busy / 4.0, _PEER_BELIEF / 4.0)
 
@@ -43,33 +56,41 @@ class Peers:
         if self.seen > _PEER_HALVE:
             self.bins = [held / 2.0 for held in self.bins]
             self.seen /= 2.0
+        if self._fresh > self.seen / 100.0:
+            self._find_busy()
 
     def _add(self, count: float, weight: float) -> None:
-        at = 0
-        level = 1.0
-        # Bins grow by a quarter of a log unit: 1, 1.28, 1.65, ...
-        while level < count and at < _PEER_BINS - 1:
-            level *= _GROWTH
-            at += 1
-        self.bins[at] += weight
+        self.bins[min(_PEER_BINS - 1, bisect_left(_LEVELS, count))] += weight
         self.seen += weight
+        self._fresh += 1
 
     def restore(self, bins: list[float]) -> None:
         """Take over what was learned."""
         self.bins = bins
         self.seen = sum(bins)
+        self._busy = 0.0
 
     def busy(self) -> float:
-        """What the busiest one in a hundred minutes reach."""
+        """What the busiest one in a hundred minutes reach; found anew when a
+        hundredth of what is known is new.
+        """
+        if not self._busy:
+            self._find_busy()
+        return self._busy
+
+    def _find_busy(self) -> None:
         left = (1.0 - PEER_QUANTILE) * self.seen
         at = _PEER_BINS - 1
         while at and self.bins[at] <= left:
             left -= self.bins[at]
             at -= 1
-        return float(_GROWTH**at)
+        self._busy = float(_GROWTH**at)
+        self._fresh = 0
 
 
 _GROWTH = 1.2840254166877414  # e ** (1 / _PEER_STEPS)
+# Bins grow by a quarter of a log unit: 1, 1.28, 1.65, ...
+_LEVELS = list(accumulate([_GROWTH] * (_PEER_BINS - 1), mul, initial=1.0))
 
 
 class Subjects(Lru[str, Track]):
@@ -99,7 +120,14 @@ class Tenant:
         "answers_m",
         "blocked_known",
         "born",
+        "burst_b",
+        "burst_m",
         "failed_users",
+        "flooded",
+        "ips",
+        "live",
+        "live_ips",
+        "live_users",
         "minute",
         "name",
         "newcomers_m",
@@ -115,16 +143,24 @@ class Tenant:
         "tide",
         "top",
         "tracks",
+        "users",
         "users_m",
+        "varied",
+        "varied_usual",
+        "walked",
         "window",
+        "young",
     )
 
     def __init__(self, name: str, subjects: int, born: float) -> None:
         self.name = name
         self.born = born
-        self.tracks: dict[str, Subjects] = {
-            "client_ip": Subjects(subjects),
-            "user": Subjects(subjects),
+        self.ips, self.users = Subjects(subjects), Subjects(subjects)
+        self.tracks: dict[str, Subjects] = {"client_ip": self.ips, "user": self.users}
+        self.live_ips, self.live_users = Live(), Live()
+        self.live: dict[str, Live] = {
+            "client_ip": self.live_ips,
+            "user": self.live_users,
         }
         self.templates = Templates()
         self.peers = Peers()
@@ -135,8 +171,15 @@ class Tenant:
         self.window = -1
         self.requests = 0  # of the running window
         self.top = 0  # requests of the busiest subject in the running window
+        self.young = 0  # of those, newcomers' prompts of young templates
+        self.walked = 0  # and of those that several sources share
+        self.flooded = 0  # and prompts of templates that are flooded
+        self.varied = 0  # and newcomers' other prompts, with what is usual of them
+        self.varied_usual = 0.0
         self.requests_m = 0
         self.requests_b = 0
+        self.burst_m = 0  # newcomers' prompts of shared templates that are quite new
+        self.burst_b = 0
         self.newcomers_m = 0
         self.answers_m = [0] * 5
         self.answers_b = [0] * 5
@@ -151,30 +194,73 @@ class Tenant:
         minute = int(event.ts // MINUTE_S)
         if minute > self.minute:
             self._turn(minute)
-        self.requests_m += 1
-        self.requests += 1
-        self.answers_m[kind] += 1
+        self.requests_m += event.times
+        self.requests += event.times
+        if event.status != REFUSED_STATUS:
+            self.settle(event, kind)
+
+    def settle(self, event: Event, kind: int) -> None:
+        """Count how a request was answered."""
+        self.answers_m[kind] += event.times
         if kind == FAILED and len(self.failed_users) < _FAILED_USERS:
             self.failed_users.add(event.user + event.client_ip)
 
     def _turn(self, minute: int) -> None:
+        for live in self.live.values():
+            live.turn(minute - self.minute)
         next_one = minute == self.minute + 1
         self.requests_b = self.requests_m if next_one else 0
+        self.burst_b = self.burst_m if next_one else 0
         self.answers_b = self.answers_m if next_one else [0] * 5
-        self.requests_m = self.newcomers_m = 0
+        self.requests_m = self.burst_m = self.newcomers_m = 0
         self.answers_m = [0] * 5
         if not next_one or not self.answers_b[FAILED]:
             self.failed_users = set()
         self.minute = minute
+
+    def turn_newcomers(self) -> None:
+        """A window is over: how many prompts newcomers usually send. What is far more
+        than that is a tide and moves it little.
+        """
+        usual = self.varied_usual
+        seen = min(float(self.varied), _TIDE_LEARNED * max(usual, _TIDE_LEAST))
+        self.varied_usual += (seen - usual) * _TIDE_STEP
+        self.varied = 0
+
+    def rate_m(self, now: float) -> float:
+        """Requests of the last sixty seconds."""
+        return self.requests_m + self.requests_b * self._still_of_before(now)
+
+    def burst_rate_m(self, now: float) -> float:
+        """Newcomers' prompts of the last sixty seconds that follow shared templates of
+        the last half hour.
+        """
+        return self.burst_m + self.burst_b * self._still_of_before(now)
+
+    def _still_of_before(self, now: float) -> float:
+        return 1.0 - min(1.0, max(0.0, now / MINUTE_S - self.minute))
 
     def failed_share(self) -> float:
         """Share of answers of the last one to two minutes that were upstream errors."""
         failed = self.answers_m[FAILED] + self.answers_b[FAILED]
         return failed / max(1, failed + self.answers_m[OK] + self.answers_b[OK])
 
+    def tide_m(self) -> float:
+        """Requests a minute that this tenant is expected to make at most; 0 while its
+        tide is not known (six hours).
+        """
+        tide = self.tide
+        if tide.age < TIDE_KNOWN or self.window <= tide.last:
+            return 0.0
+        return tide.count(tide.expect(self.window).level) / (WINDOW_S / MINUTE_S)
+
     def all_peers(self) -> tuple[Peers, Peers, Peers]:
         """Requests a minute, requests a window, tokens a window."""
         return self.peers, self.peers_w, self.peers_t
+
+    def company(self) -> int:
+        """How many addresses, or users, have been seen; the larger."""
+        return max(len(tracks) for tracks in self.tracks.values())
 
     def population(self) -> int:
         """Subjects remembered, of both kinds."""

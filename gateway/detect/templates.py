@@ -8,12 +8,15 @@ into the table again, so a stream of unrelated prompts cannot push it out.
 
 from __future__ import annotations
 
+from math import exp
+
 import msgspec
 
 from gateway.detect.features import MINUTE_S, WINDOW_S
 
 _BANDS = 8
 _SLOTS = 256
+_BASES = tuple(range(0, _BANDS * _SLOTS, _SLOTS))
 # From leader to member: two members may differ by twice the flips of one.
 NEAR_BITS = 12
 # Sources of one template that are told apart.
@@ -24,6 +27,13 @@ LASTING_WINDOWS = 3
 _FORGOTTEN_S = 3 * 86_400.0
 # Known: it lasts, and it was there so long ago.
 _KNOWN_AFTER_S = 3 * 3600.0
+# Who was there so long before a template was is not part of its crowd; who came later is
+# for so long, and any newcomer for so long.
+_ARRIVED_S = 60.0
+_CROWD_S = 6 * 3600.0
+NEWCOMER_S = 1800.0
+# Steps towards the size of a crowd, from above.
+_STEPS = 8
 
 
 class Template(msgspec.Struct, array_like=True):
@@ -46,23 +56,40 @@ class Template(msgspec.Struct, array_like=True):
     skip: int = 7
     abusive_until: float = 0.0
     apart: float = 0.0
+    refused: int = 0  # of this window: answered 401, 403, 404
+    repeats: int = 0  # prompts of sources that were there already in this window
+    unsure: bool = False  # its crowd may be part of a tide of newcomers: tagged only
 
     def known(self, now: float) -> bool:
         """Whether this is an application's own template and not a new one."""
         return self.windows >= LASTING_WINDOWS and now - self.born > _KNOWN_AFTER_S
 
-    def count(self, ts: float, source: str, bits: int, *, fresh: bool) -> None:
+    def count(
+        self,
+        ts: float,
+        source: str,
+        bits: int,
+        *,
+        fresh: bool,
+        refused: bool = False,
+        times: int = 1,
+    ) -> None:
         """One more prompt of this template."""
         minute = int(ts // MINUTE_S)
         if minute > self.minute:
             self._turn(minute)
-        self.requests_m += 1
-        self.requests += 1
+        self.requests_m += times
+        self.requests += times
         self.apart += (bits - self.apart) / 16
+        if refused:
+            self.refused += times
         if fresh:
-            self.fresh += 1
+            self.fresh += times
         if len(self.sources) < SOURCES:
-            self.sources.add(source)
+            if source in self.sources:
+                self.repeats += 1
+            else:
+                self.sources.add(source)
         self.last = ts
 
     def _turn(self, minute: int) -> None:
@@ -77,8 +104,36 @@ class Template(msgspec.Struct, array_like=True):
         self.peak = max(self.peak * leak, self.requests if calm else 0.0)
         self.windows += calm
         self.window = window
-        self.requests = self.fresh = 0
+        self.requests = self.fresh = self.repeats = self.refused = 0
         self.sources = set()
+
+    def yields(self, other: Template) -> bool:
+        """Whether another lasting template may take its place."""
+        if self.abusive_until > other.last:
+            return False
+        return self.windows < other.windows or other.last - self.last > _FORGOTTEN_S
+
+    def brought(self, born: float, now: float) -> bool:
+        """Whether a subject first seen at ``born`` came with this template."""
+        age = now - born
+        return born > self.born - _ARRIVED_S and age < _CROWD_S
+
+    def fresh_to(self, born: float, now: float) -> bool:
+        """Whether a subject is a newcomer, by itself or beside this template."""
+        return now - born < NEWCOMER_S or self.brought(born, now)
+
+    def crowd(self) -> float:
+        """How many sources there must be, by how soon they come again: n prompts of N
+        sources come from N (1 - exp(-n/N)) different ones.
+        """
+        met = len(self.sources)
+        if not met:
+            return 0.0
+        seen = met + self.repeats
+        crowd = seen * seen / (2.0 * max(0.5, self.repeats))
+        for _ in range(_STEPS):
+            crowd = met / (1.0 - exp(-seen / crowd))
+        return crowd
 
     def rate_m(self, now: float) -> float:
         """Prompts of the last sixty seconds."""
@@ -88,7 +143,8 @@ class Template(msgspec.Struct, array_like=True):
 
 class Templates:
     """The templates of one tenant: at most ``8 x 256`` recent leaders, and as many
-    lasting ones, whose place only a template seen in more windows can take.
+    lasting ones, whose place only a template seen in more windows can take, or one
+    that is flooded.
     """
 
     __slots__ = ("_lasting", "_table")
@@ -100,33 +156,32 @@ class Templates:
     def find(self, fingerprint: int) -> tuple[Template | None, int]:
         """The template that a prompt belongs to, and in how many bits it differs."""
         table, lasting = self._table, self._lasting
-        left = fingerprint
-        for base in range(0, _BANDS * _SLOTS, _SLOTS):
-            at = base + (left & 0xFF)
-            for found in (table[at], lasting[at]):
-                if found is not None:
-                    bits = (found.print ^ fingerprint).bit_count()
-                    if bits <= NEAR_BITS:
-                        return found, bits
-            left >>= 8
+        for base, byte in zip(_BASES, fingerprint.to_bytes(8, "little"), strict=True):
+            found = table[base + byte]
+            if found is not None:
+                bits = (found.print ^ fingerprint).bit_count()
+                if bits <= NEAR_BITS:
+                    return found, bits
+            kept = lasting[base + byte]
+            if kept is not None and kept is not found:
+                bits = (kept.print ^ fingerprint).bit_count()
+                if bits <= NEAR_BITS:
+                    return kept, bits
         return None, 0
 
     def place(self, template: Template) -> None:
         """Write a leader into the table: when it is new, and again when it was hit."""
-        left = template.print
-        windows = template.windows
-        for base in range(0, _BANDS * _SLOTS, _SLOTS):
-            at = base + (left & 0xFF)
-            self._table[at] = template
-            if windows >= LASTING_WINDOWS:
-                held = self._lasting[at]
-                if (
-                    held is None
-                    or held.windows < windows
-                    or template.last - held.last > _FORGOTTEN_S
-                ):
-                    self._lasting[at] = template
-            left >>= 8
+        flooded = template.abusive_until > template.last
+        lasts = flooded or template.windows >= LASTING_WINDOWS
+        table, lasting = self._table, self._lasting
+        for base, byte in zip(
+            _BASES, template.print.to_bytes(8, "little"), strict=True
+        ):
+            table[base + byte] = template
+            if lasts:
+                held = lasting[base + byte]
+                if held is None or flooded or held.yields(template):
+                    lasting[base + byte] = template
 
     def add(self, fingerprint: int, ts: float) -> Template:
         """A new template around this prompt."""

@@ -67,6 +67,35 @@ def test_blocks_hold_their_subject_only(kind, subject, tenant, hit):
     assert blocked(gate_with(Block(kind, subject, tenant))) is hit
 
 
+@pytest.mark.parametrize(
+    ("block", "hit"),
+    [
+        (Block("client_ip", "203.0.113.9"), True),
+        (Block("tenant", "acme"), True),
+        (Block("network", "203.0.113.0/24"), True),
+        (Block("user", "anonymous"), False),
+    ],
+)
+def test_the_heads_user_waits_for_a_body_that_may_name_another(block, hit):
+    """Everything else is refused from the head."""
+    gate, who = gate_with(block), client(user=None)
+    assert who.takes_body_user
+    assert (gate.find_head_block(who, NOW) is not None) is hit
+    assert blocked(gate, who)
+    assert gate.find_head_block(client(user=None, allow=("tenant:acme",)), NOW) is None
+    assert gate_with().find_head_block(who, NOW) is None
+
+
+def test_the_heads_user_is_refused_where_no_body_names_another():
+    """As by ``find_block``."""
+    policy = Policy("p", user_from=("credential",))
+    who = Identifier([Tenant("acme", policy)], b"pepper").identify(
+        "203.0.113.9", Head(), NOW
+    )
+    gate = gate_with(Block("user", "anonymous"))
+    assert gate.find_head_block(who, NOW) is gate.find_block(who, NOW) is not None
+
+
 def test_ipv6_is_blocked_by_its_64():
     """Any address in the /64 is the same client."""
     gate = gate_with(Block("client_ip", "2001:db8::1"))
@@ -227,3 +256,52 @@ def test_reset_counters_are_forgotten():
     gate, plan = full(0)
     gate.forget_all()
     assert gate.check_head(plan, 12.0, billable=True) is None
+
+
+# -- tags and throttles ------------------------------------------------------------------
+
+
+def verdict(action, kind="client_ip", id_="203.0.113.9", tenant="acme", **fields):
+    """What the detector decided short of a block, or a block."""
+    return Block(kind, id_, tenant, by="detector", action=action, **fields)
+
+
+def test_tagged_and_throttled_clients_pass_the_gate():
+    """Only a block refuses; where a client stands is found apart."""
+    gate = gate_with(verdict("tag"), verdict("throttle", "user", "alice", rate=9))
+    assert not blocked(gate)
+    assert gate.find_standing(client(), NOW).rate == 9
+    assert gate.find_standing(client(user="bob"), NOW).action == "tag"
+    assert gate.find_standing(client(tenant="beta"), NOW) is None
+
+
+def test_the_slowest_of_several_standings_counts():
+    """A throttle goes before a tag, a lower rate before a higher one."""
+    slow = verdict("throttle", "user", "alice", rate=3)
+    gate = gate_with(verdict("throttle", rate=9), slow)
+    assert gate.find_standing(client(), NOW) == slow
+    gate.remove_block("user", "alice", "acme")
+    gate.add_block(verdict("throttle", "user", "alice", rate=12))
+    assert gate.find_standing(client(), NOW).rate == 9
+
+
+def test_standings_end_and_change():
+    """By time, by removal, by another word on the same subject, by the allow-list."""
+    gate = gate_with(verdict("tag", until=NOW + 9))
+    assert gate.find_standing(client(allow=("user:alice",)), NOW) is None
+    assert gate.find_standing(client(), NOW + 9) is None
+    gate.add_block(verdict("block", until=NOW + 9))
+    assert (gate.standings, blocked(gate)) == (0, True)
+    assert gate.find_standing(client(), NOW) is None
+    gate.add_block(verdict("throttle"))
+    assert gate.standings == 1
+    gate.remove_block("client_ip", "203.0.113.9", "acme")
+    assert gate.standings == 0
+    assert gate.quiet
+
+
+def test_a_block_of_strangers_leaves_clients_with_a_key_alone():
+    """Whoever guesses keys is shut out where no key is known, its neighbours not."""
+    gate = gate_with(verdict("block", tenant="anonymous"))
+    assert gate.check_stranger("203.0.113.9", None, NOW) is not None
+    assert not blocked(gate)

@@ -6,7 +6,7 @@ from zoneinfo import ZoneInfo
 import pytest
 
 from gateway.core.identify import Identifier, with_body_user
-from gateway.core.model import CellKind, Limit, Policy, Tenant
+from gateway.core.model import Block, CellKind, Limit, Policy, Tenant
 from gateway.core.plans import (
     LEASE_US,
     Calendar,
@@ -14,6 +14,7 @@ from gateway.core.plans import (
     cells_of_subject,
     store_key,
     tenant_tag,
+    throttled_plan,
 )
 
 MINUTE = 60_000_000
@@ -333,3 +334,31 @@ def test_the_ids_of_a_pair_may_be_joined(kind, joined, ids):
     policy = Policy("p", limits=(Limit(kind, "requests", 5, MINUTE),))
     cells = [cells_of_subject(policy, "t", kind, both, NOW) for both in (joined, ids)]
     assert cells[0] == cells[1]
+
+
+# -- throttles ------------------------------------------------------------------------
+
+
+def test_a_throttled_client_has_one_limit_more():
+    """Requests a minute of the subject, counted beside its limits; never none at all."""
+    plan = PlanBook().plan(identity(Limit("user", "tokens", 5, MINUTE)), "m", NOW)
+    standing = Block("client_ip", "203.0.113.9", "acme", action="throttle", rate=6)
+    throttled = throttled_plan(plan, b"tidegate:", "acme", standing)
+    assert throttled.cells[0] == plan.cells[0]
+    cell = throttled.cells[1]
+    assert names(throttled)[1] == "throttled_client_ip.requests.1m"
+    assert (cell.amount, cell.window_us, cell.kind) == (6, MINUTE, CellKind.SLIDING)
+    none = Block("user", "u", "acme", action="throttle")
+    assert throttled_plan(plan, b"tidegate:", "acme", none).cells[1].amount == 1
+
+
+def test_a_plan_knows_where_the_requests_of_a_minute_are_counted():
+    """Of the address and of the user; other windows and meters are something else."""
+    limits = (
+        Limit("user", "requests", 5, MINUTE),
+        Limit("client_ip", "requests", 5, 2 * MINUTE),
+    )
+    book = PlanBook()
+    assert book.plan(identity(*limits), "m", NOW).minute_places == (0,)
+    again = book.plan(identity(*limits, ip="203.0.113.8"), "m", NOW)
+    assert again.minute_places == (0,)

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import msgspec
 
-from gateway.detect.act import Bench, Case
-from gateway.detect.classify import Finding
+from gateway.detect.act import LEAST_PEERS, Bench, Case
+from gateway.detect.facts import Finding
 from gateway.detect.features import Track
 from gateway.detect.incidents import CALM_S
-from gateway.detect.model import DetectSettings, LadderSettings, Output, Ref
+from gateway.detect.model import DetectSettings, Event, LadderSettings, Output, Ref
 from gateway.detect.population import Tenant
-from gateway.detect.templates import Template
+from gateway.detect.templates import SOURCES, Template
 
 T = 1_767_607_200.0
+DAY = 86_400.0
 WALK = Finding("scraping", 9.0, behaviour=True, reasons=("Walks.",))
 MORE = Finding("volume", 9.0, behaviour=False, reasons=("More.",))
 
@@ -22,7 +25,7 @@ class Room:
 
     def __init__(self, **settings: object) -> None:
         self.bench = Bench(DetectSettings(**settings))
-        self.tenant = Tenant("t", 100, T)
+        self.tenant = Tenant("t", 100, T - 2 * DAY)  # its first day is over
         self.now = T
 
     def find(
@@ -33,14 +36,15 @@ class Room:
         times: int = 1,
         known: bool = False,
         partner: str = "nobody",
+        prints: Sequence[int] = (),
     ) -> list[Output]:
         """The same finding so many times, ten seconds apart."""
         out: list[Output] = []
         for _ in range(times):
             self.now += 10.0
-            case = Case(
-                self.tenant, Ref("client_ip", id_), known, finding, self.now, T, {}, {}
-            )
+            subject = Ref("client_ip", id_)
+            case = Case(self.tenant, subject, known, finding, self.now, T, {}, {})
+            case.prints = list(prints)
             out += self.bench.verdict(case, Ref("user", partner))
         return out
 
@@ -69,6 +73,47 @@ def test_behaviour_is_blocked_at_the_second_look():
         "block",
     )
     assert room.find(WALK) == []
+
+
+def test_a_tag_for_behaviour_needs_one_look():
+    """It stops nobody; what is told needs the second one."""
+    room = Room()
+    hint = msgspec.structs.replace(WALK, alert=False)
+    assert types(room.find(hint)) == ["client.tagged"]
+    assert types(room.find(WALK)) == ["incident.opened", "client.blocked"]
+
+
+def test_sources_of_a_sweep_are_one_cause_whatever_they_send():
+    """Keys and paths are tried with any prompts."""
+    room = Room()
+    sweep = msgspec.structs.replace(WALK, cls="probing")
+    room.find(sweep, times=2, prints=[1])
+    out = room.find(sweep, "203.0.113.10", times=2, prints=[(1 << 64) - 1])
+    assert types(out) == ["incident.updated", "client.blocked"]
+
+
+def test_a_crowd_that_is_larger_than_readers_are_is_a_flood():
+    """Named again once as many sources were counted, and never back."""
+    room = Room()
+    scrape = msgspec.structs.replace(WALK, cls="scraping")
+    flood = msgspec.structs.replace(WALK, cls="ddos")
+    template = Template(1, T, T)
+    room.bench.crowd(room.tenant, template, scrape, T)
+    assert types(room.bench.crowd(room.tenant, template, flood, T)) == []
+    template.sources = {str(n) for n in range(SOURCES)}
+    out = room.bench.crowd(room.tenant, template, flood, T)
+    assert [(line.type, line.cls) for line in out] == [("incident.updated", "ddos")]
+    assert room.bench.crowd(room.tenant, template, scrape, T) == []
+
+
+def test_without_peers_nobody_is_compared_with_them():
+    """On the first day of a tenant of few clients a busy newcomer is tagged at most."""
+    room = Room()
+    room.tenant.born = T
+    assert types(room.find(WALK, times=3)) == ["incident.opened", "client.tagged"]
+    for n in range(LEAST_PEERS):
+        room.tenant.tracks["user"].put(f"u{n}", Track("user", f"u{n}", "t", T, T))
+    assert types(room.find(WALK)) == ["incident.updated", "client.blocked"]
 
 
 def test_evidence_that_stops_is_void():
@@ -105,6 +150,52 @@ def test_volume_lasts_longer_and_never_blocks():
     assert fresh.rung() == "tag"
 
 
+def light(score: float = 9.0) -> Finding:
+    """A finding that does not weigh enough for an incident."""
+    return msgspec.structs.replace(WALK, score=score, alert=False)
+
+
+def test_what_weighs_little_is_only_tagged():
+    """However clear it is: no incident, neither then nor at its end."""
+    room = Room()
+    out = room.find(light(4.0), times=2)
+    out += room.find(light(9.0), times=3)
+    assert types(out) == ["client.tagged"]
+    room.now += CALM_S + 1
+    assert room.bench.sweep(room.now) == []
+    room.find(light(), times=2)
+    assert room.bench.close(room.now) == []
+
+
+def test_a_tag_that_gains_weight_becomes_an_incident():
+    """Under the id that its tag carried already."""
+    room = Room()
+    tag = room.find(light(), times=2)
+    out = room.find(WALK)
+    assert types(out) == ["incident.opened", "client.blocked"]
+    assert {line.id for line in tag + out} == {tag[0].id}
+    assert types(room.bench.close(room.now)) == ["incident.resolved"]
+
+
+def test_a_tag_joins_the_incident_of_its_partner():
+    """One cause, told once; a partner that was only tagged tells nothing."""
+    room = Room()
+    room.find(light(), "a", times=2)
+    opened = room.find(WALK, "b", times=2)
+    assert types(opened)[0] == "incident.opened"
+    joined = room.find(WALK, "a", times=2)
+    assert types(joined) == ["incident.updated", "client.blocked"]
+    assert {line.id for line in joined} == {opened[0].id}
+    stolen = msgspec.structs.replace(light(), cls="credential_abuse")
+    other = Room()
+    case = Case(other.tenant, Ref("user", "p"), False, stolen, T, T, {}, {})
+    for _ in range(2):
+        case.now += 10.0
+        other.bench.verdict(case, Ref("client_ip", "a"))
+    spike = msgspec.structs.replace(WALK, cls="cost_spike")
+    assert types(other.find(spike, "a", times=2, partner="p"))[0] == "incident.opened"
+
+
 def test_what_is_worse_is_told():
     """A rise of severity and action updates the incident and the client."""
     room = Room()
@@ -122,6 +213,38 @@ def test_observe_and_allow_lists_act_on_nobody():
         room = Room(**settings)
         assert types(room.find(WALK, times=3)) == ["incident.opened"]
         assert room.rung() == "allow"
+
+
+def test_allowed_networks_and_tenants():
+    """Neither their addresses nor the keys that are used from there are acted on."""
+    room = Room(allow=frozenset({"network:203.0.113.0/24", "network:2001:db8::/32"}))
+    room.find(WALK, times=3)
+    room.find(WALK, "2001:db8:0:1::/64", times=3)
+    room.find(WALK, "203.0.114.9", times=3)
+    rungs = [
+        room.rung(ip) for ip in ("203.0.113.9", "2001:db8:0:1::/64", "203.0.114.9")
+    ]
+    assert rungs == ["allow", "allow", "block"]
+    case = Case(
+        room.tenant, Ref("user", "u"), False, WALK, room.now, T, {}, {}
+    )  # fmt: skip
+    for _ in range(2):
+        room.bench.verdict(case, Ref("client_ip", "203.0.113.9"))
+    assert room.bench.action_for("user", "u", "t", room.now) == "allow"
+    assert Room(allow=frozenset({"tenant:t"})).bench.allowed.holds("t", "user", "u")
+
+
+def test_an_allowed_address_joins_no_crowd():
+    """Its prompts follow the template that is flooded; a crowd in a tide is tagged."""
+    room = Room(allow=frozenset({"network:10.0.0.0/8"}))
+    _, template = crowd(room)
+    inside = Track("client_ip", "10.0.0.1", "t", T, T)
+    outside = Track("client_ip", "198.51.100.1", "t", T, T)
+    user = Track("user", "u", "t", T, T)
+    assert room.bench.join(room.tenant, template, inside, user, room.now) == []
+    template.unsure = True
+    joined = room.bench.join(room.tenant, template, outside, None, room.now)
+    assert types(joined) == ["client.tagged"]
 
 
 def test_ladders_of_a_class():
@@ -165,12 +288,27 @@ def test_many_sources_of_one_class_are_one_crowd():
     room = Room()
     room.find(WALK, "10.0.0.1", times=2)
     out = room.find(WALK, "10.0.0.2", times=2)
-    assert types(out) == ["client.blocked"]
+    assert types(out) == ["incident.updated", "client.blocked"]
+    assert out[0].subject == Ref("tenant", "t")
+    assert types(room.find(WALK, "10.0.0.4", times=2)) == ["client.blocked"]
     room.find(MORE, "10.0.0.3", times=9)
     assert sorted(i.subject.kind for i in room.bench.incidents.values()) == [
         "client_ip",
         "tenant",
     ]
+
+
+def test_single_sources_of_different_classes_are_different_causes():
+    """Unless they send the same; as soon as it is a crowd's, everybody joins it."""
+    room = Room()
+    room.find(WALK, "10.0.0.1", times=2, prints=[5])
+    flood = msgspec.structs.replace(WALK, cls="ddos")
+    apart = room.find(flood, "10.0.0.2", times=2, prints=[5 ^ (1 << 40) - 1])
+    assert types(apart) == ["incident.opened", "client.blocked"]
+    alike = room.find(flood, "10.0.0.3", times=2, prints=[4])
+    assert types(alike) == ["incident.updated", "client.blocked"]
+    probe = msgspec.structs.replace(WALK, cls="probing")
+    assert types(room.find(probe, "10.0.0.4", times=2)) == ["client.blocked"]
 
 
 def test_calm_resolves_and_lets_go():
@@ -182,6 +320,25 @@ def test_calm_resolves_and_lets_go():
     assert room.bench.sweep(room.now + 200_000) == []
     assert room.bench.standings == {}
     assert room.rung() == "allow"
+
+
+def test_while_who_is_blocked_knocks_nothing_is_calm():
+    """A thief at a slow pace is one incident; who is only tagged keeps none open."""
+    room = Room()
+    room.find(WALK, times=2)
+    thief = Event(room.now + 1000, "203.0.113.9", "anonymous", "t")
+    room.bench.knock(thief)
+    room.bench.knock(msgspec.structs.replace(thief, ts=room.now))
+    room.bench.knock(msgspec.structs.replace(thief, client_ip="203.0.113.10"))
+    standing = room.bench.standings["t", "client_ip", "203.0.113.9"]
+    standing.until = room.now + 9000
+    assert room.bench.sweep(room.now + CALM_S + 1) == []
+    standing.rung = "tag"
+    room.bench.knock(msgspec.structs.replace(thief, ts=room.now + 2000))
+    assert types(room.bench.sweep(thief.ts + CALM_S + 1)) == ["incident.resolved"]
+    standing.rung = "block"
+    room.bench.knock(thief)  # of what was resolved nobody hears again
+    assert room.bench.incidents == {}
 
 
 def test_a_block_may_outlive_its_incident():
@@ -245,6 +402,15 @@ def test_senders_of_a_flooded_template_join_the_crowd():
     assert types(crowd(room, 12.0)[0]) == []
 
 
+def test_a_crowd_takes_over_the_incident_of_its_first_source():
+    """Whoever was seen alone with its template belongs to it: one incident."""
+    room = Room()
+    first = room.find(WALK, times=2, prints=[3])
+    out, _ = crowd(room)
+    assert types(out) == ["incident.updated"]
+    assert (out[0].id, out[0].subject) == (first[0].id, Ref("tenant", "t"))
+
+
 def test_a_crowd_that_is_no_longer_open_is_not_joined():
     """Without an incident nobody is acted on; weak floods open none."""
     room = Room()
@@ -288,3 +454,96 @@ def test_standings_survive_a_restart():
     fresh.load(msgspec.msgpack.encode(room.bench.state()))
     assert fresh.action_for("client_ip", "203.0.113.9", None, room.now) == "block"
     assert fresh.incidents == room.bench.incidents
+
+
+def test_what_stands_out_suddenly_need_not_last():
+    """Two looks are enough; a newcomer is slowed when it is critical, not blocked."""
+    sudden = msgspec.structs.replace(MORE, sudden=True)
+    room = Room()
+    assert types(room.find(sudden, times=2)) == ["incident.opened", "client.throttled"]
+    mild = msgspec.structs.replace(sudden, score=4.0)
+    assert types(Room().find(mild, times=2)) == ["incident.opened", "client.tagged"]
+
+
+def test_an_incident_of_volume_takes_the_name_of_what_is_done():
+    """As soon as the behaviour is clear; that is told."""
+    room = Room()
+    room.find(msgspec.structs.replace(MORE, sudden=True), times=2)
+    out = room.find(WALK)
+    assert types(out) == ["incident.updated", "client.blocked"]
+    assert {line.cls for line in out} == {"scraping"}
+
+
+def elsewhere(room: Room, name: str = "s") -> Tenant:
+    """Another tenant of the same service."""
+    return Tenant(name, 100, T - 2 * DAY)
+
+
+def test_an_outage_of_several_tenants_is_one():
+    """The second tenant widens it to the service, the third adds nothing to tell."""
+    room = Room()
+    outage = Finding("outage", 9.0, behaviour=False, reasons=("Down.",))
+    first = room.bench.whole(room.tenant, outage, T)
+    second = room.bench.whole(elsewhere(room), outage, T)
+    assert types(first + second) == ["incident.opened", "incident.updated"]
+    assert first[0].id == second[0].id
+    assert (second[0].tenant, second[0].subject) == ("*", Ref("tenant", "*"))
+    assert room.bench.whole(elsewhere(room), outage, T) == []
+
+
+def test_a_crowd_in_several_tenants_is_one():
+    """The same template floods another tenant: the same incident; others are others."""
+    room = Room()
+    crowd(room)
+    flood = Finding("ddos", 6.0, behaviour=True, reasons=("Flood.",))
+    same, other = Template(print=3, born=T, last=T), Template(2**60 - 1, T, T)
+    wider = room.bench.crowd(elsewhere(room), same, flood, T)
+    assert [(line.type, line.tenant) for line in wider] == [("incident.updated", "*")]
+    apart = room.bench.crowd(elsewhere(room, "r"), other, flood, T)
+    assert [(line.type, line.tenant) for line in apart] == [("incident.opened", "r")]
+
+
+def test_members_of_a_crowd_are_blocked_for_longer_and_remembered():
+    """Forty minutes at first, double at the next, though they were never looked at."""
+    room = Room()
+    _, template = crowd(room)
+    ip = Track("client_ip", "10.0.0.1", "t", T, T)
+    key = ("t", "client_ip", "10.0.0.1")
+    room.bench.join(room.tenant, template, ip, None, T)
+    assert room.bench.standings[key].until == T + 2400
+    next(iter(room.bench.incidents.values())).last = T + 2400  # others keep it open
+    room.bench.sweep(T + 2401)
+    room.bench.join(room.tenant, template, ip, None, T + 2402)
+    assert room.bench.standings[key].until == T + 2402 + 4800
+
+
+def test_who_was_there_before_the_template_is_no_member():
+    """An ordinary newcomer whose prompt is flooded by others."""
+    room = Room()
+    _, template = crowd(room)
+    ip = Track("client_ip", "10.0.0.1", "t", T - 900, T)
+    assert room.bench.join(room.tenant, template, ip, None, T) == []
+    assert not ip.judged
+
+
+def test_members_of_a_mild_crowd_are_slowed():
+    """A crowd that is not critical: its members are throttled as anybody is."""
+    room = Room()
+    _, template = crowd(room, 4.5)
+    ip = Track("client_ip", "10.0.0.1", "t", T, T)
+    assert types(room.bench.join(room.tenant, template, ip, None, T)) == [
+        "client.throttled"
+    ]
+
+
+def test_standings_are_bounded(monkeypatch):
+    """A crowd beyond what is remembered is counted; the calm are forgotten sooner."""
+    monkeypatch.setattr("gateway.detect.act.MOST_STANDINGS", 4)
+    room = Room()
+    _, template = crowd(room)
+    for n in range(6):
+        track = Track("client_ip", f"10.0.0.{n}", "t", T, T)
+        room.bench.join(room.tenant, template, track, None, T)
+    assert (len(room.bench.standings), room.bench.unlisted) == (4, 2)
+    room.bench.sweep(T + 2401)
+    assert room.bench.standings == {}

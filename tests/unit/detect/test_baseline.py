@@ -6,9 +6,12 @@ import random
 
 import msgspec
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from gateway.detect.baseline import (
     LEAST_SPREAD,
+    LEVEL_STEPS,
     YOUNG_SPREAD,
     Envelope,
     new_envelope,
@@ -52,6 +55,19 @@ def test_a_nightly_job_is_expected_at_its_hour():
     night = envelope.expect(6 * DAY + 12).level
     assert envelope.count(night) == pytest.approx(500, rel=0.1)
     assert envelope.count(envelope.expect(6 * DAY + 72).level) < 5
+
+
+def test_an_odd_hour_is_one_at_which_nothing_ever_happens():
+    """Told after days, and about the time of day: half an hour more or less is not odd."""
+    envelope = new_envelope(600, 10.0)
+    for index in range(4 * DAY):
+        envelope.learn(index, 50 if 54 <= index % DAY < 108 else 0)
+        if index == 2 * DAY:
+            assert not envelope.is_odd(index + 1)
+    assert envelope.is_odd(4 * DAY + 20)
+    assert not envelope.is_odd(4 * DAY + 52)
+    assert not envelope.is_odd(4 * DAY + 80)
+    assert not new_envelope(600, 10.0).is_odd(5)
 
 
 def test_a_single_flood_does_not_become_usual():
@@ -114,3 +130,27 @@ def test_an_envelope_survives_being_saved():
     copy = msgspec.msgpack.decode(msgspec.msgpack.encode(envelope), type=Envelope)
     assert copy == envelope
     assert copy.expect(3 * DAY) == envelope.expect(3 * DAY)
+
+
+@given(
+    st.lists(
+        st.tuples(st.integers(1, 400), st.sampled_from([0, 3, 40, 900])), max_size=60
+    )
+)
+def test_the_highest_count_is_that_of_the_week(counts):
+    """However it is remembered, it is the highest of what is held."""
+    envelope = new_envelope(600.0, 10.0)
+    at = 0
+    for step, count in counts:
+        at += step
+        envelope.learn(at, count)
+        assert envelope.most() == envelope.count(max(envelope.levels) / LEVEL_STEPS)
+
+
+def test_the_highest_count_is_forgotten_after_a_week():
+    """With each window full, nothing but the newer one overwrites it."""
+    envelope = new_envelope(600.0, 10.0)
+    for index in range(7 * DAY + 1):
+        envelope.learn(index, 0 if index else 900)
+        most = envelope.most()
+    assert most == 0

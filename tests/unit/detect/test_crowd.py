@@ -25,20 +25,89 @@ def flooded(**change: object) -> Template:
     return template
 
 
-def judged(template: Template, *, history_s: float = 1e6, surge: bool = False):
+def judged(template: Template, *, surge: bool = False, tenant: Tenant | None = None):
     """The finding about a template, if it scores 3 or more."""
-    tenant = Tenant("t", 10, T)
+    tenant = tenant or Tenant("t", 10, T - 1e6)
     tenant.surge_until = T + 100 if surge else 0.0
-    finding = judge_template(tenant, template, T, history_s)
+    finding = judge_template(tenant, template, T)
     return finding.cls if finding is not None and finding.score >= 3 else None
 
 
 def test_a_flood_of_newcomers_is_named():
-    """The same prompt is a flood, a walked template is scraping."""
+    """Many sources are a flood, few that come again and again are scraping."""
     assert judged(flooded()) == "ddos"
-    assert judged(flooded(apart=7.0)) == "scraping"
-    assert judged(flooded(apart=7.0, requests_m=500)) == "ddos"
-    assert judged(flooded(), history_s=60) == "ddos"
+    few = {f"s{n}" for n in range(20)}
+    assert judged(flooded(repeats=380, sources=few)) == "scraping"
+
+
+def test_the_same_beyond_the_tide_is_a_flood():
+    """However few they are: load is its point; a filled-in template has another."""
+    few = flooded(repeats=380, sources={f"s{n}" for n in range(20)}, requests_m=3000)
+    assert judged(few, tenant=busy_tenant(400, 10)) == "ddos"
+    few.apart = 7.0
+    assert judged(few, tenant=busy_tenant(400, 10)) == "scraping"
+
+
+def test_a_refused_crowd_tries_doors():
+    """Alike requests of many sources, answered 401, 403, 404."""
+    assert judged(flooded(refused=300)) == "probing"
+
+
+def test_wordings_of_one_crowd_count_together():
+    """A further wording is judged by what the flooded ones hold already."""
+    tenant = Tenant("t", 10, T - 1e6)
+    little = {"requests": 20, "fresh": 20}
+    assert judged(flooded(**little), tenant=tenant) is None
+    tenant.flooded = 300
+    assert judged(flooded(**little), tenant=tenant) == "ddos"
+    assert judged(flooded(**little, abusive_until=T + 9), tenant=tenant) == "ddos"
+
+
+def test_the_first_day_has_its_own_rule():
+    """What was there from the start is the tenant's own; a crowd drowns the rest."""
+    tenant = Tenant("t", 10, T - 300)
+    tenant.minute, tenant.requests_m = int(T // 60), 500
+    assert judged(flooded(requests_m=400, born=T - 295), tenant=tenant) is None
+    assert judged(flooded(requests_m=400, born=T - 100), tenant=tenant) == "ddos"
+    assert judged(flooded(requests_m=300, born=T - 100), tenant=tenant) is None
+
+
+def test_new_wordings_stand_together_on_a_first_day():
+    """Where the tenant has been there for longer than what is new."""
+    for hours, cls in ((0.4, None), (2, "ddos")):
+        tenant = Tenant("t", 10, T - hours * 3600)
+        tenant.minute, tenant.requests_m = int(T // 60), 500
+        tenant.burst_m = 400
+        assert judged(flooded(requests_m=100, born=T - 100), tenant=tenant) == cls
+        assert judged(flooded(requests_m=100, born=T - 2000), tenant=tenant) is None
+
+
+def test_a_crowd_in_a_tide_of_newcomers_is_part_of_it():
+    """As many newcomers with other prompts: no crowd; half as many: nobody is sure."""
+    tenant = Tenant("t", 10, T - 1e6)
+    tenant.varied_usual = 10.0
+    for varied, behaviour in ((15, True), (100, True), (300, False), (420, None)):
+        tenant.varied = varied
+        finding = judge_template(tenant, flooded(), T)
+        assert (finding.behaviour if finding else None) == behaviour
+
+
+def test_a_refused_crowd_is_no_part_of_a_tide():
+    """However many others come, and in a campaign too."""
+    tenant = Tenant("t", 10, T - 1e6)
+    tenant.varied = 900
+    finding = judge_template(tenant, flooded(refused=300), T, 8.0)
+    assert finding is not None
+    assert (finding.cls, finding.behaviour) == ("probing", True)
+
+
+def test_a_declared_campaign_lets_expect_crowds():
+    """Within what was declared there is none; beyond it nobody is acted on for it."""
+    tenant = busy_tenant(2000, 10)
+    assert judge_template(tenant, flooded(requests_m=300), T, 8.0) is None
+    finding = judge_template(tenant, flooded(requests_m=9000), T, 8.0)
+    assert finding is not None
+    assert not finding.behaviour
 
 
 @pytest.mark.parametrize(
@@ -90,7 +159,7 @@ def test_an_outage_hits_many_clients():
 
 def busy_tenant(requests: int, top: int) -> Tenant:
     """A tenant with two days of 1,000 requests a window."""
-    tenant = Tenant("t", 10, T)
+    tenant = Tenant("t", 10, T - 1e6)
     window = int(T // WINDOW_S)
     for index in range(window - 288, window):
         tenant.tide.learn(index, 1000.0)
@@ -105,6 +174,13 @@ def test_a_surge_is_broad_excess():
     assert finding.cls == "surge"
     assert whole(busy_tenant(20_000, 18_000)) is None
     assert whole(busy_tenant(1_100, 30)) is None
+
+
+def test_newcomers_alike_prompts_are_no_surge():
+    """Where they make up the excess, it is a crowd that has another name."""
+    tenant = busy_tenant(20_000, 300)
+    tenant.young = 15_000
+    assert whole(tenant) is None
 
 
 def test_a_declared_campaign_is_expected():

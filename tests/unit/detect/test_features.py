@@ -108,25 +108,162 @@ def test_alike_prompts():
 
 
 def test_company_is_bounded_and_newcomers_counted():
-    """Each new network counts once; the oldest is forgotten first."""
+    """Each new network counts; beyond the bound the newest are forgotten first."""
     track = new_track()
     for n in range(COMPANY + 5):
         send(track, T + n, company=f"net{n}")
         send(track, T + n, company=f"net{n}")
     assert len(track.company) == COMPANY
+    assert "net0" in track.company
     assert track.newcomers == COMPANY + 5
 
 
-def test_a_strange_model_is_one_after_a_history():
-    """The first models are simply its models."""
+def test_known_after_a_day_of_answers():
+    """A day and a dozen good answers."""
     track = new_track()
-    for n in range(KNOWN_ANSWERS + 1):
+    for n in range(KNOWN_ANSWERS):
         send(track, T + n, model="a")
-    assert track.strange_models == 0
-    send(track, T + 60, model="b")
-    assert track.strange_models == 1
     assert not track.known(T + 60)
     assert track.known(T + 90_000)
+
+
+def turn(track: Track, windows: int = 1) -> float:
+    """Go to another window; the time at which it begins."""
+    track.turn_window(track.window + windows)
+    return track.window * WINDOW_S
+
+
+def test_news_of_a_key_fade_and_become_usual():
+    """New networks, models and endpoints count for an hour; the first were none."""
+    track = new_track()
+    send(track, T, model="a")
+    later = turn(track)
+    assert (track.met, track.used) == (0, 0)
+    for n in range(4):
+        send(track, later + n, company=f"net{n}", model=f"m{n}", endpoint="chat")
+    assert track.met > 3.9
+    assert track.used > 4.9
+    assert track.skip <= 1
+    later = turn(track)
+    assert track.most_met == 0
+    send(track, later + 4 * 3600, company="net0")
+    turn(track)
+    assert track.most_met > 3.9
+    assert track.met < 0.2
+
+
+def test_news_that_go_on_are_usual():
+    """Who meets new networks all day roams."""
+    track = new_track()
+    turn(track)
+    for hour in range(8):
+        at = T + 3600 * hour
+        for n in range(3):
+            send(track, at + n, company=f"net{hour}.{n}")
+        turn(track, 6)
+    assert track.most_met > 3
+
+
+def test_networks_under_suspicion():
+    """What is new while a key is abused is told from what was there before."""
+    track = new_track()
+    send(track, T, company="own")
+    at = turn(track)
+    send(track, at, company="own")
+    at = turn(track)
+    send(track, at, company="other")
+    track.suspect(at + 1)
+    assert track.suspects == {"other"}
+    send(track, at + 2, company="new")
+    track.suspect(at + 3)
+    assert track.suspects == {"other", "new"}
+    send(track, at + 4, company="own")
+    send(track, at + 5, company="other")
+    assert (track.suspicious, track.skip) == (1, 0)
+    at = turn(track)
+    assert (track.suspicious, track.suspicious_b) == (0, 1)
+    send(track, at + 6 * 3600, company="other")
+    assert (track.suspicious, track.suspects) == (0, None)
+
+
+def walk(track: Track, start: float, count: int, gap: float = 1.0) -> float:
+    """So many equal prompts of equal size; the time after them."""
+    for n in range(count):
+        send(track, start + n * gap, fingerprint=5, prompt_tokens=100)
+    return start + count * gap
+
+
+def test_runs_end_by_other_prompts_and_by_pauses():
+    """The longest one before stays known, a little less with every further one."""
+    track, chance = new_track(), random.Random(2)
+    at = walk(track, T, 40)
+    assert (track.run, track.run_tokens) == (33, 3200)
+    assert track.still > 0.8
+    for n in range(30):
+        send(track, at + n, fingerprint=chance.getrandbits(64))
+    assert (track.run, track.most_run) == (0, 33 + 21)
+    at = walk(track, at + 100, 40)
+    first = track.run
+    send(track, at + 3600, fingerprint=5)
+    assert track.run == 1
+    assert track.most_run == pytest.approx(0.95 * 54)
+    assert first < 55
+
+
+def test_rows_of_one_size_are_counted_and_learned_when_they_end():
+    """What is judged abusive is no usual; the longest prompt is learned likewise."""
+    track = new_track()
+    at = walk(track, T, 40)
+    assert (track.stills, track.longest) == (29, 100)
+    for n in range(30):
+        send(track, at + n, prompt_tokens=50 * (n % 8 + 1))
+    assert (track.stills, track.longest) == (0, 400)
+    assert track.most_stills >= 29
+    most = track.most_stills
+    track.run_judged = True
+    at = walk(track, at + 40, 90)
+    for n in range(30):
+        send(track, at + n, prompt_tokens=50 * (n % 8 + 1))
+    assert (track.stills, track.most_stills) == (0, most)
+
+
+def test_runs_that_were_judged_teach_nothing_and_long_ones_are_usual():
+    """Six hours of the same are a way of life."""
+    track = new_track()
+    walk(track, T, 40)
+    track.run_judged = True
+    send(track, T + 9000, fingerprint=5)
+    assert track.most_run == 0
+    at = walk(track, T + 9001, 60, 500.0)
+    assert track.run > 20
+    track.last = at
+    turn(track)
+    assert track.most_run == track.run
+
+
+def test_answers_longer_than_ever():
+    """Measured against the longest window before, once there are a few."""
+    track = new_track()
+    assert track.louder() == 1.0
+    for window in range(3):
+        size = 50 * (1 + 3 * (window == 1))
+        for n in range(12):
+            send(track, T + 600 * window + n, completion_tokens=size)
+        turn(track)
+    for n in range(12):
+        send(track, T + 1800 + n, completion_tokens=800)
+    assert track.louder() == pytest.approx(4)
+    assert track.growth()[1] > 6
+
+
+def test_targets_of_a_key_are_not_where_it_comes_from():
+    """A broken deployment behind rotating egress tries one thing."""
+    user, address = new_track(), new_track()
+    address.kind = "client_ip"
+    for n in range(5):
+        send(user, T + n, company=f"n{n}", status=401)
+        send(address, T + n, company=f"n{n}", status=401)
+    assert (len(user.targets), len(address.targets)) == (1, 5)
 
 
 def test_regular_gaps():
@@ -136,6 +273,16 @@ def test_regular_gaps():
     for n in range(1, 200):
         send(track, T + 5 * n)
     assert track.regular() < 0.2
+    for n in range(12):
+        send(track, T + 10_000 + 5 * n)
+    assert track.regular() == 1.0
+    for _ in range(20):
+        send(track, T + 10_055)
+    assert track.regular() > 1.0
+    at_once = new_track()
+    for _ in range(20):
+        send(at_once, T)
+    assert at_once.regular() == 1.0
 
 
 def test_growth_needs_a_history():
@@ -158,12 +305,11 @@ def test_windows_that_turn():
     send(track, T, status=401)
     track.turn_window(track.window + 1)
     assert (track.requests_w, sum(track.conduct_b), track.windows) == (1, 1, 1)
-    assert track.usual_newcomers == 1
     send(track, T + 600, completion_tokens=5)
     track.judged = True
     track.turn_window(track.window + 5)
     assert (track.requests_w, sum(track.conduct_b), track.windows) == (0, 0, 1)
-    assert track.targets == set()
+    assert track.targets is None
     assert not track.judged
 
 
@@ -175,3 +321,58 @@ def test_young_templates():
     assert track.templated > 0.9
     track.template(young=False)
     assert track.templated < 0.95
+
+
+def test_what_it_did_before_the_last_minutes():
+    """Requests of this window and the last, without the last one to two minutes."""
+    track = new_track()
+    assert track.earlier(T) == (0.0, 0.0)
+    for n in range(60):
+        if send(track, T + n * 10):
+            track.turn_window(int((T + n * 10) // WINDOW_S))
+    made, minutes = track.earlier(T + 590)
+    assert (made, minutes) == (48.0, 8.0)
+
+
+def test_the_quiet_need_no_look():
+    """Few requests, few tokens, few networks."""
+    track = new_track()
+    send(track, T)
+    assert track.quiet()
+    for name, value in (("requests_w", 9), ("tokens", 10**6), ("newcomers_b", 5)):
+        loud = new_track()
+        setattr(loud, name, value)
+        assert not loud.quiet()
+
+
+def test_comings_and_goings_of_a_key():
+    """Back and forth between networks it knows; an address has no such thing."""
+    user, address = new_track(), new_track()
+    address.kind = "client_ip"
+    for n in range(6):
+        send(user, T + n, company=f"net{n % 2}")
+        send(address, T + n, company=f"net{n % 2}")
+    assert user.swaps > 3.9
+    assert address.swaps == 0
+
+
+def test_few_answers_wait_for_more():
+    """A slow client is measured over two windows; one that stays away is not."""
+    track = new_track()
+    for window in range(2):
+        for n in range(3):
+            send(track, T + 600 * window + n, completion_tokens=50)
+        turn(track)
+    assert (track.usual_sized, track.sized) == (6, 0)
+    send(track, T + 1200, completion_tokens=50)
+    turn(track, 3)
+    assert (track.usual_sized, track.sized) == (7, 0)
+
+
+def test_short_runs_are_none():
+    """A few alike prompts between others."""
+    track = new_track()
+    walk(track, T, 12)
+    track.run = 3
+    send(track, T + 9000, fingerprint=9)
+    assert track.most_run == 0

@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 from gateway.detect.incidents import (
+    MOST_PRINTS,
     WORST,
     Incident,
+    concerns,
     incident_id,
+    know_crowd,
     name_worst,
+    same_crowd,
+    sharpen,
+    told,
+    widen,
     worsen,
     worst_of,
 )
-from gateway.detect.model import Ref
+from gateway.detect.model import Ref, format_time
 
 
 def incident() -> Incident:
@@ -62,3 +69,53 @@ def test_the_worst_are_named_worst_first():
     assert worst[0] == Ref("user", "wild")
     assert Ref("client_ip", "::19") in worst
     assert Ref("client_ip", "::0") not in worst
+
+
+def test_an_incident_widens_to_the_service():
+    """From its tenant to ``*``; it goes on concerning all that it began in."""
+    one = incident()
+    widen(one, "s")
+    widen(one, "s")
+    widen(one, "r")
+    assert (one.tenant, one.subject) == ("*", Ref("tenant", "*"))
+    assert one.tenants == ["t", "s", "r"]
+    assert all(concerns(one, name) for name in "tsr")
+    assert not concerns(one, "q")
+
+
+def test_volume_is_called_by_its_behaviour_once_that_is_known():
+    """Once, and never back."""
+    one = incident()
+    one.cls = "volume"
+    assert [sharpen(one, cls) for cls in ("volume", "surge")] == [False, False]
+    assert sharpen(one, "scraping")
+    assert not sharpen(one, "ddos")
+    assert one.cls == "scraping"
+
+
+def test_a_crowd_is_known_by_its_templates():
+    """Near ones are the same; only so many are kept."""
+    one = incident()
+    for n in range(30):
+        know_crowd(one, (2**64 // 31) * n ^ (0x5A5A_F0F0 << n))
+    know_crowd(one, one.prints[0] ^ 1)
+    assert len(one.prints) == MOST_PRINTS
+    assert same_crowd(one, one.prints[3] ^ 7)
+    assert not same_crowd(incident(), 5)
+
+
+def test_who_comes_later_is_told_how_it_stands():
+    """As of its last evidence, since its first."""
+    case = incident()
+    case.opened, case.last = 60.0, 90.0
+    name_worst(case, Ref("user", "u"), 3.5)
+    said = told(case)
+    assert (said.type, said.id, said.ts) == (
+        "incident.updated",
+        "inc_a",
+        format_time(90.0),
+    )
+    assert (said.window.since, said.window.to) == (format_time(60.0), format_time(90.0))
+    assert (said.severity, said.action, said.subjects) == (
+        "warning", "tag", (Ref("user", "u"),)
+    )  # fmt: skip

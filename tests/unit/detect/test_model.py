@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import msgspec
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from gateway.detect.fingerprint import prompt_fingerprint
 from gateway.detect.model import (
     Event,
     EventError,
+    EventLine,
     Output,
     Ref,
     Window,
+    event_from_line,
     event_from_record,
     format_time,
     parse_time,
@@ -82,6 +86,9 @@ def test_refusals_of_our_own_are_not_answers():
     """A request that the gateway itself refused is marked by status 0."""
     event = event_from_record(BARE | {"status": 403, "action": "block"})
     assert event.status == 0
+    refused = BARE | {"outcome": "refused"}
+    assert event_from_record(refused | {"status": 429}).status == 0
+    assert event_from_record(refused | {"status": 401}).status == 401
 
 
 def test_paths_prompts_and_loose_numbers():
@@ -144,3 +151,43 @@ def test_an_output_is_the_documented_json():
     assert shape["window"] == {"from": "a", "to": "b"}
     assert shape["subject"] == {"kind": "client_ip", "id": "203.0.113.9"}
     assert out.at == 1767607200.25
+
+
+T = 1_767_600_000.0
+LINES = st.fixed_dictionaries(
+    {"client_ip": st.sampled_from(["10.0.0.1", ""])},
+    optional={
+        "ts": st.sampled_from([T, "2026-01-05T08:00:00Z", "", None, 1_767_600_000_000]),
+        "timestamp": st.sampled_from([T, "yesterday", 5]),
+        "user": st.sampled_from(["u", "", None]),
+        "user_id": st.sampled_from(["v", None]),
+        "tenant": st.sampled_from(["t", ""]),
+        "model": st.sampled_from(["m", None]),
+        "model_name": st.just("n"),
+        "endpoint": st.sampled_from(["chat", "", None]),
+        "path": st.sampled_from(["/v1/chat/completions?a=1", "/nothing"]),
+        "prompt_tokens": st.sampled_from([0, 7, None]),
+        "completion_tokens": st.sampled_from([0, 7]),
+        "total_tokens": st.sampled_from([0, 70]),
+        "status": st.sampled_from([0, 200, 401, 429, 503]),
+        "usd": st.sampled_from([0, 0.5, -1.0, None]),
+        "fingerprint": st.sampled_from(["ff", "zz", 7, -7, "f" * 17, None]),
+        "prompt": st.sampled_from(["Number 1", 5, None]),
+        "outcome": st.sampled_from(["ok", "refused", "error", 5, None]),
+        "action": st.sampled_from(["block", "limit", "allow", {}, None]),
+    },
+)
+
+
+@given(LINES)
+def test_a_line_is_read_as_its_record_is(record):
+    """Both readers give the same event, or both complain."""
+
+    def outcome(read, told):
+        try:
+            return read(told)
+        except EventError:
+            return None
+
+    line = msgspec.convert(record, EventLine)
+    assert outcome(event_from_line, line) == outcome(event_from_record, record)

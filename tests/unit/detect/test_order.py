@@ -4,33 +4,111 @@ from __future__ import annotations
 
 import random
 
+import pytest
+
 from gateway.detect.model import Event
 from gateway.detect.order import EventClock, ReorderBuffer
 
 T = 1_767_607_200.0
 
 
+def at(ts, ip="10.0.0.1"):
+    """An event that is only a time and a source."""
+    return Event(ts, ip)
+
+
+def started(now=T):
+    """A clock that runs."""
+    clock = EventClock()
+    clock.advance(now)
+    return clock
+
+
+def test_where_events_come_as_they_happen_the_first_is_believed():
+    """Nothing waits at the start, whatever the time."""
+    clock = EventClock()
+    assert times(clock.admit(at(0.0))) == [-T]
+    assert clock.now > 0
+
+
+def times(events):
+    """Seconds since T."""
+    return [event.ts - T for event in events]
+
+
 def test_the_clock_follows_the_newest_and_counts_late_ones():
     """A minute behind is counted, more is late."""
-    clock = EventClock()
-    assert clock.admit(T)
-    assert clock.admit(T + 5)
-    assert clock.admit(T - 55)
-    assert not clock.admit(T - 56)
+    clock = started()
+    assert times(clock.admit(at(T))) == [0]
+    assert times(clock.admit(at(T + 5))) == [5]
+    assert times(clock.admit(at(T - 55))) == [-55]
+    assert clock.admit(at(T - 56)) == ()
     assert (clock.now, clock.late) == (T + 5, 1)
 
 
 def test_one_absurd_future_time_moves_nothing():
-    """A jump is believed when three events in a row agree with it."""
-    clock = EventClock(T)
-    assert not clock.admit(T + 1e9)
-    assert clock.admit(T + 1)
-    assert clock.now == T + 1
-    assert not clock.admit(T + 5000)
-    assert not clock.admit(T + 9000)
-    assert not clock.admit(T + 9001)
-    assert clock.admit(T + 9002)
-    assert (clock.now, clock.absurd) == (T + 9002, 4)
+    """It waits, and is dropped when the next event does not agree."""
+    clock = started()
+    assert clock.admit(at(T + 1e9)) == ()
+    assert clock.now == T
+    assert times(clock.admit(at(T + 1))) == [1]
+    assert (clock.now, clock.absurd) == (T + 1, 1)
+
+
+def test_a_jump_is_believed_when_others_agree():
+    """Three in a row from two addresses; nothing of them is lost, the absurd one is."""
+    clock = started()
+    assert clock.admit(at(T + 5000)) == ()
+    assert clock.admit(at(T + 5001)) == ()
+    assert times(clock.admit(at(T + 1e8, "10.0.0.2"))) == [5000, 5001]
+    assert times(clock.admit(at(T + 5002))) == [5002]
+    assert (clock.now, clock.absurd, clock.late) == (T + 5002, 1, 0)
+
+
+def test_one_address_alone_needs_more_to_be_believed():
+    """Eight in a row, then all of them count."""
+    clock = started()
+    got = [clock.admit(at(T + 5000 + n)) for n in range(8)]
+    assert [len(one) for one in got] == [0] * 7 + [8]
+
+
+def test_wide_gaps_lose_nothing_but_the_end():
+    """Events twenty minutes apart are all counted, in order."""
+    clock = started()
+    out = [e for n in range(1, 9) for e in clock.admit(at(T + n * 1200, f"10.0.0.{n}"))]
+    assert times(out) == [n * 1200 for n in range(1, 7)]
+    assert clock.close() == ()
+    assert clock.absurd == 2
+
+
+@pytest.mark.parametrize("absurd", [T + 1e8, 5.0])
+@pytest.mark.parametrize("place", [0, 1, 2])
+def test_the_first_events_wait_until_they_agree(absurd, place):
+    """One absurd time among the first three, ahead or behind, starts no clock."""
+    clock = EventClock(recorded=True)
+    stamps = [T, T + 1]
+    stamps.insert(place, absurd)
+    out = [e for ts in [*stamps, T + 2] for e in clock.admit(at(ts))]
+    assert times(out) == [0, 1, 2]
+    assert (clock.now, clock.absurd + clock.late) == (T + 2, 1)
+
+
+def test_too_few_to_agree_count_at_the_end():
+    """Two events are a stream, too."""
+    clock = EventClock(recorded=True)
+    assert [clock.admit(at(T + 1)), clock.admit(at(T))] == [(), ()]
+    assert times(clock.close()) == [0, 1]
+    assert clock.close() == ()
+
+
+def test_certain_time_frees_what_it_makes_plausible():
+    """A room with a clock of its own tells it; what is still ahead goes on waiting."""
+    clock = EventClock(recorded=True)
+    assert [clock.admit(at(T + 3)), clock.admit(at(T + 1e8))] == [(), ()]
+    assert times(clock.advance(T + 5)) == [3]
+    assert clock.advance(T + 6) == []
+    assert times(clock.admit(at(T + 7))) == [7]
+    assert (clock.now, clock.absurd) == (T + 7, 1)
 
 
 def test_held_events_leave_in_order():
@@ -44,3 +122,28 @@ def test_held_events_leave_in_order():
     first = buffer.pop_until(T + 4)
     assert [e.ts for e in first] == sorted(e.ts for e in events if e.ts <= T + 4)
     assert len(first) + len(buffer.pop_until(float("inf"))) == 20
+
+
+def test_equal_events_are_held_side_by_side():
+    """Any number of requests of one moment, released in parts, is no trouble."""
+    buffer = ReorderBuffer(60.0)
+    out = []
+    for n in range(60):
+        buffer.push(Event(T + n // 20, "10.0.0.1", prompt_tokens=n // 20))
+        if n % 7 == 0:
+            out += buffer.pop_until(T + n // 20 - 1)
+    assert len(out) + len(buffer) == 60
+
+
+def test_who_comes_late_is_put_among_those_of_its_second():
+    """A second that has begun to leave takes more in; what is equal stays as it came."""
+    buffer = ReorderBuffer(60.0)
+    for user in "bcb":
+        buffer.push(Event(T + 0.5, "10.0.0.1", user, model=f"first {user}"))
+    buffer.push(Event(T + 0.1, "10.0.0.1"))
+    assert times(buffer.pop_until(T + 0.2)) == [pytest.approx(0.1)]
+    buffer.push(Event(T + 0.5, "10.0.0.1", "b", model="late"))
+    buffer.push(Event(T - 3, "10.0.0.1", "a"))
+    left = buffer.pop_until(T + 1)
+    assert [event.user for event in left] == ["a", "b", "b", "b", "c"]
+    assert left[3].model == "late"

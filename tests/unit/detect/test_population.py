@@ -61,3 +61,19 @@ def test_a_tenant_counts_its_minute_and_its_failures():
         tenant.count(Event(T + 301, f"10.0.1.{n}"), FAILED)
     assert len(tenant.failed_users) == 64
     assert tenant.population() == 0
+
+
+def test_a_tenant_knows_its_rate_and_its_tide():
+    """Sixty seconds across the turn of a minute; a tide after six hours."""
+    tenant = Tenant("t", 100, T)
+    tenant.minute, tenant.requests_m, tenant.requests_b = int(T // 60), 10, 40
+    assert tenant.rate_m(T + 30) == 30.0
+    assert tenant.rate_m(T + 600) == 10.0
+    window = int(T // 600)
+    tenant.window = window
+    assert tenant.tide_m() == 0.0
+    for index in range(window - 40, window):
+        tenant.tide.learn(index, 600.0)
+    assert 55.0 < tenant.tide_m() < 120.0
+    tenant.window = window - 1
+    assert tenant.tide_m() == 0.0

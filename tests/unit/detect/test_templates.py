@@ -91,3 +91,41 @@ def test_known_takes_windows_and_time():
     template.windows = 3
     assert not template.known(T + 3600)
     assert template.known(T + 4 * 3600)
+
+
+def test_a_flooded_leader_keeps_its_place():
+    """While it is flooded nothing pushes it out; afterwards those that last do."""
+    templates = Templates()
+    flooded = templates.add(7, T)
+    flooded.abusive_until = T + 600
+    templates.place(flooded)
+    lasting = templates.add(7 ^ 1, T + 5)
+    lasting.windows = 9
+    templates.place(lasting)
+    assert templates._lasting.count(flooded) == 8
+    lasting.last = T + 700
+    templates.place(lasting)
+    assert templates._lasting.count(lasting) == 8
+
+
+def test_a_crowd_is_as_large_as_its_sources_come_again():
+    """Of thirty prompts one repeat: hundreds of sources; fifteen: dozens."""
+    templates = Templates()
+    many, few = templates.add(1, T), templates.add(2**60, T)
+    for n in range(30):
+        many.count(T, f"s{n % 29}", 0, fresh=True)
+        few.count(T, f"s{n % 15}", 0, fresh=True, refused=True)
+    assert many.crowd() > 400
+    assert 14.0 < few.crowd() < 25.0
+    assert templates.add(5, T).crowd() == 0.0
+    assert (many.refused, few.refused) == (0, 30)
+
+
+def test_who_came_with_a_template_belongs_to_it():
+    """Newcomers, and for hours those first seen with or after it."""
+    template = Templates().add(1, T)
+    assert template.brought(T - 30, T + 7200)
+    assert not template.brought(T - 90, T + 60)
+    assert not template.brought(T, T + 7 * 3600)
+    assert template.fresh_to(T - 90, T + 60)
+    assert not template.fresh_to(T - 90, T + 3600)

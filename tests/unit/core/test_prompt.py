@@ -1,0 +1,81 @@
+"""The head of what was asked last, found in any body."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gateway.core.prompt import HEAD_BYTES, prompt_head
+from gateway.detect.fingerprint import fingerprint_bytes, prompt_fingerprint
+
+PART = {"type": "image_url", "image_url": {"url": "https://x.example/a.png"}}
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"messages": [{"role": "system", "content": "No."}, {"content": "Ask me"}]},
+        {"messages": [{"content": [PART, {"type": "text", "text": "Ask me"}]}]},
+        {"contents": [{"parts": [{"text": "Ask me"}]}]},
+        {"model": "m", "prompt": "Ask me"},
+        {"model": "m", "input": ["Ask me", "and me"]},
+        {"inputText": "Ask me"},
+    ],
+)
+def test_the_newest_text_is_found(body):
+    """In chats the last message, in other bodies what is asked; any spacing."""
+    for separators in ((",", ":"), (", ", " : ")):
+        assert (
+            prompt_head(json.dumps(body, separators=separators).encode()) == b"Ask me"
+        )
+
+
+@pytest.mark.parametrize(
+    "body",
+    [b"", b"{}", b"not json", b'{"content":null}', b'{"content": 5', b"\xff\xfe"],
+)
+def test_nothing_is_found_where_nothing_is(body):
+    """Bodies without text, and what is no JSON at all."""
+    assert prompt_head(body) == b""
+
+
+def test_only_the_head_counts_and_the_end_is_searched_first():
+    """A kibibyte of the last message, however long the conversation before it was."""
+    history = [{"role": "user", "content": "old " * 100_000}]
+    body = json.dumps({"messages": [*history, {"content": "new " * 9000}]}).encode()
+    assert prompt_head(body) == b"new " * (HEAD_BYTES // 4)
+    alone = json.dumps({"messages": [{"content": "x" * 300_000}]}).encode()
+    assert prompt_head(alone) == b"x" * HEAD_BYTES
+
+
+@given(st.text(max_size=900))
+def test_it_is_hashed_like_the_text_itself(text):
+    """Whoever reads the prompt from a log comes to the same fingerprint, unless an
+    escape is cut in two by the head's end.
+    """
+    for ascii_only in (True, False):
+        body = json.dumps({"content": text}, ensure_ascii=ascii_only)
+        raw = body.encode("utf-8", "replace")
+        if len(raw) <= HEAD_BYTES and not set(text) & set("\b\f\ud800"):
+            plain = text.encode("utf-8", "replace")
+            assert fingerprint_bytes(prompt_head(raw)) == fingerprint_bytes(plain)
+
+
+def test_an_escape_may_be_cut_anywhere():
+    """The head ends within an escaped letter: what is whole counts."""
+    for padding in range(12):
+        text = "a" * (HEAD_BYTES - 6 - padding) + "\u00e9" * 9
+        found = prompt_head(json.dumps({"content": text}).encode())
+        assert found.startswith(b"a" * (HEAD_BYTES - 6 - padding))
+        assert b"u00" not in found
+    assert prompt_fingerprint("\u00e9") == fingerprint_bytes(
+        prompt_head(b'{"content":"\\u00e9"}')
+    )
+
+
+def test_what_cannot_be_decoded_counts_as_it_is():
+    """A broken escape is no reason to know nothing."""
+    assert prompt_head(b'{"content":"\\ud800 words"}') == b"\\ud800 words"
