@@ -31,7 +31,6 @@ from loadtests.rig.procs import (
     command,
     cpu_s,
     engine_argv,
-    free_port,
     listens,
     median,
     memory_bytes,
@@ -40,6 +39,7 @@ from loadtests.rig.procs import (
     wait_until,
     wrk,
 )
+from tests.ports import free_port
 
 KEY = "sk-compare-0123456789abcdef"
 RIG = Path(__file__).parent / "rig"

@@ -25,13 +25,13 @@ from loadtests.rig.procs import (
     Crew,
     RigError,
     command,
-    free_port,
     listens,
     memory_bytes,
     resident_bytes,
     tree,
     wait_until,
 )
+from tests.ports import free_port
 
 AT_ONCE = 50
 # What a tree with 10,000 idle clients may hold, and what it holds with none.

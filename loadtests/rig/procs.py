@@ -22,14 +22,6 @@ class RigError(Exception):
     """Something could not be started or measured; the text says what."""
 
 
-def free_port() -> int:
-    """A TCP port of 127.0.0.1 that nobody has now."""
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        port: int = taken.getsockname()[1]
-        return port
-
-
 def two_cores() -> tuple[int | None, int | None]:
     """(load and upstream, proxy); both None where there is one core only."""
     cores = sorted(os.sched_getaffinity(0))

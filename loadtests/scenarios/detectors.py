@@ -40,6 +40,10 @@ class Detector(Protocol):
         """One admitted request, in the order of time. Labels must not be looked at."""
         ...
 
+    def refused(self, row: Row) -> Sequence[Finding]:
+        """One that its own action kept out: of its body nothing is known."""
+        ...
+
     def advance(self, now: float) -> Sequence[Finding]:
         """Time has come to ``now`` (called about every second)."""
         ...

@@ -72,6 +72,8 @@ class Loop:
                 tally.found(finding)
         if self._refused(row):
             tally.refused(row, again=again)
+            for finding in detector.refused(row):
+                tally.found(finding)
             self._maybe_again(row)
             return
         tally.admitted(row, again=again)

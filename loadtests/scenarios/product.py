@@ -5,7 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from gateway.detect.engine import Engine
-from gateway.detect.model import Campaign, DetectSettings, Event, Output
+from gateway.detect.model import (
+    REFUSED_STATUS,
+    Campaign,
+    DetectSettings,
+    Event,
+    Output,
+)
 from loadtests.scenarios.detectors import Finding
 from loadtests.scenarios.labels import Ledger
 from loadtests.scenarios.rows import Row
@@ -52,6 +58,20 @@ class EngineDetector:
         self._now = row.ts
         outputs = self._engine.observe(event_of(row))
         return [self._finding(out) for out in outputs] if outputs else ()
+
+    def refused(self, row: Row) -> Sequence[Finding]:
+        self._now = row.ts
+        outputs = self._engine.observe(
+            Event(
+                row.ts,
+                row.client_ip,
+                row.user,
+                row.tenant,
+                endpoint=row.endpoint,
+                status=REFUSED_STATUS,
+            )
+        )
+        return [self._finding(out) for out in outputs]
 
     def advance(self, now: float) -> Sequence[Finding]:
         self._now = now

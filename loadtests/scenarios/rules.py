@@ -73,6 +73,11 @@ class PlainRule:
             found += self._count(("user", row.user), row)
         return found
 
+    def refused(self, row: Row) -> Sequence[Finding]:
+        """What is refused is not counted."""
+        self._now = row.ts
+        return ()
+
     def advance(self, now: float) -> Sequence[Finding]:
         """Nothing happens by time alone."""
         self._now = now

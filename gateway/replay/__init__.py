@@ -1,0 +1,1 @@
+"""Recorded traffic once more: through a draft policy, or into baselines."""

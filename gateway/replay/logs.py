@@ -1,0 +1,191 @@
+"""Logs of other systems as requests: CSV, Parquet, JSON lines with names of their own.
+
+Reading them is ``offline``'s work; here rows become requests, with the columns beside
+time, user and tokens that the detector can use: address, model, tenant, status, path,
+cost, fingerprint.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import msgspec
+import polars as pl
+
+from gateway.detect.model import EventError, event_from_record
+from gateway.offline.columns import ANY, Choice, Columns, find_columns
+from gateway.offline.errors import InputError
+from gateway.offline.rows import read_rows
+from gateway.offline.source import (
+    Source,
+    open_source,
+    parse_piece,
+    read_parquet,
+    read_pieces,
+)
+from gateway.offline.times import Times
+from gateway.replay.reading import NAMED, Reader, Skipped
+from gateway.replay.requests import Request, request_of
+
+# What further columns are usually called, the likelier first.
+_FURTHER: dict[str, tuple[str, ...]] = {
+    "client_ip": (
+        "client_ip", "ip", "ip_address", "remote_addr", "remote_ip", "source_ip",
+        "src_ip", "client_address", "remote_address", "clientip", "client_addr",
+        "requester_ip_address", "host",
+    ),
+    "model": ("model", "model_name", "model_id", "deployment", "engine"),
+    "tenant": ("tenant", "tenant_id", "organization", "org", "org_id", "team"),
+    "status": ("status", "status_code", "http_status", "response_code"),
+    "endpoint": ("endpoint", "path", "route", "uri", "url_path"),
+    "usd": ("usd", "cost", "cost_usd", "usd_cost", "spend"),
+    "fingerprint": ("fingerprint",),
+}  # fmt: skip
+_LINES = re.compile(r"\.(?:jsonl|ndjson|json)(?:\.gz)?$")
+_OTHER = re.compile(r"[^a-z0-9]+")
+# Times of records, as the reader of records knows them.
+_RECORD_TIMES = frozenset({"ts", "timestamp"})
+
+
+class Guide(msgspec.Struct, frozen=True):
+    """What the user said of the logs: columns, and how times are written."""
+
+    choice: Choice = ANY
+    address: str | None = None
+    zone: str = "UTC"
+    form: str | None = None
+    # Of rows that name none.
+    tenant: str = "default"
+
+    @property
+    def silent(self) -> bool:
+        """Whether nothing was said that concerns columns or times."""
+        return self == Guide(tenant=self.tenant)
+
+
+def is_of_records(source: Source) -> bool:
+    """Whether a file holds records or bare events, for the stricter reader."""
+    if source.format == "csv" and _LINES.search(source.name):
+        return True  # its first line is broken: the others may be fine
+    names = set(source.columns)
+    known = "client_ip" in names and bool(names & _RECORD_TIMES)
+    return source.format == "jsonl" and known
+
+
+def read_log(
+    name: str, reader: Reader, guide: Guide, passed: Callable[[int], None]
+) -> None:
+    """All rows of a file into the reader's sorter. Raises InputError."""
+    source = open_source(name)
+    if guide.silent and is_of_records(source):
+        reader.read(name, passed)
+        return
+    columns = find_columns(source.columns, guide.choice, source=name)
+    further = _find_further(source, guide)
+    if columns.user is None and "client_ip" not in further:
+        raise InputError(
+            f"{name}: neither a user nor an address column found: baselines are about"
+            " somebody; name one with --user-column or --address-column"
+        )
+    rows = _Rows(columns, further, Times(guide.zone, guide.form), guide.tenant)
+    for chunk in _chunks(source, rows.names, passed):
+        rows.take(name, chunk, reader)
+
+
+def _find_further(source: Source, guide: Guide) -> dict[str, str]:
+    if guide.address is not None and guide.address not in source.columns:
+        raise InputError(f"{source.name}: no column {guide.address!r}")
+    spelled = {_spell(name): name for name in reversed(source.columns)}
+    found = {
+        role: spelled[usual]
+        for role, names in _FURTHER.items()
+        if (usual := next((one for one in names if one in spelled), None))
+    }
+    return found | ({"client_ip": guide.address} if guide.address else {})
+
+
+def _spell(name: str) -> str:
+    return _OTHER.sub("_", name.strip().lower()).strip("_")
+
+
+def _chunks(
+    source: Source, names: Sequence[str], passed: Callable[[int], None]
+) -> Iterator[pl.DataFrame]:
+    if source.format == "parquet":
+        yield from read_parquet(source, names, passed)
+        return
+    for piece in read_pieces(source):
+        yield parse_piece(source, piece, names)
+        passed(piece.passed)
+
+
+class _Rows:
+    """Rows of one file to requests."""
+
+    def __init__(
+        self, columns: Columns, further: dict[str, str], times: Times, tenant: str
+    ) -> None:
+        self._columns = columns
+        self._further = further
+        self._times = times
+        self._tenant = tenant
+        self.names = list(dict.fromkeys([*columns.names, *further.values()]))
+
+    def take(self, file: str, raw: pl.DataFrame, reader: Reader) -> None:
+        """One chunk."""
+        reader.lines += len(raw)
+        room = max(0, NAMED - len(reader.named))
+        rows = read_rows(raw, self._columns, self._times, most_skipped=room)
+        reader.skipped += rows.bad
+        reader.named += [Skipped(file, one.line, one.why) for one in rows.skipped]
+        roles, frame = self._frame(raw)
+        for values in frame.iter_rows():
+            record = dict(zip(roles, values, strict=True))
+            try:
+                reader.sorter.add(self._request(record))
+            except EventError as error:
+                reader.skipped += 1
+                if len(reader.named) < NAMED:
+                    line = record["line"]
+                    reader.named.append(Skipped(file, line, str(error)))
+
+    def _frame(self, raw: pl.DataFrame) -> tuple[list[str], pl.DataFrame]:
+        """The usable rows, one column for each field of an event."""
+        columns = self._columns
+        cells: dict[str, pl.Series] = {"us": self._times.parse(raw[columns.time])}
+        for role in ("prompt", "completion", "total"):
+            name = getattr(columns, role)
+            if name is not None:
+                cells[role] = raw[name].cast(pl.Float64, strict=False)
+        tokens = pl.any_horizontal(
+            pl.col(role).is_not_null() for role in cells if role != "us"
+        )
+        if columns.user is not None:
+            cells["user"] = raw[columns.user].cast(pl.String)
+        for role, name in self._further.items():
+            kind = pl.Float64 if role in ("status", "usd") else pl.String
+            cells[role] = raw[name].cast(kind, strict=False)
+        cells["line"] = raw["__line"]
+        frame = pl.DataFrame(list(cells.values()), schema=list(cells))
+        return list(cells), frame.filter(pl.col("us").is_not_null() & tokens)
+
+    def _request(self, row: dict[str, Any]) -> Request:
+        user = row.get("user") or None
+        record = {
+            "ts": row["us"] / 1e6,
+            # Who has no address is his own: all of them as one would look like a crowd.
+            "client_ip": row.get("client_ip") or user or "unknown",
+            "user": user,
+            "tenant": row.get("tenant") or self._tenant,
+            "model": row.get("model"),
+            "endpoint": row.get("endpoint"),
+            "prompt_tokens": row.get("prompt"),
+            "completion_tokens": row.get("completion"),
+            "total_tokens": row.get("total"),
+            "status": row.get("status"),
+            "usd": row.get("usd"),
+            "fingerprint": row.get("fingerprint"),
+        }
+        return request_of(event_from_record(record))

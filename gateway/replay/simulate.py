@@ -1,0 +1,369 @@
+"""A policy at work on recorded requests: who is let through, who is not, and why.
+
+Limits, prices and the detector are those of the running gateway; only the clock is the
+requests' own. A request is decided when it arrived and settled when it ended, in the
+order of these times. Whoever is refused is refused: what a client would have done then
+(gone away, tried again) nobody can tell, so its next recorded request comes as it came.
+"""
+
+from __future__ import annotations
+
+import heapq
+import math
+from typing import Literal
+
+import msgspec
+
+from gateway.config import Config, resolve
+from gateway.core.admission import actual_costs, oversized, reserve_costs
+from gateway.core.cidr import normal_client_ip, parse_address
+from gateway.core.hops import Source
+from gateway.core.identify import ANONYMOUS, AllowList, Identity
+from gateway.core.lru import Lru
+from gateway.core.model import (
+    NANOS_PER_USD,
+    STRANGERS,
+    Block,
+    Policy,
+    RequestFacts,
+    Tenant,
+    Usage,
+)
+from gateway.core.plans import (
+    DEFAULT_PREFIX,
+    THROTTLED,
+    LimitPlan,
+    PlanBook,
+    throttled_plan,
+)
+from gateway.core.ports import Reserved
+from gateway.core.prices import PriceTable, packaged_prices
+from gateway.core.usage import CompletionExpectation, weigh
+from gateway.replay.requests import Request
+from gateway.replay.verdicts import Verdicts
+from gateway.store.memory import MemoryStore
+
+Done = Literal["allow", "tag", "throttle", "limit", "block"]
+# An exchange counts as open until it ended, however long that was.
+_LEASE_US = 1 << 60
+_IDENTITIES = 50_000
+# Counters at a time (about 1 KB each).
+_COUNTERS = 300_000
+_NO_PRICE = "unknown_price"
+# Endpoints that never cost a token.
+_FREE = frozenset({"other", "models", "count_tokens"})
+
+
+class Decision(msgspec.Struct, frozen=True, gc=False):
+    """What is done to one request. ``kind`` and ``id`` name the subject it is done to,
+    ``by`` the limit or the class. ``nanos``: what the request costs, nano-dollars.
+    ``observed``: noted, but it passed all the same (records of observe mode).
+    """
+
+    done: Done
+    kind: str = ""
+    id: str = ""
+    by: str = ""
+    nanos: int = 0
+    observed: bool = False
+
+    @property
+    def refused(self) -> bool:
+        """Whether it does not pass."""
+        return not self.observed and self.done not in ("allow", "tag")
+
+
+class _Open(msgspec.Struct, order=True):
+    """An exchange between its arrival and its end."""
+
+    ends_at: float
+    number: int
+    plan: LimitPlan
+    reserved: Reserved | None
+    identity: Identity
+    usage: Usage
+    nanos: int
+
+
+class Simulation:
+    """One configuration. Requests come in the order of time (``take``).
+
+    ``baselines``: what the detector begins with, as ``learn`` made it.
+    """
+
+    def __init__(self, config: Config, baselines: bytes | None = None) -> None:
+        """Raises BaselinesError."""
+        resolved = resolve(config)
+        self._tenants = {tenant.name: tenant for tenant in resolved.tenants}
+        if resolved.anonymous is not None:
+            stranger = Tenant(STRANGERS, resolved.anonymous)
+            self._tenants.setdefault(STRANGERS, stranger)
+        self._default = resolved.default
+        self.unmatched: dict[str, int] = {}
+        """Tenants of the records that the configuration does not have: requests."""
+        self.unpriced = 0
+        """Answers of models that have no price."""
+        self._identities: Lru[tuple[str, str, str], Identity] = Lru(_IDENTITIES)
+        self._allow: dict[int, AllowList] = {}
+        self._prices: dict[int, PriceTable] = {}
+        self._packaged = PriceTable.parse(packaged_prices())
+        self._now_us = 0
+        self._store = MemoryStore(
+            clock=lambda: self._now_us,
+            monotonic=lambda: self._now_us / 1e6,
+            capacity=_COUNTERS,
+        )
+        self._plans = PlanBook(timezone=resolved.timezone, lease_us=_LEASE_US)
+        self._expectation = CompletionExpectation()
+        self._open: list[_Open] = []
+        self._taken = 0
+        policies = {name: tenant.policy for name, tenant in self._tenants.items()}
+        self._verdicts = Verdicts(
+            policies, resolved.default, resolved.campaigns, baselines
+        )
+        self._throttled: Lru[tuple[LimitPlan, str, str, int], LimitPlan] = Lru(
+            _IDENTITIES
+        )
+
+    @property
+    def incidents(self) -> dict[str, int]:
+        """Incidents that were opened, by class."""
+        return self._verdicts.incidents
+
+    def policy_of(self, tenant: str) -> Policy:
+        """What a tenant's requests are decided by."""
+        found = self._tenants.get(tenant)
+        return self._default if found is None else found.policy
+
+    # -- a request -----------------------------------------------------------------
+
+    def take(self, request: Request) -> Decision:
+        """Decide one request, and let the detector see it."""
+        self._settle_until(request.ts)
+        self._now_us = max(self._now_us, round(request.ts * 1e6))
+        self._verdicts.advance(request.ts)
+        self._taken += 1
+        if request.misfit:
+            self._verdicts.answered(request)
+            return Decision("allow")
+        if request.tenant not in self._tenants:
+            known = self.unmatched.get(request.tenant, 0)
+            self.unmatched[request.tenant] = known + 1
+        identity = self._identity(request)
+        usage = request.usage
+        nanos = self._price(identity.policy, request, usage)
+        standing = None if identity.allowed else self._verdicts.standing_of(request)
+        decision = self._turned_away(identity, request, standing)
+        if decision is None:
+            decision = self._admit(identity, request, standing, usage, nanos)
+        if decision.refused:
+            self._verdicts.refused(request)
+        else:
+            self._verdicts.passes(request, nanos)
+        return msgspec.structs.replace(decision, nanos=nanos)
+
+    def close(self) -> None:
+        """No more requests."""
+        self._settle_until(math.inf)
+        self._verdicts.close()
+
+    def _turned_away(
+        self, identity: Identity, request: Request, standing: Block | None
+    ) -> Decision | None:
+        """What is refused without looking at limits."""
+        if standing is not None and standing.action == "block":
+            return Decision("block", standing.kind, standing.id, standing.cls)
+        policy = identity.policy
+        if policy.unknown_price != "deny" or identity.allowed:
+            return None
+        if request.endpoint in _FREE or self._table(policy).knows(request.model):
+            return None
+        return Decision("limit", *_sender(request), _NO_PRICE)
+
+    def _admit(
+        self,
+        identity: Identity,
+        request: Request,
+        standing: Block | None,
+        usage: Usage,
+        nanos: int,
+    ) -> Decision:
+        """Reserve; open the exchange if there is room everywhere."""
+        plan = self._plans.plan(identity, request.model, self._now_us / 1e6)
+        if standing is not None and standing.action == "throttle":
+            plan = self._throttled_plan(plan, request.tenant, standing)
+        refusal, reserved = self._reserve(identity, request, plan, standing)
+        if refusal is not None:
+            return refusal
+        ends = request.ts + request.duration_s
+        exchange = _Open(ends, self._taken, plan, reserved, identity, usage, nanos)
+        heapq.heappush(self._open, exchange)
+        if standing is None:
+            return Decision("allow")
+        return Decision("tag", standing.kind, standing.id, standing.cls)
+
+    def _reserve(
+        self,
+        identity: Identity,
+        request: Request,
+        plan: LimitPlan,
+        standing: Block | None,
+    ) -> tuple[Decision | None, Reserved | None]:
+        """The refusal or the reservation; neither where nothing is limited."""
+        if not plan.cells:
+            return None, None
+        costs = self._costs(identity, plan, request)
+        place, wait_s = oversized(plan, costs), -1.0
+        reserved = None
+        if place < 0:
+            reserved = self._store.reserve(plan, costs, lambda _: None)
+            place, wait_s = reserved.violated, reserved.retry_after
+        if place < 0:
+            return None, reserved
+        limit = plan.cells[place].limit
+        if standing is None or not limit.per.startswith(THROTTLED):
+            return Decision("limit", *_subject(limit.per, request), limit.name), None
+        if wait_s <= identity.policy.anomaly.delay_s:
+            return None, None  # held back for a moment, and then it passes
+        return Decision("throttle", standing.kind, standing.id, standing.cls), None
+
+    def _throttled_plan(
+        self, plan: LimitPlan, tenant: str, standing: Block
+    ) -> LimitPlan:
+        key = (plan, standing.kind, standing.id, standing.rate)
+        found = self._throttled.get(key)
+        if found is None:
+            found = throttled_plan(plan, DEFAULT_PREFIX, tenant, standing)
+            self._throttled.put(key, found)
+        return found
+
+    def _costs(
+        self, identity: Identity, plan: LimitPlan, request: Request
+    ) -> tuple[int, ...]:
+        """What a running gateway would reserve: the prompt as it turned out to be, and
+        the completion that this subject usually gets.
+        """
+        facts = _facts(request)
+        if not facts.billable:
+            return actual_costs(plan, Usage(), 0, 0, failed=True)
+        completion = self._expectation.expect(identity.key, facts)
+        expected = Usage(prompt=request.prompt_tokens, completion=completion)
+        table = self._table(identity.policy)
+        nanos = table.cost_nanos(request.model, expected) or 0
+        return reserve_costs(plan, request.prompt_tokens, completion, nanos)
+
+    # -- its end -------------------------------------------------------------------
+
+    def _settle_until(self, ts: float) -> None:
+        while self._open and self._open[0].ends_at <= ts:
+            self._settle(heapq.heappop(self._open))
+
+    def _settle(self, one: _Open) -> None:
+        usage, policy = one.usage, one.identity.policy
+        self._now_us = max(self._now_us, round(one.ends_at * 1e6))
+        failed = usage.source == "none"
+        if not failed:
+            self._expectation.learn(one.identity.key, usage.completion)
+        if not one.plan.cells:
+            return
+        tokens = usage.total
+        if policy.weights and not failed:
+            tokens = weigh(usage, policy.weights)
+        actual = actual_costs(one.plan, usage, tokens, one.nanos, failed=failed)
+        if one.reserved is None:
+            self._store.charge(one.plan, actual)
+        else:
+            self._store.settle(one.reserved, actual)
+
+    # -- who and how much ----------------------------------------------------------
+
+    def _identity(self, request: Request) -> Identity:
+        key = (request.tenant, request.client_ip, request.user)
+        known = self._identities.get(key)
+        if known is None:
+            known = self._find_identity(request)
+            self._identities.put(key, known)
+        return known
+
+    def _find_identity(self, request: Request) -> Identity:
+        tenant = self._tenants.get(request.tenant)
+        if tenant is None:
+            tenant = Tenant(request.tenant, self._default)
+        policy = tenant.policy
+        allow = self._allow.get(id(policy))
+        if allow is None:
+            allow = self._allow[id(policy)] = AllowList(policy.allow)
+        address = parse_address(request.client_ip.partition("/")[0])
+        source = Source(address, trusted=False)
+        client_ip = normal_client_ip(request.client_ip)
+        return Identity(
+            tenant,
+            policy,
+            request.user,
+            "credential",
+            client_ip,
+            address,
+            (tenant.name, client_ip, request.user),
+            allow,
+            allow.holds_source(source, tenant.name) or allow.holds_user(request.user),
+        )
+
+    def _table(self, policy: Policy) -> PriceTable:
+        table = self._prices.get(id(policy))
+        if table is None:
+            table = self._prices[id(policy)] = self._packaged.with_overrides(
+                policy.prices, policy.unknown_price
+            )
+        return table
+
+    def _price(self, policy: Policy, request: Request, usage: Usage) -> int:
+        if usage.source == "none":
+            return 0
+        nanos = self._table(policy).cost_nanos(request.model, usage)
+        if nanos is None:
+            self.unpriced += 1
+            return 0
+        return nanos
+
+
+def _facts(request: Request) -> RequestFacts:
+    return RequestFacts(
+        endpoint=request.endpoint,
+        model=request.model,
+        billable=request.endpoint not in _FREE or request.source != "none",
+    )
+
+
+def _sender(request: Request) -> tuple[str, str]:
+    """The subject to name where a request is refused for what it is."""
+    if request.user != ANONYMOUS:
+        return "user", request.user
+    return "client_ip", request.client_ip
+
+
+def _subject(per: str, request: Request) -> tuple[str, str]:
+    """The subject of a limit, pairs joined by ``+`` as the limit joins its kinds."""
+    ids = {
+        "client_ip": request.client_ip,
+        "user": request.user,
+        "tenant": request.tenant,
+        "model": request.model,
+    }
+    return per, "+".join(ids.get(kind, "?") for kind in per.split("+"))
+
+
+def decision_of_then(request: Request) -> Decision:
+    """What its record says was done to a request (or would have been, observing)."""
+    nanos = round(request.usd * NANOS_PER_USD)
+    done: Done = request.action  # type: ignore[assignment]  # checked when read
+    if done == "allow":
+        return Decision(done, nanos=nanos)
+    observed = not request.refused and done != "tag"
+    if done == "limit" and request.limit:
+        kind, id_ = _subject(request.limit.partition(".")[0], request)
+        return Decision(done, kind, id_, request.limit, nanos, observed)
+    kind, id_ = _sender(request)
+    if request.limit and request.limit.startswith(THROTTLED):
+        per = request.limit.partition(".")[0].removeprefix(THROTTLED)
+        kind, id_ = _subject(per, request)
+    return Decision(done, kind, id_, request.cls or "", nanos, observed)

@@ -1,0 +1,197 @@
+"""What is found in weeks that hold their own attacks, and what is left alone."""
+
+from __future__ import annotations
+
+import numpy as np
+import polars as pl
+import pytest
+
+from gateway.offline import InputError, analyze
+
+MONDAY = 1_767_571_200
+DAY, HOUR, MINUTE = 86_400, 3600, 60
+
+
+def ordinary(days=7, users=60, rows=60_000, seed=1, start=MONDAY):
+    """Users of unequal size under a tide."""
+    rng = np.random.default_rng(seed)
+    at = rng.random(rows * 2) * days * DAY
+    keep = rng.random(rows * 2) < 0.5 + 0.35 * np.sin((at / HOUR - 8) / 12 * np.pi)
+    at = at[keep]
+    weight = rng.lognormal(0, 0.8, users)
+    who = rng.choice(users, len(at), p=weight / weight.sum())
+    return frame(start + at, [f"user-{n}" for n in who], rng.lognormal(6, 0.9, len(at)))
+
+
+def frame(at, users, tokens):
+    """Rows as a frame."""
+    return pl.DataFrame(
+        {"ts": at, "user": list(users), "tokens": np.round(tokens)},
+        schema={"ts": pl.Float64, "user": pl.String, "tokens": pl.Float64},
+    )
+
+
+def burst(user, start, length, count, tokens=500.0, seed=2):
+    """One user's requests, spread evenly over a span."""
+    rng = np.random.default_rng(seed)
+    at = start + rng.random(count) * length
+    return frame(at, [user] * count, tokens * rng.lognormal(0, 0.5, count))
+
+
+def flagged(report, subject="*"):
+    """Starts of the abnormal windows of a subject."""
+    return [window.start for window in report.windows if window.subject == subject]
+
+
+def test_a_flood_in_the_week_is_found_by_window_and_by_name():
+    """Recall and precision on its windows; the user is named, with what was done."""
+    start = MONDAY + 3 * DAY + 10 * HOUR
+    report = analyze(pl.concat([ordinary(), burst("user-3", start, HOUR, 1500)]))
+    inside = set(range(start, start + HOUR, 300))
+    found = set(flagged(report))
+    assert len(found & inside) >= 11
+    assert len(found - inside) <= 2
+    assert inside <= set(flagged(report, "user-3")) | {start, start + HOUR - 300}
+    worst = max(report.windows, key=lambda one: one.tokens)
+    assert (worst.cls, worst.severity) == ("cost_spike", "critical")
+    assert worst.top_users[0].user == "user-3"
+    assert worst.top_users[0].share > 0.5
+    assert "requests" in worst.top_users[0].did
+
+
+def test_a_crowd_of_strangers_is_volume():
+    """Nobody alone explains it."""
+    start = MONDAY + 2 * DAY + 20 * HOUR
+    rng = np.random.default_rng(3)
+    names = [f"bot-{n}" for n in rng.integers(0, 300, 2000)]
+    crowd = frame(start + rng.random(2000) * HOUR, names, rng.lognormal(6, 0.5, 2000))
+    report = analyze(pl.concat([ordinary(), crowd]))
+    found = [one for one in report.windows if one.kind == "all"]
+    assert len(found) >= 11
+    assert {one.cls for one in found} == {"volume"}
+    assert all(start - 300 < one.start < start + HOUR for one in found)
+
+
+def test_a_small_user_s_spike_is_named():
+    """The service hardly feels it; the user did what they never do."""
+    start = MONDAY + 4 * DAY + 3 * HOUR
+    report = analyze(pl.concat([ordinary(), burst("user-9", start, HOUR, 120)]))
+    assert len(flagged(report, "user-9")) >= 10
+    assert len(flagged(report)) <= 6
+
+
+@pytest.mark.parametrize("days", [2, 7, 14])
+def test_a_nightly_job_is_ordinary(days):
+    """The same hour each night: nobody is told."""
+    jobs = [
+        burst("batch", MONDAY + n * DAY + 2 * HOUR + n % 3 * 240, 1800, 900, seed=n)
+        for n in range(days)
+    ]
+    report = analyze(pl.concat([ordinary(days=days, rows=8000 * days), *jobs]))
+    assert flagged(report, "batch") == []
+    assert len(flagged(report)) <= 2
+
+
+def test_a_level_that_stays_is_shown_when_it_starts():
+    """Twice as much from Thursday on: the first windows, not three days."""
+    cut = MONDAY + 3 * DAY + 12 * HOUR
+    base = ordinary(rows=120_000)
+    more = ordinary(rows=150_000, seed=5).filter(pl.col("ts") > cut)
+    report = analyze(pl.concat([base, more]))
+    found = flagged(report)
+    assert 1 <= len(found) <= 12
+    assert all(cut - 2 * HOUR <= at <= cut + 2 * HOUR for at in found)
+
+
+def test_quiet_weeks_are_quiet():
+    """Honest traffic: hardly a window in two weeks."""
+    report = analyze(ordinary(days=14, rows=120_000))
+    assert len(flagged(report)) <= 2
+    assert len(report.windows) <= 12
+
+
+def test_one_giant_request_is_no_flood():
+    """A single request of a hundred times the usual size is left alone."""
+    giant = frame([MONDAY + 2.5 * DAY], ["user-1"], [60_000.0])
+    report = analyze(pl.concat([ordinary(), giant]))
+    assert flagged(report, "user-1") == []
+
+
+def test_every_number_is_finite_and_sorted():
+    """For a frame of one row, a minute, a silent week; windows in order of time."""
+    rng = np.random.default_rng(1)
+    silent = frame([MONDAY, MONDAY + 7 * DAY], "ab", [5, 5])
+    short = frame(MONDAY + rng.random(50) * 60, ["a"] * 50, rng.random(50) * 10)
+    nothing = frame([MONDAY, MONDAY + 300], "ab", [0, 0])
+    for one in (silent[:1], short, silent, nothing):
+        report = analyze(one)
+        assert np.isfinite(report.timeline.limit).all()
+        starts = [window.start for window in report.windows]
+        assert starts == sorted(starts)
+        assert report.to_html()
+        assert report.table()
+
+
+def test_no_users_means_the_service_alone():
+    """Without a user column nobody is named."""
+    start = MONDAY + 3 * DAY + 10 * HOUR
+    rows = pl.concat([ordinary(), burst("x", start, HOUR, 1500)]).drop("user")
+    report = analyze(rows)
+    assert report.users == 0
+    assert {window.kind for window in report.windows} == {"all"}
+    assert len(report.windows) >= 11
+    assert all(window.top_users == () for window in report.windows)
+
+
+def test_one_user_gets_both():
+    """The service's windows and the user's own."""
+    start = MONDAY + 3 * DAY + 10 * HOUR
+    rows = pl.concat([ordinary(users=1), burst("user-0", start, HOUR, 1500)])
+    kinds = {window.kind for window in analyze(rows).windows}
+    assert kinds == {"all", "user"}
+
+
+def test_order_of_rows_does_not_matter():
+    """Shuffled rows give the same report."""
+    rows = pl.concat([ordinary(), burst("user-3", MONDAY + 3 * DAY, HOUR, 1500)])
+    shuffled = rows.sample(fraction=1.0, shuffle=True, seed=4)
+    assert analyze(rows).to_dict() == analyze(shuffled).to_dict()
+
+
+def test_frames_of_every_kind_agree():
+    """polars, lazy polars and pandas, with times as times."""
+    pandas = pytest.importorskip("pandas")
+    rows = pl.concat([ordinary(rows=20_000), burst("user-3", MONDAY + DAY, HOUR, 1500)])
+    told = analyze(rows).to_dict()
+    assert analyze(rows.lazy()).to_dict() == told
+    plain = pandas.DataFrame({name: rows[name].to_numpy() for name in rows.columns})
+    assert analyze(plain).to_dict() == told
+    plain["ts"] = pandas.to_datetime(plain["ts"], unit="s", utc=True)
+    assert analyze(plain).to_dict()["windows"] == told["windows"]
+
+
+@pytest.mark.parametrize("window", ["0s", "7m", "2d", "five", "500ms"])
+def test_windows_must_divide_a_day(window):
+    """Anything else is said at once."""
+    with pytest.raises(InputError, match="window"):
+        analyze(ordinary(rows=100), window=window)
+
+
+def test_windows_follow_the_clock_of_the_zone():
+    """A day in Kolkata begins at 18:30 UTC."""
+    report = analyze(ordinary(rows=5000), window="1d", timezone="Asia/Kolkata")
+    assert report.timeline.start % DAY == 18 * HOUR + 30 * MINUTE
+
+
+def test_what_is_no_frame():
+    """A list is refused with its type."""
+    with pytest.raises(InputError, match="not list"):
+        analyze([1, 2])
+
+
+def test_a_lone_wrong_clock_does_not_stretch_the_log():
+    """A row years away is skipped and counted."""
+    stray = frame([MONDAY - 20 * 365 * DAY], ["a"], [5.0])
+    report = analyze(pl.concat([ordinary(rows=5000), stray]))
+    assert report.skipped == 1
+    assert len(report.timeline.tokens) <= 7 * 288 + 1
