@@ -1,0 +1,276 @@
+"""What each kind of receiver is sent: pure functions from a message to a request."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import hmac
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+
+from gateway.alerts.model import ACKNOWLEDGED, DIGEST, RESOLVED, Message, Payload
+from gateway.detect.model import format_time
+
+PAGERDUTY_URL = "https://events.pagerduty.com/v2/enqueue"
+OPSGENIE_URL = "https://api.opsgenie.com/v2/alerts"
+SOURCE = "tidegate"
+# An alert of Alertmanager that nobody ends does so by itself after this.
+_FIRING_S = 7 * 86_400.0
+_DIGEST_S = 900.0
+_MOST_SUBJECTS = 10
+_MOST_IDS = 40
+_TEXT_CHARS = 2_900  # Slack: 3,000 a block
+_PAGERDUTY = {"info": "info", "warning": "warning", "critical": "critical"}
+_OPSGENIE = {"info": "P5", "warning": "P3", "critical": "P1"}
+_WEIGHTS = {"info": "good", "warning": "warning", "critical": "attention"}
+_MARKS = {
+    "info": ":information_source:",
+    "warning": ":warning:",
+    "critical": ":rotating_light:",
+}
+_VERBS = {
+    "incident.opened": "",
+    "incident.updated": "worse: ",
+    "incident.resolved": "resolved: ",
+    "incident.acknowledged": "acknowledged: ",
+}
+
+
+class Post(msgspec.Struct, frozen=True):
+    """A request to be sent; ``body`` is JSON."""
+
+    url: str
+    body: bytes
+    headers: dict[str, str]
+
+
+def is_over(payload: Payload) -> bool:
+    """Whether it ends what was told before."""
+    return payload["type"] in (RESOLVED, "client.unblocked", "gateway.recovered")
+
+
+def title(payload: Payload) -> str:
+    """One line for people."""
+    kind = payload["type"]
+    if kind == DIGEST:
+        return f"{payload['count']} more alerts, folded into one"
+    subject = payload["subject"]
+    who = f"{subject['kind']} {subject['id']}"
+    where = payload["tenant"]
+    if kind.startswith("gateway."):
+        return f"gateway {subject['id']} {kind.partition('.')[2]}"
+    where = "" if where == subject["id"] else f" in {where}"
+    if kind.startswith("client."):
+        return f"{who} {kind.partition('.')[2]}{where} ({payload['class']})"
+    return f"{_VERBS.get(kind, '')}{payload['class']}: {who}{where}"
+
+
+def lines(payload: Payload) -> list[str]:
+    """What there is to say, a sentence each."""
+    if payload["type"] == DIGEST:
+        shown = [f"{one['type']} {one['id']}" for one in payload["items"][:_MOST_IDS]]
+        more = payload["count"] - len(shown)
+        return [*shown, f"and {more} more"] if more else shown
+    said = list(payload["reasons"])
+    if payload["action"] != "allow":
+        until = f" until {payload['until']}" if payload.get("until") else ""
+        said.append(f"Action: {payload['action']}{until}.")
+    named = [f"{one['kind']} {one['id']}" for one in payload["subjects"]]
+    if len(named) > 1:
+        said.append("Subjects: " + ", ".join(named[:_MOST_SUBJECTS]))
+    return said
+
+
+# -- generic ---------------------------------------------------------------------------
+
+
+def webhook(url: str, secrets: Sequence[str], message: Message, now: float) -> Post:
+    """Standard Webhooks: signed with every secret, so that one can be replaced."""
+    body = msgspec.json.encode(message.payload)
+    stamp = str(int(now))
+    headers = {"webhook-id": message.id, "webhook-timestamp": stamp}
+    if secrets:
+        signed = f"{message.id}.{stamp}.".encode() + body
+        headers["webhook-signature"] = " ".join(sign(one, signed) for one in secrets)
+    return Post(url, body, headers)
+
+
+def sign(secret: str, content: bytes) -> str:
+    """A ``v1`` signature. ``secret`` is ``whsec_`` and base64."""
+    key = base64.b64decode(secret.removeprefix("whsec_"))
+    digest = hmac.new(key, content, hashlib.sha256).digest()
+    return "v1," + base64.b64encode(digest).decode()
+
+
+# -- chat --------------------------------------------------------------------------------
+
+
+def slack(url: str, message: Message) -> Post:
+    """An incoming webhook with blocks; ``text`` is what notifications show."""
+    payload = message.payload
+    mark = ":white_check_mark:" if is_over(payload) else _MARKS[payload["severity"]]
+    head = f"{mark} *{_plain(title(payload))}*"
+    text = _plain("\n".join(f"• {one}" for one in lines(payload)))[:_TEXT_CHARS]
+    blocks: list[dict[str, Any]] = [_section(head)]
+    if text:
+        blocks.append(_section(text))
+    note = f"{payload['severity']} · {payload['id']} · {payload['ts']}"
+    element = {"type": "mrkdwn", "text": _plain(note)}
+    blocks.append({"type": "context", "elements": [element]})
+    return _post(url, {"text": _plain(title(payload)), "blocks": blocks})
+
+
+def _section(text: str) -> dict[str, Any]:
+    return {"type": "section", "text": {"type": "mrkdwn", "text": text}}
+
+
+def _plain(text: str) -> str:
+    """Nothing that a client sent becomes a link or a mention."""
+    return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+
+
+def teams(url: str, message: Message) -> Post:
+    """A workflow's webhook with an adaptive card."""
+    payload = message.payload
+    color = "good" if is_over(payload) else _WEIGHTS[payload["severity"]]
+    body: list[dict[str, Any]] = [
+        _text(title(payload), size="medium", weight="bolder", color=color),
+        *(_text(one) for one in lines(payload)),
+        _text(f"{payload['severity']} · {payload['id']}", isSubtle=True, size="small"),
+    ]
+    card = {
+        "$schema": "http://adaptivecards.io/schemas/adaptive-card.json",
+        "type": "AdaptiveCard",
+        "version": "1.4",
+        "body": body,
+    }
+    kind = "application/vnd.microsoft.card.adaptive"
+    attachment = {"contentType": kind, "contentUrl": None, "content": card}
+    return _post(url, {"type": "message", "attachments": [attachment]})
+
+
+def _text(text: str, **style: Any) -> dict[str, Any]:
+    # Markdown is what a card makes of its text: brackets would be links.
+    shown = text.replace("[", "\\[").replace("*", "\\*").replace("_", "\\_")
+    return {"type": "TextBlock", "text": shown, "wrap": True, **style}
+
+
+# -- pagers ------------------------------------------------------------------------------
+
+
+def pagerduty(url: str, key: str, message: Message) -> Post:
+    """Events API v2: trigger, acknowledge and resolve by dedup key."""
+    payload = message.payload
+    action = "resolve" if is_over(payload) else "trigger"
+    if payload["type"] == ACKNOWLEDGED:
+        action = "acknowledge"
+    event: dict[str, Any] = {
+        "routing_key": key,
+        "event_action": action,
+        "dedup_key": dedup_key(message),
+    }
+    if action == "trigger":
+        event["payload"] = {
+            "summary": title(payload)[:1024],
+            "source": SOURCE,
+            "severity": _PAGERDUTY[payload["severity"]],
+            "timestamp": payload["ts"],
+            "group": payload["tenant"],
+            "class": payload.get("class") or DIGEST,
+            "custom_details": payload,
+        }
+        event["client"] = SOURCE
+    return _post(url, event)
+
+
+def dedup_key(message: Message) -> str:
+    """One for all that is said of an incident, a client or a gateway."""
+    if message.payload["type"].startswith(("incident.", "digest")):
+        return str(message.payload["id"])
+    return message.chain
+
+
+def opsgenie(url: str, key: str, message: Message) -> Post:
+    """Create, acknowledge or close by alias."""
+    payload = message.payload
+    alias, headers = dedup_key(message), {"Authorization": f"GenieKey {key}"}
+    verb = "close" if is_over(payload) else ""
+    verb = "acknowledge" if payload["type"] == ACKNOWLEDGED else verb
+    if verb:
+        target = f"{url.rstrip('/')}/{alias}/{verb}?identifierType=alias"
+        return _post(target, {"source": SOURCE, "note": title(payload)}, headers)
+    created = {
+        "message": title(payload)[:130],
+        "alias": alias,
+        "description": "\n".join(lines(payload))[:15_000],
+        "priority": _OPSGENIE[payload["severity"]],
+        "source": SOURCE,
+        "entity": payload["tenant"],
+        "tags": [one for one in (payload.get("class"), payload["severity"]) if one],
+        "details": {"id": payload["id"], "tenant": payload["tenant"]},
+    }
+    return _post(url, created, headers)
+
+
+def alertmanager(url: str, message: Message, now: float) -> Post:
+    """API v2. Where labels changed (class, severity), the old alert is ended."""
+    payload = message.payload
+    starts = payload.get("opened_at") or payload["ts"]
+    last = _DIGEST_S if payload["type"] == DIGEST else _FIRING_S
+    ends = format_time(now + last)
+    if is_over(payload):  # an end before the beginning is refused; clocks may differ
+        ends = max(payload["ts"], starts)
+    alerts = [_alert(payload, message, starts, ends)]
+    if message.before is not None:
+        old = _alert(message.before, message, starts, format_time(now))
+        if old["labels"] != alerts[0]["labels"]:
+            alerts.insert(0, old)
+    target = url.rstrip("/")
+    if not target.endswith("/api/v2/alerts"):
+        target += "/api/v2/alerts"
+    return _post(target, alerts)
+
+
+def _alert(
+    payload: Payload, message: Message, starts: str, ends: str
+) -> dict[str, Any]:
+    subject = payload.get("subject") or {"kind": "service", "id": "*"}
+    labels = {
+        "alertname": "TidegateDigest" if payload["type"] == DIGEST else "Tidegate",
+        "incident": dedup_key(message),
+        "tenant": payload["tenant"],
+        "class": payload.get("class") or DIGEST,
+        "severity": payload["severity"],
+    }
+    if payload["type"].startswith(("client.", "gateway.")):
+        labels["alertname"] = "TidegateClient"
+        if payload["type"].startswith("gateway."):
+            labels["alertname"] = "TidegateGateway"
+        # What ends it must have the labels of what began it.
+        del labels["severity"], labels["class"]
+    annotations = {
+        "summary": title(payload),
+        "description": "\n".join(lines(payload)),
+        "subject": f"{subject['kind']} {subject['id']}",
+    }
+    return {
+        "labels": labels,
+        "annotations": annotations,
+        "startsAt": starts,
+        "endsAt": ends,
+    }
+
+
+def email(message: Message) -> tuple[str, str]:
+    """Subject and text of a letter."""
+    payload = message.payload
+    text = "\n".join([title(payload), "", *lines(payload), ""])
+    pretty = msgspec.json.format(msgspec.json.encode(payload), indent=2).decode()
+    subject = f"[{payload['severity']}] {title(payload)}"
+    return " ".join(subject.split())[:200], f"{text}\n{pretty}\n"
+
+
+def _post(url: str, content: Any, headers: dict[str, str] | None = None) -> Post:
+    return Post(url, msgspec.json.encode(content), headers or {})

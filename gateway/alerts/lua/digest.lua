@@ -1,0 +1,5 @@
+-- ARGV: me, base, now, count, message id, chain, message
+if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 0 end
+redis.call('LTRIM', KEYS[6], ARGV[4], -1)
+enqueue(ARGV[2], ARGV[6], ARGV[5], ARGV[7], ARGV[3])
+return 1

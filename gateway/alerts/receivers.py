@@ -1,0 +1,119 @@
+"""From the configuration's ``[[alert]]`` tables to receivers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import msgspec
+
+from gateway.alerts import formats
+from gateway.alerts.formats import Post
+from gateway.alerts.model import Message, Payload, is_at_least, short_id
+from gateway.alerts.retry import SCHEDULE_S
+from gateway.alerts.send import HttpSender, MailSender, Sender
+from gateway.config.resolve import receiver_names
+from gateway.config.structs import Alert
+from gateway.config.values import Secret
+
+# What each kind hears of unless its table says otherwise.
+USUAL = ("incident.opened", "incident.updated", "incident.resolved", "gateway.*")
+_CLIENTS = ("client.blocked", "client.unblocked")
+EVENTS: dict[str, tuple[str, ...]] = {
+    "webhook": (*USUAL, *_CLIENTS),
+    "pagerduty": (*USUAL, "incident.acknowledged"),
+    "opsgenie": (*USUAL, "incident.acknowledged"),
+}
+
+
+class Receiver(msgspec.Struct, frozen=True):
+    """Where alerts go. ``retries`` are seconds between attempts."""
+
+    name: str
+    type: str
+    url: str
+    secrets: tuple[str, ...] = ()
+    min_severity: str = "warning"
+    allow_private: bool = False
+    events: tuple[str, ...] = USUAL
+    per_minute: int = 30
+    retries: tuple[float, ...] = SCHEDULE_S
+    to: tuple[str, ...] = ()
+    sender: str = ""
+
+    @property
+    def target(self) -> str:
+        """Changes when alerts go elsewhere; says nothing of the address."""
+        return short_id(f"{self.type}\0{self.url}\0{self.to}")
+
+    def hears(self, kind: str) -> bool:
+        """Whether it is told of such events."""
+        group = kind.partition(".")[0] + ".*"
+        return kind in self.events or group in self.events
+
+    def wants(self, payload: Payload) -> bool:
+        """Whether it is told of this one, as far as kind and severity go."""
+        return self.hears(payload["type"]) and is_at_least(payload, self.min_severity)
+
+
+def receivers_of(alerts: Sequence[Alert]) -> list[Receiver]:
+    """One for each table."""
+    names = receiver_names(alerts)
+    return [_receiver(one, name) for one, name in zip(alerts, names, strict=True)]
+
+
+def _receiver(alert: Alert, name: str) -> Receiver:
+    secret = alert.secret
+    secrets = (secret,) if isinstance(secret, Secret) else secret
+    url = {"pagerduty": formats.PAGERDUTY_URL, "opsgenie": formats.OPSGENIE_URL}
+    retries: tuple[float, ...] = SCHEDULE_S
+    if alert.retries is not None:
+        retries = tuple(float(one) for one in alert.retries)
+    return Receiver(
+        name=name,
+        type=alert.type,
+        url=str(alert.url or url.get(alert.type, "")),
+        secrets=tuple(one.reveal() for one in secrets),
+        min_severity=alert.min_severity,
+        allow_private=alert.allow_private,
+        events=alert.events or EVENTS.get(alert.type, USUAL),
+        per_minute=alert.max_alerts_per_minute,
+        retries=retries,
+        to=alert.to,
+        sender=alert.sender or "",
+    )
+
+
+def open_sender(receiver: Receiver) -> Sender:
+    """What delivers to it."""
+    if receiver.type == "email":
+        return MailSender(
+            receiver.url,
+            receiver.secrets[0] if receiver.secrets else "",
+            receiver.sender,
+            receiver.to,
+            allow_private=receiver.allow_private,
+        )
+
+    def build(message: Message, now: float) -> Post:
+        return build_post(receiver, message, now)
+
+    return HttpSender(build, allow_private=receiver.allow_private)
+
+
+def build_post(receiver: Receiver, message: Message, now: float) -> Post:
+    """The request by the receiver's kind."""
+    url, secrets = receiver.url, receiver.secrets
+    key = secrets[0] if secrets else ""
+    match receiver.type:
+        case "slack":
+            return formats.slack(url, message)
+        case "teams":
+            return formats.teams(url, message)
+        case "pagerduty":
+            return formats.pagerduty(url, key, message)
+        case "opsgenie":
+            return formats.opsgenie(url, key, message)
+        case "alertmanager":
+            return formats.alertmanager(url, message, now)
+        case _:
+            return formats.webhook(url, secrets, message, now)

@@ -1,0 +1,418 @@
+"""Alerts from the gateway's processes to real receivers, whatever breaks on the way."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import psutil
+import pytest
+from redis.asyncio import Redis as AsyncRedis
+from standardwebhooks.webhooks import Webhook
+
+from gateway.alerts.model import report_of
+from gateway.alerts.redis_ledger import RedisLedger
+from gateway.detect.model import Output, Ref, Window, format_time
+from tests.engines import engine_binaries, running_engine
+from tests.gateway_process import Gateway, call, running_gateway, until
+
+SECRETS = ("whsec_bmV3ZXIga2V5IG9mIHRoZSBob29r", "whsec_b2xkZXIga2V5IG9mIHRoZSBob29r")
+ENGINES = engine_binaries()
+
+
+class Hook:
+    """A receiver: answers ``status``, and keeps what it was sent. ``delay_s``: thinks
+    for so long first; what it answers then is noted as 0, for nobody hears it.
+    """
+
+    def __init__(self, port: int = 0) -> None:
+        self.status = 200
+        self.delay_s = 0.0
+        self._stopped = threading.Event()
+        self.headers: dict[str, str] = {}
+        self.seen: list[tuple[dict[str, str], bytes, int]] = []
+        hook = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_POST(self) -> None:
+                body = self.rfile.read(int(self.headers["content-length"]))
+                fields = {name.lower(): value for name, value in self.headers.items()}
+                delay_s = hook.delay_s
+                hook.seen.append((fields, body, 0 if delay_s else hook.status))
+                if delay_s and hook._stopped.wait(delay_s):
+                    return
+                self.send_response(hook.status)
+                for name, value in hook.headers.items():
+                    self.send_header(name, value)
+                self.end_headers()
+
+            def log_message(self, *_args) -> None:
+                """Nothing on standard error."""
+
+        self._server = ThreadingHTTPServer(("127.0.0.1", port), Handler)
+        self._server.daemon_threads = True
+        self.port = self._server.server_address[1]
+        self.url = f"http://127.0.0.1:{self.port}/hook"
+        self._thread = threading.Thread(target=self._server.serve_forever)
+        self._thread.start()
+
+    def got(self) -> list[dict]:
+        """Payloads that it accepted."""
+        return [json.loads(body) for _, body, status in self.seen if status == 200]
+
+    def kinds(self) -> list[str]:
+        return [one["type"] for one in self.got()]
+
+    def stop(self) -> None:
+        self._stopped.set()
+        self._server.shutdown()
+        self._server.server_close()
+        self._thread.join()
+
+
+@contextlib.contextmanager
+def running_hook() -> Iterator[Hook]:
+    hook = Hook()
+    try:
+        yield hook
+    finally:
+        hook.stop()
+
+
+def config(hook: Hook, more: str = "") -> str:
+    return (
+        '[[upstream]]\nurl = "http://127.0.0.1:9"\n'
+        f'[[alert]]\ntype = "webhook"\nname = "hook"\nurl = "{hook.url}"\n'
+        f"secret = {json.dumps(SECRETS)}\nallow_private = true\n"
+        f"max_alerts_per_minute = 5000\n{more}\n"
+    )
+
+
+def said(n=0, kind="incident.opened", **changes) -> Output:
+    fields = {
+        "type": kind, "id": f"inc_{n:026d}", "ts": format_time(1_767_600_000.0),
+        "severity": "warning", "cls": "cost_spike", "score": 4.5,
+        "subject": Ref("user", f"key_{n}"), "tenant": "default", "action": "tag",
+        "until": None, "observed": {}, "expected": {}, "reasons": ("It costs.",),
+        "window": Window(format_time(1_767_600_000.0), format_time(1_767_600_000.0)),
+    }  # fmt: skip
+    return Output(**(fields | changes))
+
+
+def tell(url: str, *outputs: Output, gateway: str = "test") -> None:
+    """Put into the store what a gateway's detector would say."""
+
+    async def put() -> None:
+        async with AsyncRedis.from_url(url) as client:
+            ledger = RedisLedger(client, "tidegate:")
+            for output in outputs:
+                await ledger.report(report_of(output, gateway), time.time())
+
+    asyncio.run(put())
+
+
+def verify(hook: Hook) -> None:
+    """Each signature, with the new and with the old secret."""
+    for fields, body, _ in hook.seen:
+        for secret in SECRETS:
+            Webhook(secret).verify(body, fields)
+
+
+def kill_everything(gateway: Gateway) -> None:
+    """SIGKILL, children first known."""
+    parent = psutil.Process(gateway.pid)
+    family = [parent, *parent.children(recursive=True)]
+    for process in family:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process.kill()
+    gateway.wait()
+    psutil.wait_procs(family, timeout=10)
+
+
+@pytest.fixture(name="engine")
+def _engine():
+    if not ENGINES:
+        pytest.skip("there is no engine on this machine")
+    with running_engine(next(iter(ENGINES.values()))) as engine:
+        yield engine
+
+
+def test_a_sample_is_sent_signed_and_refused_targets_say_why():
+    """``alerts test`` opens and resolves a real alert; private targets need leave."""
+    with running_hook() as hook:
+        extra = f'[[alert]]\ntype = "slack"\nurl = "{hook.url}"'
+        with running_gateway(config(hook, extra)) as gateway:
+            until(lambda: len(gateway.api("GET", "/api/v1/alerts")["targets"]) == 2)
+            gateway.api("POST", "/api/v1/alerts/targets/hook/test")
+            assert hook.kinds() == ["incident.opened", "incident.resolved"]
+            verify(hook)
+            path = f"{gateway.admin}/api/v1/alerts/targets/slack/test"
+            status, _, body = call("POST", path, {})
+            assert (status, b"is private" in body) == (502, True)
+            assert len(hook.seen) == 2
+
+
+def test_nothing_is_lost_while_the_receiver_is_down_and_everything_is_killed(engine):
+    """Stable ids, in order per incident, each signature right."""
+    count = 40
+    with running_hook() as hook:
+        hook.status = 500
+        retries = 'retries = ["0.2s", "0.2s", "1s", "1s", "1s", "1s", "1s", "1s", "1s"]'
+        with running_gateway(config(hook, retries), store=engine.url) as gateway:
+            opened = [said(n) for n in range(count)]
+            tell(engine.url, *opened)
+            until(lambda: len(hook.seen) >= 2, 30)
+            kill_everything(gateway)
+            tell(engine.url, *(said(n, "incident.resolved") for n in range(count)))
+            gateway.start()
+            hook.status = 302
+            until(lambda: hook.seen[-1][2] == 302, 30)
+            kill_everything(gateway)
+            hook.status = 200
+            gateway.start()
+            until(lambda: len(set(ids(hook, 200))) == 2 * count, 50)
+        verify(hook)
+        order: dict[str, list[str]] = {}
+        for payload in hook.got():
+            kinds = order.setdefault(payload["id"], [])
+            if payload["type"] not in kinds:
+                kinds.append(payload["type"])
+        assert len(order) == count
+        assert set(map(tuple, order.values())) == {
+            ("incident.opened", "incident.resolved")
+        }
+        assert set(ids(hook, 500)) | set(ids(hook, 302)) <= set(ids(hook, 200))
+
+
+def ids(hook: Hook, status: int) -> list[str]:
+    return [fields["webhook-id"] for fields, _, answer in hook.seen if answer == status]
+
+
+def test_a_receiver_that_is_gone_is_left_alone_until_by_hand(engine):
+    """410 disables; what waits are dead letters, which can be sent again."""
+    with running_hook() as hook:
+        hook.status = 410
+        with running_gateway(config(hook), store=engine.url) as gateway:
+            tell(engine.url, said(1), said(2))
+            until(lambda: len(dead(gateway)) == 2)
+            assert len(hook.seen) == 1
+            hook.status = 200
+            again = gateway.command(
+                "alerts", "resend", "hook", "--admin", gateway.admin
+            )
+            assert again.returncode == 0, again
+            until(lambda: len(hook.got()) == 2)
+            until(lambda: not dead(gateway))
+            name = 'tidegate_alerts_total{result="sent",type="webhook"}'
+            until(lambda: gateway.metrics().get(name) == 2)
+
+
+def dead(gateway: Gateway) -> list[dict]:
+    return gateway.api("GET", "/api/v1/alerts?state=dead")["items"]
+
+
+def test_one_attack_over_three_gateways_is_one_incident_at_the_receiver(engine):
+    """Whoever delivers it, and though each reports it by an id of its own."""
+    with running_hook() as hook, contextlib.ExitStack() as stack:
+        gateways = [
+            stack.enter_context(running_gateway(config(hook), store=engine.url))
+            for _ in range(3)
+        ]
+        for n in range(3):
+            tell(engine.url, said(n, subject=Ref("user", "key_x")), gateway=f"g{n}")
+        until(lambda: hook.kinds() == ["incident.opened"])
+        for gateway in gateways:
+            (one,) = until(lambda g=gateway: g.api("GET", "/api/v1/incidents")["items"])
+            assert (one["state"], len(one["gateways"])) == ("open", 3)
+        id_ = hook.got()[0]["id"]
+        shown = gateways[0].command("incidents", "list", "--admin", gateways[0].admin)
+        assert (shown.returncode, id_ in shown.stdout) == (0, True), shown
+        path = f"/api/v1/incidents/{id_}/acknowledge"
+        assert gateways[1].api("POST", path, {})["acknowledged"]["by"]
+        for n in range(3):
+            tell(engine.url, said(n, "incident.resolved"), gateway=f"g{n}")
+        until(lambda: hook.kinds() == ["incident.opened", "incident.resolved"])
+        assert {one["id"] for one in hook.got()} == {id_}
+
+
+def test_a_silenced_incident_is_told_when_the_silence_ends(engine):
+    """Put and removed through the API; what is still open then is not kept back."""
+    with (
+        running_hook() as hook,
+        running_gateway(config(hook), store=engine.url) as gateway,
+    ):
+        silence = gateway.api("POST", "/api/v1/silences", {"tenant": "default"})
+        tell(engine.url, said(1))
+        until(lambda: gateway.metrics().get(
+            'tidegate_alerts_total{result="silenced",type="webhook"}'))  # fmt: skip
+        assert hook.seen == []
+        gateway.api("DELETE", f"/api/v1/silences/{silence['id']}")
+        until(lambda: hook.kinds() == ["incident.opened"], 40)
+
+
+def test_windows_are_planned_from_a_terminal_and_outlive_a_restart():
+    """Each week, listed with the next one; what cannot be is said; removed."""
+    with running_hook() as hook, running_gateway(config(hook)) as gateway:
+        there = ("--admin", gateway.admin)
+        weekly = ("--every", "sun", "--at", "02:00-04:00", "--zone", "Europe/Berlin")
+        made = gateway.command(
+            "silences", "add", *weekly, "--reason", "backups", *there
+        )
+        assert made.returncode == 0, made
+        wrong = gateway.command("silences", "add", *weekly[:-1], "Nowhere/Land", *there)
+        assert (wrong.returncode, "time zone" in wrong.stderr) == (2, True), wrong
+        gateway.signal(signal.SIGTERM)
+        assert gateway.wait() == 0
+        gateway.start()
+        (one,) = until(lambda: gateway.api("GET", "/api/v1/silences")["items"])
+        assert one["repeat"]["zone"] == "Europe/Berlin"
+        shown = gateway.command("silences", "list", "--admin", gateway.admin)
+        assert "sun 02:00-04:00 Europe/Berlin" in shown.stdout
+        gone = gateway.command(
+            "silences", "remove", one["id"], "--admin", gateway.admin
+        )
+        assert gone.returncode == 0, gone
+        assert gateway.api("GET", "/api/v1/silences")["items"] == []
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(120)
+def test_a_receiver_that_takes_too_long_is_asked_again_and_delays_nobody(engine):
+    """After 15 s the attempt has failed; the next one has the same id."""
+    with running_hook() as slow, running_hook() as quick:
+        slow.delay_s = 20.0
+        more = f'retries = ["1s", "1s", "1s"]\n{beside(quick)}'
+        with running_gateway(config(slow, more), store=engine.url) as gateway:
+            tell(engine.url, said(1), said(2))
+            until(lambda: len(quick.got()) == 2, 10)
+            until(lambda: len(slow.seen) == 1, 10)
+            began, slow.delay_s = time.monotonic(), 0.0
+            failed = 'tidegate_alerts_total{result="failed",type="webhook"}'
+            until(lambda: gateway.metrics().get(failed) == 1, 30)
+            assert 5.0 < time.monotonic() - began < 28.0
+            until(lambda: len(slow.got()) == 2, 40)
+        first = slow.seen[0][0]["webhook-id"]
+        assert ids(slow, 0) == [first]
+        assert sorted(ids(slow, 200)) == sorted(set(ids(slow, 200)) | {first})
+        verify(slow)
+
+
+def beside(hook: Hook) -> str:
+    return (
+        f'[[alert]]\ntype = "webhook"\nname = "beside"\nurl = "{hook.url}"\n'
+        f"secret = {json.dumps(SECRETS)}\nallow_private = true\n"
+    )
+
+
+def target(gateway: Gateway, name: str = "hook") -> dict:
+    """A receiver as the console shows it."""
+    found = gateway.api("GET", "/api/v1/alerts")["targets"]
+    return next((one for one in found if one["name"] == name), {})
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(150)
+def test_another_gateway_takes_over_what_a_killed_one_had_not_delivered(engine):
+    """Within 45 s of its death; nothing lost, in order, ids as they were."""
+    count = 20
+    with running_hook() as hook:
+        hook.status = 500
+        text = config(hook, 'retries = ["1s", "2s", "4s", "8s", "8s", "8s", "8s"]')
+        with (
+            contextlib.closing(Killed(text, engine.url)) as first,
+            running_gateway(text, store=engine.url) as second,
+        ):
+            tell(engine.url, *(said(n) for n in range(count)))
+            until(lambda: target(first.gateway).get("delivers_here"))
+            until(lambda: len(hook.seen) >= 2, 30)
+            assert not target(second).get("delivers_here")
+            kill_everything(first.gateway)
+            began, before = time.monotonic(), len(hook.seen)
+            tell(engine.url, *(said(n, "incident.resolved") for n in range(count)))
+            hook.status = 200
+            until(lambda: len(hook.seen) > before, 60)
+            assert time.monotonic() - began < 58.0
+            until(lambda: len(set(ids(hook, 200))) == 2 * count, 60)
+            until(lambda: target(second)["delivers_here"])
+        kinds: dict[str, list[str]] = {}
+        for one in hook.got():
+            kinds.setdefault(one["id"], []).append(one["type"])
+        both = ["incident.opened", "incident.resolved"]
+        assert list(kinds.values()) == [both] * count
+        assert set(ids(hook, 500)) <= set(ids(hook, 200))
+        verify(hook)
+
+
+class Killed:
+    """A gateway that is not going to end by itself."""
+
+    def __init__(self, text: str, store: str) -> None:
+        self.gateway = Gateway(text, store=store).start()
+
+    def close(self) -> None:
+        self.gateway.stop(check=False)
+
+
+@pytest.mark.parametrize("way", ["killed", "frozen"])
+def test_that_the_store_is_down_is_told_while_it_is_down(engine, way):
+    """Once, signed, from memory; its end comes when the store is back."""
+    down, up = {
+        "killed": (engine.kill, engine.start),
+        "frozen": (engine.freeze, engine.thaw),
+    }[way]
+    limit = '[{ per = "client_ip", requests = 1000, window = "1h" }]'
+    more = f"[policy.default]\nlimits = {limit}"
+    with (
+        running_hook() as hook,
+        running_gateway(config(hook, more), store=engine.url) as gateway,
+    ):
+        until(lambda: target(gateway).get("delivers_here"), 20)
+        down()
+        # Silence is noticed by who waits for an answer.
+        asked = {"model": "gpt-4o", "messages": [{"role": "user", "content": "?"}]}
+        call("POST", f"{gateway.url}/v1/chat/completions", asked)
+        until(lambda: hook.kinds() == ["gateway.degraded"], 15)
+        verify(hook)
+        up()
+        until(lambda: "gateway.recovered" in hook.kinds(), 30)
+        until(lambda: gateway.api("GET", "/api/v1/alerts")["pending"] == 0, 30)
+        assert hook.kinds() == ["gateway.degraded", "gateway.recovered"]
+        verify(hook)
+
+        def listed() -> list[str]:
+            items = gateway.api("GET", "/api/v1/alerts?state=sent")["items"]
+            return sorted(one["id"] for one in items)
+
+        until(lambda: listed() == sorted(ids(hook, 200)), 10)
+
+
+def test_a_receiver_that_fails_meanwhile_hears_of_it_from_the_store(engine):
+    """All attempts, of both ways, have one id."""
+    with (
+        running_hook() as hook,
+        running_gateway(
+            config(hook, 'retries = ["1s", "1s", "1s", "1s", "1s", "1s"]'),
+            store=engine.url,
+        ) as gateway,
+    ):
+        until(lambda: target(gateway).get("delivers_here"), 20)
+        hook.status = 500
+        engine.kill()
+        until(lambda: hook.seen, 15)
+        engine.start()
+        hook.status = 200
+        until(lambda: "gateway.recovered" in hook.kinds(), 40)
+        degraded = {
+            fields["webhook-id"]
+            for fields, body, _ in hook.seen
+            if json.loads(body)["type"] == "gateway.degraded"
+        }
+        assert len(degraded) == 1
+        assert hook.kinds() == ["gateway.degraded", "gateway.recovered"]
+        verify(hook)

@@ -1,0 +1,138 @@
+"""What each kind of receiver is sent."""
+
+from __future__ import annotations
+
+import msgspec
+import pytest
+from standardwebhooks.webhooks import Webhook
+
+from gateway.alerts import formats
+from gateway.alerts.model import Message
+from gateway.alerts.receivers import Receiver, build_post
+from gateway.alerts.retry import Breaker, next_attempt, parse_retry_after
+from gateway.alerts.send import is_private
+from gateway.serve.alerting import sample
+
+NOW = 1_767_600_000.0
+KINDS = ("webhook", "slack", "teams", "pagerduty", "opsgenie", "alertmanager")
+
+
+def message(kind="incident.opened", before=None, **changes) -> Message:
+    payload = sample("x", NOW)[0] | {"type": kind} | changes
+    return Message("msg_1", payload["id"], payload, NOW, before)
+
+
+def body(post) -> object:
+    return msgspec.json.decode(post.body)
+
+
+def test_a_webhook_is_signed_with_every_secret():
+    """So that either verifies while one is replaced."""
+    import time  # noqa: PLC0415
+
+    secrets = ("whsec_bmV3", "whsec_b2xk")
+    post = formats.webhook("https://x", secrets, message(), time.time())
+    for secret in secrets:
+        assert Webhook(secret).verify(post.body, post.headers)["type"]
+    assert post.headers["webhook-id"] == "msg_1"
+
+
+@pytest.mark.parametrize(
+    ("kind", "action"),
+    [
+        ("incident.opened", "trigger"),
+        ("incident.acknowledged", "acknowledge"),
+        ("incident.resolved", "resolve"),
+    ],
+)
+def test_pagers_follow_an_incident_by_one_key(kind, action):
+    """Trigger, acknowledge, resolve; Opsgenie by alias."""
+    said = message(kind)
+    event = body(formats.pagerduty("https://p", "key", said))
+    assert (event["event_action"], event["dedup_key"]) == (action, said.payload["id"])
+    post = formats.opsgenie("https://o/v2/alerts", "key", said)
+    ends = {"trigger": "/v2/alerts", "acknowledge": "/acknowledge", "resolve": "/close"}
+    assert post.url.partition("?")[0].endswith(ends[action])
+    assert post.headers == {"Authorization": "GenieKey key"}
+
+
+def test_alertmanager_ends_the_old_alert_when_labels_change():
+    """A rise in severity is another alert there; its resolution ends the last one."""
+    first = message()
+    worse = message("incident.updated", first.payload, severity="info")
+    old, new = body(formats.alertmanager("http://a", worse, NOW))
+    assert (old["labels"]["severity"], new["labels"]["severity"]) == (
+        "critical",
+        "info",
+    )
+    assert old["endsAt"] < new["endsAt"]
+    over = message("incident.resolved", worse.payload, severity="info")
+    (end,) = body(formats.alertmanager("http://a", over, NOW))
+    assert (end["labels"], end["endsAt"]) == (new["labels"], over.payload["ts"])
+
+
+def test_text_of_a_client_is_no_markup():
+    """Neither mention nor link in a chat."""
+    said = message(subject={"kind": "user", "id": "<!channel> [x](http://e)"})
+    assert b"<!channel>" not in formats.slack("https://s", said).body
+    assert b"\\\\[x]" in formats.teams("https://t", said).body
+    subject, _ = formats.email(message(subject={"kind": "user", "id": "a\r\nBcc: x"}))
+    assert "\n" not in subject
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_kind_can_say_every_type(kind):
+    """Clients, gateways and digests too."""
+    receiver = Receiver("r", kind, "https://x", ("whsec_bmV3",))
+    item = {"type": "incident.opened", "id": "inc_1"}
+    for name in ("client.blocked", "gateway.degraded", "gateway.recovered", "digest"):
+        said = message(name, count=1, items=[item], ids=["inc_1"])
+        assert msgspec.json.decode(build_post(receiver, said, NOW).body)
+
+
+@pytest.mark.parametrize(
+    ("address", "private"),
+    [
+        ("127.0.0.1", True),
+        ("10.1.2.3", True),
+        ("169.254.169.254", True),
+        ("100.64.0.1", True),
+        ("0.0.0.0", True),
+        ("224.0.0.1", True),
+        ("::1", True),
+        ("fe80::1%eth0", True),
+        ("fd00::1", True),
+        ("::ffff:10.0.0.1", True),
+        ("64:ff9b::a00:1", True),
+        ("2002:0a00:0001::", True),
+        ("8.8.8.8", False),
+        ("2606:4700::1111", False),
+    ],
+)
+def test_private_addresses_in_every_dress(address, private):
+    """Also inside IPv6."""
+    assert is_private(address) is private
+
+
+def test_when_it_is_tried_again():
+    """The schedule with jitter, what the receiver asks for, and an end."""
+    schedule = (5.0, 300.0)
+    assert next_attempt(1, NOW, 0.0, 0.0, schedule) == NOW + 5.0
+    assert next_attempt(1, NOW, 60.0, 0.0, schedule) == NOW + 60.0
+    assert next_attempt(2, NOW, 0.0, 0.5, schedule) == NOW + 315.0
+    assert next_attempt(3, NOW, 0.0, 0.0, schedule) is None
+    assert parse_retry_after("120", NOW) == 120.0
+    assert parse_retry_after("Mon, 05 Jan 2026 08:01:40 GMT", NOW) == 100.0
+    assert parse_retry_after("soon", NOW) == 0.0
+
+
+def test_a_receiver_that_only_fails_is_left_alone():
+    """Longer each time; the first success ends it."""
+    breaker = Breaker()
+    for _ in range(2):
+        breaker.failed(NOW, 0.0)
+    assert not breaker.is_open(NOW)
+    breaker.failed(NOW, 0.0)
+    assert (breaker.is_open(NOW + 4), breaker.is_open(NOW + 5)) == (True, False)
+    breaker.succeeded()
+    assert not breaker.is_open(NOW)
