@@ -50,6 +50,7 @@ _HEADINGS: dict[str, type[msgspec.Struct]] = {
     "[tenant.header]": structs.HeaderTable,
     "[[campaign]]": structs.Campaign,
     "[[alert]]": structs.Alert,
+    "[[silence]]": structs.SilenceTable,
     "[events]": structs.Events,
     "[events.kafka]": structs.Kafka,
     "[events.influx]": structs.Influx,

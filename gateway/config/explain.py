@@ -23,7 +23,7 @@ from gateway.config.resolve import (
 )
 from gateway.config.structs import TenantTable, Upstream
 from gateway.config.values import format_size
-from gateway.core.model import NANOS_PER_USD, Limit, Price, format_window
+from gateway.core.model import NANOS_PER_USD, Anomaly, Limit, Price, format_window
 
 DEFAULT = "default"
 Row = tuple[str, str, str]  # what, value, where it is stated
@@ -140,7 +140,7 @@ def policy_rows(loaded: Loaded, effective: Effective) -> list[Row]:
         "prices": _words(f"{k} {_price_words(v)}" for k, v in policy.prices.items()),
         "user_from": _words(policy.user_from),
         "allow": _words(policy.allow),
-        "anomaly": _struct_words(policy.anomaly) + " (later version)",
+        "anomaly": _anomaly_words(policy.anomaly),
     }
     rows.insert(0, ("mode", values.pop("mode"), _origin(loaded, effective, "mode")))
     rows += [(k, v, _origin(loaded, effective, k)) for k, v in values.items()]
@@ -176,10 +176,21 @@ def _price_words(price: str | Price) -> str:
     return f"{price.input:g}/{price.output:g} usd"
 
 
+def _anomaly_words(anomaly: Anomaly) -> str:
+    if not anomaly.enabled:
+        return "off"
+    plain = _struct_words(msgspec.structs.replace(anomaly, classes={}))
+    ladders = (
+        f"{cls}: {_struct_words(rungs)}"
+        for cls, rungs in sorted(anomaly.classes.items())
+    )
+    return "; ".join((plain, *ladders))
+
+
 def _struct_words(struct: msgspec.Struct) -> str:
     parts = []
     for name, value in msgspec.structs.asdict(struct).items():
-        if value is not None and value is not False:
+        if value is not None and value is not False and value != {}:
             shown = format_size(value) if name.endswith("_bytes") else _plain(value)
             parts.append(f"{name} {shown}")
     return ", ".join(parts)

@@ -6,15 +6,21 @@ Inheritance is resolved here, once; nothing after this knows that policies inher
 from __future__ import annotations
 
 import os
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from datetime import datetime
 from typing import Any, Literal
 from urllib.parse import SplitResult, urlsplit
+from zoneinfo import ZoneInfo
 
 import msgspec
 
 from gateway.config.errors import Key
 from gateway.config.structs import (
+    Alert,
     CapsTable,
     Config,
+    Ladder,
     LimitTable,
     ModelTable,
     PolicyTable,
@@ -26,12 +32,14 @@ from gateway.core.model import (
     METERS,
     NANOS_PER_USD,
     Anomaly,
+    Campaign,
     Caps,
     HeaderRule,
     JwtRule,
     Limit,
     ModelCaps,
     Policy,
+    Rungs,
     Tenant,
 )
 
@@ -118,6 +126,9 @@ class Resolved(msgspec.Struct, frozen=True):
     anonymous: Policy | None
     timezone: str
     workers: int
+    # Of tenants that nobody declared.
+    default: Policy = Policy("default")
+    campaigns: tuple[Campaign, ...] = ()
 
     def find_route(self, path: str) -> Route | None:
         """The route of a request path; None: no upstream takes it."""
@@ -150,6 +161,26 @@ def resolve(config: Config) -> Resolved:
         anonymous=anonymous,
         timezone=config.server.timezone,
         workers=worker_count(config),
+        default=effective_policy(config, "default").policy,
+        campaigns=declared_campaigns(config),
+    )
+
+
+def declared_campaigns(config: Config) -> tuple[Campaign, ...]:
+    """Known launches in epoch seconds; times without an offset are the server's."""
+    zone = ZoneInfo(config.server.timezone)
+
+    def epoch(moment: datetime) -> float:
+        return (moment if moment.tzinfo else moment.replace(tzinfo=zone)).timestamp()
+
+    return tuple(
+        Campaign(
+            since=epoch(campaign.starts),
+            to=epoch(campaign.ends),
+            expect=campaign.expect,
+            tenant=None if campaign.tenant == "*" else campaign.tenant,
+        )
+        for campaign in config.campaigns
     )
 
 
@@ -323,17 +354,49 @@ def _merged_dicts(
     return merged
 
 
+# Durations of the file, and what they are called as seconds.
+_SECONDS = {
+    "grace": "grace_s",
+    "block_ttl": "block_ttl_s",
+    "max_block_ttl": "max_block_ttl_s",
+    "delay": "delay_s",
+}
+
+
 def _anomaly(chain: _Chain, origins: dict[str, Origin]) -> Anomaly:
     anomaly = Anomaly()
+    ladders: dict[str, Ladder] = {}
     origins["anomaly"] = BUILT_IN
     for name, table in reversed(chain):
         stated = msgspec.structs.asdict(table.anomaly)
         stated |= msgspec.structs.asdict(stated.pop("ladder"))
-        changes = {key: value for key, value in stated.items() if value is not None}
-        if changes:
+        classes = stated.pop("classes")
+        changes = {
+            _SECONDS.get(key, key): float(value) if key in _SECONDS else value
+            for key, value in stated.items()
+            if value is not None
+        }
+        if changes or classes:
             origins["anomaly"] = name
         anomaly = msgspec.structs.replace(anomaly, **changes)
-    return anomaly
+        ladders |= classes
+    return msgspec.structs.replace(anomaly, classes=_ladders(anomaly, ladders))
+
+
+def _ladders(anomaly: Anomaly, stated: Mapping[str, Ladder]) -> dict[str, Rungs]:
+    """Ladders of classes, made whole by the general one."""
+    general = Rungs(anomaly.tag, anomaly.throttle, anomaly.block)
+    return {
+        cls: msgspec.structs.replace(
+            general,
+            **{
+                rung: score
+                for rung, score in msgspec.structs.asdict(ladder).items()
+                if score is not None
+            },
+        )
+        for cls, ladder in stated.items()
+    }
 
 
 def normal_subject(text: str) -> str:
@@ -360,6 +423,20 @@ def _tenant(table: TenantTable, config: Config) -> Tenant:
         header=header,
         cidrs=table.cidrs,
     )
+
+
+def receiver_names(alerts: Sequence[Alert]) -> list[str]:
+    """Of alerts: as they are stated; else the type, and a number from the second of it on."""
+    seen: Counter[str] = Counter()
+    names = []
+    for alert in alerts:
+        name = alert.name
+        if name is None:
+            seen[alert.type] += 1
+            count = seen[alert.type]
+            name = alert.type if count == 1 else f"{alert.type}-{count}"
+        names.append(name)
+    return names
 
 
 def resolve_route(upstream: Upstream) -> Route:

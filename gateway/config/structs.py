@@ -28,6 +28,11 @@ Positive = Annotated[int, Meta(ge=1)]
 NotNegative = Annotated[int, Meta(ge=0)]
 Share = Annotated[float, Meta(ge=0)]
 Sigma = Annotated[float, Meta(gt=0)]
+UnitShare = Annotated[float, Meta(ge=0, le=1)]
+# The classes that anybody is acted on for.
+AbuseClass = Literal[
+    "cost_spike", "ddos", "scraping", "credential_abuse", "probing", "volume"
+]
 Severity = Literal["info", "warning", "critical"]
 DialectName = Literal[
     "auto",
@@ -129,6 +134,8 @@ class Admin(Table, frozen=True):
     """`host:port`."""
     token: Secret | None = None
     """Bearer token of the admin API. Required unless `listen` is a loopback address."""
+    viewer_token: Secret | None = None
+    """Another token, of those who may look and change nothing; only beside `token`."""
 
     @property
     def address(self) -> tuple[str, int]:
@@ -275,7 +282,7 @@ class Ladder(Table, frozen=True):
 
 
 class AnomalyTable(Table, frozen=True):
-    """Detection. Not acted on by this version; the keys are checked already."""
+    """Detection of abuse, and the responses to it."""
 
     enabled: bool | None = None
     """Score the traffic of this policy's tenants."""
@@ -285,6 +292,26 @@ class AnomalyTable(Table, frozen=True):
     """Calibrated sigma that pages."""
     ladder: Ladder = Ladder()
     """From which score on what is done."""
+    classes: dict[AbuseClass, Ladder] = {}
+    """Ladders of some classes, such as `scraping = { block = 6.0 }`; what they leave
+    open is the general ladder's."""
+    grace: Duration | None = None
+    """History from which a subject's volume is fully held against itself. Built in:
+    `1d`."""
+    block_ttl: Duration | None = None
+    """First block of a subject; doubles with each return. Built in: `10m`."""
+    max_block_ttl: Duration | None = None
+    """Longest block. Built in: `1d`."""
+    max_blocked_share: UnitShare | None = None
+    """Largest share of a tenant's known users that is blocked without a human. Built
+    in: 0.2."""
+    throttle_share: Share | None = None
+    """What a throttled subject keeps of its ordinary rate. Built in: 0.5."""
+    delay: Duration | None = None
+    """Hold throttled requests up to this long instead of refusing them. Built in: `0s`,
+    which refuses."""
+    max_delayed: Positive | None = None
+    """Requests that a worker holds at a time; others are refused. Built in: 100."""
 
 
 class PolicyTable(Table, frozen=True):
@@ -375,7 +402,7 @@ class TenantTable(Table, frozen=True):
 
 
 class Campaign(Table, frozen=True):
-    """A known launch. Read by detection; not acted on by this version."""
+    """A known launch: the surge is expected."""
 
     starts: datetime = field(name="from")
     """First moment (without an offset: in `server.timezone`)."""
@@ -388,19 +415,61 @@ class Campaign(Table, frozen=True):
 
 
 class Alert(Table, frozen=True):
-    """A receiver of alerts. Checked, but nothing is sent by this version."""
+    """A receiver of alerts."""
 
-    type: Literal["webhook", "slack", "pagerduty", "opsgenie", "alertmanager"]
+    type: Literal[
+        "webhook",
+        "slack",
+        "pagerduty",
+        "opsgenie",
+        "alertmanager",
+        "teams",
+        "email",
+    ]
     """What it speaks."""
+    name: str | None = None
+    """Its name in commands, metrics and lists. Absent: its type, numbered from the
+    second on."""
     url: Url | None = None
-    """Where to; PagerDuty and Opsgenie know theirs."""
+    """Where to; PagerDuty and Opsgenie know theirs. E-mail: `smtp://user@host:587` or
+    `smtps://user@host:465`."""
     secret: Secret | tuple[Secret, ...] = ()
     """Webhook: signing secret `whsec_…` (a list of two while rotating); PagerDuty and
-    Opsgenie: the integration's key."""
+    Opsgenie: the integration's key; e-mail: the password."""
     min_severity: Severity = "warning"
     """Least severity that is sent."""
     allow_private: bool = False
     """Allow loopback and private addresses."""
+    events: tuple[str, ...] | None = None
+    """What it is told of, such as `["incident.*", "client.blocked"]`. Absent: incidents
+    and the gateway's own troubles, a webhook also of clients blocked and unblocked."""
+    max_alerts_per_minute: Positive = 30
+    """What is more is folded into one digest a minute; the end of an incident is always
+    told by itself."""
+    retries: tuple[Duration, ...] | None = None
+    """Pauses before each further attempt. Absent: `["5s", "5m", "30m", "2h", "5h",
+    "10h", "14h", "20h", "24h"]`."""
+    to: tuple[str, ...] = ()
+    """E-mail: who gets it."""
+    sender: str | None = field(default=None, name="from")
+    """E-mail: who it is from."""
+
+
+class SilenceTable(Table, frozen=True):
+    """A maintenance window: alerts that match are not sent."""
+
+    starts: datetime = field(name="from")
+    """First moment (without an offset: in `server.timezone`)."""
+    ends: datetime = field(name="to")
+    """Last moment. What is still open then is told."""
+    tenant: str = "*"
+    """Its tenant; `"*"`: all."""
+    cls: str = field(default="*", name="class")
+    """Class of attack; `"*"`: all."""
+    subject: str = "*"
+    """`kind:id`, such as `client_ip:203.0.113.9`; `"*"`: all."""
+    reason: str = ""
+    """A sentence for those who ask why."""
 
 
 class Kafka(Table, frozen=True):
@@ -413,16 +482,17 @@ class Kafka(Table, frozen=True):
 
 
 class Influx(Table, frozen=True):
-    """Records to InfluxDB. Not available in this version."""
+    """Records to InfluxDB (docs/monitoring.md)."""
 
     url: Url
-    """Its write API."""
+    """Where it listens. With `org` or `token` the API of versions 2 and 3 is used, else
+    that of version 1 (user and password in the URL)."""
     bucket: str
-    """Where to."""
+    """Bucket, or database of version 1."""
     org: str = ""
-    """Organisation."""
+    """Organisation (version 2)."""
     token: Secret | None = None
-    """Credential."""
+    """Credential that may write there."""
 
 
 class Events(Table, frozen=True):
@@ -460,5 +530,7 @@ class Config(Table, frozen=True):
     """Known launches."""
     alerts: tuple[Alert, ...] = field(default=(), name="alert")
     """Receivers of alerts."""
+    silences: tuple[SilenceTable, ...] = field(default=(), name="silence")
+    """Maintenance windows."""
     events: Events = Events()
     """Where records go."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from base64 import b64decode
 from collections.abc import Iterable
 from ipaddress import ip_network
 from urllib.parse import urlsplit
@@ -15,6 +16,7 @@ from gateway.config.resolve import (
     anonymous_policy_name,
     effective_policy,
     patterns,
+    receiver_names,
     resolve_route,
     split_target,
     takes_everyone,
@@ -31,7 +33,7 @@ from gateway.config.structs import (
     Upstream,
 )
 from gateway.config.values import Secret, is_loopback, parse_address, parse_duration
-from gateway.core.model import METERS, Limit
+from gateway.core.model import METERS, Limit, Rungs
 
 SUBJECT_KINDS = ("client_ip", "user", "tenant", "model")
 STORE_FORMS = (
@@ -58,6 +60,7 @@ def validate(config: Config, report: Report) -> None:
     _check_tenants(config, report)
     _check_campaigns(config, report)
     _check_alerts(config.alerts, report)
+    _check_silences(config, report)
     _check_events(config, report)
 
 
@@ -73,6 +76,9 @@ def _check_server(config: Config, report: Report) -> None:
     if admin and not config.admin.token and not is_loopback(admin[0]):
         message = "is missing: the admin port can be reached from other machines"
         report.add(("admin", "token"), message, "a secret, or a loopback listen")
+    if config.admin.viewer_token and not config.admin.token:
+        message = "needs admin.token: without it everybody may change everything"
+        report.add(("admin", "viewer_token"), message)
     _check_networks(server.trusted_proxies, ("server", "trusted_proxies"), report)
     path = server.health_path
     if path is not None and (not path.startswith("/") or "?" in path):
@@ -277,9 +283,15 @@ def _check_effective(config: Config, name: str, report: Report) -> None:
             report.warn(("policy", name), message)
         seen.add(identity)
     anomaly = policy.anomaly
-    if not anomaly.tag <= anomaly.throttle <= anomaly.block:
-        message = "tag, throttle, block must rise"
-        report.add(("policy", name, "anomaly", "ladder"), message)
+    key = ("policy", name, "anomaly")
+    general = Rungs(anomaly.tag, anomaly.throttle, anomaly.block)
+    for place, ladder in (("ladder", general), *sorted(anomaly.classes.items())):
+        if not ladder.tag <= ladder.throttle <= ladder.block:
+            message = "tag, throttle, block must rise"
+            inner = (place,) if place == "ladder" else ("classes", place)
+            report.add((*key, *inner), message)
+    if anomaly.block_ttl_s > anomaly.max_block_ttl_s:
+        report.add((*key, "block_ttl"), "is longer than max_block_ttl")
     if anomaly.warning > anomaly.critical:
         report.add(("policy", name, "anomaly"), "warning is above critical")
 
@@ -373,32 +385,96 @@ def _check_campaigns(config: Config, report: Report) -> None:
         ends = campaign.ends.replace(tzinfo=campaign.ends.tzinfo or zone)
         if starts >= ends:
             report.add((*key, "to"), "is not after from")
-    if config.campaigns:
-        report.warn(("campaign",), "not acted on: this version does not detect yet")
+
+
+_KEYED = ("pagerduty", "opsgenie")
+_EVENTS = (
+    "incident.opened",
+    "incident.updated",
+    "incident.acknowledged",
+    "incident.resolved",
+    "client.tagged",
+    "client.throttled",
+    "client.blocked",
+    "client.unblocked",
+    "gateway.degraded",
+    "gateway.recovered",
+    "incident.*",
+    "client.*",
+    "gateway.*",
+)
 
 
 def _check_alerts(alerts: tuple[Alert, ...], report: Report) -> None:
+    _check_names(alerts, report)
     for index, alert in enumerate(alerts):
         key = ("alert", index)
-        if alert.url is None and alert.type not in ("pagerduty", "opsgenie"):
-            report.add(key, '"url" is missing')
-        if alert.url is not None and not alert.url.startswith(("https://", "http://")):
-            message = f'"{alert.url.masked()}" is not a URL'
-            report.add((*key, "url"), message, '"https://…"')
-        if isinstance(alert.secret, Secret):
-            secrets: tuple[Secret, ...] = (alert.secret,)
-        else:
-            secrets = alert.secret
-        for secret in secrets:
-            if alert.type == "webhook" and not secret.reveal().startswith("whsec_"):
+        _check_target(alert, key, report)
+        for secret in _secrets_of(alert):
+            if alert.type == "webhook" and not _is_signing_secret(secret):
                 message = "is not a Standard Webhooks secret"
                 report.add((*key, "secret"), message, '"whsec_" and base64')
-    if alerts:
-        report.warn(("alert",), "nothing is sent: this version does not alert yet")
+        if alert.type in _KEYED and not _secrets_of(alert):
+            report.add(key, '"secret" is missing: the key of the integration')
+        for event in alert.events or ():
+            if event not in _EVENTS:
+                allowed = ", ".join(_EVENTS)
+                report.add((*key, "events"), f'"{event}" is no event', allowed)
+
+
+def _check_names(alerts: tuple[Alert, ...], report: Report) -> None:
+    """Also those that are made of the type: outbox and commands go by them."""
+    first: dict[str, int] = {}
+    for index, name in enumerate(receiver_names(alerts)):
+        stated = alerts[index].name is not None
+        key: Key = ("alert", index, "name") if stated else ("alert", index)
+        if stated and not _NAME.fullmatch(name):
+            report.add(key, f'"{name}" is not a name')
+        if (other := first.setdefault(name, index)) != index:
+            message = f'"{name}" is there twice: alert[{other}] and alert[{index}]'
+            report.add(key, message, 'a "name" of its own for each')
+
+
+def _check_target(alert: Alert, key: Key, report: Report) -> None:
+    schemes = ("smtp://", "smtps://") if alert.type == "email" else _HTTP
+    if alert.url is None and alert.type not in _KEYED:
+        report.add(key, '"url" is missing')
+    if alert.url is not None and not alert.url.startswith(schemes):
+        message = f'"{alert.url.masked()}" is not a URL'
+        report.add((*key, "url"), message, f'"{schemes[0]}…"')
+    if alert.type == "email" and not (alert.to and alert.sender):
+        report.add(key, '"to" and "from" are needed for e-mail')
+
+
+_HTTP = ("https://", "http://")
+
+
+def _secrets_of(alert: Alert) -> tuple[Secret, ...]:
+    return (alert.secret,) if isinstance(alert.secret, Secret) else alert.secret
+
+
+def _is_signing_secret(secret: Secret) -> bool:
+    prefix, _, coded = secret.reveal().partition("_")
+    try:
+        return prefix == "whsec" and bool(b64decode(coded, validate=True))
+    except ValueError:
+        return False
+
+
+def _check_silences(config: Config, report: Report) -> None:
+    zone = ZoneInfo("UTC")
+    for index, silence in enumerate(config.silences):
+        starts = silence.starts.replace(tzinfo=silence.starts.tzinfo or zone)
+        ends = silence.ends.replace(tzinfo=silence.ends.tzinfo or zone)
+        if starts >= ends:
+            report.add(("silence", index, "to"), "is not after from")
 
 
 def _check_events(config: Config, report: Report) -> None:
-    for part in ("kafka", "influx"):
-        if getattr(config.events, part) is not None:
-            message = "not available in this version: no record goes there"
-            report.warn(("events", part), message)
+    if config.events.kafka is not None:
+        message = "not available in this version: no record goes there"
+        report.warn(("events", "kafka"), message)
+    influx = config.events.influx
+    if influx is not None and not influx.url.startswith(("https://", "http://")):
+        message = f'"{influx.url.masked()}" is not a URL'
+        report.add(("events", "influx", "url"), message, '"http://influx:8086"')

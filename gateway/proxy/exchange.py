@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING
 
 from gateway.core.dialects import CountTask, DialectError
 from gateway.core.inflate import InflateError
-from gateway.core.model import RequestFacts, Usage
+from gateway.core.model import NO_TRACE, RequestFacts, Usage
+from gateway.detect.inline import NOTHING
 from gateway.http.response import RATE_LIMIT_FIELDS
 from gateway.proxy import tunnelled
 from gateway.proxy.answer import AnswerWriter, status_line
@@ -22,6 +23,7 @@ from gateway.proxy.caps import check_caps
 from gateway.proxy.metering import Metering, open_lost_metering, open_metering
 from gateway.proxy.prepare import GZIP_LINE, IDENTITY_LINE
 from gateway.proxy.refusal import Refusal, compose_refusal
+from gateway.proxy.scoring import verdict_line
 from gateway.proxy.settle import record, settle
 from gateway.proxy.upload import Upload
 
@@ -41,6 +43,8 @@ if TYPE_CHECKING:
 NO_FIELDS: frozenset[bytes] = frozenset()
 NO_TOKENS = Usage()
 FOREVER = float("inf")
+# What the upstream is told of a request that passes.
+_MARKED = frozenset({"tag", "throttle"})
 
 
 class Stage(IntEnum):
@@ -60,6 +64,7 @@ class Exchange:
 
     __slots__ = (
         "action",
+        "announced",
         "answer",
         "asked_usage",
         "body",
@@ -67,8 +72,10 @@ class Exchange:
         "costs",
         "drains_until",
         "facts",
+        "fingerprint",
         "first_at",
         "head",
+        "held",
         "hold",
         "identity",
         "last_rx",
@@ -88,16 +95,20 @@ class Exchange:
         "reserved",
         "reserving",
         "retried",
+        "score_s",
         "sent_at",
         "service",
         "stage",
         "status",
         "store_s",
         "stream_until",
+        "trace",
         "tunnel",
+        "unnamed",
         "unpriced",
         "up",
         "upload",
+        "verdict",
         "waited_s",
         "would",
         "writer",
@@ -114,15 +125,24 @@ class Exchange:
         self.conn: ClientConnection | None = conn
         self.prepared = prepared
         self.identity: Identity | None = prepared.identity
+        # Where the policy lets the body name the user, the head's may be many people's:
+        # until the body is read nobody knows who asks.
+        self.unnamed = prepared.identity is not None and (
+            prepared.identity.takes_body_user
+        )
         self.head = prepared.head
         self.hold = prepared.hold
         self.length = changing.length
-        self.own_lines = changing.lines
+        if service.tracer is None:
+            self.own_lines, self.trace = changing.lines, NO_TRACE
+        else:
+            own_lines = prepared.trace_lines + changing.lines
+            self.trace, self.own_lines = service.tracer.join(own_lines)
         self.writer = AnswerWriter(conn)
         self.stage = Stage.READING
         self.opened_at = self.read_at = perf_counter()
         self.waited_s = 0.0  # for the client's body
-        self.reserve_at = self.store_s = 0.0
+        self.reserve_at = self.store_s = self.score_s = 0.0
         self.sent_at = self.first_at = 0.0
         self.last_rx = 0.0
         self.stream_until = FOREVER
@@ -147,6 +167,10 @@ class Exchange:
         self.would = ""
         self.unpriced = False
         self.limit_name: str | None = None
+        self.verdict = NOTHING
+        self.fingerprint: int | None = None
+        self.held = False  # was throttled, and waits or has waited for it
+        self.announced = False  # control knows of it, though it has not ended
         self.drains_until = FOREVER
         self.outcome: Outcome = "ok"
         self.request_id = (
@@ -158,7 +182,7 @@ class Exchange:
     def begin(self) -> bool:
         """Refuse from the head alone, or ask for the body. True: go on."""
         prepared = self.prepared
-        refusal = self.service.gate_head(prepared)
+        refusal = self.service.gate_head(self)
         if refusal is not None and not self._let_pass(refusal):
             answer = compose_refusal(self, refusal)
             self._record()
@@ -241,6 +265,8 @@ class Exchange:
             self.head.fields.get(b"content-type", b"").decode("latin-1"),
         )
         self.facts = facts
+        self.unnamed = False
+        self.service.look_at(self, plain)
         refusal = None if self.prepared.capless else check_caps(self, facts)
         if refusal is None and facts.stream and not self.prepared.request_encoding:
             self._ask_usage(facts)
@@ -265,15 +291,19 @@ class Exchange:
         service = self.service
         refusal = service.plan_limits(self)
         if refusal is not None and not self._let_pass(refusal):
-            self.refuse(refusal)
+            self._turn_away(refusal)
             return
         if self.plan is None or not self.plan.cells:
             self._decide()
             return
+        self._ask_store()
+
+    def _ask_store(self) -> None:
+        assert self.plan is not None
         self.stage = Stage.RESERVING
         self.reserving = True
         self.reserve_at = perf_counter()
-        service.store.reserve(self.plan, self.costs, self._on_reserved)
+        self.service.store.reserve(self.plan, self.costs, self._on_reserved)
 
     def _on_reserved(self, reserved: Reserved) -> None:
         self.reserved = reserved
@@ -287,13 +317,30 @@ class Exchange:
         if not reserved.admitted:
             refusal = self.service.limit_refusal(self, reserved)
             if not self._let_pass(refusal):
-                self.refuse(refusal)
+                self._turn_away(refusal)
                 return
         self._decide()
+
+    def _turn_away(self, refusal: Refusal) -> None:
+        """Refuse, unless the policy would rather slow a throttled client down."""
+        if refusal.action != "throttle" or not self.service.hold(self, refusal):
+            self.refuse(refusal)
+
+    def on_held(self) -> None:
+        """The throttled client has waited long enough."""
+        if self.stage == Stage.ENDED or self.conn is None:
+            return
+        self.reserved = None
+        if self.service.free_plan(self):
+            self._ask_store()
+        else:
+            self._decide()
 
     # -- 5 score, 6 decide --------------------------------------------------------
 
     def _decide(self) -> None:
+        if self.identity is not None and self.identity.policy.anomaly.enabled:
+            self.service.score(self, self.identity)
         self.read_at = perf_counter()  # from here on the upstream has it
         self._forward()
 
@@ -341,6 +388,8 @@ class Exchange:
         if self.asked_usage:
             # In a coded stream the chunk could not be taken out again.
             head = head.replace(b"\r\n" + GZIP_LINE, b"\r\n" + IDENTITY_LINE, 1)
+        if self.action in _MARKED:
+            head += verdict_line(self.verdict)
         return b"%b%bX-Request-Id: %b\r\n%b\r\n" % (
             head,
             self.own_lines,

@@ -15,6 +15,7 @@ from gateway.core.identify import Identity, Unauthorized, is_preflight
 from gateway.http.head import RequestHead
 from gateway.proxy.refusal import Refusal
 from gateway.proxy.route import find_route
+from gateway.proxy.tracing import split_trace_lines
 
 if TYPE_CHECKING:
     from gateway.core.cidr import Address
@@ -59,6 +60,7 @@ class Prepared:
         "request_encoding",
         "request_id",
         "route",
+        "trace_lines",
         "upgrade",
         "via_lines",
     )
@@ -87,6 +89,8 @@ class Prepared:
         self.request_id = b""
         self.request_encoding = b""
         self.via_lines = b""
+        # Where spans are made: what of a trace stands in the head that is kept.
+        self.trace_lines = b""
         # Head for upstream up to what differs between requests, by target.
         self.heads: dict[int, bytes] = {}
 
@@ -107,9 +111,17 @@ class Prepared:
 
 
 def prepare(
-    tables: Tables, known: KnownHead, peer_ip: str, tls: bool, now: float
+    tables: Tables,
+    known: KnownHead,
+    peer_ip: str,
+    tls: bool,
+    now: float,
+    *,
+    traced: bool = False,
 ) -> Prepared:
-    """Find or make what is known of this head from this peer; ``now``: epoch seconds."""
+    """Find or make what is known of this head from this peer; ``now``: epoch seconds.
+    ``traced``: the lines of a trace are left to the exchange.
+    """
     prepared: Prepared | None = known.memo.get(peer_ip)
     if (
         prepared is not None
@@ -121,7 +133,7 @@ def prepare(
     prepared = Prepared(head, tables.generation)
     _find_route(prepared, tables, head)
     _find_identity(prepared, tables, peer_ip, now)
-    _write_head(prepared, tables, peer_ip, tls=tls)
+    _write_head(prepared, tables, peer_ip, tls=tls, traced=traced)
     if len(known.memo) >= MAX_SENDERS:
         known.memo.clear()
     known.memo[peer_ip] = prepared
@@ -197,12 +209,17 @@ def _apply_policy(prepared: Prepared, tables: Tables, identity: Identity) -> Non
     )
 
 
-def _write_head(prepared: Prepared, tables: Tables, peer_ip: str, *, tls: bool) -> None:
+def _write_head(
+    prepared: Prepared, tables: Tables, peer_ip: str, *, tls: bool, traced: bool
+) -> None:
     """Fields for the upstream: as they came, then what an intermediary adds."""
     head = prepared.head
     fields = head.fields
     route = prepared.route
-    lines = [head.forward] if head.forward else []
+    forward = head.forward
+    if traced:
+        forward, prepared.trace_lines = split_trace_lines(forward)
+    lines = [forward] if forward else []
     if route is not None:
         lines.append(_credential_lines(prepared, route))
     lines.append(_accept_encoding(prepared))

@@ -33,6 +33,7 @@ class Refusal(msgspec.Struct, frozen=True):
     limit: str | None = None
     by_policy: bool = False
     outcome: Literal["refused", "upstream"] = "refused"
+    retry_after: float = -1.0
 
     @classmethod
     def policy(cls, found: admission.Refusal) -> Refusal:
@@ -45,6 +46,7 @@ class Refusal(msgspec.Struct, frozen=True):
             action=found.action,
             limit=found.limit,
             by_policy=True,
+            retry_after=found.retry_after,
         )
 
     @classmethod

@@ -21,13 +21,17 @@ from gateway.core.admission import (
     refuse_oversized,
     reserve_costs,
 )
+from gateway.core.gate import BLOCKED
 from gateway.core.identify import with_body_user
 from gateway.core.inflate import InflateError, Inflater
 from gateway.core.model import RequestFacts, RequestRecord, Usage
+from gateway.core.plans import DEFAULT_PREFIX
 from gateway.core.usage import CompletionExpectation, PromptEstimator
 from gateway.proxy.exchange import Exchange
-from gateway.proxy.prepare import Prepared, prepare
+from gateway.proxy.prepare import prepare
 from gateway.proxy.refusal import Refusal, answer_here, wire_error_body
+from gateway.proxy.scoring import Scoring, verdict_of
+from gateway.proxy.settle import announce
 
 if TYPE_CHECKING:
     import asyncio
@@ -36,17 +40,21 @@ if TYPE_CHECKING:
     from gateway.core.dialects import CountTask, Match
     from gateway.core.gate import Gate
     from gateway.core.identify import Identity
+    from gateway.core.model import Block
     from gateway.core.plans import LimitPlan
     from gateway.core.ports import Reserved, Store
     from gateway.http.client import ClientConnection
     from gateway.http.heads import Changing, KnownHead
     from gateway.proxy.counting import TokenCounter
     from gateway.proxy.tables import Tables
+    from gateway.proxy.tracing import Tracer
 
 # ``LimitPlan.least_usd`` of a plan that counts no money.
 NO_BOUND = 1 << 62
 FOREVER = float("inf")
 NEVER = float("inf")
+# Requests that are open for so long are told of before they end.
+ANNOUNCE_AFTER_S = 0.5
 # Leases are renewed at a third of their life.
 RENEW_S = 20.0
 
@@ -65,6 +73,8 @@ class Service:
         gate: Gate,
         counter: TokenCounter,
         append_record: Callable[[bytes], bool],
+        prefix: bytes = DEFAULT_PREFIX,
+        tracer: Tracer | None = None,
     ) -> None:
         self.loop = loop
         self.tables = tables
@@ -72,8 +82,10 @@ class Service:
         self.gate = gate
         self.counter = counter
         self.append_record = append_record
+        self.tracer = tracer
         self.estimator = PromptEstimator()
         self.expectation = CompletionExpectation()
+        self.scoring = Scoring(gate, prefix)
         self.now = loop.time
         self.clock = perf_counter
         self.epoch = time.time() - perf_counter()
@@ -99,6 +111,7 @@ class Service:
             conn.peer_ip,
             conn.listener.settings.tls,
             self.epoch + perf_counter(),
+            traced=self.tracer is not None,
         )
         exchange = Exchange(self, conn, prepared, changing)
         if prepared.answer_here:
@@ -123,20 +136,24 @@ class Service:
 
     # -- gate, caps, limits -------------------------------------------------------
 
-    def gate_head(self, prepared: Prepared) -> Refusal | None:
+    def gate_head(self, exchange: Exchange) -> Refusal | None:
         """What can be refused before a body is read."""
+        prepared = exchange.prepared
         gate, identity = self.gate, prepared.identity
         if gate.quiet:
             return prepared.refusal
         epoch = self.epoch + perf_counter()
         if identity is None:
             ip, address = prepared.client_ip, prepared.address
-            found = gate.check_stranger(ip, address, epoch)
-            return prepared.refusal if found is None else Refusal.policy(found)
-        found = gate.check_blocks(identity, epoch)
-        if found is None and prepared.refusal is not None:
+            block = gate.find_stranger(ip, address, epoch)
+        else:
+            block = gate.find_head_block(identity, epoch)
+        if block is not None:
+            return self._refuse_block(exchange, block)
+        if identity is None or prepared.refusal is not None:
             return prepared.refusal
-        if found is None and gate.full_cells:
+        found = None
+        if gate.full_cells:
             plan = self.tables.plans.head_plan(identity, self.store.now_us() / 1e6)
             billable = prepared.hold > 0 and prepared.billable
             found = gate.check_head(plan, self.now(), billable=billable)
@@ -149,11 +166,12 @@ class Service:
         if facts is None or identity is None:
             return None
         found = None
-        if facts.user is not None and identity.takes_body_user:
+        if identity.takes_body_user:
             identity = with_body_user(identity, facts.user)
-            found = self.gate.check_blocks(identity, self.epoch + perf_counter())
-            if found is not None:
-                return Refusal.policy(found)
+            block = self.gate.find_block(identity, self.epoch + perf_counter())
+            if block is not None:
+                exchange.identity = identity
+                return self._refuse_block(exchange, block)
             plan = self._plan(identity, facts.model)
         elif prepared.plan is not None and prepared.plan_model == facts.model:
             plan = prepared.plan
@@ -162,6 +180,9 @@ class Service:
             if plan.until == FOREVER:
                 prepared.plan, prepared.plan_model = plan, facts.model
         exchange.identity = identity
+        if self.gate.standings:
+            epoch = self.epoch + perf_counter()
+            plan = self.scoring.plan(exchange, identity, plan, epoch)
         exchange.plan = plan
         if not plan.cells:
             return None
@@ -174,6 +195,10 @@ class Service:
         if found is None and (place := oversized(plan, costs)) >= 0:
             found = refuse_oversized(plan, place, costs)
         return None if found is None else Refusal.policy(found)
+
+    def _refuse_block(self, exchange: Exchange, block: Block) -> Refusal:
+        exchange.verdict = verdict_of(block)
+        return Refusal.policy(BLOCKED)
 
     def _plan(self, identity: Identity, model: str) -> LimitPlan:
         return self.tables.plans.plan(identity, model, self.store.now_us() / 1e6)
@@ -204,6 +229,49 @@ class Service:
 
     def limit_fields(self, plan: LimitPlan, reserved: Reserved) -> bytes:
         return ratelimit_headers(plan, reserved, self.store.now_us())
+
+    # -- score, decide --------------------------------------------------------------
+
+    def look_at(self, exchange: Exchange, plain: bytes) -> None:
+        """Take the prompt's fingerprint, where somebody wants to know it."""
+        identity = exchange.prepared.identity
+        if identity is not None and identity.policy.anomaly.enabled:
+            exchange.fingerprint = self.scoring.fingerprint(plain)
+
+    def score(self, exchange: Exchange, identity: Identity) -> None:
+        """What is thought of the request, and what was decided about its sender."""
+        self.scoring.score(exchange, identity, self.epoch + perf_counter())
+        rung = exchange.verdict.rung
+        if rung == "allow":
+            return
+        if identity.policy.mode == "observe":
+            exchange.would = exchange.would or rung
+        elif exchange.action == "allow":
+            exchange.action = rung
+
+    def hold(self, exchange: Exchange, refusal: Refusal) -> bool:
+        """Keep a throttled request back for a while instead of refusing it."""
+        identity = exchange.identity
+        if identity is None or not self.scoring.may_hold(exchange, identity):
+            return False
+        wait_s = min(identity.policy.anomaly.delay_s, max(refusal.retry_after, 0.001))
+        exchange.waited_s += wait_s
+        self.loop.call_later(wait_s, self._let_go, exchange)
+        return True
+
+    def _let_go(self, exchange: Exchange) -> None:
+        self.scoring.delayed -= 1
+        exchange.on_held()
+
+    def free_plan(self, exchange: Exchange) -> bool:
+        """Of a throttled request that has waited: its other limits still hold. Whether
+        there are any.
+        """
+        plan = exchange.plan
+        if plan is None or plan.unthrottled is None:
+            return False
+        exchange.plan, exchange.costs = plan.unthrottled, exchange.costs[:-1]
+        return bool(exchange.plan.cells)
 
     # -- answers ------------------------------------------------------------------
 
@@ -309,11 +377,26 @@ class Service:
         if now - self._renewed_at >= RENEW_S:
             self._renewed_at = now
             self._renew_leases()
+        self._announce(perf_counter() - ANNOUNCE_AFTER_S)
         for exchange in [e for e in self.open_exchanges if e.drains_until <= now]:
             exchange.outcome = "client_closed"
             exchange.leave_upstream()
         for route in self.tables.routes:
             route.pool.prune(now)
+
+    def _announce(self, before: float) -> None:
+        """Tell control of requests that are still open: detection cannot wait for the
+        end of a long answer.
+        """
+        for exchange in self.open_exchanges:
+            if exchange.announced or exchange.opened_at >= before:
+                continue
+            # A request that is not whole yet has no prompt: it waits for its record.
+            if exchange.sent_at:
+                identity = exchange.identity
+                if identity is not None and identity.policy.anomaly.enabled:
+                    exchange.announced = True
+                    announce(exchange)
 
     def _renew_leases(self) -> None:
         for exchange in self.open_exchanges:

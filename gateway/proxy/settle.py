@@ -5,7 +5,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from gateway.core.admission import actual_costs
-from gateway.core.model import NANOS_PER_USD, RequestRecord, Usage
+from gateway.core.model import (
+    CLOSED,
+    NANOS_PER_USD,
+    OPENED,
+    WHOLE,
+    RequestRecord,
+    Usage,
+)
 from gateway.core.usage import weigh
 
 if TYPE_CHECKING:
@@ -37,13 +44,24 @@ def settle(exchange: Exchange, usage: Usage) -> int:
         actual = actual_costs(plan, usage, tokens, nanos, failed=failed)
         if reserved.admitted:
             service.store.settle(reserved, actual)
-        elif exchange.action != "limit":
+        elif exchange.outcome != "refused":
             # Observe mode let it pass although a limit had no room: it counts.
             service.store.charge(plan, actual)
     return nanos
 
 
-def record(exchange: Exchange, usage: Usage, nanos: int, ended_at: float) -> None:
+def announce(exchange: Exchange) -> None:
+    """A record of an exchange that goes on: who asked what. Only detection reads it."""
+    record(exchange, Usage(), 0, exchange.service.clock(), phase=OPENED)
+
+
+def record(
+    exchange: Exchange,
+    usage: Usage,
+    nanos: int,
+    ended_at: float,
+    phase: int = WHOLE,
+) -> None:
     """Put the record into the ring; ``ended_at`` on the perf_counter clock."""
     service = exchange.service
     prepared, facts = exchange.prepared, exchange.facts
@@ -57,6 +75,7 @@ def record(exchange: Exchange, usage: Usage, nanos: int, ended_at: float) -> Non
     overhead = (sent_at or ended_at) - began - exchange.waited_s
     if first_at:
         overhead += service.clock() - ended_at
+    verdict, print_ = exchange.verdict, exchange.fingerprint
     action = exchange.would if exchange.would in DECIDED else exchange.action
     # By position, in the order of the struct: by name it costs ten times as much.
     service.write_record(
@@ -85,17 +104,20 @@ def record(exchange: Exchange, usage: Usage, nanos: int, ended_at: float) -> Non
             # In observe mode the decision stands here, though it was not carried out.
             action,  # type: ignore[arg-type]
             exchange.limit_name,
-            0.0,  # score, class, reasons, fingerprint
-            None,
-            (),
-            None,
+            verdict.score,
+            verdict.cls,
+            verdict.reasons,
+            None if print_ is None else f"{print_:016x}",
             outcome,
             "" if prepared.route is None else prepared.route.name,
             ((sent_at or ended_at) - began - exchange.waited_s) * 1e6,  # check
-            0.0,
+            exchange.score_s * 1e6,
             exchange.store_s * 1e6,
             exchange.would,
             exchange.unpriced,
             nanos,
+            CLOSED if exchange.announced and phase == WHOLE else phase,
+            exchange.unnamed,
+            exchange.trace,
         )
     )

@@ -16,11 +16,12 @@ class Background:
         self._on_failure = on_failure
         self._tasks: set[asyncio.Task[Any]] = set()
 
-    def start(self, work: Coroutine[Any, Any, Any], name: str) -> None:
-        """Run ``work`` until it ends or ``close``."""
+    def start(self, work: Coroutine[Any, Any, Any], name: str) -> Callable[[], object]:
+        """Run ``work`` until it ends or ``close``, or the answer is called."""
         task = asyncio.get_running_loop().create_task(work, name=name)
         self._tasks.add(task)
         task.add_done_callback(self._ended)
+        return task.cancel
 
     def _ended(self, task: asyncio.Task[Any]) -> None:
         self._tasks.discard(task)

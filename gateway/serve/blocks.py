@@ -15,7 +15,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any, Protocol
 
@@ -23,7 +23,7 @@ import msgspec
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
-from gateway.core.model import Block
+from gateway.core.model import DETECTOR, Block
 from gateway.serve.link import Message
 from gateway.serve.runtime import write_private
 
@@ -37,13 +37,30 @@ _OWN_CHANGE_S = 1
 
 Key = tuple[str, str, str]  # kind, id, tenant ("" for everywhere)
 
+# A verdict (ARGV[6]: now) gives way to what an operator said and what is in force.
 _ADD = """
+local now = tonumber(ARGV[6])
+if now then
+  local held = redis.call('HGET', KEYS[1], ARGV[1])
+  local ok, block = pcall(cmsgpack.unpack, held or '')
+  if held and ok and type(block) == 'table' and block['by'] ~= 'detector' then
+    local till = tonumber(block['until'])
+    if not till or till > now then return 0 end
+  end
+end
 if redis.call('HLEN', KEYS[1]) >= tonumber(ARGV[3])
    and redis.call('HEXISTS', KEYS[1], ARGV[1]) == 0 then return 0 end
 redis.call('HSET', KEYS[1], ARGV[1], ARGV[2])
 return redis.call('XADD', KEYS[2], 'MAXLEN', '~', ARGV[4], '*', 'm', ARGV[5])
 """
 _REMOVE = """
+if ARGV[4] then
+  local held = redis.call('HGET', KEYS[1], ARGV[1])
+  local ok, block = pcall(cmsgpack.unpack, held or '')
+  if held and ok and type(block) == 'table' and block['by'] ~= 'detector' then
+    return 0
+  end
+end
 if redis.call('HDEL', KEYS[1], ARGV[1]) == 0 then return 0 end
 return redis.call('XADD', KEYS[2], 'MAXLEN', '~', ARGV[2], '*', 'm', ARGV[3])
 """
@@ -83,6 +100,13 @@ class Blocks(Protocol):
         """Tell every worker of every machine that these counters were reset."""
         ...
 
+    async def publish(self, put: Sequence[Block], lift: Sequence[Block]) -> None:
+        """Tell other gateways of verdicts that are in force here already.
+
+        Raises BlocksUnavailable.
+        """
+        ...
+
     async def run(self) -> None:
         """Follow the list until cancelled."""
         ...
@@ -104,6 +128,8 @@ class BlockTable:
         self._on_change = on_change
         self._clock = clock
         self._blocks: dict[Key, Block] = {}
+        self.unwritten: Callable[[], Mapping[Key, Block | None]] = dict
+        """Verdicts that are in force here and not in the store yet (None: lifted)."""
         self.known = False
         """Whether the list was ever read: until then workers keep what they have."""
 
@@ -122,6 +148,14 @@ class BlockTable:
     def replace(self, blocks: Iterable[Block]) -> None:
         """A new whole list; said to workers only as far as it differs."""
         new = {block_key(block): block for block in blocks}
+        for key, verdict in self.unwritten().items():
+            held = new.get(key)
+            if held is not None and held.by != DETECTOR:
+                continue
+            if verdict is None:
+                new.pop(key, None)
+            else:
+                new[key] = verdict
         gone = [key for key in self._blocks if key not in new]
         added = [b for key, b in new.items() if self._blocks.get(key) != b]
         first = not self.known
@@ -132,16 +166,47 @@ class BlockTable:
         elif added or gone:
             self._on_change(_delta(added, gone))
 
-    def add(self, block: Block) -> None:
-        """Block, or block anew with other words or another end."""
-        self._blocks[block_key(block)] = block
-        self._on_change(_delta([block], []))
+    def find(self, key: Key) -> Block | None:
+        """What stands about a subject, though its time may be up."""
+        return self._blocks.get(key)
 
-    def remove(self, key: Key) -> bool:
-        """Unblock; False when it was not blocked."""
-        if self._blocks.pop(key, None) is None:
+    def add(self, block: Block) -> None:
+        """Block, or block anew with other words or another end. What the detector said
+        before it said something else comes back through the store's log: passed over.
+        """
+        known = self._blocks.get(block_key(block))
+        if known == block:
+            return
+        if known is not None and self._gives_way(block, known):
+            return
+        self.change([block], [])
+
+    def _gives_way(self, block: Block, known: Block) -> bool:
+        """Whether a verdict comes after the detector said something else, or against
+        what an operator says.
+        """
+        if block.by != DETECTOR:
             return False
-        self._on_change(_delta([], [key]))
+        if known.by != DETECTOR:
+            return not is_over(known, self._clock())
+        return block.created_at < known.created_at
+
+    def change(self, added: Sequence[Block], gone: Sequence[Key]) -> None:
+        """Several at once, in one message."""
+        for block in added:
+            self._blocks[block_key(block)] = block
+        for key in gone:
+            self._blocks.pop(key, None)
+        self._on_change(_delta(added, gone))
+
+    def remove(self, key: Key, said_at: float = 0.0) -> bool:
+        """Unblock; False when it was not blocked, or by a verdict newer than
+        ``said_at`` (0: an operator, who is always newer).
+        """
+        known = self._blocks.get(key)
+        if known is None or (said_at and known.created_at > said_at):
+            return False
+        self.change([], [key])
         return True
 
     def expire(self) -> None:
@@ -198,6 +263,10 @@ class MemoryBlocks:
 
     async def forget(self, keys: Sequence[bytes]) -> None:
         self._table.forget(keys)
+
+    async def publish(self, put: Sequence[Block], lift: Sequence[Block]) -> None:
+        """Nobody else is to be told."""
+        self._save()
 
     async def run(self) -> None:
         """Take up what a killed predecessor left."""
@@ -286,6 +355,21 @@ class RedisBlocks:
             await self._seen(entry)
         return bool(entry)
 
+    async def publish(self, put: Sequence[Block], lift: Sequence[Block]) -> None:
+        """All in one go, without waiting for the log."""
+        turn = self._client.pipeline(transaction=False)
+        keys = [self._hash, self._log]
+        for block in put:
+            change = _encode(_Change("add", block))
+            field, value = _field(block_key(block)), _encode(block)
+            args = [field, value, MAX_BLOCKS, LOG_ENTRIES, change, self._clock()]
+            await self._add(keys=keys, args=args, client=turn)
+        for block in lift:
+            change = _encode(_Change("remove", block))
+            args = [_field(block_key(block)), LOG_ENTRIES, change, DETECTOR]
+            await self._remove(keys=keys, args=args, client=turn)
+        await self._guard(turn.execute())
+
     async def _seen(self, entry: bytes) -> None:
         """Wait until our own change came back through the log. Applied here directly, it
         could overtake another machine's earlier one.
@@ -371,7 +455,7 @@ class RedisBlocks:
         elif change.block is not None and change.op == "add":
             self._table.add(change.block)
         elif change.block is not None and change.op == "remove":
-            self._table.remove(block_key(change.block))
+            self._table.remove(block_key(change.block), change.block.created_at)
 
 
 def _order(entry: bytes) -> tuple[int, int]:

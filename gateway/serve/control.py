@@ -11,7 +11,7 @@ import asyncio
 import os
 import signal
 import socket
-from collections.abc import Iterator
+from collections.abc import Awaitable, Iterator
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -23,27 +23,38 @@ from gateway import __version__
 from gateway.admin.api import build_app
 from gateway.admin.clients import ClientTable
 from gateway.admin.metrics import Metrics
+from gateway.core.baselines import BaselinesError
 from gateway.core.names import short_name
+from gateway.serve.alerting import Alerting
 from gateway.serve.background import Background
 from gateway.serve.blocks import Blocks, BlockTable, MemoryBlocks, RedisBlocks
 from gateway.serve.collect import Collector
 from gateway.serve.counters import CounterDesk
 from gateway.serve.desk import Desk
+from gateway.serve.detecting import Detecting
+from gateway.serve.enforcer import Enforcer
+from gateway.serve.history import History
+from gateway.serve.incidents import IncidentBook
 from gateway.serve.jwks import JwksFetcher
 from gateway.serve.labels import model_labels
 from gateway.serve.link import Message
 from gateway.serve.logs import set_up_logs
+from gateway.serve.memory import Memory
 from gateway.serve.redis_client import open_redis
 from gateway.serve.replicas import Replicas
 from gateway.serve.roster import Roster
 from gateway.serve.runtime import ChildSpec, child_spec, read_snapshot
 from gateway.serve.secret import SecretKeeper
 from gateway.serve.settings import Reload, Settings
+from gateway.serve.spans import open_traces
+from gateway.serve.spending import Spending
 from gateway.sinks.file import FileSink
 from gateway.store.url import check_eviction
 
 if TYPE_CHECKING:
     from redis.asyncio import Redis
+
+    from gateway.detect.model import Output
 
 # Records are collected this often while there are any: a small batch keeps a core that
 # is shared with a worker for a short time only. And this often while there are none.
@@ -72,7 +83,6 @@ class Control:
         self._background = Background(self._task_failed)
         metrics, clients = Metrics(__version__), ClientTable()
         self._metrics = metrics
-        self._collector = Collector(spec.rings, metrics, clients)
         self._roster = Roster(
             spec.link, spec.workers, metrics, self._greeting, self._on_event
         )
@@ -80,6 +90,29 @@ class Control:
         self._table = BlockTable(self._roster.broadcast)
         self._redis: Redis | None = None
         self._blocks = self._open_blocks(config.store.prefix)
+        self._enforcer = Enforcer(self._table, self._blocks)
+        self._alerting = Alerting(
+            self._redis,
+            config.store.prefix,
+            spec.runtime_dir,
+            self._name,
+            self._background,
+            self._alerting_state,
+        )
+        self._incidents = IncidentBook(self._say_output)
+        self._detecting = Detecting(
+            self._enforcer, self._incidents, self._roster.broadcast
+        )
+        self._memory = Memory(
+            self._detecting, self._redis, config.store.prefix, spec.runtime_dir
+        )
+        self._collector = Collector(spec.rings, metrics, clients, self._detecting.take)
+        self._history = History(self._history_state)
+        self._collector.history = self._history.take
+        tls = config.server.tls is not None
+        self._traces = open_traces(os.environ, self._log, tls=tls)
+        if self._traces is not None:
+            self._collector.traces = self._traces.take
         self._replicas = self._count_replicas(config.store.prefix)
         self._block_problem = ""
         self._secret = SecretKeeper(spec.store_url, config.store.prefix)
@@ -96,8 +129,23 @@ class Control:
             table=self._table,
             counters=counters,
             collector=self._collector,
+            enforcer=self._enforcer,
+            incidents=self._incidents,
+            alerting=self._alerting,
+            detecting=self._detecting,
+            history=self._history,
+            traces=self._traces,
             reload=self._reload,
         )
+        self._spending = Spending(
+            self._desk.lookout.ledger,
+            self._redis,
+            config.store.prefix,
+            spec.runtime_dir,
+            self._name,
+        )
+        self._collector.notice = self._desk.lookout.observe
+        self._detecting.on_tide = self._desk.expect
         self._admin: web.AppRunner | None = None
         self._apply()
 
@@ -111,9 +159,15 @@ class Control:
     def _count_replicas(self, prefix: str) -> Replicas | None:
         if self._redis is None:
             return None
-        me = short_name(f"{socket.gethostname()} {self._spec.runtime_dir}".encode())
         workers = self._spec.workers
-        return Replicas(self._redis, prefix, me, workers, self._roster.broadcast)
+        return Replicas(
+            self._redis, prefix, self._name, workers, self._roster.broadcast
+        )
+
+    @property
+    def _name(self) -> str:
+        """What this gateway is called among those of its store, over restarts."""
+        return short_name(f"{socket.gethostname()} {self._spec.runtime_dir}".encode())
 
     # -- life --------------------------------------------------------------------------
 
@@ -125,6 +179,9 @@ class Control:
         loop.add_signal_handler(signal.SIGINT, stop.set)
         loop.add_signal_handler(signal.SIGUSR1, self._drain_begins)
         loop.add_signal_handler(signal.SIGHUP, self._reload)
+        await self._remember()
+        if self._traces is not None:
+            self._traces.start()
         self._collect_backlog()
         await self._roster.start()
         await self._open_admin()
@@ -134,12 +191,57 @@ class Control:
             (self._keep_secret(), "secret"),
             (self._keep_keys(), "jwks"),
             (self._watch_file(), "watch"),
+            (self._detecting.run(), "detect"),
+            (self._enforcer.run(), "enforce"),
+            (self._memory.run(self._memory_state), "memory"),
+            (self._alerting.run(), "alerting"),
+            (self._desk.lookout.feed.run(), "stream"),
+            (self._history.run(), "history"),
+            (self._spending.run(), "spending"),
         ):
             self._background.start(work, name)
         if self._replicas is not None:
             self._background.start(self._replicas.run(), "replicas")
         await stop.wait()
         await self._close()
+
+    async def _remember(self) -> None:
+        """Begin with what was learned before, where it can be had soon."""
+        try:
+            learned = await self._memory.load()
+        except (BaselinesError, RedisError, OSError, TimeoutError) as error:
+            why = str(error) or type(error).__name__
+            self._log.warning("baselines not loaded: detection starts anew", why=why)
+        else:
+            self._log.info("baselines", found=learned)
+
+    def _memory_state(self, problem: str) -> None:
+        say = self._log.warning if problem else self._log.info
+        say(
+            "baselines are not saved" if problem else "baselines are saved", why=problem
+        )
+
+    def _history_state(self, problem: str) -> None:
+        say = self._log.warning if problem else self._log.info
+        say("InfluxDB does not take records" if problem else "InfluxDB", why=problem)
+
+    def _say_output(self, output: Output) -> None:
+        """What the detector says: for the log, the pager and the console."""
+        self._alerting.take(output)
+        self._desk.lookout.take(output)
+        say = self._log.info if output.severity == "info" else self._log.warning
+        say(
+            output.type,
+            id=output.id,
+            severity=output.severity,
+            cls=output.cls,
+            score=output.score,
+            subject=f"{output.subject.kind} {output.subject.id}",
+            tenant=output.tenant,
+            action=output.action,
+            until=output.until,
+            reasons=list(output.reasons),
+        )
 
     def _collect_backlog(self) -> None:
         """What a predecessor left in the rings; some of it may be in the file already."""
@@ -170,6 +272,14 @@ class Control:
             self._collector.sink.close()
         if self._admin is not None:
             await self._admin.cleanup()
+        await self._history.close()
+        if self._traces is not None:
+            await asyncio.to_thread(self._traces.close)
+        async with (
+            asyncio.TaskGroup() as last
+        ):  # a store that is frozen is waited for once
+            last.create_task(_if_possible(self._memory.save()))
+            last.create_task(_if_possible(self._spending.save()))
         self._collector.close()
         if self._redis is not None:
             with suppress(RedisError, OSError):
@@ -205,6 +315,7 @@ class Control:
             yield self._replicas.message()
         if self._table.known:
             yield self._table.full_message()
+        yield from self._detecting.greeting()
         if self._desk.draining:
             yield {"type": "drain"}
 
@@ -216,6 +327,11 @@ class Control:
         degraded = name == "gateway.degraded"
         say = self._log.warning if degraded else self._log.info
         say(name, worker=index, **fields)
+        self._alerting.take_event(index, name, str(message.get("reason", "")))
+
+    def _alerting_state(self, problem: str) -> None:
+        say = self._log.warning if problem else self._log.info
+        say("alerts wait for the store" if problem else "alerts flow", why=problem)
 
     async def _collect(self) -> None:
         problem, collected = "", 0
@@ -238,8 +354,12 @@ class Control:
         """Make the configuration in force this process's own."""
         resolved = self._settings.resolved
         names = {tenant.name for tenant in resolved.tenants} | {"anonymous"}
-        self._metrics.configure(names, model_labels(resolved))
+        label = model_labels(resolved)
+        self._metrics.configure(names, label)
+        self._history.configure(self._settings.config.events.influx, label)
         self._jwks.configure(resolved.tenants)
+        self._alerting.configure(self._settings.config)
+        self._detecting.configure(resolved)
         self._jwks_due.set()
         events = self._settings.config.events
         if self._collector.sink is not None:
@@ -327,6 +447,11 @@ class Control:
 
     def _jwks_failed(self, url: str, why: str) -> None:
         self._log.warning("key set not fetched", url=url, why=why)
+
+
+async def _if_possible(save: Awaitable[None]) -> None:
+    with suppress(BaselinesError, RedisError, OSError, TimeoutError):
+        await save
 
 
 async def _serve(spec: ChildSpec) -> None:

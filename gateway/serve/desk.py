@@ -4,34 +4,54 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import suppress
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
+import structlog
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.metrics_core import Metric
 
 from gateway import __version__
-from gateway.admin.backend import Refused
 from gateway.admin.clients import ClientTable, moment
+from gateway.admin.lookout import Change, Lookout
 from gateway.admin.metrics import Metrics, labelled_counter
+from gateway.admin.refused import Refused
+from gateway.admin.sessions import Tokens
+from gateway.alerts.ledger import LedgerUnavailable
+from gateway.alerts.silences import Silence
+from gateway.config.explain import policy_rows
+from gateway.config.resolve import effective_policy
 from gateway.core.model import Block, Limit, Policy
+from gateway.detect.export import Tide, Usual
+from gateway.serve.alerting import Alerting, UnknownReceiver, new_silence_id
 from gateway.serve.blocks import (
     MAX_BLOCKS,
     Blocks,
     BlocksFull,
     BlocksUnavailable,
     BlockTable,
+    is_over,
 )
 from gateway.serve.collect import Collector
 from gateway.serve.counters import CounterDesk, public_limit
+from gateway.serve.detecting import Detecting
+from gateway.serve.enforcer import Enforcer
+from gateway.serve.history import History
+from gateway.serve.incidents import IncidentBook
 from gateway.serve.roster import CallError, Roster
 from gateway.serve.runtime import ChildSpec
 from gateway.serve.settings import Reload, Settings
+from gateway.serve.spans import trace_families
 from gateway.serve.store_url import masked_url
+from gateway.sinks.traces import TraceSink
 
+_log = structlog.get_logger()
 _DRAINING = "draining"
+T = TypeVar("T")
+# Acknowledgements that are remembered.
+_MOST_NOTES = 1000
 
 
 class Desk:
@@ -49,6 +69,12 @@ class Desk:
         table: BlockTable,
         counters: CounterDesk,
         collector: Collector,
+        enforcer: Enforcer,
+        incidents: IncidentBook,
+        alerting: Alerting,
+        detecting: Detecting,
+        history: History,
+        traces: TraceSink | None,
         reload: Callable[[], Reload],
     ) -> None:
         self._spec = spec
@@ -60,16 +86,31 @@ class Desk:
         self._table = table
         self._counters = counters
         self._collector = collector
+        self._enforcer = enforcer
+        self._incidents = incidents
+        self._alerting = alerting
+        self._detecting = detecting
+        self._history = history
+        self._traces = traces
         self._reload = reload
         self._started_at = time.time()
+        self.lookout = Lookout(int(self._started_at), self.counters)
         self.draining = False
         metrics.extra = self.families
 
     @property
-    def token(self) -> str | None:
-        """The admin token in force."""
-        secret = self._settings.config.admin.token
-        return None if secret is None else secret.reveal()
+    def tokens(self) -> Tokens:
+        """The admin tokens in force."""
+        admin = self._settings.config.admin
+        return Tokens(
+            None if admin.token is None else admin.token.reveal(),
+            None if admin.viewer_token is None else admin.viewer_token.reveal(),
+        )
+
+    def changed(self, change: Change) -> None:
+        """An operator did something: the audit log, and every open console."""
+        _log.info("admin change", **msgspec.structs.asdict(change))
+        self.lookout.changed(change)
 
     # -- looking -----------------------------------------------------------------------
 
@@ -92,7 +133,12 @@ class Desk:
                 "up": all(stats.store_up for stats in self.metrics.workers.values()),
                 "fallback": self._spec.fallback,
             },
-            "blocks": {"active": len(self._blocks.items()), "synced": self._blocks.up},
+            "blocks": {"active": len(self.blocks()), "synced": self._blocks.up},
+            "detection": {
+                "events": self._detecting.learned,
+                "incidents": self._incidents.active,
+                "standings": len(self.standings()),
+            },
             "config": self._config_status(),
             "restarts": self.restarts(),
             "workers": self._roster.public(),
@@ -100,6 +146,8 @@ class Desk:
                 "collected": self._collector.collected,
                 "dropped": self._collector.dropped,
                 "file": None if sink is None else sink.public(),
+                "influx": self._history.public(),
+                "traces": None if self._traces is None else self._traces.public(),
             },
         }
 
@@ -129,10 +177,77 @@ class Desk:
         for name, policy in found:
             tenants.setdefault(policy.name, []).append(name)
         by_name = {policy.name: policy for _, policy in found}
+        now = time.time()
         return [
-            public_policy(by_name[name]) | {"tenants": tenants[name]}
+            public_policy(by_name[name])
+            | {
+                "tenants": tenants[name],
+                "effective": self._effective(name),
+                "spend": self.lookout.ledger.public(tenants[name], now),
+            }
             for name in sorted(by_name)
         ]
+
+    def _effective(self, name: str) -> list[dict[str, str]]:
+        """Each value of a policy with the place that states it."""
+        loaded = self._settings.loaded
+        rows = policy_rows(loaded, effective_policy(loaded.config, name))
+        return [{"key": k, "value": v, "from": place} for k, v, place in rows]
+
+    # -- live --------------------------------------------------------------------------
+
+    def counters(self) -> dict[str, Any]:
+        """What every open console is told once a second."""
+        now = time.time()
+        alerts = self.alerts()
+        return {
+            "at": now,
+            "buckets": self.lookout.timeline.latest(now),
+            "ready": not self.not_ready(),
+            "reasons": self.not_ready(),
+            "store_up": all(one.store_up for one in self.metrics.workers.values()),
+            "modes": self._modes(),
+            "inflight": self._inflight(),
+            "incidents": sum(one["state"] == "open" for one in self.incidents()),
+            "blocked": len(self.blocks()),
+            "standings": len(self.standings()),
+            "spend_today": self.lookout.ledger.spend_today(now),
+            "alerts": {
+                "targets": len(alerts["targets"]),
+                "failing": sum(one["state"] != "ok" for one in alerts["targets"]),
+                "pending": alerts["pending"],
+            },
+        }
+
+    def _inflight(self) -> int:
+        workers = self.metrics.workers.values()
+        return int(sum(one.gauges.get("inflight", 0) for one in workers))
+
+    def _modes(self) -> list[str]:
+        return sorted(
+            {tenant.policy.mode for tenant in self._settings.resolved.tenants}
+        )
+
+    def expect(self, now: float, tide: Tide | None) -> None:
+        """What may come from ``now`` on."""
+        expected = None if tide is None else tide.expected
+        notable = None if tide is None else tide.notable
+        self.lookout.timeline.expect(now, expected, notable)
+
+    def usual(
+        self, kind: str, id_: str, tenant: str, *, history: bool = False
+    ) -> Usual | None:
+        """What detection knows of a subject; None for a stranger."""
+        return self._detecting.usual(kind, id_, tenant, history=history)
+
+    def standing(self, kind: str, id_: str, tenant: str) -> Block | None:
+        """What is done to a subject now; everywhere goes before one tenant."""
+        now = time.time()
+        for where in ("", tenant):
+            block = self._table.find((kind, id_, where))
+            if block is not None and not is_over(block, now):
+                return block
+        return None
 
     async def limits_of(
         self, kind: str, id_: str, tenants: Sequence[str]
@@ -175,7 +290,64 @@ class Desk:
 
     def blocks(self) -> list[Block]:
         """Blocks in force, oldest first."""
-        return self._blocks.items()
+        return [block for block in self._blocks.items() if block.action == "block"]
+
+    def standings(self) -> list[Block]:
+        """Who is tagged or throttled, oldest first."""
+        return [block for block in self._blocks.items() if block.action != "block"]
+
+    def incidents(self) -> list[dict[str, Any]]:
+        """Open and recent incidents of all gateways of the store, newest first."""
+        return self._alerting.incidents(self._incidents.items())
+
+    async def acknowledge_incident(self, id_: str, by: str) -> None:
+        """Somebody looks after it."""
+        await self._on_incident(self._alerting.acknowledge(id_, by))
+
+    async def resolve_incident(self, id_: str, by: str) -> None:
+        """An operator says that it is over; a later one is another."""
+        await self._on_incident(self._alerting.resolve(id_, by))
+
+    async def _on_incident(self, done: Awaitable[bool]) -> None:
+        if not await _asked(done):
+            raise Refused(404, "not_found", "there is no such open incident")
+
+    # -- alerts ------------------------------------------------------------------------
+
+    def alerts(self) -> dict[str, Any]:
+        """How alerts are delivered."""
+        return self._alerting.alerts()
+
+    async def resend_alert(self, id_: str) -> None:
+        """Try a message that was given up once more, or all of a target."""
+        if not await _asked(self._alerting.resend(id_)):
+            raise Refused(404, "not_found", f"there is no dead letter {id_}")
+
+    async def test_alert(self, target: str) -> None:
+        """Send a sample."""
+        try:
+            error = await self._alerting.test(target)
+        except UnknownReceiver as unknown:
+            text = f"there is no target {target}"
+            raise Refused(404, "not_found", text) from unknown
+        if error:
+            raise Refused(502, "not_delivered", f"{target}: {error}")
+
+    def silences(self) -> list[dict[str, Any]]:
+        """Silences and maintenance windows."""
+        return self._alerting.silences()
+
+    async def add_silence(self, silence: dict[str, Any]) -> dict[str, Any]:
+        """Do not send what matches for a while."""
+        found = Silence(id=new_silence_id(), **silence)
+        if not await _asked(self._alerting.add_silence(found)):
+            raise Refused(507, "too_many_silences", "remove some first")
+        return found.public(time.time())
+
+    async def remove_silence(self, id_: str) -> None:
+        """End it now."""
+        if not await _asked(self._alerting.remove_silence(id_)):
+            raise Refused(404, "not_found", f"there is no silence {id_} to be removed")
 
     async def add_block(self, block: Block) -> None:
         """Block everywhere."""
@@ -188,9 +360,17 @@ class Desk:
             raise Refused(503, "store_unavailable", str(error)) from error
 
     async def remove_block(self, kind: str, id_: str, tenant: str | None) -> bool:
-        """Unblock everywhere."""
+        """Unblock everywhere; without a tenant whatever stands about the subject."""
+        tenants = [tenant]
+        if tenant is None:
+            tenants = [
+                block.tenant
+                for block in self._blocks.items()
+                if (block.kind, block.id) == (kind, id_)
+            ]
         try:
-            return await self._blocks.remove(kind, id_, tenant)
+            removed = [await self._blocks.remove(kind, id_, where) for where in tenants]
+            return any(removed)
         except BlocksUnavailable as error:
             raise Refused(503, "store_unavailable", str(error)) from error
 
@@ -200,6 +380,8 @@ class Desk:
         """What neither records nor workers say."""
         yield from self._event_families()
         yield from self._record_families()
+        yield from self._history.families()
+        yield from trace_families(self._traces)
         yield from self._config_families()
         yield labelled_counter(
             "tidegate_restarts",
@@ -216,13 +398,36 @@ class Desk:
         )
 
     def _event_families(self) -> Iterator[Metric]:
-        """Blocks, incidents, alerts. Detection is not part of this version: its two
-        counters stand empty under their final names.
-        """
+        """Blocks, incidents, alerts."""
         yield GaugeMetricFamily(
             "tidegate_blocks_active",
             "Subjects blocked now.",
-            value=len(self._blocks.items()),
+            value=len(self.blocks()),
+        )
+        yield GaugeMetricFamily(
+            "tidegate_standings_active",
+            "Subjects tagged or throttled now.",
+            value=len(self.standings()),
+        )
+        yield CounterMetricFamily(
+            "tidegate_verdicts_turned_away",
+            "Verdicts for which the list of blocks had no room.",
+            value=self._enforcer.turned_away,
+        )
+        yield GaugeMetricFamily(
+            "tidegate_verdicts_waiting",
+            "Verdicts that the store does not know yet.",
+            value=self._enforcer.waiting,
+        )
+        yield CounterMetricFamily(
+            "tidegate_detected_events",
+            "Requests that detection has seen.",
+            value=self._detecting.learned,
+        )
+        yield GaugeMetricFamily(
+            "tidegate_incidents_active",
+            "Incidents open now.",
+            value=self._incidents.active,
         )
         yield GaugeMetricFamily(
             "tidegate_blocks_synced",
@@ -230,13 +435,27 @@ class Desk:
             value=self._blocks.up,
         )
         yield labelled_counter(
-            "tidegate_incidents", "Incidents opened.", ("class", "severity"), {}
+            "tidegate_incidents",
+            "Incidents opened.",
+            ("class", "severity"),
+            self._incidents.opened,
         )
         yield labelled_counter(
-            "tidegate_alerts", "Alerts sent, by result.", ("type", "result"), {}
+            "tidegate_alerts",
+            "Alerts by type of receiver and what became of them.",
+            ("type", "result"),
+            self._alerting.results,
+        )
+        yield labelled_counter(
+            "tidegate_alerts_turned_away",
+            "Alerts and incidents lost for want of room, by reason.",
+            ("reason",),
+            self._alerting.lost(),
         )
         yield GaugeMetricFamily(
-            "tidegate_alerts_pending", "Alerts waiting to be delivered.", value=0
+            "tidegate_alerts_pending",
+            "Alerts waiting to be delivered.",
+            value=self._alerting.pending,
         )
 
     def _record_families(self) -> Iterator[Metric]:
@@ -292,6 +511,14 @@ class Desk:
             "Counts the configurations applied since the start.",
             value=self._settings.generation,
         )
+
+
+async def _asked(done: Awaitable[T]) -> T:
+    """What alerting answers. Raises Refused."""
+    try:
+        return await done
+    except LedgerUnavailable as error:
+        raise Refused(503, "store_unavailable", str(error)) from error
 
 
 def public_policy(policy: Policy) -> dict[str, Any]:

@@ -13,6 +13,7 @@ Control to worker:
 ``blocks``  ``full``, or ``add`` (Blocks) and ``remove`` (kind, id, tenant or nil)
 ``forget``  ``keys`` of counters that were reset on some machine
 ``secret``  ``value``; ``jwks``: ``url`` and ``keys``; ``drain``
+``baselines`` ``subjects`` (tenant, kind, id, requests a minute) and ``busy`` by tenant
 ``call``    ``id``, ``method`` (``peek`` or ``reset``), ``args`` with ``cells``
 
 Worker to control: ``hello``, ``ready``, ``stats`` (keys: ``admin.metrics``),

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     from gateway.config.structs import Config
     from gateway.core.ports import Store
+    from gateway.proxy.tracing import Tracer
     from gateway.serve.link import Message
 
 # How often the end of a drain is looked for.
@@ -40,6 +41,7 @@ class Plane:
         store: Store,
         gate: Gate,
         append_record: Callable[[bytes], bool],
+        tracer: Tracer | None = None,
     ) -> None:
         self.loop = loop
         self.builder = builder
@@ -56,6 +58,8 @@ class Plane:
             gate=gate,
             counter=self.counter,
             append_record=append_record,
+            prefix=config.store.prefix.encode(),
+            tracer=tracer,
         )
         server = config.server
         self.listener = Listener(
@@ -79,6 +83,14 @@ class Plane:
         self.config = config
         if self.tls is not None:
             self.tls.refresh()
+
+    def take_baselines(self, message: Message) -> None:
+        """What control knows of the usual, in requests a minute."""
+        subjects = {
+            (tenant, kind, id_): float(rate)
+            for tenant, kind, id_, rate in message["subjects"]
+        }
+        self.service.scoring.inline.take_baselines(subjects, message["busy"])
 
     def tick(self) -> str:
         """Once a second; returns why the certificate could not be read again."""
@@ -123,6 +135,7 @@ class Plane:
         turned_away["records"] = service.dropped_records
         turned_away["drain"] = service.drain_refused
         turned_away["blocks"] = self.gate.turned_away
+        turned_away["delays"] = service.scoring.delays_refused
         stats: Message = {
             "type": "stats",
             "inflight": service.busy,
@@ -136,6 +149,7 @@ class Plane:
             "plan_evictions": service.tables.plans.evictions,
             "count_turned_away": self.counter.turned_away,
             "over_limit": self.gate.full_cells,
+            "delayed": service.scoring.delayed,
             "turned_away": turned_away,
         }
         if isinstance(store, RedisStore):

@@ -1,1 +1,1 @@
-"""Where records go: today a rotating file of JSON lines."""
+"""Where records go: a rotating file of JSON lines, InfluxDB, OpenTelemetry."""

@@ -142,6 +142,40 @@ REFUSED = [
         "alert[0].secret",
         "Standard Webhooks",
     ),
+    (
+        "[[alert]]\ntype = 'slack'\nurl = 'https://x'\nname = 'a'\n"
+        "[[alert]]\ntype = 'teams'\nurl = 'https://y'\nname = 'a'",
+        "alert[1].name",
+        "twice: alert[0] and alert[1]",
+    ),
+    (
+        "[[alert]]\ntype = 'slack'\nurl = 'https://x'\n"
+        "[[alert]]\ntype = 'teams'\nurl = 'https://y'\nname = 'slack'",
+        "alert[1].name",
+        "twice: alert[0] and alert[1]",
+    ),
+    (
+        "[[alert]]\ntype = 'teams'\nurl = 'https://y'\nname = 'slack'\n"
+        "[[alert]]\ntype = 'slack'\nurl = 'https://x'",
+        "alert[1]",
+        "twice: alert[0] and alert[1]",
+    ),
+    ("[[alert]]\ntype = 'pagerduty'", "alert[0]", '"secret" is missing'),
+    (
+        "[[alert]]\ntype = 'email'\nurl = 'smtp://x'",
+        "alert[0]",
+        '"to" and "from"',
+    ),
+    (
+        "[[alert]]\ntype = 'slack'\nurl = 'https://x'\nevents = ['nope']",
+        "alert[0].events",
+        "no event",
+    ),
+    (
+        "[[silence]]\nfrom = 2026-12-02T00:00:00Z\nto = 2026-12-01T00:00:00Z",
+        "silence[0].to",
+        "not after",
+    ),
     ("[[alert]]\nurl = 'https://x'", "alert[0]", '"type" is missing'),
 ]
 
@@ -189,18 +223,6 @@ WARNED = [
         "{ per = 'user', requests = 2, window = '60s' }]",
         "policy.a",
         "twice",
-    ),
-    (
-        "[[campaign]]\nfrom = 2026-01-01T00:00:00\nto = 2026-01-02T00:00:00",
-        "campaign",
-        "not acted on",
-    ),
-    ("[[alert]]\ntype = 'pagerduty'", "alert", "nothing is sent"),
-    (
-        "[[alert]]\ntype = 'webhook'\nurl = 'https://x'\n"
-        "secret = [{ env = 'HOOK' }, { env = 'HOOK' }]",
-        "alert",
-        "nothing is sent",
     ),
     ("[events.kafka]\nbrokers = ['k:1']", "events.kafka", "not available"),
 ]

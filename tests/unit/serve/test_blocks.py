@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 
+import msgspec
 import pytest
 
-from gateway.core.model import Block
+from gateway.core.model import DETECTOR, Block
 from gateway.serve import blocks as module
 from gateway.serve.background import Background
 from gateway.serve.blocks import (
@@ -224,6 +225,100 @@ async def test_memory_list_survives_a_restart_of_control(tmp_path, monkeypatch):
     monkeypatch.setattr(module, "MAX_BLOCKS", 1)
     with pytest.raises(BlocksFull):
         await second.add(Block("user", "c"))
+
+
+def verdict(action="block", at=NOW, **changes):
+    """What the detector decided about one user."""
+    fields = {"until": at + 60, "created_at": at, "by": DETECTOR, "action": action}
+    return Block("user", "u", "acme", **{**fields, **changes})
+
+
+async def test_verdicts_are_published_in_one_go(machines):
+    """Put and lifted together; known everywhere, without waiting for the log."""
+    here, there = machines
+    await here.list.add(Block("user", "old", "acme", NOW + 60, by=DETECTOR))
+    await there.worker.until(lambda: there.worker.blocks)
+    lifted = Block("user", "old", "acme", created_at=NOW + 1)
+    await here.list.publish([verdict()], [lifted])
+    await there.worker.until(lambda: there.worker.ids == ["u"])
+    assert there.table.items() == [verdict()]
+
+
+async def test_publishing_survives_a_forgetful_store(machines, engine):
+    """Scripts are loaded again where the store has lost them."""
+    here, there = machines
+    engine.command(b"SCRIPT FLUSH")
+    await here.list.publish([verdict()], [])
+    await there.worker.until(lambda: there.worker.ids == ["u"])
+
+
+async def test_a_lift_spares_a_newer_verdict(machines):
+    """What was said since the lift was said stays in force."""
+    here, there = machines
+    await here.list.publish([verdict(at=NOW + 5)], [])
+    await there.worker.until(lambda: there.worker.blocks)
+    assert not there.table.remove(("user", "u", "acme"), NOW + 1)
+    assert there.table.remove(("user", "u", "acme"), NOW + 5)
+
+
+def test_older_words_of_the_detector_are_passed_over():
+    """They come back through the log; an operator's count whenever they come."""
+    messages = []
+    table = BlockTable(messages.append, lambda: NOW)
+    table.add(verdict("block", NOW + 1))
+    table.add(verdict("tag", NOW))
+    table.add(verdict("block", NOW + 1))
+    assert len(messages) == 1
+    assert table.find(("user", "u", "acme")).action == "block"
+    by_hand = Block("user", "u", "acme")
+    table.add(by_hand)
+    assert table.find(("user", "u", "acme")) == by_hand
+
+
+async def test_operators_are_not_overruled_by_another_gateway(machines):
+    """A verdict that has not heard of the operator's block changes nothing; once that
+    is over, verdicts count again.
+    """
+    here, _ = machines
+    by_hand = Block("user", "u", "acme", NOW + 60)
+    await here.list.add(by_hand)
+    await here.list.publish([verdict("tag")], [verdict()])
+    await here.list._sync()
+    assert here.table.items() == [by_hand]
+    here.table.add(verdict("tag"))
+    assert here.table.items() == [by_hand]
+    await here.list.add(Block("user", "u", "acme", NOW - 1))
+    await here.list.publish([verdict("tag")], [])
+    await here.list._sync()
+    assert here.table.items() == [verdict("tag")]
+
+
+def test_verdicts_that_wait_for_the_store_stay_in_force():
+    """The whole list comes back without them; operators' blocks stand all the same."""
+    table = BlockTable(lambda _message: None, lambda: NOW)
+    keys = ("user", "u", "acme"), ("user", "v", "acme"), ("user", "w", "acme")
+    by_hand = Block("user", "w", "acme", NOW + 60)
+    table.unwritten = lambda: {
+        keys[0]: verdict(),
+        keys[1]: None,
+        keys[2]: msgspec.structs.replace(verdict(), id="w"),
+    }
+    table.replace([msgspec.structs.replace(verdict(), id="v"), by_hand])
+    assert {block_key(block) for block in table.items()} == {keys[0], keys[2]}
+    assert table.find(keys[2]) == by_hand
+
+
+async def test_memory_list_keeps_verdicts_over_a_restart(tmp_path):
+    """What was put into the table is in the file once it is published."""
+    path = str(tmp_path / "blocks")
+    table = BlockTable(lambda _message: None, lambda: NOW)
+    first = MemoryBlocks(table, path)
+    await first.run()
+    table.change([verdict()], [])
+    await first.publish([verdict()], [])
+    second = MemoryBlocks(BlockTable(lambda _message: None, lambda: NOW), path)
+    await second.run()
+    assert second.items() == [verdict()]
 
 
 async def test_replace_says_only_what_differs():

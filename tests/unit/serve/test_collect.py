@@ -9,6 +9,7 @@ import pytest
 
 from gateway.admin.clients import ClientTable
 from gateway.admin.metrics import Metrics
+from gateway.core.model import CLOSED, OPENED
 from gateway.serve import collect as module
 from gateway.serve.collect import Collector
 from gateway.serve.ring import RingWriter, create_ring
@@ -97,4 +98,24 @@ def test_without_a_file_records_still_count(rings):
     RingWriter(rings[1]).append(encode(make_record()))
     collector.drain()
     assert collector.collected == 1
+    collector.close()
+
+
+def test_announced_requests_are_for_detection_alone(rings, tmp_path):
+    """No line, no count, no row until they end; detection sees both, in order."""
+    seen = []
+    clients = ClientTable()
+    collector = Collector(rings, Metrics("1"), clients, seen.extend)
+    file = tmp_path / "r.jsonl"
+    collector.sink = FileSink(str(file), max_bytes=1 << 20, keep=1)
+    collector.sink.start()
+    writer = RingWriter(rings[0])
+    writer.append(encode(make_record(phase=OPENED, status=0)))
+    collector.drain()
+    assert (collector.collected, len(clients), file.read_bytes()) == (0, 0, b"")
+    writer.append(b"junk")
+    writer.append(encode(make_record(phase=CLOSED)))
+    collector.drain()
+    assert [record.phase for record in seen] == [OPENED, CLOSED]
+    assert (collector.collected, file.read_bytes().count(b"\n")) == (1, 1)
     collector.close()

@@ -1,0 +1,91 @@
+"""The history in InfluxDB: which sink is in force, over reloads."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
+from typing import Any
+
+from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.metrics_core import Metric
+
+from gateway.admin.metrics import labelled_counter
+from gateway.config.structs import Influx
+from gateway.core.model import OPENED, RequestRecord
+from gateway.sinks.influx import InfluxSink
+
+
+class History:
+    """Hands finished requests to InfluxDB, where one is configured.
+
+    ``on_state`` hears "" (well again) or what is wrong.
+    """
+
+    def __init__(self, on_state: Callable[[str], None]) -> None:
+        self._on_state = on_state
+        self._table: Influx | None = None
+        self._sink: InfluxSink | None = None
+        self._changed = asyncio.Event()
+
+    def configure(self, table: Influx | None, label: Callable[[str], str]) -> None:
+        """Take a configuration up; unread lines go with a sink that is replaced by
+        another, but not with one that stays.
+        """
+        if self._sink is not None:
+            self._sink.model_label = label
+        if table == self._table:
+            return
+        self._table = table
+        self._sink = None
+        if table is not None:
+            self._sink = InfluxSink(table, model_label=label, on_state=self._on_state)
+        self._changed.set()
+
+    def take(self, records: Sequence[RequestRecord]) -> None:
+        """What was collected; the beginnings of long exchanges are left out."""
+        if self._sink is not None:
+            self._sink.write([one for one in records if one.phase != OPENED])
+
+    async def run(self) -> None:
+        """Send, until it is cancelled; a replaced sink sends what it still has."""
+        while True:
+            self._changed.clear()
+            sink = self._sink
+            if sink is None:
+                await self._changed.wait()
+                continue
+            async with asyncio.TaskGroup() as running:
+                sending = running.create_task(sink.run())
+                await self._changed.wait()
+                sending.cancel()
+                with suppress(asyncio.CancelledError):
+                    await sending
+                await sink.close()
+
+    async def close(self) -> None:
+        """Send the last records, for some seconds at most."""
+        if self._sink is not None:
+            await self._sink.close()
+
+    def public(self) -> dict[str, Any] | None:
+        """As the status page shows it; None: there is none."""
+        return None if self._sink is None else self._sink.public()
+
+    def families(self) -> Iterable[Metric]:
+        """Its metrics."""
+        sink = self._sink
+        counts = (
+            {} if sink is None else {"written": sink.written, "dropped": sink.dropped}
+        )
+        yield labelled_counter(
+            "tidegate_influx_records",
+            "Records for InfluxDB, by what became of them.",
+            ("result",),
+            counts,
+        )
+        yield GaugeMetricFamily(
+            "tidegate_influx_waiting",
+            "Records that wait to be sent to InfluxDB.",
+            value=0 if sink is None else sink.waiting,
+        )

@@ -1,0 +1,66 @@
+"""Control's part of tracing: the sink that the environment asks for, and its metrics."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING
+
+from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.metrics_core import Metric
+
+from gateway import __version__
+from gateway.admin.metrics import labelled_counter
+from gateway.serve.tracing import read_tracing
+from gateway.sinks.traces import TraceSink
+
+if TYPE_CHECKING:
+    from structlog.typing import FilteringBoundLogger
+
+
+def open_traces(
+    environ: Mapping[str, str], log: FilteringBoundLogger, *, tls: bool
+) -> TraceSink | None:
+    """Where spans are made, not started yet; None: no endpoint, or no package. What is
+    wrong with the variables is told to ``log``.
+    """
+    found = read_tracing(environ)
+    for problem in found.problems:
+        log.warning("OpenTelemetry", why=problem)
+    if not found.on:
+        return None
+
+    def say(problem: str) -> None:
+        tell = log.warning if problem else log.info
+        tell("spans are lost" if problem else "spans are taken", why=problem)
+
+    return TraceSink(
+        queue=found.queue,
+        batch=found.batch,
+        delay_s=found.delay_s,
+        scheme="https" if tls else "http",
+        version=__version__,
+        environ=environ,
+        on_state=say,
+    )
+
+
+def trace_families(sink: TraceSink | None) -> Iterable[Metric]:
+    """Its metrics."""
+    counts = {}
+    if sink is not None:
+        counts = {
+            "exported": sink.exported,
+            "failed": sink.failed,
+            "turned_away": sink.turned_away,
+        }
+    yield labelled_counter(
+        "tidegate_spans",
+        "OpenTelemetry spans, by what became of them.",
+        ("result",),
+        counts,
+    )
+    yield GaugeMetricFamily(
+        "tidegate_spans_waiting",
+        "OpenTelemetry spans that wait to be sent.",
+        value=0 if sink is None else sink.waiting,
+    )

@@ -1,0 +1,136 @@
+"""Whether spans are made, and of which requests: OpenTelemetry's own variables.
+
+An endpoint switches it on. There is no key of ours: whoever runs a collector has these
+variables set already.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from importlib.util import find_spec
+from urllib.parse import urlsplit
+
+import msgspec
+
+from gateway.proxy.tracing import Tracer
+
+MISSING = "no spans are made: run  pip install 'tidegate[otel]'"
+_PACKAGES = ("opentelemetry.sdk", "opentelemetry.exporter.otlp.proto.http")
+_ENDPOINTS = ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT")
+_PROTOCOLS = ("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "OTEL_EXPORTER_OTLP_PROTOCOL")
+_SPOKEN = "http/protobuf"
+# Share of the traces that begin here; None: as OTEL_TRACES_SAMPLER_ARG says.
+_SAMPLERS: dict[str, float | None] = {
+    "always_on": 1.0,
+    "always_off": 0.0,
+    "traceidratio": None,
+}
+_PARENT_BASED = "parentbased_"
+_DEFAULT_SAMPLER = _PARENT_BASED + "traceidratio"
+# Room for what collects while the exporter tries again; a record has about 1 kB.
+QUEUE = 20_000
+BATCH = 512
+DELAY_MS = 1000
+
+
+class Tracing(msgspec.Struct, frozen=True):
+    """What the environment says. ``problems``: sentences for the log."""
+
+    on: bool = False
+    ratio: float = 1.0
+    parent_based: bool = True
+    queue: int = QUEUE
+    batch: int = BATCH
+    delay_s: float = DELAY_MS / 1e3
+    problems: tuple[str, ...] = ()
+
+
+def read_tracing(environ: Mapping[str, str]) -> Tracing:
+    """Read the variables; nothing in them can keep the gateway from starting."""
+    env = {key: value.strip() for key, value in environ.items() if value.strip()}
+    endpoint = _first(env, _ENDPOINTS)
+    if not endpoint or env.get("OTEL_SDK_DISABLED", "").lower() == "true":
+        return Tracing()
+    if "otlp" not in env.get("OTEL_TRACES_EXPORTER", "otlp"):
+        return Tracing()
+    if not _is_url(endpoint):
+        why = "no spans are made: the OTLP endpoint is no http:// or https:// URL"
+        return Tracing(problems=(why,))
+    if not all(map(_is_installed, _PACKAGES)):
+        return Tracing(problems=(MISSING,))
+    problems: list[str] = []
+    if _first(env, _PROTOCOLS) not in {"", _SPOKEN}:
+        problems.append(f"OTLP is spoken as {_SPOKEN} only, on port 4318 as a rule")
+    ratio, parent_based = _sampling(env, problems)
+    queue = _whole(env, "OTEL_BSP_MAX_QUEUE_SIZE", QUEUE, problems)
+    batch = _whole(env, "OTEL_BSP_MAX_EXPORT_BATCH_SIZE", BATCH, problems)
+    delay_ms = _whole(env, "OTEL_BSP_SCHEDULE_DELAY", DELAY_MS, problems)
+    return Tracing(
+        on=True,
+        ratio=ratio,
+        parent_based=parent_based,
+        queue=queue,
+        batch=min(batch, queue),
+        delay_s=delay_ms / 1e3,
+        problems=tuple(problems),
+    )
+
+
+def open_tracer(environ: Mapping[str, str]) -> Tracer | None:
+    """For a worker; None: traces pass by. Problems are for control to tell."""
+    found = read_tracing(environ)
+    if not found.on:
+        return None
+    return Tracer(found.ratio, parent_based=found.parent_based)
+
+
+def _first(env: Mapping[str, str], names: tuple[str, ...]) -> str:
+    return next((env[name] for name in names if name in env), "")
+
+
+def _is_url(text: str) -> bool:
+    try:
+        parts = urlsplit(text)
+        return parts.scheme in {"http", "https"} and bool(parts.hostname)
+    except ValueError:
+        return False
+
+
+def _is_installed(package: str) -> bool:
+    try:
+        return find_spec(package) is not None
+    except ModuleNotFoundError:
+        return False
+
+
+def _sampling(env: Mapping[str, str], problems: list[str]) -> tuple[float, bool]:
+    """The share of traces that begin here, and whether a parent decides first."""
+    name = env.get("OTEL_TRACES_SAMPLER", _DEFAULT_SAMPLER).lower()
+    kind = name.removeprefix(_PARENT_BASED)
+    if kind not in _SAMPLERS:
+        problems.append(f"OTEL_TRACES_SAMPLER: {_DEFAULT_SAMPLER} is taken instead")
+        name, kind = _DEFAULT_SAMPLER, "traceidratio"
+    share = _SAMPLERS[kind]
+    if share is None:
+        share = _ratio(env, problems)
+    return share, name.startswith(_PARENT_BASED)
+
+
+def _ratio(env: Mapping[str, str], problems: list[str]) -> float:
+    text = env.get("OTEL_TRACES_SAMPLER_ARG", "1")
+    try:
+        ratio = float(text)
+    except ValueError:
+        ratio = -1.0
+    if 0.0 <= ratio <= 1.0:
+        return ratio
+    problems.append("OTEL_TRACES_SAMPLER_ARG is no number from 0 to 1: 1 is taken")
+    return 1.0
+
+
+def _whole(env: Mapping[str, str], name: str, default: int, problems: list[str]) -> int:
+    text = env.get(name, str(default))
+    if text.isascii() and text.isdigit() and int(text[:9]) > 0:
+        return int(text[:9])
+    problems.append(f"{name} is no whole number above 0: {default} is taken")
+    return default

@@ -1,0 +1,229 @@
+"""Records to InfluxDB: line protocol over HTTP, in batches, beside everything else.
+
+Control hands records over and goes on: they are written as lines at once, kept in a
+bounded queue, and sent by a task of its own. What the queue has no room for is dropped
+and counted, oldest first: a history with a gap at its beginning is better than one that
+lags behind for ever.
+
+One point a request, measurement ``tidegate_requests``. Tags are what boards group by,
+and bounded: tenant, endpoint, model (a priced or configured name, else ``other``),
+action, outcome, and the class of the answer's status. **User and address are fields:**
+each tag value is a series of its own that InfluxDB keeps in memory, so strangers who
+come in great numbers would fill it; as fields they cost their bytes on disk and can be
+filtered by, though not grouped by. No prompt, no fingerprint, no key goes there.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gzip
+from collections import deque
+from collections.abc import Callable, Sequence
+from itertools import islice
+from urllib.parse import urlencode
+
+import aiohttp
+
+from gateway.config.structs import Influx
+from gateway.core.model import RequestRecord
+
+MEASUREMENT = "tidegate_requests"
+# InfluxData's advice for a batch is 5,000 lines; a line has about 350 bytes.
+BATCH = 5000
+# About 40 MB of lines: ten seconds of 10,000 requests a second.
+QUEUE = 100_000
+FLUSH_S = 1.0
+TIMEOUT_S = 10.0
+BACKOFF_S = (1.0, 2.0, 5.0, 10.0, 30.0)
+# The last words: a gateway that ends does not wait longer for its history.
+CLOSE_S = 3.0
+# Answers to a batch that will never be taken: it is dropped, and said so.
+_HOPELESS = frozenset({400, 413, 422})
+_TAKEN = frozenset({200, 204})
+
+# A backslash in a tag would need guesses about what it escapes.
+_TAG = str.maketrans(
+    {",": "\\,", "=": "\\=", " ": "\\ ", "\n": "\\ ", "\r": "\\ ", "\\": "/"}
+)
+_TEXT = str.maketrans({'"': '\\"', "\\": "\\\\", "\n": " ", "\r": " "})
+
+
+def line_of(r: RequestRecord, sequence: int, model: str) -> str:
+    """A record as one line. ``sequence`` keeps two requests of one microsecond apart
+    (points of the same tags and time are one point): it is the nanoseconds' last three
+    digits. ``model`` is its bounded name.
+    """
+    tags = (
+        f"tenant={_tag(r.tenant)},endpoint={_tag(r.endpoint)},model={_tag(model)},"
+        f"action={r.action},outcome={r.outcome},status_class={r.status // 100}xx"
+    )
+    fields = (
+        f"status={r.status}i,prompt_tokens={r.prompt_tokens}i,"
+        f"completion_tokens={r.completion_tokens}i,total_tokens={r.total_tokens}i,"
+        f"cached_tokens={r.cached_tokens}i,reasoning_tokens={r.reasoning_tokens}i,"
+        f"usd={r.usd:.9f},duration_ms={r.duration_ms:.3f},"
+        f"overhead_ms={r.overhead_ms:.4f},score={r.score:.2f},"
+        f'user="{_text(r.user)}",client_ip="{_text(r.client_ip)}",'
+        f'request_id="{_text(r.request_id)}",stream={"t" if r.stream else "f"}'
+    )
+    if r.ttfb_ms is not None:
+        fields += f",ttfb_ms={r.ttfb_ms:.3f}"
+    if r.cls:
+        fields += f',class="{r.cls}"'
+    if r.limit:
+        fields += f',limit="{_text(r.limit)}"'
+    nanos = round(r.ts * 1_000_000) * 1000 + sequence % 1000
+    return f"{MEASUREMENT},{tags} {fields} {nanos}"
+
+
+def _tag(value: str) -> str:
+    return value.translate(_TAG) or "none"  # an empty one is a syntax error
+
+
+def _text(value: str) -> str:
+    return value.translate(_TEXT)
+
+
+def write_url(table: Influx) -> str:
+    """Where lines go. With ``org`` (or a token): the API of versions 2 and 3, which 1.8
+    has as well; without either: version 1.
+    """
+    base = table.url.rstrip("/")
+    if table.org or table.token is not None:
+        query = {"bucket": table.bucket, "precision": "ns"}
+        query |= {"org": table.org} if table.org else {}
+        return f"{base}/api/v2/write?{urlencode(query)}"
+    return f"{base}/write?{urlencode({'db': table.bucket, 'precision': 'ns'})}"
+
+
+class InfluxSink:
+    """``write`` never waits and never fails; ``run`` sends until it is cancelled.
+
+    ``model_label`` bounds the tag of models; ``on_state`` hears "" (well again) or what
+    is wrong, once each time it changes.
+    """
+
+    def __init__(
+        self,
+        table: Influx,
+        *,
+        model_label: Callable[[str], str] = lambda model: model,
+        on_state: Callable[[str], None] = lambda _problem: None,
+        queue: int = QUEUE,
+        backoff_s: Sequence[float] = BACKOFF_S,
+    ) -> None:
+        self._url = write_url(table)
+        self._headers = {"Content-Encoding": "gzip"}
+        if table.token is not None:
+            self._headers["Authorization"] = f"Token {table.token.reveal()}"
+        self.model_label = model_label
+        """Bounds the tag of models."""
+        self._on_state = on_state
+        self._backoff_s = backoff_s
+        self._most = queue
+        self._queue: deque[str] = deque()
+        self._session: aiohttp.ClientSession | None = None
+        self._sequence = 0
+        self.written = 0
+        """Lines that InfluxDB took."""
+        self.dropped = 0
+        """Lines that found no room, or that it will never take."""
+        self.retries = 0
+        """Batches that had to be sent again."""
+        self.error = ""
+        """Why the last batch failed ("" when it did not)."""
+
+    @property
+    def waiting(self) -> int:
+        """Lines in the queue."""
+        return len(self._queue)
+
+    def write(self, records: Sequence[RequestRecord]) -> None:
+        """Take records over."""
+        label, queue = self.model_label, self._queue
+        for record in records:
+            self._sequence += 1
+            queue.append(line_of(record, self._sequence, label(record.model)))
+        excess = len(queue) - self._most
+        for _ in range(excess):
+            queue.popleft()
+        self.dropped += max(0, excess)
+
+    async def run(self) -> None:
+        """Send what is there, each second or as soon as a batch is full."""
+        failures = 0
+        while True:
+            sent = await self._send_batch() if self._queue else True
+            failures = 0 if sent else failures + 1
+            if failures:
+                place = min(failures, len(self._backoff_s)) - 1
+                await asyncio.sleep(self._backoff_s[place])
+            elif len(self._queue) < BATCH:
+                await asyncio.sleep(FLUSH_S)
+
+    async def close(self) -> None:
+        """Send what is left, for some seconds at most; what is not sent is dropped."""
+        try:
+            async with asyncio.timeout(CLOSE_S):
+                while self._queue and await self._send_batch():
+                    pass
+        except TimeoutError:
+            self.error = self.error or "no time left to send the last records"
+        self.dropped += len(self._queue)
+        self._queue.clear()
+        if self._session is not None:
+            await self._session.close()
+
+    def public(self) -> dict[str, object]:
+        """As the status page shows it."""
+        return {
+            "written": self.written,
+            "dropped": self.dropped,
+            "waiting": self.waiting,
+            "retries": self.retries,
+            "error": self.error,
+        }
+
+    async def _send_batch(self) -> bool:
+        """One batch; it leaves the queue when it was taken, or never will be."""
+        batch = list(islice(self._queue, BATCH))
+        dropped = self.dropped
+        status, problem = await self._post("\n".join(batch).encode())
+        if problem and status not in _HOPELESS:
+            self.retries += 1
+            self._state(problem)
+            return False
+        # The queue may have lost its oldest lines meanwhile, which were in this batch.
+        gone = min(len(batch), self.dropped - dropped)
+        for _ in range(len(batch) - gone):
+            self._queue.popleft()
+        if problem:
+            self.dropped += len(batch) - gone
+        else:
+            self.written += len(batch)
+            self.dropped -= gone
+        self._state(problem)
+        return True
+
+    async def _post(self, lines: bytes) -> tuple[int, str]:
+        """Status (0: no answer), and what is wrong."""
+        body = await asyncio.to_thread(gzip.compress, lines, 1)
+        if self._session is None:
+            self._session = aiohttp.ClientSession(
+                timeout=aiohttp.ClientTimeout(TIMEOUT_S)
+            )
+        try:
+            async with self._session.post(
+                self._url, data=body, headers=self._headers, allow_redirects=False
+            ) as answer:
+                if answer.status in _TAKEN:
+                    return answer.status, ""
+                said = (await answer.content.read(500)).decode(errors="replace")
+                return answer.status, f"HTTP {answer.status}: {said.strip()[:200]}"
+        except (aiohttp.ClientError, OSError, TimeoutError) as error:
+            return 0, str(error) or type(error).__name__
+
+    def _state(self, problem: str) -> None:
+        was, self.error = self.error, problem
+        if bool(was) != bool(problem):
+            self._on_state(problem)

@@ -1,0 +1,318 @@
+"""Records as OpenTelemetry spans: made and sent by a thread of control.
+
+Control hands records over and goes on. They wait in a bounded queue; what finds no room
+is turned away and counted. The thread makes a SERVER span of each and gives it to the
+official exporter, which tries again for ``OTEL_EXPORTER_OTLP_TIMEOUT`` (10 s); a batch
+that the collector did not take by then is counted as failed and forgotten.
+
+A span says what the record says, no more: no prompt, no key, no query, no reasons.
+Attributes are those of the semantic conventions for HTTP servers and for generative AI;
+what these do not know is ``tidegate.*``.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from gateway.core.model import NO_TRACE, OPENED, RequestRecord
+
+if TYPE_CHECKING:
+    from opentelemetry.sdk.trace import ReadableSpan
+    from opentelemetry.sdk.trace.export import SpanExporter
+
+Attribute = str | int | float | bool
+# A model's name and a path come from the client.
+MAX_TEXT = 256
+# At the end of the gateway: for the last batch.
+CLOSE_S = 3.0
+SCOPE = "tidegate"
+_METHODS = frozenset(
+    {"CONNECT", "DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT", "QUERY"}
+    | {"TRACE"}
+)
+# Endpoints to ``gen_ai.operation.name``. Those without one get their own name, which
+# the conventions allow.
+_OPERATIONS = {
+    "chat.completions": "chat",
+    "responses": "chat",
+    "messages": "chat",
+    "chat": "chat",
+    "converse": "chat",
+    "threads.runs": "invoke_agent",
+    "completions": "text_completion",
+    "complete": "text_completion",
+    "generate": "text_completion",
+    "generate_content": "generate_content",
+    "embeddings": "embeddings",
+    "embed": "embeddings",
+    "embed_content": "embeddings",
+}
+_NO_GENERATION = frozenset({"other", "models", ""})
+# An exchange that ended so has failed, whatever its status was.
+_FAILED = frozenset({"timeout", "upstream_error"})
+_SERVER_ERROR = 500
+
+
+def span_name(r: RequestRecord) -> str:
+    """Few names only: a path may hold a model's name or an id."""
+    method = r.method if r.method in _METHODS else "HTTP"
+    return method if r.endpoint in _NO_GENERATION else f"{method} {r.endpoint}"
+
+
+def error_type(r: RequestRecord) -> str:
+    """``error.type`` of a failed exchange; "": it did not fail, or by the client."""
+    if r.outcome in _FAILED:
+        return r.outcome
+    return str(r.status) if r.status >= _SERVER_ERROR else ""
+
+
+def attributes_of(r: RequestRecord, scheme: str = "http") -> dict[str, Attribute]:
+    """What a span says of a request."""
+    found: dict[str, Attribute | None] = {
+        "http.request.method": r.method if r.method in _METHODS else "_OTHER",
+        "http.request.method_original": None if r.method in _METHODS else r.method,
+        "url.path": r.path,
+        "url.scheme": scheme,
+        "http.response.status_code": None if _is_unsent(r) else r.status,
+        "client.address": r.client_ip or None,
+        "error.type": error_type(r) or None,
+        "user.id": r.user or None,
+        "tidegate.tenant": r.tenant or None,
+        "tidegate.request_id": r.request_id,
+        "tidegate.endpoint": r.endpoint,
+        "tidegate.upstream": r.upstream or None,
+        "tidegate.action": r.action,
+        # False: observe mode let it pass although the action was decided.
+        "tidegate.enforced": not r.would,
+        "tidegate.limit": r.limit,
+        "tidegate.score": r.score,
+        "tidegate.class": r.cls,
+        "tidegate.outcome": r.outcome,
+        "tidegate.overhead_ms": r.overhead_ms,
+    }
+    if r.endpoint not in _NO_GENERATION:
+        found |= _generation(r)
+    return {
+        key: value[:MAX_TEXT] if isinstance(value, str) else value
+        for key, value in found.items()
+        if value is not None
+    }
+
+
+def _generation(r: RequestRecord) -> Mapping[str, Attribute | None]:
+    """What the conventions for generative AI ask for."""
+    found: dict[str, Attribute | None] = {
+        "gen_ai.operation.name": _OPERATIONS.get(r.endpoint, r.endpoint),
+        "gen_ai.request.model": r.model or None,
+        "gen_ai.request.stream": r.stream or None,
+        "tidegate.usage_source": r.usage_source,
+    }
+    if r.stream and r.ttfb_ms is not None:
+        found["gen_ai.response.time_to_first_chunk"] = r.ttfb_ms / 1e3
+    if r.usage_source != "none":
+        found |= {
+            "gen_ai.usage.input_tokens": r.prompt_tokens,
+            "gen_ai.usage.output_tokens": r.completion_tokens,
+            "gen_ai.usage.cache_read.input_tokens": r.cached_tokens or None,
+            "gen_ai.usage.reasoning.output_tokens": r.reasoning_tokens or None,
+            "tidegate.usd": r.usd,
+        }
+    return found
+
+
+def _is_unsent(r: RequestRecord) -> bool:
+    """499 stands in records for a client that left before any answer."""
+    return not r.status or (r.outcome == "client_closed" and r.ttfb_ms is None)
+
+
+class TraceSink:
+    """``take`` never waits and never fails; a daemon thread does the rest.
+
+    ``open_exporter`` makes the exporter, within the thread: what it imports takes
+    longer than control may stand still. ``on_state`` hears "" (well again) or what is
+    wrong, once each time it changes, in that thread.
+    """
+
+    def __init__(
+        self,
+        *,
+        queue: int,
+        batch: int,
+        delay_s: float,
+        scheme: str = "http",
+        version: str = "",
+        environ: Mapping[str, str] | None = None,
+        on_state: Callable[[str], None] = lambda _problem: None,
+        open_exporter: Callable[[], SpanExporter] | None = None,
+    ) -> None:
+        self._most, self._batch, self._delay_s = queue, batch, delay_s
+        self._scheme, self._version = scheme, version
+        self._environ = environ or {}
+        self._on_state = on_state
+        self._open_exporter = open_exporter or _official_exporter
+        self._queue: deque[RequestRecord] = deque()
+        self._wake = threading.Event()
+        self._ending = False
+        self._thread = threading.Thread(
+            target=self._run, name="tidegate-traces", daemon=True
+        )
+        self._exporter: SpanExporter | None = None
+        self.exported = 0
+        """Spans that the collector took."""
+        self.turned_away = 0
+        """Spans that found no room in the queue."""
+        self.failed = 0
+        """Spans that the collector did not take."""
+        self.error = ""
+        """What is wrong ("" when nothing is)."""
+
+    @property
+    def waiting(self) -> int:
+        """Spans in the queue."""
+        return len(self._queue)
+
+    def start(self) -> None:
+        """Begin to send."""
+        self._thread.start()
+
+    def take(self, records: Sequence[RequestRecord]) -> None:
+        """What was collected; most of it may have no span."""
+        queue, most = self._queue, self._most
+        for record in records:
+            if record.trace == NO_TRACE or record.phase == OPENED:
+                continue
+            if len(queue) >= most:
+                self.turned_away += 1
+            else:
+                queue.append(record)
+        if len(queue) >= self._batch:
+            self._wake.set()
+
+    def close(self) -> None:
+        """Send what is left, for some seconds at most."""
+        self._ending = True
+        self._wake.set()
+        self._thread.join(CLOSE_S)
+        if self._thread.is_alive() and self._exporter is not None:
+            self._exporter.shutdown()  # it waits between attempts
+
+    def public(self) -> dict[str, object]:
+        """As the status page shows it."""
+        return {
+            "exported": self.exported,
+            "turned_away": self.turned_away,
+            "failed": self.failed,
+            "waiting": self.waiting,
+            "error": self.error,
+        }
+
+    # -- the thread ----------------------------------------------------------------
+
+    def _run(self) -> None:
+        try:
+            self._exporter = exporter = self._open_exporter()
+            make = _SpanMaker(self._scheme, self._version, self._environ)
+        except (ImportError, ValueError, OSError) as error:
+            # The rest of the way everything is turned away, once the queue is full.
+            self._state(f"the exporter cannot be used: {type(error).__name__}")
+            return
+        while True:
+            if len(self._queue) < self._batch and not self._ending:
+                self._wake.wait(self._delay_s)
+            self._wake.clear()
+            ending = self._ending  # what was taken before it is sent
+            while self._queue:
+                self._send(exporter, make)
+                if len(self._queue) < self._batch and not ending:
+                    break
+            if ending:
+                exporter.shutdown()
+                return
+
+    def _send(self, exporter: SpanExporter, make: Callable[..., Any]) -> None:
+        size = min(len(self._queue), self._batch)
+        records = [self._queue.popleft() for _ in range(size)]
+        problem = "the collector does not take spans"
+        try:
+            # SpanExportResult.SUCCESS; a failure has been tried again already.
+            if exporter.export([make(record) for record in records]).value == 0:
+                problem = ""
+        except Exception as error:  # noqa: BLE001 - a library's fault ends no thread
+            problem = f"the exporter failed: {type(error).__name__}"
+        if problem:
+            self.failed += size
+        else:
+            self.exported += size
+        self._state(problem)
+
+    def _state(self, problem: str) -> None:
+        was, self.error = self.error, problem
+        if was != problem:
+            self._on_state(problem)
+
+
+def _official_exporter() -> SpanExporter:
+    """OTLP over HTTP; it reads its variables itself."""
+    from opentelemetry.exporter.otlp.proto.http.trace_exporter import (  # noqa: PLC0415
+        OTLPSpanExporter,
+    )
+
+    # Each failed attempt would be a line, perhaps with the collector's own words.
+    logging.getLogger("opentelemetry").setLevel(logging.CRITICAL)
+    return OTLPSpanExporter()
+
+
+class _SpanMaker:
+    """Records to the SDK's finished spans. There is no tracer between them: ids,
+    times and the sampler's decision are the worker's.
+    """
+
+    def __init__(self, scheme: str, version: str, environ: Mapping[str, str]) -> None:
+        from opentelemetry import trace as api  # noqa: PLC0415 - heavy
+        from opentelemetry.sdk.resources import Resource  # noqa: PLC0415
+        from opentelemetry.sdk.trace import ReadableSpan  # noqa: PLC0415
+        from opentelemetry.sdk.util.instrumentation import (  # noqa: PLC0415
+            InstrumentationScope,
+        )
+
+        named = {} if _is_named(environ) else {"service.name": "tidegate"}
+        self._resource = Resource.create({**named, "service.version": version})
+        self._scope = InstrumentationScope(SCOPE, version)
+        self._api, self._span, self._scheme = api, ReadableSpan, scheme
+
+    def __call__(self, r: RequestRecord) -> ReadableSpan:
+        api = self._api
+        trace, flags = int(r.trace[:32], 16), api.TraceFlags(int(r.trace[48:50], 16))
+        parent = None
+        if len(r.trace) > 50:  # noqa: PLR2004 - as RequestRecord.trace is laid out
+            parent = api.SpanContext(
+                trace, int(r.trace[50:], 16), is_remote=True, trace_flags=flags
+            )
+        failed = bool(error_type(r))
+        code = api.StatusCode.ERROR if failed else api.StatusCode.UNSET
+        began = round(r.ts * 1e6) * 1000
+        return self._span(
+            span_name(r),
+            api.SpanContext(
+                trace, int(r.trace[32:48], 16), is_remote=False, trace_flags=flags
+            ),
+            parent=parent,
+            resource=self._resource,
+            attributes=attributes_of(r, self._scheme),
+            kind=api.SpanKind.SERVER,
+            status=api.Status(code),
+            start_time=began,
+            end_time=began + round(r.duration_ms * 1e6),
+            instrumentation_scope=self._scope,
+        )
+
+
+def _is_named(environ: Mapping[str, str]) -> bool:
+    pairs = environ.get("OTEL_RESOURCE_ATTRIBUTES", "").split(",")
+    return bool(environ.get("OTEL_SERVICE_NAME", "").strip()) or any(
+        pair.partition("=")[0].strip() == "service.name" for pair in pairs
+    )

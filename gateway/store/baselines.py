@@ -1,0 +1,138 @@
+"""Learned baselines in the store, where every gateway finds them when it starts.
+
+``<prefix>1:{detect}:baselines`` says which generation counts and what it is made of;
+the generation itself lies in parts beside it, so that no single call keeps the store
+busy for long. A new one is written beside the old one and takes its place at once; the
+old one stays for a minute, for whoever is reading it. The braces keep all of it on one
+node of a cluster.
+
+The client is redis-py's (asyncio). Both functions raise RedisError and OSError where
+the store is away.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from typing import Any, Final
+
+import msgspec
+from redis.asyncio import Redis
+
+from gateway.core.baselines import (
+    SCHEMA,
+    BaselinesError,
+    pack_baselines,
+    unpack_baselines,
+)
+
+PART_BYTES: Final = 1 << 20
+# Packed; a detector that remembers all it can has some 30 MiB.
+MAX_PACKED_BYTES: Final = 128 << 20
+# Parts of a writer that died half-way go by themselves.
+_WRITING_S: Final = 600
+_READING_S: Final = 60
+
+
+class Manifest(msgspec.Struct, frozen=True):
+    """Which baselines count. ``saved_at``: epoch seconds, by the writer's clock."""
+
+    schema: int
+    generation: str
+    parts: int
+    size_bytes: int
+    saved_at: float
+
+
+_encode = msgspec.msgpack.encode
+_decode_manifest = msgspec.msgpack.Decoder(Manifest).decode
+
+
+def baselines_key(prefix: str) -> str:
+    """The key of the manifest; ``prefix`` as in the configuration."""
+    return f"{prefix}1:{{detect}}:baselines"
+
+
+async def save_baselines(
+    client: Redis, prefix: str, state: bytes, saved_at: float
+) -> int:
+    """Put a detector's state in place of what the store has; bytes that it took.
+
+    Raises BaselinesError when it is too large; then nothing has changed.
+    """
+    packed = await asyncio.to_thread(pack_baselines, state)
+    if len(packed) > MAX_PACKED_BYTES:
+        raise BaselinesError(
+            f"packed baselines of {len(packed)} bytes are larger than the limit of"
+            f" {MAX_PACKED_BYTES}"
+        )
+    asked: Any = client  # its annotations are looser than what it does
+    key = baselines_key(prefix)
+    parts = range(0, len(packed), PART_BYTES)
+    manifest = Manifest(
+        schema=SCHEMA,
+        generation=secrets.token_hex(8),
+        parts=len(parts),
+        size_bytes=len(packed),
+        saved_at=saved_at,
+    )
+    names = _part_keys(key, manifest)
+    for name, start in zip(names, parts, strict=True):
+        await asked.set(name, packed[start : start + PART_BYTES], ex=_WRITING_S)
+    await _swap(asked, key, manifest)
+    return len(packed)
+
+
+async def _swap(client: Any, key: str, manifest: Manifest) -> None:
+    """From one generation to the next, in one transaction."""
+    old = _read_manifest(await client.get(key))
+    turn = client.pipeline(transaction=True)
+    for name in _part_keys(key, manifest):
+        turn.persist(name)
+    turn.set(key, _encode(manifest))
+    for name in _part_keys(key, old) if old is not None else ():
+        turn.expire(name, _READING_S)
+    await turn.execute()
+
+
+async def load_baselines(client: Redis, prefix: str) -> bytes | None:
+    """The detector's state that the store has; None when it has none.
+
+    Raises BaselinesError when what is there cannot be used.
+    """
+    asked: Any = client
+    key = baselines_key(prefix)
+    # Once more, should another gateway have replaced it while we were reading.
+    for _ in range(2):
+        encoded = await asked.get(key)
+        if encoded is None:
+            return None
+        manifest = _read_manifest(encoded)
+        if manifest is None:
+            raise BaselinesError("the store's baselines are of another version")
+        packed = await _read_parts(asked, key, manifest)
+        if len(packed) == manifest.size_bytes:
+            return await asyncio.to_thread(unpack_baselines, packed)
+    raise BaselinesError("parts of the store's baselines are missing")
+
+
+async def _read_parts(client: Any, key: str, manifest: Manifest) -> bytes:
+    """What is there of a generation; b"" where it claims to be larger than any."""
+    if manifest.size_bytes > MAX_PACKED_BYTES:
+        return b""
+    found = [await client.get(name) or b"" for name in _part_keys(key, manifest)]
+    return b"".join(found)
+
+
+def _part_keys(key: str, manifest: Manifest) -> list[str]:
+    return [f"{key}:{manifest.generation}:{n}" for n in range(manifest.parts)]
+
+
+def _read_manifest(encoded: bytes | None) -> Manifest | None:
+    """None where there is none that this version understands."""
+    try:
+        found = _decode_manifest(encoded or b"")
+    except msgspec.DecodeError:
+        return None
+    most = -(-MAX_PACKED_BYTES // PART_BYTES)
+    return found if found.schema == SCHEMA and 0 < found.parts <= most else None
