@@ -18,7 +18,9 @@ from cyclopts import App, CycloptsError, Parameter
 
 from gateway import __version__
 from gateway.config import ConfigError, Loaded, find_file, load, parse_duration
+from gateway.oncall import alerts, incidents, silences
 from gateway.remote import AdminClient, RemoteError
+from gateway.replay.flags import learn, replay
 
 OK, FAILED, USAGE = 0, 1, 2
 # 32 bytes of randomness; the prefix makes a leaked key easy to find.
@@ -43,6 +45,11 @@ keys = App(name="keys", help="Make client keys, or the hashes that the file hold
 blocks = App(name="blocks", help="Block list of a running gateway.")
 app.command(keys)
 app.command(blocks)
+app.command(alerts)
+app.command(incidents)
+app.command(silences)
+app.command(replay)
+app.command(learn)
 
 ConfigFlag = Annotated[
     str | None,
@@ -69,6 +76,10 @@ KindArgument = Annotated[
 ]
 IdArgument = Annotated[
     str, Parameter(help="Its id: 203.0.113.9, key_…, acme, 203.0.113.0/24.")
+]
+
+ColumnFlag = Annotated[
+    str | None, Parameter(help="Name of the column. Default: found by usual names.")
 ]
 
 
@@ -282,6 +293,102 @@ def watch(
     except SourceError as error:
         return _fail(str(error), USAGE)
     return FAILED if fail_on and tally.reaches(fail_on) else OK
+
+
+@app.command
+def analyze(
+    *files: str,
+    window: Annotated[
+        str, Parameter(help="Length of a window; it must divide a day.")
+    ] = "5m",
+    json: Annotated[
+        bool, Parameter("--json", negative="", help="One JSON document.")
+    ] = False,
+    html: Annotated[str | None, Parameter(help="Write a report page here.")] = None,
+    plot: Annotated[str | None, Parameter(help="Write a PNG picture here.")] = None,
+    time_column: ColumnFlag = None,
+    user_column: ColumnFlag = None,
+    tokens_column: ColumnFlag = None,
+    prompt_column: ColumnFlag = None,
+    completion_column: ColumnFlag = None,
+    time_format: Annotated[
+        str | None, Parameter(help='Form of the times, such as "%d/%m/%Y %H:%M".')
+    ] = None,
+    timezone: Annotated[
+        str, Parameter(help="Of times that state none, and of the report.")
+    ] = "UTC",
+    fail_on: Annotated[
+        Literal["warning", "critical"] | None,
+        Parameter(help="Exit 1 when anything this severe is found."),
+    ] = None,
+) -> int:
+    """Find the abnormal windows of past logs: CSV, JSON lines (also gzip), Parquet.
+
+    No clean history is needed: the expectation comes from the log itself, robustly.
+    """
+    from gateway.offline import Choice, InputError  # noqa: PLC0415
+    from gateway.offline.command import Wanted  # noqa: PLC0415
+    from gateway.offline.command import run as run_analyze  # noqa: PLC0415
+
+    if not files:
+        return _fail("name one or more log files", USAGE)
+    choice = Choice(
+        time_column, user_column, tokens_column, prompt_column, completion_column
+    )
+    try:
+        report = run_analyze(
+            Wanted(files, window, choice, time_format, timezone, json, html, plot)
+        )
+    except InputError as error:
+        return _fail(str(error), USAGE)
+    return FAILED if fail_on and report.reaches(fail_on) else OK
+
+
+@app.command
+def top(
+    *, config: ConfigFlag = None, admin: AdminFlag = None, token: TokenFlag = None
+) -> int:
+    """What a running gateway does now, once a second, until Ctrl-C."""
+    from gateway.terminal import top as run_top  # noqa: PLC0415
+
+    return run_top(_admin_client(config, admin, token))
+
+
+@app.command
+def tail(
+    *,
+    json: Annotated[
+        bool, Parameter("--json", negative="", help="One JSON object a line.")
+    ] = False,
+    config: ConfigFlag = None,
+    admin: AdminFlag = None,
+    token: TokenFlag = None,
+) -> int:
+    """What detection says and operators do, as it happens, until Ctrl-C."""
+    from gateway.terminal import tail as run_tail  # noqa: PLC0415
+
+    return run_tail(_admin_client(config, admin, token), as_json=json)
+
+
+@app.command
+def demo(
+    *,
+    fast: Annotated[
+        bool, Parameter(negative="", help="40 seconds instead of two minutes.")
+    ] = False,
+    admin: Annotated[
+        str, Parameter(help="host:port of its console. Port 0: any that is free.")
+    ] = "127.0.0.1:0",
+    seed: Annotated[int, Parameter(help="Another number, another play.")] = 1,
+) -> int:
+    """Show in two minutes, on this machine alone, what Tidegate does.
+
+    A made-up LLM, a gateway, ordinary customers; then a scraper, a cost spike, a flood
+    from many addresses, and a campaign on which nobody is acted. Ends by itself.
+    """
+    from gateway.demo.command import demo as run_demo  # noqa: PLC0415
+
+    return run_demo(fast=fast, admin=admin, seed=seed)
 
 
 def _admin_client(

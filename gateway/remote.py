@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import urllib.error
 import urllib.request
+from collections.abc import Iterable, Iterator
 from http.client import HTTPException
 from typing import Any
 from urllib.parse import quote, urlencode
@@ -44,6 +45,30 @@ class AdminClient:
             if not cursor:
                 return blocks
 
+    def list_all(self, path: str, **query: str | None) -> list[dict[str, Any]]:
+        """Every item of a list, page by page; a query of None is left out."""
+        items: list[dict[str, Any]] = []
+        asked = {name: value for name, value in query.items() if value is not None}
+        while True:
+            page = self._call("GET", f"{path}?{urlencode(asked)}")
+            items += page["items"]
+            if not page.get("next"):
+                return items
+            asked["cursor"] = page["next"]
+
+    def post(self, path: str) -> Any:
+        """An operation without a body; ids in the path are escaped."""
+        return self._call("POST", quote(path), {})
+
+    def send(self, path: str, content: dict[str, Any]) -> dict[str, Any]:
+        """Make something; what was made."""
+        answer: dict[str, Any] = self._call("POST", path, content)
+        return answer
+
+    def delete(self, path: str) -> None:
+        """Remove something; ids in the path are escaped."""
+        self._call("DELETE", quote(path))
+
     def add_block(self, block: dict[str, Any]) -> dict[str, Any]:
         """Block a subject."""
         answer: dict[str, Any] = self._call("POST", "/api/v1/blocks", block)
@@ -54,6 +79,24 @@ class AdminClient:
         query = f"?{urlencode({'tenant': tenant})}" if tenant else ""
         path = f"/api/v1/blocks/{quote(kind, safe='')}/{quote(subject, safe='')}"
         self._call("DELETE", path + query)
+
+    def get(self, path: str) -> Any:
+        """What a route of ``/api/v1`` answers."""
+        return self._call("GET", f"/api/v1/{path}")
+
+    def stream(self) -> Iterator[tuple[str, Any]]:
+        """Live events (name, content) for as long as the gateway sends them."""
+        request = urllib.request.Request(f"{self.base}/api/v1/stream")  # noqa: S310 - the operator's own address
+        if self.token:
+            request.add_header("Authorization", f"Bearer {self.token}")
+        try:
+            with self._open(request, timeout=TIMEOUT_S) as answer:
+                yield from _events(answer)
+        except urllib.error.HTTPError as error:
+            raise self._refusal(error) from None
+        except (urllib.error.URLError, HTTPException, OSError) as error:
+            reason = getattr(error, "reason", None) or error
+            raise RemoteError(f"lost {self.base}: {reason}") from None
 
     def _call(self, method: str, path: str, content: Any = None) -> Any:
         request = urllib.request.Request(self.base + path, method=method)  # noqa: S310 - the operator's own address
@@ -83,6 +126,17 @@ class AdminClient:
             reason = f"{reason} (--token, or TIDEGATE_ADMIN_TOKEN)"
         text = f"{self.base} answered {error.code}: {reason or error.reason}"
         return RemoteError(text, usage=error.code in (400, 404, 422))
+
+
+def _events(lines: Iterable[bytes]) -> Iterator[tuple[str, Any]]:
+    """Server-sent events of which each has one line of JSON."""
+    name = ""
+    for line in lines:
+        field, _, value = line.rstrip(b"\r\n").partition(b": ")
+        if field == b"event":
+            name = value.decode()
+        elif field == b"data":
+            yield name, _decode(value)
 
 
 def _decode(body: bytes) -> Any:

@@ -2,39 +2,47 @@
 
 from __future__ import annotations
 
+import logging
 import time
-from collections.abc import Callable, Sequence
-from typing import Any, cast, get_args
+from collections.abc import Callable
+from typing import Any, Literal, cast, get_args
 
 import msgspec
 from aiohttp import web
+from aiohttp.http_exceptions import BadHttpMessage
 
-from gateway.admin.auth import guard
-from gateway.admin.backend import Backend, Refused
-from gateway.admin.clients import Sort, moment
+from gateway.admin.auth import Door, add_headers, guard
+from gateway.admin.backend import Backend
+from gateway.admin.clients import Sort
 from gateway.admin.metrics import CONTENT_TYPE
-from gateway.config.values import parse_duration
-from gateway.core.cidr import Networks, normal_client_ip, parse_address, subject_of
+from gateway.admin.quiet import Quiet
+from gateway.admin.recent import public_record
+from gateway.admin.refused import Refused
+from gateway.admin.replies import (
+    BLOCK_KINDS,
+    MAX_ID_CHARS,
+    SUBJECT_KINDS,
+    json_response,
+    normal_id,
+    note_change,
+    page_response,
+    public_block,
+    read_body,
+    read_page,
+    read_subject,
+    read_ttl,
+)
+from gateway.admin.static import Console
+from gateway.admin.views import Views
 from gateway.core.model import Block
 
 MAX_BODY_BYTES = 64 * 1024
-MAX_LIMIT = 1000
-DEFAULT_LIMIT = 100
-MAX_ID_CHARS = 256
-# Longer than any incident; a block for good has no ttl.
-MAX_TTL_S = 10 * 365 * 86_400
-SUBJECT_KINDS = ("client_ip", "user", "tenant")
-BLOCK_KINDS = (*SUBJECT_KINDS, "network")
-
-_INDEX = b"""{"name":"tidegate","probes":["/healthz","/readyz"],"metrics":"/metrics",\
-"api":["/api/v1/status","/api/v1/blocks","/api/v1/clients","/api/v1/policies",\
-"/api/v1/reload"]}
-"""
+MOST_RECORDS_SHOWN = 50
 
 
 class NewBlock(msgspec.Struct, forbid_unknown_fields=True):
     """Body of ``POST /api/v1/blocks``. ``ttl`` is a duration or seconds; null: until
-    removed.
+    removed. ``action`` "allow": whatever detection thinks, it is let through.
     """
 
     kind: str
@@ -42,6 +50,7 @@ class NewBlock(msgspec.Struct, forbid_unknown_fields=True):
     tenant: str | None = None
     ttl: str | float | None = None
     reason: str = ""
+    action: Literal["block", "allow"] = "block"
 
 
 class Api:
@@ -57,7 +66,6 @@ class Api:
         """Every route of this port."""
         subject = "/api/v1/clients/{kind}/{id}"
         return [
-            web.get("/", self.get_index),
             web.get("/healthz", self.get_health),
             web.get("/readyz", self.get_ready),
             web.get("/metrics", self.get_metrics),
@@ -73,10 +81,6 @@ class Api:
         ]
 
     # -- probes and metrics ------------------------------------------------------------
-
-    async def get_index(self, _request: web.Request) -> web.Response:
-        """Where to go from here."""
-        return web.Response(body=_INDEX, content_type="application/json")
 
     async def get_health(self, _request: web.Request) -> web.Response:
         """Alive: this process answers. Says nothing of the workers."""
@@ -122,6 +126,9 @@ class Api:
     async def post_block(self, request: web.Request) -> web.Response:
         """Block a subject, or change its block."""
         asked = await read_body(request, NewBlock)
+        allow = asked.action == "allow"
+        # Named before it is checked: what was refused is in the audit log too.
+        note_change(request, asked.action, asked.kind, asked.id)
         now = self._clock()
         ttl_s = read_ttl(asked.ttl)
         block = Block(
@@ -131,6 +138,9 @@ class Api:
             until=None if ttl_s is None else now + ttl_s,
             reason=asked.reason[:MAX_ID_CHARS],
             created_at=now,
+            # What an operator said about a subject is what detection keeps its hands
+            # off; the mildest that can be said lets it through.
+            action="tag" if allow else "block",
         )
         await self._backend.add_block(block)
         return json_response(public_block(block), 201)
@@ -138,6 +148,7 @@ class Api:
     async def delete_block(self, request: web.Request) -> web.Response:
         """Unblock, everywhere or (``?tenant=``) where it was blocked."""
         kind, id_ = read_subject(request, BLOCK_KINDS)
+        note_change(request, "unblock", kind, id_)
         tenant = request.query.get("tenant")
         if not await self._backend.remove_block(kind, id_, tenant):
             raise Refused(404, "not_found", f"{kind} {id_} is not blocked")
@@ -155,24 +166,50 @@ class Api:
         kind = request.query.get("kind")
         if kind is not None and kind not in SUBJECT_KINDS:
             raise Refused(400, "bad_kind", f"kind is one of {', '.join(SUBJECT_KINDS)}")
+        text = request.query.get("q", "")
+        if len(text) > MAX_ID_CHARS:
+            raise Refused(400, "bad_q", f"q has at most {MAX_ID_CHARS} characters")
         start, limit = read_page(request)
         # One more than asked for tells whether there is another page.
         items = self._backend.clients.top(
-            cast("Sort", sort), kind, self._clock(), start=start, limit=limit + 1
+            cast("Sort", sort),
+            kind,
+            self._clock(),
+            start=start,
+            limit=limit + 1,
+            tenant=request.query.get("tenant"),
+            text=text,
         )
         more = str(start + limit) if len(items) > limit else None
-        return json_response({"items": items[:limit], "next": more})
+        rows = [self._with_usual(row) for row in items[:limit]]
+        return json_response({"items": rows, "next": more})
+
+    def _with_usual(self, row: dict[str, Any]) -> dict[str, Any]:
+        """A row beside what is usual for it, and what is done to it."""
+        kind, id_, tenant = row["kind"], row["id"], row["tenant"]
+        usual = self._backend.usual(kind, id_, tenant)
+        standing = self._backend.standing(kind, id_, tenant)
+        row["expected_1m"] = None if usual is None else usual.expected_1m
+        row["peers_1m"] = None if usual is None else usual.peers_1m
+        if usual is not None:
+            row["requests_1m"] = round(usual.requests_1m, 2)
+        row["standing"] = None if standing is None else public_block(standing)
+        return row
 
     async def get_client(self, request: web.Request) -> web.Response:
         """One subject: the last hour, and how much is used of each of its limits."""
         kind, id_ = read_subject(request, SUBJECT_KINDS)
         tenant = request.query.get("tenant")
-        rows = list(self._backend.clients.find(kind, id_, tenant, self._clock()))
+        backend = self._backend
+        rows = [
+            self._with_usual(row)
+            for row in backend.clients.find(kind, id_, tenant, self._clock())
+        ]
         tenants = [tenant] if tenant else [row["tenant"] for row in rows]
-        limits = await self._backend.limits_of(kind, id_, tenants)
+        limits = await backend.limits_of(kind, id_, tenants)
         blocks = [
             public_block(block)
-            for block in self._backend.blocks()
+            for block in (*backend.blocks(), *backend.standings())
             if (block.kind, block.id) == (kind, id_)
         ]
         if not rows and not limits and not blocks:
@@ -180,11 +217,31 @@ class Api:
                 404, "not_found", f"{kind} {id_} was not seen within the hour"
             )
         body = {"kind": kind, "id": id_, "usage": rows, "limits": limits}
-        return json_response(body | {"blocks": blocks})
+        usual = {
+            name: backend.usual(kind, id_, name, history=True)
+            for name in dict.fromkeys(tenants)
+        }
+        lookout = backend.lookout
+        records = lookout.recent.of(kind, id_, tenant)[:MOST_RECORDS_SHOWN]
+        return json_response(
+            body
+            | {
+                "blocks": blocks,
+                "usual": {name: one for name, one in usual.items() if one},
+                "records": [public_record(record) for record in records],
+                "said": lookout.about(kind, id_),
+                "changes": [
+                    change
+                    for change in reversed(lookout.changes)
+                    if (change.kind, change.id) == (kind, id_)
+                ],
+            }
+        )
 
     async def post_reset(self, request: web.Request) -> web.Response:
         """Forget what the subject used: its limits start anew."""
         kind, id_ = read_subject(request, SUBJECT_KINDS)
+        note_change(request, "reset", kind, id_)
         count = await self._backend.reset(kind, id_, request.query.get("tenant"))
         return json_response({"kind": kind, "id": id_, "counters": count})
 
@@ -193,105 +250,26 @@ def build_app(
     backend: Backend, listen_host: str, clock: Callable[[], float] = time.time
 ) -> web.Application:
     """The application, guarded."""
+    door = Door(lambda: backend.tokens, backend.changed, clock)
     app = web.Application(
-        middlewares=[guard(listen_host, lambda: backend.token)],
+        middlewares=[guard(listen_host, door)],
         client_max_size=MAX_BODY_BYTES,
     )
+    app.on_response_prepare.append(add_headers)
     app.add_routes(Api(backend, clock).routes())
+    app.add_routes(Views(backend, door, clock).routes())
+    app.add_routes(Quiet(backend, clock).routes())
+    app.add_routes(Console().routes())
+
+    async def let_go(_app: web.Application) -> None:
+        backend.lookout.feed.shut()
+
+    app.on_shutdown.append(let_go)
+    logging.getLogger("aiohttp.server").addFilter(_is_our_fault)
     return app
 
 
-def json_response(body: Any, status: int = 200) -> web.Response:
-    """Any value that msgspec can write."""
-    return web.Response(
-        status=status, body=msgspec.json.encode(body), content_type="application/json"
-    )
-
-
-def page_response(request: web.Request, items: Sequence[Any]) -> web.Response:
-    """The page of ``items`` that was asked for, in the shape of every list."""
-    start, limit = read_page(request)
-    more = str(start + limit) if start + limit < len(items) else None
-    return json_response({"items": items[start : start + limit], "next": more})
-
-
-def read_page(request: web.Request) -> tuple[int, int]:
-    """``cursor`` (as ``next`` gave it) and ``limit``. Raises Refused."""
-    try:
-        start = int(request.query.get("cursor", "0"))
-        limit = int(request.query.get("limit", str(DEFAULT_LIMIT)))
-    except ValueError:
-        start = limit = -1
-    if start < 0 or not 1 <= limit <= MAX_LIMIT:
-        raise Refused(
-            400, "bad_page", f"limit is 1 to {MAX_LIMIT}, cursor is what `next` said"
-        )
-    return start, limit
-
-
-async def read_body(request: web.Request, kind: type[NewBlock]) -> NewBlock:
-    """The JSON body. Raises Refused with what is wrong with it."""
-    try:
-        return msgspec.json.decode(await request.read(), type=kind)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise Refused(400, "bad_body", str(error)) from error
-
-
-def read_ttl(ttl: str | float | None) -> float | None:
-    """Seconds. Raises Refused."""
-    try:
-        seconds = parse_duration(ttl) if isinstance(ttl, str) else ttl
-    except ValueError as error:
-        raise Refused(400, "bad_ttl", str(error)) from error
-    if seconds is not None and not 0 < seconds <= MAX_TTL_S:
-        raise Refused(
-            400, "bad_ttl", "ttl is more than nothing and less than ten years"
-        )
-    return seconds
-
-
-def read_subject(request: web.Request, kinds: Sequence[str]) -> tuple[str, str]:
-    """Kind and id of the path. Raises Refused."""
-    kind = request.match_info["kind"]
-    if kind not in kinds:
-        raise Refused(400, "bad_kind", f"kind is one of {', '.join(kinds)}")
-    return kind, normal_id(kind, request.match_info["id"])
-
-
-def normal_id(kind: str, id_: str) -> str:
-    """The id as it is counted by, however it was written. Raises Refused."""
-    if not 0 < len(id_) <= MAX_ID_CHARS:
-        raise Refused(400, "bad_id", f"id has 1 to {MAX_ID_CHARS} characters")
-    if kind == "client_ip":
-        return _normal_ip(id_)
-    if kind == "network":
-        try:
-            Networks([id_])
-        except ValueError as error:
-            raise Refused(400, "bad_id", f"not a network: {error}") from error
-    elif kind not in BLOCK_KINDS:
-        raise Refused(400, "bad_kind", f"kind is one of {', '.join(BLOCK_KINDS)}")
-    return id_
-
-
-def _normal_ip(id_: str) -> str:
-    address = parse_address(id_.partition("/")[0])
-    name = normal_client_ip(id_)
-    if address is None or name != subject_of(address):
-        raise Refused(
-            400, "bad_id", f"{id_!r} is not an address (a network: kind network)"
-        )
-    return name
-
-
-def public_block(block: Block) -> dict[str, Any]:
-    """A block as the API shows it."""
-    return {
-        "kind": block.kind,
-        "id": block.id,
-        "tenant": block.tenant,
-        "until": None if block.until is None else moment(block.until),
-        "reason": block.reason,
-        "created_at": moment(block.created_at),
-        "by": block.by,
-    }
+def _is_our_fault(line: logging.LogRecord) -> bool:
+    """What is no HTTP is answered 400, and is no news of ours."""
+    error = line.exc_info[1] if line.exc_info else None
+    return not isinstance(error, BadHttpMessage)

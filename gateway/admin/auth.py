@@ -1,4 +1,4 @@
-"""Who may use the admin port: bearer token, and no web page behind anybody's back.
+"""Who may use the admin port, and no web page behind anybody's back.
 
 A page in an operator's browser can reach a loopback port. A name that an attacker
 points at 127.0.0.1 (DNS rebinding) shows in ``Host``; a form or script of another site
@@ -7,9 +7,9 @@ shows in ``Origin`` or ``Sec-Fetch-Site``. Both are refused before anything else
 
 from __future__ import annotations
 
-import hashlib
-import hmac
 import logging
+import math
+import time
 from collections.abc import Callable
 from urllib.parse import urlsplit
 
@@ -17,29 +17,52 @@ import msgspec
 from aiohttp import hdrs, web
 from aiohttp.typedefs import Handler, Middleware
 
-from gateway.admin.backend import Refused
+from gateway.admin.lookout import Change
+from gateway.admin.refused import Refused
+from gateway.admin.replies import ABOUT
+from gateway.admin.sessions import (
+    COOKIE,
+    CSRF_HEADER,
+    Guessers,
+    Role,
+    Session,
+    Sessions,
+    Tokens,
+)
 from gateway.config.values import is_loopback
 
 _log = logging.getLogger(__name__)
 _SAME_SITE = ("", "same-origin", "none")
+_LOOKING = ("GET", "HEAD", "OPTIONS")
+_CHANGING = ("POST", "DELETE")
+# The one route that has no session yet: it checks the token itself.
+SESSION_PATH = "/api/v1/session"
+UNAUTHORIZED = 401
+# Who asks, once that is known.
+ROLE: web.RequestKey[str] = web.RequestKey("role", str)
+
+# No script or style but our files, nothing from or to anywhere else, in no frame.
+SECURITY_HEADERS = {
+    "Content-Security-Policy": (
+        "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; "
+        "connect-src 'self'; base-uri 'none'; form-action 'none'; "
+        "frame-ancestors 'none'"
+    ),
+    "X-Frame-Options": "DENY",
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Cross-Origin-Resource-Policy": "same-origin",
+}
 
 
 def error_response(status: int, code: str, message: str) -> web.Response:
     """Every error of this port has this shape."""
     body = msgspec.json.encode({"error": {"code": code, "message": message}})
-    headers = {hdrs.WWW_AUTHENTICATE: "Bearer"} if status == 401 else None  # noqa: PLR2004
+    headers = {hdrs.WWW_AUTHENTICATE: "Bearer"} if status == UNAUTHORIZED else None
     return web.Response(
         status=status, body=body, content_type="application/json", headers=headers
     )
-
-
-def is_token(given: str, token: str) -> bool:
-    """Compared by hash: the time tells neither where they differ nor how long they are."""
-    return hmac.compare_digest(_digest(given), _digest(token))
-
-
-def _digest(text: str) -> bytes:
-    return hashlib.sha256(text.encode("utf-8", "surrogateescape")).digest()
 
 
 def is_local_host(host: str, listen_host: str) -> bool:
@@ -61,8 +84,100 @@ def is_foreign(request: web.Request) -> bool:
     )
 
 
-def guard(listen_host: str, token: Callable[[], str | None]) -> Middleware:
-    """Middleware for every route; ``token`` is asked anew each time."""
+class Door:
+    """Who asks; ``tokens`` and ``on_change`` are control's."""
+
+    def __init__(
+        self,
+        tokens: Callable[[], Tokens],
+        on_change: Callable[[Change], None],
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._tokens = tokens
+        self._on_change = on_change
+        self._clock = clock
+        self.sessions = Sessions(clock)
+        self._guessers = Guessers(clock)
+
+    @property
+    def tokens(self) -> Tokens:
+        """In force now."""
+        return self._tokens()
+
+    def check_token(self, given: str, remote: str) -> Role:
+        """The role of a token that somebody shows. Raises Refused."""
+        wait_s = self._guessers.wait_s(remote)
+        if wait_s:
+            seconds = math.ceil(wait_s)
+            text = f"too many wrong tokens from here; try again in {seconds} s"
+            raise Refused(429, "locked_out", text)
+        role = self.tokens.role_of(given)
+        if role is None:
+            self._guessers.wrong(remote)
+            raise Refused(UNAUTHORIZED, "unauthorized", "this token is not valid")
+        self._guessers.right(remote)
+        return role
+
+    def session_of(self, request: web.Request) -> Session | None:
+        """Of the console that asks."""
+        secret = request.cookies.get(COOKIE)
+        return self.sessions.find(secret, self.tokens) if secret else None
+
+    def role_of(self, request: web.Request) -> Role:
+        """Who asks. Raises Refused."""
+        if self.tokens.open:
+            return "operator"
+        scheme, _, given = request.headers.get(hdrs.AUTHORIZATION, "").partition(" ")
+        if scheme.lower() == "bearer":
+            return self.check_token(given.strip(), request.remote or "")
+        session = self.session_of(request)
+        if session is None:
+            text = "a valid bearer token is required"
+            raise Refused(UNAUTHORIZED, "unauthorized", text)
+        if request.method not in _LOOKING and not session.is_csrf(
+            request.headers.get(CSRF_HEADER, "")
+        ):
+            raise Refused(
+                403, "csrf", f"{CSRF_HEADER} is missing or not this session's"
+            )
+        return session.role
+
+    def admit(self, request: web.Request) -> None:
+        """Raises Refused."""
+        if is_foreign(request):
+            raise Refused(403, "cross_site", "sent by another site's page")
+        if request.path == SESSION_PATH:
+            return
+        role = self.role_of(request)
+        request[ROLE] = role
+        if role == "viewer" and request.method not in _LOOKING:
+            text = "a viewer looks; the operator's token is needed to change anything"
+            raise Refused(403, "viewer", text)
+
+    def note(self, request: web.Request, status: int) -> None:
+        """What somebody known changed, or tried to, is written down; strangers could
+        otherwise push it out.
+        """
+        if request.method not in _CHANGING or ROLE not in request:
+            return
+        if request.match_info.http_exception is not None:
+            return  # no such route
+        about: dict[str, str] = request.get(ABOUT, {})
+        self._on_change(
+            Change(
+                at=self._clock(),
+                role=request[ROLE],
+                remote=request.remote or "",
+                method=request.method,
+                path=request.path,
+                status=status,
+                **about,
+            )
+        )
+
+
+def guard(listen_host: str, door: Door) -> Middleware:
+    """Middleware for every route."""
     loopback = is_loopback(listen_host)
 
     @web.middleware
@@ -70,24 +185,25 @@ def guard(listen_host: str, token: Callable[[], str | None]) -> Middleware:
         host = request.headers.get(hdrs.HOST, "")
         if loopback and host and not is_local_host(host, listen_host):
             return error_response(403, "bad_host", f"{host!r} is not this machine")
-        if request.path.startswith("/api/"):
-            if is_foreign(request):
-                return error_response(403, "cross_site", "sent by another site's page")
-            refused = _check_token(request, token())
-            if refused is not None:
-                return refused
-        return await _answer(request, handler)
+        if not request.path.startswith("/api/"):
+            return await _answer(request, handler)
+
+        async def admitted(request: web.Request) -> web.StreamResponse:
+            door.admit(request)
+            return await handler(request)
+
+        answer = await _answer(request, admitted)
+        door.note(request, answer.status)
+        return answer
 
     return check
 
 
-def _check_token(request: web.Request, token: str | None) -> web.Response | None:
-    if token is None:
-        return None
-    scheme, _, given = request.headers.get(hdrs.AUTHORIZATION, "").partition(" ")
-    if scheme.lower() == "bearer" and is_token(given.strip(), token):
-        return None
-    return error_response(401, "unauthorized", "a valid bearer token is required")
+async def add_headers(_request: web.Request, answer: web.StreamResponse) -> None:
+    """On every answer of this port, live streams too."""
+    for name, value in SECURITY_HEADERS.items():
+        answer.headers[name] = value
+    answer.headers.setdefault(hdrs.CACHE_CONTROL, "no-store")
 
 
 async def _answer(request: web.Request, handler: Handler) -> web.StreamResponse:
@@ -95,10 +211,16 @@ async def _answer(request: web.Request, handler: Handler) -> web.StreamResponse:
     try:
         return await handler(request)
     except Refused as refused:
-        return error_response(refused.status, refused.code, refused.message)
+        answer = error_response(refused.status, refused.code, refused.message)
+        if refused.code == "locked_out":
+            answer.headers[hdrs.RETRY_AFTER] = "60"
+        return answer
     except web.HTTPException as error:
         code = error.reason.lower().replace(" ", "_")
-        return error_response(error.status, code, error.reason)
+        answer = error_response(error.status, code, error.reason)
+        if hdrs.ALLOW in error.headers:
+            answer.headers[hdrs.ALLOW] = error.headers[hdrs.ALLOW]
+        return answer
     except Exception:  # noqa: BLE001 - the edge: a fault is an answer and a log line
         _log.exception("admin request failed: %s %s", request.method, request.path)
         return error_response(500, "internal_error", "see the log of control")

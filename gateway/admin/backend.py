@@ -6,18 +6,11 @@ from collections.abc import Sequence
 from typing import Any, Protocol
 
 from gateway.admin.clients import ClientTable
+from gateway.admin.lookout import Change, Lookout
 from gateway.admin.metrics import Metrics
+from gateway.admin.sessions import Tokens
 from gateway.core.model import Block
-
-
-class Refused(Exception):  # noqa: N818 - becomes an answer
-    """The operation cannot be done; the caller is told why."""
-
-    def __init__(self, status: int, code: str, message: str) -> None:
-        super().__init__(message)
-        self.status = status
-        self.code = code
-        self.message = message
+from gateway.detect.export import Usual
 
 
 class Backend(Protocol):
@@ -30,8 +23,15 @@ class Backend(Protocol):
     def clients(self) -> ClientTable: ...
 
     @property
-    def token(self) -> str | None:
-        """What ``/api`` asks for as a bearer token; None: nothing."""
+    def lookout(self) -> Lookout: ...
+
+    @property
+    def tokens(self) -> Tokens:
+        """What ``/api`` asks for as a bearer token."""
+        ...
+
+    def changed(self, change: Change) -> None:
+        """An operator did something, or tried to: the audit log."""
         ...
 
     def not_ready(self) -> list[str]:
@@ -48,6 +48,66 @@ class Backend(Protocol):
 
     def blocks(self) -> list[Block]:
         """Blocks in force, oldest first."""
+        ...
+
+    def standings(self) -> list[Block]:
+        """Who is tagged, throttled or let through by an operator, oldest first."""
+        ...
+
+    def incidents(self) -> list[dict[str, Any]]:
+        """Open and recent incidents, newest first. ``acknowledged`` is null or
+        ``{"at", "by"}``.
+        """
+        ...
+
+    async def acknowledge_incident(self, id_: str, by: str) -> None:
+        """Somebody looks after it. Raises Refused (404) when it is not known."""
+        ...
+
+    async def resolve_incident(self, id_: str, by: str) -> None:
+        """An operator says that it is over. Raises Refused (404)."""
+        ...
+
+    def alerts(self) -> dict[str, Any]:
+        """Delivery: ``{"targets": [{"name", "type", "state": "ok" | "failing" |
+        "disabled", "since", "pending", "sent", "last_error"}], "pending": int,
+        "items": [{"id", "type", "incident", "target", "state": "sent" | "pending" |
+        "dead", "at", "attempts", "next_at", "answer"}]}``, newest items first.
+        """
+        ...
+
+    async def resend_alert(self, id_: str) -> None:
+        """Try a dead letter once more. Raises Refused."""
+        ...
+
+    async def test_alert(self, target: str) -> None:
+        """Send a sample to one target. Raises Refused."""
+        ...
+
+    def silences(self) -> list[dict[str, Any]]:
+        """``{"id", "tenant", "class", "subject", "from", "to", "state": "pending" |
+        "active" | "over", "repeat", "reason", "by"}``.
+        """
+        ...
+
+    async def add_silence(self, silence: dict[str, Any]) -> dict[str, Any]:
+        """``since`` and ``until`` (epoch seconds) or ``weekly``, ``tenant``, ``cls``,
+        ``subject``, ``reason``, ``by``. Raises Refused.
+        """
+        ...
+
+    async def remove_silence(self, id_: str) -> None:
+        """Raises Refused (404)."""
+        ...
+
+    def usual(
+        self, kind: str, id_: str, tenant: str, *, history: bool = False
+    ) -> Usual | None:
+        """What detection knows of a subject; None for a stranger."""
+        ...
+
+    def standing(self, kind: str, id_: str, tenant: str) -> Block | None:
+        """What is done to a subject now, in this tenant or everywhere."""
         ...
 
     async def add_block(self, block: Block) -> None:

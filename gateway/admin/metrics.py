@@ -63,6 +63,7 @@ STAT_GAUGES: Mapping[str, tuple[str, str]] = {
         "tidegate_over_limit_subjects",
         "Subjects refused from the local cache, without a store call.",
     ),
+    "delayed": ("tidegate_delayed", "Throttled requests held back now."),
     "breakers": (
         "tidegate_store_breakers_open",
         "Workers that limit on their own because the store is away.",

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from gateway.config import Config
+from gateway.core.baselines import BaselinesError, unpack_baselines
 from gateway.stream.source import (
     STDIN,
     SourceError,
@@ -16,7 +17,7 @@ from gateway.stream.source import (
     read_file,
     read_stdin,
 )
-from gateway.stream.watch import Rooms, Settings, Tally, Watch, settings_from
+from gateway.stream.watch import Tally, Watch, open_rooms, settings_from
 
 Write = Callable[[bytes], object]
 Passed = Callable[[int], None]
@@ -34,8 +35,9 @@ def watch(
     standard error. Raises SourceError for input that cannot be used.
     """
     check_name(name, follow=follow)
-    settings = settings_from(config) if config else Settings()
-    rooms = Rooms(settings, _read(baselines) if baselines else None)
+    rooms = open_rooms(
+        settings_from(config), read_baselines(baselines) if baselines else None
+    )
     with _shown(name, follow=follow) as (write, passed):
         room = Watch(rooms, write=write, complain=_complain, as_json=as_json)
         room.run(_lines(name, passed, follow=follow))
@@ -56,12 +58,15 @@ def _lines(name: str, passed: Passed, *, follow: bool) -> Iterator[bytes]:
     return read_file(name, passed)
 
 
-def _read(name: str) -> bytes:
+def read_baselines(name: str) -> bytes:
+    """The state in a file that ``learn`` wrote. Raises SourceError."""
     try:
         with open(name, "rb") as file:
-            return file.read()
+            return unpack_baselines(file.read())
     except OSError as error:
         raise SourceError(f"cannot read {name}: {error.strerror}") from None
+    except BaselinesError as error:
+        raise SourceError(f"{name}: {error}") from None
 
 
 @contextmanager

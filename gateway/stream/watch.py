@@ -2,26 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
-from datetime import datetime
+from collections.abc import Callable, Iterable
 from typing import Any
-from zoneinfo import ZoneInfo
 
 import msgspec
 
 from gateway.config import Config, effective_policy
-from gateway.config.resolve import tenant_tables
-from gateway.core.model import Policy
-from gateway.detect.engine import Engine
+from gateway.config.resolve import declared_campaigns, tenant_tables
+from gateway.core.baselines import BaselinesError
 from gateway.detect.model import (
-    Campaign,
     DetectSettings,
     Event,
     EventError,
-    LadderSettings,
+    EventLine,
     Output,
+    event_from_line,
     event_from_record,
 )
+from gateway.detect.rooms import Rooms, Settings, settings_of
 from gateway.stream.source import LINE_LIMIT_BYTES, SourceError
 
 # Recorded events are put into order within this time (interfaces: Records).
@@ -30,117 +28,33 @@ REORDER_S = 60.0
 NAMED = 5
 # No request of any model has a thousandth of it; more cannot be summed up.
 _MOST_TOKENS = 10**12
+_decode_line = msgspec.json.Decoder(EventLine).decode
 _BOM = b"\xef\xbb\xbf"
 SEVERITIES = ("info", "warning", "critical")
 
 DEFAULTS = DetectSettings(reorder_s=REORDER_S)
 
 
-class Settings(msgspec.Struct, frozen=True):
-    """Detection by tenant; None: its policy does not want any."""
-
-    default: DetectSettings | None = DEFAULTS
-    tenants: Mapping[str, DetectSettings | None] = {}
-
-    def of(self, tenant: str) -> DetectSettings | None:
-        """What holds for a tenant; one that nobody declared has the default."""
-        return self.tenants.get(tenant, self.default)
-
-
-def settings_from(config: Config) -> Settings:
+def settings_from(config: Config | None) -> Settings:
     """Detection as the policies state it, in enforce mode: ``watch`` acts on nobody,
     so it tells what would have been done.
     """
-    zone = ZoneInfo(config.server.timezone)
-    campaigns = tuple(
-        Campaign(
-            since=_epoch(campaign.starts, zone),
-            to=_epoch(campaign.ends, zone),
-            expect=campaign.expect,
-            tenant=None if campaign.tenant == "*" else campaign.tenant,
-        )
-        for campaign in config.campaigns
-    )
-
-    def of(policy: str) -> DetectSettings | None:
-        return _settings_of(effective_policy(config, policy).policy, campaigns)
-
-    tenants = {table.name: of(table.policy) for table in tenant_tables(config)}
-    return Settings(default=of("default"), tenants=tenants)
+    if config is None:
+        return Settings(DEFAULTS)
+    policies = {
+        table.name: effective_policy(config, table.policy).policy
+        for table in tenant_tables(config)
+    }
+    default = effective_policy(config, "default").policy
+    return settings_of(policies, default, declared_campaigns(config), REORDER_S)
 
 
-def _settings_of(
-    policy: Policy, campaigns: tuple[Campaign, ...]
-) -> DetectSettings | None:
-    anomaly = policy.anomaly
-    if not anomaly.enabled:
-        return None
-    return DetectSettings(
-        warning=anomaly.warning,
-        critical=anomaly.critical,
-        ladder=LadderSettings(anomaly.tag, anomaly.throttle, anomaly.block),
-        campaigns=campaigns,
-        allow=frozenset(policy.allow),
-        reorder_s=REORDER_S,
-    )
-
-
-def _epoch(moment: datetime, zone: ZoneInfo) -> float:
-    return (moment if moment.tzinfo else moment.replace(tzinfo=zone)).timestamp()
-
-
-class Rooms:
-    """A detector for each distinct settings; nearly always that is one."""
-
-    def __init__(self, settings: Settings, baselines: bytes | None = None) -> None:
-        self._settings = settings
-        self._engines: list[Engine] = []
-        self._by_tenant: dict[str, Engine | None] = {}
-        for wanted in (settings.default, *settings.tenants.values()):
-            if wanted is not None and self._find(wanted) is None:
-                self._engines.append(_engine(wanted, baselines))
-
-    def observe(self, event: Event) -> list[Output]:
-        """One event; nothing where its tenant's policy has detection off."""
-        engine = self._of(event.tenant)
-        return self._own(engine, engine.observe(event)) if engine else []
-
-    def close(self) -> list[Output]:
-        """The end of all events."""
-        out: list[Output] = []
-        for engine in self._engines:
-            out += self._own(engine, engine.close())
-        return out
-
-    @property
-    def misplaced(self) -> int:
-        """Events not counted: too late, or alone in the future."""
-        return sum(engine.late + engine.clock.absurd for engine in self._engines)
-
-    def _own(self, engine: Engine, outputs: list[Output]) -> list[Output]:
-        """Baselines hold every tenant; what a room says of others' tenants is not
-        heard.
-        """
-        if len(self._engines) == 1:
-            return outputs
-        return [one for one in outputs if self._of(one.tenant) is engine]
-
-    def _of(self, tenant: str) -> Engine | None:
-        if tenant not in self._settings.tenants:
-            tenant = ""  # one entry for all that nobody declared
-        if tenant not in self._by_tenant:
-            self._by_tenant[tenant] = self._find(self._settings.of(tenant))
-        return self._by_tenant[tenant]
-
-    def _find(self, settings: DetectSettings | None) -> Engine | None:
-        return next((one for one in self._engines if one.settings == settings), None)
-
-
-def _engine(settings: DetectSettings, baselines: bytes | None) -> Engine:
+def open_rooms(settings: Settings, baselines: bytes | None = None) -> Rooms:
+    """Raises SourceError for what are no baselines."""
     try:
-        return Engine(settings, baselines)
-    except (msgspec.DecodeError, ValueError, LookupError) as error:
-        raise SourceError(f"these are no baselines: {error}") from None
+        return Rooms(settings, baselines)
+    except BaselinesError as error:
+        raise SourceError(str(error)) from None
 
 
 class Tally(msgspec.Struct):
@@ -205,13 +119,26 @@ class Watch:
             line = line.removeprefix(_BOM)
         if not line or line.isspace():
             return None
-        record: Any = self._decode(line)
-        if not isinstance(record, dict):
-            raise EventError("not a JSON object")
-        event = event_from_record(record)
+        event = self._usual(line) or self._unusual(line)
         if event.tokens > _MOST_TOKENS:
             raise EventError("tokens: out of range")
         return event
+
+    def _usual(self, line: bytes) -> Event | None:
+        """The event of a line without any oddness: nearly all of them."""
+        if not line.isascii():  # whether it is UTF-8 is seen by reading all of it
+            return None
+        try:
+            return event_from_line(_decode_line(line))
+        except (ValueError, RecursionError):
+            return None
+
+    def _unusual(self, line: bytes) -> Event:
+        """The event of any line, or the error that says what is wrong with it."""
+        record: Any = self._decode(line)
+        if not isinstance(record, dict):
+            raise EventError("not a JSON object")
+        return event_from_record(record)
 
     def _malformed(self, why: str) -> None:
         self.tally.malformed += 1

@@ -30,9 +30,23 @@ ALLOWED = {
     "stream": EDGE | {"stream"},
     "serve": EDGE
     | {"serve", "http", "proxy", "store", "sinks", "alerts", "admin", "stream"},
+    # Commands put together of parts that do not know one another.
+    "replay": EDGE | {"replay", "store", "stream", "offline", "serve"},
     "demo": EDGE | {"demo"},
     "remote": {"core"},
-    "cli": {"config", "remote", "serve", "demo", "offline", "stream"},
+    "terminal": {"remote"},
+    "oncall": {"config", "remote"},
+    "cli": {
+        "config",
+        "oncall",
+        "remote",
+        "terminal",
+        "replay",
+        "serve",
+        "demo",
+        "offline",
+        "stream",
+    },
     "__main__": {"cli"},
     "__init__": set(),
 }

@@ -9,77 +9,10 @@ import pytest
 from aiohttp import web
 
 from gateway.admin.api import build_app
-from gateway.admin.backend import Refused
-from gateway.admin.clients import ClientTable
-from gateway.admin.metrics import Metrics
+from gateway.admin.sessions import Tokens
 from gateway.core.model import Block
 from tests.records import make_record
-
-NOW = 1_763_916_387.0
-
-
-class Desk:
-    """A backend in memory."""
-
-    def __init__(self):
-        self.metrics = Metrics("1.2.3")
-        self.clients = ClientTable()
-        self.token = None
-        self.reasons = []
-        self.list: list[Block] = []
-        self.resets = []
-        self.full = False
-
-    def not_ready(self):
-        return self.reasons
-
-    def status(self):
-        return {"version": "1.2.3"}
-
-    def policies(self):
-        return [{"name": "default"}]
-
-    def blocks(self):
-        return self.list
-
-    async def add_block(self, block):
-        if self.full:
-            raise Refused(507, "too_many_blocks", "full")
-        self.list.append(block)
-
-    async def remove_block(self, kind, id_, tenant):
-        before = len(self.list)
-        self.list = [
-            b for b in self.list if (b.kind, b.id, b.tenant) != (kind, id_, tenant)
-        ]
-        return len(self.list) < before
-
-    async def limits_of(self, kind, id_, tenants):
-        return [{"limit": "user.requests.1m", "tenants": list(tenants)}]
-
-    async def reset(self, kind, id_, tenant):
-        self.resets.append((kind, id_, tenant))
-        return 2
-
-    async def reload(self):
-        raise Refused(422, "bad_config", "tidegate.toml:3: x: no such key")
-
-
-class Client:
-    """Requests to the running app."""
-
-    def __init__(self, session, base):
-        self.session = session
-        self.base = base
-
-    async def __call__(self, method, path, **options):
-        url = self.base + path
-        async with self.session.request(
-            method, aiohttp.client.URL(url, encoded=True), **options
-        ) as answer:
-            body = await answer.read()
-            is_json = "json" in answer.headers.get("content-type", "")
-            return answer.status, await answer.json() if is_json else body.decode()
+from tests.unit.admin.desk import NOW, Client, Desk
 
 
 @pytest.fixture(name="desk")
@@ -117,10 +50,11 @@ async def test_metrics_are_prometheus_text(call, desk):
     assert "tidegate_requests_total{" in text
 
 
-async def test_index_points_to_the_api(call):
-    """Somebody who opens the port finds the way."""
+async def test_the_port_opens_the_console(call):
+    """Somebody who opens the port in a browser sees the page."""
     status, body = await call("GET", "/")
-    assert (status, body["metrics"]) == (200, "/metrics")
+    assert status == 200
+    assert "<title>Tidegate" in body
 
 
 async def test_block_list_and_unblock(call, desk):
@@ -234,6 +168,24 @@ async def test_clients_are_sorted_and_paged(call, desk):
     assert (await call("GET", "/api/v1/clients?kind=model"))[0] == 400
 
 
+async def test_incidents_by_state_and_class(call, desk):
+    """Newest first, as the book has them; filters narrow, pages follow."""
+    rows = [("inc_c", "open", "ddos"), ("inc_b", "open", "scraping")]
+    rows.append(("inc_a", "resolved", "scraping"))
+    desk.known = [{"id": id_, "state": state, "class": cls} for id_, state, cls in rows]
+
+    async def ids(query=""):
+        status, page = await call("GET", f"/api/v1/incidents{query}")
+        assert status == 200
+        return [row["id"] for row in page["items"]]
+
+    assert await ids() == ["inc_c", "inc_b", "inc_a"]
+    assert await ids("?state=open") == ["inc_c", "inc_b"]
+    assert await ids("?class=scraping&state=resolved") == ["inc_a"]
+    _, page = await call("GET", "/api/v1/incidents?limit=2")
+    assert await ids(f"?limit=2&cursor={page['next']}") == ["inc_a"]
+
+
 async def test_one_client_with_usage_limits_and_blocks(call, desk):
     """Everything about a subject in one answer."""
     desk.clients.observe(make_record(ts=NOW))
@@ -279,7 +231,7 @@ async def test_fault_of_ours_is_json_and_logged(call, desk, caplog):
 
 async def test_token_guards_every_api_route_only(call, desk):
     """Probes and metrics stay open; no token, a wrong one, a wrong scheme: 401."""
-    desk.token = "s3cret"
+    desk.tokens = Tokens("s3cret")
     for header in (
         {},
         {"Authorization": "Bearer s3cre"},

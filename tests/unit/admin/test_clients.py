@@ -90,3 +90,25 @@ def test_sums_are_those_of_the_marks_within_the_hour(events):
     found = list(table.find("user", "key_1", None, now))
     if events:
         assert (found[0]["requests"], found[0]["tokens"]) == (len(alive), sum(alive))
+
+
+def test_the_busiest_are_found_among_many():
+    """By requests a minute now; searched by text, narrowed to a tenant; ties bounded."""
+    table = ClientTable()
+    for number in range(500):
+        table.observe(make_record(ts=NOW, user=f"u{number}", client_ip=f"ip{number}"))
+    for _ in range(9):
+        table.observe(make_record(ts=NOW, user="u7", client_ip="ip7"))
+    table.observe(make_record(ts=NOW - 600, user="old", client_ip="ipold"))
+
+    def ids(**wanted):
+        found = table.top("now", "user", NOW, start=0, limit=3, **wanted)
+        return [row["id"] for row in found]
+
+    assert ids()[0] == "u7"
+    assert len(ids()) == 3
+    assert set(ids(text="U49")) <= {f"u{n}" for n in (49, *range(490, 500))}
+    assert ids(tenant="nobody") == []
+    rates = table.top("now", "user", NOW, start=0, limit=600)
+    assert len(rates) == 501
+    assert rates[-1]["requests_1m"] == 0

@@ -9,7 +9,7 @@ import ssl
 import pytest
 import trustme
 
-from tests.doubles import ANSWER, Cut, RecordingUpstream, _Recorded, pick_port
+from tests.doubles import ANSWER, Cut, RecordingUpstream, _Recorded
 from tests.inprocess import (
     InProcess,
     event_loop_policy,  # noqa: F401
@@ -17,6 +17,7 @@ from tests.inprocess import (
     until,
     upstream,  # noqa: F401
 )
+from tests.ports import free_port
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 CLOSE = b"Connection: close\r\n"
@@ -107,7 +108,7 @@ async def status(gateway: InProcess) -> int:
 
 async def test_dead_target_is_passed_over(upstream):
     """With one of two targets down every request is answered by the other."""
-    route = f'targets = ["http://127.0.0.1:{pick_port()}"]'
+    route = f'targets = ["http://127.0.0.1:{free_port()}"]'
     async with InProcess(upstream, route=route) as gateway:
         assert [await status(gateway) for _ in range(6)] == [200] * 6
         pool = gateway.plane.service.tables.routes[0].pool
@@ -125,7 +126,7 @@ async def test_targets_share_the_work(upstream):
 
 async def test_nobody_listens(upstream):
     """Refused everywhere: 502, and the record says whose fault it was."""
-    async with InProcess(upstream, url=f"http://127.0.0.1:{pick_port()}") as gateway:
+    async with InProcess(upstream, url=f"http://127.0.0.1:{free_port()}") as gateway:
         assert await status(gateway) == 502
         assert (await gateway.record()).outcome == "upstream_error"
 

@@ -24,6 +24,10 @@ class Silent:
     def observe(self, row: Row) -> Sequence[Finding]:
         return ()
 
+    def refused(self, row):
+        """Nothing more to say."""
+        return ()
+
     def advance(self, now: float) -> Sequence[Finding]:
         return ()
 

@@ -6,14 +6,13 @@ import msgspec
 import pytest
 
 from gateway.config import load_config
-from gateway.detect.engine import Engine
 from gateway.detect.model import Output, Ref, Window
+from gateway.detect.rooms import Settings
 from gateway.stream.source import LINE_LIMIT_BYTES, SourceError
 from gateway.stream.watch import (
     DEFAULTS,
-    Rooms,
-    Settings,
     Watch,
+    open_rooms,
     printable,
     readable_line,
     settings_from,
@@ -32,7 +31,7 @@ FOUND = Output(
 def watching(settings=None):
     """A watch that keeps what it writes and says."""
     written, said = [], []
-    rooms = Rooms(settings or Settings())
+    rooms = open_rooms(settings or Settings(DEFAULTS))
     return Watch(rooms, write=written.append, complain=said.append), written, said
 
 
@@ -95,8 +94,9 @@ def test_blank_lines_and_a_byte_order_mark_are_no_errors():
 def test_late_events_are_counted_in_the_summary():
     """Events more than a minute behind the newest are told of."""
     watch, _written, _said = watching()
-    watch.run([GOOD, GOOD.replace(b"1767600000", b"1767599000")])
-    assert watch.summary()[0].startswith("1 of 2 events were not counted")
+    others = [GOOD.replace(b"10.0.0.1", b"10.0.0.%d" % n) for n in range(2, 6)]
+    watch.run([GOOD, *others, GOOD.replace(b"1767600000", b"1767599000")])
+    assert watch.summary()[0].startswith("1 of 6 events were not counted")
 
 
 def test_an_interrupt_is_an_end():
@@ -130,19 +130,7 @@ def test_lines_for_people_cannot_drive_a_terminal():
     assert printable("é\u202e") == "é\\u202e"
 
 
-def test_rooms_hear_only_their_own_tenants():
-    """Tenants of other sigmas have a detector of their own, and baselines fit both."""
-    other = msgspec.structs.replace(DEFAULTS, warning=4.0)
-    state = Engine(DEFAULTS).state()
-    rooms = Rooms(Settings(tenants={"a": other, "b": DEFAULTS, "c": None}), state)
-    assert len(rooms._engines) == 2
-    assert rooms._of("a") is not rooms._of("b")
-    assert rooms._of("b") is rooms._of("never heard of")
-    assert rooms._of("c") is None
-    assert rooms.close() == []
-
-
 def test_broken_baselines_are_refused():
     """A file that is no state of a detector is an error, not a crash."""
     with pytest.raises(SourceError, match="no baselines"):
-        Rooms(Settings(), b"\x93abc")
+        open_rooms(Settings(DEFAULTS), b"\x93abc")

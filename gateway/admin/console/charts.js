@@ -1,0 +1,193 @@
+// Line charts over time with one cursor across all of them, and a table behind each.
+import { clock, count, h, rate } from "./lib.js";
+
+const colour = (name) => getComputedStyle(document.documentElement).getPropertyValue(`--${name}`).trim();
+const sync = () => window.uPlot.sync("tidegate");
+
+function marks(chart, incidents) {
+  const { ctx, bbox } = chart;
+  ctx.save();
+  ctx.font = `${11 * devicePixelRatio}px system-ui, sans-serif`;
+  const taken = []; // where labels stand: one that would cover another goes a line lower
+  for (const one of incidents()) {
+    const at = Date.parse(one.opened_at) / 1000;
+    if (at < chart.scales.x.min || at > chart.scales.x.max) continue;
+    const x = chart.valToPos(at, "x", true);
+    ctx.strokeStyle = ctx.fillStyle = colour(one.severity === "critical" ? "urgent" : "warn");
+    ctx.setLineDash([3, 3]);
+    ctx.beginPath();
+    ctx.moveTo(x, bbox.top);
+    ctx.lineTo(x, bbox.top + bbox.height);
+    ctx.stroke();
+    const left = x > bbox.left + bbox.width * 0.8;
+    ctx.textAlign = left ? "right" : "left";
+    const text = `▲ ${one.label}`, width = ctx.measureText(text).width + 8 * devicePixelRatio, from = left ? x - width : x;
+    let line = 0;
+    while (taken.some((other) => other.line === line && from < other.to && other.from < from + width)) line += 1;
+    taken.push({ line, from, to: from + width });
+    ctx.fillText(text, x + (left ? -4 : 4) * devicePixelRatio, bbox.top + (11 + 13 * line) * devicePixelRatio);
+  }
+  ctx.restore();
+}
+
+// kinds of series: line, band (from zero up to the value), dash, area
+function series(one) {
+  const base = { label: one.label, spanGaps: false, points: { show: false }, value: (_, v) => count(v) };
+  if (one.kind === "band") return { ...base, stroke: "transparent", width: 0, fill: colour("band") };
+  if (one.kind === "dash") return { ...base, stroke: colour("grey"), width: 1.5, dash: [5, 4] };
+  if (one.kind === "area") return { ...base, stroke: colour("orange"), width: 1.5, fill: colour("fill") };
+  return { ...base, stroke: colour("blue"), width: 2 };
+}
+
+export class Chart {
+  // parts: [{label, kind, of: bucket => number}]
+  constructor({ title, unit, height, parts, incidents = () => [], form = rate, key = true, onzoom = null }) {
+    this.parts = parts;
+    this.height = height;
+    this.form = form;
+    this.title = title;
+    this.incidents = incidents;
+    this.now = h("span", { class: "now live" }, "–");
+    this.unit = unit;
+    this.plot = h("div", { class: "plot" });
+    this.plot.style.height = `${height}px`;
+    this.key = h("div", { class: "key" });
+    this.withKey = key;
+    this.onzoom = onzoom;
+    this.rows = h("details", { ontoggle: () => this.table() }, h("summary", {}, "As a table"), h("div"));
+    this.root = h("section", { class: "card", "aria-label": title },
+      h("div", { class: "chart-head" }, h("h2", {}, title), h("span", {}, this.now, h("span", { class: "dim" }, ` ${unit}`))),
+      this.plot, this.key, this.rows);
+    this.data = null;
+    this.sizes = new ResizeObserver(() => this.size());
+    this.sizes.observe(this.plot);
+    this.explain();
+  }
+
+  explain(at = null) {
+    const marksOf = { band: "band", dash: "dash", area: "refused", line: "" };
+    this.key.replaceChildren();
+    if (at === null && !this.withKey) return;
+    if (at !== null) this.key.append(h("strong", {}, clock(this.data[0][at])));
+    this.parts.forEach((part, n) => {
+      if (at === null && part.kind !== "line" && this.data && this.data[n + 1].every((v) => v === null)) {
+        if (part.missing) this.key.append(h("span", {}, part.missing));
+        return;
+      }
+      const value = at === null ? "" : ` ${this.data[n + 1][at] === null ? "–" : this.form(this.data[n + 1][at])}`;
+      this.key.append(h("span", {}, h("i", { class: marksOf[part.kind] }), `${part.label}${value}`));
+    });
+  }
+
+  options() {
+    const axis = { stroke: colour("dim"), grid: { stroke: colour("line"), width: 1 }, ticks: { show: false }, font: "11px system-ui, sans-serif" };
+    return {
+      width: Math.max(200, this.plot.clientWidth), height: this.height, padding: [8, 24, 0, 0],
+      cursor: { sync: { key: sync().key }, points: { size: 6 }, drag: { x: true, y: false } },
+      legend: { show: false },
+      scales: { x: { time: true, range: (_, from, to) => this.range(from, to) }, y: { range: (_, __, max) => [0, Math.max(max || 0, this.least || 1) * 1.1] } },
+      axes: [
+        { ...axis, size: 24, space: 80, values: (_, ticks) => ticks.map((at) => clock(at, ticks[1] - ticks[0] < 60)) },
+        { ...axis, size: 52, space: 32, values: (_, ticks) => ticks.map((v) => this.form(v)) },
+      ],
+      series: [{}, ...this.parts.map(series)],
+      hooks: {
+        draw: [(chart) => marks(chart, this.incidents)],
+        setCursor: [(chart) => this.explain(chart.cursor.idx ?? null)],
+        setSelect: [(chart) => { if (chart.select.width > 4 && this.onzoom) this.onzoom(true); }],
+      },
+    };
+  }
+
+  // ``at``: when the figures were taken; the running bucket counts for its part.
+  set(items, step, now = Date.now() / 1000, span = 0) {
+    const age = items.length ? now - items.at(-1).at : step;
+    if (age < 2 && items.length > 1) items = items.slice(0, -1);
+    const part = (one, n) => (n === items.length - 1 ? Math.min(step, Math.max(2, now - one.at)) : step);
+    // A young gateway knows little: it is not shown as a day of nothing.
+    const known = items.length ? items.at(-1).at - items[0].at : 0;
+    this.span = Math.max(60, Math.min(span || 3600, known * 1.25));
+    const at = items.map((one) => one.at);
+    this.data = [at, ...this.parts.map((line) => items.map((one, n) => line.of(one, part(one, n))))];
+    const last = items.at(-1);
+    this.now.textContent = last ? this.form(this.parts.find((p) => p.kind === "line").of(last, part(last, items.length - 1))) : "–";
+    if (!this.chart) this.build();
+    else if (!this.zoomed) this.chart.setData(this.data);
+    if (!this.chart?.cursor || this.chart.cursor.left < 0) this.explain();
+    if (this.rows.open) this.table();
+  }
+
+  // All that was asked for, though less is known, unless somebody zoomed in.
+  range(from, to) {
+    const all = this.data[0], last = all.at(-1);
+    // Of less than two points uPlot makes a range of its own: nobody zoomed into that.
+    const few = all.length < 2;
+    const whole = few || (from === all[0] && to === last);
+    this.zoomed = !whole;
+    if (few) from = to = last ?? Date.now() / 1000;
+    return whole ? [Math.min(from, to - this.span), to] : [from, to];
+  }
+
+  build() {
+    this.plot.replaceChildren();
+    this.chart = new window.uPlot(this.options(), this.data, this.plot);
+    this.chart.root.querySelector("canvas").setAttribute("aria-hidden", "true");
+  }
+
+  size() {
+    if (this.chart && this.plot.clientWidth > 0) this.chart.setSize({ width: this.plot.clientWidth, height: this.height });
+  }
+
+  repaint() {
+    if (!this.chart) return;
+    this.chart.destroy();
+    this.build();
+  }
+
+  table() {
+    if (!this.rows.open || !this.data) return;
+    const [at, ...values] = this.data;
+    const rows = at.map((time, n) => h("tr", {}, h("td", {}, clock(time)), values.map((v) => h("td", { class: "num" }, v[n] === null ? "–" : this.form(v[n]))))).slice(-60).reverse();
+    this.rows.lastChild.replaceChildren(h("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": `${this.title}, last values` },
+      h("table", {}, h("thead", {}, h("tr", {}, h("th", { scope: "col" }, "Time"), this.parts.map((p) => h("th", { scope: "col", class: "num" }, p.label)))), h("tbody", {}, rows))));
+  }
+
+  destroy() {
+    this.sizes.disconnect();
+    this.chart?.destroy();
+  }
+}
+
+// Columns by hand: a day of ten-minute counts, beside what is usual.
+export function columns(values, label, usual = null) {
+  const svg = document.createElementNS("http://www.w3.org/2000/svg", "svg");
+  const top = Math.max(usual || 0, ...values) || 1, wide = Math.max(values.length, 1);
+  svg.setAttribute("viewBox", `0 0 ${wide * 4} 64`);
+  svg.setAttribute("preserveAspectRatio", "none");
+  svg.setAttribute("role", "img");
+  svg.setAttribute("aria-label", label);
+  values.forEach((value, at) => {
+    const tall = (62 * value) / top;
+    svg.append(shape("rect", { x: at * 4, y: 64 - tall, width: 3, height: tall }));
+  });
+  if (usual !== null) {
+    const y = 64 - (62 * usual) / top;
+    svg.append(shape("line", { x1: 0, x2: wide * 4, y1: y, y2: y, stroke: colour("grey"), "stroke-dasharray": "6 4", "vector-effect": "non-scaling-stroke" }));
+  }
+  return h("div", { class: "spark" }, svg);
+}
+
+function shape(name, values) {
+  const element = document.createElementNS("http://www.w3.org/2000/svg", name);
+  for (const [key, value] of Object.entries(values)) element.setAttribute(key, value);
+  return element;
+}
+
+export function bar(share) {
+  const svg = document.createElementNS("http://www.w3.org/2000/svg", "svg");
+  svg.setAttribute("viewBox", "0 0 100 6");
+  svg.setAttribute("preserveAspectRatio", "none");
+  svg.setAttribute("aria-hidden", "true");
+  svg.append(shape("rect", { x: 0, y: 0, width: Math.min(100, 100 * share), height: 6 }));
+  return h("div", { class: share >= 0.9 ? "bar hot" : "bar" }, svg);
+}

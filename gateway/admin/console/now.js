@@ -1,0 +1,134 @@
+// First screen: is this an attack, who is it, what was done?
+import { may, undoAll } from "./actions.js";
+import { Chart } from "./charts.js";
+import { CLASSES, clientLink, count, doneTag, DONE, empty, fill, get, h, KINDS, percent, rate, sentence, state, table, times, timesWords, until, usd } from "./lib.js";
+
+const RANGES = [[15, "last 15 min"], [30, "last 30 min"], [60, "last hour"], [360, "last 6 hours"], [1440, "last day"]];
+const SIGNS = { critical: "▲ Critical", warning: "▲ Warning", info: "● Information" };
+
+export function strip(incident) {
+  const acting = incident.action !== "allow";
+  const done = acting ? ` ${DONE[incident.action]}${incident.until ? ` ${until(incident.until)}` : ""}.` : " Nobody was stopped.";
+  const link = `#/incidents/${encodeURIComponent(incident.id)}`;
+  return h("section", { class: `strip ${incident.severity}`, "aria-label": "Open incident" },
+    h("span", { class: "sign" }, SIGNS[incident.severity]),
+    h("span", { class: "what" }, h("strong", {}, sentence(incident)), done,
+      incident.acknowledged ? h("span", { class: "dim" }, ` Somebody looks after it.`) : null),
+    h("span", { class: "tools" }, h("a", { href: link }, "Look"),
+      may() && acting ? h("button", { type: "button", title: "Let in again everybody whom this incident holds", onclick: async () => undoAll((await get(`incidents/${encodeURIComponent(incident.id)}`)).clients, "Undone") }, "Undo") : null));
+}
+
+export function ratioCell(row) {
+  const ratio = times(row.requests_1m, row.expected_1m);
+  if (ratio === null) {
+    const others = times(row.requests_1m, row.peers_1m);
+    const title = "New here: what is usual for it is learned from its first twenty minutes on. Compared with its tenant's busy clients";
+    if (others === null || others < 1.5) return h("span", { class: "dim", title }, "new");
+    return h("span", { class: others >= 10 ? "hot" : others >= 5 ? "warm" : "dim", title }, `${timesWords(others)} others`);
+  }
+  return h("span", { class: ratio >= 10 ? "hot" : ratio >= 3 ? "warm" : null, title: `usually up to ${count(row.expected_1m)} a minute` }, timesWords(ratio));
+}
+
+export function clientRows(items) {
+  return items.map((row) => ({
+    open: clientLink(row.kind, row.id, row.tenant),
+    cells: [
+      h("span", {}, h("a", { class: "mono", href: clientLink(row.kind, row.id, row.tenant) }, row.id), h("span", { class: "dim small" }, ` ${KINDS[row.kind]}`)),
+      row.tenant, rate(row.requests_1m), ratioCell(row), rate(row.tokens), usd(row.usd),
+      row.score >= 1 ? h("span", { class: row.score >= 4 ? "hot" : row.score >= 3 ? "warm" : null, title: "calibrated sigma of its last request" }, row.score.toFixed(1)) : h("span", { class: "dim" }, "–"),
+      doneTag(row.standing),
+    ],
+  }));
+}
+
+export const CLIENT_HEADS = [
+  { text: "Client" }, { text: "Tenant" }, { text: "Requests/min", num: true, sort: "now" },
+  { text: "vs usual", num: true, title: "Against what this client usually does" },
+  { text: "Tokens, last hour", num: true, sort: "tokens" }, { text: "Spend, last hour", num: true, sort: "usd" },
+  { text: "Score", num: true, sort: "score", title: "Calibrated sigma: 3 warns, 5 pages" }, { text: "Now" },
+];
+
+export function now(root, params) {
+  const minutes = RANGES.some(([m]) => m === Number(params.get("minutes"))) ? Number(params.get("minutes")) : 30;
+  let incidents = [], line = null, step = 10;
+  const marked = () => incidents.map((one) => ({ ...one, label: CLASSES[one.class] || one.class }));
+  const per = (name) => (one, s) => one[name] / s;
+  const chart = (title, unit, height, parts, more = {}) => new Chart({ title, unit, height, parts, incidents: marked, ...more });
+  const charts = [
+    chart("Requests", "a second", 190, [
+      { label: "usual, at most", kind: "band", of: (b) => b.expected_rps, missing: "What is usual is not known yet: it takes six hours to learn." },
+      { label: "stands out from", kind: "dash", of: (b) => b.notable_rps },
+      { label: "came", kind: "line", of: per("requests") },
+      { label: "refused", kind: "area", of: per("refused") }]),
+    chart("Tokens", "a second", 190, [{ label: "used", kind: "line", of: per("tokens") }]),
+    chart("Spend", "USD an hour", 90, [{ label: "spend", kind: "line", of: (b, s) => (b.usd / s) * 3600 }], { form: usd, key: false }),
+    chart("Upstream errors", "a minute", 90, [{ label: "errors", kind: "line", of: (b, s) => (b.errors / s) * 60 }], { key: false }),
+    chart("Time in the gateway", "ms a request", 90, [{ label: "overhead", kind: "line", of: (b) => (b.requests ? b.overhead_ms : null) }], { form: (v) => (v === null ? "–" : v.toFixed(2)), key: false }),
+  ];
+  charts[4].least = 0.5;
+  charts[2].least = 0.01;
+  const strips = h("div", { class: "stack", id: "incidents" });
+  const range = h("select", { "aria-label": "Time range", onchange: () => { location.hash = `#/now?minutes=${range.value}`; } }, RANGES.map(([m, text]) => h("option", { value: m, selected: m === minutes }, text)));
+  const figures = h("dl", { class: "card figures live" });
+  const clients = h("div", { class: "live" }, h("div", { class: "skeleton" }));
+  fill(root, h("div", { class: "row" }, h("h1", {}, "Now"), range), strips,
+    h("div", { class: "charts" }, charts[0].root, charts[1].root), figures,
+    h("section", { class: "card", "aria-label": "Clients" }, h("div", { class: "row" }, h("h2", {}, "Who is using it now"), h("a", { href: "#/clients" }, "All clients")), clients),
+    h("div", { class: "charts small" }, charts.slice(2).map((c) => c.root)));
+
+  function paint() {
+    for (const one of charts) one.set(line, step, state.counters ? state.counters.at : undefined, minutes * 60);
+    const sum = (name) => line.reduce((all, one) => all + one[name], 0);
+    const all = sum("requests"), stopped = sum("refused");
+    const c = state.counters;
+    const entries = [["Allowed", percent(all - stopped, all)], ["Limited", percent(sum("limited"), all)], ["Throttled", percent(sum("throttled"), all)], ["Blocked", percent(sum("blocked"), all)], ["Errors", percent(sum("errors"), all)]];
+    if (sum("would")) entries.push(["Would be refused", percent(sum("would"), all)]);
+    entries.push(["Requests", count(all)], ["Spend today", usd(c ? c.spend_today : null)], ["Open now", count(c ? c.inflight : null)], ["Blocked now", count(c ? c.blocked : null)]);
+    fill(figures, entries.map(([name, value]) => h("div", {}, h("dt", {}, name), h("dd", {}, value))));
+  }
+
+  function showIncidents() {
+    const open = incidents.filter((one) => one.state === "open").sort((a, b) => ["info", "warning", "critical"].indexOf(b.severity) - ["info", "warning", "critical"].indexOf(a.severity));
+    fill(strips, open.length ? open.slice(0, 4).map(strip) : h("p", { class: "strip quietly" }, h("span", { class: "sign good" }, "● Quiet"), "Traffic is within its usual range."),
+      open.length > 4 ? h("p", { class: "dim" }, h("a", { href: "#/incidents" }, `${open.length - 4} more open incidents`)) : null);
+  }
+
+  async function loadLine() {
+    const found = await get(`timeline?minutes=${minutes}`);
+    line = found.items;
+    step = found.step_s;
+    paint();
+  }
+  async function loadIncidents() {
+    incidents = (await get("incidents?limit=50")).items;
+    showIncidents();
+    if (line) paint();
+  }
+  async function loadClients() {
+    const { items } = await get("clients?sort=now&limit=12");
+    const rows = items.filter((row) => row.kind !== "tenant").slice(0, 10);
+    fill(clients, rows.length ? table(CLIENT_HEADS, clientRows(rows), { label: "Clients by requests a minute" })
+      : empty("No traffic yet", "Point a client here:", h("code", {}, `export OPENAI_BASE_URL=http://${location.hostname}:8080/v1`)));
+  }
+  const again = setInterval(() => { if (!document.hidden) loadClients().catch(() => {}); }, 3000);
+  return {
+    load: () => Promise.all([loadLine(), loadIncidents(), loadClients()]),
+    counters(c) {
+      if (!line) return;
+      if (step === 10) for (const bucket of c.buckets) merge(line, bucket, minutes * 6);
+      else if (Math.floor(c.at / 60) * 60 > (line.at(-1)?.at ?? 0)) loadLine().catch(() => {});
+      paint();
+    },
+    output: () => { loadIncidents().catch(() => {}); loadClients().catch(() => {}); },
+    acted: () => { loadIncidents().catch(() => {}); loadClients().catch(() => {}); },
+    repaint: () => charts.forEach((one) => one.repaint()),
+    close: () => { clearInterval(again); charts.forEach((one) => one.destroy()); },
+  };
+}
+
+function merge(line, bucket, most) {
+  const at = line.findIndex((one) => one.at === bucket.at);
+  if (at >= 0) line[at] = bucket;
+  else if (!line.length || bucket.at > line.at(-1).at) line.push(bucket);
+  while (line.length > most) line.shift();
+}

@@ -1,0 +1,254 @@
+"""The admin API as an OpenAPI 3.1 document: one table, written out when asked for."""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any
+
+from gateway import __version__
+from gateway.config.weekly import DAYS
+
+_TEXT = {"type": "string"}
+_NUMBER = {"type": "number"}
+_COUNT = {"type": "integer"}
+_WHEN = {"type": "string", "format": "date-time"}
+_CURSOR = {"type": "string", "pattern": "^[0-9]{1,9}$"}
+_KIND = {"type": "string", "enum": ["client_ip", "user", "tenant"]}
+_BLOCK_KIND = {"type": "string", "enum": ["client_ip", "user", "tenant", "network"]}
+_ID = {"type": "string", "minLength": 1, "maxLength": 256}
+_SORT = {"enum": ["now", "tokens", "requests", "usd", "score", "recent"]}
+_STATE = {"type": "string", "enum": ["open", "resolved"]}
+_ACTION = {"enum": ["allow", "tag", "throttle", "limit", "block"]}
+
+
+def _or_null(schema: dict[str, Any]) -> dict[str, Any]:
+    return {"anyOf": [schema, {"type": "null"}]}
+
+
+def _record(required: str, **properties: Any) -> dict[str, Any]:
+    return {"type": "object", "required": required.split(), "properties": properties}
+
+
+def _ref(name: str) -> dict[str, Any]:
+    return {"$ref": f"#/components/schemas/{name}"}
+
+
+def _list(items: dict[str, Any], required: str = "", **more: Any) -> dict[str, Any]:
+    found = _record(f"items next {required}", items={"type": "array", "items": items})
+    found["properties"] |= {"next": _or_null(_CURSOR)} | more
+    return found
+
+
+_CLOCK = {"type": "string", "pattern": "^([01][0-9]|2[0-3]):[0-5][0-9]$"}
+_WEEKDAYS = {
+    "type": "array",
+    "items": {"enum": list(DAYS)},
+    "minItems": 1,
+}
+_SCHEMAS: dict[str, Any] = {
+    "Error": _record("error", error=_record("code message", code=_TEXT, message=_TEXT)),
+    "Subject": _record("kind id", kind=_TEXT, id=_TEXT),
+    "Block": _record(
+        "kind id tenant until reason created_at by action",
+        kind=_BLOCK_KIND, id=_TEXT, tenant=_or_null(_TEXT), until=_or_null(_WHEN),
+        reason=_TEXT, created_at=_WHEN, by=_TEXT, action=_ACTION,
+        score=_NUMBER, rate=_COUNT,
+    ),
+    "NewBlock": _record(
+        "kind id",
+        kind=_BLOCK_KIND, id=_ID, tenant=_or_null(_TEXT),
+        ttl={"anyOf": [_TEXT, _NUMBER, {"type": "null"}]}, reason=_TEXT,
+        action={"type": "string", "enum": ["block", "allow"]},
+    ) | {"additionalProperties": False},
+    "Client": _record(
+        "kind id tenant requests tokens usd limited score action last_seen standing",
+        kind=_KIND, id=_TEXT, tenant=_TEXT, requests=_COUNT, tokens=_COUNT,
+        usd=_NUMBER, limited=_COUNT, score=_NUMBER, action=_ACTION, last_seen=_WHEN,
+        requests_1m=_NUMBER, expected_1m=_or_null(_NUMBER),
+        standing=_or_null(_ref("Block")),
+    ),
+    "ClientPage": _record(
+        "kind id usage limits blocks usual records said changes",
+        kind=_KIND, id=_TEXT,
+    ),
+    "Incident": _record(
+        "id type ts severity class score subject tenant action window reasons state"
+        " opened_at acknowledged",
+        id=_TEXT, ts=_WHEN, severity={"enum": ["info", "warning", "critical"]},
+        score=_NUMBER, subject=_ref("Subject"), tenant=_TEXT, action=_ACTION,
+        reasons={"type": "array", "items": _TEXT}, state=_STATE, opened_at=_WHEN,
+        acknowledged=_or_null(_record("at by", at=_WHEN, by=_TEXT)),
+    ),
+    "Bucket": _record(
+        "at requests tokens usd errors refused overhead_ms expected_rps notable_rps",
+        at=_COUNT, requests=_COUNT, tokens=_COUNT, usd=_NUMBER, errors=_COUNT,
+        refused=_COUNT, overhead_ms=_NUMBER, expected_rps=_or_null(_NUMBER),
+        notable_rps=_or_null(_NUMBER),
+    ),
+    "Silence": _record(
+        "id tenant class subject from to repeat state reason by",
+        repeat=_or_null(_ref("Repeat")), id=_TEXT, tenant=_TEXT, subject=_TEXT, to=_WHEN, reason=_TEXT, by=_TEXT,
+        state={"enum": ["pending", "active", "over"]},
+    ),
+    "NewSilence": _record(
+        "",
+        tenant=_TEXT, subject=_TEXT, reason=_TEXT,
+        ttl={"anyOf": [_TEXT, _NUMBER, {"type": "null"}]}, to=_or_null(_WHEN),
+        repeat=_or_null(_ref("NewRepeat")),
+        **{"class": _TEXT, "from": _or_null(_WHEN)},
+    ) | {"additionalProperties": False},
+    "Repeat": _record(
+        "days from to zone until", days=_WEEKDAYS, to=_CLOCK, zone=_TEXT,
+        until=_or_null(_WHEN), **{"from": _CLOCK},
+    ),
+    "NewRepeat": _record(
+        "days from to", days=_WEEKDAYS, to=_CLOCK, zone=_TEXT, **{"from": _CLOCK},
+    ) | {"additionalProperties": False},
+    "Session": _record(
+        "role csrf needed",
+        role={"enum": ["viewer", "operator", None]}, csrf=_TEXT,
+        needed={"type": "boolean"},
+    ),
+}  # fmt: skip
+
+_PLACES = {
+    "kind": _KIND,
+    "id": _ID,
+    "name": _ID,
+}
+_QUERIES = {
+    "limit": {"type": "integer", "minimum": 1, "maximum": 1000},
+    "cursor": _CURSOR,
+    "sort": {"type": "string", **_SORT},
+    "kind": _KIND,
+    "tenant": _TEXT,
+    "q": {"type": "string", "maxLength": 256},
+    "state": _STATE,
+    "alert": {"type": "string", "enum": ["sent", "pending", "dead"]},
+    "class": _TEXT,
+    "minutes": {"type": "integer", "minimum": 1, "maximum": 1440},
+    "last": _TEXT,
+}
+_PAGE = "limit cursor"
+_INCIDENT = "/api/v1/incidents/{id}"
+_CLIENT = "/api/v1/clients/{kind}/{id}"
+_ANY: dict[str, Any] = {"type": "object"}
+
+# Method, path, summary, query, body, good status, answer, errors.
+_Row = tuple[str, str, str, str, str, int, dict[str, Any] | None, str]
+_ROUTES: tuple[_Row, ...] = (
+    ("get", "/api/v1/status", "The state of every part", "", "", 200, _ANY, ""),
+    ("get", "/api/v1/policies", "Effective policies, what observing let through, spend",
+     _PAGE, "", 200, _list(_ANY), "400"),
+    ("post", "/api/v1/reload", "Read the configuration again", "", "", 200, _ANY, "422"),
+    ("get", "/api/v1/blocks", "Blocks in force", f"{_PAGE} tenant", "", 200,
+     _list(_ref("Block")), "400"),
+    ("post", "/api/v1/blocks", "Block a subject, or let it through", "", "NewBlock", 201,
+     _ref("Block"), "400 413 503 507"),
+    ("delete", "/api/v1/blocks/{kind}/{id}", "Undo: unblock, or stop letting through",
+     "tenant", "", 204, None, "400 404 503"),
+    ("get", "/api/v1/standings", "Who is tagged, throttled or let through", _PAGE, "",
+     200, _list(_ref("Block")), "400"),
+    ("get", "/api/v1/clients", "Who used most within the hour",
+     f"{_PAGE} sort kind tenant q", "", 200, _list(_ref("Client")), "400"),
+    ("get", _CLIENT, "One subject", "tenant", "", 200, _ref("ClientPage"),
+     "400 404 503"),
+    ("post", f"{_CLIENT}/reset", "Forget what it used", "tenant", "", 200, _ANY,
+     "400 503"),
+    ("get", "/api/v1/incidents", "Open and recent incidents",
+     f"{_PAGE} state class", "", 200, _list(_ref("Incident")), "400"),
+    ("get", _INCIDENT, "One incident", "", "", 200, _ref("Incident"), "404"),
+    ("post", f"{_INCIDENT}/acknowledge", "Somebody looks after it", "", "", 200,
+     _ref("Incident"), "404 503"),
+    ("post", f"{_INCIDENT}/resolve", "It is over", "", "", 200, _ref("Incident"),
+     "404 503"),
+    ("get", "/api/v1/timeline", "What came in beside what was expected", "minutes", "",
+     200, _record("step_s from to items", step_s=_COUNT,
+                  items={"type": "array", "items": _ref("Bucket")}), "400"),
+    ("get", "/api/v1/stream", "Server-sent events", "last", "", 200, {}, "503"),
+    ("get", "/api/v1/audit", "What operators did", _PAGE, "", 200, _list(_ANY), "400"),
+    ("get", "/api/v1/alerts", "Delivery of alerts", f"{_PAGE} alert", "", 200,
+     _list(_ANY, "targets pending", targets={"type": "array"}, pending=_COUNT), "400"),
+    ("post", "/api/v1/alerts/{id}/resend", "Send a dead letter again", "", "", 202, None,
+     "404 503"),
+    ("post", "/api/v1/alerts/targets/{name}/test", "Send a sample", "", "", 202, None,
+     "404 502"),
+    ("get", "/api/v1/silences", "Silences and maintenance windows", _PAGE, "", 200,
+     _list(_ref("Silence")), "400"),
+    ("post", "/api/v1/silences", "Do not send what matches for a while", "",
+     "NewSilence", 201, _ref("Silence"), "400 413 503 507"),
+    ("delete", "/api/v1/silences/{id}", "End it now", "", "", 204, None, "404 503"),
+    ("get", "/api/v1/session", "Who the console is", "", "", 200, _ref("Session"), ""),
+    ("post", "/api/v1/session", "A token for a cookie", "", "Login", 200,
+     _ref("Session"), "400 413"),
+    ("delete", "/api/v1/session", "Leave", "", "", 204, None, ""),
+    ("get", "/api/v1/openapi.json", "This document", "", "", 200, _ANY, ""),
+)  # fmt: skip
+_ALWAYS = ("401", "403", "429")
+
+
+@cache
+def document() -> dict[str, Any]:
+    """The whole document."""
+    paths: dict[str, Any] = {}
+    for row in _ROUTES:
+        paths.setdefault(row[1], {})[row[0]] = _operation(row)
+    login = _record("token", token=_TEXT) | {"additionalProperties": False}
+    return {
+        "openapi": "3.1.0",
+        "info": {"title": "Tidegate admin API", "version": __version__},
+        "security": [{"token": []}, {"session": []}],
+        "paths": paths,
+        "components": {
+            "schemas": _SCHEMAS | {"Login": login},
+            "securitySchemes": {
+                "token": {"type": "http", "scheme": "bearer"},
+                "session": {
+                    "type": "apiKey",
+                    "in": "cookie",
+                    "name": "tidegate_session",
+                },
+            },
+        },
+    }
+
+
+def _operation(row: _Row) -> dict[str, Any]:
+    method, path, summary, query, body, good, answer, errors = row
+    found: dict[str, Any] = {
+        "summary": summary,
+        "operationId": f"{method}_{path.removeprefix('/api/v1/').replace('/', '_')}",
+        "parameters": [*_path_parameters(path), *map(_query_parameter, query.split())],
+        "responses": {str(good): _answer(path, answer)}
+        | {code: _error() for code in (*errors.split(), *_ALWAYS)},
+    }
+    if body:
+        content = {"application/json": {"schema": _ref(body)}}
+        found["requestBody"] = {"required": True, "content": content}
+    return found
+
+
+def _path_parameters(path: str) -> list[dict[str, Any]]:
+    names = [part[1:-1] for part in path.split("/") if part.startswith("{")]
+    kinds = _PLACES | ({"kind": _BLOCK_KIND} if "/blocks/" in path else {})
+    return [
+        {"name": name, "in": "path", "required": True, "schema": kinds[name]}
+        for name in names
+    ]
+
+
+def _query_parameter(name: str) -> dict[str, Any]:
+    shown = "state" if name == "alert" else name
+    return {"name": shown, "in": "query", "schema": _QUERIES[name]}
+
+
+def _answer(path: str, schema: dict[str, Any] | None) -> dict[str, Any]:
+    if schema is None:
+        return {"description": "done"}
+    kind = "text/event-stream" if path.endswith("/stream") else "application/json"
+    return {"description": "as asked", "content": {kind: {"schema": schema}}}
+
+
+def _error() -> dict[str, Any]:
+    content = {"application/json": {"schema": _ref("Error")}}
+    return {"description": "refused", "content": content}

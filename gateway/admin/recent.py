@@ -1,0 +1,102 @@
+"""The last records, and what concerns open incidents.
+
+Everything here is bounded: the last few thousand records, so many watched subjects.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import Any
+
+from gateway.admin.clients import moment
+from gateway.admin.timeline import Timeline
+from gateway.core.model import RequestRecord
+
+# About 1 KB each.
+MOST_RECORDS = 5000
+MOST_WATCHED = 64
+# A watched subject's buckets: an hour.
+WATCHED_BUCKETS = 360
+
+Key = tuple[str, str, str]  # kind, tenant, id
+_FIELDS = (
+    "request_id", "tenant", "user", "client_ip", "endpoint", "model", "stream",
+    "status", "prompt_tokens", "completion_tokens", "total_tokens", "usd",
+    "duration_ms", "overhead_ms", "action", "limit", "score", "outcome",
+)  # fmt: skip
+
+
+class Recent:
+    """The last records of the whole gateway."""
+
+    def __init__(self, most: int = MOST_RECORDS) -> None:
+        self._records: deque[RequestRecord] = deque(maxlen=most)
+        self.observe = self._records.append
+
+    def __len__(self) -> int:
+        return len(self._records)
+
+    def of(self, kind: str, id_: str, tenant: str | None) -> list[RequestRecord]:
+        """Those of one subject, newest first."""
+        field = {"client_ip": "client_ip", "user": "user"}.get(kind, "tenant")
+        return [
+            r
+            for r in reversed(self._records)
+            if getattr(r, field) == id_ and tenant in (None, r.tenant)
+        ]
+
+
+class Watched:
+    """A timeline of each subject that an incident is about, from before it began as far
+    as the last records reach.
+    """
+
+    def __init__(self, recent: Recent, most: int = MOST_WATCHED) -> None:
+        self._recent = recent
+        self._most = most
+        self._lines: dict[Key, Timeline] = {}
+
+    def watch(self, kind: str, tenant: str, id_: str) -> None:
+        """From now on; whoever is watched for longest makes room."""
+        key = (kind, tenant, id_)
+        line = self._lines.pop(key, None)
+        if line is None:
+            line = Timeline(WATCHED_BUCKETS)
+            for record in reversed(self._recent.of(kind, id_, _where(tenant))):
+                line.observe(record)
+        self._lines[key] = line
+        if len(self._lines) > self._most:
+            del self._lines[next(iter(self._lines))]
+
+    def observe(self, r: RequestRecord) -> None:
+        """Count a record for whoever is watched."""
+        lines = self._lines
+        if not lines:
+            return
+        tenant = r.tenant
+        for key in (
+            ("client_ip", tenant, r.client_ip),
+            ("user", tenant, r.user),
+            ("tenant", tenant, tenant),
+            ("tenant", "*", "*"),
+        ):
+            line = lines.get(key)
+            if line is not None:
+                line.observe(r)
+
+    def line(
+        self, kind: str, tenant: str, id_: str, now: float
+    ) -> dict[str, Any] | None:
+        """The last hour of a watched subject."""
+        line = self._lines.get((kind, tenant, id_))
+        return None if line is None else line.public(now, 60)
+
+
+def _where(tenant: str) -> str | None:
+    return None if tenant == "*" else tenant
+
+
+def public_record(r: RequestRecord) -> dict[str, Any]:
+    """A record as the console shows it."""
+    shown = {name: getattr(r, name) for name in _FIELDS}
+    return {"ts": moment(r.ts)} | shown | {"class": r.cls, "enforced": not r.would}

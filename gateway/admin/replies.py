@@ -1,0 +1,152 @@
+"""How the admin API reads what it is asked and writes what it answers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, TypeVar
+
+import msgspec
+from aiohttp import web
+
+from gateway.admin.clients import moment
+from gateway.admin.refused import Refused
+from gateway.config.values import parse_duration
+from gateway.core.cidr import Networks, normal_client_ip, parse_address, subject_of
+from gateway.core.model import DETECTOR, Block
+
+MAX_LIMIT = 1000
+DEFAULT_LIMIT = 100
+MAX_ID_CHARS = 256
+# Longer than any incident; a block for good has no ttl.
+MAX_TTL_S = 10 * 365 * 86_400
+SUBJECT_KINDS = ("client_ip", "user", "tenant")
+BLOCK_KINDS = (*SUBJECT_KINDS, "network")
+T = TypeVar("T")
+# What the audit log says of a request.
+ABOUT: web.RequestKey[dict[str, str]] = web.RequestKey("about", dict)
+
+
+def json_response(body: Any, status: int = 200) -> web.Response:
+    """Any value that msgspec can write."""
+    return web.Response(
+        status=status, body=msgspec.json.encode(body), content_type="application/json"
+    )
+
+
+def page_response(
+    request: web.Request, items: Sequence[Any], extra: dict[str, Any] | None = None
+) -> web.Response:
+    """The page of ``items`` that was asked for, in the shape of every list."""
+    start, limit = read_page(request)
+    more = str(start + limit) if start + limit < len(items) else None
+    page = {"items": items[start : start + limit], "next": more}
+    return json_response(page | (extra or {}))
+
+
+def read_page(request: web.Request) -> tuple[int, int]:
+    """``cursor`` (as ``next`` gave it) and ``limit``. Raises Refused."""
+    try:
+        start = int(request.query.get("cursor", "0"))
+        limit = int(request.query.get("limit", str(DEFAULT_LIMIT)))
+    except ValueError:
+        start = limit = -1
+    if start < 0 or not 1 <= limit <= MAX_LIMIT:
+        raise Refused(
+            400, "bad_page", f"limit is 1 to {MAX_LIMIT}, cursor is what `next` said"
+        )
+    return start, limit
+
+
+def read_choice(request: web.Request, name: str, choices: Sequence[str]) -> str | None:
+    """One of a few words of the query, None without. Raises Refused."""
+    given = request.query.get(name)
+    if given is not None and given not in choices:
+        text = f"{name} is one of {', '.join(choices)}"
+        raise Refused(400, f"bad_{name}", text)
+    return given
+
+
+async def read_body(request: web.Request, kind: type[T]) -> T:
+    """The JSON body. Raises Refused with what is wrong with it."""
+    try:
+        return msgspec.json.decode(await request.read(), type=kind)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise Refused(400, "bad_body", str(error)) from error
+
+
+def read_ttl(ttl: str | float | None) -> float | None:
+    """Seconds. Raises Refused."""
+    try:
+        seconds = parse_duration(ttl) if isinstance(ttl, str) else ttl
+    except ValueError as error:
+        raise Refused(400, "bad_ttl", str(error)) from error
+    if seconds is not None and not 0 < seconds <= MAX_TTL_S:
+        raise Refused(
+            400, "bad_ttl", "ttl is more than nothing and less than ten years"
+        )
+    return seconds
+
+
+def read_subject(request: web.Request, kinds: Sequence[str]) -> tuple[str, str]:
+    """Kind and id of the path. Raises Refused."""
+    kind = request.match_info["kind"]
+    if kind not in kinds:
+        raise Refused(400, "bad_kind", f"kind is one of {', '.join(kinds)}")
+    return kind, normal_id(kind, request.match_info["id"])
+
+
+def normal_id(kind: str, id_: str) -> str:
+    """The id as it is counted by, however it was written. Raises Refused."""
+    if not 0 < len(id_) <= MAX_ID_CHARS:
+        raise Refused(400, "bad_id", f"id has 1 to {MAX_ID_CHARS} characters")
+    if kind == "client_ip":
+        return _normal_ip(id_)
+    if kind == "network":
+        try:
+            Networks([id_])
+        except ValueError as error:
+            raise Refused(400, "bad_id", f"not a network: {error}") from error
+    elif kind not in BLOCK_KINDS:
+        raise Refused(400, "bad_kind", f"kind is one of {', '.join(BLOCK_KINDS)}")
+    return id_
+
+
+def _normal_ip(id_: str) -> str:
+    address = parse_address(id_.partition("/")[0])
+    name = normal_client_ip(id_)
+    if address is None or name != subject_of(address):
+        raise Refused(
+            400, "bad_id", f"{id_!r} is not an address (a network: kind network)"
+        )
+    return name
+
+
+def public_block(block: Block) -> dict[str, Any]:
+    """A block as the API shows it."""
+    return {
+        "kind": block.kind,
+        "id": block.id,
+        "tenant": block.tenant,
+        "until": None if block.until is None else moment(block.until),
+        "reason": block.reason,
+        "created_at": moment(block.created_at),
+        "by": block.by,
+        "action": public_action(block),
+        "class": block.cls or None,
+        "score": block.score,
+        "rate": block.rate,
+    }
+
+
+def public_action(block: Block) -> str:
+    """An operator who marks a subject lets it through."""
+    return "allow" if block.by != DETECTOR and block.action == "tag" else block.action
+
+
+def note_change(request: web.Request, what: str, kind: str = "", id_: str = "") -> None:
+    """What the audit log says of this request."""
+    request[ABOUT] = {
+        "what": what[:MAX_ID_CHARS],
+        "kind": kind[:MAX_ID_CHARS],
+        "id": id_[:MAX_ID_CHARS],
+    }

@@ -1,0 +1,246 @@
+"""Money of the last 30 days and what observing let through, by tenant and (UTC) day.
+
+A gateway counts its own days, and knows those of the others of its store as pages: one
+gateway's whole day. A page holds sums and no difference, so writing it twice, or after
+an answer that was lost, counts nothing twice. All of it is bounded: 30 days, the
+tenants of the configuration, so many people a day.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Mapping
+from datetime import UTC, datetime
+from typing import Any
+
+import msgspec
+
+from gateway.admin.clients import moment
+from gateway.admin.timeline import STOPPED
+from gateway.core.model import RequestRecord
+
+DAYS = 30
+DAY_S = 86_400
+# People whom a gateway remembers of one day, of all tenants together.
+MOST_PEOPLE = 10_000
+# Tenants of a policy that are listed one by one, the dearest first.
+MOST_TENANTS = 100
+PERSON_BYTES = 8
+
+
+class Sums(msgspec.Struct, array_like=True):
+    """A tenant's day. ``nanos`` are 1e-9 USD. What starts with ``would`` is what
+    observing let through, and part of the rest: requests by the action that enforcing
+    would have taken, their tokens and their money.
+    """
+
+    requests: int = 0
+    tokens: int = 0
+    nanos: int = 0
+    would_limit: int = 0
+    would_throttle: int = 0
+    would_block: int = 0
+    would_tokens: int = 0
+    would_nanos: int = 0
+
+    def add(self, other: Sums) -> None:
+        """Take another's into these."""
+        for name in self.__struct_fields__:
+            setattr(self, name, getattr(self, name) + getattr(other, name))
+
+    def count(self, r: RequestRecord) -> bool:
+        """Take a record in; whether observing let it through."""
+        self.requests += 1
+        self.tokens += r.total_tokens
+        self.nanos += r.usd_nanos
+        if not r.would or r.action not in STOPPED:
+            return False
+        if r.action == "limit":
+            self.would_limit += 1
+        elif r.action == "throttle":
+            self.would_throttle += 1
+        else:
+            self.would_block += 1
+        self.would_tokens += r.total_tokens
+        self.would_nanos += r.usd_nanos
+        return True
+
+    @property
+    def would(self) -> int:
+        """Requests that enforcing would have stopped."""
+        return self.would_limit + self.would_throttle + self.would_block
+
+
+class Page(msgspec.Struct):
+    """One gateway's day, as it is kept. ``people``: short digests of those whom
+    enforcing would have stopped; kept for the last days only.
+    """
+
+    since: float
+    tenants: dict[str, Sums] = msgspec.field(default_factory=dict)
+    people: dict[str, set[bytes]] = msgspec.field(default_factory=dict)
+
+    def add(self, other: Page) -> None:
+        """Take another into this one."""
+        self.since = min(self.since, other.since)
+        for name, sums in other.tenants.items():
+            self.tenants.setdefault(name, Sums()).add(sums)
+        for name, people in other.people.items():
+            self.people.setdefault(name, set()).update(people)
+
+
+class Ledger:
+    """This gateway's pages, and the others'."""
+
+    def __init__(self) -> None:
+        self._own: dict[int, Page] = {}
+        self._others: dict[int, Page] = {}
+        self._remembered = 0
+        self.changed: set[int] = set()
+        """Days whose page is not kept yet as it is now."""
+
+    def observe(self, r: RequestRecord) -> None:
+        """Count a record for its tenant."""
+        day = int(r.ts) // DAY_S
+        page = self._own.get(day) or self._turn(day, r.ts)
+        sums = page.tenants.get(r.tenant)
+        if sums is None:
+            sums = page.tenants[r.tenant] = Sums()
+        if sums.count(r):
+            self._remember(page, r)
+        self.changed.add(day)
+
+    def _turn(self, day: int, now: float) -> Page:
+        page = self._own[day] = Page(now)
+        newest = max(self._own)
+        for pages in (self._own, self._others):
+            for old in [one for one in pages if one <= newest - DAYS]:
+                del pages[old]
+        self.changed.intersection_update(self._own)
+        self._remembered = 0
+        for one in self._own:
+            if one < newest - 1:
+                self._own[one].people.clear()
+        return page
+
+    def _remember(self, page: Page, r: RequestRecord) -> None:
+        people = page.people.setdefault(r.tenant, set())
+        before = len(people)
+        if self._remembered < MOST_PEOPLE:
+            name = r.client_ip if r.user == "anonymous" else r.user
+            people.add(_digest(name))
+            self._remembered += len(people) - before
+
+    # -- kept elsewhere ------------------------------------------------------------------
+
+    def page(self, day: int) -> Page | None:
+        """This gateway's, to be kept."""
+        return self._own.get(day)
+
+    def pages(self) -> dict[int, Page]:
+        """All of this gateway's."""
+        return self._own
+
+    def recall(self, pages: Mapping[int, Page]) -> None:
+        """What this gateway had counted before it was started again."""
+        for day, page in pages.items():
+            if day in self._own:
+                self._own[day].add(page)
+                self.changed.add(day)
+            else:
+                self._own[day] = page
+        newest = max(self._own, default=0)
+        for day in [one for one in self._own if one <= newest - DAYS]:
+            del self._own[day]
+            self.changed.discard(day)
+
+    def others(self, pages: Mapping[int, Iterable[Page]]) -> None:
+        """What the other gateways of the store count, of these days."""
+        for day, found in pages.items():
+            whole = Page(float("inf"))
+            for page in found:
+                whole.add(page)
+            self._others[day] = whole
+
+    # -- shown ---------------------------------------------------------------------------
+
+    def _pages(self, day: int) -> list[Page]:
+        return [p for kept in (self._own, self._others) if (p := kept.get(day))]
+
+    def spend_today(self, now: float) -> float:
+        """US dollars of the running day, all tenants."""
+        pages = self._pages(int(now) // DAY_S)
+        return sum(one.nanos for page in pages for one in page.tenants.values()) / 1e9
+
+    def public(self, tenants: Iterable[str], now: float) -> dict[str, Any]:
+        """Of several tenants together and each: the last 30 days, and what enforcing
+        would have stopped in them and today.
+        """
+        names, today = list(tenants), int(now) // DAY_S
+        days: dict[int, Sums] = {}
+        each: dict[str, Sums] = {}
+        sinces = []
+        for day in range(today - DAYS + 1, today + 1):
+            for page in self._pages(day):
+                sinces.append(page.since)
+                for name in names:
+                    sums = page.tenants.get(name)
+                    if sums is not None:
+                        days.setdefault(day, Sums()).add(sums)
+                        each.setdefault(name, Sums()).add(sums)
+        whole = Sums()
+        for sums in days.values():
+            whole.add(sums)
+        since = min(sinces, default=float("inf"))
+        return {
+            "since": None if since == float("inf") else moment(since),
+            "days": [{"day": _date(day), **_cost(days[day])} for day in sorted(days)],
+            "requests": whole.requests,
+            "tokens": whole.tokens,
+            "usd": whole.nanos / 1e9,
+            "tenants": _dearest(each),
+            "would": _would(whole),
+            "would_today": _would(days.get(today, Sums()))
+            | {"clients": self._people(names, today)},
+        }
+
+    def _people(self, names: Iterable[str], day: int) -> int:
+        pages = self._pages(day)
+        return sum(
+            len(set().union(*(page.people.get(name, ()) for page in pages)))
+            for name in names
+        )
+
+
+def _digest(name: str) -> bytes:
+    return hashlib.blake2b(name.encode(), digest_size=PERSON_BYTES).digest()
+
+
+def _date(day: int) -> str:
+    return datetime.fromtimestamp(day * DAY_S, UTC).date().isoformat()
+
+
+def _cost(sums: Sums) -> dict[str, Any]:
+    return {
+        "requests": sums.requests,
+        "tokens": sums.tokens,
+        "usd": sums.nanos / 1e9,
+        "would": sums.would,
+    }
+
+
+def _dearest(each: Mapping[str, Sums]) -> list[dict[str, Any]]:
+    """Tenants, the dearest first."""
+    order = sorted(each, key=lambda name: (-each[name].nanos, name))
+    return [{"tenant": name, **_cost(each[name])} for name in order[:MOST_TENANTS]]
+
+
+def _would(sums: Sums) -> dict[str, Any]:
+    return {
+        "requests": sums.would,
+        "limited": sums.would_limit,
+        "throttled": sums.would_throttle,
+        "blocked": sums.would_block,
+        "tokens": sums.would_tokens,
+        "usd": sums.would_nanos / 1e9,
+    }

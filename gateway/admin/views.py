@@ -1,0 +1,249 @@
+"""Routes that the console stands on: sessions, the live stream, incidents, alerts."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import msgspec
+from aiohttp import web
+
+from gateway.admin.auth import ROLE, SESSION_PATH, Door
+from gateway.admin.backend import Backend
+from gateway.admin.openapi import document
+from gateway.admin.refused import Refused
+from gateway.admin.replies import (
+    json_response,
+    note_change,
+    page_response,
+    public_block,
+    read_body,
+    read_choice,
+)
+from gateway.admin.sessions import COOKIE, SESSION_S, Session
+from gateway.admin.stream import stream
+from gateway.admin.timeline import DAY_MINUTES
+from gateway.detect.model import Output
+
+MAX_TOKEN_CHARS = 4096
+# Clients of one incident that are shown.
+MOST_CLIENTS = 50
+
+
+class Login(msgspec.Struct, forbid_unknown_fields=True):
+    """Body of ``POST /api/v1/session``."""
+
+    token: str
+
+
+class Views:
+    """``door`` knows who asks."""
+
+    def __init__(
+        self, backend: Backend, door: Door, clock: Callable[[], float] = time.time
+    ) -> None:
+        self._backend = backend
+        self._door = door
+        self._clock = clock
+
+    def routes(self) -> list[web.AbstractRouteDef]:
+        """Theirs."""
+        incident = "/api/v1/incidents/{id}"
+        return [
+            web.get(SESSION_PATH, self.get_session),
+            web.post(SESSION_PATH, self.post_session),
+            web.delete(SESSION_PATH, self.delete_session),
+            web.get("/api/v1/openapi.json", self.get_openapi),
+            web.get("/api/v1/stream", self.get_stream, allow_head=False),
+            web.get("/api/v1/timeline", self.get_timeline),
+            web.get("/api/v1/incidents", self.get_incidents),
+            web.get(incident, self.get_incident),
+            web.post(f"{incident}/acknowledge", self.post_acknowledge),
+            web.post(f"{incident}/resolve", self.post_resolve),
+            web.get("/api/v1/standings", self.get_standings),
+            web.get("/api/v1/audit", self.get_audit),
+            web.get("/api/v1/alerts", self.get_alerts),
+            web.post("/api/v1/alerts/{id}/resend", self.post_resend),
+            web.post("/api/v1/alerts/targets/{name}/test", self.post_test),
+        ]
+
+    # -- sessions ----------------------------------------------------------------------
+
+    async def get_session(self, request: web.Request) -> web.Response:
+        """Who the console is: what it may do, and whether it has to say so first."""
+        door = self._door
+        if door.tokens.open:
+            return _session_response("operator", "", needed=False)
+        session = door.session_of(request)
+        if session is None:
+            return _session_response(None, "", needed=True)
+        return _session_response(session.role, session.csrf, needed=True)
+
+    async def post_session(self, request: web.Request) -> web.Response:
+        """A token for a cookie that no script can read."""
+        asked = await read_body(request, Login)
+        door = self._door
+        if door.tokens.open:
+            return _session_response("operator", "", needed=False)
+        token = asked.token.strip()[:MAX_TOKEN_CHARS]
+        role = door.check_token(token, request.remote or "")
+        secret, session = door.sessions.open(role, door.tokens)
+        answer = _session_response(role, session.csrf, needed=True)
+        answer.set_cookie(
+            COOKIE,
+            secret,
+            max_age=SESSION_S,
+            httponly=True,
+            samesite="Strict",
+            secure=request.secure,
+            path="/",
+        )
+        return answer
+
+    async def delete_session(self, request: web.Request) -> web.Response:
+        """Leave."""
+        self._door.sessions.close(request.cookies.get(COOKIE, ""))
+        answer = web.Response(status=204)
+        answer.del_cookie(COOKIE, path="/")
+        return answer
+
+    # -- live --------------------------------------------------------------------------
+
+    async def get_openapi(self, _request: web.Request) -> web.Response:
+        """This API, as OpenAPI 3.1."""
+        return json_response(document())
+
+    async def get_stream(self, request: web.Request) -> web.StreamResponse:
+        """Server-sent events: ``counters`` every second, ``output``, ``change``."""
+        session: Session | None = self._door.session_of(request)
+        held = session is not None and "Authorization" not in request.headers
+
+        def still_allowed() -> bool:
+            return not held or self._door.session_of(request) is not None
+
+        return await stream(
+            request, self._backend.lookout.feed, still_allowed=still_allowed
+        )
+
+    async def get_timeline(self, request: web.Request) -> web.Response:
+        """What came in, beside what was expected."""
+        try:
+            minutes = int(request.query.get("minutes", "60"))
+        except ValueError:
+            minutes = 0
+        if not 1 <= minutes <= DAY_MINUTES:
+            raise Refused(400, "bad_minutes", f"minutes is 1 to {DAY_MINUTES}")
+        return json_response(
+            self._backend.lookout.timeline.public(self._clock(), minutes)
+        )
+
+    # -- incidents ---------------------------------------------------------------------
+
+    async def get_incidents(self, request: web.Request) -> web.Response:
+        """Open and recent incidents, newest first (``?state=``, ``?class=``)."""
+        state = read_choice(request, "state", ("open", "resolved"))
+        cls = request.query.get("class")
+        found = [
+            incident
+            for incident in self._backend.incidents()
+            if state in (None, incident["state"]) and cls in (None, incident["class"])
+        ]
+        return page_response(request, found)
+
+    async def get_incident(self, request: web.Request) -> web.Response:
+        """One incident: what was said of it, what was done, and what came since."""
+        incident = self._find(request.match_info["id"])
+        lookout, now = self._backend.lookout, self._clock()
+        story = lookout.story(incident["id"])
+        kind, id_ = incident["subject"]["kind"], incident["subject"]["id"]
+        tenant = "*" if id_ == "*" else incident["tenant"]
+        return json_response(
+            incident
+            | {
+                "story": story,
+                "clients": self._clients(incident, story),
+                "timeline": lookout.watched.line(kind, tenant, id_, now),
+            }
+        )
+
+    def _clients(
+        self, incident: dict[str, Any], story: Sequence[Output]
+    ) -> list[dict[str, Any]]:
+        """The worst, and everybody who was acted on because of it."""
+        worst = incident["subjects"] or [incident["subject"]]
+        found = {(one["kind"], one["id"]): incident["tenant"] for one in worst}
+        for said in reversed(story):
+            if said.type.startswith("client.") and len(found) < MOST_CLIENTS:
+                found.setdefault((said.subject.kind, said.subject.id), said.tenant)
+        return [self._client(*key, tenant) for key, tenant in found.items()]
+
+    def _client(self, kind: str, id_: str, tenant: str) -> dict[str, Any]:
+        standing = self._backend.standing(kind, id_, tenant)
+        usual = self._backend.usual(kind, id_, tenant)
+        return {
+            "kind": kind,
+            "id": id_,
+            "tenant": tenant,
+            "standing": None if standing is None else public_block(standing),
+            "requests_1m": None if usual is None else usual.requests_1m,
+            "expected_1m": None if usual is None else usual.expected_1m,
+            "peers_1m": None if usual is None else usual.peers_1m,
+        }
+
+    def _find(self, id_: str) -> dict[str, Any]:
+        for incident in self._backend.incidents():
+            if incident["id"] == id_:
+                return incident
+        raise Refused(404, "not_found", "there is no such incident any more")
+
+    async def post_acknowledge(self, request: web.Request) -> web.Response:
+        """Somebody looks after it."""
+        id_ = request.match_info["id"]
+        note_change(request, "acknowledge", "incident", id_)
+        await self._backend.acknowledge_incident(id_, request[ROLE])
+        return json_response(self._find(id_))
+
+    async def post_resolve(self, request: web.Request) -> web.Response:
+        """An operator says that it is over."""
+        id_ = request.match_info["id"]
+        note_change(request, "resolve", "incident", id_)
+        await self._backend.resolve_incident(id_, request[ROLE])
+        return json_response(self._find(id_))
+
+    async def get_standings(self, request: web.Request) -> web.Response:
+        """Who is tagged, throttled or let through, oldest first."""
+        found = [public_block(block) for block in self._backend.standings()]
+        return page_response(request, found)
+
+    async def get_audit(self, request: web.Request) -> web.Response:
+        """What operators did, newest first."""
+        return page_response(request, list(reversed(self._backend.lookout.changes)))
+
+    # -- alerts ------------------------------------------------------------------------
+
+    async def get_alerts(self, request: web.Request) -> web.Response:
+        """Targets, and messages sent, pending and given up."""
+        alerts = self._backend.alerts()
+        state = read_choice(request, "state", ("sent", "pending", "dead"))
+        items = [one for one in alerts["items"] if state in (None, one["state"])]
+        extra = {"targets": alerts["targets"], "pending": alerts["pending"]}
+        return page_response(request, items, extra)
+
+    async def post_resend(self, request: web.Request) -> web.Response:
+        """Try a message that was given up once more."""
+        id_ = request.match_info["id"]
+        note_change(request, "resend", "alert", id_)
+        await self._backend.resend_alert(id_)
+        return web.Response(status=202)
+
+    async def post_test(self, request: web.Request) -> web.Response:
+        """Send a sample to one target."""
+        name = request.match_info["name"]
+        note_change(request, "test", "target", name)
+        await self._backend.test_alert(name)
+        return web.Response(status=202)
+
+
+def _session_response(role: str | None, csrf: str, *, needed: bool) -> web.Response:
+    return json_response({"role": role, "csrf": csrf, "needed": needed})

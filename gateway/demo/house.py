@@ -1,0 +1,200 @@
+"""The gateway of the demo: ``tidegate serve`` in a directory that goes with it."""
+
+from __future__ import annotations
+
+import asyncio
+import ctypes
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable
+from random import Random
+from typing import Any
+
+from gateway.demo.past import past_requests
+from gateway.demo.people import SCHOOL, SHOP
+
+START_S = 30.0
+END_S = 15.0
+LEARN_S = 120.0
+CALL_S = 5.0
+_READY = re.compile(r"^tidegate ready (\S+) admin (\S+)$", re.MULTILINE)
+_PR_SET_PDEATHSIG = 1
+_CONFIG = """\
+[server]
+listen = "127.0.0.1:0"
+trusted_proxies = ["127.0.0.1/32"]
+drain_timeout = "2s"
+[server.log]
+format = "json"
+[admin]
+listen = "{admin}"
+[store]
+url = "embedded:{folder}/store"
+[events]
+file = "{folder}/records.jsonl"
+[[upstream]]
+name = "made-up"
+url = "{upstream}"
+[policy.default]
+mode = "enforce"
+user_from = ["header"]
+limits = [
+  {{ per = "user", requests = 3000, window = "1m" }},
+  {{ per = "tenant", usd = 50, window = "day" }},
+]
+[[tenant]]
+name = "{shop}"
+policy = "default"
+header = {{ name = "x-tenant", value = "{shop}", user_header = "x-user" }}
+[[tenant]]
+name = "{school}"
+policy = "default"
+header = {{ name = "x-tenant", value = "{school}", user_header = "x-user" }}
+"""
+
+
+class HouseError(Exception):
+    """The gateway does not run; the text is what it said last."""
+
+
+class House:
+    """A gateway and its directory. ``url`` and ``admin`` are known once it runs.
+
+    Children are started from the main thread, whose end is the end of the demo: that
+    is what the kernel tells them of (``_end_with_parent``).
+    """
+
+    def __init__(self, admin: str = "127.0.0.1:0") -> None:
+        self._admin = admin
+        self.folder = tempfile.mkdtemp(prefix="tidegate-demo-")
+        self.url = self.admin = ""
+        self._stderr = f"{self.folder}/stderr"
+        self._child: subprocess.Popen[bytes] | None = None
+        self._open = urllib.request.build_opener(urllib.request.ProxyHandler({})).open
+
+    def write_config(self, upstream: str) -> None:
+        """Two tenants behind one made-up API."""
+        text = _CONFIG.format(
+            admin=self._admin,
+            folder=self.folder,
+            upstream=upstream,
+            shop=SHOP,
+            school=SCHOOL,
+        )
+        with open(f"{self.folder}/tidegate.toml", "w", encoding="utf-8") as file:
+            file.write(text)
+
+    async def learn(self, chance: Random) -> int:
+        """Give it a past; requests in it, 0 where no store engine could keep it."""
+        path = f"{self.folder}/past.jsonl"
+        count = await asyncio.to_thread(_write_past, path, chance)
+        argv = self._command("learn", path, "--config", "tidegate.toml")
+        child = await asyncio.create_subprocess_exec(
+            *argv,
+            cwd=self.folder,
+            env=self._environ(),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+            preexec_fn=_end_with_parent(signal.SIGINT),
+        )
+        try:
+            async with asyncio.timeout(LEARN_S):
+                learned = await child.wait() == 0
+        except (asyncio.CancelledError, TimeoutError):
+            child.send_signal(signal.SIGINT)  # it ends the engine that it started
+            await child.wait()
+            raise
+        return count if learned else 0
+
+    async def start(self) -> None:
+        """Run it, and wait until it is ready. Raises HouseError."""
+        child = self._child = self._launch()
+        end = time.monotonic() + START_S
+        while (found := _READY.search(self._said())) is None:
+            if child.poll() is not None or time.monotonic() > end:
+                raise HouseError(self._said()[-2000:] or "the gateway did not start")
+            await asyncio.sleep(0.05)
+        self.url, self.admin = found[1], found[2]
+
+    def _launch(self) -> subprocess.Popen[bytes]:
+        with open(self._stderr, "wb") as stderr:
+            return subprocess.Popen(  # noqa: S603 - our own command
+                self._command("serve", "--config", "tidegate.toml"),
+                cwd=self.folder,
+                env=self._environ(),
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=stderr,
+                # Ctrl-C is for the demo, which ends the gateway in its own time.
+                start_new_session=True,
+                preexec_fn=_end_with_parent(signal.SIGTERM),  # noqa: PLW1509 - it calls one function of the kernel
+            )
+
+    async def look(self, path: str) -> Any:
+        """What the admin API says; None when it says nothing."""
+        return await asyncio.to_thread(self._look, path)
+
+    def _look(self, path: str) -> Any:
+        try:
+            with self._open(self.admin + path, timeout=CALL_S) as answer:
+                return json.load(answer)
+        except (urllib.error.URLError, OSError, ValueError):
+            return None
+
+    def close(self) -> None:
+        """End it and everything it started; then nothing of it is left."""
+        child = self._child
+        if child is not None and child.poll() is None:
+            child.terminate()
+            try:
+                child.wait(END_S)
+            except subprocess.TimeoutExpired:
+                child.kill()  # its children end with it
+                child.wait()
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def _said(self) -> str:
+        with open(self._stderr, encoding="utf-8", errors="replace") as file:
+            return file.read()
+
+    def _command(self, *arguments: str) -> list[str]:
+        return [sys.executable, "-m", "gateway", *arguments]
+
+    def _environ(self) -> dict[str, str]:
+        # The directory of this package: a checkout that is not installed runs as well.
+        here = os.path.dirname(os.path.dirname(os.path.dirname(__file__)))
+        paths = [here, os.environ.get("PYTHONPATH", "")]
+        clean = {k: v for k, v in os.environ.items() if not k.startswith("TIDEGATE_")}
+        return clean | {"PYTHONPATH": os.pathsep.join(filter(None, paths))}
+
+
+def _write_past(path: str, chance: Random) -> int:
+    count = 0
+    with open(path, "wb") as file:
+        for line in past_requests(time.time() - 1.0, chance):
+            file.write(line + b"\n")
+            count += 1
+    return count
+
+
+def _end_with_parent(signum: signal.Signals) -> Callable[[], None] | None:
+    """For a forked child: a signal when this process dies, however it dies (Linux)."""
+    if not sys.platform.startswith("linux"):
+        return None
+    prctl = ctypes.CDLL(None).prctl
+
+    def set_signal() -> None:
+        prctl(_PR_SET_PDEATHSIG, int(signum), 0, 0, 0)
+
+    return set_signal

@@ -1,0 +1,181 @@
+"""A gateway with ordinary clients and one attacker, and a browser that looks at it."""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import json
+import random
+import shutil
+import threading
+import time
+from collections.abc import Iterator
+from typing import Any
+
+from tests.gateway_process import Gateway, MockLLM
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
+ATTACKER, KEY = "127.66.0.1", "sk-attacker"
+VIEWS = ("now", "incidents", "clients", "policies", "alerts")
+WORDS = [
+    "ship",
+    "invoice",
+    "river",
+    "audit",
+    "basil",
+    "copper",
+    "query",
+    "lantern",
+    "novel",
+    "tariff",
+    "orbit",
+    "payroll",
+    "garden",
+    "sensor",
+    "recipe",
+    "border",
+    "lesson",
+    "engine",
+    "poem",
+    "harbor",
+    "ticket",
+    "protein",
+    "margin",
+    "quilt",
+    "violin",
+    "budget",
+    "canal",
+    "desert",
+    "emerald",
+    "fabric",
+    "glacier",
+    "hammer",
+    "island",
+    "jungle",
+    "kernel",
+    "ladder",
+    "magnet",
+    "needle",
+    "oyster",
+    "parcel",
+    "quarry",
+    "rocket",
+    "saddle",
+    "tunnel",
+    "umbrella",
+    "valley",
+]
+CONFIG = """
+[[upstream]]
+name = "mock"
+url = "{url}"
+[[alert]]
+name = "on-call"
+type = "webhook"
+url = "http://127.0.0.1:9/hook"
+allow_private = true
+[policy.default]
+mode = "{mode}"
+limits = [
+  {{ per = "client_ip", requests = 100000, window = "1h" }},
+  {{ per = "user", tokens = 2000000, window = "1h" }},
+  {{ per = "tenant", usd = 500, window = "1d" }},
+]
+"""
+
+
+def config_of(mock: MockLLM, mode: str = "enforce") -> str:
+    """Limits that nobody reaches."""
+    return CONFIG.format(url=mock.url, mode=mode)
+
+
+def ask(gateway: Gateway, source: str, key: str, prompt: str) -> int:
+    """One chat call from an address of its own; its status."""
+    connection = http.client.HTTPConnection(
+        "127.0.0.1", gateway.port, timeout=40, source_address=(source, 0)
+    )
+    body = {"model": "gpt-4o", "messages": [{"role": "user", "content": prompt}]}
+    headers = {"Authorization": f"Bearer {key}"}
+    with contextlib.closing(connection):
+        connection.request("POST", "/v1/chat/completions", json.dumps(body), headers)
+        answer = connection.getresponse()
+        answer.read()
+        return answer.status
+
+
+def crowd(gateway: Gateway, rounds: int = 1, pause_s: float = 0.0) -> set[int]:
+    """Ordinary clients, each with prompts of its own; what they were answered."""
+    chance = random.Random(rounds)
+    seen = set()
+    for _ in range(rounds):
+        for n in range(14):
+            prompt = " ".join(chance.choices(WORDS, k=chance.randint(8, 40)))
+            seen.add(ask(gateway, f"127.1.0.{n + 1}", f"sk-{n}", prompt))
+            time.sleep(pause_s)
+    return seen
+
+
+def attack(gateway: Gateway, most_s: float = 30.0) -> int:
+    """Walk a template until it is refused; the last status."""
+    chance = random.Random(ATTACKER)
+    template = " ".join(chance.choices(WORDS, k=18))
+    end = time.monotonic() + most_s
+    status = count = 0
+    while status != 403 and time.monotonic() < end:
+        count += 1
+        prompt = f"{template} {chance.choice(WORDS)} {count}"
+        status = ask(gateway, ATTACKER, KEY, prompt)
+    return status
+
+
+@contextlib.contextmanager
+def in_background(work: Any, *arguments: Any) -> Iterator[None]:
+    """``work(*arguments)`` beside the block, which waits for its end."""
+    thread = threading.Thread(target=work, args=arguments)
+    thread.start()
+    try:
+        yield
+    finally:
+        thread.join()
+
+
+class Page:
+    """A page of the console that remembers what went wrong in it."""
+
+    def __init__(self, page: Any, base: str) -> None:
+        self.page = page
+        self.base = base
+        self.problems: list[str] = []
+        page.on("console", self._said)
+        page.on("pageerror", lambda error: self.problems.append(f"error: {error}"))
+        page.on("request", self._asked)
+
+    def _said(self, message: Any) -> None:
+        if message.type in ("error", "warning"):
+            self.problems.append(f"{message.type}: {message.text}")
+
+    def _asked(self, request: Any) -> None:
+        if not request.url.startswith((self.base, "data:", "blob:")):
+            self.problems.append(f"asked elsewhere: {request.url}")
+
+    def open(self, view: str) -> Any:
+        """A view, loaded."""
+        self.page.goto(f"{self.base}/#/{view}")
+        self.page.wait_for_selector("main h1", timeout=15_000)
+        self.page.wait_for_selector(".skeleton", state="detached", timeout=15_000)
+        return self.page
+
+
+@contextlib.contextmanager
+def browser(**launch: Any) -> Iterator[Any]:
+    """Chromium without a window."""
+    from playwright.sync_api import sync_playwright  # noqa: PLC0415 - may be missing
+
+    with sync_playwright() as tool:
+        chromium = tool.chromium.launch(
+            executable_path=CHROMIUM, args=["--no-sandbox"], **launch
+        )
+        try:
+            yield chromium
+        finally:
+            chromium.close()

@@ -1,0 +1,309 @@
+"""The console in a real browser, on a real gateway."""
+
+from __future__ import annotations
+
+import importlib.util
+import signal
+import time
+from urllib.parse import quote
+
+import pytest
+
+from tests.browser.stage import (
+    ATTACKER,
+    CHROMIUM,
+    KEY,
+    VIEWS,
+    Page,
+    ask,
+    attack,
+    browser,
+    config_of,
+    crowd,
+    in_background,
+)
+from tests.gateway_process import call, running_gateway, running_mock, until
+
+WITHOUT = [
+    name
+    for name, there in (
+        ("chromium", CHROMIUM),
+        ("playwright", importlib.util.find_spec("playwright")),
+    )
+    if not there
+]
+pytestmark = [
+    pytest.mark.browser,
+    pytest.mark.slow,
+    pytest.mark.skipif(bool(WITHOUT), reason=f"not here: {', '.join(WITHOUT)}"),
+    pytest.mark.timeout(240),
+]
+CLIENT = f"clients/client_ip/{quote(ATTACKER)}?tenant=default"
+
+
+@pytest.fixture(name="gateway", scope="module")
+def _gateway():
+    with running_mock() as mock, running_gateway(config_of(mock)) as gateway:
+        crowd(gateway, 6)
+        attack(gateway)
+        until(lambda: gateway.api("GET", "/api/v1/incidents")["items"], 20)
+        yield gateway
+
+
+@pytest.fixture(name="young")
+def _young():
+    """A gateway of its own, for what changes its incident for good."""
+    with running_mock() as mock, running_gateway(config_of(mock)) as gateway:
+        crowd(gateway, 6)
+        attack(gateway)
+        until(lambda: gateway.api("GET", "/api/v1/incidents")["items"], 20)
+        yield gateway
+
+
+@pytest.fixture(name="chromium", scope="module")
+def _chromium():
+    with browser() as chromium:
+        yield chromium
+
+
+@pytest.fixture(name="tab")
+def _tab(chromium, gateway):
+    context = chromium.new_context(viewport={"width": 1440, "height": 900})
+    tab = Page(context.new_page(), gateway.admin)
+    yield tab
+    context.close()
+    assert tab.problems == []
+
+
+def incident_of(gateway) -> str:
+    """Where the incident is shown."""
+    return f"incidents/{gateway.api('GET', '/api/v1/incidents')['items'][0]['id']}"
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+@pytest.mark.parametrize("view", [*VIEWS, "incident", "client"])
+def test_every_view_is_sound(chromium, gateway, view, theme):
+    """It opens without a word in the browser's log, and axe finds no serious fault."""
+    where = {"incident": incident_of(gateway), "client": CLIENT}.get(view, view)
+    context = chromium.new_context(color_scheme=theme)
+    tab = Page(context.new_page(), gateway.admin)
+    page = tab.open(where)
+    page.wait_for_timeout(300)
+    faults = serious_faults(page)
+    context.close()
+    assert (tab.problems, faults) == ([], [])
+
+
+def serious_faults(page) -> list[str]:
+    """What axe-core finds, where it can be had."""
+    spec = importlib.util.find_spec("axe_playwright_python")
+    if spec is None:
+        return []
+    from axe_playwright_python.sync_playwright import Axe  # noqa: PLC0415
+
+    # In a world of its own: the page's policy lets no script in but ours.
+    answer = Axe().run(page).response
+    assert len(answer["passes"]) > 10
+    found = answer["violations"]
+    return [
+        f"{one['id']}: {one['nodes'][0]['html']}"
+        for one in found
+        if one["impact"] in ("serious", "critical")
+    ]
+
+
+def test_now_names_the_attack(tab, gateway):
+    """The strip says what, who and what was done."""
+    page = tab.open("now")
+    strip = page.locator("section.strip").first.inner_text()
+    assert "Scraping by" in strip
+    assert ATTACKER in strip
+    assert "Blocked" in strip
+
+
+def test_numbers_equal_those_of_the_api(tab, gateway):
+    """What the page shows of a client is what the API says of it."""
+    row = gateway.api("GET", f"/api/v1/{CLIENT}")["usage"][0]
+    text = tab.open(CLIENT).locator("section", has_text="Last hour").inner_text()
+    assert f"{row['requests']:,}" in text
+    assert f"${row['usd']:.2f}" in text
+
+
+def test_undo_and_block_act_on_the_next_request(tab, gateway):
+    """Unblocked: served at once. Blocked by hand: refused at once. Undone: served."""
+    if ask(gateway, ATTACKER, KEY, "hello") != 403:
+        attack(gateway)
+    page = tab.open(incident_of(gateway))
+    page.get_by_role("button", name="Undo what was done").click()
+    page.get_by_text("let in again", exact=False).first.wait_for()
+    assert ask(gateway, ATTACKER, KEY, "hello again") == 200
+    page = tab.open(CLIENT)
+    page.get_by_role("button", name=f"Block {ATTACKER}").click()
+    page.locator("dialog").get_by_role("button", name="Block").click()
+    page.locator(".toast").filter(has_text="Blocked").wait_for()
+    assert ask(gateway, ATTACKER, KEY, "and again") == 403
+    page.keyboard.press("u")
+    page.locator(".toast").filter(has_text="Unblocked").wait_for()
+    assert ask(gateway, ATTACKER, KEY, "at last") == 200
+
+
+def test_an_incident_is_acknowledged_and_resolved(chromium, young):
+    """The buttons do what they say, and everybody sees it."""
+    page = Page(chromium.new_page(), young.admin).open(incident_of(young))
+    page.get_by_role("button", name="Acknowledge").click()
+    page.get_by_text("looked after since").wait_for()
+    page.get_by_role("button", name="Resolve", exact=True).click()
+    page.get_by_text("● Over").wait_for()
+    row = young.api("GET", "/api/v1/incidents?limit=1")["items"][0]
+    assert (row["state"], row["acknowledged"]["by"]) == ("resolved", "operator")
+
+
+def test_keys_lead_everywhere(tab):
+    """Views by number, rows by j and Enter, search by slash, help by question mark."""
+    page = tab.open("now")
+    page.keyboard.press("3")
+    page.get_by_role("heading", name="Clients of the last hour").wait_for()
+    page.locator("tr[data-open]").first.wait_for()
+    page.keyboard.press("j")
+    page.keyboard.press("Enter")
+    page.get_by_role("heading", name="Last hour", exact=True).wait_for()
+    page.keyboard.press("/")
+    page.keyboard.type("127.1.0.3")
+    page.keyboard.press("Enter")
+    page.get_by_role("link", name="127.1.0.3").wait_for()
+    page.locator("h1").click()
+    page.keyboard.press("?")
+    page.get_by_role("heading", name="Keyboard").wait_for()
+
+
+def test_the_empty_gateway_says_what_to_do(chromium):
+    """Nothing wrong, nobody there: a line to copy."""
+    with running_mock() as mock, running_gateway(config_of(mock)) as gateway:
+        tab = Page(chromium.new_page(), gateway.admin)
+        page = tab.open("now")
+        assert page.get_by_text("No traffic yet").is_visible()
+        assert page.get_by_text("Quiet", exact=False).first.is_visible()
+        tab.page.close()
+        assert tab.problems == []
+
+
+def test_an_attack_shows_without_a_reload(chromium):
+    """From its first request to the chart."""
+    with running_mock() as mock, running_gateway(config_of(mock)) as gateway:
+        tab = Page(chromium.new_page(), gateway.admin)
+        page = tab.open("now")
+        page.wait_for_timeout(1500)
+        came = page.locator("section[aria-label=Requests] .now")
+        assert came.inner_text() == "0"
+        with in_background(attack, gateway):
+            began = time.monotonic()
+            until(lambda: float(came.inner_text().replace(",", "")) >= 5, 20)
+            shown_s = time.monotonic() - began
+            page.locator("section.strip").wait_for(timeout=20_000)
+        tab.page.close()
+        assert tab.problems == []
+        print(f"shown after {shown_s:.1f} s")  # noqa: T201 - a figure to see
+        assert shown_s < 8.0  # 2 s is the aim, on a machine at rest
+
+
+def test_lost_updates_are_said(chromium):
+    """A gateway that is gone: within three seconds no figure poses as live."""
+    with running_mock() as mock, running_gateway(config_of(mock)) as gateway:
+        page = Page(chromium.new_page(), gateway.admin).open("now")
+        page.wait_for_timeout(1200)
+        gateway.children("control")[0].suspend()
+        try:
+            page.get_by_text("Live updates lost").wait_for(timeout=6_000)
+        finally:
+            gateway.children("control")[0].resume()
+        page.locator("#lost").wait_for(state="hidden", timeout=15_000)
+        page.close()
+
+
+def test_a_token_opens_the_console(chromium, monkeypatch):
+    """A wrong one is told; the viewer's shows no buttons; no script can read it."""
+    monkeypatch.setenv("T", "operators-own")
+    monkeypatch.setenv("V", "viewers-own")
+    with running_mock() as mock:
+        text = config_of(mock)
+        keys = 'token = { env = "T" }\nviewer_token = { env = "V" }\n'
+        with running_gateway(text, admin=keys) as gw:
+            page = chromium.new_context().new_page()
+            page.goto(gw.admin)
+            page.get_by_label("Token").fill("wrong")
+            page.get_by_role("button", name="Sign in").click()
+            page.get_by_text("not valid").wait_for()
+            page.get_by_label("Token").fill("viewers-own")
+            page.get_by_role("button", name="Sign in").click()
+            page.get_by_role("heading", name="Now", exact=True).wait_for()
+            assert page.evaluate("document.cookie") == ""
+            assert call("GET", f"{gw.admin}/api/v1/status")[0] == 401
+            page.context.close()
+
+
+def test_a_window_is_planned_once_and_each_week(tab, gateway):
+    """What the form says is what the API knows; a fault is told beside it."""
+    page = tab.open("alerts")
+    page.get_by_text("Nothing is silenced").wait_for()
+    page.get_by_role("button", name="Plan a window").click()
+    page.get_by_label("How often").select_option("weekly")
+    page.get_by_label("Time zone").fill("Europe/Berlin")
+    page.get_by_label("Reason").fill("backups")
+    page.wait_for_timeout(100)
+    assert serious_faults(page) == []
+    page.get_by_role("button", name="Plan", exact=True).click()
+    page.get_by_text("each Sun 02:00\u201304:00 Europe/Berlin").wait_for()
+    page.get_by_role("button", name="Plan a window").click()
+    page.get_by_label("Of what").select_option("scraping")
+    page.get_by_role("button", name="Plan", exact=True).click()
+    page.get_by_role("cell", name="planned").nth(1).wait_for()
+    weekly, once = sorted(
+        gateway.api("GET", "/api/v1/silences")["items"], key=lambda one: one["class"]
+    )
+    assert (weekly["repeat"]["days"], weekly["reason"]) == (["sun"], "backups")
+    assert (once["class"], once["state"], once["repeat"]) == (
+        "scraping",
+        "pending",
+        None,
+    )
+    for _ in range(2):
+        before = page.get_by_role("button", name="End", exact=True).count()
+        page.get_by_role("button", name="End", exact=True).first.click()
+        page.wait_for_function(
+            "n => [...document.querySelectorAll('main button')]"
+            ".filter(one => one.textContent === 'End').length < n",
+            arg=before,
+        )
+    page.get_by_text("Nothing is silenced").wait_for()
+
+
+def test_policies_show_the_price_and_what_observing_let_through(chromium):
+    """What the API says, with a limit that only observes, also after a restart."""
+    with running_mock() as mock:
+        config = config_of(mock, "observe").replace("requests = 100000", "requests = 5")
+        with running_gateway(config) as gateway:
+            tab = Page(chromium.new_page(), gateway.admin)
+            text = tab.open("policies").locator("main").inner_text()
+            assert "Nothing spent yet" in text
+            for n in range(8):
+                assert ask(gateway, "127.1.0.1", "sk-1", f"hello {n}") == 200
+            spend = until(lambda: spend_of(gateway, 8), 10)
+            for would in (spend["would"], spend["would_today"]):
+                assert would["requests"] == would["limited"] == 3
+            shown = tab.page.locator("main")
+            words = "3 requests of 1 client today (3 over a limit)"
+            shown.get_by_text(words).wait_for(timeout=15_000)
+            price = shown.get_by_text(f"${spend['usd']:.4f}", exact=True).first
+            price.wait_for()
+            assert tab.problems == []
+            tab.page.close()
+            gateway.signal(signal.SIGTERM)
+            assert gateway.wait() == 0
+            gateway.start()
+            assert spend_of(gateway, 8) == spend
+
+
+def spend_of(gateway, requests: int) -> dict | None:
+    """Once that many were counted."""
+    (policy,) = gateway.api("GET", "/api/v1/policies")["items"]
+    return policy["spend"] if policy["spend"]["requests"] == requests else None

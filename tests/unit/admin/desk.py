@@ -1,0 +1,119 @@
+"""A backend in memory, and requests to the app that stands on it."""
+
+from __future__ import annotations
+
+import aiohttp
+
+from gateway.admin.clients import ClientTable
+from gateway.admin.lookout import Lookout
+from gateway.admin.metrics import Metrics
+from gateway.admin.refused import Refused
+from gateway.admin.sessions import Tokens
+from gateway.core.model import Block
+
+NOW = 1_763_916_387.0
+
+
+class Desk:
+    """A backend in memory."""
+
+    def __init__(self):
+        self.metrics = Metrics("1.2.3")
+        self.clients = ClientTable()
+        self.lookout = Lookout(1, dict)
+        self.tokens = Tokens()
+        self.reasons = []
+        self.list: list[Block] = []
+        self.resets = []
+        self.full = False
+        self.known = []
+
+    def not_ready(self):
+        return self.reasons
+
+    def status(self):
+        return {"version": "1.2.3"}
+
+    def policies(self):
+        return [{"name": "default"}]
+
+    def blocks(self):
+        return self.list
+
+    def standings(self):
+        return []
+
+    def standing(self, kind, id_, tenant):
+        return None
+
+    def usual(self, kind, id_, tenant, *, history=False):
+        return None
+
+    def alerts(self):
+        return {"targets": [], "pending": 0, "items": []}
+
+    def silences(self):
+        return []
+
+    async def add_silence(self, silence):
+        return silence
+
+    async def remove_silence(self, id_):
+        raise Refused(404, "not_found", "no such silence")
+
+    async def resend_alert(self, id_):
+        raise Refused(404, "not_found", "no such message")
+
+    async def test_alert(self, target):
+        raise Refused(404, "not_found", "no such target")
+
+    async def acknowledge_incident(self, id_, by):
+        raise Refused(404, "not_found", "no such incident")
+
+    async def resolve_incident(self, id_, by):
+        raise Refused(404, "not_found", "no such incident")
+
+    def changed(self, change):
+        self.lookout.changed(change)
+
+    def incidents(self):
+        return self.known
+
+    async def add_block(self, block):
+        if self.full:
+            raise Refused(507, "too_many_blocks", "full")
+        self.list.append(block)
+
+    async def remove_block(self, kind, id_, tenant):
+        before = len(self.list)
+        self.list = [
+            b for b in self.list if (b.kind, b.id, b.tenant) != (kind, id_, tenant)
+        ]
+        return len(self.list) < before
+
+    async def limits_of(self, kind, id_, tenants):
+        return [{"limit": "user.requests.1m", "tenants": list(tenants)}]
+
+    async def reset(self, kind, id_, tenant):
+        self.resets.append((kind, id_, tenant))
+        return 2
+
+    async def reload(self):
+        raise Refused(422, "bad_config", "tidegate.toml:3: x: no such key")
+
+
+class Client:
+    """Requests to the running app."""
+
+    def __init__(self, session, base):
+        self.session = session
+        self.base = base
+
+    async def __call__(self, method, path, **options):
+        url = self.base + path
+        async with self.session.request(
+            method, aiohttp.client.URL(url, encoded=True), **options
+        ) as answer:
+            body = await answer.read()
+            is_json = "json" in answer.headers.get("content-type", "")
+            return answer.status, await answer.json() if is_json else body.decode()
