@@ -5,17 +5,19 @@ from __future__ import annotations
 import asyncio
 import inspect
 import os
-import socket
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, settings
 
+from tests.ports import free_port
+
 REPOSITORY = Path(__file__).resolve().parent.parent
 
-# "fast" runs with every change, "deep" at night: HYPOTHESIS_PROFILE=deep.
-settings.register_profile("fast", max_examples=60, deadline=None)
+# "fast" runs with every change and always draws the same examples, so that a red run
+# is about the change; "deep" draws new ones, at night: HYPOTHESIS_PROFILE=deep.
+settings.register_profile("fast", max_examples=60, deadline=None, derandomize=True)
 settings.register_profile(
     "deep",
     max_examples=2_000,
@@ -43,18 +45,7 @@ def _shared() -> Path:
 @pytest.fixture(name="free_port")
 def _free_port() -> Callable[[], int]:
     """A function that gives a loopback TCP port free at this moment."""
-    given: set[int] = set()
-
-    def pick() -> int:
-        while True:
-            with socket.socket() as probe:
-                probe.bind(("127.0.0.1", 0))
-                port: int = probe.getsockname()[1]
-            if port not in given:
-                given.add(port)
-                return port
-
-    return pick
+    return free_port
 
 
 @pytest.fixture(autouse=True)

@@ -24,6 +24,8 @@ from typing import Any, NamedTuple, Self, TypeVar
 
 import pytest
 
+from tests.ports import free_port
+
 REPOSITORY = Path(__file__).resolve().parent.parent
 START_S = 20.0
 T = TypeVar("T")
@@ -279,14 +281,6 @@ class Recorded(NamedTuple):
     process: GatewayProcess
 
 
-def pick_port() -> int:
-    """A loopback port that is free now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-    return port
-
-
 def write_config(folder: Path, upstream: RunningUpstream, port: int) -> Path:
     """A configuration with one worker, nothing limited, no store beside it."""
     path = folder / "tidegate.toml"
@@ -296,7 +290,7 @@ def write_config(folder: Path, upstream: RunningUpstream, port: int) -> Path:
 listen = "127.0.0.1:{port}"
 workers = 1
 [admin]
-listen = "127.0.0.1:{pick_port()}"
+listen = "127.0.0.1:{free_port()}"
 [store]
 url = "memory:"
 [[upstream]]
@@ -316,7 +310,7 @@ def gateway_with_recorder(
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[Recorded]:
     """One gateway process and its recording upstream for a whole test module."""
-    port = pick_port()
+    port = free_port()
     with RunningUpstream() as upstream:
         config = write_config(tmp_path_factory.mktemp("gateway"), upstream, port)
         with GatewayProcess(config) as process:

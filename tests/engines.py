@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from gateway.store.embedded import EngineMissing, find_engine
+from tests.ports import free_port
 
 
 def engine_binaries() -> dict[str, str]:
@@ -56,14 +57,16 @@ class Engine:
         if not self._sentinel:
             self.wait()
 
-    def wait(self, timeout_s: float = 10.0) -> None:
-        """Block until a PING is answered."""
+    def wait(self, timeout_s: float = 30.0) -> None:
+        """Block until a PING is answered; at once an error if the process has ended."""
         until = time.monotonic() + timeout_s
         while not self.command(b"PING").startswith((b"+PONG", b"-NOAUTH")):
-            assert time.monotonic() < until, "the engine does not start"
+            status = self.child.poll() if self.child else None
+            assert status is None, f"the engine ended with status {status}"
+            assert time.monotonic() < until, "the engine does not answer"
             time.sleep(0.01)
 
-    def command(self, line: bytes, timeout_s: float = 2.0) -> bytes:
+    def command(self, line: bytes, timeout_s: float = 10.0) -> bytes:
         """One inline command and the first piece of its answer; b"" when away."""
         with socket.socket(socket.AF_UNIX) as connection:
             connection.settimeout(timeout_s)
@@ -103,19 +106,11 @@ def running_engine(binary: str, *extra: str) -> Iterator[Engine]:
     """An engine with an append-only file in a directory of its own."""
     with tempfile.TemporaryDirectory(prefix="tg-", dir="/tmp") as directory:
         engine = Engine(binary, Path(directory), *extra)
-        engine.start()
         try:
+            engine.start()
             yield engine
         finally:
             engine.kill()
-
-
-def free_port() -> int:
-    """A port of loopback that is free now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 @contextlib.contextmanager
@@ -129,8 +124,8 @@ def running_sentinel(binary: str, master_port: int) -> Iterator[int]:
             f"sentinel monitor main 127.0.0.1 {master_port} 1\n"
         )
         engine = Engine(binary, Path(directory), str(conf), "--sentinel", sentinel=True)
-        engine.start()
         try:
+            engine.start()
             _wait_port(port)
             yield port
         finally:
@@ -138,7 +133,7 @@ def running_sentinel(binary: str, master_port: int) -> Iterator[int]:
 
 
 def _wait_port(port: int) -> None:
-    until = time.monotonic() + 10
+    until = time.monotonic() + 30
     while True:
         with socket.socket() as probe:
             if probe.connect_ex(("127.0.0.1", port)) == 0:

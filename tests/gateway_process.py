@@ -8,7 +8,6 @@ import json
 import os
 import re
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -23,16 +22,8 @@ import psutil
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 READY = re.compile(r"^tidegate ready (\S+) admin (\S+)$", re.MULTILINE)
-START_S = 15.0
+START_S = 40.0
 STOP_S = 20.0
-
-
-def free_port() -> int:
-    """A TCP port of loopback that is free at this moment."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 def key_hash(key: str) -> str:
@@ -40,7 +31,7 @@ def key_hash(key: str) -> str:
     return "sha256:" + hashlib.sha256(key.encode()).hexdigest()
 
 
-def until(what: Callable[[], Any], timeout_s: float = 20.0, why: str = "") -> Any:
+def until(what: Callable[[], Any], timeout_s: float = 40.0, why: str = "") -> Any:
     """Ask again and again until the answer is true; that answer."""
     end = time.monotonic() + timeout_s
     while not (found := what()):
@@ -150,6 +141,7 @@ class Gateway:
         server: str = "",
         store_keys: str = "",
         ports: tuple[int, int] = (0, 0),
+        admin: str = "",
     ) -> None:
         self._home = tempfile.TemporaryDirectory(prefix="tg-", dir="/tmp")
         self.directory = Path(self._home.name)
@@ -161,6 +153,7 @@ class Gateway:
         self._stderr = self.directory / "stderr"
         self._workers, self._server = workers, server
         self._store, self._store_keys = store, store_keys
+        self._admin_keys = admin
         self._flags = flags
         self._with_file = config is not None
         if config is not None:
@@ -174,6 +167,7 @@ class Gateway:
         text = (
             f'[server]\nlisten = "127.0.0.1:{self._ports[0]}"\nworkers = {self._workers}\n'
             f'{self._server}\n[admin]\nlisten = "127.0.0.1:{self._ports[1]}"\n'
+            f"{self._admin_keys}\n"
             f"{store}{self._store_keys}\n"
             f'[events]\nfile = "{self.records_file}"\n{config}\n'
         )
@@ -331,7 +325,7 @@ class Gateway:
     def record(self, **wanted: Any) -> dict[str, Any]:
         """The one record that has these values, waited for."""
         found: list[dict[str, Any]] = until(
-            lambda: self.records(**wanted), 5.0, f"a record with {wanted}"
+            lambda: self.records(**wanted), 20.0, f"a record with {wanted}"
         )
         assert len(found) == 1, found
         return found[0]

@@ -12,7 +12,7 @@ import pytest
 from tests.corpus.answers import ANSWERS
 from tests.doubles import ANSWER, ANSWER_HEAD, Cut, gateway_with_recorder  # noqa: F401
 
-WAIT_S = 8.0
+WAIT_S = 20.0
 
 
 def ask(address: tuple[str, int], method: bytes = b"GET") -> tuple[int, bytes, bool]:

@@ -11,7 +11,7 @@ from tests.corpus.malformed import BODY, HOST, PATH, chunks, get, sized
 from tests.corpus.reader import read_all
 from tests.doubles import ANSWER, ANSWER_HEAD, gateway_with_recorder  # noqa: F401
 
-WAIT_S = 8.0
+WAIT_S = 20.0
 CLOSE = b"Connection: close\r\n"
 
 

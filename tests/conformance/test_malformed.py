@@ -16,7 +16,7 @@ from tests.corpus.reader import read_all
 from tests.corpus.wellformed import VALID
 from tests.doubles import Recorded, gateway_with_recorder  # noqa: F401
 
-WAIT_S = 8.0
+WAIT_S = 20.0
 STATUS = re.compile(rb"HTTP/1\.1 ([0-9]{3}) ")
 CANARY = b"GET /canary HTTP/1.0\r\n\r\n"
 

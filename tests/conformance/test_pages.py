@@ -17,7 +17,12 @@ ROOT = Path(__file__).resolve().parents[2]
 PAGE = (ROOT / "docs" / "operations.md").read_text()
 PAGES = ["README.md", *(f"docs/{p.name}" for p in (ROOT / "docs").glob("*.md"))]
 PAGES.sort()
-SOURCES = ("gateway/admin/metrics.py", "gateway/serve/desk.py")
+SOURCES = (
+    "gateway/admin/metrics.py",
+    "gateway/serve/desk.py",
+    "gateway/serve/history.py",
+    "gateway/serve/spans.py",
+)
 METRIC = re.compile(r"tidegate_[a-z_]+")
 SUFFIX = re.compile(r"_(total|info|bucket|sum|count)$")
 

@@ -10,7 +10,7 @@ import pytest
 from tests.corpus.malformed import CHUNK_BODIES, HOST
 from tests.doubles import gateway_with_recorder  # noqa: F401
 
-WAIT_S = 8.0
+WAIT_S = 20.0
 CHUNKED = b"POST /x HTTP/1.1\r\n" + HOST + b"Transfer-Encoding: chunked\r\n\r\n"
 SIZED = b"POST /x HTTP/1.1\r\n" + HOST + b"Content-Length: 10\r\n\r\n"
 

@@ -13,11 +13,11 @@ from tests.gateway_process import (
     Gateway,
     MockLLM,
     call,
-    free_port,
     running_gateway,
     running_mock,
     until,
 )
+from tests.ports import free_port
 
 ASKED = {"model": "gpt-4o", "messages": [{"role": "user", "content": "hello"}]}
 LIMITS = """

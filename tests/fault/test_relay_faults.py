@@ -30,7 +30,7 @@ USAGE = (
     b'{"choices":[],"usage":{"prompt_tokens":3,"completion_tokens":4,"total_tokens":7}}'
 )
 # Timing is measured, and held to this: a busy machine must not fail the test.
-SOON_S = 1.0  # 50 ms is the aim, on a machine at rest
+SOON_S = 5.0  # 50 ms is the aim, on a machine at rest
 
 
 def books(gateway: InProcess) -> list[int]:

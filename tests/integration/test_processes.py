@@ -20,11 +20,11 @@ from tests.gateway_process import (
     Gateway,
     MockLLM,
     call,
-    free_port,
     running_gateway,
     running_mock,
     until,
 )
+from tests.ports import free_port
 
 CHAT = {"model": "gpt-4o-mini", "messages": [{"role": "user", "content": "hello"}]}
 # "Back within 2 s" is measured where nothing else runs; this is for busy machines.

@@ -12,7 +12,8 @@ from gateway.store.opening import open_store
 from gateway.store.redis import RedisStore
 from gateway.store.url import StoreUrlError
 from tests.cells import reserve, sliding
-from tests.engines import engine_binaries, free_port, running_engine, running_sentinel
+from tests.engines import engine_binaries, running_engine, running_sentinel
+from tests.ports import free_port
 
 PLAN = Plan((sliding("reach", 1000, meter="requests"),))
 

@@ -1,0 +1,127 @@
+"""``tidegate demo``: everything is shown, and nothing is left."""
+
+from __future__ import annotations
+
+import contextlib
+import glob
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+from tests.gateway_process import REPOSITORY, until
+
+
+class Play:
+    """``tidegate demo --fast`` as a process, in a place of its own."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        environ = {"PYTHONPATH": str(REPOSITORY), "TMPDIR": str(folder)}
+        self._out = folder / "out"
+        with self._out.open("wb") as out:
+            self.child = subprocess.Popen(
+                [sys.executable, "-m", "gateway", "demo", "--fast"],
+                cwd=folder,
+                env=os.environ | environ | {"PYTHONUNBUFFERED": "1"},
+                stdout=out,
+                stderr=subprocess.STDOUT,
+            )
+        self.family: set[psutil.Process] = set()
+
+    def text(self) -> str:
+        """What it printed so far; who its children are is noted on the way."""
+        if self.child.poll() is None:
+            running = psutil.Process(self.child.pid)
+            self.family |= set(running.children(recursive=True))
+        return self._out.read_text()
+
+    def is_over(self) -> bool:
+        self.text()
+        return self.child.poll() is not None
+
+    def left(self) -> list[str]:
+        """Processes and directories that outlived it."""
+        found = [str(one) for one in self.family if one.is_running()]
+        return found + glob.glob(f"{self.folder}/tidegate-demo-*")
+
+
+@pytest.fixture
+def play(tmp_path):
+    play = Play(tmp_path)
+    yield play
+    play.child.kill()
+    play.child.wait()
+    for process in play.family:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process.kill()
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(180)
+def test_the_demo_shows_all_and_leaves_nothing(play):
+    """Scraper, spender and botnet are stopped, the campaign and everybody else are not;
+    the run ends by itself, with no process and no directory behind it.
+    """
+    until(play.is_over, 150.0, "the end of the demo")
+    text = play.text()
+    assert play.child.returncode == 0, text
+    assert len(play.family) >= 3, "supervisor, control, worker"
+    until(lambda: not play.left(), 5.0, "a clean stage")
+    assert re.search(r"Console  http://127\.0\.0\.1:\d+/", text)
+    rows = {
+        name: int(refused)
+        for name, refused in re.findall(r"│ ([A-Z][^│]*?) +│.*│ +(\d+) │", text)
+    }
+    assert rows["Ordinary customers"] == 0, text
+    assert rows["A campaign"] == 0, text
+    for stopped in ("A scraper", "A cost spike", "A DDoS from many addresses"):
+        assert rows[stopped] > 20, text
+    # A surge is of one ten-minute window, which may have turned under it.
+    turned = time.time() % 600.0 < 30.0
+    for said in ("scraping", "cost_spike", *(() if turned else ("surge",))):
+        assert re.search(rf"Tidegate saw  {said}", text), text
+    assert re.search(r"Tidegate saw  (ddos|scraping), .*: tenant shop", text), text
+
+
+@pytest.mark.timeout(120)
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_ends_it_cleanly(play, signum):
+    """Ctrl-C while the gateway runs: everything ends, and nothing is left."""
+    until(lambda: "Ordinary customers talk" in play.text(), 60.0, "the play")
+    play.child.send_signal(signum)
+    until(play.is_over, 30.0, "the end")
+    assert play.child.returncode == 130
+    assert "nothing of it is left" in play.text()
+    assert "Traceback" not in play.text()
+    until(lambda: not play.left(), 5.0, "a clean stage")
+
+
+@pytest.mark.timeout(120)
+def test_a_signal_while_it_learns(play):
+    """Also before the gateway runs: the engine of the moment ends, too."""
+    until(lambda: "learns a day" in play.text(), 30.0, "the beginning")
+    until(lambda: (play.text(), play.family)[1], 30.0, "a child")
+    play.child.send_signal(signal.SIGINT)
+    until(play.is_over, 30.0, "the end")
+    assert play.child.returncode == 130
+    assert "Traceback" not in play.text()
+    until(lambda: not play.left(), 10.0, "a clean stage")
+
+
+@pytest.mark.timeout(120)
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="Linux tells children")
+def test_a_killed_demo_takes_its_gateway_with_it(play):
+    """SIGKILL: its processes end within seconds (only a directory remains)."""
+    until(lambda: "Ordinary customers talk" in play.text(), 60.0, "the play")
+    play.child.kill()
+    play.child.wait()
+    began = time.monotonic()
+    until(lambda: not any(one.is_running() for one in play.family), 20.0, "their end")
+    assert time.monotonic() - began < 20.0

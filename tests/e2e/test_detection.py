@@ -1,0 +1,522 @@
+"""Detection at work: real processes, a real store, clients on addresses of their own."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import http.client
+import itertools
+import json
+import random
+import signal
+import socket
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, NamedTuple
+
+import pytest
+
+from gateway.core.model import DETECTOR, Block
+from gateway.serve.blocks import BlockTable, RedisBlocks
+from gateway.serve.redis_client import open_redis
+from tests.engines import Engine, engine_binaries, running_engine
+from tests.gateway_process import (
+    Gateway,
+    MockLLM,
+    key_hash,
+    running_gateway,
+    running_mock,
+    until,
+)
+
+pytestmark = [
+    pytest.mark.skipif(not engine_binaries(), reason="no store engine here"),
+    pytest.mark.timeout(180),
+]
+ATTACKER, KEY = "127.66.0.1", "sk-attacker"
+# What an attacker may take at most until it is stopped.
+STOPPED_S = 30.0
+ENFORCE = '[policy.default]\nmode = "enforce"\n'
+OFF = f"{ENFORCE}[policy.default.anomaly]\nenabled = false\n"
+WORDS = [
+    "ship",
+    "invoice",
+    "river",
+    "audit",
+    "basil",
+    "copper",
+    "query",
+    "lantern",
+    "novel",
+    "tariff",
+    "orbit",
+    "payroll",
+    "garden",
+    "sensor",
+    "recipe",
+    "border",
+    "lesson",
+    "engine",
+    "poem",
+    "harbor",
+    "ticket",
+    "protein",
+    "margin",
+    "quilt",
+    "violin",
+    "budget",
+    "canal",
+    "desert",
+    "emerald",
+    "fabric",
+    "glacier",
+    "hammer",
+    "island",
+    "jungle",
+    "kernel",
+    "ladder",
+    "magnet",
+    "needle",
+    "oyster",
+    "parcel",
+    "quarry",
+    "rocket",
+    "saddle",
+    "tunnel",
+    "umbrella",
+    "valley",
+]
+VERDICT = "x-tidegate-verdict"
+
+
+class Answer(NamedTuple):
+    """Status and header fields by lower name."""
+
+    status: int
+    headers: dict[str, str]
+
+
+class Client:
+    """One address with one key, on one connection."""
+
+    def __init__(self, gateway: Gateway, source: str, key: str) -> None:
+        self.key = key
+        self.connection = http.client.HTTPConnection(
+            "127.0.0.1", gateway.port, timeout=40, source_address=(source, 0)
+        )
+
+    def ask(self, prompt: str, **fields: str) -> Answer:
+        """A chat call; ``mock_tag="x"`` is the header ``x-mock-tag``."""
+        body = {"model": "gpt-4o", "messages": [{"role": "user", "content": prompt}]}
+        headers = {f"x-{name.replace('_', '-')}": fields[name] for name in fields}
+        headers |= {"Authorization": f"Bearer {self.key}"}
+        try:
+            self.connection.request(
+                "POST", "/v1/chat/completions", json.dumps(body), headers
+            )
+            answer = self.connection.getresponse()
+            answer.read()
+        except (http.client.HTTPException, OSError):
+            self.connection.close()
+            raise
+        return Answer(
+            answer.status, {name.lower(): value for name, value in answer.getheaders()}
+        )
+
+    def close(self) -> None:
+        """Leave."""
+        self.connection.close()
+
+
+def ask(gateway: Gateway, source: str, key: str, prompt: str = "hi", **fields: str):
+    """One call on a connection of its own."""
+    client = Client(gateway, source, key)
+    with contextlib.closing(client):
+        return client.ask(prompt, **fields)
+
+
+def upstream(mock: MockLLM, rest: str = ENFORCE) -> str:
+    """A configuration without limits."""
+    return f'[[upstream]]\nname = "mock"\nurl = "{mock.url}"\n{rest}'
+
+
+def crowd(gateway: Gateway, rounds: int = 2) -> set[int]:
+    """Ordinary clients, each with prompts of its own; what they were answered."""
+    chance = random.Random(7)
+    seen = set()
+    for _ in range(rounds):
+        for n in range(14):
+            prompt = " ".join(chance.choices(WORDS, k=chance.randint(8, 40)))
+            seen.add(ask(gateway, f"127.1.0.{n + 1}", f"sk-{n}", prompt).status)
+    return seen
+
+
+def walk(gateway: Gateway, source: str = ATTACKER, key: str = KEY) -> Iterator[Answer]:
+    """A template walked on one connection, for as long as an attacker may take."""
+    chance = random.Random(source)
+    template = " ".join(chance.choices(WORDS, k=18))
+    client = Client(gateway, source, key)
+    end = time.monotonic() + STOPPED_S
+    with contextlib.closing(client):
+        for count in range(1_000_000):
+            if time.monotonic() > end:
+                return
+            yield client.ask(f"{template} {chance.choice(WORDS)} {count}")
+
+
+def attack(gateway: Gateway, source: str = ATTACKER, key: str = KEY) -> int:
+    """Walk until it is refused; the last status."""
+    status = 0
+    for answer in walk(gateway, source, key):
+        status = answer.status
+        if status == 403:
+            break
+    return status
+
+
+def knock(gateway: Gateway) -> int:
+    """The attacker's next request."""
+    return ask(gateway, ATTACKER, KEY).status
+
+
+def blocked(gateway: Gateway) -> set[tuple[str, str]]:
+    """Whom the admin API names as blocked."""
+    rows = gateway.api("GET", "/api/v1/blocks")["items"]
+    return {(row["kind"], row["id"]) for row in rows}
+
+
+def incidents(gateway: Gateway) -> list[dict[str, Any]]:
+    """What the admin API knows of incidents."""
+    found: list[dict[str, Any]] = gateway.api("GET", "/api/v1/incidents")["items"]
+    return found
+
+
+@pytest.fixture(name="engine")
+def _engine() -> Iterator[Engine]:
+    with running_engine(next(iter(engine_binaries().values()))) as engine:
+        yield engine
+
+
+# -- blocked, everywhere, and free again ------------------------------------------------------
+
+
+def test_a_scraper_is_blocked_on_every_gateway_and_nobody_else(mock, engine):
+    """Named within seconds; an operator sees it, and lets it in again."""
+    config = upstream(mock)
+    with (
+        running_gateway(config, store=engine.url) as one,
+        running_gateway(config, store=engine.url) as two,
+    ):
+        assert crowd(one) == {200}
+        assert attack(one) == 403
+        assert (incidents(one)[0]["class"], incidents(one)[0]["state"]) == (
+            "scraping",
+            "open",
+        )
+        assert ("client_ip", ATTACKER) in blocked(one)
+        until(lambda: knock(two) == 403, 20, "the other gateway")
+        assert crowd(one) | crowd(two, 1) == {200}
+        assert {kind for kind, _ in blocked(one)} <= {"client_ip", "user"}
+        assert one.status()["detection"]["incidents"] >= 1
+        _let_in(one)
+        until(lambda: knock(one) == 200, 20, "let in")
+        until(lambda: knock(two) == 200, 20, "let in on the other one")
+
+
+def _let_in(gateway: Gateway) -> None:
+    """As an operator does: what the list shows is removed, without naming a tenant."""
+    listed = gateway.command("blocks", "list", "--admin", gateway.admin)
+    assert ATTACKER in listed.stdout
+    for kind, subject in blocked(gateway):
+        done = gateway.command(
+            "blocks", "remove", kind, subject, "--admin", gateway.admin
+        )
+        assert done.returncode == 0, done.stderr
+    assert blocked(gateway) == set()
+
+
+def test_an_attack_is_over_for_good_through_every_restart(mock):
+    """SIGTERM, SIGKILL of control, SIGKILL of everything: its next request is refused,
+    and what was learned is there.
+    """
+    gateway = Gateway(upstream(mock), store="embedded:./store").start()
+    try:
+        assert '"found":false' in gateway.log()
+        crowd(gateway)
+        assert attack(gateway) == 403
+        (incident,) = incidents(gateway)
+        gateway.signal(signal.SIGTERM)
+        assert gateway.wait() == 0
+        gateway.start()
+        assert [one["id"] for one in incidents(gateway)] == [incident["id"]]
+        assert knock(gateway) == 403
+        assert '"found":true' in gateway.log()
+        _kill_control(gateway)
+        assert knock(gateway) == 403
+        assert ("client_ip", ATTACKER) in blocked(gateway)
+        gateway.signal(signal.SIGKILL)
+        assert gateway.wait() == -signal.SIGKILL
+        gateway.start()
+        assert knock(gateway) == 403
+        assert crowd(gateway, 1) == {200}
+    finally:
+        gateway.stop()
+
+
+def _kill_control(gateway: Gateway) -> None:
+    """Kill control alone, and wait for its successor."""
+    (control,) = gateway.children("control")
+    control.kill()
+
+    def is_back() -> bool:
+        try:
+            status = gateway.status()
+        except OSError:
+            return False
+        return bool(status["pid"] != control.pid and status["ready"])
+
+    until(is_back, 30, "the new control")
+    until(lambda: gateway.status()["blocks"]["synced"], 20, "the list")
+
+
+# -- watching only, and switched off ----------------------------------------------------------
+
+
+def test_observe_mode_decides_and_touches_nothing(mock):
+    """Records say what would have been done; neither client nor upstream notices."""
+    with running_gateway(upstream(mock, ""), "--mode", "observe") as gateway:
+        assert crowd(gateway) == {200}
+        for n, answer in enumerate(walk(gateway)):
+            assert answer.status == 200
+            if n % 50 == 0 and ("client_ip", ATTACKER) in blocked(gateway):
+                break
+        answer = ask(gateway, ATTACKER, KEY, mock_tag="watched")
+        assert answer.status == 200
+        assert VERDICT not in sent(mock, "watched")
+        found = gateway.record(
+            client_ip=ATTACKER, request_id=answer.headers["x-request-id"]
+        )
+        assert (found["action"], found["enforced"]) == ("block", False)
+        assert (found["class"], found["outcome"]) == ("scraping", "ok")
+
+
+def test_kill_switch_lets_the_attacker_through_at_once(mock):
+    """A reload with detection off; what an operator blocked stays blocked."""
+    with running_gateway(upstream(mock)) as gateway:
+        crowd(gateway)
+        assert attack(gateway) == 403
+        block = {"kind": "client_ip", "id": "127.9.9.9"}
+        gateway.api("POST", "/api/v1/blocks", block)
+        gateway.write_config(upstream(mock, OFF))
+        gateway.api("POST", "/api/v1/reload")
+        until(lambda: knock(gateway) == 200, 20, "let through")
+        until(lambda: ask(gateway, "127.9.9.9", "sk-o").status == 403, 20)
+        assert blocked(gateway) == {("client_ip", "127.9.9.9")}
+        assert gateway.status()["detection"]["incidents"] == 0
+
+
+def test_allow_listed_are_never_touched(mock):
+    """Not even while they are the talk of the log; a campaign is understood."""
+    allow = f'allow = ["client_ip:{ATTACKER}"]\n'
+    launch = (
+        '[[campaign]]\ntenant = "*"\nfrom = 2026-01-01T00:00:00Z\n'
+        "to = 2036-01-01T00:00:00Z\nexpect = 6.0\n"
+    )
+    with running_gateway(upstream(mock, ENFORCE + allow + launch)) as gateway:
+        crowd(gateway)
+        seen = set()
+        for n, answer in enumerate(walk(gateway)):
+            seen.add(answer.status)
+            if n % 50 == 0 and incidents(gateway):
+                break
+        assert incidents(gateway)[0]["class"] == "scraping"
+        client = Client(gateway, ATTACKER, KEY)
+        seen |= {client.ask(f"and on {n}").status for n in range(100)}
+        client.close()
+        assert seen == {200}
+        assert gateway.records(client_ip=ATTACKER, action="block") == []
+
+
+# -- long answers ---------------------------------------------------------------------------
+
+
+def test_requests_that_nobody_has_answered_yet_are_evidence(mock):
+    """The upstream takes its time; the attacker is found within seconds all the same."""
+    with running_gateway(upstream(mock)) as gateway:
+        crowd(gateway)
+        with contextlib.ExitStack() as stack:
+            count = itertools.count()
+
+            def found() -> bool:
+                for _ in range(5):
+                    stack.enter_context(_unanswered(gateway, next(count)))
+                return ("client_ip", ATTACKER) in blocked(gateway)
+
+            until(found, STOPPED_S, "found")
+            ended = gateway.records(client_ip=ATTACKER)
+            assert {one["outcome"] for one in ended} <= {"refused"}
+            until(lambda: knock(gateway) == 403, 20)
+
+
+def _unanswered(gateway: Gateway, count: int) -> socket.socket:
+    """A request that is not going to be answered soon."""
+    text = " ".join(WORDS[:18])
+    body = json.dumps(
+        {"model": "m", "messages": [{"role": "user", "content": f"{text} {count}"}]}
+    ).encode()
+    connection = socket.create_connection(
+        ("127.0.0.1", gateway.port), 20, (ATTACKER, 0)
+    )
+    connection.sendall(
+        b"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nx-mock-delay-ms: 60000\r\n"
+        b"Authorization: Bearer %b\r\nContent-Length: %d\r\n\r\n%b"
+        % (KEY.encode(), len(body), body)
+    )
+    return connection
+
+
+# -- tagged, throttled, delayed ---------------------------------------------------------------
+
+STANDING = f"""{ENFORCE}
+[policy.slow]
+mode = "enforce"
+[policy.slow.anomaly]
+delay = "300ms"
+max_delayed = 2
+[policy.watch]
+mode = "observe"
+[[tenant]]
+name = "acme"
+api_keys = ["{key_hash("sk-acme")}"]
+[[tenant]]
+name = "slow"
+policy = "slow"
+api_keys = ["{key_hash("sk-slow")}"]
+[[tenant]]
+name = "watch"
+policy = "watch"
+api_keys = ["{key_hash("sk-watch")}"]
+"""
+
+
+class Standings:
+    """A gateway, and verdicts that another gateway's detector wrote into the store."""
+
+    def __init__(self, gateway: Gateway, mock: MockLLM, url: str) -> None:
+        self.gateway = gateway
+        self.mock = mock
+        self.url = url
+        self.active = 0
+
+    def put(self, ip: str, tenant: str, action: Any, rate: int = 0) -> None:
+        """Put a client somewhere, and wait until the gateway knows."""
+        block = Block(
+            "client_ip", ip, tenant, time.time() + 600, "It walks.", time.time(),
+            DETECTOR, action, "scraping", 4.25, rate,
+        )  # fmt: skip
+        asyncio.run(self._publish(block))
+        self.active += 1
+        until(
+            lambda: self.gateway.status()["detection"]["standings"] == self.active, 20
+        )
+
+    async def _publish(self, block: Block) -> None:
+        client = open_redis(self.url)
+        table = BlockTable(lambda _message: None)
+        await RedisBlocks(client, "tidegate:", table).publish([block], [])
+        await client.aclose()
+
+    def ask(self, ip: str, tenant: str, tag: str = "", **fields: str) -> Answer:
+        """A call of a client of that tenant; ``tag`` to find it at the upstream."""
+        fields |= {"mock_tag": tag} if tag else {}
+        return ask(self.gateway, ip, f"sk-{tenant}", **fields)
+
+    def record_of(self, answer: Answer) -> dict[str, Any]:
+        return self.gateway.record(request_id=answer.headers["x-request-id"])
+
+
+@pytest.fixture(name="standings", scope="module")
+def _standings() -> Iterator[Standings]:
+    with (
+        running_mock() as mock,
+        running_engine(next(iter(engine_binaries().values()))) as engine,
+        running_gateway(upstream(mock, STANDING), store=engine.url) as gateway,
+    ):
+        yield Standings(gateway, mock, engine.url)
+
+
+def sent(mock: MockLLM, tag: str) -> dict[str, str]:
+    """Header fields of the tagged request as the upstream saw them."""
+    fields = [(name.lower(), value) for name, value in mock.seen(tag)["fields"]]
+    assert len(fields) == len(dict(fields)), "no field twice"
+    return dict(fields)
+
+
+def test_tagged_requests_pass_with_a_note_for_the_upstream(standings):
+    """The verdict in one header; the record says tag. Others carry none."""
+    standings.put("127.70.0.1", "acme", "tag")
+    answer = standings.ask("127.70.0.1", "acme", "tagged", tidegate_verdict="mine")
+    assert answer.status == 200
+    noted = sent(standings.mock, "tagged")[VERDICT]
+    assert noted == "scraping;score=4.2;action=tag"
+    assert VERDICT not in answer.headers
+    record = standings.record_of(answer)
+    assert (record["action"], record["class"], record["score"]) == (
+        "tag", "scraping", 4.25,
+    )  # fmt: skip
+    assert record["enforced"] is True
+    assert record["reasons"] == ["It walks."]
+
+
+def test_a_clients_own_verdict_never_reaches_the_upstream(standings):
+    """Nobody speaks well of himself."""
+    answer = standings.ask("127.70.0.2", "acme", "own", tidegate_verdict="fine")
+    assert answer.status == 200
+    assert VERDICT not in sent(standings.mock, "own")
+
+
+def test_throttled_clients_keep_their_rate(standings):
+    """So many a minute pass, marked; the next one is told when to come back."""
+    standings.put("127.70.0.3", "acme", "throttle", rate=2)
+    passed = [standings.ask("127.70.0.3", "acme", f"slow-{n}") for n in range(2)]
+    assert [answer.status for answer in passed] == [200, 200]
+    noted = sent(standings.mock, "slow-1")[VERDICT]
+    assert noted == "scraping;score=4.2;action=throttle"
+    refused = standings.ask("127.70.0.3", "acme")
+    assert refused.status == 429
+    assert 1 <= int(refused.headers["retry-after"]) <= 61
+    record = standings.record_of(refused)
+    assert (record["action"], record["outcome"]) == ("throttle", "refused")
+    assert record["class"] == "scraping"
+    assert standings.ask("127.70.0.33", "acme").status == 200
+
+
+def test_a_policy_may_slow_down_instead_of_refusing(standings):
+    """Held for a bounded time, a bounded number at once; the others are refused."""
+    standings.put("127.70.0.4", "slow", "throttle", rate=1)
+    assert standings.ask("127.70.0.4", "slow").status == 200
+    start = time.monotonic()
+    answer = standings.ask("127.70.0.4", "slow", "held")
+    assert answer.status == 200
+    assert time.monotonic() - start >= 0.25
+    record = standings.record_of(answer)
+    assert (record["action"], record["status"]) == ("throttle", 200)
+    assert sent(standings.mock, "held")[VERDICT].endswith("action=throttle")
+    with ThreadPoolExecutor(12) as threads:
+        asked = [threads.submit(standings.ask, "127.70.0.4", "slow") for _ in range(12)]
+        statuses = [one.result().status for one in asked]
+    assert set(statuses) == {200, 429}
+    workers = standings.gateway.status()["workers"]
+    assert len(workers) == 1
+    assert statuses.count(200) <= 6, "two at a time, while twelve come at once"
+
+
+def test_observed_tenants_are_not_slowed_down(standings):
+    """The same verdict, and nothing of it but the record."""
+    standings.put("127.70.0.5", "watch", "throttle", rate=1)
+    answers = [standings.ask("127.70.0.5", "watch", f"w-{n}") for n in range(3)]
+    assert [answer.status for answer in answers] == [200] * 3
+    assert VERDICT not in sent(standings.mock, "w-2")
+    record = standings.record_of(answers[2])
+    assert (record["action"], record["enforced"]) == ("throttle", False)
