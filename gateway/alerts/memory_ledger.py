@@ -242,6 +242,10 @@ class MemoryLedger:
             one = self._state.incidents.get(id_)
             if one is not None and one.is_open:
                 return id_, one
+        id_ = self._state.causes.get(report.loose, "")
+        one = self._state.incidents.get(id_)
+        if one is not None and one.is_open and report.gateway not in one.reporters:
+            return id_, one
         return "", None
 
     def _begin(self, report: Report, now: float) -> _Shared:
@@ -264,7 +268,7 @@ class MemoryLedger:
         mine = f"{report.gateway}|{report.local}"
         one.locals.add(mine)
         self._state.locals[mine] = id_
-        for cause in own_causes(report.causes):
+        for cause in own_causes(report):
             if self._state.causes.setdefault(cause, id_) == id_:
                 one.causes.add(cause)
         self._state.version += 1

@@ -33,6 +33,7 @@ class Report(msgspec.Struct, frozen=True):
     cls: str
     body: bytes  # the output as JSON
     causes: tuple[str, ...]  # by any of which it joins an open incident
+    loose: str = ""  # and by this one where only other gateways report that incident
 
 
 class Note(msgspec.Struct, frozen=True):
@@ -171,6 +172,7 @@ def report_of(output: Output, gateway: str) -> Report:
         cls=output.cls,
         body=msgspec.json.encode(output),
         causes=causes_of(output),
+        loose=loose_cause_of(output),
     )
 
 
@@ -191,17 +193,26 @@ def causes_of(output: Output) -> tuple[str, ...]:
         if output.subject.kind != "tenant":
             return (*dict.fromkeys(own), alike)
         crowd = (f"{tenant}|shared", f"{EVERYWHERE}|shared")
-        return (*crowd, *dict.fromkeys(own), alike)
+        return (*crowd, *dict.fromkeys(own))
     own.append(f"{tenant}|by|{output.subject.kind}:{output.subject.id}")
     return tuple(dict.fromkeys(own))
 
 
-def own_causes(causes: tuple[str, ...]) -> tuple[str, ...]:
+def loose_cause_of(output: Output) -> str:
+    """What a crowd has in common with a single source of its class. Its own gateway
+    told the two apart; another one may have met no more than that source of it.
+    """
+    crowd = output.cls in SHARED and output.subject.kind == "tenant"
+    return f"{output.tenant}|shared|{output.cls}" if crowd else ""
+
+
+def own_causes(report: Report) -> tuple[str, ...]:
     """Those that an incident is afterwards known by: not the whole service's, unless
     it is the whole service's own.
     """
-    alien = f"{EVERYWHERE}|shared"
-    return tuple(one for one in causes if one != alien or causes[0] == alien)
+    alien, causes = f"{EVERYWHERE}|shared", report.causes
+    own = tuple(one for one in causes if one != alien or causes[0] == alien)
+    return (*own, report.loose) if report.loose else own
 
 
 def note_of(output: Output, gateway: str) -> Note:

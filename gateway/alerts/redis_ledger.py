@@ -113,9 +113,10 @@ class RedisLedger:
             limits.MAX_OPEN,
             limits.MAX_LOG,
             limits.MAX_ENDED,
+            report.loose,
             len(causes),
             *causes,
-            *own_causes(causes),
+            *own_causes(report),
         )
         return id_.decode()
 

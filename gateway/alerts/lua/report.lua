@@ -1,10 +1,11 @@
 -- ARGV: now, gateway, local, verb, severity, action, score, class, body,
---       max open, max log, max ended, causes to look for, causes to keep…
+--       max open, max log, max ended, a cause that only joins what other gateways
+--       report, number of causes to look for, those, causes to keep…
 local now, gw, here, verb = tonumber(ARGV[1]), ARGV[2], ARGV[3], ARGV[4]
 local sev, act, score = tonumber(ARGV[5]), tonumber(ARGV[6]), tonumber(ARGV[7])
 local cls, body = ARGV[8], ARGV[9]
 local max_open, max_log, max_ended = tonumber(ARGV[10]), tonumber(ARGV[11]), tonumber(ARGV[12])
-local looked = tonumber(ARGV[13])
+local loose, looked = ARGV[13], tonumber(ARGV[14])
 local mine = gw .. '|' .. here
 local id = redis.call('HGET', KEYS[4], mine)
 local rec = load(id)
@@ -21,10 +22,15 @@ end
 if rec and rec.state ~= 'open' and rec.by ~= '' then return id end
 if not rec or rec.state ~= 'open' then
   rec = nil
-  for i = 14, 13 + looked do
+  for i = 15, 14 + looked do
     local found = redis.call('HGET', KEYS[3], ARGV[i])
     local other = load(found)
     if other and other.state == 'open' then id, rec = found, other break end
+  end
+  if not rec and loose ~= '' then
+    local found = redis.call('HGET', KEYS[3], loose)
+    local other = load(found)
+    if other and other.state == 'open' and not other.rep[gw] then id, rec = found, other end
   end
 end
 local kind = nil
@@ -51,7 +57,7 @@ rec.sev, rec.act = math.max(sev, rec.sev), math.max(act, rec.act)
 rec.score = math.max(score, rec.score)
 rec.rep[gw], rec.loc[mine] = {here, now}, 1
 redis.call('HSET', KEYS[4], mine, id)
-for i = 14 + looked, #ARGV do
+for i = 15 + looked, #ARGV do
   if redis.call('HSETNX', KEYS[3], ARGV[i], id) == 1 then rec.causes[ARGV[i]] = 1 end
 end
 save(id, rec)

@@ -120,6 +120,25 @@ async def test_crowds_of_a_tenant_are_one_cause_and_subjects_of_others_are_not(l
     assert ids == ["inc_0", "inc_1", "inc_1", "inc_3", "inc_4"]
 
 
+async def test_a_crowd_joins_a_single_source_of_its_class_only_of_another_gateway(
+    ledger,
+):
+    """Who saw both told them apart; who met one source of a crowd saw the same cause."""
+    crowd = {"cls": "scraping", "subject": Ref("tenant", "acme"), "subjects": ()}
+    ids = [
+        await tell(ledger, "gw1", id_="inc_1", cls="scraping"),
+        await tell(ledger, "gw1", id_="inc_2", **crowd),
+        await tell(ledger, "gw1", id_="inc_2", **crowd, kind="incident.updated"),
+    ]
+    assert ids == ["inc_1", "inc_2", "inc_2"]
+    crowd |= {"tenant": "beta", "subject": Ref("tenant", "beta")}
+    ids = [
+        await tell(ledger, "gw1", id_="inc_3", cls="scraping", tenant="beta"),
+        await tell(ledger, "gw2", id_="inc_4", **crowd),
+    ]
+    assert ids == ["inc_3", "inc_3"]
+
+
 async def test_a_new_attack_after_the_end_is_a_new_incident(ledger):
     """What is over is not taken up."""
     await tell(ledger, id_="inc_1")
