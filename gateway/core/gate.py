@@ -10,13 +10,17 @@ Two clocks: blocks end by epoch seconds, full cells free by the loop's own clock
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from array import array
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Final
+from zlib import crc32
 
 from gateway.core.admission import Refusal, refuse_block, refuse_over
 from gateway.core.cidr import Address, NetworkMap, normal_client_ip, parse_network
+from gateway.core.identify import ANONYMOUS
 from gateway.core.lru import Lru
 from gateway.core.model import STRANGERS
+from gateway.core.prompt import TEMPLATE_BITS
 
 if TYPE_CHECKING:
     from gateway.core.identify import Identity
@@ -27,6 +31,8 @@ if TYPE_CHECKING:
 # The list that control keeps is bounded by the same figure.
 MAX_BLOCKS: Final = 100_000
 MAX_FULL_CELLS: Final = 20_000
+# Templates of floods that a prompt is compared with: some 25 microseconds.
+MAX_FLOODS: Final = 256
 
 BLOCKED: Final = refuse_block()
 _Key = tuple[str, str, str | None]
@@ -40,6 +46,8 @@ class Gate:
         "_full",
         "_max_blocks",
         "_networks",
+        "_settled",
+        "floods",
         "quiet",
         "standings",
         "turned_away",
@@ -54,6 +62,10 @@ class Gate:
         # and each tenant's.
         self._networks: NetworkMap[dict[str | None, Block]] = NetworkMap()
         self._full: Lru[bytes, float] = Lru(max_full)
+        # Blocks of prompts once more, by their fingerprint; and, of each tenant that is
+        # flooded, the marks of who was there before.
+        self.floods: dict[tuple[int, str | None], Block] = {}
+        self._settled: Mapping[str, frozenset[int]] = {}
         self.turned_away = 0  # blocks that found no room
         self.standings = 0  # entries that are no block: tagged, throttled
         # No block and no full cell: no request need be looked at.
@@ -76,6 +88,7 @@ class Gate:
         """The whole list anew."""
         self._blocks.clear()
         self._networks.clear()
+        self.floods.clear()
         self.standings = 0
         for block in blocks:
             self.add_block(block)
@@ -84,7 +97,7 @@ class Gate:
     def add_block(self, block: Block) -> bool:
         """Add a block, in place of an older one of the same subject.
 
-        False: not taken, because the list is full or the network cannot be read.
+        False: not taken, because the list is full or the id cannot be read.
         """
         key = _key_of(block.kind, block.id, block.tenant)
         if key not in self._blocks and len(self._blocks) >= self._max_blocks:
@@ -93,6 +106,15 @@ class Gate:
         if block.kind == "network":
             try:
                 self._of_prefix(block.id)[block.tenant] = block
+            except ValueError:
+                self.turned_away += 1
+                return False
+        elif block.kind == "prompts":
+            if key not in self._blocks and len(self.floods) >= MAX_FLOODS:
+                self.turned_away += 1
+                return False
+            try:
+                self.floods[int(block.id, 16), block.tenant] = block
             except ValueError:
                 self.turned_away += 1
                 return False
@@ -123,6 +145,8 @@ class Gate:
             return
         self._count(gone, -1)
         self._note()
+        if kind == "prompts":
+            del self.floods[int(subject, 16), tenant]
         if kind != "network":
             return
         by_tenant = self._of_prefix(subject)
@@ -171,6 +195,27 @@ class Gate:
             or self._held("tenant", tenant, tenant, now)
             or self._of_network(identity.address, tenant, now)
         )
+
+    def settle_down(self, settled: Mapping[str, bytes]) -> None:
+        """Who was there before a flood, by tenant, as ``marks_of`` wrote it."""
+        self._settled = {tenant: _marks_in(held) for tenant, held in settled.items()}
+
+    def find_flood(
+        self, identity: Identity, fingerprint: int, now: float
+    ) -> Block | None:
+        """The block of a flood's template, for a prompt that follows it and a client
+        that came with the flood. While nobody has said who was there before, none is.
+        """
+        tenant = identity.tenant.name
+        settled = self._settled.get(tenant)
+        if settled is None or identity.allowed:
+            return None
+        for (print_, where), block in self.floods.items():
+            if where != tenant or (print_ ^ fingerprint).bit_count() > TEMPLATE_BITS:
+                continue
+            if _blocks_now(block, now) and not _has_settled(settled, identity):
+                return block
+        return None
 
     def find_standing(self, identity: Identity, now: float) -> Block | None:
         """What is done to this client short of a block: throttled before tagged, the
@@ -281,6 +326,30 @@ class Gate:
             if frees_at is not None and frees_at > mono:
                 return refuse_over(plan, place, frees_at - mono)
         return None
+
+
+def mark_of(kind: str, subject: str) -> int:
+    """32 bits that stand for a subject: one of a million strangers passes for it."""
+    return crc32(f"{kind}:{subject}".encode())
+
+
+def marks_of(subjects: Iterable[tuple[str, str]]) -> bytes:
+    """Marks of subjects (kind, id), four bytes each, for a process of this machine."""
+    return array("I", (mark_of(*subject) for subject in subjects)).tobytes()
+
+
+def _marks_in(marks: bytes) -> frozenset[int]:
+    found = array("I")
+    found.frombytes(marks)
+    return frozenset(found)
+
+
+def _has_settled(settled: frozenset[int], identity: Identity) -> bool:
+    """Whether neither address nor user is new."""
+    user = identity.user
+    if user != ANONYMOUS and mark_of("user", user) not in settled:
+        return False
+    return mark_of("client_ip", identity.client_ip) in settled
 
 
 def _key_of(kind: str, subject: str, tenant: str | None) -> _Key:

@@ -188,9 +188,10 @@ class Block(msgspec.Struct, frozen=True):
     """What is done to one subject until ``until`` (epoch seconds; None: until removed).
 
     ``tenant`` None: everywhere; STRANGERS: where it comes without a valid credential.
-    ``kind`` is client_ip, user, tenant or a CIDR ("network"). ``action`` is what the
-    detector decided: operators only block. ``rate`` is what a throttled subject may
-    send, requests a minute.
+    ``kind`` is client_ip, user, tenant, a CIDR ("network"), or the template of a flood
+    ("prompts": its fingerprint as 16 hex digits), which is refused of whoever was not
+    there before ``created_at``. ``action`` is what the detector decided: operators only
+    block. ``rate`` is what a throttled subject may send, requests a minute.
     """
 
     kind: str

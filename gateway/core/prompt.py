@@ -14,6 +14,9 @@ from typing import Final
 import msgspec
 
 HEAD_BYTES: Final = 1024
+# Prints of one template lie within so many bits of its first one: two members may
+# differ by twice the flips of one.
+TEMPLATE_BITS: Final = 12
 # The last message begins within this of the end; else the first one is taken.
 _TAIL_BYTES: Final = 128 * 1024
 # Names of members that hold what is asked, the likelier first.

@@ -201,7 +201,8 @@ class Bench:
             behaviour=finding.behaviour,
             critical=self.settings.critical,
         )
-        if rung in ("throttle", "block") and self._lonely(case):
+        held = rung in ("throttle", "block")
+        if held and not case.known and self._lonely(case.tenant, case.now):
             return "tag"
         if rung == "block" and case.known and not self._room(case.tenant, key):
             return "throttle"
@@ -210,16 +211,12 @@ class Bench:
             return "throttle" if case.known else "tag"
         return rung
 
-    def _lonely(self, case: Case) -> bool:
+    def _lonely(self, tenant: Tenant, now: float) -> bool:
         """Whether a tenant of few clients in its first day may just be trying things
         out: there is nobody to be compared with, and nobody else to be protected.
         """
-        tenant = case.tenant
-        return (
-            not case.known
-            and case.now - tenant.born < self.settings.grace_s
-            and tenant.company() < LEAST_PEERS
-        )
+        cold = now - tenant.born < self.settings.grace_s
+        return cold and tenant.company() < LEAST_PEERS
 
     def _room(self, tenant: Tenant, key: Key) -> bool:
         """Whether one more known subject of it may be blocked without a human."""
@@ -339,7 +336,7 @@ class Bench:
             return []
         template.abusive_until = now + _MARKED_S
         same = next(
-            (one for one in self._crowds() if same_crowd(one, template.print)), None
+            (one for one in self.crowds() if same_crowd(one, template.print)), None
         )
         nobody = Ref("", "")
         out = [
@@ -364,11 +361,11 @@ class Bench:
             return []  # the excess has a name already
         # Upstreams are shared: what fails in several tenants is one outage.
         same = next(
-            (one for one in self._crowds("outage") if finding.cls == one.cls), None
+            (one for one in self.crowds("outage") if finding.cls == one.cls), None
         )
         return self._of_tenant(tenant, finding, now, tenant.requests, same)
 
-    def _crowds(self, cls: str | None = None) -> Iterator[Incident]:
+    def crowds(self, cls: str | None = None) -> Iterator[Incident]:
         """Open incidents of whole tenants: of one class, or all that are abuse."""
         for incident in self.incidents.values():
             wanted = cls == incident.cls if cls else incident.cls not in HARMLESS
@@ -376,7 +373,7 @@ class Bench:
                 yield incident
 
     def _open_crowd(self, tenant: str, cls: str | None = None) -> Incident | None:
-        return next((one for one in self._crowds(cls) if concerns(one, tenant)), None)
+        return next((one for one in self.crowds(cls) if concerns(one, tenant)), None)
 
     def _of_tenant(
         self,
@@ -436,6 +433,18 @@ class Bench:
                 most: Rung = "tag" if template.unsure else "block"
                 out += self._join_one(tenant, incident, track, now, most)
         return out
+
+    def crowd_blocked(self, tenant: Tenant, now: float) -> Incident | None:
+        """The crowd of a tenant whose newcomers are blocked, where there is one."""
+        incident = self._open_crowd(tenant.name)
+        if incident is None or self.settings.observe or self._lonely(tenant, now):
+            return None
+        if self.allowed.holds(tenant.name, "tenant", tenant.name):
+            return None
+        ladder = self._ladder(incident.cls)
+        critical = self.settings.critical
+        rung = decide_rung(incident.score, ladder, behaviour=True, critical=critical)
+        return incident if rung == "block" else None
 
     def _join_one(
         self,

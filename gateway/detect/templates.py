@@ -12,13 +12,14 @@ from math import exp
 
 import msgspec
 
+from gateway.core.prompt import TEMPLATE_BITS
 from gateway.detect.features import MINUTE_S, WINDOW_S
 
 _BANDS = 8
 _SLOTS = 256
 _BASES = tuple(range(0, _BANDS * _SLOTS, _SLOTS))
-# From leader to member: two members may differ by twice the flips of one.
-NEAR_BITS = 12
+# From leader to member.
+NEAR_BITS = TEMPLATE_BITS
 # Sources of one template that are told apart.
 SOURCES = 64
 _LEAK_PER_WINDOW = 0.97
@@ -115,8 +116,7 @@ class Template(msgspec.Struct, array_like=True):
 
     def brought(self, born: float, now: float) -> bool:
         """Whether a subject first seen at ``born`` came with this template."""
-        age = now - born
-        return born > self.born - _ARRIVED_S and age < _CROWD_S
+        return came_with(self.born, born, now)
 
     def fresh_to(self, born: float, now: float) -> bool:
         """Whether a subject is a newcomer, by itself or beside this template."""
@@ -139,6 +139,11 @@ class Template(msgspec.Struct, array_like=True):
         """Prompts of the last sixty seconds."""
         part = min(1.0, max(0.0, now / MINUTE_S - self.minute))
         return self.requests_m + self.requests_b * (1.0 - part)
+
+
+def came_with(template_born: float, born: float, now: float) -> bool:
+    """Whether a subject first seen at ``born`` came with a template, or soon after."""
+    return born > template_born - _ARRIVED_S and now - born < _CROWD_S
 
 
 class Templates:

@@ -165,13 +165,17 @@ class Service:
         facts, identity = exchange.facts, prepared.identity
         if facts is None or identity is None:
             return None
-        found = None
+        found = block = None
         if identity.takes_body_user:
             identity = with_body_user(identity, facts.user)
             block = self.gate.find_block(identity, self.epoch + perf_counter())
-            if block is not None:
-                exchange.identity = identity
-                return self._refuse_block(exchange, block)
+        if block is None and self.gate.floods and exchange.fingerprint is not None:
+            epoch = self.epoch + perf_counter()
+            block = self.gate.find_flood(identity, exchange.fingerprint, epoch)
+        if block is not None:
+            exchange.identity = identity
+            return self._refuse_block(exchange, block)
+        if identity.takes_body_user:
             plan = self._plan(identity, facts.model)
         elif prepared.plan is not None and prepared.plan_model == facts.model:
             plan = prepared.plan

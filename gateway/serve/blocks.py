@@ -145,6 +145,12 @@ class BlockTable:
         self.expire()
         return sorted(self._blocks.values(), key=_age)
 
+    def of_kind(self, kind: str) -> list[Block]:
+        """Blocks in force of one kind of subject."""
+        now = self._clock()
+        held = self._blocks.values()
+        return [one for one in held if one.kind == kind and not is_over(one, now)]
+
     def replace(self, blocks: Iterable[Block]) -> None:
         """A new whole list; said to workers only as far as it differs."""
         new = {block_key(block): block for block in blocks}

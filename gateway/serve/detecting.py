@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from gateway.core.identify import ANONYMOUS
 from gateway.core.model import CLOSED, OPENED, STRANGERS, RequestRecord
 from gateway.detect.export import Tide, Usual, expectations, tide_of, usual_of
+from gateway.detect.flooded import floods_of, settled_in
 from gateway.detect.incidents import told
 from gateway.detect.model import REFUSED_STATUS, Event, Output
 from gateway.detect.rooms import Rooms, Settings, settings_of
@@ -59,6 +60,8 @@ class Detecting:
         self._rooms = Rooms(Settings(None))
         self._put_aside: bytes | None = None  # what was learned, while nobody detects
         self._expected: Message | None = None
+        self._settled: Message | None = None
+        self._flooded: dict[str, float] = {}
         self._renewed_at = self._told_at = self._tide_at = 0.0
         self.on_tide: Callable[[float, Tide | None], None] = lambda _now, _tide: None
         """Hears every ten seconds what may be expected of all tenants together."""
@@ -74,6 +77,7 @@ class Detecting:
         if settings != self._rooms.settings:
             self._settle_in(settings)
         self.enforcer.configure(policies, resolved.default)
+        self._hold_floods()
         self.book.end(lambda name: self._rooms.of(name) is not None, self._clock())
 
     def _settle_in(self, settings: Settings) -> None:
@@ -128,6 +132,26 @@ class Detecting:
     def _act(self, outputs: list[Output]) -> None:
         self.book.take(outputs)
         self.enforcer.take(outputs)
+        self._hold_floods()
+
+    def _hold_floods(self, *, anew: bool = False) -> None:
+        """Refuse what crowds send, and let workers know who was there before them."""
+        now = self._clock()
+        engines = self._rooms.engines
+        self.enforcer.hold_floods(
+            flood for engine in engines for flood in floods_of(engine, now)
+        )
+        flooded = self.enforcer.flooded()
+        if flooded == self._flooded and not (anew and flooded):
+            return
+        self._flooded = flooded
+        tenants: dict[str, bytes] = {}
+        for name, born in flooded.items():
+            engine = self._rooms.of(name)
+            tenant = engine.tenants.get(name) if engine else None
+            tenants[name] = settled_in(tenant, born, now) if tenant else b""
+        self._settled = {"type": "settled", "tenants": tenants} if tenants else None
+        self._broadcast({"type": "settled", "tenants": tenants})
 
     # -- time --------------------------------------------------------------------------
 
@@ -144,6 +168,7 @@ class Detecting:
         out = self._rooms.advance(now)
         if out:
             self._act(out)
+        self._hold_floods(anew=now - self._renewed_at >= RENEW_S)
         if now - self._renewed_at >= RENEW_S:
             self._renewed_at = now
             for engine in self._rooms.engines:
@@ -192,7 +217,7 @@ class Detecting:
 
     def greeting(self) -> Iterable[Message]:
         """For a worker that comes."""
-        return () if self._expected is None else (self._expected,)
+        return filter(None, (self._expected, self._settled))
 
 
 def _events(records: Sequence[RequestRecord]) -> Iterator[tuple[Event, int]]:

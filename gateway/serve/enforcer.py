@@ -29,6 +29,7 @@ from gateway.serve.blocks import (
 
 if TYPE_CHECKING:
     from gateway.core.model import Policy
+    from gateway.detect.flooded import Flood
     from gateway.detect.ladder import Standing
     from gateway.detect.model import Output
 
@@ -63,6 +64,7 @@ class Enforcer:
         self._policies: Mapping[str, Policy] = {}
         self._default: Policy | None = None
         self._waiting: dict[Key, Block | None] = {}
+        self._floods: dict[Key, float] = {}  # until when each was told of
         self._due = asyncio.Event()
         self._looked = False
         table.unwritten = lambda: self._waiting
@@ -159,6 +161,37 @@ class Enforcer:
                 )
         self._change(added, [])
 
+    def hold_floods(self, floods: Iterable[Flood]) -> None:
+        """Templates of crowds that are refused of newcomers, all of them. Whichever an
+        operator has lifted stays lifted while its flood lasts.
+        """
+        told: dict[Key, float] = {}
+        added: list[Block] = []
+        for flood in floods:
+            block = _flood_block(flood)
+            key = block_key(block)
+            before = self._floods.get(key, 0.0)
+            new = not before or self._is_ours(key)
+            if new and flood.until > before + _PROLONG_S:
+                added.append(block)
+                told[key] = flood.until
+            else:
+                told[key] = before
+        self._floods = told
+        if added:
+            self._change(added, [])
+
+    def flooded(self) -> dict[str, float]:
+        """Tenants with templates that are refused, by this gateway or another, and when
+        the first of them was born.
+        """
+        found: dict[str, float] = {}
+        for block in self._table.of_kind("prompts"):
+            if block.by == DETECTOR and block.tenant is not None:
+                born = found.get(block.tenant, block.created_at)
+                found[block.tenant] = min(born, block.created_at)
+        return found
+
     def _change(self, added: list[Block], gone: list[Key]) -> None:
         now = self._clock()
         if len(self._table) + len(added) > MOST_VERDICTS:
@@ -225,6 +258,20 @@ class Enforcer:
             self._waiting = dict(batch) | self._waiting
             return False
         return True
+
+
+def _flood_block(flood: Flood) -> Block:
+    return Block(
+        kind="prompts",
+        id=f"{flood.print:016x}",
+        tenant=flood.tenant,
+        until=flood.until,
+        reason=flood.reason,
+        created_at=flood.born,
+        by=DETECTOR,
+        cls=flood.cls,
+        score=flood.score,
+    )
 
 
 def _stands(known: Block, block: Block) -> bool:

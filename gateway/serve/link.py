@@ -14,6 +14,7 @@ Control to worker:
 ``forget``  ``keys`` of counters that were reset on some machine
 ``secret``  ``value``; ``jwks``: ``url`` and ``keys``; ``drain``
 ``baselines`` ``subjects`` (tenant, kind, id, requests a minute) and ``busy`` by tenant
+``settled`` ``tenants``: of each that is flooded, the marks of who was there before
 ``call``    ``id``, ``method`` (``peek`` or ``reset``), ``args`` with ``cells``
 
 Worker to control: ``hello``, ``ready``, ``stats`` (keys: ``admin.metrics``),

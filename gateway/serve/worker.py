@@ -155,8 +155,8 @@ class Worker:
                 self.secret_known.set()
         elif kind == "config":
             self._on_config(message)
-        elif kind == "blocks":
-            self._on_blocks(message)
+        elif kind in {"blocks", "settled", "forget"}:
+            self._on_gate(message)
         elif kind == "jwks":
             self._on_keys(message)
         elif kind == "replicas":
@@ -168,8 +168,6 @@ class Worker:
         elif kind == "drain":
             if self.plane is not None:
                 self.plane.begin_drain()
-        elif kind == "forget":
-            self.gate.forget(message["keys"])
         elif kind == "call":
             self.background.start(self._answer_call(message), "call")
 
@@ -187,7 +185,13 @@ class Worker:
         self.config = config
         self.generation = snapshot.generation
 
-    def _on_blocks(self, message: Message) -> None:
+    def _on_gate(self, message: Message) -> None:
+        if message["type"] == "settled":
+            self.gate.settle_down(message["tenants"])
+            return
+        if message["type"] == "forget":
+            self.gate.forget(message["keys"])
+            return
         if "full" in message:
             full = msgspec.convert(message["full"], list[Block])
             self.gate.replace_blocks(map(slim, full))

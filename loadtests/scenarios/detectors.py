@@ -40,12 +40,18 @@ class Detector(Protocol):
         """One admitted request, in the order of time. Labels must not be looked at."""
         ...
 
-    def refused(self, row: Row) -> Sequence[Finding]:
-        """One that its own action kept out: of its body nothing is known."""
+    def refused(self, row: Row, *, read: bool) -> Sequence[Finding]:
+        """One that its own action kept out; ``read``: for what is in its body, of which
+        nothing is known otherwise.
+        """
         ...
 
     def advance(self, now: float) -> Sequence[Finding]:
         """Time has come to ``now`` (called about every second)."""
+        ...
+
+    def floods(self, row: Row) -> bool:
+        """Whether the prompt alone is refused, of whoever comes with it."""
         ...
 
     def action_for(self, kind: str, id_: str, tenant: str) -> str:

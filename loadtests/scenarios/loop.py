@@ -70,9 +70,11 @@ class Loop:
             self._clock = row.ts
             for finding in detector.advance(row.ts):
                 tally.found(finding)
-        if self._refused(row):
+        held = self._refused(row)
+        read = not held and detector.floods(row)
+        if held or read:
             tally.refused(row, again=again)
-            for finding in detector.refused(row):
+            for finding in detector.refused(row, read=read):
                 tally.found(finding)
             self._maybe_again(row)
             return

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from gateway.core.identify import ANONYMOUS
 from gateway.detect.engine import Engine
+from gateway.detect.flooded import refuses
 from gateway.detect.model import (
     REFUSED_STATUS,
     Campaign,
@@ -59,7 +61,7 @@ class EngineDetector:
         outputs = self._engine.observe(event_of(row))
         return [self._finding(out) for out in outputs] if outputs else ()
 
-    def refused(self, row: Row) -> Sequence[Finding]:
+    def refused(self, row: Row, *, read: bool) -> Sequence[Finding]:
         self._now = row.ts
         outputs = self._engine.observe(
             Event(
@@ -69,6 +71,7 @@ class EngineDetector:
                 row.tenant,
                 endpoint=row.endpoint,
                 status=REFUSED_STATUS,
+                fingerprint=row.fingerprint if read else None,
             )
         )
         return [self._finding(out) for out in outputs]
@@ -76,6 +79,14 @@ class EngineDetector:
     def advance(self, now: float) -> Sequence[Finding]:
         self._now = now
         return [self._finding(out) for out in self._engine.advance(now)]
+
+    def floods(self, row: Row) -> bool:
+        if row.fingerprint is None:
+            return False
+        ids = {"client_ip": row.client_ip, "user": row.user}
+        if row.user == ANONYMOUS:
+            del ids["user"]
+        return refuses(self._engine, row.tenant, ids, row.fingerprint)
 
     def action_for(self, kind: str, id_: str, tenant: str) -> str:
         return self._engine.action_for(kind, id_, tenant)

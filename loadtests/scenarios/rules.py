@@ -73,7 +73,7 @@ class PlainRule:
             found += self._count(("user", row.user), row)
         return found
 
-    def refused(self, row: Row) -> Sequence[Finding]:
+    def refused(self, row: Row, *, read: bool) -> Sequence[Finding]:
         """What is refused is not counted."""
         self._now = row.ts
         return ()
@@ -82,6 +82,10 @@ class PlainRule:
         """Nothing happens by time alone."""
         self._now = now
         return ()
+
+    def floods(self, row: Row) -> bool:
+        """No rule looks at prompts."""
+        return False
 
     def action_for(self, kind: str, id_: str, tenant: str) -> str:
         """``throttle`` while held."""

@@ -6,8 +6,9 @@ from typing import NamedTuple
 
 import pytest
 
+from gateway.core import gate as module
 from gateway.core.cidr import parse_address
-from gateway.core.gate import Gate
+from gateway.core.gate import Gate, marks_of
 from gateway.core.identify import Identifier, with_body_user
 from gateway.core.model import Block, Limit, Policy, Tenant
 from gateway.core.plans import PlanBook
@@ -168,6 +169,67 @@ def test_a_network_that_cannot_be_read_is_not_taken():
     """It would block nobody; it is counted instead."""
     gate = gate_with(Block("network", "nonsense"))
     assert (len(gate), gate.turned_away) == (0, 1)
+
+
+# -- floods ---------------------------------------------------------------------------
+
+PRINT = 0x0123456789ABCDEF
+FLOOD = Block("prompts", f"{PRINT:016x}", "acme", until=NOW + 60)
+WAS_THERE = [("client_ip", "203.0.113.9"), ("user", "alice")]
+
+
+def flooded(*blocks: Block, settled=()) -> Gate:
+    gate = gate_with(*(blocks or (FLOOD,)))
+    gate.settle_down({"acme": marks_of(settled)})
+    return gate
+
+
+def refused(gate: Gate, who=None, print_=PRINT, now=NOW) -> bool:
+    return gate.find_flood(who or client(), print_, now) is not None
+
+
+@pytest.mark.parametrize(
+    ("flips", "hit"), [(0, True), (0xFFF, True), (0x1FFF, False), (~PRINT, False)]
+)
+def test_a_flooded_template_is_refused_of_newcomers(flips, hit):
+    """Up to twelve bits apart; whatever else they ask passes."""
+    assert refused(flooded(), print_=(PRINT ^ flips) % 2**64) is hit
+    assert not blocked(flooded()), "of the head alone nobody is"
+
+
+def test_who_was_there_before_the_flood_may_ask_the_same():
+    """Address and user; a key that many share is no passport for a new address."""
+    assert not refused(flooded(settled=WAS_THERE))
+    assert not refused(flooded(settled=WAS_THERE[:1]), client(user=None))
+    for one in WAS_THERE:
+        assert refused(flooded(settled=[one]))
+
+
+def test_a_flood_is_of_its_tenant_and_of_its_time():
+    """Others', over, lifted, or of an allow-listed client: it passes."""
+    assert not refused(flooded(), client(tenant="beta"))
+    assert not refused(flooded(), client(allow=("client_ip:203.0.113.9",)))
+    gate = flooded()
+    assert not refused(gate, now=NOW + 60)
+    gate.remove_block("prompts", FLOOD.id, "acme")
+    assert not refused(gate)
+    assert not gate.floods
+    gate.add_block(FLOOD)
+    gate.replace_blocks([])
+    assert not gate.floods
+
+
+def test_nobody_is_refused_until_it_is_known_who_was_there():
+    """A worker that just came up has heard of the flood first."""
+    assert not refused(gate_with(FLOOD))
+
+
+def test_floods_are_bounded_and_readable(monkeypatch):
+    """What is beyond, or no fingerprint, is counted; a known one can be prolonged."""
+    monkeypatch.setattr(module, "MAX_FLOODS", 1)
+    gate = flooded(FLOOD, Block("prompts", "1", "acme"), FLOOD)
+    assert (len(gate.floods), gate.turned_away) == (1, 1)
+    assert not gate_with(Block("prompts", "nonsense", "acme")).floods
 
 
 def test_allow_listed_clients_are_never_blocked():

@@ -24,7 +24,7 @@ class Silent:
     def observe(self, row: Row) -> Sequence[Finding]:
         return ()
 
-    def refused(self, row):
+    def refused(self, row, *, read):
         """Nothing more to say."""
         return ()
 
@@ -33,6 +33,9 @@ class Silent:
 
     def action_for(self, kind: str, id_: str, tenant: str) -> str:
         return "allow"
+
+    def floods(self, row: Row) -> bool:
+        return False
 
 
 class Oracle(Silent):

@@ -8,6 +8,7 @@ from time import perf_counter
 import msgspec
 import pytest
 
+from gateway.core.gate import marks_of
 from gateway.core.model import CLOSED, DETECTOR, OPENED, WHOLE, Block
 from gateway.detect.inline import Verdict
 from gateway.proxy.scoring import verdict_line, verdict_of
@@ -275,6 +276,35 @@ async def test_a_key_that_comes_first_is_the_user_of_refused_requests_too(upstre
 
 
 # -- delayed -------------------------------------------------------------------------------------
+
+
+async def test_a_flooded_prompt_is_refused_of_a_newcomer(upstream):
+    """With the fingerprint in its record; the same client may ask something else, and
+    who was there before may ask the same.
+    """
+    async with InProcess(upstream) as gateway:
+        gate = gateway.plane.gate
+        await gateway.talk(chat("one long story about ships"))
+        print_ = (await gateway.record()).fingerprint
+        block = Block(
+            "prompts", print_, "default", time.time() + 60, "Many ask the same.",
+            time.time(), DETECTOR, "block", "ddos", 6.0,
+        )  # fmt: skip
+        gate.add_block(block)
+        gate.settle_down({"default": b""})
+        answers = [
+            status(await gateway.talk(chat(words)))
+            for words in ("one long story about ships", "what is the weather today")
+        ]
+        gate.settle_down({"default": marks_of([("client_ip", "127.0.0.1")])})
+        answers.append(status(await gateway.talk(chat("one long story about ships"))))
+        refused = gateway.records[1]
+    assert answers == [403, 200, 200]
+    assert (refused.action, refused.cls, refused.fingerprint) == (
+        "block",
+        "ddos",
+        print_,
+    )
 
 
 def used(gateway: InProcess) -> list[int]:

@@ -12,6 +12,7 @@ from gateway.config.resolve import Resolved
 from gateway.core.baselines import BaselinesError
 from gateway.core.model import (
     CLOSED,
+    DETECTOR,
     OPENED,
     STRANGERS,
     WHOLE,
@@ -135,6 +136,42 @@ def test_it_stays_out_while_it_is_refused(room, status):
     assert (room.action, len(room.table.items())) == ("block", before)
     track = room.engine.tenants["acme"].tracks["client_ip"].get(ATTACKER)
     assert track.conduct[1:] == [0, 0, 0, 0], "no refusal of ours is held against it"
+
+
+def test_a_crowds_prompts_are_refused_of_newcomers(room):
+    """Workers hear which, and who was there before; also one that comes later."""
+    room.crowd(clients=30)
+    assert list(room.detecting.greeting()) == [room.messages[0]]
+    for n in range(200):
+        room.now += 0.05
+        room.ask(f"198.18.0.{n}", "anonymous", 0x0F0F3C3C5A5A9669)
+    (flood,) = room.table.of_kind("prompts")
+    assert (flood.id, flood.tenant, flood.cls) == ("0f0f3c3c5a5a9669", "acme", "ddos")
+    (told,) = (one for one in room.messages if one["type"] == "settled")
+    assert len(told["tenants"]["acme"]) == 4 * 60, "an address and a key of each"
+    assert told in list(room.detecting.greeting())
+    room.now += 1200.0
+    room.detecting.tick()
+    *_, told = (one for one in room.messages if one["type"] == "settled")
+    assert told["tenants"] == {}
+    assert not [one for one in room.detecting.greeting() if one["type"] == "settled"]
+
+
+def test_a_flood_that_another_gateway_found_is_refused_here_too(room):
+    """Of whoever was not here before it; of a tenant that nobody asked for, of all."""
+    room.crowd(clients=30)
+    for tenant in ("acme", "beta"):
+        room.table.add(
+            Block(
+                "prompts", "f" * 16, tenant, room.now + 99, "", room.now + 60, DETECTOR
+            )
+        )
+    room.detecting.tick()
+    (told,) = (one for one in room.messages if one["type"] == "settled")
+    assert {name: len(held) for name, held in told["tenants"].items()} == {
+        "acme": 4 * 60,
+        "beta": 0,
+    }
 
 
 def test_observed_tenants_are_judged_as_if_enforced(tmp_path):

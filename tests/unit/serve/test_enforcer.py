@@ -8,6 +8,7 @@ import msgspec
 import pytest
 
 from gateway.core.model import DETECTOR, OPERATOR, Anomaly, Block, Policy
+from gateway.detect.flooded import Flood
 from gateway.detect.ladder import Standing
 from gateway.detect.model import Output, Ref, Window, format_time
 from gateway.serve import enforcer as module
@@ -168,6 +169,46 @@ def test_the_share_is_the_policys(alone):
     alone.enforcer.configure({"acme": quarter}, WATCHED)
     alone.take(said("throttle"), said("throttle", tenant="other"))
     assert [block.rate for block in alone.table.items()] == [3, 6]
+
+
+# -- templates of floods ------------------------------------------------------------------
+
+
+def flood(until=NOW + 600.0, print_=0xABC, born=NOW - 9.0, tenant="acme") -> Flood:
+    return Flood(tenant, print_, born, until, "ddos", 6.0, "Many ask the same.")
+
+
+def test_a_flooded_template_is_an_entry_of_the_list(alone):
+    """Its fingerprint, since when it is there, and until when it is refused."""
+    alone.enforcer.hold_floods([flood()])
+    (block,) = alone.told[0]["add"]
+    assert block == Block(
+        "prompts", "0000000000000abc", "acme", NOW + 600, "Many ask the same.", NOW - 9,
+        DETECTOR, "block", "ddos", 6.0,
+    )  # fmt: skip
+    alone.table.add(msgspec.structs.replace(block, id="f" * 16, created_at=NOW - 99))
+    alone.table.add(msgspec.structs.replace(block, id="e" * 16, until=NOW))
+    assert alone.enforcer.flooded() == {"acme": NOW - 99}
+
+
+def test_a_flood_that_goes_on_is_prolonged_now_and_then(alone):
+    """Not with each of its requests."""
+    alone.enforcer.hold_floods([flood()])
+    alone.enforcer.hold_floods([flood(until=NOW + 620)])
+    assert len(alone.told) == 1
+    alone.enforcer.hold_floods([flood(until=NOW + 640)])
+    assert alone.told[1]["add"][0].until == NOW + 640
+
+
+def test_a_flood_that_an_operator_lifted_stays_lifted(alone):
+    """As long as it lasts; the next one is another matter."""
+    alone.enforcer.hold_floods([flood()])
+    assert alone.table.remove(("prompts", "0000000000000abc", "acme"))
+    alone.enforcer.hold_floods([flood(until=NOW + 900)])
+    assert alone.enforcer.flooded() == {}
+    alone.enforcer.hold_floods([])
+    alone.enforcer.hold_floods([flood(until=NOW + 1800)])
+    assert alone.enforcer.flooded() == {"acme": NOW - 9}
 
 
 # -- what stands --------------------------------------------------------------------------
