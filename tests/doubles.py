@@ -27,7 +27,9 @@ import pytest
 from tests.ports import free_port
 
 REPOSITORY = Path(__file__).resolve().parent.parent
-START_S = 20.0
+START_S = 90.0
+# For what is done in a moment, unless the machine is busy.
+LONGEST_S = 60.0
 T = TypeVar("T")
 _LENGTH = re.compile(rb"\r\ncontent-length: *([0-9]+)\r\n", re.IGNORECASE)
 _CHUNKED = re.compile(rb"\r\ntransfer-encoding: *chunked\r\n", re.IGNORECASE)
@@ -195,13 +197,17 @@ class RunningUpstream:
 
     def __enter__(self) -> Self:
         self._thread.start()
-        asyncio.run_coroutine_threadsafe(self.upstream.start(), self._loop).result(5)
+        asyncio.run_coroutine_threadsafe(self.upstream.start(), self._loop).result(
+            LONGEST_S
+        )
         return self
 
     def __exit__(self, *_exc: object) -> None:
-        asyncio.run_coroutine_threadsafe(self.upstream.close(), self._loop).result(5)
+        asyncio.run_coroutine_threadsafe(self.upstream.close(), self._loop).result(
+            LONGEST_S
+        )
         self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join(5)
+        self._thread.join(LONGEST_S)
         self._loop.close()
 
     def ask(self, question: Callable[[RecordingUpstream], T]) -> T:
@@ -210,7 +216,7 @@ class RunningUpstream:
         async def answer() -> T:
             return question(self.upstream)
 
-        return asyncio.run_coroutine_threadsafe(answer(), self._loop).result(5)
+        return asyncio.run_coroutine_threadsafe(answer(), self._loop).result(LONGEST_S)
 
     def wait_closed(self, index: int) -> None:
         """Until the gateway has closed this connection."""
@@ -218,7 +224,7 @@ class RunningUpstream:
         async def closed() -> None:
             await self.upstream.connections[index].closed.wait()
 
-        asyncio.run_coroutine_threadsafe(closed(), self._loop).result(5)
+        asyncio.run_coroutine_threadsafe(closed(), self._loop).result(LONGEST_S)
 
 
 class GatewayProcess:
@@ -264,11 +270,11 @@ class GatewayProcess:
         assert reader is not None
         child.send_signal(signal.SIGTERM)
         try:
-            child.wait(15)
+            child.wait(LONGEST_S)
         except subprocess.TimeoutExpired:
             child.kill()
-            child.wait(5)
-        reader.join(5)
+            child.wait(LONGEST_S)
+        reader.join(LONGEST_S)
         assert child.stderr is not None
         child.stderr.close()
 

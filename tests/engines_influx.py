@@ -57,7 +57,7 @@ class InfluxServer:
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
         )
-        until(self._answers, 30.0, "influxd")
+        until(self._answers, why="influxd")
 
     def _answers(self) -> bool:
         with contextlib.suppress(OSError):

@@ -27,7 +27,7 @@ from gateway.serve.plane import Plane
 from gateway.store.memory import MemoryStore
 from tests.doubles import RecordingUpstream
 
-WAIT_S = 20.0
+WAIT_S = 60.0
 TURN_S = 0.005
 SECRET = b"0" * 32
 CHAT = b"/v1/chat/completions"

@@ -60,7 +60,7 @@ class Receiver:
         self._loop: asyncio.AbstractEventLoop
         self._thread = threading.Thread(target=lambda: asyncio.run(self._serve()))
         self._thread.start()
-        assert self._ready.wait(10)
+        assert self._ready.wait(60)
         self.url = f"http://127.0.0.1:{self._port}"
 
     async def _serve(self) -> None:

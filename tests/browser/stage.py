@@ -13,58 +13,13 @@ from collections.abc import Iterator
 from typing import Any
 
 from tests.gateway_process import Gateway, MockLLM
+from tests.words import WORDS
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
+# Within which a page shows what it should, on a busy machine too.
+DRAWN_MS = 60_000
 ATTACKER, KEY = "127.66.0.1", "sk-attacker"
 VIEWS = ("now", "incidents", "clients", "policies", "alerts")
-WORDS = [
-    "ship",
-    "invoice",
-    "river",
-    "audit",
-    "basil",
-    "copper",
-    "query",
-    "lantern",
-    "novel",
-    "tariff",
-    "orbit",
-    "payroll",
-    "garden",
-    "sensor",
-    "recipe",
-    "border",
-    "lesson",
-    "engine",
-    "poem",
-    "harbor",
-    "ticket",
-    "protein",
-    "margin",
-    "quilt",
-    "violin",
-    "budget",
-    "canal",
-    "desert",
-    "emerald",
-    "fabric",
-    "glacier",
-    "hammer",
-    "island",
-    "jungle",
-    "kernel",
-    "ladder",
-    "magnet",
-    "needle",
-    "oyster",
-    "parcel",
-    "quarry",
-    "rocket",
-    "saddle",
-    "tunnel",
-    "umbrella",
-    "valley",
-]
 CONFIG = """
 [[upstream]]
 name = "mock"
@@ -92,7 +47,7 @@ def config_of(mock: MockLLM, mode: str = "enforce") -> str:
 def ask(gateway: Gateway, source: str, key: str, prompt: str) -> int:
     """One chat call from an address of its own; its status."""
     connection = http.client.HTTPConnection(
-        "127.0.0.1", gateway.port, timeout=40, source_address=(source, 0)
+        "127.0.0.1", gateway.port, timeout=60, source_address=(source, 0)
     )
     body = {"model": "gpt-4o", "messages": [{"role": "user", "content": prompt}]}
     headers = {"Authorization": f"Bearer {key}"}
@@ -115,7 +70,7 @@ def crowd(gateway: Gateway, rounds: int = 1, pause_s: float = 0.0) -> set[int]:
     return seen
 
 
-def attack(gateway: Gateway, most_s: float = 30.0) -> int:
+def attack(gateway: Gateway, most_s: float = 90.0) -> int:
     """Walk a template until it is refused; the last status."""
     chance = random.Random(ATTACKER)
     template = " ".join(chance.choices(WORDS, k=18))
@@ -146,6 +101,7 @@ class Page:
         self.page = page
         self.base = base
         self.problems: list[str] = []
+        page.set_default_timeout(DRAWN_MS)
         page.on("console", self._said)
         page.on("pageerror", lambda error: self.problems.append(f"error: {error}"))
         page.on("request", self._asked)
@@ -161,8 +117,8 @@ class Page:
     def open(self, view: str) -> Any:
         """A view, loaded."""
         self.page.goto(f"{self.base}/#/{view}")
-        self.page.wait_for_selector("main h1", timeout=15_000)
-        self.page.wait_for_selector(".skeleton", state="detached", timeout=15_000)
+        self.page.wait_for_selector("main h1")
+        self.page.wait_for_selector(".skeleton", state="detached")
         return self.page
 
 

@@ -50,7 +50,7 @@ def _analyze(repository, tmp_path):
             env=os.environ | {"PYTHONPATH": str(repository)},
             capture_output=True,
             check=False,
-            timeout=50,
+            timeout=120,
         )
 
     return run

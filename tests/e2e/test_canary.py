@@ -25,13 +25,13 @@ import pytest
 from gateway.admin.openapi import document
 from gateway.admin.static import load_console
 from tests.e2e.test_alerts import Hook, running_hook
-from tests.e2e.test_detection import STOPPED_S, WORDS, Client, crowd
+from tests.e2e.test_detection import STOPPED_S, Client, crowd
 from tests.engines import engine_binaries, running_engine
 from tests.gateway_process import Gateway, MockLLM, call, running_gateway, until
+from tests.words import WORDS
 
 pytestmark = [
     pytest.mark.skipif(not engine_binaries(), reason="no store engine here"),
-    pytest.mark.timeout(180),
 ]
 # In every piece of a canary that is longer than a dozen characters.
 NEEDLE = "qzvxkjw"
@@ -165,7 +165,7 @@ MALFORMED = (
 def stammer(port: int) -> None:
     """What is no request, or half of one, and then nothing more."""
     for text in MALFORMED:
-        with socket.create_connection(("127.0.0.1", port), 10) as connection:
+        with socket.create_connection(("127.0.0.1", port), 60) as connection:
             connection.settimeout(0.5)
             with contextlib.suppress(OSError):
                 connection.sendall(text.encode())
@@ -191,14 +191,14 @@ def crash(gateway: Gateway) -> None:
     for number in (signal.SIGKILL, signal.SIGABRT):
         worker = gateway.children("worker")[0]
         worker.send_signal(number)
-        psutil.wait_procs([worker], timeout=10)
+        psutil.wait_procs([worker], timeout=60)
 
         def is_back(gone: int = worker.pid) -> bool:
             pids = {one.pid for one in gateway.children("worker")}
             return len(pids) == 2 and gone not in pids
 
-        until(is_back, 30, "the next worker")
-    until(lambda: gateway.status()["ready"], 30)
+        until(is_back, why="the next worker")
+    until(lambda: gateway.status()["ready"])
 
 
 def misconfigure(gateway: Gateway, mock: MockLLM, hook: Hook, parrot: int) -> None:
@@ -367,7 +367,7 @@ def everything_goes_wrong(
     misconfigure(gateway, mock, hook, parrot)
     until(lambda: "incident.opened" in hook.kinds())
     assert any(NEEDLE in account for account in mock.ledger())
-    assert len(gateway.records()) > 100
+    until(lambda: len(gateway.records()) > 100)
 
 
 def knock(gateway: Gateway) -> None:

@@ -22,7 +22,7 @@ def _tidegate(repository, tmp_path):
             capture_output=True,
             text=True,
             check=False,
-            timeout=30,
+            timeout=120,
         )
 
     return run

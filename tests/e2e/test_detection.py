@@ -29,64 +29,16 @@ from tests.gateway_process import (
     running_mock,
     until,
 )
+from tests.words import WORDS
 
 pytestmark = [
     pytest.mark.skipif(not engine_binaries(), reason="no store engine here"),
-    pytest.mark.timeout(180),
 ]
 ATTACKER, KEY = "127.66.0.1", "sk-attacker"
-# What an attacker may take at most until it is stopped.
-STOPPED_S = 30.0
+# What an attacker may take at most until it is stopped, on a busy machine too.
+STOPPED_S = 90.0
 ENFORCE = '[policy.default]\nmode = "enforce"\n'
 OFF = f"{ENFORCE}[policy.default.anomaly]\nenabled = false\n"
-WORDS = [
-    "ship",
-    "invoice",
-    "river",
-    "audit",
-    "basil",
-    "copper",
-    "query",
-    "lantern",
-    "novel",
-    "tariff",
-    "orbit",
-    "payroll",
-    "garden",
-    "sensor",
-    "recipe",
-    "border",
-    "lesson",
-    "engine",
-    "poem",
-    "harbor",
-    "ticket",
-    "protein",
-    "margin",
-    "quilt",
-    "violin",
-    "budget",
-    "canal",
-    "desert",
-    "emerald",
-    "fabric",
-    "glacier",
-    "hammer",
-    "island",
-    "jungle",
-    "kernel",
-    "ladder",
-    "magnet",
-    "needle",
-    "oyster",
-    "parcel",
-    "quarry",
-    "rocket",
-    "saddle",
-    "tunnel",
-    "umbrella",
-    "valley",
-]
 VERDICT = "x-tidegate-verdict"
 
 
@@ -103,7 +55,7 @@ class Client:
     def __init__(self, gateway: Gateway, source: str, key: str) -> None:
         self.key = key
         self.connection = http.client.HTTPConnection(
-            "127.0.0.1", gateway.port, timeout=40, source_address=(source, 0)
+            "127.0.0.1", gateway.port, timeout=60, source_address=(source, 0)
         )
 
     def ask(self, prompt: str, **fields: str) -> Answer:
@@ -210,18 +162,16 @@ def test_a_scraper_is_blocked_on_every_gateway_and_nobody_else(mock, engine):
     ):
         assert crowd(one) == {200}
         assert attack(one) == 403
-        assert (incidents(one)[0]["class"], incidents(one)[0]["state"]) == (
-            "scraping",
-            "open",
-        )
-        assert ("client_ip", ATTACKER) in blocked(one)
-        until(lambda: knock(two) == 403, 20, "the other gateway")
+        incident = until(lambda: incidents(one))[0]
+        assert (incident["class"], incident["state"]) == ("scraping", "open")
+        until(lambda: ("client_ip", ATTACKER) in blocked(one))
+        until(lambda: knock(two) == 403, why="the other gateway")
         assert crowd(one) | crowd(two, 1) == {200}
         assert {kind for kind, _ in blocked(one)} <= {"client_ip", "user"}
         assert one.status()["detection"]["incidents"] >= 1
         _let_in(one)
-        until(lambda: knock(one) == 200, 20, "let in")
-        until(lambda: knock(two) == 200, 20, "let in on the other one")
+        until(lambda: knock(one) == 200, why="let in")
+        until(lambda: knock(two) == 200, why="let in on the other one")
 
 
 def _let_in(gateway: Gateway) -> None:
@@ -242,16 +192,17 @@ def test_an_attack_is_over_for_good_through_every_restart(mock):
     """
     gateway = Gateway(upstream(mock), store="embedded:./store").start()
     try:
-        assert '"found":false' in gateway.log()
+        until(lambda: '"found":false' in gateway.log())
         crowd(gateway)
         assert attack(gateway) == 403
-        (incident,) = incidents(gateway)
+        (incident,) = until(lambda: incidents(gateway))
         gateway.signal(signal.SIGTERM)
         assert gateway.wait() == 0
         gateway.start()
-        assert [one["id"] for one in incidents(gateway)] == [incident["id"]]
+        (found,) = until(lambda: incidents(gateway))
+        assert found["id"] == incident["id"]
         assert knock(gateway) == 403
-        assert '"found":true' in gateway.log()
+        until(lambda: '"found":true' in gateway.log())
         _kill_control(gateway)
         assert knock(gateway) == 403
         assert ("client_ip", ATTACKER) in blocked(gateway)
@@ -276,8 +227,8 @@ def _kill_control(gateway: Gateway) -> None:
             return False
         return bool(status["pid"] != control.pid and status["ready"])
 
-    until(is_back, 30, "the new control")
-    until(lambda: gateway.status()["blocks"]["synced"], 20, "the list")
+    until(is_back, why="the new control")
+    until(lambda: gateway.status()["blocks"]["synced"], why="the list")
 
 
 # -- watching only, and switched off ----------------------------------------------------------
@@ -310,10 +261,10 @@ def test_kill_switch_lets_the_attacker_through_at_once(mock):
         gateway.api("POST", "/api/v1/blocks", block)
         gateway.write_config(upstream(mock, OFF))
         gateway.api("POST", "/api/v1/reload")
-        until(lambda: knock(gateway) == 200, 20, "let through")
-        until(lambda: ask(gateway, "127.9.9.9", "sk-o").status == 403, 20)
-        assert blocked(gateway) == {("client_ip", "127.9.9.9")}
-        assert gateway.status()["detection"]["incidents"] == 0
+        until(lambda: knock(gateway) == 200, why="let through")
+        until(lambda: ask(gateway, "127.9.9.9", "sk-o").status == 403)
+        until(lambda: blocked(gateway) == {("client_ip", "127.9.9.9")})
+        until(lambda: gateway.status()["detection"]["incidents"] == 0)
 
 
 def test_allow_listed_are_never_touched(mock):
@@ -356,7 +307,7 @@ def test_requests_that_nobody_has_answered_yet_are_evidence(mock):
             until(found, STOPPED_S, "found")
             ended = gateway.records(client_ip=ATTACKER)
             assert {one["outcome"] for one in ended} <= {"refused"}
-            until(lambda: knock(gateway) == 403, 20)
+            until(lambda: knock(gateway) == 403)
 
 
 def _unanswered(gateway: Gateway, count: int) -> socket.socket:
@@ -366,10 +317,10 @@ def _unanswered(gateway: Gateway, count: int) -> socket.socket:
         {"model": "m", "messages": [{"role": "user", "content": f"{text} {count}"}]}
     ).encode()
     connection = socket.create_connection(
-        ("127.0.0.1", gateway.port), 20, (ATTACKER, 0)
+        ("127.0.0.1", gateway.port), 60, (ATTACKER, 0)
     )
     connection.sendall(
-        b"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nx-mock-delay-ms: 60000\r\n"
+        b"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nx-mock-delay-ms: 300000\r\n"
         b"Authorization: Bearer %b\r\nContent-Length: %d\r\n\r\n%b"
         % (KEY.encode(), len(body), body)
     )
@@ -382,7 +333,7 @@ STANDING = f"""{ENFORCE}
 [policy.slow]
 mode = "enforce"
 [policy.slow.anomaly]
-delay = "300ms"
+delay = "2s"
 max_delayed = 2
 [policy.watch]
 mode = "observe"
@@ -417,9 +368,7 @@ class Standings:
         )  # fmt: skip
         asyncio.run(self._publish(block))
         self.active += 1
-        until(
-            lambda: self.gateway.status()["detection"]["standings"] == self.active, 20
-        )
+        until(lambda: self.gateway.status()["detection"]["standings"] == self.active)
 
     async def _publish(self, block: Block) -> None:
         client = open_redis(self.url)
@@ -499,7 +448,7 @@ def test_a_policy_may_slow_down_instead_of_refusing(standings):
     start = time.monotonic()
     answer = standings.ask("127.70.0.4", "slow", "held")
     assert answer.status == 200
-    assert time.monotonic() - start >= 0.25
+    assert time.monotonic() - start >= 1.9
     record = standings.record_of(answer)
     assert (record["action"], record["status"]) == ("throttle", 200)
     assert sent(standings.mock, "held")[VERDICT].endswith("action=throttle")

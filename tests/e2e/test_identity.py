@@ -74,7 +74,7 @@ def _write_jwks(path: Path) -> None:
 
 
 def _token(**claims: object) -> str:
-    stated = {"iss": "https://issuer", "sub": "alice", "exp": time.time() + 60}
+    stated = {"iss": "https://issuer", "sub": "alice", "exp": time.time() + 3600}
     return jwt.encode(stated | claims, SIGNER, "ES256", {"kid": "one"})
 
 
@@ -203,7 +203,7 @@ _V2 = b"\r\n\r\n\0\r\nQUIT\n\x21\x11" + struct.pack(
 def test_proxy_header_names_the_client(proxied, header, client_ip):
     """A PROXY header, version 1 or 2, of a trusted proxy says who the client is."""
     request = b"GET /echo HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
-    with socket.create_connection(("127.0.0.1", proxied.port), 5) as plain:
+    with socket.create_connection(("127.0.0.1", proxied.port), 60) as plain:
         plain.sendall(header + request)
         assert plain.recv(64).startswith(b"HTTP/1.1 200 ")
     assert proxied.record(client_ip=client_ip)["status"] == 200

@@ -17,7 +17,7 @@ pytestmark = [
     pytest.mark.skipif(
         importlib.util.find_spec("schemathesis") is None, reason="no schemathesis here"
     ),
-    pytest.mark.timeout(300),
+    pytest.mark.timeout(600),
 ]
 
 
@@ -38,6 +38,7 @@ def test_the_api_keeps_its_word(mock, monkeypatch):
                 "--max-examples=15",
                 "--seed=1",
                 "--no-color",
+                "--request-timeout=60",
                 # A subject with nothing standing is a fine 404, a full list a 507.
                 "--exclude-checks=positive_data_acceptance",
             ],

@@ -45,7 +45,7 @@ def _tidegate(repository, tmp_path):
             input=given,
             capture_output=True,
             check=False,
-            timeout=60,
+            timeout=120,
         )
 
     return run
@@ -63,7 +63,7 @@ def _records(mock):
                 BODY,
                 headers={"Authorization": "Bearer sk-acme"},
             )
-        until(lambda: len(gateway.records()) == 8, 10.0, "eight records")
+        until(lambda: len(gateway.records()) == 8, why="eight records")
         return gateway.records_file.read_bytes()
 
 
@@ -151,6 +151,7 @@ def test_a_gateway_starts_with_what_was_learned(tidegate, mock, tmp_path):
     assert learned.returncode == 0, learned.stderr
     config = f'[[upstream]]\nurl = "{mock.url}"\n'
     with running_gateway(config, store=store) as gateway:
-        assert '"event":"baselines","role":"control","found":true' in gateway.log()
+        taken_up = '"event":"baselines","role":"control","found":true'
+        until(lambda: taken_up in gateway.log())
         # While it runs, too: its own engine takes them.
         assert tidegate("learn", "week.jsonl", "--store", store).returncode == 0

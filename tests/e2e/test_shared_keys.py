@@ -12,8 +12,8 @@ from collections.abc import Iterator
 import pytest
 
 from tests.gateway_process import Gateway, MockLLM, key_hash, running_gateway
+from tests.words import WORDS
 
-pytestmark = pytest.mark.timeout(180)
 KEY, ATTACKER, MALLORY = "sk-shared", "203.0.113.66", "mallory"
 CONFIG = """
 [[upstream]]
@@ -26,38 +26,8 @@ name = "app"
 api_keys = ["{key}"]
 """
 SERVER = 'trusted_proxies = ["127.0.0.0/8"]\n'
-WORDS = [
-    "ship",
-    "invoice",
-    "river",
-    "audit",
-    "basil",
-    "copper",
-    "query",
-    "lantern",
-    "novel",
-    "tariff",
-    "orbit",
-    "payroll",
-    "garden",
-    "sensor",
-    "recipe",
-    "border",
-    "lesson",
-    "engine",
-    "poem",
-    "harbor",
-    "ticket",
-    "protein",
-    "margin",
-    "quilt",
-    "violin",
-    "budget",
-    "canal",
-    "desert",
-]
 # What the attacker may take until it is stopped, and goes on for afterwards.
-STOPPED_S, AFTER_S = 30.0, 15.0
+STOPPED_S, AFTER_S = 90.0, 15.0
 PEOPLE = 14
 
 
@@ -66,7 +36,7 @@ class App:
 
     def __init__(self, gateway: Gateway) -> None:
         self._connection = http.client.HTTPConnection(
-            "127.0.0.1", gateway.port, timeout=40
+            "127.0.0.1", gateway.port, timeout=60
         )
         self._chance = random.Random(7)
         self.template = " ".join(self._chance.choices(WORDS, k=18))

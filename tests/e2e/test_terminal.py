@@ -24,7 +24,7 @@ def _gateway(mock):
 def test_top_shows_who_uses_it(gateway):
     """Without a terminal: one screen as text."""
     call("POST", f"{gateway.url}/v1/chat/completions", CHAT, key="k")
-    until(lambda: gateway.api("GET", "/api/v1/clients")["items"], 10)
+    until(lambda: gateway.api("GET", "/api/v1/clients")["items"])
     done = gateway.command("top", "--admin", gateway.admin)
     assert done.returncode == 0, done.stderr
     assert "serving" in done.stdout
@@ -41,7 +41,7 @@ def test_tail_says_what_operators_do(gateway):
         text=True,
     )
     try:
-        until(lambda: _block(gateway) and _readable(child), 20)
+        until(lambda: _block(gateway) and _readable(child))
         line = json.loads(child.stdout.readline())
     finally:
         child.terminate()

@@ -71,7 +71,7 @@ def _watch(repository, tmp_path):
             input=given,
             capture_output=True,
             check=False,
-            timeout=30,
+            timeout=120,
         )
 
     return run
@@ -238,6 +238,6 @@ def test_follow_reads_what_is_added(stream, repository, tmp_path):
             file.write(stream[cut:] + json.dumps(late).encode() + b"\n")
         first = json.loads(child.stdout.readline())
         child.send_signal(signal.SIGINT)
-        _out, err = child.communicate(timeout=20)
+        _out, err = child.communicate(timeout=60)
     assert first["subject"]["id"] == "203.0.113.9"
     assert (child.returncode, err) == (0, b"")

@@ -22,7 +22,7 @@ from tests.inprocess import (
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 CLOSE = b"Connection: close\r\n"
 CHUNKED = b"Transfer-Encoding: chunked\r\n"
-SILENT = (30.0,)
+SILENT = (300.0,)
 STREAM_HEAD = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
 ONE_REQUEST = 'limits = [{ per = "client_ip", requests = 1, window = "1h" }]'
 PROMPT = b'{"model":"m","messages":[{"role":"user","content":"hi"}]}'
@@ -30,7 +30,7 @@ USAGE = (
     b'{"choices":[],"usage":{"prompt_tokens":3,"completion_tokens":4,"total_tokens":7}}'
 )
 # Timing is measured, and held to this: a busy machine must not fail the test.
-SOON_S = 5.0  # 50 ms is the aim, on a machine at rest
+SOON_S = 30.0  # 50 ms is the aim, on a machine at rest
 
 
 def books(gateway: InProcess) -> list[int]:
@@ -60,7 +60,7 @@ async def test_leaving_while_the_upstream_is_silent(how, upstream):
 @pytest.mark.parametrize("how", ["close", "reset"])
 async def test_leaving_while_the_answer_flows(how, upstream):
     """A stream without its reader is closed upstream, and settled once."""
-    upstream.default = (STREAM_HEAD + b"2\r\n{}\r\n", 30.0)
+    upstream.default = (STREAM_HEAD + b"2\r\n{}\r\n", 300.0)
     async with InProcess(upstream) as gateway:
         client = await gateway.client()
         client.send(request())
@@ -134,7 +134,7 @@ async def test_leaving_unseen_behind_a_full_upload(upstream):
 
 # -- draining answers of clients that left ----------------------------------------------
 
-DRAIN = 'on_disconnect = "drain"\ndrain_max = 2\ndrain_timeout = "2s"'
+DRAIN = 'on_disconnect = "drain"\ndrain_max = 2\ndrain_timeout = "60s"'
 
 
 async def test_drained_answer_is_counted(upstream):
@@ -173,7 +173,7 @@ async def test_draining_is_bounded_in_number(upstream):
 async def test_draining_is_bounded_in_time(upstream):
     """What is drained for too long is closed, recorded once, its place given back."""
     upstream.default = SILENT
-    async with InProcess(upstream, route=DRAIN.replace("2s", "10ms")) as gateway:
+    async with InProcess(upstream, route=DRAIN.replace("60s", "10ms")) as gateway:
         client = await gateway.client()
         client.send(request(b"POST", CHAT, body=PROMPT))
         await until(lambda: upstream.requests)
@@ -268,7 +268,7 @@ async def test_silent_upstream_is_504(upload, upstream):
 
 async def test_upstream_that_falls_silent(upstream):
     """A stream without a byte for too long is broken off."""
-    upstream.default = (STREAM_HEAD + b"2\r\n{}\r\n", 30.0)
+    upstream.default = (STREAM_HEAD + b"2\r\n{}\r\n", 300.0)
     async with InProcess(upstream, route='timeouts = { idle = "100ms" }') as gateway:
         client = await gateway.client()
         client.send(request())
@@ -324,7 +324,7 @@ SWITCH = (
 @pytest.mark.parametrize("limit", ["idle", "total"])
 async def test_tunnel_has_its_limits(limit, upstream):
     """A tunnel without a byte, or open for too long, is closed on both sides."""
-    upstream.default = (SWITCH, 30.0)
+    upstream.default = (SWITCH, 300.0)
     route = f'websocket = true\ntimeouts = {{ {limit} = "100ms" }}'
     async with InProcess(upstream, route=route) as gateway:
         client = await gateway.client()
@@ -337,7 +337,7 @@ async def test_tunnel_has_its_limits(limit, upstream):
 @pytest.mark.parametrize("who", ["client", "upstream"])
 async def test_leaving_a_tunnel_closes_the_other_side(who, upstream):
     """A client that goes takes the upstream along; an upstream's end is passed on."""
-    upstream.default = (SWITCH, 30.0)
+    upstream.default = (SWITCH, 300.0)
     async with InProcess(upstream, route="websocket = true") as gateway:
         client = await gateway.client()
         client.send(request(fields=b"Connection: Upgrade\r\nUpgrade: x\r\n"))

@@ -53,7 +53,6 @@ def ask(gateway, times, user="alice"):
         call("POST", f"{gateway.url}/v1/chat/completions", body, key=f"{KEY}-{user}")
 
 
-@pytest.mark.timeout(120)
 def test_every_record_is_a_point(server, mock):
     """As many points as requests, with their tokens and money; refused ones too; no
     prompt and no key among all that is stored.
@@ -65,12 +64,13 @@ def test_every_record_is_a_point(server, mock):
         sums = (
             "SELECT count(status) AS n, sum(total_tokens) AS t FROM tidegate_requests"
         )
-        until(lambda: (server.query(sums) or [{"n": 0}])[0]["n"] == 10, 20.0)
+        until(lambda: (server.query(sums) or [{"n": 0}])[0]["n"] == 10)
         rows = server.query(f"{sums} GROUP BY action, status_class")
+        until(lambda: len(gateway.records()) == 10)
         records = gateway.records()
-        assert gateway.status()["records"]["influx"]["written"] == 10
-        metrics = gateway.metrics()
-        assert metrics['tidegate_influx_records_total{result="written"}'] == 10
+        until(lambda: gateway.status()["records"]["influx"]["written"] == 10)
+        name = 'tidegate_influx_records_total{result="written"}'
+        until(lambda: gateway.metrics().get(name) == 10)
     found = {(row["action"], row["status_class"]): row["n"] for row in rows}
     assert found == {("allow", "2xx"): 8, ("limit", "4xx"): 2}
     tokens = sum(record["total_tokens"] for record in records)
@@ -82,7 +82,6 @@ def test_every_record_is_a_point(server, mock):
     assert usd == pytest.approx(sum(record["usd"] for record in records))
 
 
-@pytest.mark.timeout(120)
 def test_strangers_make_no_series(server, mock):
     """The number of series does not grow with the clients."""
     sink = f'influx = {{ url = "{server.url}", bucket = "llm" }}\n'
@@ -90,21 +89,20 @@ def test_strangers_make_no_series(server, mock):
         for number in range(12):
             ask(gateway, 1, f"user-{number}")
         count = "SELECT count(status) AS n FROM tidegate_requests"
-        until(lambda: (server.query(count) or [{"n": 0}])[0]["n"] == 12, 20.0)
+        until(lambda: (server.query(count) or [{"n": 0}])[0]["n"] == 12)
     assert len(server.query("SHOW SERIES")) == 1
 
 
-@pytest.mark.timeout(120)
 def test_records_wait_for_a_server_that_is_away(server, mock):
     """It is not there when the gateway starts; proxying goes on; later all arrive."""
     server.stop()
     sink = f'influx = {{ url = "{server.url}", bucket = "llm" }}\n'
     with running_gateway(sink + CONFIG.format(mock=mock.url)) as gateway:
         ask(gateway, 5)
-        until(lambda: gateway.status()["records"]["influx"]["error"], 20.0)
-        assert "InfluxDB does not take records" in gateway.log()
+        until(lambda: gateway.status()["records"]["influx"]["error"])
+        until(lambda: "InfluxDB does not take records" in gateway.log())
         server.start()
         count = "SELECT count(status) AS n FROM tidegate_requests"
-        until(lambda: (server.query(count) or [{"n": 0}])[0]["n"] == 5, 40.0)
-        status = gateway.status()["records"]["influx"]
-    assert (status["written"], status["dropped"]) == (5, 0)
+        until(lambda: (server.query(count) or [{"n": 0}])[0]["n"] == 5)
+        until(lambda: gateway.status()["records"]["influx"]["written"] == 5)
+        assert gateway.status()["records"]["influx"]["dropped"] == 0

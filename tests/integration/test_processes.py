@@ -27,8 +27,6 @@ from tests.gateway_process import (
 from tests.ports import free_port
 
 CHAT = {"model": "gpt-4o-mini", "messages": [{"role": "user", "content": "hello"}]}
-# "Back within 2 s" is measured where nothing else runs; this is for busy machines.
-BACK_S = 20.0  # 2 s is the aim, on a machine at rest
 needs_engine = pytest.mark.skipif(not engine_binaries(), reason="no store engine")
 
 
@@ -52,11 +50,10 @@ def chat(gateway: Gateway, request_id: str = "") -> int:
         return 0
 
 
-def kill(gateway: Gateway, role: str) -> float:
-    """SIGKILL one child; seconds until a new one says that it is ready."""
+def kill(gateway: Gateway, role: str) -> None:
+    """SIGKILL one child, and wait until a new one says that it is ready."""
     victim = gateway.children(role)[0]
     others = {child.pid for child in gateway.children(role)}
-    start = time.monotonic()
     victim.kill()
 
     def back() -> bool:
@@ -71,9 +68,8 @@ def kill(gateway: Gateway, role: str) -> float:
             and all(worker["ready"] for worker in status["workers"])
         )
 
-    until(back, BACK_S, f"{role} back")
+    until(back, why=f"{role} back")
     assert {child.pid for child in gateway.children(role)} != others
-    return time.monotonic() - start
 
 
 @needs_engine
@@ -95,16 +91,19 @@ def test_killed_children_come_back_and_nothing_counts_twice(mock):
 
         with ThreadPoolExecutor() as pool:
             tasks = [pool.submit(work, name) for name in "abc"]
-            {role: kill(gateway, role) for role in ("worker", "control")}
+            for role in ("worker", "control"):
+                kill(gateway, role)
             for task in tasks:
                 task.result()
-        until(lambda: len(gateway.records()) >= len(answered), 20, "all records")
-        ids = [record["request_id"] for record in gateway.records(status=200)]
-        assert len(ids) == len(set(ids))
-        assert set(answered) <= set(ids)
-        assert gateway.status()["restarts"] == {
-            "engine": 0, "control": 1, "worker-0": 1, "worker-1": 0,
-        }  # fmt: skip
+
+        def recorded() -> list[str]:
+            return [record["request_id"] for record in gateway.records(status=200)]
+
+        until(lambda: set(answered) <= set(recorded()), why="all records")
+        assert len(recorded()) == len(set(recorded()))
+        restarts = gateway.status()["restarts"]
+        assert restarts.pop("worker-0") + restarts.pop("worker-1") == 1
+        assert restarts == {"engine": 0, "control": 1}
 
 
 @needs_engine
@@ -123,9 +122,8 @@ def test_engine_is_restarted_with_its_counters(mock):
                 gateway.metrics()["tidegate_store_up"] == 1
                 and gateway.status()["restarts"]["engine"] == 1
             ),
-            BACK_S,
         )
-        until(lambda: gateway.api("GET", path)["limits"][0]["used"] == 6, BACK_S)
+        until(lambda: gateway.api("GET", path)["limits"][0]["used"] == 6)
 
 
 def test_reload_by_file_and_by_signal(mock):
@@ -137,10 +135,10 @@ def test_reload_by_file_and_by_signal(mock):
     )
     with running_gateway(config_for(mock)) as gateway:
         gateway.write_config(one)
-        until(lambda: gateway.status()["config"]["generation"] == 2, 20, "the watcher")
-        until(lambda: chat(gateway) == 429, 20, "the limit")
+        until(lambda: gateway.status()["config"]["generation"] == 2, why="the watcher")
+        until(lambda: chat(gateway) == 429, why="the limit")
         gateway.write_config(config_for(mock) + "limits = 7")
-        until(lambda: not gateway.status()["config"]["last_reload"]["ok"], 20)
+        until(lambda: not gateway.status()["config"]["last_reload"]["ok"])
         gateway.signal(signal.SIGHUP)
         kill(gateway, "worker")
         config = gateway.status()["config"]
@@ -149,8 +147,8 @@ def test_reload_by_file_and_by_signal(mock):
         assert gateway.metrics()["tidegate_config_reload_success"] == 0
         assert [chat(gateway) for _ in range(2)][-1] == 429, "the limit still stands"
         gateway.write_config(config_for(mock))
-        until(lambda: gateway.status()["config"]["generation"] == 3, 20)
-        until(lambda: chat(gateway) == 200, 20, "the limit is gone")
+        until(lambda: gateway.status()["config"]["generation"] == 3)
+        until(lambda: chat(gateway) == 200, why="the limit is gone")
 
 
 def test_clean_stop_leaves_nothing_behind(mock):
@@ -175,11 +173,11 @@ def test_killed_supervisor_takes_everyone_with_it(mock):
         control.suspend()
         assert chat(gateway, "left-behind") == 200
         ring = RingReader(path)
-        until(lambda: ring.waiting_bytes, 20, "the record in the ring")
+        until(lambda: ring.waiting_bytes, why="the record in the ring")
         ring.close()
         gateway.signal(signal.SIGKILL)
         assert gateway.wait() == -signal.SIGKILL
-        gone, alive = psutil.wait_procs(children, 5)
+        gone, alive = psutil.wait_procs(children, 60)
         assert (len(gone), alive) == (2, [])
         gateway.start()
         assert gateway.record(request_id="left-behind")["status"] == 200
@@ -202,7 +200,7 @@ def start_badly(
         },
         capture_output=True,
         text=True,
-        timeout=30,
+        timeout=120,
         check=False,
     )
 
@@ -266,7 +264,7 @@ def test_port_zero_is_resolved(mock):
         assert call("GET", f"{admin}/readyz")[0] == 200
         assert call("POST", f"{url}/v1/chat/completions", CHAT, key="k")[0] == 200
         child.terminate()
-        assert child.wait(20) == 0
+        assert child.wait(60) == 0
 
 
 def test_two_gateways_on_one_directory(mock):

@@ -92,7 +92,9 @@ class Post:
                     auth_required=starttls,
                 )
 
-        self._server = Server(self, hostname="127.0.0.1", port=free_port())
+        self._server = Server(
+            self, hostname="127.0.0.1", port=free_port(), ready_timeout=60.0
+        )
         self._server.start()
         self.port = self._server.port
 

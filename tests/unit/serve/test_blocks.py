@@ -44,7 +44,7 @@ class Worker:
         self.changed.set()
 
     async def until(self, condition):
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(60):
             while not condition():
                 self.changed.clear()
                 await self.changed.wait()
@@ -81,7 +81,7 @@ class Machine:
         self.background.start(self.list.run(), "blocks")
 
     async def synced(self):
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(60):
             while not self.list.up:  # noqa: ASYNC110 - it has no event to wait for
                 await asyncio.sleep(0.005)
 
@@ -181,7 +181,7 @@ async def test_store_away_the_list_stands(tmp_path, engine):
     await machine.synced()
     await machine.list.add(Block("user", "u"))
     own.kill()
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(60):
         while machine.list.up:  # noqa: ASYNC110 - it has no event to wait for
             await asyncio.sleep(0.01)
     assert machine.worker.ids == ["u"]

@@ -81,7 +81,7 @@ class Machine:
 
 
 async def until(what):
-    async with asyncio.timeout(15):
+    async with asyncio.timeout(60):
         while not what():  # noqa: ASYNC110 - neither has an event to wait for
             await asyncio.sleep(0.005)
 

@@ -184,7 +184,7 @@ async def test_saved_now_and_then_and_troubles_are_told_once(place, monkeypatch)
     opened, memory._client = memory._client, None
     background = Background(lambda _name, error: pytest.fail(str(error)))
     background.start(memory.run(said.append), "memory")
-    async with asyncio.timeout(15):
+    async with asyncio.timeout(60):
         while not said:  # noqa: ASYNC110 - it has no event to wait for
             await asyncio.sleep(0.005)
         memory._path, memory._client = works, opened

@@ -45,11 +45,11 @@ class Stage:
         for link in self.links:
             await link.start()
             link.send({"type": "ready"})
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(60):
             await self.ready.wait()
 
     async def until(self, condition):
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(60):
             while not condition():  # noqa: ASYNC110 - any condition at all
                 await asyncio.sleep(0.005)
 

@@ -99,7 +99,7 @@ async def running(url, **options):
 
 
 async def until(what):
-    async with asyncio.timeout(10.0):
+    async with asyncio.timeout(60):
         while not what():  # noqa: ASYNC110 - a real socket answers
             await asyncio.sleep(0.005)
 
