@@ -12,7 +12,7 @@ from gateway.admin.api import build_app
 from gateway.admin.sessions import Tokens
 from gateway.core.model import Block
 from tests.records import make_record
-from tests.unit.admin.desk import NOW, Client, Desk
+from tests.unit.admin.desk import NOW, Client, Desk, make_incident
 
 
 @pytest.fixture(name="desk")
@@ -172,7 +172,10 @@ async def test_incidents_by_state_and_class(call, desk):
     """Newest first, as the book has them; filters narrow, pages follow."""
     rows = [("inc_c", "open", "ddos"), ("inc_b", "open", "scraping")]
     rows.append(("inc_a", "resolved", "scraping"))
-    desk.known = [{"id": id_, "state": state, "class": cls} for id_, state, cls in rows]
+    desk.known = [
+        make_incident(**dict(zip(("id", "state", "class"), row, strict=True)))
+        for row in rows
+    ]
 
     async def ids(query=""):
         status, page = await call("GET", f"/api/v1/incidents{query}")

@@ -14,7 +14,7 @@ from gateway.admin.openapi import document
 from gateway.admin.sessions import GUESSES, Tokens
 from gateway.detect.model import Output, Ref, Window
 from tests.records import make_record
-from tests.unit.admin.desk import NOW, Client, Desk
+from tests.unit.admin.desk import NOW, Client, Desk, make_incident
 
 BLOCK = {"kind": "user", "id": "x"}
 OPERATOR = {"Authorization": "Bearer op"}
@@ -165,8 +165,7 @@ async def test_one_incident_with_its_story_and_clients(call, desk):
     desk.lookout.take(make_output())
     user = Ref("user", "key_1")
     desk.lookout.take(make_output(type="client.blocked", subject=user))
-    subject = {"kind": "client_ip", "id": "203.0.113.9"}
-    desk.known = [{"id": "inc_a", "subject": subject, "subjects": [], "tenant": "acme"}]
+    desk.known = [make_incident()]
     status, body = await call("GET", "/api/v1/incidents/inc_a", headers=OPERATOR)
     assert status == 200
     assert [one["type"] for one in body["story"]] == [
@@ -196,7 +195,7 @@ async def test_an_operator_lets_somebody_through(call, desk):
     """The mildest word of an operator, which detection does not overrule."""
     body = BLOCK | {"action": "allow", "ttl": "1h"}
     _, made = await call("POST", "/api/v1/blocks", json=body, headers=OPERATOR)
-    assert (made["action"], desk.list[0].action) == ("allow", "tag")
+    assert (made["action"], desk.mild[0].action) == ("allow", "tag")
     change = (await call("GET", "/api/v1/audit", headers=OPERATOR))[1]["items"][0]
     assert (change["what"], change["id"], change["role"]) == ("allow", "x", "operator")
 
