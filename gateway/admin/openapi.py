@@ -47,7 +47,7 @@ _WEEKDAYS = {
 }
 _ROWS = {"type": "array", "items": {"type": "object"}}
 _SCHEMAS: dict[str, Any] = {
-    "Error": _record("error", error=_record("code message", code=_TEXT, message=_TEXT)),
+    "Error": _record("error", error=_record("code message request_id", code=_TEXT, message=_TEXT, request_id=_TEXT)),
     "Subject": _record("kind id", kind=_TEXT, id=_TEXT),
     "Block": _record(
         "kind id tenant until reason created_at by action",

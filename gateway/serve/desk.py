@@ -260,8 +260,9 @@ class Desk:
             sums = await self._counters.peek([cell for _, cell in found])
         except CallError as error:
             raise Refused(503, "store_unavailable", str(error)) from error
+        now = time.time()
         return [
-            public_limit(tenant, cell, used)
+            public_limit(tenant, cell, used, now)
             for (tenant, cell), used in zip(found, sums, strict=True)
         ]
 

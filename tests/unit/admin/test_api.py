@@ -277,3 +277,15 @@ async def test_other_sites_pages_are_refused(call, desk, headers):
     body = {"kind": "user", "id": "x"}
     status, _ = await call("POST", "/api/v1/blocks", json=body, headers=headers)
     assert (status, desk.list) == (403, [])
+
+
+async def test_an_error_names_its_request(call):
+    """In the answer, in its header, and not twice the same."""
+    seen = set()
+    for path in ("/api/v1/blocks/model/x", "/api/v1/nothing", "/nothing"):
+        url = aiohttp.client.URL(call.base + path)
+        async with call.session.delete(url) as answer:
+            error = (await answer.json())["error"]
+            assert error["request_id"] == answer.headers["X-Request-Id"]
+            seen.add(error["request_id"])
+    assert len(seen) == 3
