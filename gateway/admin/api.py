@@ -5,52 +5,36 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable
-from typing import Any, Literal, cast, get_args
+from typing import Any, cast, get_args
 
-import msgspec
 from aiohttp import web
 from aiohttp.http_exceptions import BadHttpMessage
 
 from gateway.admin.auth import Door, add_headers, guard
 from gateway.admin.backend import Backend
+from gateway.admin.blocking import Blocking
 from gateway.admin.clients import Sort
+from gateway.admin.incidents import Incidents
+from gateway.admin.lifted import Lifted
 from gateway.admin.metrics import CONTENT_TYPE
 from gateway.admin.quiet import Quiet
 from gateway.admin.recent import public_record
 from gateway.admin.refused import Refused
 from gateway.admin.replies import (
-    BLOCK_KINDS,
     MAX_ID_CHARS,
     SUBJECT_KINDS,
     json_response,
-    normal_id,
     note_change,
     page_response,
     public_block,
-    read_body,
     read_page,
     read_subject,
-    read_ttl,
 )
 from gateway.admin.static import Console
 from gateway.admin.views import Views
-from gateway.core.model import Block
 
 MAX_BODY_BYTES = 64 * 1024
 MOST_RECORDS_SHOWN = 50
-
-
-class NewBlock(msgspec.Struct, forbid_unknown_fields=True):
-    """Body of ``POST /api/v1/blocks``. ``ttl`` is a duration or seconds; null: until
-    removed. ``action`` "allow": whatever detection thinks, it is let through.
-    """
-
-    kind: str
-    id: str
-    tenant: str | None = None
-    ttl: str | float | None = None
-    reason: str = ""
-    action: Literal["block", "allow"] = "block"
 
 
 class Api:
@@ -72,9 +56,6 @@ class Api:
             web.get("/api/v1/status", self.get_status),
             web.get("/api/v1/policies", self.get_policies),
             web.post("/api/v1/reload", self.post_reload),
-            web.get("/api/v1/blocks", self.get_blocks),
-            web.post("/api/v1/blocks", self.post_block),
-            web.delete("/api/v1/blocks/{kind}/{id}", self.delete_block),
             web.get("/api/v1/clients", self.get_clients),
             web.get(subject, self.get_client),
             web.post(f"{subject}/reset", self.post_reset),
@@ -110,49 +91,6 @@ class Api:
     async def post_reload(self, _request: web.Request) -> web.Response:
         """Read the configuration again."""
         return json_response(await self._backend.reload())
-
-    # -- blocks ------------------------------------------------------------------------
-
-    async def get_blocks(self, request: web.Request) -> web.Response:
-        """Blocks in force, oldest first."""
-        kind, tenant = request.query.get("kind"), request.query.get("tenant")
-        blocks = [
-            public_block(block)
-            for block in self._backend.blocks()
-            if kind in (None, block.kind) and tenant in (None, block.tenant)
-        ]
-        return page_response(request, blocks)
-
-    async def post_block(self, request: web.Request) -> web.Response:
-        """Block a subject, or change its block."""
-        asked = await read_body(request, NewBlock)
-        allow = asked.action == "allow"
-        # Named before it is checked: what was refused is in the audit log too.
-        note_change(request, asked.action, asked.kind, asked.id)
-        now = self._clock()
-        ttl_s = read_ttl(asked.ttl)
-        block = Block(
-            kind=asked.kind,
-            id=normal_id(asked.kind, asked.id),
-            tenant=asked.tenant,
-            until=None if ttl_s is None else now + ttl_s,
-            reason=asked.reason[:MAX_ID_CHARS],
-            created_at=now,
-            # What an operator said about a subject is what detection keeps its hands
-            # off; the mildest that can be said lets it through.
-            action="tag" if allow else "block",
-        )
-        await self._backend.add_block(block)
-        return json_response(public_block(block), 201)
-
-    async def delete_block(self, request: web.Request) -> web.Response:
-        """Unblock, everywhere or (``?tenant=``) where it was blocked."""
-        kind, id_ = read_subject(request, BLOCK_KINDS)
-        note_change(request, "unblock", kind, id_)
-        tenant = request.query.get("tenant")
-        if not await self._backend.remove_block(kind, id_, tenant):
-            raise Refused(404, "not_found", f"{kind} {id_} is not blocked")
-        return web.Response(status=204)
 
     # -- clients -----------------------------------------------------------------------
 
@@ -250,6 +188,7 @@ def build_app(
     backend: Backend, listen_host: str, clock: Callable[[], float] = time.time
 ) -> web.Application:
     """The application, guarded."""
+    lifted = Lifted(clock)
     door = Door(lambda: backend.tokens, backend.changed, clock)
     app = web.Application(
         middlewares=[guard(listen_host, door)],
@@ -257,6 +196,8 @@ def build_app(
     )
     app.on_response_prepare.append(add_headers)
     app.add_routes(Api(backend, clock).routes())
+    app.add_routes(Blocking(backend, lifted, clock).routes())
+    app.add_routes(Incidents(backend, lifted, clock).routes())
     app.add_routes(Views(backend, door, clock).routes())
     app.add_routes(Quiet(backend, clock).routes())
     app.add_routes(Console().routes())

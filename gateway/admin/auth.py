@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import math
+import secrets
 import time
 from collections.abc import Callable
 from urllib.parse import urlsplit
@@ -40,6 +41,9 @@ SESSION_PATH = "/api/v1/session"
 UNAUTHORIZED = 401
 # Who asks, once that is known.
 ROLE: web.RequestKey[str] = web.RequestKey("role", str)
+# Names one request in its answer, in an error that it was, and in the log.
+REQUEST_ID: web.RequestKey[str] = web.RequestKey("request_id", str)
+REQUEST_ID_HEADER = "X-Request-Id"
 
 # No script or style but our files, nothing from or to anywhere else, in no frame.
 SECURITY_HEADERS = {
@@ -56,9 +60,12 @@ SECURITY_HEADERS = {
 }
 
 
-def error_response(status: int, code: str, message: str) -> web.Response:
+def error_response(
+    request: web.Request, status: int, code: str, message: str
+) -> web.Response:
     """Every error of this port has this shape."""
-    body = msgspec.json.encode({"error": {"code": code, "message": message}})
+    error = {"code": code, "message": message, "request_id": request[REQUEST_ID]}
+    body = msgspec.json.encode({"error": error})
     headers = {hdrs.WWW_AUTHENTICATE: "Bearer"} if status == UNAUTHORIZED else None
     return web.Response(
         status=status, body=body, content_type="application/json", headers=headers
@@ -182,9 +189,11 @@ def guard(listen_host: str, door: Door) -> Middleware:
 
     @web.middleware
     async def check(request: web.Request, handler: Handler) -> web.StreamResponse:
+        request[REQUEST_ID] = f"adm_{secrets.token_hex(8)}"
         host = request.headers.get(hdrs.HOST, "")
         if loopback and host and not is_local_host(host, listen_host):
-            return error_response(403, "bad_host", f"{host!r} is not this machine")
+            text = f"{host!r} is not this machine"
+            return error_response(request, 403, "bad_host", text)
         if not request.path.startswith("/api/"):
             return await _answer(request, handler)
 
@@ -199,11 +208,13 @@ def guard(listen_host: str, door: Door) -> Middleware:
     return check
 
 
-async def add_headers(_request: web.Request, answer: web.StreamResponse) -> None:
+async def add_headers(request: web.Request, answer: web.StreamResponse) -> None:
     """On every answer of this port, live streams too."""
     for name, value in SECURITY_HEADERS.items():
         answer.headers[name] = value
     answer.headers.setdefault(hdrs.CACHE_CONTROL, "no-store")
+    if REQUEST_ID in request:
+        answer.headers[REQUEST_ID_HEADER] = request[REQUEST_ID]
 
 
 async def _answer(request: web.Request, handler: Handler) -> web.StreamResponse:
@@ -211,16 +222,20 @@ async def _answer(request: web.Request, handler: Handler) -> web.StreamResponse:
     try:
         return await handler(request)
     except Refused as refused:
-        answer = error_response(refused.status, refused.code, refused.message)
+        answer = error_response(request, refused.status, refused.code, refused.message)
         if refused.code == "locked_out":
             answer.headers[hdrs.RETRY_AFTER] = "60"
         return answer
     except web.HTTPException as error:
         code = error.reason.lower().replace(" ", "_")
-        answer = error_response(error.status, code, error.reason)
+        answer = error_response(request, error.status, code, error.reason)
         if hdrs.ALLOW in error.headers:
             answer.headers[hdrs.ALLOW] = error.headers[hdrs.ALLOW]
         return answer
     except Exception:  # noqa: BLE001 - the edge: a fault is an answer and a log line
-        _log.exception("admin request failed: %s %s", request.method, request.path)
-        return error_response(500, "internal_error", "see the log of control")
+        id_ = request[REQUEST_ID]
+        _log.exception(
+            "admin request %s failed: %s %s", id_, request.method, request.path
+        )
+        text = "a fault of the gateway; its log has the request id"
+        return error_response(request, 500, "internal_error", text)

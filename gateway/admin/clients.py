@@ -161,6 +161,13 @@ class ClientTable:
             if key[0] == kind and key[2] == id_ and tenant in (None, key[1]):
                 yield public_client(key, row, now)
 
+    def row(
+        self, kind: str, id_: str, tenant: str, now: float
+    ) -> dict[str, Any] | None:
+        """One row, as the admin API shows it; None: not seen lately."""
+        found = self._rows.get((kind, tenant, id_))
+        return None if found is None else public_client((kind, tenant, id_), found, now)
+
     def top(
         self,
         sort: Sort,
@@ -173,7 +180,7 @@ class ClientTable:
         text: str = "",
     ) -> list[dict[str, Any]]:
         """``limit`` rows from place ``start`` on, most first; idle ones left out.
-        ``text``: only ids in which it occurs.
+        ``text``: only where it occurs in the id or the tenant.
         """
         wanted = (sort, kind, tenant, text.lower())
         end = start + limit
@@ -207,7 +214,7 @@ class ClientTable:
                 row.expire(mark)
             if not row.requests or (tenant is not None and tenant != key[1]):
                 continue
-            if text and text not in key[2].lower():
+            if text and text not in key[2].lower() and text not in key[1].lower():
                 continue
             keys.append(key)
             values.append(value(row))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict, deque
+from collections import deque
 from collections.abc import Callable
 from typing import Any
 
@@ -10,13 +10,12 @@ import msgspec
 
 from gateway.admin.recent import Recent, Watched
 from gateway.admin.spend import Ledger
+from gateway.admin.story import Stories
 from gateway.admin.stream import Feed
 from gateway.admin.timeline import Timeline
 from gateway.core.model import RequestRecord
 from gateway.detect.model import Output
 
-MOST_STORIES = 1000
-MOST_STEPS = 100
 MOST_CHANGES = 500
 
 
@@ -44,7 +43,7 @@ class Lookout:
         self.ledger = Ledger()
         self.feed = Feed(born, counters)
         self.changes: deque[Change] = deque(maxlen=MOST_CHANGES)
-        self._stories: OrderedDict[str, list[Output]] = OrderedDict()
+        self.stories = Stories()
 
     def observe(self, r: RequestRecord) -> None:
         """One finished exchange."""
@@ -55,14 +54,7 @@ class Lookout:
 
     def take(self, output: Output) -> None:
         """Something that the detector said."""
-        story = self._stories.get(output.id)
-        if story is None:
-            story = self._stories[output.id] = []
-            if len(self._stories) > MOST_STORIES:
-                self._stories.popitem(last=False)
-        if len(story) >= MOST_STEPS:
-            del story[1]  # how it began is kept
-        story.append(output)
+        self.stories.take(output)
         if output.type == "incident.opened":
             self._watch(output)
         self.feed.publish("output", output)
@@ -72,16 +64,11 @@ class Lookout:
             tenant = "*" if subject.id == "*" else output.tenant
             self.watched.watch(subject.kind, tenant, subject.id)
 
-    def story(self, incident: str) -> list[Output]:
-        """All that was said of an incident and of the clients in it, oldest first."""
-        return list(self._stories.get(incident, ()))
-
     def about(self, kind: str, id_: str, most: int = 50) -> list[Output]:
         """What was said of one subject, newest first."""
         found = [
             output
-            for story in self._stories.values()
-            for output in story
+            for output in self.stories.lines()
             if output.subject.kind == kind and output.subject.id == id_
         ]
         found.sort(key=lambda output: output.ts, reverse=True)

@@ -45,8 +45,9 @@ _WEEKDAYS = {
     "items": {"enum": list(DAYS)},
     "minItems": 1,
 }
+_ROWS = {"type": "array", "items": {"type": "object"}}
 _SCHEMAS: dict[str, Any] = {
-    "Error": _record("error", error=_record("code message", code=_TEXT, message=_TEXT)),
+    "Error": _record("error", error=_record("code message request_id", code=_TEXT, message=_TEXT, request_id=_TEXT)),
     "Subject": _record("kind id", kind=_TEXT, id=_TEXT),
     "Block": _record(
         "kind id tenant until reason created_at by action",
@@ -73,12 +74,18 @@ _SCHEMAS: dict[str, Any] = {
     ),
     "Incident": _record(
         "id type ts severity class score subject tenant action window reasons state"
-        " opened_at acknowledged",
+        " opened_at acknowledged held standing standing_since",
         id=_TEXT, ts=_WHEN, severity={"enum": ["info", "warning", "critical"]},
         score=_NUMBER, subject=_ref("Subject"), tenant=_TEXT, action=_ACTION,
         reasons={"type": "array", "items": _TEXT}, state=_STATE, opened_at=_WHEN,
         acknowledged=_or_null(_record("at by", at=_WHEN, by=_TEXT)),
+        held=_record("block throttle tag", block=_COUNT, throttle=_COUNT, tag=_COUNT),
+        standing=_or_null(_ref("Block")), standing_since=_or_null(_NUMBER),
     ),
+    "IncidentPage": {"allOf": [_ref("Incident"), _record(
+        "story steps clients clients_total changes timeline impact",
+        story=_ROWS, steps=_ROWS, clients=_ROWS, clients_total=_COUNT, changes=_ROWS,
+    )]},
     "Bucket": _record(
         "at requests tokens usd errors refused overhead_ms expected_rps notable_rps",
         at=_COUNT, requests=_COUNT, tokens=_COUNT, usd=_NUMBER, errors=_COUNT,
@@ -147,6 +154,9 @@ _ROUTES: tuple[_Row, ...] = (
      _ref("Block"), "400 413 503 507"),
     ("delete", "/api/v1/blocks/{kind}/{id}", "Undo: unblock, or stop letting through",
      "tenant", "", 204, None, "400 404 503"),
+    ("post", "/api/v1/blocks/{kind}/{id}/restore", "Put back what was lifted lately", "",
+     "", 200, _record("items", items={"type": "array", "items": _ref("Block")}),
+     "400 404 503 507"),
     ("get", "/api/v1/standings", "Who is tagged, throttled or let through", _PAGE, "",
      200, _list(_ref("Block")), "400"),
     ("get", "/api/v1/clients", "Who used most within the hour",
@@ -157,11 +167,15 @@ _ROUTES: tuple[_Row, ...] = (
      "400 503"),
     ("get", "/api/v1/incidents", "Open and recent incidents",
      f"{_PAGE} state class", "", 200, _list(_ref("Incident")), "400"),
-    ("get", _INCIDENT, "One incident", "", "", 200, _ref("Incident"), "404"),
+    ("get", _INCIDENT, "One incident", "", "", 200, _ref("IncidentPage"), "404"),
     ("post", f"{_INCIDENT}/acknowledge", "Somebody looks after it", "", "", 200,
      _ref("Incident"), "404 503"),
     ("post", f"{_INCIDENT}/resolve", "It is over", "", "", 200, _ref("Incident"),
      "404 503"),
+    ("post", f"{_INCIDENT}/undo", "Let in everybody whom it holds", "", "", 200,
+     _record("undone block throttle tag", undone=_COUNT), "404 503"),
+    ("post", f"{_INCIDENT}/restore", "Put back what was undone lately", "", "", 200,
+     _record("restored block throttle tag", restored=_COUNT), "404 503 507"),
     ("get", "/api/v1/timeline", "What came in beside what was expected", "minutes", "",
      200, _record("step_s from to items", step_s=_COUNT,
                   items={"type": "array", "items": _ref("Bucket")}), "400"),

@@ -6,6 +6,7 @@ Everything here is bounded: the last few thousand records, so many watched subje
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Iterator
 from typing import Any
 
 from gateway.admin.clients import moment
@@ -35,6 +36,9 @@ class Recent:
 
     def __len__(self) -> int:
         return len(self._records)
+
+    def __iter__(self) -> Iterator[RequestRecord]:
+        return iter(self._records)
 
     def of(self, kind: str, id_: str, tenant: str | None) -> list[RequestRecord]:
         """Those of one subject, newest first."""

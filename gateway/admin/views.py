@@ -1,15 +1,14 @@
-"""Routes that the console stands on: sessions, the live stream, incidents, alerts."""
+"""Routes that the console stands on: sessions, the live stream, alerts."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable
 
 import msgspec
 from aiohttp import web
 
-from gateway.admin.auth import ROLE, SESSION_PATH, Door
+from gateway.admin.auth import SESSION_PATH, Door
 from gateway.admin.backend import Backend
 from gateway.admin.openapi import document
 from gateway.admin.refused import Refused
@@ -24,11 +23,8 @@ from gateway.admin.replies import (
 from gateway.admin.sessions import COOKIE, SESSION_S, Session
 from gateway.admin.stream import stream
 from gateway.admin.timeline import DAY_MINUTES
-from gateway.detect.model import Output
 
 MAX_TOKEN_CHARS = 4096
-# Clients of one incident that are shown.
-MOST_CLIENTS = 50
 
 
 class Login(msgspec.Struct, forbid_unknown_fields=True):
@@ -49,7 +45,6 @@ class Views:
 
     def routes(self) -> list[web.AbstractRouteDef]:
         """Theirs."""
-        incident = "/api/v1/incidents/{id}"
         return [
             web.get(SESSION_PATH, self.get_session),
             web.post(SESSION_PATH, self.post_session),
@@ -57,10 +52,6 @@ class Views:
             web.get("/api/v1/openapi.json", self.get_openapi),
             web.get("/api/v1/stream", self.get_stream, allow_head=False),
             web.get("/api/v1/timeline", self.get_timeline),
-            web.get("/api/v1/incidents", self.get_incidents),
-            web.get(incident, self.get_incident),
-            web.post(f"{incident}/acknowledge", self.post_acknowledge),
-            web.post(f"{incident}/resolve", self.post_resolve),
             web.get("/api/v1/standings", self.get_standings),
             web.get("/api/v1/audit", self.get_audit),
             web.get("/api/v1/alerts", self.get_alerts),
@@ -138,78 +129,7 @@ class Views:
             self._backend.lookout.timeline.public(self._clock(), minutes)
         )
 
-    # -- incidents ---------------------------------------------------------------------
-
-    async def get_incidents(self, request: web.Request) -> web.Response:
-        """Open and recent incidents, newest first (``?state=``, ``?class=``)."""
-        state = read_choice(request, "state", ("open", "resolved"))
-        cls = request.query.get("class")
-        found = [
-            incident
-            for incident in self._backend.incidents()
-            if state in (None, incident["state"]) and cls in (None, incident["class"])
-        ]
-        return page_response(request, found)
-
-    async def get_incident(self, request: web.Request) -> web.Response:
-        """One incident: what was said of it, what was done, and what came since."""
-        incident = self._find(request.match_info["id"])
-        lookout, now = self._backend.lookout, self._clock()
-        story = lookout.story(incident["id"])
-        kind, id_ = incident["subject"]["kind"], incident["subject"]["id"]
-        tenant = "*" if id_ == "*" else incident["tenant"]
-        return json_response(
-            incident
-            | {
-                "story": story,
-                "clients": self._clients(incident, story),
-                "timeline": lookout.watched.line(kind, tenant, id_, now),
-            }
-        )
-
-    def _clients(
-        self, incident: dict[str, Any], story: Sequence[Output]
-    ) -> list[dict[str, Any]]:
-        """The worst, and everybody who was acted on because of it."""
-        worst = incident["subjects"] or [incident["subject"]]
-        found = {(one["kind"], one["id"]): incident["tenant"] for one in worst}
-        for said in reversed(story):
-            if said.type.startswith("client.") and len(found) < MOST_CLIENTS:
-                found.setdefault((said.subject.kind, said.subject.id), said.tenant)
-        return [self._client(*key, tenant) for key, tenant in found.items()]
-
-    def _client(self, kind: str, id_: str, tenant: str) -> dict[str, Any]:
-        standing = self._backend.standing(kind, id_, tenant)
-        usual = self._backend.usual(kind, id_, tenant)
-        return {
-            "kind": kind,
-            "id": id_,
-            "tenant": tenant,
-            "standing": None if standing is None else public_block(standing),
-            "requests_1m": None if usual is None else usual.requests_1m,
-            "expected_1m": None if usual is None else usual.expected_1m,
-            "peers_1m": None if usual is None else usual.peers_1m,
-        }
-
-    def _find(self, id_: str) -> dict[str, Any]:
-        for incident in self._backend.incidents():
-            if incident["id"] == id_:
-                return incident
-        raise Refused(404, "not_found", "there is no such incident any more")
-
-    async def post_acknowledge(self, request: web.Request) -> web.Response:
-        """Somebody looks after it."""
-        id_ = request.match_info["id"]
-        note_change(request, "acknowledge", "incident", id_)
-        await self._backend.acknowledge_incident(id_, request[ROLE])
-        return json_response(self._find(id_))
-
-    async def post_resolve(self, request: web.Request) -> web.Response:
-        """An operator says that it is over."""
-        id_ = request.match_info["id"]
-        note_change(request, "resolve", "incident", id_)
-        await self._backend.resolve_incident(id_, request[ROLE])
-        return json_response(self._find(id_))
+    # -- standings and the audit log ---------------------------------------------------
 
     async def get_standings(self, request: web.Request) -> web.Response:
         """Who is tagged, throttled or let through, oldest first."""

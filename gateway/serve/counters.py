@@ -6,8 +6,9 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
+from gateway.admin.clients import moment
 from gateway.config.resolve import Resolved
-from gateway.core.model import NANOS_PER_USD, Policy
+from gateway.core.model import NANOS_PER_USD, SUB_BUCKETS, Policy
 from gateway.core.plans import cells_of_subject
 from gateway.core.ports import Cell
 from gateway.serve.roster import Roster, read_sums
@@ -64,10 +65,13 @@ def _policies(resolved: Resolved) -> list[tuple[str, Policy]]:
     return policies
 
 
-def public_limit(tenant: str, cell: Cell, used: int) -> dict[str, Any]:
-    """A limit with what is used of it, as the admin API shows it."""
+def public_limit(tenant: str, cell: Cell, used: int, now: float) -> dict[str, Any]:
+    """A limit with what is used of it, as the admin API shows it. ``free_at``: when all
+    of it is free again at the latest, if nothing else comes; null: it is, or nobody knows.
+    """
     amount: float = cell.amount
     spent: float = used
+    at = _free_at(cell, used, now)
     if cell.limit.meter == "usd":
         amount, spent = amount / NANOS_PER_USD, spent / NANOS_PER_USD
     return {
@@ -77,4 +81,14 @@ def public_limit(tenant: str, cell: Cell, used: int) -> dict[str, Any]:
         "amount": amount,
         "used": spent,
         "remaining": max(0, amount - spent),
+        "free_at": None if at is None else moment(at),
     }
+
+
+def _free_at(cell: Cell, used: int, now: float) -> float | None:
+    if not used or cell.limit.meter == "concurrent":
+        return None
+    if cell.ends_at:
+        return cell.ends_at
+    # A part of a window counts until all of it is over.
+    return now + cell.window_us / 1e6 * (1 + 1 / SUB_BUCKETS)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import suppress
 from typing import Any, TypeVar
@@ -40,6 +41,7 @@ from gateway.serve.detecting import Detecting
 from gateway.serve.enforcer import Enforcer
 from gateway.serve.history import History
 from gateway.serve.incidents import IncidentBook
+from gateway.serve.price_list import models_by_tenant, price_list
 from gateway.serve.roster import CallError, Roster
 from gateway.serve.runtime import ChildSpec
 from gateway.serve.settings import Reload, Settings
@@ -178,9 +180,15 @@ class Desk:
             tenants.setdefault(policy.name, []).append(name)
         by_name = {policy.name: policy for _, policy in found}
         now = time.time()
+        asked = models_by_tenant(self.lookout.recent)
+        none: Counter[str] = Counter()
         return [
             public_policy(by_name[name])
             | {
+                "price_list": price_list(
+                    by_name[name],
+                    sum((asked.get(tenant, none) for tenant in tenants[name]), none),
+                ),
                 "tenants": tenants[name],
                 "effective": self._effective(name),
                 "spend": self.lookout.ledger.public(tenants[name], now),
@@ -260,8 +268,9 @@ class Desk:
             sums = await self._counters.peek([cell for _, cell in found])
         except CallError as error:
             raise Refused(503, "store_unavailable", str(error)) from error
+        now = time.time()
         return [
-            public_limit(tenant, cell, used)
+            public_limit(tenant, cell, used, now)
             for (tenant, cell), used in zip(found, sums, strict=True)
         ]
 

@@ -1,16 +1,39 @@
 // What an operator can do: said in one sentence before, undone from the toast after.
-import { call, CLASSES, clock, DONE, fill, h, KINDS, path, state } from "./lib.js";
+import { call, CLASSES, clock, count, DONE, fill, h, KINDS, path, state } from "./lib.js";
 
 const dialog = () => document.getElementById("dialog");
 
-export function toast(text, undo = null) {
+export function toast(text, undo = null, ms = undo ? 12000 : 6000) {
   const box = document.getElementById("toasts");
   const one = h("div", { class: "toast" }, h("span", {}, text));
   if (undo) one.append(h("button", { type: "button", class: "undo", onclick: async () => { one.remove(); await attempt(undo); } }, "Undo"));
   box.append(one);
   while (box.children.length > 3) box.firstChild.remove();
-  setTimeout(() => one.remove(), undo ? 12000 : 6000);
+  setTimeout(() => one.remove(), ms);
+  return one;
 }
+
+// What cannot be taken back once others were told waits a moment, and is done at once
+// when the page is left.
+const WAIT_MS = 5000;
+const waiting = new Map();
+export const isWaiting = (key) => waiting.has(key);
+
+export function soon(key, words, method, where, done) {
+  if (waiting.has(key)) return;
+  const act = async () => {
+    clearTimeout(timer);
+    if (!waiting.delete(key)) return;
+    said.remove();
+    await attempt(async () => { const answer = await call(method, where, undefined, true); toast(done(answer)); });
+  };
+  const timer = setTimeout(act, WAIT_MS);
+  waiting.set(key, act);
+  const said = toast(`${words} in 5 s.`, () => { clearTimeout(timer); waiting.delete(key); toast("Not done."); }, WAIT_MS);
+  window.dispatchEvent(new Event("acted"));
+}
+
+window.addEventListener("pagehide", () => { for (const act of [...waiting.values()]) act(); });
 
 export async function attempt(act) {
   try {
@@ -38,21 +61,41 @@ export function undo(kind, id, standing) {
   return attempt(async () => {
     await unblock(kind, id, standing.tenant);
     toast(`${DONE[standing.action]} no more: ${subjectWords(kind, id)}.`, async () => {
-      const ttl = standing.until ? Math.max(1, (Date.parse(standing.until) - Date.now()) / 1000) : null;
-      await put(standing.action === "allow" ? "allow" : "block", kind, id, standing.tenant, ttl, standing.reason || "put back");
-      toast(`Put back: ${subjectWords(kind, id)}.`);
+      await call("POST", `blocks/${path(kind, id)}/restore`);
+      toast(`${DONE[standing.action]} again: ${subjectWords(kind, id)}.`);
     });
   });
 }
 
-export function undoAll(clients, words) {
+export function undoAll(id) {
+  const where = `incidents/${encodeURIComponent(id)}`;
   return attempt(async () => {
-    const held = clients.filter((one) => one.standing && one.standing.action !== "allow");
-    for (const one of held) await unblock(one.kind, one.id, one.standing.tenant);
-    toast(held.length ? `${words}: ${held.length} let in again.` : "Nobody is held by this any more.", held.length ? async () => {
-      for (const one of held) await put("block", one.kind, one.id, one.standing.tenant, 600, one.standing.reason || "put back");
-      toast("Blocked again for ten minutes.");
+    const { undone } = await call("POST", `${where}/undo`);
+    toast(undone ? `Undone: ${clients(undone)} let in again.` : "Nobody is held by this any more.", undone ? async () => {
+      const { restored } = await call("POST", `${where}/restore`);
+      toast(`Put back: ${clients(restored)} held as before.`);
     } : null);
+  });
+}
+
+const clients = (n) => (n === 1 ? "1 client" : `${count(n)} clients`);
+
+export function silence(body, words) {
+  return attempt(async () => {
+    const made = await call("POST", "silences", body);
+    toast(words, () => unsilence(made));
+  });
+}
+
+// Ends a silence; the note puts the rest of it back.
+export function unsilence(one) {
+  return attempt(async () => {
+    await call("DELETE", `silences/${encodeURIComponent(one.id)}`);
+    const { tenant, subject, reason, repeat } = one;
+    const body = { tenant, subject, reason, class: one.class };
+    if (!repeat) Object.assign(body, { from: one.from, to: one.to });
+    else Object.assign(body, { repeat: { days: repeat.days, from: repeat.from, to: repeat.to, zone: repeat.zone } }, repeat.until ? { to: repeat.until } : {});
+    toast("Alerts are sent again.", () => silence(body, "Silent again."));
   });
 }
 
@@ -130,7 +173,7 @@ export function plan(again) {
       const made = await call("POST", "silences", body);
       close();
       again();
-      toast(`Nobody is alerted from ${clock(made.from, false)} to ${clock(made.to, false)}${made.repeat ? ", and each week" : ""}.`, async () => { await call("DELETE", `silences/${encodeURIComponent(made.id)}`); toast("The window is removed."); });
+      toast(`Nobody is alerted from ${clock(made.from, false)} to ${clock(made.to, false)}${made.repeat ? ", and each week" : ""}.`, () => unsilence(made));
     } catch (error) {
       fill(fault, `Not done: ${error.message}`);
     }
@@ -144,10 +187,17 @@ export function plan(again) {
 }
 
 export function reset(kind, id) {
-  return attempt(async () => {
-    const done = await call("POST", `clients/${path(kind, id)}/reset`);
-    toast(`Limits of ${subjectWords(kind, id)} start anew (${done.counters} counters).`);
-  });
+  const words = subjectWords(kind, id);
+  soon(`reset ${words}`, `Limits of ${words} start anew`, "POST", `clients/${path(kind, id)}/reset`, (done) => `Limits of ${words} start anew (${done.counters} counters).`);
+}
+
+export function hand(client, tenants) {
+  if (!may() || client.kind === "tenant") return "";
+  const held = client.standing;
+  return h("span", { class: "tools" },
+    held ? h("button", { type: "button", title: "Ends this at once", "aria-label": `Undo for ${client.id}`, onclick: () => undo(client.kind, client.id, held) }, "Undo") : null,
+    !held || held.action !== "block" ? h("button", { type: "button", class: "danger", "aria-label": `Block ${client.id}`, onclick: () => ask("block", client.kind, client.id, tenants) }, "Block") : null,
+    !held || held.action !== "allow" ? h("button", { type: "button", "aria-label": `Let ${client.id} through`, onclick: () => ask("allow", client.kind, client.id, tenants) }, "Let through") : null);
 }
 
 export function help() {

@@ -1,34 +1,40 @@
 // The page: who looks, which view, what is live, and the keys.
 import { help } from "./actions.js";
+import { alerts } from "./alerts.js";
+import { client, clients } from "./clients.js";
+import { incident, incidents } from "./incidents.js";
 import { call, fill, get, h, state } from "./lib.js";
 import { now } from "./now.js";
-import { alerts, client, clients, incident, incidents, policies } from "./views.js";
+import { policies } from "./policies.js";
 
 const VIEWS = [["now", "Now"], ["incidents", "Incidents"], ["clients", "Clients"], ["policies", "Policies"], ["alerts", "Alerts"]];
 const LOST_MS = 3000;
 const main = document.getElementById("main");
-let view = null, source = null, heardAt = Date.now(), retry = 0;
+let view = null, broken = false, source = null, heardAt = Date.now(), retry = 0;
 
 // -- views ---------------------------------------------------------------------------
 
-function route() {
+function route(root = main) {
   const [where, query = ""] = location.hash.replace(/^#\/?/, "").split("?");
   let parts;
   try { parts = where.split("/").map(decodeURIComponent); } catch { parts = ["now"]; }
   const params = new URLSearchParams(query);
   const [name = "now", ...rest] = parts;
-  if (name === "incidents" && rest[0]) return [name, () => incident(main, params, rest[0])];
-  if (name === "clients" && rest.length === 2) return [name, () => client(main, params, ...rest)];
+  if (name === "incidents" && rest[0]) return [name, () => incident(root, params, rest[0])];
+  if (name === "clients" && rest.length === 2) return [name, () => client(root, params, ...rest)];
   const found = { now, incidents, clients, policies, alerts }[name];
-  return found ? [name, () => found(main, params)] : ["now", () => now(main, params)];
+  return found ? [name, () => found(root, params)] : ["now", () => now(root, params)];
 }
 
 async function show() {
   view?.close?.();
-  const [name, open] = route();
+  broken = false;
+  // Of its own: what an older view still waits for is drawn nowhere.
+  const root = h("div", { class: "view" }, h("div", { class: "skeleton", "aria-hidden": "true" }));
+  const [name, open] = route(root);
   navigation(name);
   document.title = `${VIEWS.find(([key]) => key === name)[1]} · Tidegate`;
-  fill(main, h("div", { class: "skeleton", "aria-hidden": "true" }));
+  fill(main, root);
   const mine = (view = open());
   try {
     await mine.load();
@@ -38,10 +44,11 @@ async function show() {
 }
 
 function failed(error) {
+  broken = true;
   const missing = error.status === 404;
   fill(main, h("section", { class: "card error empty", role: "alert" },
     h("h2", {}, missing ? "Not here any more" : "This could not be loaded"), h("p", {}, error.message),
-    h("p", { class: "dim" }, missing ? "What was silent for an hour, or is long over, is forgotten." : `Code ${error.code}. Try again; if it stays, the gateway's log says more.`),
+    h("p", { class: "dim" }, missing ? "What was silent for an hour, or is long over, is forgotten." : error.status ? `Try again; if it stays, look for ${error.request || error.code} in the gateway's log.` : "Is the gateway running? This page tries again by itself."),
     h("div", { class: "tools" }, h("button", { class: "main", type: "button", onclick: show }, "Try again"), h("a", { href: "#/now" }, "Go to Now"))));
 }
 
@@ -64,9 +71,9 @@ function listen() {
     if (!before || before.incidents !== counters.incidents) navigation(route()[0]);
     view?.counters?.(counters);
   });
-  on("output", (output) => view?.output?.(output));
+  on("output", () => said());
   on("change", () => view?.acted?.());
-  on("reset", () => { if (view?.load) view.load().catch(() => {}); });
+  on("reset", () => { if (broken) show(); else if (view?.load) view.load().catch(() => {}); });
   source.onerror = () => {
     if (source.readyState !== EventSource.CLOSED) return;
     clearTimeout(retry);
@@ -74,12 +81,19 @@ function listen() {
   };
 }
 
+// A flood says hundreds of things a second: what is shown is asked for once in each.
+let due = null;
+function said() {
+  due ??= setTimeout(() => { due = null; view?.output?.(); }, document.hidden ? 5000 : 800);
+}
+
 async function check() {
   try {
     const session = await get("session");
     if (session.needed && !session.role) return login();
     listen();
-    view?.load?.().catch(() => {});
+    if (broken) show();
+    else view?.load?.().catch(() => {});
   } catch { retry = setTimeout(check, 2000); }
 }
 

@@ -14,6 +14,7 @@ function marks(chart, incidents) {
     if (at < chart.scales.x.min || at > chart.scales.x.max) continue;
     const x = chart.valToPos(at, "x", true);
     ctx.strokeStyle = ctx.fillStyle = colour(one.severity === "critical" ? "urgent" : "warn");
+    ctx.lineWidth = devicePixelRatio;
     ctx.setLineDash([3, 3]);
     ctx.beginPath();
     ctx.moveTo(x, bbox.top);
@@ -25,7 +26,12 @@ function marks(chart, incidents) {
     let line = 0;
     while (taken.some((other) => other.line === line && from < other.to && other.from < from + width)) line += 1;
     taken.push({ line, from, to: from + width });
-    ctx.fillText(text, x + (left ? -4 : 4) * devicePixelRatio, bbox.top + (11 + 13 * line) * devicePixelRatio);
+    ctx.setLineDash([]);
+    ctx.strokeStyle = colour("card");
+    ctx.lineWidth = 4 * devicePixelRatio;
+    ctx.lineJoin = "round";
+    ctx.strokeText(text, x + (left ? -4 : 4) * devicePixelRatio, bbox.top + (13 * line - 5) * devicePixelRatio);
+    ctx.fillText(text, x + (left ? -4 : 4) * devicePixelRatio, bbox.top + (13 * line - 5) * devicePixelRatio);
   }
   ctx.restore();
 }
@@ -41,7 +47,7 @@ function series(one) {
 
 export class Chart {
   // parts: [{label, kind, of: bucket => number}]
-  constructor({ title, unit, height, parts, incidents = () => [], form = rate, key = true, onzoom = null }) {
+  constructor({ title, unit, height, parts, incidents = () => [], form = rate, key = true, onzoom = null, onunzoom = null }) {
     this.parts = parts;
     this.height = height;
     this.form = form;
@@ -49,7 +55,7 @@ export class Chart {
     this.incidents = incidents;
     this.now = h("span", { class: "now live" }, "–");
     this.unit = unit;
-    this.plot = h("div", { class: "plot" });
+    this.plot = h("div", { class: "plot", ondblclick: () => onunzoom?.() });
     this.plot.style.height = `${height}px`;
     this.key = h("div", { class: "key" });
     this.withKey = key;
@@ -82,8 +88,8 @@ export class Chart {
   options() {
     const axis = { stroke: colour("dim"), grid: { stroke: colour("line"), width: 1 }, ticks: { show: false }, font: "11px system-ui, sans-serif" };
     return {
-      width: Math.max(200, this.plot.clientWidth), height: this.height, padding: [8, 24, 0, 0],
-      cursor: { sync: { key: sync().key }, points: { size: 6 }, drag: { x: true, y: false } },
+      width: Math.max(200, this.plot.clientWidth), height: this.height, padding: [18, 24, 0, 0],
+      cursor: { sync: { key: sync().key }, points: { size: 6 }, drag: { x: true, y: false, setScale: false } },
       legend: { show: false },
       scales: { x: { time: true, range: (_, from, to) => this.range(from, to) }, y: { range: (_, __, max) => [0, Math.max(max || 0, this.least || 1) * 1.1] } },
       axes: [
@@ -94,15 +100,25 @@ export class Chart {
       hooks: {
         draw: [(chart) => marks(chart, this.incidents)],
         setCursor: [(chart) => this.explain(chart.cursor.idx ?? null)],
-        setSelect: [(chart) => { if (chart.select.width > 4 && this.onzoom) this.onzoom(true); }],
+        setSelect: [(chart) => this.selected(chart)],
       },
     };
   }
 
+  // Of two cursors that are one, only the chart that was dragged has a say.
+  selected(chart) {
+    const { left, width } = chart.select;
+    if (width < 5) return;
+    const [from, to] = [left, left + width].map((x) => chart.posToVal(x, "x"));
+    chart.setSelect({ left: 0, top: 0, width: 0, height: 0 }, false);
+    this.onzoom?.(Math.floor(from), Math.ceil(to));
+  }
+
   // ``at``: when the figures were taken; the running bucket counts for its part.
-  set(items, step, now = Date.now() / 1000, span = 0) {
+  set(items, step, now = Date.now() / 1000, span = 0, view = null) {
+    this.view = view;
     const age = items.length ? now - items.at(-1).at : step;
-    if (age < 2 && items.length > 1) items = items.slice(0, -1);
+    if (!view && age < 2 && items.length > 1) items = items.slice(0, -1);
     const part = (one, n) => (n === items.length - 1 ? Math.min(step, Math.max(2, now - one.at)) : step);
     // A young gateway knows little: it is not shown as a day of nothing.
     const known = items.length ? items.at(-1).at - items[0].at : 0;
@@ -112,20 +128,18 @@ export class Chart {
     const last = items.at(-1);
     this.now.textContent = last ? this.form(this.parts.find((p) => p.kind === "line").of(last, part(last, items.length - 1))) : "–";
     if (!this.chart) this.build();
-    else if (!this.zoomed) this.chart.setData(this.data);
+    else this.chart.setData(this.data);
     if (!this.chart?.cursor || this.chart.cursor.left < 0) this.explain();
     if (this.rows.open) this.table();
   }
 
-  // All that was asked for, though less is known, unless somebody zoomed in.
+  // All that was asked for, though less is known.
   range(from, to) {
-    const all = this.data[0], last = all.at(-1);
-    // Of less than two points uPlot makes a range of its own: nobody zoomed into that.
-    const few = all.length < 2;
-    const whole = few || (from === all[0] && to === last);
-    this.zoomed = !whole;
-    if (few) from = to = last ?? Date.now() / 1000;
-    return whole ? [Math.min(from, to - this.span), to] : [from, to];
+    if (this.view) return this.view;
+    const all = this.data[0];
+    // Of less than two points uPlot makes a range of its own.
+    if (all.length < 2) from = to = all.at(-1) ?? Date.now() / 1000;
+    return [Math.min(from, to - this.span), to];
   }
 
   build() {
@@ -181,6 +195,15 @@ function shape(name, values) {
   const element = document.createElementNS("http://www.w3.org/2000/svg", name);
   for (const [key, value] of Object.entries(values)) element.setAttribute(key, value);
   return element;
+}
+
+// Two bars of one scale: what was seen above what is usual.
+export function pair(seen, usual, most = 0) {
+  const svg = document.createElementNS("http://www.w3.org/2000/svg", "svg"), top = Math.max(seen, usual || 0, most) || 1;
+  for (const [name, value] of Object.entries({ viewBox: "0 0 100 16", preserveAspectRatio: "none", "aria-hidden": "true" })) svg.setAttribute(name, value);
+  svg.append(shape("rect", { x: 0, y: 0, width: Math.max(0.5, (100 * seen) / top), height: usual === null ? 16 : 8, class: "seen" }));
+  if (usual !== null) svg.append(shape("rect", { x: 0, y: 10, width: Math.max(0.5, (100 * usual) / top), height: 6, class: "usual" }));
+  return h("span", { class: "pair" }, svg);
 }
 
 export function bar(share) {

@@ -28,22 +28,40 @@ export function fill(element, ...children) {
   return element;
 }
 
+const keyOf = (one) => [one.tagName, one.getAttribute("href"), one.getAttribute("aria-label"), one.textContent].join("|");
+
+// Newer figures in the same place: the row and the button that somebody is at stay so.
+export function refill(element, ...children) {
+  const active = document.activeElement, at = element.querySelector("tr.at")?.dataset.open;
+  const alike = (key) => [...element.querySelectorAll("a, button, summary")].filter((one) => keyOf(one) === key);
+  const key = active !== element && element.contains(active) ? keyOf(active) : null;
+  const place = key === null ? -1 : alike(key).indexOf(active);
+  fill(element, children);
+  if (at) [...element.querySelectorAll("tr[data-open]")].find((row) => row.dataset.open === at)?.classList.add("at");
+  if (place >= 0) alike(key)[place]?.focus({ preventScroll: true });
+}
+
+// Not under somebody's hands: a list that is open, text that is being marked.
+export function calm(element) {
+  const active = document.activeElement;
+  return !document.hidden && !String(getSelection()) && !(element.contains(active) && /^(SELECT|INPUT)$/.test(active.tagName));
+}
+
 export class ApiError extends Error {
-  constructor(status, code, message) {
+  constructor(status, code, message, request = "") {
     super(message);
-    this.status = status;
-    this.code = code;
+    Object.assign(this, { status, code, request });
   }
 }
 
-export async function call(method, path, body) {
+export async function call(method, path, body, keepalive = false) {
   const headers = {};
   if (method !== "GET") headers["X-CSRF-Token"] = state.csrf;
   if (body !== undefined) headers["Content-Type"] = "application/json";
   let answer;
   try {
     answer = await fetch(`/api/v1/${path}`, {
-      method, headers, credentials: "same-origin",
+      method, headers, keepalive, credentials: "same-origin",
       body: body === undefined ? undefined : JSON.stringify(body),
     });
   } catch {
@@ -55,7 +73,7 @@ export async function call(method, path, body) {
   if (answer.ok) return content;
   if (answer.status === 401 && path !== "session") window.dispatchEvent(new Event("signed-out"));
   const error = (content && content.error) || {};
-  throw new ApiError(answer.status, error.code || "error", error.message || answer.statusText);
+  throw new ApiError(answer.status, error.code || "error", error.message || answer.statusText, error.request_id || answer.headers.get("X-Request-Id") || "");
 }
 
 export const get = (path) => call("GET", path);
@@ -94,6 +112,12 @@ export function times(now, usual) {
   return now / Math.max(usual, 0.1);
 }
 
+// A handful of requests is many times of next to nothing, and still no news.
+export function standsOut(now, usual, from) {
+  const ratio = times(now, usual);
+  return ratio !== null && ratio >= from && now - usual >= Math.max(5, from) * Math.sqrt(usual + 1);
+}
+
 export function timesWords(ratio) {
   if (ratio === null) return "not known yet";
   if (ratio < 0.1) return "far below";
@@ -122,7 +146,7 @@ export function span(ms) {
   return `${Math.round(s / 86400)} days`;
 }
 
-export const until = (at) => (at ? `until ${clock(at)}` : "until removed");
+export const until = (at, seconds = true) => (at ? `until ${clock(at, seconds)}` : "until removed");
 
 export const KINDS = { client_ip: "address", user: "user", tenant: "tenant", network: "network" };
 export const CLASSES = {
@@ -131,6 +155,11 @@ export const CLASSES = {
 };
 export const DONE = {
   allow: "Let through", tag: "Marked", throttle: "Throttled", block: "Blocked", limit: "Limited",
+};
+
+export const SAID = {
+  "incident.opened": "Incident opened", "incident.updated": "It became worse", "incident.resolved": "Over",
+  "client.tagged": "Marked", "client.throttled": "Throttled", "client.blocked": "Blocked", "client.unblocked": "Let in again",
 };
 
 export const path = (kind, id) => `${encodeURIComponent(kind)}/${encodeURIComponent(id)}`;
@@ -164,8 +193,25 @@ export function excess(incident) {
 
 export function sentence(incident) {
   const what = CLASSES[incident.class] || incident.class;
-  const more = excess(incident);
+  const more = excess(incident) || (incident.reasons[0] || "").replace(/\.$/, "");
   return `${what} by ${who(incident.subject, incident.tenant)}${more ? `: ${more}` : ""}.`;
+}
+
+const HELD = [["block", "blocked"], ["throttle", "throttled"], ["tag", "marked"]];
+export const heldCount = (held) => HELD.reduce((all, [key]) => all + held[key], 0);
+export const heldWords = (held) => HELD.filter(([key]) => held[key]).map(([key, text]) => `${count(held[key])} ${text}`).join(", ");
+
+// What is done now, as a sentence: to its subject, else to how many of a crowd.
+export function doneWords(incident) {
+  if (state.counters?.modes.join() === "observe") return "Only observed: nobody was stopped.";
+  const { standing, held } = incident, all = heldCount(held);
+  if (standing) {
+    const how = standing.action === "throttle" && standing.rate ? ` to ${count(standing.rate)} requests a minute` : "";
+    const since = incident.standing_since ? ` since ${clock(incident.standing_since, false)}` : "";
+    return `${DONE[standing.action]}${how}${since}, ${until(standing.until, false)}.`;
+  }
+  if (all) return `Held now: ${heldWords(held)}.`;
+  return incident.action === "allow" ? "Nobody was stopped." : `${DONE[incident.action]}; nobody is held any more.`;
 }
 
 export function doneTag(standing) {

@@ -1,21 +1,19 @@
 // First screen: is this an attack, who is it, what was done?
 import { may, undoAll } from "./actions.js";
 import { Chart } from "./charts.js";
-import { CLASSES, clientLink, count, doneTag, DONE, empty, fill, get, h, KINDS, percent, rate, sentence, state, table, times, timesWords, until, usd } from "./lib.js";
+import { calm, CLASSES, clientLink, clock, count, doneTag, doneWords, empty, fill, get, h, heldCount, KINDS, percent, rate, refill, sentence, standsOut, state, table, times, timesWords, usd } from "./lib.js";
 
 const RANGES = [[15, "last 15 min"], [30, "last 30 min"], [60, "last hour"], [360, "last 6 hours"], [1440, "last day"]];
 const SIGNS = { critical: "▲ Critical", warning: "▲ Warning", info: "● Information" };
 
 export function strip(incident) {
-  const acting = incident.action !== "allow";
-  const done = acting ? ` ${DONE[incident.action]}${incident.until ? ` ${until(incident.until)}` : ""}.` : " Nobody was stopped.";
   const link = `#/incidents/${encodeURIComponent(incident.id)}`;
   return h("section", { class: `strip ${incident.severity}`, "aria-label": "Open incident" },
     h("span", { class: "sign" }, SIGNS[incident.severity]),
-    h("span", { class: "what" }, h("strong", {}, sentence(incident)), done,
+    h("span", { class: "what" }, h("strong", {}, sentence(incident)), ` ${doneWords(incident)}`,
       incident.acknowledged ? h("span", { class: "dim" }, ` Somebody looks after it.`) : null),
-    h("span", { class: "tools" }, h("a", { href: link }, "Look"),
-      may() && acting ? h("button", { type: "button", title: "Let in again everybody whom this incident holds", onclick: async () => undoAll((await get(`incidents/${encodeURIComponent(incident.id)}`)).clients, "Undone") }, "Undo") : null));
+    h("span", { class: "tools" }, h("a", { class: "button", href: link }, "Look"),
+      may() && heldCount(incident.held) ? h("button", { type: "button", title: "Lets in again everybody whom this incident holds", onclick: () => undoAll(incident.id) }, "Undo") : null));
 }
 
 export function ratioCell(row) {
@@ -24,9 +22,11 @@ export function ratioCell(row) {
     const others = times(row.requests_1m, row.peers_1m);
     const title = "New here: what is usual for it is learned from its first twenty minutes on. Compared with its tenant's busy clients";
     if (others === null || others < 1.5) return h("span", { class: "dim", title }, "new");
-    return h("span", { class: others >= 10 ? "hot" : others >= 5 ? "warm" : "dim", title }, `${timesWords(others)} others`);
+    const far = (from) => standsOut(row.requests_1m, row.peers_1m, from);
+    return h("span", { class: far(10) ? "hot" : far(5) ? "warm" : "dim", title }, `${timesWords(others)} others`);
   }
-  return h("span", { class: ratio >= 10 ? "hot" : ratio >= 3 ? "warm" : null, title: `usually up to ${count(row.expected_1m)} a minute` }, timesWords(ratio));
+  const far = (from) => standsOut(row.requests_1m, row.expected_1m, from);
+  return h("span", { class: far(10) ? "hot" : far(3) ? "warm" : null, title: `usually up to ${count(row.expected_1m)} a minute` }, timesWords(ratio));
 }
 
 export function clientRows(items) {
@@ -50,10 +50,11 @@ export const CLIENT_HEADS = [
 
 export function now(root, params) {
   const minutes = RANGES.some(([m]) => m === Number(params.get("minutes"))) ? Number(params.get("minutes")) : 30;
+  const view = viewOf(params);
   let incidents = [], line = null, step = 10;
   const marked = () => incidents.map((one) => ({ ...one, label: CLASSES[one.class] || one.class }));
   const per = (name) => (one, s) => one[name] / s;
-  const chart = (title, unit, height, parts, more = {}) => new Chart({ title, unit, height, parts, incidents: marked, ...more });
+  const chart = (title, unit, height, parts, more = {}) => new Chart({ title, unit, height, parts, incidents: marked, onzoom: (from, to) => zoom(minutes, from, to), onunzoom: view ? () => zoom(minutes) : null, ...more });
   const charts = [
     chart("Requests", "a second", 190, [
       { label: "usual, at most", kind: "band", of: (b) => b.expected_rps, missing: "What is usual is not known yet: it takes six hours to learn." },
@@ -68,16 +69,19 @@ export function now(root, params) {
   charts[4].least = 0.5;
   charts[2].least = 0.01;
   const strips = h("div", { class: "stack", id: "incidents" });
-  const range = h("select", { "aria-label": "Time range", onchange: () => { location.hash = `#/now?minutes=${range.value}`; } }, RANGES.map(([m, text]) => h("option", { value: m, selected: m === minutes }, text)));
+  const range = h("select", { "aria-label": "Time range", onchange: () => zoom(range.value) },
+    view ? h("option", { value: "", selected: true }, `${clock(view[0])} to ${clock(view[1])}`) : null,
+    RANGES.map(([m, text]) => h("option", { value: m, selected: !view && m === minutes }, text)));
+  const back = view ? h("button", { type: "button", onclick: () => zoom(minutes) }, "Back to live") : h("span", { class: "dim small hint" }, "Drag across a chart to zoom");
   const figures = h("dl", { class: "card figures live" });
   const clients = h("div", { class: "live" }, h("div", { class: "skeleton" }));
-  fill(root, h("div", { class: "row" }, h("h1", {}, "Now"), range), strips,
+  fill(root, h("div", { class: "row" }, h("h1", {}, "Now"), h("div", { class: "tools" }, back, range)), strips,
     h("div", { class: "charts" }, charts[0].root, charts[1].root), figures,
     h("section", { class: "card", "aria-label": "Clients" }, h("div", { class: "row" }, h("h2", {}, "Who is using it now"), h("a", { href: "#/clients" }, "All clients")), clients),
     h("div", { class: "charts small" }, charts.slice(2).map((c) => c.root)));
 
   function paint() {
-    for (const one of charts) one.set(line, step, state.counters ? state.counters.at : undefined, minutes * 60);
+    for (const one of charts) one.set(line, step, state.counters ? state.counters.at : undefined, minutes * 60, view);
     const sum = (name) => line.reduce((all, one) => all + one[name], 0);
     const all = sum("requests"), stopped = sum("refused");
     const c = state.counters;
@@ -89,14 +93,15 @@ export function now(root, params) {
 
   function showIncidents() {
     const open = incidents.filter((one) => one.state === "open").sort((a, b) => ["info", "warning", "critical"].indexOf(b.severity) - ["info", "warning", "critical"].indexOf(a.severity));
-    fill(strips, open.length ? open.slice(0, 4).map(strip) : h("p", { class: "strip quietly" }, h("span", { class: "sign good" }, "● Quiet"), "Traffic is within its usual range."),
+    refill(strips, open.length ? open.slice(0, 4).map(strip) : h("p", { class: "strip quietly" }, h("span", { class: "sign good" }, "● Quiet"), "Traffic is within its usual range."),
       open.length > 4 ? h("p", { class: "dim" }, h("a", { href: "#/incidents" }, `${open.length - 4} more open incidents`)) : null);
   }
 
   async function loadLine() {
-    const found = await get(`timeline?minutes=${minutes}`);
-    line = found.items;
+    const reach = view ? Math.min(1440, Math.max(1, Math.ceil((Date.now() / 1000 - view[0]) / 60) + 1)) : minutes;
+    const found = await get(`timeline?minutes=${reach}`);
     step = found.step_s;
+    line = view ? found.items.filter((one) => one.at >= view[0] - step && one.at <= view[1]) : found.items;
     paint();
   }
   async function loadIncidents() {
@@ -107,15 +112,16 @@ export function now(root, params) {
   async function loadClients() {
     const { items } = await get("clients?sort=now&limit=12");
     const rows = items.filter((row) => row.kind !== "tenant").slice(0, 10);
-    fill(clients, rows.length ? table(CLIENT_HEADS, clientRows(rows), { label: "Clients by requests a minute" })
+    refill(clients, rows.length ? table(CLIENT_HEADS, clientRows(rows), { label: "Clients by requests a minute" })
       : empty("No traffic yet", "Point a client here:", h("code", {}, `export OPENAI_BASE_URL=http://${location.hostname}:8080/v1`)));
   }
-  const again = setInterval(() => { if (!document.hidden) loadClients().catch(() => {}); }, 3000);
+  const again = setInterval(() => { if (calm(clients)) loadClients().catch(() => {}); }, 3000);
   return {
     load: () => Promise.all([loadLine(), loadIncidents(), loadClients()]),
     counters(c) {
       if (!line) return;
-      if (step === 10) for (const bucket of c.buckets) merge(line, bucket, minutes * 6);
+      if (view) { /* what is looked at is past */ }
+      else if (step === 10) for (const bucket of c.buckets) merge(line, bucket, minutes * 6);
       else if (Math.floor(c.at / 60) * 60 > (line.at(-1)?.at ?? 0)) loadLine().catch(() => {});
       paint();
     },
@@ -124,6 +130,17 @@ export function now(root, params) {
     repaint: () => charts.forEach((one) => one.repaint()),
     close: () => { clearInterval(again); charts.forEach((one) => one.destroy()); },
   };
+}
+
+const zoom = (minutes, from, to) => {
+  const range = from === undefined ? {} : { from, to: Math.max(to, from + 30) };
+  location.hash = `#/now?${new URLSearchParams({ minutes, ...range })}`;
+};
+
+// The part of a chart that somebody dragged across, of the last day at most.
+function viewOf(params) {
+  const [from, to] = ["from", "to"].map((name) => Number(params.get(name)));
+  return from > Date.now() / 1000 - 86400 && to > from ? [from, to] : null;
 }
 
 function merge(line, bucket, most) {

@@ -14,6 +14,25 @@ from gateway.core.model import Block
 NOW = 1_763_916_387.0
 
 
+def make_incident(**changes):
+    """An incident as the book shows it, with what matters to the admin API."""
+    return {
+        "id": "inc_a",
+        "state": "open",
+        "class": "scraping",
+        "subject": {"kind": "client_ip", "id": "203.0.113.9"},
+        "subjects": [],
+        "tenant": "acme",
+        "window": {
+            "from": "2025-11-23T16:45:00.000Z",
+            "to": "2025-11-23T16:46:00.000Z",
+        },
+        "opened_at": "2025-11-23T16:46:00.000Z",
+        "observed": {},
+        "expected": {},
+    } | changes
+
+
 class Desk:
     """A backend in memory."""
 
@@ -24,6 +43,7 @@ class Desk:
         self.tokens = Tokens()
         self.reasons = []
         self.list: list[Block] = []
+        self.mild: list[Block] = []
         self.resets = []
         self.full = False
         self.known = []
@@ -41,10 +61,15 @@ class Desk:
         return self.list
 
     def standings(self):
-        return []
+        return self.mild
 
     def standing(self, kind, id_, tenant):
-        return None
+        found = (
+            block
+            for block in (*self.list, *self.mild)
+            if (block.kind, block.id) == (kind, id_) and block.tenant in (None, tenant)
+        )
+        return next(found, None)
 
     def usual(self, kind, id_, tenant, *, history=False):
         return None
@@ -82,14 +107,14 @@ class Desk:
     async def add_block(self, block):
         if self.full:
             raise Refused(507, "too_many_blocks", "full")
-        self.list.append(block)
+        (self.list if block.action == "block" else self.mild).append(block)
 
     async def remove_block(self, kind, id_, tenant):
-        before = len(self.list)
-        self.list = [
-            b for b in self.list if (b.kind, b.id, b.tenant) != (kind, id_, tenant)
-        ]
-        return len(self.list) < before
+        before = len(self.list) + len(self.mild)
+        gone = (kind, id_, tenant)
+        self.list = [b for b in self.list if (b.kind, b.id, b.tenant) != gone]
+        self.mild = [b for b in self.mild if (b.kind, b.id, b.tenant) != gone]
+        return len(self.list) + len(self.mild) < before
 
     async def limits_of(self, kind, id_, tenants):
         return [{"limit": "user.requests.1m", "tenants": list(tenants)}]

@@ -12,7 +12,7 @@ from gateway.admin.api import build_app
 from gateway.admin.sessions import Tokens
 from gateway.core.model import Block
 from tests.records import make_record
-from tests.unit.admin.desk import NOW, Client, Desk
+from tests.unit.admin.desk import NOW, Client, Desk, make_incident
 
 
 @pytest.fixture(name="desk")
@@ -172,7 +172,10 @@ async def test_incidents_by_state_and_class(call, desk):
     """Newest first, as the book has them; filters narrow, pages follow."""
     rows = [("inc_c", "open", "ddos"), ("inc_b", "open", "scraping")]
     rows.append(("inc_a", "resolved", "scraping"))
-    desk.known = [{"id": id_, "state": state, "class": cls} for id_, state, cls in rows]
+    desk.known = [
+        make_incident(**dict(zip(("id", "state", "class"), row, strict=True)))
+        for row in rows
+    ]
 
     async def ids(query=""):
         status, page = await call("GET", f"/api/v1/incidents{query}")
@@ -274,3 +277,15 @@ async def test_other_sites_pages_are_refused(call, desk, headers):
     body = {"kind": "user", "id": "x"}
     status, _ = await call("POST", "/api/v1/blocks", json=body, headers=headers)
     assert (status, desk.list) == (403, [])
+
+
+async def test_an_error_names_its_request(call):
+    """In the answer, in its header, and not twice the same."""
+    seen = set()
+    for path in ("/api/v1/blocks/model/x", "/api/v1/nothing", "/nothing"):
+        url = aiohttp.client.URL(call.base + path)
+        async with call.session.delete(url) as answer:
+            error = (await answer.json())["error"]
+            assert error["request_id"] == answer.headers["X-Request-Id"]
+            seen.add(error["request_id"])
+    assert len(seen) == 3

@@ -1,0 +1,138 @@
+"""Routes for blocks: what operators do to a subject, and take back."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any, Literal
+
+import msgspec
+from aiohttp import web
+
+from gateway.admin.backend import Backend
+from gateway.admin.lifted import Lifted
+from gateway.admin.refused import Refused
+from gateway.admin.replies import (
+    BLOCK_KINDS,
+    MAX_ID_CHARS,
+    json_response,
+    normal_id,
+    note_change,
+    page_response,
+    public_block,
+    read_body,
+    read_choice,
+    read_subject,
+    read_ttl,
+)
+from gateway.core.model import Block
+
+
+class NewBlock(msgspec.Struct, forbid_unknown_fields=True):
+    """Body of ``POST /api/v1/blocks``. ``ttl`` is a duration or seconds; null: until
+    removed. ``action`` "allow": whatever detection thinks, it is let through.
+    """
+
+    kind: str
+    id: str
+    tenant: str | None = None
+    ttl: str | float | None = None
+    reason: str = ""
+    action: Literal["block", "allow"] = "block"
+
+
+class Blocking:
+    """``lifted`` remembers what was lifted."""
+
+    def __init__(
+        self, backend: Backend, lifted: Lifted, clock: Callable[[], float] = time.time
+    ) -> None:
+        self._backend = backend
+        self._lifted = lifted
+        self._clock = clock
+
+    def routes(self) -> list[web.AbstractRouteDef]:
+        """Theirs."""
+        block = "/api/v1/blocks/{kind}/{id}"
+        return [
+            web.get("/api/v1/blocks", self.get_blocks),
+            web.post("/api/v1/blocks", self.post_block),
+            web.delete(block, self.delete_block),
+            web.post(f"{block}/restore", self.post_restore),
+        ]
+
+    async def get_blocks(self, request: web.Request) -> web.Response:
+        """Blocks in force, oldest first."""
+        kind = read_choice(request, "kind", BLOCK_KINDS)
+        tenant = request.query.get("tenant")
+        blocks = [
+            public_block(block)
+            for block in self._backend.blocks()
+            if kind in (None, block.kind) and tenant in (None, block.tenant)
+        ]
+        return page_response(request, blocks)
+
+    async def post_block(self, request: web.Request) -> web.Response:
+        """Block a subject, or change its block."""
+        asked = await read_body(request, NewBlock)
+        allow = asked.action == "allow"
+        # Named before it is checked: what was refused is in the audit log too.
+        note_change(request, asked.action, asked.kind, asked.id)
+        now = self._clock()
+        ttl_s = read_ttl(asked.ttl)
+        block = Block(
+            kind=asked.kind,
+            id=normal_id(asked.kind, asked.id),
+            tenant=asked.tenant,
+            until=None if ttl_s is None else now + ttl_s,
+            reason=asked.reason[:MAX_ID_CHARS],
+            created_at=now,
+            # What an operator said about a subject is what detection keeps its hands
+            # off; the mildest that can be said lets it through.
+            action="tag" if allow else "block",
+        )
+        await self._backend.add_block(block)
+        return json_response(public_block(block), 201)
+
+    async def delete_block(self, request: web.Request) -> web.Response:
+        """Unblock, everywhere or (``?tenant=``) where it was blocked."""
+        kind, id_ = read_subject(request, BLOCK_KINDS)
+        note_change(request, "unblock", kind, id_)
+        tenant = request.query.get("tenant")
+        held = [
+            block
+            for block in (*self._backend.blocks(), *self._backend.standings())
+            if (block.kind, block.id) == (kind, id_) and tenant in (None, block.tenant)
+        ]
+        if not await self._backend.remove_block(kind, id_, tenant):
+            raise Refused(404, "not_found", f"{kind} {id_} is not blocked")
+        self._lifted.note((kind, id_), held)
+        return web.Response(status=204)
+
+    async def post_restore(self, request: web.Request) -> web.Response:
+        """Put back, as it was, what was lifted of a subject in the last minutes."""
+        kind, id_ = read_subject(request, BLOCK_KINDS)
+        note_change(request, "restore", kind, id_)
+        blocks = await put_back(self._backend, self._lifted, (kind, id_))
+        return json_response({"items": [public_block(block) for block in blocks]})
+
+
+async def put_back(
+    backend: Backend, lifted: Lifted, name: tuple[str, str]
+) -> list[Block]:
+    """What was lifted under a name, in force again. Raises Refused."""
+    blocks = lifted.take(name)
+    if not blocks:
+        text = "nothing was lifted of it in the last 15 minutes that would still hold"
+        raise Refused(404, "not_found", text)
+    for block in blocks:
+        await backend.add_block(block)
+    return blocks
+
+
+def count_actions(blocks: list[Block]) -> dict[str, Any]:
+    """How many are blocked, throttled and tagged."""
+    counts = dict.fromkeys(("block", "throttle", "tag"), 0)
+    for block in blocks:
+        counts[block.action] += 1
+    return counts

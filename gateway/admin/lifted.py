@@ -1,0 +1,51 @@
+"""What operators lifted lately, so that a slip can be put back as it was."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+
+import msgspec
+
+from gateway.core.model import Block
+
+# Longer than anybody thinks about a slip.
+KEPT_S = 900.0
+MOST_BLOCKS = 50_000
+Name = tuple[str, str]  # ("incident", id), or kind and id of one subject
+
+
+class Lifted:
+    """By what they were lifted with; the oldest make room."""
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self._clock = clock
+        self._lifted: OrderedDict[Name, tuple[float, tuple[Block, ...]]] = OrderedDict()
+        self._count = 0
+
+    def note(self, name: Name, blocks: Sequence[Block]) -> None:
+        """These were lifted now."""
+        if not blocks:
+            return
+        self._forget(name)
+        self._lifted[name] = (self._clock(), tuple(blocks))
+        self._count += len(blocks)
+        while self._count > MOST_BLOCKS and len(self._lifted) > 1:
+            self._forget(next(iter(self._lifted)))
+
+    def take(self, name: Name) -> list[Block]:
+        """What is to be put back, without what would be over by now."""
+        now = self._clock()
+        at, blocks = self._forget(name)
+        if now - at > KEPT_S:
+            return []
+        return [
+            msgspec.structs.replace(block, created_at=now)
+            for block in blocks
+            if block.until is None or block.until > now
+        ]
+
+    def _forget(self, name: Name) -> tuple[float, tuple[Block, ...]]:
+        found = self._lifted.pop(name, (0.0, ()))
+        self._count -= len(found[1])
+        return found

@@ -1,0 +1,175 @@
+"""What was said of each incident: its steps, and who is held because of it.
+
+A flood acts on thousands within seconds. What is of one kind and one minute is one step
+with a count, so that the story stays short and nothing of it is lost.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime
+from typing import Any
+
+import msgspec
+
+from gateway.core.model import DETECTOR, Block
+from gateway.detect.model import Output, Ref
+
+MOST_STORIES = 1000
+MOST_LINES = 100
+MOST_STEPS = 100
+# Clients named in one step; all of them are counted.
+MOST_NAMED = 20
+STEP_S = 60.0
+# Clients whose incident is remembered: more than can be held at once.
+MOST_HOLDS = 50_000
+# A step is looked for among so many: kinds of steps that alternate.
+_NEAR = 4
+Key = tuple[str, str, str]  # kind, id, tenant
+
+
+class Step(msgspec.Struct):
+    """What happened, to how many, from when to when (epoch seconds)."""
+
+    type: str
+    since: float = msgspec.field(name="from")
+    until: float = msgspec.field(name="to")
+    count: int
+    ends: str | None
+    """Until when it is in force, at the latest."""
+    severity: str
+    score: float
+    clients: list[Ref] = msgspec.field(default_factory=list)
+
+
+class Hold(msgspec.Struct, frozen=True):
+    """Why a client is held: the incident, what is done, and since when."""
+
+    incident: str
+    action: str
+    since: float
+
+
+class Story:
+    """Of one incident, oldest first."""
+
+    __slots__ = ("lines", "steps")
+
+    def __init__(self) -> None:
+        self.lines: list[Output] = []
+        self.steps: list[Step] = []
+
+    def add(self, output: Output) -> None:
+        """One more line."""
+        _make_room(self.lines, MOST_LINES)
+        self.lines.append(output)
+        step = self._step_of(output)
+        if step is None:
+            _make_room(self.steps, MOST_STEPS)
+            step = _step(output)
+            self.steps.append(step)
+        step.until, step.count = output.at, step.count + 1
+        step.ends = max(step.ends or "", output.until or "") or None
+        if len(step.clients) < MOST_NAMED and output.type.startswith("client."):
+            step.clients.append(output.subject)
+
+    def _step_of(self, output: Output) -> Step | None:
+        """The step that this belongs to; an incident's own line is always a new one."""
+        if not output.type.startswith("client."):
+            return None
+        for step in reversed(self.steps[-_NEAR:]):
+            if step.type == output.type and output.at - step.since < STEP_S:
+                return step
+        return None
+
+
+def _step(output: Output) -> Step:
+    return Step(
+        type=output.type,
+        since=output.at,
+        until=output.at,
+        count=0,
+        ends=None,
+        severity=output.severity,
+        score=output.score,
+    )
+
+
+def _make_room(rows: list[Any], most: int) -> None:
+    """What was done to single clients leaves first; how it began is kept."""
+    if len(rows) >= most:
+        clients = (n for n, one in enumerate(rows) if one.type.startswith("client."))
+        del rows[next(clients, 1)]
+
+
+def began(incident: Mapping[str, Any]) -> float:
+    """When what it is about began (epoch seconds); it is told a little later."""
+    first = min(incident["window"]["from"], incident["opened_at"])
+    return datetime.fromisoformat(first).timestamp()
+
+
+class Stories:
+    """Of the last incidents; the oldest make room."""
+
+    def __init__(self) -> None:
+        self._stories: OrderedDict[str, Story] = OrderedDict()
+        self._holds: OrderedDict[Key, Hold] = OrderedDict()
+
+    def take(self, output: Output) -> None:
+        """Something that the detector said."""
+        story = self._stories.get(output.id)
+        if story is None:
+            story = self._stories[output.id] = Story()
+            if len(self._stories) > MOST_STORIES:
+                self._stories.popitem(last=False)
+        story.add(output)
+        if output.type.startswith("client."):
+            self._hold(output)
+
+    def _hold(self, output: Output) -> None:
+        key = (output.subject.kind, output.subject.id, output.tenant)
+        known = self._holds.pop(key, None)
+        if output.type == "client.unblocked":
+            return
+        same = known is not None and known.action == output.action
+        since = known.since if known is not None and same else output.at
+        self._holds[key] = Hold(output.id, output.action, since)
+        if len(self._holds) > MOST_HOLDS:
+            self._holds.popitem(last=False)
+
+    def of(self, incident: str) -> Story:
+        """An empty one where nothing is remembered."""
+        return self._stories.get(incident) or Story()
+
+    def lines(self) -> Iterable[Output]:
+        """Of all of them."""
+        return (line for story in self._stories.values() for line in story.lines)
+
+    def hold(self, kind: str, id_: str, tenant: str) -> Hold | None:
+        """Why a client is held, as far as this process knows."""
+        return self._holds.get((kind, id_, tenant))
+
+    def held(
+        self, incidents: Sequence[Mapping[str, Any]], blocks: Iterable[Block]
+    ) -> dict[str, list[Block]]:
+        """By incident: what detection does to whom because of it."""
+        found: dict[str, list[Block]] = {one["id"]: [] for one in incidents}
+        by_class: dict[str, list[Mapping[str, Any]]] = {}
+        for one in incidents:
+            by_class.setdefault(one["class"], []).append(one)
+        for block in blocks:
+            if block.by != DETECTOR:
+                continue
+            hold = self._holds.get((block.kind, block.id, block.tenant or ""))
+            if hold is not None:
+                if hold.incident in found:
+                    found[hold.incident].append(block)
+                continue
+            # From before this process, or of another gateway: the newest of its class.
+            for one in by_class.get(block.cls, ()):
+                here = one["tenant"] in (block.tenant, "*")
+                if here and block.created_at >= began(one):
+                    found[one["id"]].append(block)
+                    break
+        return found
