@@ -30,6 +30,15 @@ SPOKEN_LONG = 25_000
 TOWERING = 5.0
 HASTY = 100
 RUN_LARGE = 300
+# Requests a minute at which a job of the first hour is slowed down.
+HURRIED_M = 300.0
+# Of a client that is there in so large a share of a day's windows, so many times the
+# most of its week stand out, from so many requests or tokens in a window on.
+STEADY = 0.8
+STEADY_WINDOWS = 72
+SPIKE_TIMES = 3.0
+SPIKE_REQUESTS = 300
+SPIKE_TOKENS = FEW_TOKENS
 
 
 def judge_answers(facts: Facts) -> Finding | None:
@@ -64,6 +73,8 @@ def judge_volume(facts: Facts) -> Finding | None:
         return None
     if facts.cold or (facts.requests < 100 and facts.tokens < FEW_TOKENS):
         return None
+    if (spike := _spike(facts)) is not None:
+        return spike
     own = facts.known and facts.windows >= SEASONED
     score = excess(facts) if own else 0.5 * excess(facts)
     # What it did within the week it may do again, at whatever hour.
@@ -83,6 +94,33 @@ def judge_volume(facts: Facts) -> Finding | None:
     if not alert:
         score = min(score, 3.9)
     return Finding(cls, score, False, (how_much_more(facts),), alert)
+
+
+def _spike(facts: Facts) -> Finding | None:
+    """A client that is there all day, and suddenly makes several times the most of its
+    week: there is nothing that others do to hold it against.
+    """
+    if facts.steady < STEADY or facts.windows < STEADY_WINDOWS:
+        return None
+    fold = 0.0
+    for seen, most, weight in (
+        (facts.requests, facts.most_requests, SPIKE_REQUESTS),
+        (facts.tokens, facts.most_tokens, SPIKE_TOKENS),
+    ):
+        if seen >= weight:
+            fold = max(fold, seen / max(1.0, most))
+    score = max(facts.request_sigma, facts.token_sigma)
+    if fold < SPIKE_TIMES or score < FULL:
+        return None
+    costs = facts.token_sigma >= FULL and facts.tokens >= SPIKE_TOKENS
+    reasons = (
+        (
+            f"{facts.requests:,} requests and {facts.tokens:,} tokens in the window:"
+            f" {fold:.1f} times the most of its last week."
+        ),
+        "It is there all day, and this is not what it does.",
+    )
+    return Finding("cost_spike" if costs else "volume", score, False, reasons)
 
 
 def judge_newcomer(facts: Facts) -> Finding | None:
@@ -111,7 +149,8 @@ def judge_newcomer(facts: Facts) -> Finding | None:
     if job:
         reasons += (f"{100 * share:.0f} % of its recent prompts follow few templates.",)
     cls: AttackClass = "scraping" if job else "volume"
-    if facts.requests_m < job_m(facts) and not (job and facts.early):
+    hurried = job and facts.early and facts.requests_m >= HURRIED_M
+    if facts.requests_m < job_m(facts) and not hurried:
         score = min(score, 3.9 + TRIALS)  # a person's job may be as large: told only
     return Finding(cls, score, False, reasons, _beyond_others(facts), sudden=True)
 

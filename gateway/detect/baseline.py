@@ -92,6 +92,12 @@ class Envelope(msgspec.Struct, array_like=True):
             self.highest = max(self.levels)
         return self.count(self.highest / LEVEL_STEPS)
 
+    def steadiness(self) -> float:
+        """Share of the last day's windows in which there was anything."""
+        size = len(self.levels)
+        last = range(self.last - min(self.age, size // DAYS) + 1, self.last + 1)
+        return sum(self.levels[at % size] > 0 for at in last) / max(1, len(last))
+
     def expect(self, index: int) -> Expected:
         """Envelope and spread of window ``index``, from what was learned before it."""
         if self.expected is None or index != self.last + 1:

@@ -10,12 +10,14 @@ from gateway.detect.model import AttackClass, DetectSettings
 from gateway.detect.population import Tenant
 from gateway.detect.repeats import FLOOD_M, FLOOD_TIDES
 from gateway.detect.score import MOST, Tail
-from gateway.detect.templates import NEWCOMER_S, Template
+from gateway.detect.templates import NEAR_BITS, NEWCOMER_S, Template
 
 # A crowd is at least so many sources of one template.
 CROWD_SOURCES = 6
 # Share of a template's prompts that newcomers must send.
 _FRESH_SHARE = 0.5
+_FEW_AGAIN = 2
+_LARGE = 30
 _TEMPLATE_FLOOR = 25.0
 _SIGMAS_PER_FOLD = 2.2
 # Upstream errors: share of answers, and users it must hit, to be an outage.
@@ -56,10 +58,14 @@ def judge_template(
     sources = len(template.sources)
     if sources < CROWD_SOURCES or template.known(now):
         return None
-    if template.requests < 3 * CROWD_SOURCES:
+    # A large crowd is told from a small one by how few come again.
+    few = template.repeats <= _FEW_AGAIN and template.requests < _LARGE
+    if template.requests < 3 * CROWD_SOURCES or (few and not tenant.flooded):
         return None
     fresh = template.fresh / template.requests
     if fresh < _FRESH_SHARE:
+        return None
+    if template.usual > 0 or (template.usual < 0 and tenant.is_asked(template.print)):
         return None
     first_day = now - tenant.born < _FIRST_S
     if first_day and not _outweighs(tenant, template, now):
@@ -134,11 +140,11 @@ def _named(tenant: Tenant, template: Template, now: float) -> AttackClass:
 
 def _flooding(tenant: Tenant, template: Template, now: float) -> bool:
     """Load or coverage: many sources, or the same over and over beyond the tide."""
-    if template.crowd() >= _FLOOD_SOURCES:
-        return True
     tide = tenant.tide_m()
     loud = tide > 0.0 and template.rate_m(now) >= max(FLOOD_M, FLOOD_TIDES * tide)
-    return loud and template.apart <= SAME_BITS
+    if template.apart > NEAR_BITS:
+        return loud  # in so many words: to be read, unless it is a load as well
+    return template.crowd() >= _FLOOD_SOURCES or (loud and template.apart <= SAME_BITS)
 
 
 def judge_tenant(

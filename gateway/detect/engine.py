@@ -69,11 +69,15 @@ _PEER_SIGMAS = 2.2
 _DENSE = 3
 # Its sources from which it is no single newcomer's.
 _SHARED = 4
+# Prompts near to a crowd's wordings, from which their source is one of it.
+_WORDED = 2
 # Addresses whose network is remembered.
 _NETWORKS = 4096
 _TURNED_AWAY = frozenset({DENIED, MISSING})
 # Scores below this are not looked into further.
 _NOTABLE = 2.0
+# And only of those that reach this it is asked how steady they are.
+_STANDS_OUT = 4.0
 # New networks are counted over so long; and this share of keys must have one or two.
 _FAN_OUT_S = 120.0
 _ALONE_SHARE = 0.8
@@ -408,7 +412,6 @@ class Engine:
         # Behind one address may be many people; later on each is known by its key.
         heads = max(1, len(track.company)) if track.keyed else 1
         heads_now = heads if cold else 1
-        asks, answers = track.growth()
         live = tenant.live[track.kind]
         facts = Facts(
             kind=track.kind,
@@ -468,9 +471,9 @@ class Engine:
             reach_tokens=self.reach["tokens"].usual,
             reach_run=self.reach["run"].usual,
             reach_run_tokens=self.reach["run_tokens"].usual,
-            longer_asks=asks,
+            longer_asks=track.growth(),
             sized=track.sized,
-            longer_answers=answers,
+            longer_answers=track.longer(),
             regular=track.regular(),
             outage=tenant.outage_until > now,
             surge=tenant.surge_until > now,
@@ -508,16 +511,16 @@ class Engine:
         facts.expected_requests = requests.count(usual.level)
         surprise = (requests.value(track.requests) - usual.level) / usual.spread
         facts.request_sigma = self.tails["requests"].sigma(surprise)
-        if facts.request_sigma >= _NOTABLE:
-            facts.most_requests = requests.most()
         facts.odd = facts.met >= LITTLE_NEWS and requests.is_odd(window)
         usual = tokens.expect(window)
         facts.expected_tokens = tokens.count(usual.level)
         surprise = (tokens.value(track.tokens) - usual.level) / usual.spread
         facts.token_sigma = self.tails["tokens"].sigma(surprise)
-        if facts.token_sigma >= _NOTABLE:
+        if max(facts.token_sigma, facts.request_sigma) >= _NOTABLE:
             facts.most_tokens = tokens.most()
-            facts.most_requests = facts.most_requests or requests.most()
+            facts.most_requests = requests.most()
+        if max(facts.token_sigma, facts.request_sigma) >= _STANDS_OUT:
+            facts.steady = requests.steadiness()
 
     # -- crowds ------------------------------------------------------------------------
 
@@ -538,6 +541,8 @@ class Engine:
         if found is None:
             found = prints.add(print_, ts)
         fresh = found.fresh_to(ip.born, ts)
+        if not fresh and (ip.familiar(ts) or (user is not None and user.familiar(ts))):
+            tenant.learn_asked(event.client_ip, print_)
         found.count(
             ts, event.client_ip, bits, fresh=fresh, refused=refused, times=times
         )
@@ -547,29 +552,84 @@ class Engine:
             ip.template(young=young)
         if user is not None and (young or user.templated):
             user.template(young=young)
-        if fresh and young:
-            tenant.young += times
-            if len(found.sources) >= _SHARED:
-                tenant.walked += times
-                if ts - found.born < NEWCOMER_S:
-                    tenant.burst_m += times
-        elif fresh:
-            tenant.varied += times
+        worded = self._count_newcomers(tenant, found, event, fresh=fresh, young=young)
+        # A known key in new hands is judged by itself.
+        if worded and (user is None or not user.known(ts)):
+            out += self._worded(tenant, event, ip, user, refused=refused)
         if found.abusive_until > ts:
             tenant.flooded += times
             out += self.bench.join(tenant, found, ip, user, ts)
         found.skip -= times
-        if found.skip > 0:
-            return
-        found.skip = max(4, found.requests_m >> 3)
-        prints.place(found)
+        if found.skip <= 0:
+            found.skip = max(4, found.requests_m >> 3)
+            prints.place(found)
+            if self._judge_crowd(tenant, found, ts, out):
+                prints.place(found)
+
+    def _count_newcomers(
+        self, tenant: Tenant, found: Template, event: Event, *, fresh: bool, young: bool
+    ) -> bool:
+        """What newcomers ask: whether others of them ask it as well, in these words or
+        in other ones.
+        """
+        if not fresh:
+            return False
+        ts, times = event.ts, event.times
+        if young:
+            tenant.young += times
+            shared = len(found.sources) >= _SHARED
+            if shared and found.usual < 0:
+                found.usual = int(tenant.is_asked(found.print))
+            shared = shared and not found.usual
+            if shared:
+                tenant.share(found.print, ts)
+                if ts - found.born < NEWCOMER_S:
+                    tenant.burst_m += times
+        else:
+            shared = tenant.is_worded_anew(event.fingerprint or 0, ts)
+            if not shared:
+                tenant.varied += times
+        tenant.walked += times * shared
+        return shared
+
+    def _worded(
+        self,
+        tenant: Tenant,
+        event: Event,
+        ip: Track,
+        user: Track | None,
+        *,
+        refused: bool,
+    ) -> list[Output]:
+        """Wordings of one crowd, of which no single one need be a template."""
+        out: list[Output] = []
+        ts, times = event.ts, event.times
+        crowd = tenant.count_worded(
+            event.fingerprint or 0, ts, event.client_ip, refused=refused, times=times
+        )
+        ip.worded += times
+        if user is not None:
+            user.worded += times
+        if crowd.abusive_until > ts and ip.worded >= _WORDED:
+            out += self.bench.join(tenant, crowd, ip, user, ts)
+        crowd.skip -= times
+        if crowd.skip <= 0:
+            crowd.skip = max(4, crowd.requests_m >> 3)
+            self._judge_crowd(tenant, crowd, ts, out)
+        return out
+
+    def _judge_crowd(
+        self, tenant: Tenant, template: Template, ts: float, out: list[Output]
+    ) -> bool:
+        """Look at a template as a whole; whether it is flooded."""
         declared = 1.0
         if self.settings.campaigns:
             declared = declared_times(tenant.name, ts, self.settings)
-        finding = judge_template(tenant, found, ts, declared)
-        if finding is not None:
-            out += self.bench.crowd(tenant, found, finding, ts)
-            prints.place(found)
+        finding = judge_template(tenant, template, ts, declared)
+        if finding is None:
+            return False
+        out += self.bench.crowd(tenant, template, finding, ts)
+        return True
 
     def _sweep(self, now: float) -> list[Output]:
         """Every ten seconds: tenants as a whole, what is over, tails once an hour."""

@@ -83,6 +83,7 @@ class Facts(msgspec.Struct, gc=False):
     most_used: float = 0.0
     suspicious: int = 0
     windows: int = 0
+    steady: float = 0.0
     run: int = 0
     run_tokens: int = 0
     run_judged: bool = False

@@ -33,6 +33,10 @@ TARGETS = 16
 _USUAL_STEP = 1 / 64
 # Answers of a window from which its sizes are compared.
 _FEW_SIZES = 6
+# Weight of the newest answer among the last ones; and by how much (log) one window may
+# raise what the longest ever were.
+_LATELY = 1 / 8
+_LOUDER = 0.3
 # A run: alike prompts (or prompts of young templates) without a longer pause. One that
 # goes on for so long is how its subject lives.
 _RUN_SHARE = 0.5
@@ -181,6 +185,10 @@ class Track(msgspec.Struct, array_like=True):
     most_stills: float = 0.0
     longest: int = 0  # longest prompt since the last run, and before
     most_longest: float = 0.0
+    lately: float = 0.0  # mean log size of the last answers
+    latest: int = 0  # how many there were
+    peak_lately: float = 0.0  # the highest of this window
+    worded: int = 0  # prompts that said in other words what newcomers share
 
     def count(
         self,
@@ -251,6 +259,7 @@ class Track(msgspec.Struct, array_like=True):
             self.longest = max(self.longest, size)
         if answered:
             self.answers += times * log(answered / times)
+            self._hear(log(answered / times), times)
             if asked > times:
                 self.asks += times * log(asked / times)
             self.sized += times
@@ -260,6 +269,16 @@ class Track(msgspec.Struct, array_like=True):
             self.answered += times
         else:
             self._miss(event, company)
+
+    def _hear(self, size: float, times: int) -> None:
+        """The log size of so many answers."""
+        self.latest += times
+        step = (
+            max(_LATELY, 1 / self.latest) if times == 1 else min(1.0, _LATELY * times)
+        )
+        self.lately += (size - self.lately) * step
+        if self.latest >= _FEW_SIZES:
+            self.peak_lately = max(self.peak_lately, self.lately)
 
     def _miss(self, event: Event, company: str) -> None:
         """It did not get what it asked for."""
@@ -451,27 +470,35 @@ class Track(msgspec.Struct, array_like=True):
         self.usual_sized += self.sized
         step = max(_USUAL_STEP, self.sized / self.usual_sized)
         answer = self.answers / self.sized
-        if self.sized >= _FEW_SIZES and self.usual_sized > KNOWN_ANSWERS:
-            self.most_answer = max(self.most_answer, answer)
+        if self.peak_lately:
+            # One window of an attack that nobody was sure of is no habit yet.
+            known = self.most_answer and self.windows >= _FEW_SIZES
+            most = self.most_answer + _LOUDER if known else self.peak_lately
+            self.most_answer = max(self.most_answer, min(most, self.peak_lately))
+            self.peak_lately = 0.0
         self.usual_answer += (answer - self.usual_answer) * step
         self.usual_ask += (self.asks / self.sized - self.usual_ask) * step
 
-    def growth(self) -> tuple[float, float]:
-        """Times the usual that prompts and answers of this window are long (geometric
-        mean); 1 while too few are known.
+    def growth(self) -> float:
+        """Times the usual that prompts of this window are long (geometric mean); 1
+        while too few are known.
         """
         if self.sized < _FEW_SIZES or self.usual_sized < KNOWN_ANSWERS:
-            return 1.0, 1.0
-        asks = self.asks / self.sized - self.usual_ask
-        answers = self.answers / self.sized - self.usual_answer
-        return exp(min(20.0, asks)), exp(min(20.0, answers))
+            return 1.0
+        return exp(min(20.0, self.asks / self.sized - self.usual_ask))
+
+    def longer(self) -> float:
+        """Times the usual that the last answers are long (geometric mean)."""
+        if self.latest < _FEW_SIZES or self.usual_sized < KNOWN_ANSWERS:
+            return 1.0
+        return exp(min(20.0, self.lately - self.usual_answer))
 
     def louder(self) -> float:
-        """Times the longest answers of any window before (geometric mean)."""
-        if self.sized < _FEW_SIZES or self.usual_sized < KNOWN_ANSWERS:
+        """Times the longest answers that it ever had in a row (geometric mean)."""
+        if self.latest < _FEW_SIZES or self.usual_sized < KNOWN_ANSWERS:
             return 1.0
         most = max(self.most_answer, self.usual_answer)
-        return exp(min(20.0, self.answers / self.sized - most))
+        return exp(min(20.0, self.lately - most))
 
     def template(self, *, young: bool) -> None:
         """Whether the last prompt belongs to a template that nobody knew before."""
@@ -505,6 +532,7 @@ class Track(msgspec.Struct, array_like=True):
             self._learn_longest()
         if enough or self.judged:
             self.sized = 0
+            self.peak_lately = 0.0
             self.answers = self.asks = 0.0
         if not next_one:
             self.targets = None

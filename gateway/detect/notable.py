@@ -69,10 +69,9 @@ def _spends(track: Track) -> bool:
     """A loop, or answers longer than ever."""
     if track.run >= SHORT_RUN and track.alike >= 0.75:
         return True
-    if track.spoken + track.spoken_w < SPOKEN_TAGGED or not track.sized:
+    if track.spoken + track.spoken_w < SPOKEN_TAGGED:
         return False
-    # Twice as long as usual: e**0.69.
-    return track.answers - track.usual_answer * track.sized >= 0.69 * track.sized
+    return track.longer() >= 2.0
 
 
 def _much(track: Track) -> bool:

@@ -11,7 +11,7 @@ from gateway.detect.baseline import Envelope, new_envelope
 from gateway.detect.features import FAILED, MINUTE_S, OK, WINDOW_S, Track
 from gateway.detect.live import Live
 from gateway.detect.model import REFUSED_STATUS, Event
-from gateway.detect.templates import Templates
+from gateway.detect.templates import Template, Templates
 
 # Levels of peers are counted in bins of a quarter of a log unit.
 _PEER_BINS = 80
@@ -31,6 +31,13 @@ TIDE_UNIT = 100.0
 # Windows from which on it is known.
 TIDE_KNOWN = 36
 _FAILED_USERS = 64
+# Templates that newcomers share, of the last ten minutes; and the bits within which a
+# prompt is a further wording of one. Of unrelated prompts one in 3,000 is that near.
+_WORDINGS = 16
+# Established clients whose last prompt is remembered, and how many are several.
+_ASKERS = 256
+_SEVERAL = 3
+_WORDED_BITS = 18
 # Newcomers' prompts of a window: an average of half a day, of at most three times it.
 _TIDE_STEP = 1 / 72
 _TIDE_LEARNED = 3.0
@@ -118,6 +125,7 @@ class Tenant:
     __slots__ = (
         "answers_b",
         "answers_m",
+        "asked",
         "blocked_known",
         "born",
         "burst_b",
@@ -149,6 +157,8 @@ class Tenant:
         "varied_usual",
         "walked",
         "window",
+        "worded",
+        "wordings",
         "young",
     )
 
@@ -173,6 +183,9 @@ class Tenant:
         self.top = 0  # requests of the busiest subject in the running window
         self.young = 0  # of those, newcomers' prompts of young templates
         self.walked = 0  # and of those that several sources share
+        self.wordings: dict[int, float] = {}  # such templates, and when they came last
+        self.asked: dict[str, int] = {}  # what established clients asked last
+        self.worded: Template | None = None  # all of them together, and what is near
         self.flooded = 0  # and prompts of templates that are flooded
         self.varied = 0  # and newcomers' other prompts, with what is usual of them
         self.varied_usual = 0.0
@@ -226,6 +239,53 @@ class Tenant:
         seen = min(float(self.varied), _TIDE_LEARNED * max(usual, _TIDE_LEAST))
         self.varied_usual += (seen - usual) * _TIDE_STEP
         self.varied = 0
+
+    def learn_asked(self, subject: str, print_: int) -> None:
+        """What an established client asks now."""
+        asked = self.asked
+        if subject not in asked and len(asked) >= _ASKERS:
+            del asked[next(iter(asked))]
+        asked[subject] = print_
+
+    def is_asked(self, template: int) -> bool:
+        """Whether several established clients ask much the same: it is the wording of
+        an application, and newcomers who use it are its visitors.
+        """
+        near = 0
+        for print_ in self.asked.values():
+            near += (template ^ print_).bit_count() <= _WORDED_BITS
+        return near >= _SEVERAL
+
+    def share(self, template: int, now: float) -> None:
+        """A young template that several newcomers send."""
+        wordings = self.wordings
+        if template not in wordings and len(wordings) >= _WORDINGS:
+            del wordings[min(wordings, key=lambda one: (wordings[one], one))]
+        wordings[template] = now
+
+    def is_worded_anew(self, fingerprint: int, now: float) -> bool:
+        """Whether a prompt says in other words what newcomers share: it is nearer to
+        one of their templates than chance would have it.
+        """
+        return any(
+            (one ^ fingerprint).bit_count() <= _WORDED_BITS and now - at < WINDOW_S
+            for one, at in self.wordings.items()
+        )
+
+    def count_worded(
+        self, print_: int, ts: float, source: str, *, refused: bool, times: int
+    ) -> Template:
+        """One more newcomer's prompt that is a wording of what others ask. All such
+        prompts are taken for one template, which is as old as its wave.
+        """
+        crowd = self.worded
+        if crowd is None or ts - crowd.last > WINDOW_S:
+            crowd = self.worded = Template(print=print_, born=ts, last=ts)
+            crowd.minute = int(ts // MINUTE_S)
+            crowd.window = int(ts // WINDOW_S)
+        crowd.count(ts, source, _WORDED_BITS, fresh=True, refused=refused, times=times)
+        crowd.windows = 0  # it is nobody's own
+        return crowd
 
     def rate_m(self, now: float) -> float:
         """Requests of the last sixty seconds."""

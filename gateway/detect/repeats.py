@@ -32,7 +32,7 @@ SURE = 5.4
 RUN_TAGGED = 150
 RUN_FILLED = 20
 RUN_FAST = 200
-RUN_LONG = 1000
+RUN_LONG = 500
 # Times as fast as that, whoever it is has to wait.
 HURRIES = 1.8
 # Clockwork: the spread of its gaps beside their mean, requests a minute and times its
@@ -54,8 +54,15 @@ GROWN_TAGGED = 200_000
 GROWN_LONG = 3_000_000
 # Identical prompts in a row that are a loop.
 LOOPED = 60
-# Times the longest prompt that it and several others ever sent: a context without end.
+# Requests a minute from which the same prompt is hammered in, and its first score.
+HAMMERS_M = 30.0
+HAMMERED = 4.9
+# Steps a minute that no person waits for. Times the longest prompt that it and several
+# others ever sent: a context without end; and what it cost when somebody is told.
+AGENT_M = 6.0
 ENDLESS = 1.25
+ENDLESS_FAST = 1.1
+ENDLESS_LONG = 1_000_000
 # Times the usual that a context has grown to be worth a tag.
 GROWN_TIMES = 6.0
 GROWN_DEAR = 3.5
@@ -146,17 +153,18 @@ def judge_loop(facts: Facts) -> Finding | None:
     bad = facts.failed + facts.denied + facts.missing + facts.rejected
     if facts.apart > 2 * SAME_BITS or bad > 0.1 * (bad + facts.ok):
         return None
-    still = facts.still >= 0.8
-    # Sizes of prompts scatter by a factor of e: few of them show no growth.
-    growing = facts.longer_asks >= max(1.8, exp(3.0 / sqrt(max(1, facts.sized))))
-    endless = _endless(facts)
-    if not still and not growing and not endless:
+    found = [one for one in (_still(facts), _grown(facts)) if one is not None]
+    return max(found, key=lambda one: one.score) if found else None
+
+
+def _still(facts: Facts) -> Finding | None:
+    """The same, and of one size: a loop."""
+    if facts.still < 0.8:
         return None
-    tagged, long = (STILL_TAGGED, STILL_LONG) if still else (GROWN_TAGGED, GROWN_LONG)
     own = 2.0 * facts.most_run_tokens
-    score = folds(facts.run_tokens, max(tagged, own))
+    score = folds(facts.run_tokens, max(STILL_TAGGED, own))
     longest = max(float(LOOPED), 2.0 * facts.most_run)
-    if still and facts.known and facts.run_tokens >= STILL_TAGGED:
+    if facts.known and facts.run_tokens >= STILL_TAGGED:
         # Whose work costs as much otherwise does not repeat itself as often.
         score = max(score, folds(facts.run, longest))
     # The same of one size so often in a row, whatever else it repeats at times.
@@ -167,38 +175,74 @@ def judge_loop(facts: Facts) -> Finding | None:
     endlessly = looped >= STILL_LONG and facts.stills >= 4.0 * ever
     if not facts.known and not endlessly:
         score = min(score, max(facts.token_peer_sigma, 3.0 + 2.0 * familiarity(facts)))
-    if still and looped and facts.regular <= PACED_CLEAR:
+    if looped and facts.regular <= PACED_CLEAR:
         usual = max(STILL_PACED, 2.0 * facts.most_stills)
         score = max(score, min(CLEAR, folds(facts.stills, usual)))
-    reach = 0.0 if still and facts.known else facts.reach_run_tokens
-    alert = facts.run_tokens >= max(long, 1.5 * own, reach)
-    if still:
-        alert = alert and facts.run >= max(LOOPED, 1.5 * facts.most_run)
-        costly = facts.known and facts.run_tokens >= STILL_LONG
-        alert = alert or (costly and facts.run >= 2.0 * longest)
-        alert = alert or (looped >= STILL_LONG and facts.stills >= 2.0 * ever)
+    reach = 0.0 if facts.known else facts.reach_run_tokens
+    alert = facts.run_tokens >= max(STILL_LONG, 1.5 * own, reach)
+    alert = alert and facts.run >= max(LOOPED, 1.5 * facts.most_run)
+    costly = facts.known and facts.run_tokens >= STILL_LONG
+    alert = alert or (costly and facts.run >= 2.0 * longest)
+    alert = alert or (looped >= STILL_LONG and facts.stills >= 2.0 * ever)
+    if _hammers(facts, ever):
+        alert, score = True, max(score, HAMMERED)
+    if not alert:
+        score = min(score, 4.9)
+    return Finding("cost_spike", score, True, (_repeated(facts),), alert)
+
+
+def _hammers(facts: Facts, ever: float) -> bool:
+    """Whether somebody who has other work sends one prompt as fast as it can: nobody
+    needs the same answer so often, however small it is.
+    """
+    many = facts.stills >= 1.5 * ever and facts.run >= 1.5 * facts.most_run
+    return many and facts.requests_m >= HAMMERS_M and _had_other_work(facts)
+
+
+def _grown(facts: Facts) -> Finding | None:
+    """Much the same, and longer each time: an agent that does not stop."""
+    # Sizes of prompts scatter by a factor of e: few of them show no growth.
+    growing = facts.longer_asks >= max(1.8, exp(3.0 / sqrt(max(1, facts.sized))))
+    fast = facts.requests_m >= AGENT_M
+    usual = max(facts.most_longest, facts.reach_longest)
+    beyond = facts.asked / usual if facts.reach_longest and usual else 0.0
+    grows = facts.asked >= 0.98 * facts.longest
+    endless = grows and beyond >= (ENDLESS_FAST if fast else ENDLESS)
+    if not growing and not endless:
+        return None
+    own = 2.0 * facts.most_run_tokens
+    score = folds(facts.run_tokens, max(GROWN_TAGGED, own))
+    if not facts.known:
+        score = min(score, max(facts.token_peer_sigma, 3.0 + 2.0 * familiarity(facts)))
+    long = max(GROWN_LONG, 1.5 * own, facts.reach_run_tokens)
+    # People's sessions with an agent cost as much at times, but take their time.
+    alert = facts.run_tokens >= long and (fast or endless)
     if endless and facts.run_tokens >= GROWN_TAGGED:
         score = max(score, CLEAR)
-    if not (alert or still or endless or _outgrown(facts)):
+        if fast and facts.run_tokens >= ENDLESS_LONG:
+            # Slowed down at once, blocked when it has left everybody behind.
+            alert, score = True, max(score, folds(beyond, ENDLESS_FAST) + 1.5)
+    if not (alert or endless or _outgrown(facts)):
         return None  # as talks do
     if not alert:
         score = min(score, 4.9)
-    share = f"{100 * facts.alike:.0f} % of its recent prompts are the same"
-    reasons = [
-        (
-            f"{share}, {facts.run} in a row with {facts.run_tokens:,} tokens (before: at"
-            f" most {facts.most_run_tokens:,.0f})."
-        )
-    ]
+    reasons = [_repeated(facts)]
     if endless:
         reasons.append(
             f"The last one has {facts.asked:,} tokens, longer than anybody's before."
         )
-    elif growing:
+    else:
         reasons.append(f"Prompts grew to {facts.longer_asks:.1f} times the usual.")
     # A newcomer's long talk may be its way of work.
-    sure = still or facts.known
-    return Finding("cost_spike", score, sure, tuple(reasons), alert)
+    return Finding("cost_spike", score, facts.known, tuple(reasons), alert)
+
+
+def _repeated(facts: Facts) -> str:
+    return (
+        f"{100 * facts.alike:.0f} % of its recent prompts are the same, {facts.run} in a"
+        f" row with {facts.run_tokens:,} tokens (before: at most"
+        f" {facts.most_run_tokens:,.0f})."
+    )
 
 
 def _had_other_work(facts: Facts) -> bool:
@@ -214,10 +258,3 @@ def _outgrown(facts: Facts) -> bool:
         return True
     dear = facts.run_tokens >= 3.0 * facts.most_run_tokens > 0.0
     return facts.known and dear and facts.longer_asks >= GROWN_DEAR
-
-
-def _endless(facts: Facts) -> bool:
-    """Whether its prompts have outgrown its own and everybody's, and still grow."""
-    usual = max(facts.most_longest, facts.reach_longest)
-    grows = facts.asked >= 0.98 * facts.longest
-    return facts.reach_longest > 0.0 and grows and facts.asked >= ENDLESS * usual

@@ -33,6 +33,8 @@ _KNOWN_AFTER_S = 3 * 3600.0
 _ARRIVED_S = 60.0
 _CROWD_S = 6 * 3600.0
 NEWCOMER_S = 1800.0
+# Sources that may have come again unseen.
+_DOUBT = 1.5
 # Steps towards the size of a crowd, from above.
 _STEPS = 8
 
@@ -59,6 +61,7 @@ class Template(msgspec.Struct, array_like=True):
     apart: float = 0.0
     refused: int = 0  # of this window: answered 401, 403, 404
     repeats: int = 0  # prompts of sources that were there already in this window
+    usual: int = -1  # 1: established clients ask the same; -1: nobody has looked
     unsure: bool = False  # its crowd may be part of a tide of newcomers: tagged only
 
     def known(self, now: float) -> bool:
@@ -126,11 +129,12 @@ class Template(msgspec.Struct, array_like=True):
         """How many sources there must be, by how soon they come again: n prompts of N
         sources come from N (1 - exp(-n/N)) different ones.
         """
-        met = len(self.sources)
-        if not met:
+        seen = len(self.sources) + self.repeats
+        # Few have come again so far: one or two more might have.
+        met = len(self.sources) - _DOUBT
+        if met <= 0.0:
             return 0.0
-        seen = met + self.repeats
-        crowd = seen * seen / (2.0 * max(0.5, self.repeats))
+        crowd = seen * seen / (2.0 * (self.repeats + _DOUBT))
         for _ in range(_STEPS):
             crowd = met / (1.0 - exp(-seen / crowd))
         return crowd

@@ -32,6 +32,10 @@ NATS = 2.4
 ODD_NATS = 1.5
 # New networks within an hour that weigh enough by themselves.
 MANY_NETWORKS = 8
+# New networks within an hour that a settled key never had, and goings back and forth
+# from which it is used in several places at once.
+SETTLED = 1.0
+SPLIT = 12.0
 # Networks of a key on its first day, from before the last hour.
 FEW_NETWORKS = 3
 
@@ -64,8 +68,10 @@ def judge_key(facts: Facts) -> Finding | None:
     least = 0.3 / (familiar * familiar)
     places = _nats(facts.met, max(least, part * facts.most_met))
     news, supported = _other_news(facts, least)
-    score = min(MOST, (places + min(news, 2.0 * places)) / NATS)
-    supported = supported and facts.met >= 2.5
+    # A key that never left its place is in two places at once: no move looks like that.
+    split = facts.most_met < SETTLED and facts.swaps >= SPLIT + 2.0 * facts.most_swaps
+    score = min(MOST, (places + min(news, (4.0 if split else 2.0) * places)) / NATS)
+    supported = supported and (split or facts.met >= 2.5)
     if not facts.known and not supported and facts.met < MANY_NETWORKS:
         return None
     many = facts.met >= MANY_NETWORKS and facts.most_met < ROAMS

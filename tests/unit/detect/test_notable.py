@@ -87,7 +87,16 @@ def test_what_is_not_notable_is_found_by_no_rule(fields, cold):
         ({"requests": 500}, {"known": True, "cold": True}),
         ({"requests": 50, "alike": 0.1}, {}),
         ({"requests": 80, "alike": 0.9, "run": 30, "keyed": True}, {"cold": True}),
-        ({"spoken": 9000, "sized": 10, "answers": 50.0, "usual_answer": 5.0}, {}),
+        (
+            {
+                "spoken": 9000,
+                "usual_sized": 50,
+                "latest": 50,
+                "lately": 5.0,
+                "usual_answer": 5.0,
+            },
+            {},
+        ),
     ],
 )
 def test_ordinary_subjects_are_passed_over(fields, asked):
@@ -105,7 +114,16 @@ def test_ordinary_subjects_are_passed_over(fields, asked):
         ({"company": dict.fromkeys("abcdefghij", T)}, {"cold": True}),
         ({"newcomers": 5, "newcomers_b": 3}, {}),
         ({"run": 20, "alike": 0.8}, {"known": True}),
-        ({"spoken": 9000, "sized": 10, "answers": 70.0, "usual_answer": 5.0}, {}),
+        (
+            {
+                "spoken": 9000,
+                "usual_sized": 50,
+                "latest": 50,
+                "lately": 7.0,
+                "usual_answer": 5.0,
+            },
+            {},
+        ),
         ({"requests": 100}, {"known": True}),
         ({"tokens": 200_000}, {}),
         ({"requests": 50, "alike": 0.5}, {}),
