@@ -229,8 +229,7 @@ def test_one_attack_over_three_gateways_is_one_incident_at_the_receiver(engine):
             tell(engine.url, said(n, subject=Ref("user", "key_x")), gateway=f"g{n}")
         until(lambda: hook.kinds() == ["incident.opened"])
         for gateway in gateways:
-            (one,) = until(lambda g=gateway: g.api("GET", "/api/v1/incidents")["items"])
-            assert (one["state"], len(one["gateways"])) == ("open", 3)
+            until(lambda gateway=gateway: _reported_by(gateway) == [("open", 3)])
         id_ = hook.got()[0]["id"]
         shown = gateways[0].command("incidents", "list", "--admin", gateways[0].admin)
         assert (shown.returncode, id_ in shown.stdout) == (0, True), shown
@@ -240,6 +239,12 @@ def test_one_attack_over_three_gateways_is_one_incident_at_the_receiver(engine):
             tell(engine.url, said(n, "incident.resolved"), gateway=f"g{n}")
         until(lambda: hook.kinds() == ["incident.opened", "incident.resolved"])
         assert {one["id"] for one in hook.got()} == {id_}
+
+
+def _reported_by(gateway: Gateway) -> list[tuple[str, int]]:
+    """State of each incident, and how many gateways have reported it."""
+    items = gateway.api("GET", "/api/v1/incidents")["items"]
+    return [(one["state"], len(one["gateways"])) for one in items]
 
 
 def test_a_silenced_incident_is_told_when_the_silence_ends(engine):
