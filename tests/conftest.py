@@ -19,7 +19,14 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 
 # "fast" runs with every change and always draws the same examples, so that a red run
 # is about the change; "deep" draws new ones, at night: HYPOTHESIS_PROFILE=deep.
-settings.register_profile("fast", max_examples=60, deadline=None, derandomize=True)
+# How fast examples are drawn is the machine's affair in both.
+settings.register_profile(
+    "fast",
+    max_examples=60,
+    deadline=None,
+    derandomize=True,
+    suppress_health_check=[HealthCheck.too_slow],
+)
 settings.register_profile(
     "deep",
     max_examples=2_000,
