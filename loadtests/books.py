@@ -45,6 +45,8 @@ USERS = 4
 DOOMED = 10
 # No call of these visitors reserves more: a prompt of 60 words, 60 tokens of answer.
 RESERVATION_MAX = 300
+# A reservation expects the usual answer: what the upstream sent may have been longer.
+ANSWER_MAX = 60
 LEASE_S = 63.0
 # A held stream: 1 + 3 + 3 for the format, two words, five tokens of answer.
 HELD_TOTAL = 14
@@ -387,7 +389,7 @@ class Run:
 
     def _judge(self, client: Client, excess: int, account: dict[str, int]) -> list[str]:
         """Exactly the upstream's count; with an exchange that was open on the killed
-        worker, its reservation instead.
+        worker, its reservation instead, which may be less than what was sent.
         """
         broken = [
             asked_at
@@ -414,7 +416,7 @@ class Run:
         calls = self._limits("user", client.user)["user.requests.day"]
         if not lost and calls != len(client.opened):
             return [f"{client.key}: {calls} requests, not {len(client.opened)}"]
-        if not 0 <= excess <= len(lost) * RESERVATION_MAX:
+        if not -len(lost) * ANSWER_MAX <= excess <= len(lost) * RESERVATION_MAX:
             return [f"{client.key}: {excess} over, {len(lost)} cut; {account}"]
         return []
 

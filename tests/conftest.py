@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import inspect
 import os
+import re
+import signal
 from collections.abc import Callable
 from pathlib import Path
 
@@ -17,7 +19,14 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 
 # "fast" runs with every change and always draws the same examples, so that a red run
 # is about the change; "deep" draws new ones, at night: HYPOTHESIS_PROFILE=deep.
-settings.register_profile("fast", max_examples=60, deadline=None, derandomize=True)
+# How fast examples are drawn is the machine's affair in both.
+settings.register_profile(
+    "fast",
+    max_examples=60,
+    deadline=None,
+    derandomize=True,
+    suppress_health_check=[HealthCheck.too_slow],
+)
 settings.register_profile(
     "deep",
     max_examples=2_000,
@@ -25,6 +34,27 @@ settings.register_profile(
     suppress_health_check=[HealthCheck.too_slow],
 )
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "fast"))
+
+
+# What the person, or the machine, who runs the tests has set: configuration, proxies that
+# no address of loopback is behind, and how wide and how bright a terminal is.
+_FOREIGN = re.compile(
+    r"(TIDEGATE|OTEL|INFLUX)_.*|(HTTPS?|ALL|NO|FTP)_PROXY|COLUMNS|LINES|(NO|FORCE)_COLOR",
+    re.IGNORECASE,
+)
+
+
+def _forget_surroundings() -> None:
+    """Before the first fixture, whatever its scope; children inherit nothing else."""
+    for name in [name for name in os.environ if _FOREIGN.fullmatch(name)]:
+        if name != "TIDEGATE_CASSETTES":
+            del os.environ[name]
+    # In the background of a shell Ctrl-C is ignored, by all children as well.
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+_forget_surroundings()
 
 
 @pytest.fixture(name="repository", scope="session")
@@ -46,14 +76,6 @@ def _shared() -> Path:
 def _free_port() -> Callable[[], int]:
     """A function that gives a loopback TCP port free at this moment."""
     return free_port
-
-
-@pytest.fixture(autouse=True)
-def _own_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No test sees configuration of the person who runs it."""
-    for name in [name for name in os.environ if name.startswith("TIDEGATE_")]:
-        if name != "TIDEGATE_CASSETTES":
-            monkeypatch.delenv(name)
 
 
 @pytest.fixture(autouse=True)

@@ -238,12 +238,16 @@ def count_task(task: CountTask, encodings: dict[str, Any]) -> Usage:
 def main() -> None:
     """The child: count what comes in until the pipe ends."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the worker's to handle
-    os.nice(10)
     decode = msgspec.msgpack.Decoder(CountTask).decode
     encode = msgspec.msgpack.Encoder().encode
     encodings: dict[str, Any] = {}
+    polite = False
     while (message := _read(sys.stdin.buffer)) is not None:
         counted = encode(count_task(decode(message), encodings))
+        if not polite:
+            # Only now: behind all others a busy machine loads a vocabulary for too long.
+            os.nice(10)
+            polite = True
         try:
             _write(sys.stdout.buffer, counted)
         except BrokenPipeError:

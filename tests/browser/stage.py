@@ -18,6 +18,7 @@ from tests.words import WORDS
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 # Within which a page shows what it should, on a busy machine too.
 DRAWN_MS = 60_000
+MOST_ATTACKED_S = 90.0
 ATTACKER, KEY = "127.66.0.1", "sk-attacker"
 VIEWS = ("now", "incidents", "clients", "policies", "alerts")
 CONFIG = """
@@ -70,13 +71,14 @@ def crowd(gateway: Gateway, rounds: int = 1, pause_s: float = 0.0) -> set[int]:
     return seen
 
 
-def attack(gateway: Gateway, most_s: float = 90.0) -> int:
-    """Walk a template until it is refused; the last status."""
+def attack(gateway: Gateway, enough: threading.Event | None = None) -> int:
+    """Walk a template until it is refused, or enough; the last status."""
     chance = random.Random(ATTACKER)
     template = " ".join(chance.choices(WORDS, k=18))
-    end = time.monotonic() + most_s
+    enough = enough or threading.Event()
+    end = time.monotonic() + MOST_ATTACKED_S
     status = count = 0
-    while status != 403 and time.monotonic() < end:
+    while status != 403 and time.monotonic() < end and not enough.is_set():
         count += 1
         prompt = f"{template} {chance.choice(WORDS)} {count}"
         status = ask(gateway, ATTACKER, KEY, prompt)

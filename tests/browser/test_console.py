@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import signal
+import threading
 from datetime import UTC, datetime, timedelta
 from urllib.parse import quote
 from zoneinfo import ZoneInfo
@@ -202,9 +203,11 @@ def test_an_attack_shows_without_a_reload(chromium):
         page.wait_for_timeout(1500)
         came = page.locator("section[aria-label=Requests] .now")
         until(lambda: came.inner_text() == "0")
-        with in_background(attack, gateway):
+        enough = threading.Event()
+        with in_background(attack, gateway, enough):
             until(lambda: float(came.inner_text().replace(",", "")) >= 1)
             page.locator("section.strip").wait_for()
+            enough.set()
         tab.page.close()
         assert tab.problems == []
 

@@ -13,7 +13,7 @@ from standardwebhooks.webhooks import Webhook
 from tests.e2e.test_alerts import SECRETS, Hook, running_hook
 from tests.e2e.test_detection import Client, crowd
 from tests.engines import engine_binaries, running_engine
-from tests.gateway_process import Gateway, MockLLM, running_gateway, until
+from tests.gateway_process import PATIENT, Gateway, MockLLM, running_gateway, until
 from tests.words import WORDS
 
 pytestmark = [
@@ -53,7 +53,11 @@ def _fleet(mock: MockLLM, hook: Hook) -> Iterator[list[Gateway]]:
             running_engine(next(iter(engine_binaries().values())))
         )
         gateways = [
-            stack.enter_context(running_gateway(config(mock, hook), store=engine.url))
+            stack.enter_context(
+                running_gateway(
+                    config(mock, hook), store=engine.url, store_keys=PATIENT
+                )
+            )
             for _ in range(GATEWAYS)
         ]
         for gateway in gateways:

@@ -218,10 +218,10 @@ async def test_first_view_and_metrics_with_many_clients(call, desk):
         record = make_record(ts=NOW, client_ip=f"ip{number}", user="one")
         desk.clients.observe(record)
         desk.metrics.observe(record)
-    began = time.perf_counter()
+    began = time.process_time()
     for path in ("timeline?minutes=30", "incidents", "clients?sort=now&limit=12"):
         assert (await call("GET", f"/api/v1/{path}", headers=OPERATOR))[0] == 200
-    took_s = time.perf_counter() - began
+    took_s = time.process_time() - began
     print(f"first view: {took_s * 1e3:.0f} ms")  # noqa: T201 - a figure to see
-    assert took_s < 3.0  # 0.3 s on an idle machine; loadtests measure
+    assert took_s < 3.0  # of the processor; usually 0.3 s
     assert len((await call("GET", "/metrics"))[1]) < 1_000_000

@@ -150,7 +150,7 @@ async def test_connecting_takes_too_long(upstream):
 
 async def test_connections_are_capped(upstream):
     """Those being opened count: beyond the cap 503 with Retry-After."""
-    upstream.default = (0.1, *ANSWER)
+    upstream.default = (0.5, *ANSWER)
     async with InProcess(upstream, route="max_connections = 3") as gateway:
         found = await asyncio.gather(*(status(gateway) for _ in range(8)))
         assert sorted(found) == [200] * 3 + [503] * 5
@@ -257,7 +257,7 @@ async def test_egress_proxy_that_will_not(answer, upstream):
 
 async def test_retired_pool_keeps_nothing(upstream):
     """After a reload without it an upstream's connections end with their exchanges."""
-    upstream.default = (0.1, *ANSWER)
+    upstream.default = (0.5, *ANSWER)
     async with InProcess(upstream) as gateway:
         client = await gateway.client()
         client.send(request())

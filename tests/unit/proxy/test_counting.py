@@ -107,7 +107,15 @@ async def test_closing():
 
 
 def test_the_child_itself(monkeypatch):
-    """It answers message by message until its input ends."""
+    """It answers message by message until its input ends; once it has its vocabulary
+    everybody else goes first.
+    """
+    done: list[str] = []
+    count = counting.count_task
+
+    def noted(*arguments):
+        done.append("count")
+        return count(*arguments)
 
     class Pipe:
         def __init__(self, data=b""):
@@ -118,11 +126,13 @@ def test_the_child_itself(monkeypatch):
     told = Pipe()
     monkeypatch.setattr(counting.sys, "stdin", asked)
     monkeypatch.setattr(counting.sys, "stdout", told)
-    monkeypatch.setattr(counting.os, "nice", lambda _: 0)
+    monkeypatch.setattr(counting, "count_task", noted)
+    monkeypatch.setattr(counting.os, "nice", lambda _: done.append("nice"))
     monkeypatch.setattr(counting.signal, "signal", lambda *_: None)
     counting.main()
     told.buffer.seek(0)
     first = counting._read(told.buffer)
     assert first == counting._read(told.buffer)
+    assert done == ["count", "nice", "count"]
     usage = msgspec.msgpack.decode(first, type=Usage)
     assert usage.completion == 2

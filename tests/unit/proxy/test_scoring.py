@@ -26,7 +26,7 @@ pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 CLOSE = b"Connection: close\r\n"
 BODY = b'{"usage":{"prompt_tokens":10,"completion_tokens":5,"total_tokens":15}}'
 GOOD = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(BODY) + BODY
-HOLD = '[policy.default.anomaly]\ndelay = "50ms"\nmax_delayed = 1'
+HOLD = '[policy.default.anomaly]\ndelay = "500ms"\nmax_delayed = 1'
 OFF = "[policy.default.anomaly]\nenabled = false"
 HEADER = b"x-tidegate-verdict"
 
@@ -320,14 +320,14 @@ async def test_held_requests_pass_later_and_count(upstream):
         await gateway.talk(chat())
         began = perf_counter()
         assert status(await gateway.talk(chat())) == 200
-        assert perf_counter() - began >= 0.045
+        assert perf_counter() - began >= 0.45
         assert sorted(used(gateway)) == [1, 30]
         record = gateway.records[1]
         assert gateway.plane.stats()["delayed"] == 0
     assert (record.action, record.outcome, record.total_tokens) == (
         "throttle", "ok", 15,
     )  # fmt: skip
-    assert record.overhead_ms < 40, "waiting is not the gateway's own time"
+    assert record.overhead_ms < 400, "waiting is not the gateway's own time"
     assert b"action=throttle" in upstream.requests[1]
 
 
@@ -369,8 +369,7 @@ async def test_only_so_many_are_held(upstream):
 
 async def test_a_held_client_that_leaves_gives_its_place_back(upstream):
     """Its request never goes out; it ends once."""
-    hold = HOLD.replace("50ms", "100ms")
-    async with InProcess(upstream, more=hold) as gateway:
+    async with InProcess(upstream, more=HOLD) as gateway:
         stands(gateway, "throttle", rate=1)
         await gateway.talk(chat())
         client = await gateway.client()

@@ -40,7 +40,7 @@ class Exporter:
         self.closed = False
 
     def export(self, spans):
-        assert self.go.wait(20)
+        assert self.go.wait(60)
         if self.fault is not None:
             raise self.fault
         self.batches.append(list(spans))
