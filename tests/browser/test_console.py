@@ -182,6 +182,7 @@ def test_the_empty_gateway_says_what_to_do(chromium):
         tab = Page(chromium.new_page(), gateway.admin)
         page = tab.open("now")
         assert page.get_by_text("No traffic yet").is_visible()
+        assert page.get_by_text(f"http://127.0.0.1:{gateway.port}/v1").is_visible()
         assert page.get_by_text("Quiet", exact=False).first.is_visible()
         tab.page.close()
         assert tab.problems == []

@@ -1,5 +1,5 @@
 // Line charts over time with one cursor across all of them, and a table behind each.
-import { clock, count, h, rate } from "./lib.js";
+import { clock, count, h, rate, tick } from "./lib.js";
 
 const colour = (name) => getComputedStyle(document.documentElement).getPropertyValue(`--${name}`).trim();
 const sync = () => window.uPlot.sync("tidegate");
@@ -38,7 +38,7 @@ function marks(chart, incidents) {
 
 // kinds of series: line, band (from zero up to the value), dash, area
 function series(one) {
-  const base = { label: one.label, spanGaps: false, points: { show: false }, value: (_, v) => count(v) };
+  const base = { label: one.label, spanGaps: false, points: { show: (chart, at) => chart.data[at].filter((v) => v !== null).length === 1, size: 6 }, value: (_, v) => count(v) };
   if (one.kind === "band") return { ...base, stroke: "transparent", width: 0, fill: colour("band") };
   if (one.kind === "dash") return { ...base, stroke: colour("grey"), width: 1.5, dash: [5, 4] };
   if (one.kind === "area") return { ...base, stroke: colour("orange"), width: 1.5, fill: colour("fill") };
@@ -89,12 +89,12 @@ export class Chart {
     const axis = { stroke: colour("dim"), grid: { stroke: colour("line"), width: 1 }, ticks: { show: false }, font: "11px system-ui, sans-serif" };
     return {
       width: Math.max(200, this.plot.clientWidth), height: this.height, padding: [18, 24, 0, 0],
-      cursor: { sync: { key: sync().key }, points: { size: 6 }, drag: { x: true, y: false, setScale: false } },
+      cursor: { y: false, sync: { key: sync().key }, points: { size: 6 }, drag: { x: true, y: false, setScale: false } },
       legend: { show: false },
       scales: { x: { time: true, range: (_, from, to) => this.range(from, to) }, y: { range: (_, __, max) => [0, Math.max(max || 0, this.least || 1) * 1.1] } },
       axes: [
         { ...axis, size: 24, space: 80, values: (_, ticks) => ticks.map((at) => clock(at, ticks[1] - ticks[0] < 60)) },
-        { ...axis, size: 52, space: 32, values: (_, ticks) => ticks.map((v) => this.form(v)) },
+        { ...axis, size: 52, space: 32, values: (_, ticks) => ticks.map(this.form === rate ? tick : this.form) },
       ],
       series: [{}, ...this.parts.map(series)],
       hooks: {
