@@ -131,7 +131,7 @@ function login(message = "") {
   view = null;
   source?.close();
   source = null;
-  document.getElementById("leave").hidden = true;
+  document.getElementById("leave").hidden = document.getElementById("find").hidden = true;
   const token = h("input", { type: "password", name: "token", autocomplete: "current-password", required: true });
   const said = h("p", { class: "hot", role: "alert" }, message);
   const enter = async (event) => {
@@ -144,12 +144,14 @@ function login(message = "") {
   fill(document.getElementById("nav"));
   fill(main, h("section", { class: "card login" }, h("form", { onsubmit: enter }, h("h1", {}, "Sign in"),
     h("p", { class: "dim" }, "With the admin token of this gateway, the operator's or the viewer's."),
+    h("input", { class: "hidden", name: "username", value: "tidegate", autocomplete: "username", tabindex: "-1", "aria-hidden": "true", readonly: true }),
     h("label", {}, "Token", token), said, h("button", { class: "main", type: "submit" }, "Sign in"))));
   token.focus();
 }
 
 function begin() {
   document.getElementById("leave").hidden = !state.needed;
+  document.getElementById("find").hidden = false;
   listen();
   show();
 }

@@ -116,7 +116,7 @@ export class Chart {
 
   // ``at``: when the figures were taken; the running bucket counts for its part.
   set(items, step, now = Date.now() / 1000, span = 0, view = null) {
-    this.view = view;
+    Object.assign(this, { view, step, now_at: now });
     const age = items.length ? now - items.at(-1).at : step;
     if (!view && age < 2 && items.length > 1) items = items.slice(0, -1);
     const part = (one, n) => (n === items.length - 1 ? Math.min(step, Math.max(2, now - one.at)) : step);
@@ -139,6 +139,8 @@ export class Chart {
     const all = this.data[0];
     // Of less than two points uPlot makes a range of its own.
     if (all.length < 2) from = to = all.at(-1) ?? Date.now() / 1000;
+    // A bucket stands where it begins: what opened within the last one is still shown.
+    to = Math.max(to, Math.min(this.now_at, to + this.step));
     return [Math.min(from, to - this.span), to];
   }
 
