@@ -83,7 +83,7 @@ class Blocking:
         block = Block(
             kind=asked.kind,
             id=normal_id(asked.kind, asked.id),
-            tenant=asked.tenant,
+            tenant=asked.tenant or None,
             until=None if ttl_s is None else now + ttl_s,
             reason=asked.reason[:MAX_ID_CHARS],
             created_at=now,

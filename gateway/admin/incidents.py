@@ -22,11 +22,13 @@ from gateway.admin.replies import (
     public_block,
     read_choice,
 )
-from gateway.admin.story import Story, began
+from gateway.admin.story import Key, Story, began
 from gateway.core.model import Block
 
 # Clients of one incident that are shown; all of them are counted, and undone.
 MOST_CLIENTS = 50
+# Of a flood so many are weighed against each other.
+MOST_WEIGHED = 1000
 # Blocks lifted at the same time.
 _AT_ONCE = 32
 Incident = Mapping[str, Any]
@@ -98,33 +100,23 @@ class Incidents:
         kind, id_ = incident["subject"]["kind"], incident["subject"]["id"]
         tenant = "*" if id_ == "*" else incident["tenant"]
         line = lookout.watched.line(kind, tenant, id_, now)
-        clients = self._clients(incident, held, story)
+        keys = _clients_of(incident, held, story)
+        clients = self._clients(keys[:MOST_WEIGHED])
         return json_response(
             self._with_held(incident, held)
             | {
                 "story": story.lines,
                 "steps": story.steps,
                 "clients": clients[:MOST_CLIENTS],
-                "clients_total": len(clients),
+                "clients_total": len(keys),
                 "changes": self._changes(incident, clients),
                 "timeline": line,
                 "impact": impact(line, began(incident), now),
             }
         )
 
-    def _clients(
-        self, incident: Incident, held: list[Block], story: Story
-    ) -> list[dict[str, Any]]:
-        """Who is in it, and who is or was held because of it; biggest share first."""
-        worst = [one for one in incident["subjects"] if one["kind"] != "tenant"]
-        if not worst and incident["subject"]["kind"] != "tenant":
-            worst = [incident["subject"]]
-        keys = dict.fromkeys((c["kind"], c["id"], incident["tenant"]) for c in worst)
-        for block in held:
-            keys.setdefault((block.kind, block.id, block.tenant or incident["tenant"]))
-        for said in story.lines:
-            if said.type.startswith("client."):
-                keys.setdefault((said.subject.kind, said.subject.id, said.tenant))
+    def _clients(self, keys: Sequence[Key]) -> list[dict[str, Any]]:
+        """The biggest share first."""
         rows = [self._client(*key) for key in keys]
         add_shares(rows)
         # Addresses and users say the same twice: each kind by itself.
@@ -204,3 +196,17 @@ class Incidents:
         note_change(request, "restore", "incident", id_)
         blocks = await put_back(self._backend, self._lifted, ("incident", id_))
         return json_response({"restored": len(blocks)} | count_actions(blocks))
+
+
+def _clients_of(incident: Incident, held: list[Block], story: Story) -> list[Key]:
+    """Who is in it: the worst, and those who are or were held because of it."""
+    worst = [one for one in incident["subjects"] if one["kind"] != "tenant"]
+    if not worst and incident["subject"]["kind"] != "tenant":
+        worst = [incident["subject"]]
+    keys = dict.fromkeys((c["kind"], c["id"], incident["tenant"]) for c in worst)
+    for block in held:
+        keys.setdefault((block.kind, block.id, block.tenant or incident["tenant"]))
+    for said in story.lines:
+        if said.type.startswith("client."):
+            keys.setdefault((said.subject.kind, said.subject.id, said.tenant))
+    return list(keys)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, get_args
 
 import msgspec
 from aiohttp import web
@@ -20,10 +20,12 @@ from gateway.admin.replies import (
     read_ttl,
 )
 from gateway.config.weekly import DAYS, Weekly, WeeklyError
-from gateway.detect.model import EventError, parse_time
+from gateway.detect.model import AttackClass, EventError, parse_time
 
 DEFAULT_TTL_S = 3600.0
 MAX_CHARS = 256
+# "gateway": what it says of itself. A word that no alert has would silence nothing.
+SILENCED = ("*", *get_args(AttackClass), "gateway")
 
 
 class NewRepeat(msgspec.Struct, forbid_unknown_fields=True):
@@ -77,6 +79,9 @@ class Quiet:
     async def post_silence(self, request: web.Request) -> web.Response:
         """Do not send what matches for a while."""
         asked = await read_body(request, NewSilence)
+        if asked.cls not in SILENCED:
+            text = f"class is one of {', '.join(SILENCED)}"
+            raise Refused(400, "bad_class", text)
         when = _when(asked, self._clock())
         note_change(request, "silence", "alerts", asked.tenant[:MAX_CHARS])
         silence = await self._backend.add_silence(

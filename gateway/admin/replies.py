@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Any, TypeVar
 
@@ -22,6 +23,7 @@ MAX_TTL_S = 10 * 365 * 86_400
 SUBJECT_KINDS = ("client_ip", "user", "tenant")
 BLOCK_KINDS = (*SUBJECT_KINDS, "network")
 T = TypeVar("T")
+_COUNT = re.compile("[0-9]{1,9}")
 # What the audit log says of a request.
 ABOUT: web.RequestKey[dict[str, str]] = web.RequestKey("about", dict)
 
@@ -45,16 +47,21 @@ def page_response(
 
 def read_page(request: web.Request) -> tuple[int, int]:
     """``cursor`` (as ``next`` gave it) and ``limit``. Raises Refused."""
-    try:
-        start = int(request.query.get("cursor", "0"))
-        limit = int(request.query.get("limit", str(DEFAULT_LIMIT)))
-    except ValueError:
-        start = limit = -1
-    if start < 0 or not 1 <= limit <= MAX_LIMIT:
+    start = read_count(request, "cursor", 0)
+    limit = read_count(request, "limit", DEFAULT_LIMIT)
+    if start is None or limit is None or not 1 <= limit <= MAX_LIMIT:
         raise Refused(
             400, "bad_page", f"limit is 1 to {MAX_LIMIT}, cursor is what `next` said"
         )
     return start, limit
+
+
+def read_count(request: web.Request, name: str, default: int) -> int | None:
+    """A whole number of the query; None where it is none."""
+    given = request.query.get(name)
+    if given is None:
+        return default
+    return int(given) if _COUNT.fullmatch(given) else None
 
 
 def read_choice(request: web.Request, name: str, choices: Sequence[str]) -> str | None:

@@ -155,9 +155,10 @@ class Stories:
     ) -> dict[str, list[Block]]:
         """By incident: what detection does to whom because of it."""
         found: dict[str, list[Block]] = {one["id"]: [] for one in incidents}
-        by_class: dict[str, list[Mapping[str, Any]]] = {}
+        by_class: dict[str, list[tuple[str, float, list[Block]]]] = {}
         for one in incidents:
-            by_class.setdefault(one["class"], []).append(one)
+            row = (one["tenant"], began(one), found[one["id"]])
+            by_class.setdefault(one["class"], []).append(row)
         for block in blocks:
             if block.by != DETECTOR:
                 continue
@@ -167,9 +168,8 @@ class Stories:
                     found[hold.incident].append(block)
                 continue
             # From before this process, or of another gateway: the newest of its class.
-            for one in by_class.get(block.cls, ()):
-                here = one["tenant"] in (block.tenant, "*")
-                if here and block.created_at >= began(one):
-                    found[one["id"]].append(block)
+            for tenant, since, its in by_class.get(block.cls, ()):
+                if block.created_at >= since and tenant in (block.tenant, "*"):
+                    its.append(block)
                     break
         return found

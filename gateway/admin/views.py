@@ -19,6 +19,7 @@ from gateway.admin.replies import (
     public_block,
     read_body,
     read_choice,
+    read_count,
 )
 from gateway.admin.sessions import COOKIE, SESSION_S, Session
 from gateway.admin.stream import stream
@@ -119,11 +120,8 @@ class Views:
 
     async def get_timeline(self, request: web.Request) -> web.Response:
         """What came in, beside what was expected."""
-        try:
-            minutes = int(request.query.get("minutes", "60"))
-        except ValueError:
-            minutes = 0
-        if not 1 <= minutes <= DAY_MINUTES:
+        minutes = read_count(request, "minutes", 60)
+        if minutes is None or not 1 <= minutes <= DAY_MINUTES:
             raise Refused(400, "bad_minutes", f"minutes is 1 to {DAY_MINUTES}")
         return json_response(
             self._backend.lookout.timeline.public(self._clock(), minutes)

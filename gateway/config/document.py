@@ -35,6 +35,7 @@ _HEADINGS: dict[str, type[msgspec.Struct]] = {
     "[server.tls]": structs.Tls,
     "[server.log]": structs.Log,
     "[admin]": structs.Admin,
+    "[admin.tls]": structs.Tls,
     "[store]": structs.StoreTable,
     "[[upstream]]": structs.Upstream,
     "[upstream.timeouts]": structs.Timeouts,

@@ -53,7 +53,7 @@ class Table(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Tls(Table, frozen=True):
-    """The certificate that clients see (TLS 1.2 or later)."""
+    """The certificate that those who connect see (TLS 1.2 or later)."""
 
     cert: FilePath
     """PEM file: the certificate, then its chain. Read again when it changes."""
@@ -136,6 +136,10 @@ class Admin(Table, frozen=True):
     """Bearer token of the admin API. Required unless `listen` is a loopback address."""
     viewer_token: Secret | None = None
     """Another token, of those who may look and change nothing; only beside `token`."""
+    tls: Tls | None = None
+    """HTTPS on this port. For a `listen` that other machines reach: the token crosses
+    the network.
+    """
 
     @property
     def address(self) -> tuple[str, int]:

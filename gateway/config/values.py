@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from decimal import Decimal
+from ipaddress import ip_address
 
 _DURATION_US = {
     "us": 1,
@@ -164,5 +165,12 @@ def parse_address(text: str) -> tuple[str, int]:
 
 
 def is_loopback(host: str) -> bool:
-    """Whether only this machine can reach an address bound to ``host``."""
-    return host in {"localhost", "::1"} or host.startswith("127.")
+    """Whether only this machine can reach an address bound to ``host``. A name such as
+    ``127.0.0.1.example.com`` is whatever its owner says.
+    """
+    if host == "localhost":
+        return True
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return False

@@ -11,6 +11,7 @@ import asyncio
 import os
 import signal
 import socket
+import ssl
 from collections.abc import Awaitable, Iterator
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -48,6 +49,7 @@ from gateway.serve.secret import SecretKeeper
 from gateway.serve.settings import Reload, Settings
 from gateway.serve.spans import open_traces
 from gateway.serve.spending import Spending
+from gateway.serve.tls import ServerTls
 from gateway.sinks.file import FileSink
 from gateway.store.url import check_eviction
 
@@ -69,6 +71,7 @@ SECRET_CHECK_S = 60.0
 # Changes of the file within this time are one change (editors write in steps).
 SETTLE_MS = 200
 ADMIN_SHUTDOWN_S = 2.0
+CERTIFICATE_S = 10.0
 
 
 class Control:
@@ -109,6 +112,8 @@ class Control:
         self._collector = Collector(spec.rings, metrics, clients, self._detecting.take)
         self._history = History(self._history_state)
         self._collector.history = self._history.take
+        files = config.admin.tls
+        self._admin_tls = None if files is None else ServerTls(files.cert, files.key)
         tls = config.server.tls is not None
         self._traces = open_traces(os.environ, self._log, tls=tls)
         if self._traces is not None:
@@ -200,6 +205,8 @@ class Control:
             (self._spending.run(), "spending"),
         ):
             self._background.start(work, name)
+        if self._admin_tls is not None:
+            self._background.start(self._keep_certificate(self._admin_tls), "tls")
         if self._replicas is not None:
             self._background.start(self._replicas.run(), "replicas")
         await stop.wait()
@@ -261,7 +268,28 @@ class Control:
             shutdown_timeout=ADMIN_SHUTDOWN_S,
         )
         await self._admin.setup()
-        await web.TCPSite(self._admin, host, port, reuse_port=True).start()
+        tls = self._admin_tls
+        site = web.TCPSite(
+            self._admin,
+            host,
+            port,
+            reuse_port=True,
+            ssl_context=None if tls is None else tls.context,
+        )
+        await site.start()
+
+    async def _keep_certificate(self, tls: ServerTls) -> None:
+        """That of the admin port, read again when it changes."""
+        problem = ""
+        while True:
+            await asyncio.sleep(CERTIFICATE_S)
+            before, problem = problem, ""
+            try:
+                tls.refresh()
+            except (OSError, ssl.SSLError) as error:
+                problem = str(error)
+            if problem and problem != before:
+                self._log.warning("certificate of the admin port", why=problem)
 
     async def _close(self) -> None:
         await self._background.close()

@@ -10,7 +10,8 @@ from gateway.core.gate import Gate
 from gateway.http.listener import Listener
 from gateway.proxy.counting import TokenCounter
 from gateway.proxy.service import Service
-from gateway.serve.build import Builder, ServerTls, wire_settings
+from gateway.serve.build import Builder, wire_settings
+from gateway.serve.tls import ServerTls
 from gateway.store.memory import MemoryStore
 from gateway.store.redis import RedisStore
 

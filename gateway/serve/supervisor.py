@@ -361,7 +361,8 @@ class Supervisor:
         scheme = "http" if self._config.server.tls is None else "https"
         listen = format_address(*self._listen.address)
         admin = format_address(*self._admin.address)
-        line = f"tidegate ready {scheme}://{listen} admin http://{admin}"
+        admin_scheme = "http" if self._config.admin.tls is None else "https"
+        line = f"tidegate ready {scheme}://{listen} admin {admin_scheme}://{admin}"
         say(line)
 
     def _write_state(self) -> None:

@@ -166,6 +166,105 @@ def test_an_incident_is_acknowledged_and_resolved(chromium, young):
     page.close()
 
 
+def test_undo_holds_and_lets_in_as_before(chromium, young):
+    """Undone from the strip: served. The note's undo: refused again, as it was."""
+    page = Page(chromium.new_page(), young.admin).open("now")
+    strip = page.locator("section.strip").first
+    strip.get_by_role("button", name="Undo").click()
+    page.locator(".toast").filter(has_text="let in again").wait_for()
+    assert ask(young, ATTACKER, KEY, "hello") == 200
+    page.keyboard.press("u")
+    page.locator(".toast").filter(has_text="held as before").wait_for()
+    assert ask(young, ATTACKER, KEY, "hello") == 403
+    (row,) = [
+        b for b in young.api("GET", "/api/v1/blocks")["items"] if b["id"] == ATTACKER
+    ]
+    assert row["by"] == "detector"
+    page.close()
+
+
+def test_what_cannot_be_taken_back_waits(chromium, young):
+    """Acknowledged with second thoughts: nobody was told. A page that is left: done."""
+    page = Page(chromium.new_page(), young.admin).open(incident_of(young))
+    page.get_by_role("button", name="Acknowledge").click()
+    page.get_by_role("button", name="Acknowledging").wait_for()
+    page.keyboard.press("u")
+    page.locator(".toast").filter(has_text="Not done").wait_for()
+    assert acknowledged(young) is None
+    page.get_by_role("button", name="Acknowledge").click()
+    page.get_by_role("button", name="Acknowledging").wait_for()
+    page.goto("about:blank")
+    until(lambda: acknowledged(young), 30)
+    page.close()
+
+
+def acknowledged(gateway):
+    """By whom, or None."""
+    return gateway.api("GET", "/api/v1/incidents")["items"][0]["acknowledged"]
+
+
+def test_an_incident_says_why_who_what_and_what_it_saved(tab, gateway):
+    """Each with the API's figures."""
+    page = tab.open(incident_of(gateway))
+    one = gateway.api("GET", f"/api/v1/{incident_of(gateway)}")
+    why = page.locator("section[aria-label=Why]").inner_text()
+    assert all(reason in why for reason in one["reasons"])
+    assert f"{one['observed']['requests_1m']:,.0f}" in why
+    who = page.locator("section[aria-label=Who] tbody tr").first.inner_text()
+    assert "100 %" in who
+    done = page.locator("section[aria-label='What was done']").inner_text()
+    assert "Blocked" in done
+    assert "Incident opened" in done
+    effect = page.locator("section[aria-label='Before and after']").inner_text()
+    assert "Unhindered it would have spent" in effect
+    assert f"{one['impact']['after']['requests']:,}" in effect
+
+
+def test_a_part_of_a_chart_has_an_address(tab):
+    """Dragged across: every chart shows it, a reload too, and back leads back."""
+    page = tab.open("now")
+    plot = page.locator(".u-over").first
+    plot.wait_for()
+    box = plot.bounding_box()
+    y = box["y"] + 40
+    page.mouse.move(box["x"] + box["width"] * 0.4, y)
+    page.mouse.down()
+    page.mouse.move(box["x"] + box["width"] * 0.9, y, steps=4)
+    page.mouse.up()
+    page.get_by_role("button", name="Back to live").wait_for()
+    assert "from=" in page.url
+    page.reload()
+    page.get_by_role("button", name="Back to live").wait_for()
+    page.locator(".u-over").first.dblclick()
+    page.get_by_role("button", name="Back to live").wait_for(state="detached")
+    assert "from=" not in page.url
+
+
+def test_newer_figures_leave_the_row_at_hand(tab):
+    """What j chose is still chosen after the next figures."""
+    page = tab.open("now")
+    page.locator("tr[data-open]").first.wait_for()
+    page.keyboard.press("j")
+    page.keyboard.press("j")
+    chosen = page.locator("tr.at").get_attribute("data-open")
+    with page.expect_response("**/api/v1/clients?sort=now*"):
+        pass
+    page.wait_for_timeout(200)
+    assert page.locator("tr.at").get_attribute("data-open") == chosen
+    assert page.evaluate("document.activeElement.tagName") == "A"
+
+
+def test_a_long_name_leaves_room_for_the_buttons(tab):
+    """In the dialog, and the page is no wider than the window."""
+    name = "x" * 250
+    page = tab.open(f"clients?q={name}")
+    page.get_by_role("button", name="Block").click()
+    cancel = page.locator("dialog").get_by_role("button", name="Cancel")
+    cancel.click()
+    wide = page.evaluate("document.documentElement.scrollWidth - innerWidth")
+    assert wide <= 0
+
+
 def test_keys_lead_everywhere(tab):
     """Views by number, rows by j and Enter, search by slash, help by question mark."""
     page = tab.open("now")
@@ -190,6 +289,7 @@ def test_the_empty_gateway_says_what_to_do(chromium):
         tab = Page(chromium.new_page(), gateway.admin)
         page = tab.open("now")
         assert page.get_by_text("No traffic yet").is_visible()
+        assert page.get_by_text(f"http://127.0.0.1:{gateway.port}/v1").is_visible()
         assert page.get_by_text("Quiet", exact=False).first.is_visible()
         tab.page.close()
         assert tab.problems == []
@@ -220,9 +320,12 @@ def test_lost_updates_are_said(chromium):
         gateway.children("control")[0].suspend()
         try:
             page.get_by_text("Live updates lost").wait_for()
+            page.locator("#health").get_by_text("not connected").wait_for()
+            assert page.locator("#health").get_by_text("serving").count() == 0
         finally:
             gateway.children("control")[0].resume()
         page.locator("#lost").wait_for(state="hidden")
+        page.locator("#health").get_by_text("serving").wait_for()
         page.close()
 
 

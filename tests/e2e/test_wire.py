@@ -390,6 +390,28 @@ def test_tls_on_both_sides(secure, pki):
     assert len(chunks) == 13
 
 
+def test_tls_on_the_admin_port(pki):
+    """HTTPS alone; the ready line says so, and the console's cookie stays on it."""
+    cert, key = pki.issue("admin")
+    admin = f'token = "op"\n[admin.tls]\ncert = "{cert}"\nkey = "{key}"\n'
+    with (
+        running_mock() as mock,
+        running_gateway(
+            f'[[upstream]]\nname = "mock"\nurl = "{mock.url}"\n', admin=admin
+        ) as gateway,
+    ):
+        url = gateway.ready_line.split()[-1]
+        assert url.startswith("https://")
+        request = urllib.request.Request(
+            f"{url}/api/v1/session", b'{"token":"op"}', method="POST"
+        )
+        with urllib.request.urlopen(request, context=pki.context()) as answer:
+            assert json.load(answer)["role"] == "operator"
+            assert "; Secure" in answer.headers["Set-Cookie"]
+        with pytest.raises((OSError, http.client.HTTPException)):
+            urllib.request.urlopen(f"{url.replace('https', 'http')}/healthz")
+
+
 def test_unverified_upstream_is_502(secure, pki):
     """An upstream whose certificate does not verify is not talked to."""
     url = secure.url.replace("http:", "https:")

@@ -146,7 +146,7 @@ export function plan(again) {
     starts: h("input", { name: "starts", type: "time", value: "02:00", required: true }),
     ends: h("input", { name: "ends", type: "time", value: "04:00", required: true }),
     zone: h("input", { name: "zone", value: Intl.DateTimeFormat().resolvedOptions().timeZone || "UTC", maxlength: "60", required: true }),
-    cls: h("select", { name: "class" }, h("option", { value: "*" }, "everything"), Object.entries(CLASSES).map(([value, text]) => h("option", { value }, text))),
+    cls: h("select", { name: "class" }, h("option", { value: "*" }, "everything"), Object.entries({ ...CLASSES, gateway: "The gateway itself" }).map(([value, text]) => h("option", { value }, text))),
     tenant: h("input", { name: "tenant", placeholder: "every tenant", maxlength: "200" }),
     reason: h("input", { name: "reason", maxlength: "200", placeholder: "for whoever asks why" }),
   };

@@ -10,7 +10,7 @@ import { policies } from "./policies.js";
 const VIEWS = [["now", "Now"], ["incidents", "Incidents"], ["clients", "Clients"], ["policies", "Policies"], ["alerts", "Alerts"]];
 const LOST_MS = 3000;
 const main = document.getElementById("main");
-let view = null, broken = false, source = null, heardAt = Date.now(), retry = 0;
+let lastHealth = "", view = null, broken = false, source = null, heardAt = Date.now(), retry = 0;
 
 // -- views ---------------------------------------------------------------------------
 
@@ -35,6 +35,7 @@ async function show() {
   navigation(name);
   document.title = `${VIEWS.find(([key]) => key === name)[1]} · Tidegate`;
   fill(main, root);
+  search.value = new URLSearchParams(location.hash.split("?")[1]).get("q") || "";
   const mine = (view = open());
   try {
     await mine.load();
@@ -109,9 +110,11 @@ setInterval(() => {
   const lost = document.getElementById("lost");
   if (lost.hidden) lost.textContent = `Live updates lost, retrying. Figures are those of ${new Date(heardAt).toLocaleTimeString("en", { hourCycle: "h23" })}.`;
   lost.hidden = false;
+  // What it was then says nothing of what it is now.
+  if (lastHealth !== "lost") fill(document.getElementById("health"), h("span", { class: "sign critical" }, "▲ not connected"));
+  lastHealth = "lost";
 }, 500);
 
-let lastHealth = "";
 function health(c) {
   const alert = c.alerts.failing ? ["critical", `▲ ${c.alerts.failing} alert ${c.alerts.failing === 1 ? "target" : "targets"} failing`] : c.alerts.targets ? ["good", "● alerts ok"] : ["dim", "○ no alert targets"];
   const parts = [c.ready ? ["good", "● serving"] : ["critical", `▲ not ready: ${c.reasons.join(", ")}`], c.store_up ? ["good", "● store ok"] : ["critical", "▲ store away"], alert, ["dim", c.modes.join(" and ") || "observe"]];
@@ -128,7 +131,7 @@ function login(message = "") {
   view = null;
   source?.close();
   source = null;
-  document.getElementById("leave").hidden = true;
+  document.getElementById("leave").hidden = document.getElementById("find").hidden = true;
   const token = h("input", { type: "password", name: "token", autocomplete: "current-password", required: true });
   const said = h("p", { class: "hot", role: "alert" }, message);
   const enter = async (event) => {
@@ -141,12 +144,14 @@ function login(message = "") {
   fill(document.getElementById("nav"));
   fill(main, h("section", { class: "card login" }, h("form", { onsubmit: enter }, h("h1", {}, "Sign in"),
     h("p", { class: "dim" }, "With the admin token of this gateway, the operator's or the viewer's."),
+    h("input", { class: "hidden", name: "username", value: "tidegate", autocomplete: "username", tabindex: "-1", "aria-hidden": "true", readonly: true }),
     h("label", {}, "Token", token), said, h("button", { class: "main", type: "submit" }, "Sign in"))));
   token.focus();
 }
 
 function begin() {
   document.getElementById("leave").hidden = !state.needed;
+  document.getElementById("find").hidden = false;
   listen();
   show();
 }

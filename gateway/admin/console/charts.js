@@ -1,5 +1,5 @@
 // Line charts over time with one cursor across all of them, and a table behind each.
-import { clock, count, h, rate } from "./lib.js";
+import { clock, count, h, rate, tick } from "./lib.js";
 
 const colour = (name) => getComputedStyle(document.documentElement).getPropertyValue(`--${name}`).trim();
 const sync = () => window.uPlot.sync("tidegate");
@@ -38,7 +38,7 @@ function marks(chart, incidents) {
 
 // kinds of series: line, band (from zero up to the value), dash, area
 function series(one) {
-  const base = { label: one.label, spanGaps: false, points: { show: false }, value: (_, v) => count(v) };
+  const base = { label: one.label, spanGaps: false, points: { show: (chart, at) => chart.data[at].filter((v) => v !== null).length === 1, size: 6 }, value: (_, v) => count(v) };
   if (one.kind === "band") return { ...base, stroke: "transparent", width: 0, fill: colour("band") };
   if (one.kind === "dash") return { ...base, stroke: colour("grey"), width: 1.5, dash: [5, 4] };
   if (one.kind === "area") return { ...base, stroke: colour("orange"), width: 1.5, fill: colour("fill") };
@@ -89,12 +89,12 @@ export class Chart {
     const axis = { stroke: colour("dim"), grid: { stroke: colour("line"), width: 1 }, ticks: { show: false }, font: "11px system-ui, sans-serif" };
     return {
       width: Math.max(200, this.plot.clientWidth), height: this.height, padding: [18, 24, 0, 0],
-      cursor: { sync: { key: sync().key }, points: { size: 6 }, drag: { x: true, y: false, setScale: false } },
+      cursor: { y: false, sync: { key: sync().key }, points: { size: 6 }, drag: { x: true, y: false, setScale: false } },
       legend: { show: false },
       scales: { x: { time: true, range: (_, from, to) => this.range(from, to) }, y: { range: (_, __, max) => [0, Math.max(max || 0, this.least || 1) * 1.1] } },
       axes: [
         { ...axis, size: 24, space: 80, values: (_, ticks) => ticks.map((at) => clock(at, ticks[1] - ticks[0] < 60)) },
-        { ...axis, size: 52, space: 32, values: (_, ticks) => ticks.map((v) => this.form(v)) },
+        { ...axis, size: 52, space: 32, values: (_, ticks) => ticks.map(this.form === rate ? tick : this.form) },
       ],
       series: [{}, ...this.parts.map(series)],
       hooks: {
@@ -116,7 +116,7 @@ export class Chart {
 
   // ``at``: when the figures were taken; the running bucket counts for its part.
   set(items, step, now = Date.now() / 1000, span = 0, view = null) {
-    this.view = view;
+    Object.assign(this, { view, step, now_at: now });
     const age = items.length ? now - items.at(-1).at : step;
     if (!view && age < 2 && items.length > 1) items = items.slice(0, -1);
     const part = (one, n) => (n === items.length - 1 ? Math.min(step, Math.max(2, now - one.at)) : step);
@@ -139,6 +139,8 @@ export class Chart {
     const all = this.data[0];
     // Of less than two points uPlot makes a range of its own.
     if (all.length < 2) from = to = all.at(-1) ?? Date.now() / 1000;
+    // A bucket stands where it begins: what opened within the last one is still shown.
+    to = Math.max(to, Math.min(this.now_at, to + this.step));
     return [Math.min(from, to - this.span), to];
   }
 

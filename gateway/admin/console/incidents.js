@@ -126,7 +126,8 @@ function effect(one) {
   const found = one.impact;
   if (!found) return h("section", { class: "card" }, h("h2", {}, "Before and after"), h("p", { class: "dim" }, "Its requests are not remembered: it began before this gateway started."));
   const { before, after, saved } = found;
-  const per = (part, name, s) => (part.to > part.from ? (part[name] / (part.to - part.from)) * s : null);
+  // Of a few seconds nobody knows a rate: a minute is the least.
+  const per = (part, name, s) => (part.to > part.from ? (part[name] / Math.max(60, part.to - part.from)) * s : null);
   const seen = before.to > before.from;
   const unit = (text, s) => [text, h("span", { class: "dim" }, s === 60 ? " a min" : " an hour")];
   const row = (text, name, s, form) => ({ cells: [text, seen ? unit(form(per(before, name, s)), s) : "–", unit(form(per(after, name, s)), s), form(after[name])] });

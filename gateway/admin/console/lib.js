@@ -94,6 +94,12 @@ export function rate(n) {
   return count(n);
 }
 
+// At an axis: as exact as its steps are.
+export function tick(n) {
+  if (n >= 1e6) return `${+(n / 1e6).toFixed(2)} M`;
+  return n >= 1e4 ? `${+(n / 1e3).toFixed(2)} k` : n.toLocaleString("en", { maximumFractionDigits: 3 });
+}
+
 export function usd(n) {
   if (n === null || n === undefined) return "–";
   if (n !== 0 && Math.abs(n) < 0.01) return `$${n.toFixed(4)}`;
@@ -215,7 +221,7 @@ export function doneWords(incident) {
 }
 
 export function doneTag(standing) {
-  if (!standing) return h("span", { class: "dim" }, "–");
+  if (!standing) return h("span", { class: "dim none" }, "–");
   const by = standing.by === "detector" ? "by detection" : `by ${standing.by}`;
   const title = `${DONE[standing.action]} ${by}, ${until(standing.until)}. ${standing.reason || ""}`;
   return h("span", { class: `tag ${standing.action}`, title }, DONE[standing.action].toLowerCase());
@@ -229,7 +235,7 @@ export function empty(title, ...rest) {
 export function table(heads, rows, props = {}) {
   const cells = (row) => row.cells.map((cell, at) => {
     const head = heads[at];
-    return h("td", { class: head.num ? "num" : null, "data-head": at && head.text ? head.text : null }, cell);
+    return h("td", { class: head.num ? "num" : head.wide ? "wide" : null, "data-head": at && head.text ? head.text : null }, cell);
   });
   return h("div", { class: "scroll", tabindex: props.scroll ? "0" : null, role: props.scroll ? "region" : null, "aria-label": props.scroll ? props.label : null },
     h("table", { class: "cards" },

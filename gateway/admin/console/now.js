@@ -44,7 +44,7 @@ export function clientRows(items) {
 export const CLIENT_HEADS = [
   { text: "Client" }, { text: "Tenant" }, { text: "Requests/min", num: true, sort: "now" },
   { text: "vs usual", num: true, title: "Against what this client usually does" },
-  { text: "Tokens, last hour", num: true, sort: "tokens" }, { text: "Spend, last hour", num: true, sort: "usd" },
+  { text: "Tokens/h", num: true, sort: "tokens", title: "In the last hour" }, { text: "Spend/h", num: true, sort: "usd", title: "In the last hour" },
   { text: "Score", num: true, sort: "score", title: "Calibrated sigma: 3 warns, 5 pages" }, { text: "Now" },
 ];
 
@@ -93,15 +93,22 @@ export function now(root, params) {
 
   function showIncidents() {
     const open = incidents.filter((one) => one.state === "open").sort((a, b) => ["info", "warning", "critical"].indexOf(b.severity) - ["info", "warning", "critical"].indexOf(a.severity));
-    refill(strips, open.length ? open.slice(0, 4).map(strip) : h("p", { class: "strip quietly" }, h("span", { class: "sign good" }, "● Quiet"), "Traffic is within its usual range."),
+    refill(strips, open.length ? open.slice(0, 4).map(strip) : h("p", { class: "strip quietly" }, h("span", { class: "sign good" }, "● Quiet"), quiet()),
       open.length > 4 ? h("p", { class: "dim" }, h("a", { href: "#/incidents" }, `${open.length - 4} more open incidents`)) : null);
+  }
+
+  function quiet() {
+    if (line && !line.some((one) => one.requests)) return "Nobody asked for anything in this time.";
+    return line?.some((one) => one.expected_rps !== null) ? "Traffic is within its usual range." : "Nothing stands out. What is usual is still being learned.";
   }
 
   async function loadLine() {
     const reach = view ? Math.min(1440, Math.max(1, Math.ceil((Date.now() / 1000 - view[0]) / 60) + 1)) : minutes;
     const found = await get(`timeline?minutes=${reach}`);
     step = found.step_s;
+    const first = !line;
     line = view ? found.items.filter((one) => one.at >= view[0] - step && one.at <= view[1]) : found.items;
+    if (first) showIncidents();
     paint();
   }
   async function loadIncidents() {
@@ -113,7 +120,7 @@ export function now(root, params) {
     const { items } = await get("clients?sort=now&limit=12");
     const rows = items.filter((row) => row.kind !== "tenant").slice(0, 10);
     refill(clients, rows.length ? table(CLIENT_HEADS, clientRows(rows), { label: "Clients by requests a minute" })
-      : empty("No traffic yet", "Point a client here:", h("code", {}, `export OPENAI_BASE_URL=http://${location.hostname}:8080/v1`)));
+      : empty("No traffic yet", "Point a client here:", h("code", {}, `export OPENAI_BASE_URL=${await address()}/v1`)));
   }
   const again = setInterval(() => { if (calm(clients)) loadClients().catch(() => {}); }, 3000);
   return {
@@ -130,6 +137,13 @@ export function now(root, params) {
     repaint: () => charts.forEach((one) => one.repaint()),
     close: () => { clearInterval(again); charts.forEach((one) => one.destroy()); },
   };
+}
+
+// Where clients come in, as seen from here.
+async function address() {
+  const [host, port] = (await get("status")).listen;
+  const here = /^(0\.0\.0\.0|::|)$/.test(host) ? location.hostname : host.includes(":") ? `[${host}]` : host;
+  return `http://${here}:${port}`;
 }
 
 const zoom = (minutes, from, to) => {

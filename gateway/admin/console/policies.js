@@ -39,7 +39,7 @@ function policy(one) {
   const spared = observing || would.requests;
   return h("section", { class: "card stack", "aria-label": `Policy ${one.name}` }, h("div", { class: "row" }, h("div", {}, h("h2", {}, one.name), h("p", { class: "dim" }, `for ${one.tenants.join(", ")}`)),
     h("span", { class: `tag ${observing ? "limit" : "allow"}` }, observing ? "observes: refuses nothing" : "enforces")),
-  h("div", { class: "two" }, table([{ text: "What" }, { text: "Value" }, { text: "Stated at" }], rows, { label: `Effective policy ${one.name}` }),
+  h("div", { class: "two" }, table([{ text: "What" }, { text: "Value", wide: true }, { text: "Stated at" }], rows, { label: `Effective policy ${one.name}` }),
     h("div", { class: "stack" },
       h("div", {}, h("h2", {}, "What enforcing would have refused"),
         spared ? [wouldWords(today, "today"), wouldWords(would, "in the last 30 days")] : null,

@@ -225,3 +225,35 @@ async def test_first_view_and_metrics_with_many_clients(call, desk):
     print(f"first view: {took_s * 1e3:.0f} ms")  # noqa: T201 - a figure to see
     assert took_s < 3.0  # of the processor; usually 0.3 s
     assert len((await call("GET", "/metrics"))[1]) < 1_000_000
+
+
+@pytest.mark.parametrize(
+    ("path", "code"),
+    [
+        ("clients?limit=1_0", "bad_page"),
+        ("clients?limit=%D9%A3", "bad_page"),
+        ("blocks?cursor=99999999999999999999", "bad_page"),
+        ("blocks?kind=model", "bad_kind"),
+        ("timeline?minutes=%2B5", "bad_minutes"),
+    ],
+)
+async def test_numbers_are_digits_and_words_are_known(call, path, code):
+    """As the document says; what else Python takes for a number is none."""
+    status, answer = await call("GET", f"/api/v1/{path}", headers=OPERATOR)
+    assert (status, answer["error"]["code"]) == (400, code)
+
+
+async def test_a_silence_of_an_unknown_class_is_refused(call):
+    """It would silence nothing, and nobody would know."""
+    body = {"class": "scrapping", "ttl": "1h"}
+    status, answer = await call("POST", "/api/v1/silences", json=body, headers=OPERATOR)
+    assert (status, answer["error"]["code"]) == (400, "bad_class")
+    assert "scraping" in answer["error"]["message"]
+
+
+async def test_a_name_that_begins_like_loopback_is_another_site(call):
+    """Its owner may point it here (DNS rebinding)."""
+    for name in ("127.0.0.1.example.com", "localhost.example.com"):
+        headers = OPERATOR | {"Host": name}
+        status, answer = await call("GET", "/api/v1/status", headers=headers)
+        assert (status, answer["error"]["code"]) == (403, "bad_host")

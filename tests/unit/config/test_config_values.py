@@ -83,6 +83,15 @@ def test_loopback():
     assert not any(map(is_loopback, ["0.0.0.0", "10.0.0.1", "::"]))
 
 
+@pytest.mark.parametrize(
+    "name",
+    ["127.0.0.1.example.com", "127.example.com", "localhost.example.com", "127.1"],
+)
+def test_a_name_that_looks_like_loopback_is_a_name(name):
+    """Its owner says where it points: a page there is no page of this machine."""
+    assert not is_loopback(name)
+
+
 def test_secrets_compare_by_value_and_do_not_show_it():
     """Two reads of one secret are equal; repr names its source alone."""
     assert Secret("a", "env A") == Secret("a")
