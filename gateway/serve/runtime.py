@@ -112,14 +112,28 @@ def load_snapshot(snapshot: Snapshot) -> Loaded:
 
 
 def write_private(path: str, content: bytes) -> None:
-    """A file for this user only, replaced in one step."""
+    """A file for this user only, replaced in one step. Raises OSError, a full disk's
+    too, and then the old file stays.
+    """
     draft = f"{path}.{os.getpid()}"
     fd = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
     try:
-        os.write(fd, content)
-    finally:
-        os.close(fd)
-    os.replace(draft, path)
+        try:
+            _write_all(fd, content)
+        finally:
+            os.close(fd)
+        os.replace(draft, path)
+    except OSError:
+        with suppress(OSError):
+            os.unlink(draft)
+        raise
+
+
+def _write_all(fd: int, content: bytes) -> None:
+    """A disk that fills up takes a part first, and only then says so."""
+    rest = memoryview(content)
+    while rest:
+        rest = rest[os.write(fd, rest) :]
 
 
 class RuntimeDirectory:
