@@ -189,7 +189,7 @@ def dedup_key(message: Message) -> str:
     """One for all that is said of an incident, a client or a gateway."""
     if message.payload["type"].startswith(("incident.", "digest")):
         return str(message.payload["id"])
-    return message.chain
+    return message.topic
 
 
 def opsgenie(url: str, key: str, message: Message) -> Post:

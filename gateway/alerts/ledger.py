@@ -159,7 +159,9 @@ class Ledger(Protocol):
         ...
 
     async def resend(self, receiver: str, ids: Sequence[str], now: float) -> int:
-        """Dead letters back into the queue (no ids: all); how many."""
+        """Dead letters back into the queue, and the receiver enabled; how many. No
+        ids: all, and it is enabled though there are none.
+        """
         ...
 
     async def counts(self, receiver: str) -> Counts:

@@ -91,7 +91,8 @@ class RedisLedger:
             "buried",
             "sent",
         )
-        return f"{base}c:", [*(base + name for name in names), self._keys[7]]
+        own = (base + name for name in names)
+        return f"{base}c:", [*own, self._keys[7], self._disabled]
 
     # -- incidents -----------------------------------------------------------------------
 
@@ -282,13 +283,11 @@ class RedisLedger:
     async def resend(self, receiver: str, ids: Sequence[str], now: float) -> int:
         """Dead letters live again."""
         base, keys = self._queue(receiver)
-        wanted = list(ids)
+        wanted: list[Any] = list(ids)
         if not wanted:
             wanted = await self._guard(self._client.zrange(keys[7], 0, -1))
-        if not wanted:
-            return 0
-        args: list[Any] = [base, f"{now:.3f}"]
-        for body in await self._guard(self._client.hmget(keys[6], wanted)):
+        args: list[Any] = [base, f"{now:.3f}", receiver, int(not ids)]
+        for body in await self._bodies(keys[6], wanted):
             if body is not None:
                 letter = _decode_message(body)
                 letter.attempts, letter.error = 0, ""

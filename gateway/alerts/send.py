@@ -191,7 +191,7 @@ class MailSender:
         letter["Date"] = format_datetime(datetime.fromtimestamp(now, UTC))
         domain = self._from.rpartition("@")[2] or formats.SOURCE
         letter["Message-ID"] = f"<{message.id}@{domain}>"
-        thread = f"<{message.chain.replace(':', '.')}@{domain}>"
+        thread = f"<{message.topic.replace(':', '.')}@{domain}>"
         letter["References"] = thread
         letter.set_content(text)
         return letter

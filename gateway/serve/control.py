@@ -97,9 +97,11 @@ class Control:
             spec.runtime_dir,
             self._name,
             self._background,
+            spec.workers,
             self._alerting_state,
         )
-        self._incidents = IncidentBook(self._say_output)
+        self._roster.on_stats = self._on_stats
+        self._incidents = IncidentBook(self._say_output, self._alerting.recall)
         self._detecting = Detecting(
             self._enforcer, self._incidents, self._roster.broadcast
         )
@@ -268,6 +270,7 @@ class Control:
         await self._roster.close()
         while self._collector.drain():
             pass
+        await self._alerting.close()
         if self._collector.sink is not None:
             self._collector.sink.close()
         if self._admin is not None:
@@ -329,6 +332,10 @@ class Control:
         say(name, worker=index, **fields)
         self._alerting.take_event(index, name, str(message.get("reason", "")))
 
+    def _on_stats(self, index: int, message: Message) -> None:
+        up = bool(message.get("store_up", True))
+        self._alerting.take_stats(index, store_up=up)
+
     def _alerting_state(self, problem: str) -> None:
         say = self._log.warning if problem else self._log.info
         say("alerts wait for the store" if problem else "alerts flow", why=problem)
@@ -343,6 +350,7 @@ class Control:
                 say = self._log.error if now else self._log.info
                 say("records are dropped" if now else "records are written", why=now)
                 problem = now
+            self._alerting.take_trouble("records", now and f"records are lost: {now}")
             busy = self._collector.collected != collected
             collected = self._collector.collected
             pause_s = BUSY_DRAIN_S if busy else IDLE_DRAIN_S
@@ -376,7 +384,11 @@ class Control:
         result = self._settings.reload()
         if not result.ok:
             self._log.error("configuration refused", errors=list(result.errors))
+            # Not which: it may quote what is secret, and the old one stays in force.
+            why = f"a changed configuration was refused: {len(result.errors)} faults"
+            self._alerting.take_trouble("configuration", why)
             return result
+        self._alerting.take_trouble("configuration", "")
         self._apply()
         self._roster.broadcast(self._settings.message())
         self._log.info(
@@ -398,6 +410,8 @@ class Control:
 
         if self._settings.is_changed():  # while no control was there
             self._reload()
+        else:
+            self._alerting.take_trouble("configuration", "")
         async for _ in awatch(os.path.dirname(path), step=SETTLE_MS, recursive=False):
             if self._settings.is_changed():
                 self._reload()

@@ -228,6 +228,43 @@ async def test_dead_letters_are_sent_again_by_hand(ledger):
     assert (await ledger.counts("r")).dead == 0
 
 
+async def test_to_send_again_enables_the_receiver(ledger):
+    """In one step with it; an id that is no dead letter's changes nothing."""
+    await ledger.lease("r", "me", 9)
+    await ledger.set_state("r", "answered 410")
+    assert await ledger.resend("r", ["nope"], NOW) == 0
+    assert await ledger.state("r")
+    assert await ledger.resend("r", [], NOW) == 0
+    assert await ledger.state("r") == ""
+    await ledger.deliver("r", "me", [letter("m1")], NOW)
+    await ledger.finish("r", "me", letter("m1").message, "dead", NOW)
+    await ledger.set_state("r", "answered 410")
+    assert await ledger.resend("r", ["m1"], NOW) == 1
+    assert await ledger.state("r") == ""
+
+
+async def test_old_news_of_an_incident_that_ended_opens_nothing(ledger):
+    """Said again after a kill, or recalled by another gateway from the shared memory."""
+    await tell(ledger, "gw1", id_="inc_1")
+    await tell(ledger, "gw1", NOW + 9, id_="inc_1", kind="incident.resolved")
+    for gateway in ("gw1", "gw2"):
+        line = {"id_": "inc_1", "kind": "incident.updated"}
+        assert await tell(ledger, gateway, NOW + 5, **line) == "inc_1"
+    assert len(await logged(ledger)) == 2
+    await tell(ledger, "gw1", NOW + 60, id_="inc_1")
+    assert (await logged(ledger))[2:] == [("incident.opened", "inc_1")]
+
+
+async def test_the_log_goes_forward_when_the_clock_is_set_back(ledger):
+    """What is said then is not taken for what was heard."""
+    await ledger.lease("r", "me", 9)
+    await tell(ledger, id_="inc_1")
+    (first,) = await ledger.events("r", 9, NOW)
+    await ledger.deliver("r", "me", [Delivery(first.id)], NOW)
+    await tell(ledger, now=NOW - 86_400, id_="inc_2", tenant="b")
+    assert await logged(ledger) == [("incident.opened", "inc_2")]
+
+
 async def test_events_are_read_from_the_receivers_position(ledger):
     """What was decided does not come again; what is told is remembered."""
     await ledger.lease("r", "me", 9)
