@@ -95,6 +95,8 @@ class Courier:
         self.holds = False
         """Whether this gateway is the one that delivers."""
         self.last_error = ""
+        self.line = asyncio.Lock()
+        """Held while something is sent."""
         self.ended = False
         """Whether it is done for good, and its lease given back."""
 
@@ -331,9 +333,12 @@ class Courier:
             return min(IDLE_S, self.breaker.closed_until - now)
         if due.at > now:
             return min(IDLE_S, due.at - now)
-        answer = await self._sender.send(due.message, now)
-        await self._settle(due.message, answer)
+        await self._settle(due.message, await self._send(due.message, now))
         return 0.0
+
+    async def _send(self, message: Message, now: float) -> Answer:
+        async with self.line:
+            return await self._sender.send(message, now)
 
     async def _settle(self, message: Message, answer: Answer) -> None:
         now = self._clock()
@@ -405,7 +410,7 @@ class Courier:
         due = self._direct.due(now)
         if due is None:
             return RETRY_S
-        answer = await self._sender.send(due.message, now)
+        answer = await self._send(due.message, now)
         now = self._clock()
         self.last_error = answer.error
         if not answer.error:

@@ -15,7 +15,7 @@ import secrets
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 from zoneinfo import ZoneInfo
@@ -231,6 +231,9 @@ class Alerting:
             for index, one in enumerate(config.silences)
         ]
         self._wanted = receivers_of(config.alerts)
+        for receiver in self._wanted:  # there from the first scrape on: rates need it
+            for result in ("sent", "failed", "dead", "folded"):
+                self.results[receiver.type, result] += 0
         self._due.set()
 
     def silences_in_force(self) -> list[Silence]:
@@ -448,6 +451,10 @@ class Alerting:
             self._due.set()
         return self._shown | {"pending": self.pending}
 
+    def has_receiver(self, name: str) -> bool:
+        """Whether one is called so."""
+        return any(one.name == name for one in self._wanted)
+
     def _find(self, name: str) -> Receiver:
         for receiver in self._wanted:
             if receiver.name == name:
@@ -470,13 +477,18 @@ class Alerting:
         return count
 
     async def test(self, name: str) -> str:
-        """Send a sample that opens, and one that resolves it, past the queue; why it
-        failed, "" when it did not.
+        """Send a sample that opens, and one that resolves it, past the queue, but not
+        beside what is being sent; why it failed, "" when it did not.
         """
         receiver = self._find(name)
-        now = self._clock()
-        sender = open_sender(receiver)
-        error = ""
+        courier = self._couriers.get(name)
+        async with nullcontext() if courier is None else courier.line:
+            error = await self._send_sample(receiver)
+        self.results[receiver.type, "test_failed" if error else "test"] += 1
+        return error
+
+    async def _send_sample(self, receiver: Receiver) -> str:
+        sender, now, error = open_sender(receiver), self._clock(), ""
         try:
             for payload in sample(secrets.token_hex(8), now):
                 id_ = "msg_" + short_id(f"{payload['id']}{payload['type']}")
@@ -484,7 +496,6 @@ class Alerting:
                 error = error or (await sender.send(message, now)).error
         finally:
             await sender.close()
-        self.results[receiver.type, "test_failed" if error else "test"] += 1
         return error
 
     def silences(self) -> list[dict[str, Any]]:

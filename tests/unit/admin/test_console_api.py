@@ -222,3 +222,23 @@ async def test_first_view_and_metrics_with_many_clients(call, desk):
     print(f"first view: {took_s * 1e3:.0f} ms")  # noqa: T201 - a figure to see
     assert took_s < 3.0  # 0.3 s on an idle machine; loadtests measure
     assert len((await call("GET", "/metrics"))[1]) < 1_000_000
+
+
+@pytest.mark.parametrize(
+    ("silence", "code"),
+    [
+        ({"subject": "203.0.113.9"}, "bad_subject"),
+        ({"subject": "user:"}, "bad_subject"),
+        ({"class": "scrapping"}, "bad_class"),
+        ({"class": "scraping", "subject": "client_ip:203.0.113.9"}, None),
+        ({"class": "gateway"}, None),
+    ],
+)
+async def test_a_silence_that_would_match_nothing_is_refused(call, silence, code):
+    """A slip of the pen must not be found out by the pager."""
+    headers = {"Authorization": "Bearer op"}
+    status, answer = await call(
+        "POST", "/api/v1/silences", json=silence, headers=headers
+    )
+    assert status == (201 if code is None else 400)
+    assert code is None or answer["error"]["code"] == code
