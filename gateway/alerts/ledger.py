@@ -25,6 +25,8 @@ MAX_DEAD = 10_000
 MAX_SENT = 200
 MAX_FOLDED = 10_000
 MAX_SILENCES = 500
+# Reasons for which something is lost.
+LOST = ("incidents", "log_full", "folded", "dead_letters")
 # A reporter not heard of for so long does not hold an incident open any more.
 STALE_S = 3_600.0
 # A receiver that is new begins so far back.

@@ -24,7 +24,7 @@ import msgspec
 
 from gateway.alerts.courier import Courier
 from gateway.alerts.direct import MAX_WAITING
-from gateway.alerts.ledger import Counts, Ledger, LedgerUnavailable
+from gateway.alerts.ledger import LOST, Counts, Ledger, LedgerUnavailable
 from gateway.alerts.memory_ledger import MemoryLedger
 from gateway.alerts.model import (
     DEGRADED,
@@ -387,7 +387,7 @@ class Alerting:
 
     def lost(self) -> dict[str, int]:
         """What found no room, by reason."""
-        return self._lost | {"queue": self.turned_away}
+        return dict.fromkeys(LOST, 0) | self._lost | {"queue": self.turned_away}
 
     def incidents(self, local: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
         """Those of all gateways, and of ``local`` what the store does not know yet."""
