@@ -29,6 +29,8 @@ MAX_SILENCES = 500
 LOST = ("incidents", "log_full", "folded", "dead_letters")
 # A reporter not heard of for so long does not hold an incident open any more.
 STALE_S = 3_600.0
+# The end of a block comes after its time; it is known of for so long.
+KNOWN_S = 3_600.0
 # A receiver that is new begins so far back.
 LOOK_BACK_S = 300.0
 

@@ -295,12 +295,13 @@ class MemoryLedger:
     def _note(self, note: Note, now: float) -> bool:
         state = self._state
         if note.key:
-            for key in [key for key, until in state.known.items() if until <= now]:
+            old = now - limits.KNOWN_S
+            for key in [key for key, until in state.known.items() if until <= old]:
                 del state.known[key]
             held = state.known.get(note.key)
             if note.begins:
                 state.known[note.key] = max(note.until, held or 0.0)
-                if held is not None:
+                if held is not None and held > now:
                     return False
             elif state.known.pop(note.key, None) is None:
                 return False

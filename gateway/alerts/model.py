@@ -41,7 +41,7 @@ class Note(msgspec.Struct, frozen=True):
 
     ``key`` (when not empty) is who it is about: on ``begins`` it is told only when it
     was not told before or that has run out (``until``, epoch seconds), otherwise only
-    when it was. So three gateways that block one client say it once.
+    when it was (and, once its time was up, not long ago). So three gateways that block one client say it once.
     """
 
     type: str

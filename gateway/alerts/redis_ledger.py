@@ -136,6 +136,7 @@ class RedisLedger:
             int(note.begins),
             f"{note.until:.3f}",
             limits.MAX_LOG,
+            limits.KNOWN_S,
         )
         return bool(said)
 

@@ -242,12 +242,14 @@ class Alerting:
 
     async def run(self) -> None:
         """Until cancelled; ``close`` comes after it."""
-        beat_at = 0.0
+        beat_at = looked_at = 0.0
         while True:
             self._settle_couriers()
             try:
                 await self._flush()
-                await self._look()
+                if is_due(looked_at, LOOK_S, self._clock()):  # a storm changes it often
+                    looked_at = self._clock()
+                    await self._look()
                 if is_due(beat_at, BEAT_S, self._clock()):
                     beat_at = self._clock()
                     await self._beat(beat_at)

@@ -177,6 +177,27 @@ async def test_a_client_blocked_by_three_gateways_is_told_once(ledger):
     assert blocked.payload()["id"] == "inc_1"
 
 
+async def test_a_block_that_ran_out_is_told_to_be_over(ledger):
+    """Its end is said when its time is up, not before; once, and not for ever after."""
+    line = said("inc_1", "client.blocked", until=format_time(NOW + 600))
+    over = msgspec.structs.replace(line, type="client.unblocked", until=None)
+    for gateway in ("gw1", "gw2"):
+        await ledger.note(note_of(line, gateway), NOW)
+    told = [await ledger.note(note_of(over, f"gw{n}"), NOW + 600 + n) for n in (1, 2)]
+    assert told == [True, False]
+    assert await ledger.note(note_of(line, "gw1"), NOW)
+    assert not await ledger.note(note_of(over, "gw1"), NOW + 600 + limits.KNOWN_S)
+
+
+async def test_a_block_after_one_that_ran_out_is_told(ledger):
+    """Though nobody said that the first was over."""
+    first = said("inc_1", "client.blocked", until=format_time(NOW + 600))
+    again = said("inc_1", "client.blocked", until=format_time(NOW + 1_300))
+    assert await ledger.note(note_of(first, "gw1"), NOW)
+    assert await ledger.note(note_of(again, "gw1"), NOW + 700)
+    assert not await ledger.note(note_of(again, "gw2"), NOW + 701)
+
+
 async def test_open_incidents_are_bounded(ledger, monkeypatch):
     """Beyond the bound they are counted."""
     monkeypatch.setattr(limits, "MAX_OPEN", 1)
