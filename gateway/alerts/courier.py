@@ -40,7 +40,7 @@ from gateway.alerts.retry import Breaker, next_attempt
 from gateway.alerts.send import Answer, Sender
 from gateway.alerts.silences import Silence, is_silenced
 from gateway.core.pace import is_due
-from gateway.detect.model import format_time
+from gateway.detect.model import format_time, parse_time
 
 # Longer than any attempt lasts; a dead courier is succeeded after that.
 LEASE_S = 45.0
@@ -53,6 +53,8 @@ EVENTS_AT_ONCE = 100
 # Open incidents that a receiver was never told of (a silence ended, it is new) are
 # looked for this often.
 RECONCILE_S = 15.0
+# What a receiver knows of clients is looked through this often.
+TIDY_S = 7_200.0
 MINUTE_S = 60.0
 DIGEST_ITEMS = 500
 _STATE_S = 2.0
@@ -84,7 +86,7 @@ class Courier:
         self._made: deque[float] = deque()  # when messages of the last minute were
         self._digest_at = 0.0
         self._reconciled_at = 0.0
-        self._state_at = 0.0
+        self._state_at = self._tidied_at = 0.0
         self._folding = False  # whether a digest is being collected
         self._ending = False
         self._due = asyncio.Event()
@@ -186,6 +188,21 @@ class Courier:
         if is_due(self._reconciled_at, RECONCILE_S, now):
             self._reconciled_at = now
             await self._reconcile(now)
+        if is_due(self._tidied_at, TIDY_S, now):
+            self._tidied_at = now
+            await self._tidy(now)
+
+    async def _tidy(self, now: float) -> None:
+        """A client whose block ran out long ago, and nobody said so: its gateway died."""
+        told = await self._ledger.all_told(self._name)
+        items = [
+            Delivery("", about, forget=True)
+            for about, known in told.items()
+            if _ran_out(known.payload, now - TIDY_S)
+        ]
+        for start in range(0, len(items), EVENTS_AT_ONCE):
+            chunk = items[start : start + EVENTS_AT_ONCE]
+            await self._ledger.deliver(self._name, self._me, chunk, now)
 
     async def _decide_all(self, events: Sequence[Event], now: float) -> None:
         about = list(dict.fromkeys(event.about for event in events))
@@ -435,6 +452,12 @@ class Courier:
 
     def _count(self, result: str) -> None:
         self._results[self.receiver.type, result] += 1
+
+
+def _ran_out(payload: Payload, since: float) -> bool:
+    if not payload["type"].startswith("client.") or not payload.get("until"):
+        return False
+    return parse_time(payload["until"]) < since
 
 
 def _folded(event: str, payload: Payload) -> dict[str, Any]:

@@ -130,6 +130,10 @@ class Ledger(Protocol):
         """What the receiver knows of incidents."""
         ...
 
+    async def all_told(self, receiver: str) -> dict[str, Told]:
+        """All that it knows, by what it is about."""
+        ...
+
     async def deliver(
         self, receiver: str, me: str, items: Sequence[Delivery], now: float
     ) -> bool:

@@ -116,8 +116,6 @@ class MemoryLedger:
             self._load(self._journal)
             self._journal.begin(msgspec.msgpack.encode(self._state))
 
-    # -- the journal ---------------------------------------------------------------------
-
     def _load(self, journal: Journal) -> None:
         entries = journal.entries()
         # What is damaged, or of another version, is read as far as it can be.
@@ -435,6 +433,10 @@ class MemoryLedger:
         """What it knows."""
         told = self._queue(receiver).told
         return [told.get(one) for one in about]
+
+    async def all_told(self, receiver: str) -> dict[str, Told]:
+        """All that it knows."""
+        return dict(self._queue(receiver).told)
 
     async def deliver(
         self, receiver: str, me: str, items: Sequence[Delivery], now: float

@@ -231,6 +231,12 @@ class RedisLedger:
         found = await self._guard(self._client.hmget(keys[4], list(about)))
         return [None if one is None else _decode_told(one) for one in found]
 
+    async def all_told(self, receiver: str) -> dict[str, Told]:
+        """All that it knows."""
+        keys = self._queue(receiver)[1]
+        found = await self._guard(self._client.hgetall(keys[4]))
+        return {about.decode(): _decode_told(one) for about, one in found.items()}
+
     async def deliver(
         self, receiver: str, me: str, items: Sequence[Delivery], now: float
     ) -> bool:

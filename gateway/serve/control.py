@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-import socket
 from collections.abc import Awaitable, Iterator
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -24,7 +23,6 @@ from gateway.admin.api import build_app
 from gateway.admin.clients import ClientTable
 from gateway.admin.metrics import Metrics
 from gateway.core.baselines import BaselinesError
-from gateway.core.names import short_name
 from gateway.serve.alerting import Alerting
 from gateway.serve.background import Background
 from gateway.serve.blocks import Blocks, BlockTable, MemoryBlocks, RedisBlocks
@@ -43,7 +41,12 @@ from gateway.serve.memory import Memory
 from gateway.serve.redis_client import open_redis
 from gateway.serve.replicas import Replicas
 from gateway.serve.roster import Roster
-from gateway.serve.runtime import ChildSpec, child_spec, read_snapshot
+from gateway.serve.runtime import (
+    ChildSpec,
+    child_spec,
+    gateway_name,
+    read_snapshot,
+)
 from gateway.serve.secret import SecretKeeper
 from gateway.serve.settings import Reload, Settings
 from gateway.serve.spans import open_traces
@@ -76,6 +79,7 @@ class Control:
 
     def __init__(self, spec: ChildSpec) -> None:
         self._spec = spec
+        self._name = gateway_name(spec.runtime_dir)
         self._settings = Settings(spec.runtime_dir, read_snapshot(spec.runtime_dir))
         config = self._settings.config
         logs = config.server.log
@@ -165,11 +169,6 @@ class Control:
         return Replicas(
             self._redis, prefix, self._name, workers, self._roster.broadcast
         )
-
-    @property
-    def _name(self) -> str:
-        """What this gateway is called among those of its store, over restarts."""
-        return short_name(f"{socket.gethostname()} {self._spec.runtime_dir}".encode())
 
     # -- life --------------------------------------------------------------------------
 

@@ -7,11 +7,11 @@ import asyncio
 import msgspec
 import pytest
 
-from gateway.alerts.courier import Courier
+from gateway.alerts.courier import TIDY_S, Courier
 from gateway.alerts.direct import KEEP_S, MAX_SENT, MAX_WAITING
 from gateway.alerts.ledger import LedgerUnavailable
 from gateway.alerts.memory_ledger import MemoryLedger
-from gateway.alerts.model import Message, Note, report_of, trouble
+from gateway.alerts.model import Message, Note, note_of, report_of, trouble
 from gateway.alerts.receivers import Receiver, open_sender
 from gateway.alerts.send import Answer
 from gateway.detect.model import Output, Ref, Window, format_time
@@ -187,6 +187,21 @@ async def test_ends_of_what_was_folded_are_folded_as_well(ledger, wire):
     await work(one)
     kinds = sorted(kind for kind, _ in wire.kinds())
     assert kinds == ["digest", "incident.resolved", "incident.resolved"]
+
+
+async def test_clients_whose_block_ran_out_long_ago_are_forgotten(ledger, wire):
+    """Nobody says any more that it is over: the gateway that would is gone."""
+    one = courier(ledger, wire, events=("client.*",))
+    for n, lasts_s in enumerate((60, 86_400)):
+        until = format_time(NOW + lasts_s)
+        line = said(n, "client.blocked", action="block", until=until)
+        await ledger.note(note_of(line, "gw"), NOW)
+    await work(one)
+    assert len(await ledger.all_told("r")) == len(wire.sent) == 2
+    wire.now += 2 * TIDY_S
+    await work(one)
+    (left,) = (await ledger.all_told("r")).values()
+    assert left.payload["id"] == "inc_1"
 
 
 async def test_a_clock_that_is_set_back_holds_nothing_up(ledger, wire):

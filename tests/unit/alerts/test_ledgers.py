@@ -296,6 +296,7 @@ async def test_events_are_read_from_the_receivers_position(ledger):
     await ledger.deliver("r", "me", [Delivery(first.id, "inc_1", told=told)], NOW)
     assert [one.id for one in await ledger.events("r", 9, NOW)] == [second.id]
     assert await ledger.told("r", ["inc_1", "inc_2"]) == [told, None]
+    assert await ledger.all_told("r") == {"inc_1": told}
     gone = Delivery(second.id, "inc_1", fold={"id": "inc_1"}, forget=True)
     await ledger.deliver("r", "me", [gone], NOW)
     assert await ledger.told("r", ["inc_1"]) == [None]

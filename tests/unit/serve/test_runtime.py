@@ -16,6 +16,7 @@ from gateway.serve.runtime import (
     ServeSpec,
     Snapshot,
     child_spec,
+    gateway_name,
     load_snapshot,
     make_private,
     open_runtime,
@@ -139,6 +140,20 @@ def test_a_full_disk_leaves_the_old_file(tmp_path):
         write_private(str(path), b"x" * 100)
     assert path.read_bytes() == b"old"
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_gateway_keeps_its_name_and_shares_it_with_nobody(tmp_path):
+    """Over restarts; what is damaged is made anew, and without a place it goes by
+    host name and path.
+    """
+    name = gateway_name(str(tmp_path / "a"))
+    assert gateway_name(str(tmp_path / "a")) == name
+    assert len(name) == len(gateway_name(str(tmp_path / "b"))) == 16
+    assert gateway_name(str(tmp_path / "b")) != name
+    (tmp_path / "a.name").write_bytes(b"\xff" * 16)
+    assert gateway_name(str(tmp_path / "a")) != name
+    nowhere = str(tmp_path / "missing" / "a")
+    assert gateway_name(nowhere) == gateway_name(nowhere)
 
 
 def test_snapshot_is_what_was_validated(tmp_path):
