@@ -309,6 +309,27 @@ async def test_events_are_read_from_the_receivers_position(ledger):
     )
 
 
+async def test_what_the_client_sends_twice_counts_once(engine):
+    """An answer that came too late is asked for again, of a store that has done it."""
+    async with Redis(unix_socket_path=engine.socket_path) as client:
+        ledger = RedisLedger(client, "twice:")
+        await ledger.lease("r", "me", 60)
+        for n in range(3):
+            await tell(ledger, id_=f"inc_{n}", tenant=f"t{n}")
+        events = await ledger.events("r", 9, NOW)
+        items = [Delivery(one.id, one.about, fold={"id": one.about}) for one in events]
+        message = letter("d", "digest").message
+        for _ in range(2):
+            assert await ledger.deliver("r", "me", items, NOW)
+        assert (await ledger.counts("r")).folded == 3
+        for _ in range(2):
+            assert await ledger.digest("r", "me", message, 1, NOW)
+        counts = await ledger.counts("r")
+        assert (counts.folded, counts.pending) == (2, 1)
+        await ledger.finish("r", "me", message, "sent", NOW)
+        assert await ledger.due("r") is None
+
+
 async def test_silences_and_states_are_kept(ledger):
     """Put, replaced, removed; each change is seen by the version."""
     before = await ledger.version()
