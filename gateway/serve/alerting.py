@@ -126,7 +126,8 @@ class Alerting:
         self._open: dict[str, None] = {}  # local ids of what this gateway sees
         self._troubled: set[int] = set()
         self._well: set[int] = set()
-        self._troubles: dict[str, bool] = {}  # parts of the gateway, whether they are
+        # Parts of the gateway, whether they are: as was said last.
+        self._troubles = dict(self._waiting_troubles())
         self._couriers: dict[str, Courier] = {}
         self._leaving: dict[str, Courier] = {}
         self._wanted: list[Receiver] = []
@@ -339,6 +340,12 @@ class Alerting:
         for one in own[-MAX_WAITING:]:
             for courier in self._couriers.values():
                 courier.offer(one.said, one.at)
+
+    def _waiting_troubles(self) -> Iterable[tuple[str, bool]]:
+        for one in self._queue:
+            if isinstance(one, WaitingNote) and one.said.type in (DEGRADED, RECOVERED):
+                _, _, name = one.said.chain.partition(":")
+                yield name.partition(":")[2], one.said.begins
 
     def _read_waiting(self) -> Iterable[Waiting]:
         with suppress(OSError, msgspec.DecodeError), open(self._path, "rb") as file:

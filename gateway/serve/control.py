@@ -384,7 +384,7 @@ class Control:
         if not result.ok:
             self._log.error("configuration refused", errors=list(result.errors))
             # Not which: it may quote what is secret, and the old one stays in force.
-            why = f"a changed configuration was refused: {len(result.errors)} faults"
+            why = f"A changed configuration was refused, faults: {len(result.errors)}."
             self._alerting.take_trouble("configuration", why)
             return result
         self._alerting.take_trouble("configuration", "")

@@ -183,6 +183,22 @@ async def test_a_trouble_that_control_did_not_survive_is_ended_by_the_next(tmp_p
     await second.stop()
 
 
+async def test_a_trouble_that_waits_for_the_store_is_not_told_anew(tmp_path):
+    """By the control that comes after; its end is."""
+    async with silent_store() as client:
+        first = Stage(tmp_path, client)
+        first.start()
+        first.alerting.take_event(0, "gateway.degraded", "no answer")
+        await first.until(first.waiting.exists)
+        await first.background.close()
+    second = Stage(tmp_path)
+    second.alerting.take_event(0, "gateway.degraded", "no answer")
+    assert second.alerting.pending == 1
+    second.alerting.take_event(0, "gateway.recovered", "")
+    assert await heard(second) == ["degraded", "recovered"]
+    await second.stop()
+
+
 async def test_each_part_has_its_own_trouble_told_once(stage):
     """A beginning and its end have one id, another part's another."""
     for problem in ("disk full", "disk full", ""):
