@@ -23,6 +23,7 @@ from gateway.remote import AdminClient, RemoteError
 from gateway.replay.flags import learn, replay
 
 OK, FAILED, USAGE = 0, 1, 2
+INTERRUPTED = 130  # as shells have it: 128 and the number of the signal
 # 32 bytes of randomness; the prefix makes a leaked key easy to find.
 KEY_PREFIX = "tg_"
 TOKEN_VARIABLE = "TIDEGATE_ADMIN_TOKEN"  # noqa: S105 - its name, not its value
@@ -473,6 +474,8 @@ def run(tokens: Sequence[str] | None = None) -> int:
         return _fail(str(error), USAGE if error.usage else FAILED)
     except BrokenPipeError:
         return FAILED
+    except KeyboardInterrupt:
+        return INTERRUPTED
     return result if isinstance(result, int) else OK
 
 

@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal
 from cyclopts import App, Parameter
 
 from gateway.config import find_file, load
-from gateway.remote import AdminClient, RemoteError
+from gateway.remote import SAMPLE_S, AdminClient, RemoteError
 
 OK = 0
 TOKEN_VARIABLE = "TIDEGATE_ADMIN_TOKEN"  # noqa: S105 - its name, not its value
@@ -61,7 +61,8 @@ def send_sample(
     token: TokenFlag = None,
 ) -> int:
     """Send a real sample to one receiver: an incident that opens and is resolved."""
-    _client(config, admin, token).post(f"/api/v1/alerts/targets/{name}/test")
+    client = _client(config, admin, token)
+    client.post("alerts", "targets", name, "test", timeout_s=SAMPLE_S)
     print(f"{name} accepted the sample")
     return OK
 
@@ -76,8 +77,8 @@ def resend(
     token: TokenFlag = None,
 ) -> int:
     """Send once more what was given up; a disabled receiver is enabled again."""
-    _client(config, admin, token).post(f"/api/v1/alerts/{what}/resend")
-    print(f"{what} will be sent again")
+    done = _client(config, admin, token).post("alerts", what, "resend")
+    print(f"alerts to be sent again: {done['resent']}")
     return OK
 
 
@@ -113,7 +114,7 @@ def ack(
     token: TokenFlag = None,
 ) -> int:
     """Say that somebody looks after it; pagers are told."""
-    _client(config, admin, token).post(f"/api/v1/incidents/{id}/acknowledge")
+    _client(config, admin, token).post("incidents", id, "acknowledge")
     print(f"acknowledged {id}")
     return OK
 
@@ -128,7 +129,7 @@ def resolve(
     token: TokenFlag = None,
 ) -> int:
     """End it by hand; receivers are told."""
-    _client(config, admin, token).post(f"/api/v1/incidents/{id}/resolve")
+    _client(config, admin, token).post("incidents", id, "resolve")
     print(f"resolved {id}")
     return OK
 
@@ -206,7 +207,7 @@ def remove_silence(
     token: TokenFlag = None,
 ) -> int:
     """End it now; what is still open is told."""
-    _client(config, admin, token).delete(f"/api/v1/silences/{id}")
+    _client(config, admin, token).delete("silences", id)
     print(f"removed {id}")
     return OK
 

@@ -7,13 +7,15 @@ import urllib.request
 from collections.abc import Iterable, Iterator
 from http.client import HTTPException
 from typing import Any
-from urllib.parse import quote, urlencode
+from urllib.parse import quote, urlencode, urlsplit
 
 import msgspec
 
 # A block list of 100,000 entries fits.
 ANSWER_BYTES_MAX = 64 << 20
 TIMEOUT_S = 10.0
+# A sample is two messages, behind what is being sent; a letter may take half a minute.
+SAMPLE_S = 100.0
 
 
 class RemoteError(Exception):
@@ -28,7 +30,10 @@ class AdminClient:
     """One gateway's admin API."""
 
     def __init__(self, base: str, token: str | None) -> None:
+        """Raises RemoteError where ``base`` is no address."""
         self.base = base.rstrip("/") if "://" in base else f"http://{base}"
+        if not _is_address(self.base):
+            raise RemoteError(f"{base!r} is no address; use host:port", usage=True)
         self.token = token
         # Never through a proxy: the admin port is near, and the token is secret.
         self._open = urllib.request.build_opener(urllib.request.ProxyHandler({})).open
@@ -56,18 +61,18 @@ class AdminClient:
                 return items
             asked["cursor"] = page["next"]
 
-    def post(self, path: str) -> Any:
-        """An operation without a body; ids in the path are escaped."""
-        return self._call("POST", quote(path), {})
+    def post(self, *path: str, timeout_s: float = TIMEOUT_S) -> Any:
+        """An operation without a body, at ``/api/v1/`` and these segments."""
+        return self._call("POST", _path(path), {}, timeout_s)
 
     def send(self, path: str, content: dict[str, Any]) -> dict[str, Any]:
         """Make something; what was made."""
         answer: dict[str, Any] = self._call("POST", path, content)
         return answer
 
-    def delete(self, path: str) -> None:
-        """Remove something; ids in the path are escaped."""
-        self._call("DELETE", quote(path))
+    def delete(self, *path: str) -> None:
+        """Remove what is at ``/api/v1/`` and these segments."""
+        self._call("DELETE", _path(path))
 
     def add_block(self, block: dict[str, Any]) -> dict[str, Any]:
         """Block a subject."""
@@ -77,15 +82,16 @@ class AdminClient:
     def remove_block(self, kind: str, subject: str, tenant: str | None) -> None:
         """End a block."""
         query = f"?{urlencode({'tenant': tenant})}" if tenant else ""
-        path = f"/api/v1/blocks/{quote(kind, safe='')}/{quote(subject, safe='')}"
-        self._call("DELETE", path + query)
+        self._call("DELETE", _path(("blocks", kind, subject)) + query)
 
     def get(self, path: str) -> Any:
         """What a route of ``/api/v1`` answers."""
         return self._call("GET", f"/api/v1/{path}")
 
     def stream(self) -> Iterator[tuple[str, Any]]:
-        """Live events (name, content) for as long as the gateway sends them."""
+        """Live events (name, content). Raises RemoteError, also at their end: a gateway
+        sends them for as long as it runs.
+        """
         request = urllib.request.Request(f"{self.base}/api/v1/stream")  # noqa: S310 - the operator's own address
         if self.token:
             request.add_header("Authorization", f"Bearer {self.token}")
@@ -97,8 +103,11 @@ class AdminClient:
         except (urllib.error.URLError, HTTPException, OSError) as error:
             reason = getattr(error, "reason", None) or error
             raise RemoteError(f"lost {self.base}: {reason}") from None
+        raise RemoteError(f"lost {self.base}: it ended the stream")
 
-    def _call(self, method: str, path: str, content: Any = None) -> Any:
+    def _call(
+        self, method: str, path: str, content: Any = None, timeout_s: float = TIMEOUT_S
+    ) -> Any:
         request = urllib.request.Request(self.base + path, method=method)  # noqa: S310 - the operator's own address
         if self.token:
             request.add_header("Authorization", f"Bearer {self.token}")
@@ -106,7 +115,7 @@ class AdminClient:
             request.data = msgspec.json.encode(content)
             request.add_header("Content-Type", "application/json")
         try:
-            with self._open(request, timeout=TIMEOUT_S) as answer:
+            with self._open(request, timeout=timeout_s) as answer:
                 body = answer.read(ANSWER_BYTES_MAX)
         except urllib.error.HTTPError as error:
             raise self._refusal(error) from None
@@ -126,6 +135,20 @@ class AdminClient:
             reason = f"{reason} (--token, or TIDEGATE_ADMIN_TOKEN)"
         text = f"{self.base} answered {error.code}: {reason or error.reason}"
         return RemoteError(text, usage=error.code in (400, 404, 422))
+
+
+def _is_address(base: str) -> bool:
+    try:
+        parts = urlsplit(base)
+        known = parts.scheme in ("http", "https") and parts.port != 0
+    except ValueError:  # of a port, too, that is none
+        return False
+    return known and bool(parts.hostname)
+
+
+def _path(segments: Iterable[str]) -> str:
+    """Under ``/api/v1``; what stands in an id is no part of the path."""
+    return "/api/v1/" + "/".join(quote(one, safe="") for one in segments)
 
 
 def _events(lines: Iterable[bytes]) -> Iterator[tuple[str, Any]]:

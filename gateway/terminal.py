@@ -25,9 +25,8 @@ def top(client: AdminClient) -> int:
     """
     console = Console()
     if not console.is_terminal:
-        event, counters = next(client.stream())
-        assert event == "counters"
-        console.print(_screen(counters, client))
+        events = (content for event, content in client.stream() if event == "counters")
+        console.print(_screen(next(events), client))
         return 0
     try:
         with Live(console=console, screen=True, auto_refresh=False) as live:

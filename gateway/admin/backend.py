@@ -76,8 +76,8 @@ class Backend(Protocol):
         """
         ...
 
-    async def resend_alert(self, id_: str) -> None:
-        """Try a dead letter once more. Raises Refused."""
+    async def resend_alert(self, id_: str) -> int:
+        """Try a dead letter once more, or all of a target; how many. Raises Refused."""
         ...
 
     async def test_alert(self, target: str) -> None:

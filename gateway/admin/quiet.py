@@ -24,8 +24,9 @@ from gateway.detect.model import AttackClass, EventError, parse_time
 
 DEFAULT_TTL_S = 3600.0
 MAX_CHARS = 256
-# "gateway": what it says of itself. A word that no alert has would silence nothing.
-SILENCED = ("*", *get_args(AttackClass), "gateway")
+ANY = "*"
+# The gateway's own troubles have a class too.
+_CLASSES = frozenset({ANY, "gateway", *get_args(AttackClass)})
 
 
 class NewRepeat(msgspec.Struct, forbid_unknown_fields=True):
@@ -79,9 +80,7 @@ class Quiet:
     async def post_silence(self, request: web.Request) -> web.Response:
         """Do not send what matches for a while."""
         asked = await read_body(request, NewSilence)
-        if asked.cls not in SILENCED:
-            text = f"class is one of {', '.join(SILENCED)}"
-            raise Refused(400, "bad_class", text)
+        _check(asked)
         when = _when(asked, self._clock())
         note_change(request, "silence", "alerts", asked.tenant[:MAX_CHARS])
         silence = await self._backend.add_silence(
@@ -102,6 +101,17 @@ class Quiet:
         note_change(request, "unsilence", "alerts", id_)
         await self._backend.remove_silence(id_)
         return web.Response(status=204)
+
+
+def _check(asked: NewSilence) -> None:
+    """A silence that can match nothing is a mistake. Raises Refused."""
+    kind, _, id_ = asked.subject.partition(":")
+    if asked.subject != ANY and not (kind and id_):
+        text = 'subject: kind:id, such as client_ip:203.0.113.9, or "*"'
+        raise Refused(400, "bad_subject", text)
+    if asked.cls not in _CLASSES:
+        text = f"class: {asked.cls!r} is none of {', '.join(sorted(_CLASSES))}"
+        raise Refused(400, "bad_class", text)
 
 
 def _when(asked: NewSilence, now: float) -> dict[str, Any]:

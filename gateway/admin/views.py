@@ -152,8 +152,8 @@ class Views:
         """Try a message that was given up once more."""
         id_ = request.match_info["id"]
         note_change(request, "resend", "alert", id_)
-        await self._backend.resend_alert(id_)
-        return web.Response(status=202)
+        count = await self._backend.resend_alert(id_)
+        return json_response({"resent": count}, 202)
 
     async def post_test(self, request: web.Request) -> web.Response:
         """Send a sample to one target."""

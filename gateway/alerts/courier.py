@@ -39,7 +39,8 @@ from gateway.alerts.receivers import Receiver
 from gateway.alerts.retry import Breaker, next_attempt
 from gateway.alerts.send import Answer, Sender
 from gateway.alerts.silences import Silence, is_silenced
-from gateway.detect.model import format_time
+from gateway.core.pace import is_due
+from gateway.detect.model import format_time, parse_time
 
 # Longer than any attempt lasts; a dead courier is succeeded after that.
 LEASE_S = 45.0
@@ -52,6 +53,8 @@ EVENTS_AT_ONCE = 100
 # Open incidents that a receiver was never told of (a silence ended, it is new) are
 # looked for this often.
 RECONCILE_S = 15.0
+# What a receiver knows of clients is looked through this often.
+TIDY_S = 7_200.0
 MINUTE_S = 60.0
 DIGEST_ITEMS = 500
 _STATE_S = 2.0
@@ -83,7 +86,9 @@ class Courier:
         self._made: deque[float] = deque()  # when messages of the last minute were
         self._digest_at = 0.0
         self._reconciled_at = 0.0
-        self._state_at = 0.0
+        self._state_at = self._tidied_at = 0.0
+        self._folding = False  # whether a digest is being collected
+        self._ending = False
         self._due = asyncio.Event()
         self._direct = Direct(receiver.name)
         self.breaker = Breaker()
@@ -92,28 +97,43 @@ class Courier:
         self.holds = False
         """Whether this gateway is the one that delivers."""
         self.last_error = ""
+        self.line = asyncio.Lock()
+        """Held while something is sent."""
+        self.ended = False
+        """Whether it is done for good, and its lease given back."""
 
     def nudge(self) -> None:
         """There may be something new."""
         self._due.set()
 
+    def stop(self) -> None:
+        """After the attempt that is under way: cut off, it would be made again."""
+        self._ending = True
+        self._due.set()
+
     async def run(self) -> None:
-        """Until cancelled; then the lease is another's at once."""
+        """Until stopped or cancelled; then the lease is another's at once."""
         try:
-            while True:
+            while not self._ending:
                 self._due.clear()  # what comes from now on is for the next turn
-                try:
-                    wait_s = await self.turn()
-                    self._direct.leave()
-                except LedgerUnavailable:
-                    self.holds = False
-                    wait_s = await self.turn_alone()
-                await self._pause(wait_s)
+                await self._pause(await self._turn())
         finally:
             await self._leave()
 
+    async def _turn(self) -> float:
+        try:
+            wait_s = await self.turn()
+        except LedgerUnavailable:
+            self.holds = False
+            return await self.turn_alone()
+        except msgspec.DecodeError as error:  # of a newer version
+            self.last_error = f"the store holds what cannot be read: {error}"
+            return RETRY_S
+        self._direct.leave()
+        return wait_s
+
     async def _pause(self, wait_s: float) -> None:
-        if wait_s <= 0.0:
+        if wait_s <= 0.0 or self._ending:
             await asyncio.sleep(0)
             return
         try:
@@ -123,10 +143,13 @@ class Courier:
             pass
 
     async def _leave(self) -> None:
-        await self._sender.close()
-        if self.holds:
-            with suppress(LedgerUnavailable):
-                await self._ledger.release(self._name, self._me)
+        try:
+            await self._sender.close()
+            if self.holds:
+                with suppress(LedgerUnavailable):
+                    await self._ledger.release(self._name, self._me)
+        finally:
+            self.ended = True
 
     async def turn(self) -> float:
         """Do what is to be done; seconds until there may be more (0: there is)."""
@@ -134,7 +157,7 @@ class Courier:
         if not self.holds:
             return STAND_BY_S
         now = self._clock()
-        if now - self._state_at >= _STATE_S:
+        if is_due(self._state_at, _STATE_S, now):
             self._state_at = now
             self.disabled = await self._read_state()
         await self._fan_out(now)
@@ -154,6 +177,7 @@ class Courier:
     async def _fan_out(self, now: float) -> None:
         while True:
             counts = await self._ledger.counts(self._name)
+            self._folding = counts.folded > 0
             if counts.pending + EVENTS_AT_ONCE > MAX_PENDING:
                 return
             events = await self._ledger.events(self._name, EVENTS_AT_ONCE, now)
@@ -161,9 +185,24 @@ class Courier:
                 await self._decide_all(events, now)
             if len(events) < EVENTS_AT_ONCE:
                 break
-        if now - self._reconciled_at >= RECONCILE_S:
+        if is_due(self._reconciled_at, RECONCILE_S, now):
             self._reconciled_at = now
             await self._reconcile(now)
+        if is_due(self._tidied_at, TIDY_S, now):
+            self._tidied_at = now
+            await self._tidy(now)
+
+    async def _tidy(self, now: float) -> None:
+        """A client whose block ran out long ago, and nobody said so: its gateway died."""
+        told = await self._ledger.all_told(self._name)
+        items = [
+            Delivery("", about, forget=True)
+            for about, known in told.items()
+            if _ran_out(known.payload, now - TIDY_S)
+        ]
+        for start in range(0, len(items), EVENTS_AT_ONCE):
+            chunk = items[start : start + EVENTS_AT_ONCE]
+            await self._ledger.deliver(self._name, self._me, chunk, now)
 
     async def _decide_all(self, events: Sequence[Event], now: float) -> None:
         about = list(dict.fromkeys(event.about for event in events))
@@ -205,10 +244,11 @@ class Courier:
         ends = payload["type"] != ACKNOWLEDGED
         if told is None or not self.receiver.hears(payload["type"]):
             return Delivery(event.id, event.about, forget=ends and told is not None)
-        if told.folded and self._is_full(now):
-            fold = _folded(event.id, payload)
-            self._count("folded")
-            return Delivery(event.id, event.about, fold=fold, forget=ends)
+        if told.folded:
+            if self._must_fold(told, now):
+                fold = self._fold_in(event.id, payload)
+                return Delivery(event.id, event.about, fold=fold, forget=ends)
+            self._made.append(now)
         message = self._message(event.id, event.about, payload, told, now)
         return Delivery(event.id, event.about, message, forget=ends)
 
@@ -218,24 +258,38 @@ class Courier:
         message = self._message(event, about, payload, told, now)
         if self._direct.sent_at(message.id):
             return Delivery(event, about, message, told=Told(payload))
-        if self._is_full(now):
-            self._count("folded")
+        if self._must_fold(told, now):
             keep = told if told is not None and not told.folded else None
-            keep = keep or Told(payload, folded=True)
-            return Delivery(event, about, fold=_folded(event, payload), told=keep)
+            keep = keep or Told(payload, folded=True, chain=DIGEST)
+            fold = self._fold_in(event, payload)
+            return Delivery(event, about, fold=fold, told=keep)
         self._made.append(now)
-        return Delivery(event, about, message, told=Told(payload))
+        chain = "" if told is None else told.chain
+        return Delivery(event, about, message, told=Told(payload, chain=chain))
+
+    def _must_fold(self, told: Told | None, now: float) -> bool:
+        """There is no room for a message, or what it follows is not told before the
+        digest that is being collected.
+        """
+        waits = told is not None and told.folded and self._folding
+        return waits or self._is_full(now)
+
+    def _fold_in(self, event: str, payload: Payload) -> dict[str, Any]:
+        self._count("folded")
+        self._folding = True
+        return _folded(event, payload)
 
     def _message(
         self, event: str, about: str, payload: Payload, told: Told | None, now: float
     ) -> Message:
         before = None if told is None else told.payload
         id_ = message_id(event_key(event, payload), self._name)
-        return Message(id_, about, payload, now, before)
+        chain = about if told is None else told.chain or about
+        return Message(id_, chain, payload, now, before, about=about)
 
     def _is_full(self, now: float) -> bool:
         """Whether it had as many in the last minute as it may."""
-        while self._made and self._made[0] <= now - MINUTE_S:
+        while self._made and is_due(self._made[0], MINUTE_S, now):
             self._made.popleft()
         return len(self._made) >= self.receiver.per_minute
 
@@ -262,7 +316,7 @@ class Courier:
 
     async def _fold(self, now: float) -> None:
         """What was too much for a minute, in one message after it."""
-        if now - self._digest_at < MINUTE_S:
+        if not is_due(self._digest_at, MINUTE_S, now):
             return
         items = await self._ledger.folded(self._name, DIGEST_ITEMS)
         if not items:
@@ -286,6 +340,8 @@ class Courier:
         if sent_at := self._direct.sent_at(due.message.id):
             await self._finish_sent(due.message, sent_at)
             return 0.0
+        if self.disabled:  # or was: another gateway may have enabled it since
+            self.disabled = await self._read_state()
         if self.disabled:
             due.message.error = self.disabled
             await self._finish(due.message, "dead", now)
@@ -294,9 +350,12 @@ class Courier:
             return min(IDLE_S, self.breaker.closed_until - now)
         if due.at > now:
             return min(IDLE_S, due.at - now)
-        answer = await self._sender.send(due.message, now)
-        await self._settle(due.message, answer)
+        await self._settle(due.message, await self._send(due.message, now))
         return 0.0
+
+    async def _send(self, message: Message, now: float) -> Answer:
+        async with self.line:
+            return await self._sender.send(message, now)
 
     async def _settle(self, message: Message, answer: Answer) -> None:
         now = self._clock()
@@ -305,7 +364,11 @@ class Courier:
         self.last_error = answer.error
         if not answer.error:
             self.breaker.succeeded()
-            await self._finish(message, "sent", now)
+            try:
+                await self._finish(message, "sent", now)
+            except LedgerUnavailable:
+                self._direct.remember(message.id, now)
+                raise
             return
         if answer.gone:
             self.disabled = answer.error
@@ -327,7 +390,6 @@ class Courier:
     async def _finish(
         self, message: Message, outcome: Any, now: float, retry_at: float = 0.0
     ) -> None:
-        # Said first: if the store goes away now, the message is delivered again.
         if outcome != "retry":
             self._count(outcome)
         await self._ledger.finish(self._name, self._me, message, outcome, now, retry_at)
@@ -349,7 +411,7 @@ class Courier:
             return
         payload = msgspec.json.decode(note.body)
         if is_over(payload):
-            wanted = self._direct.begun and self.receiver.hears(note.type)
+            wanted = self._direct.has_begun(note) and self.receiver.hears(note.type)
         else:
             wanted = self.receiver.wants(payload)
         if wanted and not is_silenced(self._silences(), payload, now):
@@ -365,7 +427,7 @@ class Courier:
         due = self._direct.due(now)
         if due is None:
             return RETRY_S
-        answer = await self._sender.send(due.message, now)
+        answer = await self._send(due.message, now)
         now = self._clock()
         self.last_error = answer.error
         if not answer.error:
@@ -390,6 +452,12 @@ class Courier:
 
     def _count(self, result: str) -> None:
         self._results[self.receiver.type, result] += 1
+
+
+def _ran_out(payload: Payload, since: float) -> bool:
+    if not payload["type"].startswith("client.") or not payload.get("until"):
+        return False
+    return parse_time(payload["until"]) < since
 
 
 def _folded(event: str, payload: Payload) -> dict[str, Any]:

@@ -11,9 +11,8 @@ from collections import deque
 
 import msgspec
 
-from gateway.alerts.model import Message, Note, event_key, message_id
+from gateway.alerts.model import DEGRADED, Message, Note, event_key, message_id
 
-DEGRADED = "gateway.degraded"
 # Troubles that wait to be sent past the store, and ids of those that were.
 MAX_WAITING = 32
 MAX_SENT = 64
@@ -35,8 +34,7 @@ class Direct:
         self._receiver = receiver
         self._waiting: deque[Attempt] = deque()
         self._sent: dict[str, float] = {}
-        self.begun = False
-        """Whether the last one was of a beginning: its end may follow."""
+        self._begun: set[str] = set()
 
     def is_new(self, note: Note, at: float, now: float) -> bool:
         """Whether there is room for it and it was neither sent nor is it old."""
@@ -50,8 +48,13 @@ class Direct:
 
     def add(self, note: Note, at: float, now: float) -> None:
         """To be sent at once, after those before it."""
-        self.begun = note.type == DEGRADED
+        begins = note.type == DEGRADED
+        (self._begun.add if begins else self._begun.discard)(note.chain)
         self._waiting.append(Attempt(self._message(note, at), now))
+
+    def has_begun(self, note: Note) -> bool:
+        """Whether the last one of its kind was a beginning: its end may follow."""
+        return note.chain in self._begun
 
     def _message(self, note: Note, at: float) -> Message:
         payload = msgspec.json.decode(note.body)
@@ -69,7 +72,11 @@ class Direct:
 
     def sent(self, now: float) -> None:
         """The first was."""
-        self._sent[self._waiting.popleft().message.id] = now
+        self.remember(self._waiting.popleft().message.id, now)
+
+    def remember(self, id_: str, now: float) -> None:
+        """It was told, and the store does not know."""
+        self._sent[id_] = now
         if len(self._sent) > MAX_SENT:
             del self._sent[next(iter(self._sent))]
 

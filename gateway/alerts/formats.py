@@ -45,6 +45,10 @@ class Post(msgspec.Struct, frozen=True):
     body: bytes
     headers: dict[str, str]
 
+    def __repr__(self) -> str:
+        """Each of them may hold a key."""
+        return f"Post({len(self.body)} bytes)"
+
 
 def is_over(payload: Payload) -> bool:
     """Whether it ends what was told before."""
@@ -117,13 +121,19 @@ def slack(url: str, message: Message) -> Post:
     if text:
         blocks.append(_section(text))
     note = f"{payload['severity']} · {payload['id']} · {payload['ts']}"
-    element = {"type": "mrkdwn", "text": _plain(note)}
+    element = _mrkdwn(_plain(note))
     blocks.append({"type": "context", "elements": [element]})
-    return _post(url, {"text": _plain(title(payload)), "blocks": blocks})
+    quiet = {"unfurl_links": False, "unfurl_media": False}
+    return _post(url, {"text": _plain(title(payload)), "blocks": blocks} | quiet)
 
 
 def _section(text: str) -> dict[str, Any]:
-    return {"type": "section", "text": {"type": "mrkdwn", "text": text}}
+    return {"type": "section", "text": _mrkdwn(text)}
+
+
+def _mrkdwn(text: str) -> dict[str, Any]:
+    # Verbatim: Slack makes no links of its own, of what a client is called.
+    return {"type": "mrkdwn", "text": text, "verbatim": True}
 
 
 def _plain(text: str) -> str:
@@ -189,7 +199,7 @@ def dedup_key(message: Message) -> str:
     """One for all that is said of an incident, a client or a gateway."""
     if message.payload["type"].startswith(("incident.", "digest")):
         return str(message.payload["id"])
-    return message.chain
+    return message.topic
 
 
 def opsgenie(url: str, key: str, message: Message) -> Post:

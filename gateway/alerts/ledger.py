@@ -25,8 +25,12 @@ MAX_DEAD = 10_000
 MAX_SENT = 200
 MAX_FOLDED = 10_000
 MAX_SILENCES = 500
+# Reasons for which something is lost.
+LOST = ("incidents", "log_full", "folded", "dead_letters")
 # A reporter not heard of for so long does not hold an incident open any more.
 STALE_S = 3_600.0
+# The end of a block comes after its time; it is known of for so long.
+KNOWN_S = 3_600.0
 # A receiver that is new begins so far back.
 LOOK_BACK_S = 300.0
 
@@ -126,6 +130,10 @@ class Ledger(Protocol):
         """What the receiver knows of incidents."""
         ...
 
+    async def all_told(self, receiver: str) -> dict[str, Told]:
+        """All that it knows, by what it is about."""
+        ...
+
     async def deliver(
         self, receiver: str, me: str, items: Sequence[Delivery], now: float
     ) -> bool:
@@ -159,7 +167,9 @@ class Ledger(Protocol):
         ...
 
     async def resend(self, receiver: str, ids: Sequence[str], now: float) -> int:
-        """Dead letters back into the queue (no ids: all); how many."""
+        """Dead letters back into the queue, and the receiver enabled; how many. No
+        ids: all, and it is enabled though there are none.
+        """
         ...
 
     async def counts(self, receiver: str) -> Counts:

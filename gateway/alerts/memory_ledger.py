@@ -6,15 +6,15 @@ a SIGKILL makes the same changes again. The semantics are those of ``lua/``.
 
 from __future__ import annotations
 
-import os
-import struct
+from bisect import bisect_right
 from collections.abc import Sequence
 from contextlib import suppress
-from typing import Any, BinaryIO
+from typing import Any
 
 import msgspec
 
 from gateway.alerts import ledger as limits
+from gateway.alerts.journal import Journal
 from gateway.alerts.ledger import Counts, Delivery, Due
 from gateway.alerts.model import (
     ACKNOWLEDGED,
@@ -34,7 +34,8 @@ from gateway.alerts.model import (
 
 # Changes after which the journal begins anew with the state as it is.
 COMPACT_CHANGES = 4_000
-_FRAME = struct.Struct(">I")
+# After a full disk it is tried again that often: the whole state is written then.
+RETRY_CHANGES = 100
 
 
 class _Shared(msgspec.Struct):
@@ -108,65 +109,56 @@ class MemoryLedger:
     """
 
     def __init__(self, path: str = "") -> None:
-        self._path = path
         self._state = _State()
-        self._file: BinaryIO | None = None
+        self._journal = Journal(path) if path else None
         self._changes = 0
-        if path:
-            self._load()
-            self._compact()
+        if self._journal is not None:
+            self._load(self._journal)
+            self._journal.begin(msgspec.msgpack.encode(self._state))
 
-    # -- the journal ---------------------------------------------------------------------
+    def _load(self, journal: Journal) -> None:
+        entries = journal.entries()
+        # What is damaged, or of another version, is read as far as it can be.
+        with suppress(msgspec.DecodeError, LookupError, ValueError):
+            state = next(entries, None)
+            if state is not None:
+                self._state = msgspec.msgpack.decode(state, type=_State)
+            for entry in entries:
+                self._replay(entry)
 
-    def _load(self) -> None:
-        with suppress(FileNotFoundError), open(self._path, "rb") as file:
-            frames = _frames(file.read())
-            first = next(frames, b"")
-            with suppress(msgspec.DecodeError):
-                self._state = msgspec.msgpack.decode(first, type=_State)
-            for frame in frames:
-                name, *packed = msgspec.msgpack.decode(frame)
-                kinds = _CHANGES[name]
-                args = (
-                    msgspec.convert(value, kind)
-                    for value, kind in zip(packed, kinds, strict=True)
-                )
-                getattr(self, "_" + name)(*args)
-
-    def _compact(self) -> None:
-        """The state as it is, in one step in place of the journal."""
-        if self._file is not None:
-            self._file.close()
-            self._file = None
-        draft = f"{self._path}.new"
-        with suppress(OSError):
-            fd = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-            self._file = open(fd, "wb", buffering=0)  # noqa: SIM115 - kept open
-            self._file.write(_frame(msgspec.msgpack.encode(self._state)))
-            os.replace(draft, self._path)
-        self._changes = 0
+    def _replay(self, entry: bytes) -> None:
+        name, *packed = msgspec.msgpack.decode(entry)
+        args = (
+            msgspec.convert(value, kind)
+            for value, kind in zip(packed, _CHANGES[name], strict=True)
+        )
+        getattr(self, "_" + name)(*args)
 
     def _do(self, name: str, *args: Any) -> Any:
-        if self._path:
-            if self._changes >= COMPACT_CHANGES:
-                self._compact()
-            self._changes += 1
-            if self._file is not None:
-                with suppress(OSError):
-                    self._file.write(_frame(msgspec.msgpack.encode((name, *args))))
+        if self._journal is not None:
+            self._write(self._journal, name, args)
         return getattr(self, "_" + name)(*args)
 
+    def _write(self, journal: Journal, name: str, args: tuple[Any, ...]) -> None:
+        self._changes += 1
+        most = COMPACT_CHANGES if journal.is_written else RETRY_CHANGES
+        if self._changes > most:
+            self._changes = 0
+            journal.begin(msgspec.msgpack.encode(self._state))
+        journal.append(msgspec.msgpack.encode((name, *args)))
+
     def close(self) -> None:
-        """At a clean end. A file is left behind where something waits, or is silenced."""
-        if self._file is None:
+        """At a clean end. A file is left behind where something waits, is silenced, or
+        has begun and not ended.
+        """
+        if self._journal is None:
             return
-        self._file.close()
-        self._file = None
         queues = self._state.queues.values()
-        waits = any(one.messages or one.folded or one.dead for one in queues)
-        if not waits and not self._state.silences:
-            with suppress(OSError):
-                os.unlink(self._path)
+        waits = any(q.messages or q.folded or q.dead or q.told for q in queues)
+        if waits or self._open() or self._state.known or self._state.silences:
+            self._journal.close()
+        else:
+            self._journal.remove()
 
     # -- incidents -----------------------------------------------------------------------
 
@@ -179,9 +171,13 @@ class MemoryLedger:
             del state.log[0]
             self._lose("log_full")
         shared = isinstance(one, _Shared)
+        # As a stream's: never before the last one, though a clock was set back.
+        millis = f"{round(now * 1000):013d}"
+        if state.log:
+            millis = max(millis, state.log[-1].id.partition("-")[0])
         state.log.append(
             Event(
-                id=f"{round(now * 1000):013d}-{state.serial:010d}",
+                id=f"{millis}-{state.serial:010d}",
                 type=kind,
                 about=about,
                 severity=one.severity,
@@ -203,14 +199,14 @@ class MemoryLedger:
 
     def _report(self, report: Report, now: float) -> str:
         mine = f"{report.gateway}|{report.local}"
-        id_ = self._state.locals.get(mine, "")
+        id_ = self._state.locals.get(mine, report.local)
         one = self._state.incidents.get(id_)
         if report.verb == "resolved":
             if one is not None and one.is_open:
                 self._calm(id_, one, report, now)
-            return id_
+            return id_ if one is not None else ""
         if one is not None and not one.is_open:
-            if one.by:
+            if one.by or now < one.ended:
                 return id_
             one = None
         if one is None:
@@ -264,8 +260,8 @@ class MemoryLedger:
         one.severity = max(one.severity, report.severity)
         one.action = max(one.action, report.action)
         one.score = max(one.score, report.score)
-        one.reporters[report.gateway] = (report.local, now)
         mine = f"{report.gateway}|{report.local}"
+        one.reporters[report.gateway] = (report.local, now)
         one.locals.add(mine)
         self._state.locals[mine] = id_
         for cause in own_causes(report):
@@ -301,12 +297,13 @@ class MemoryLedger:
     def _note(self, note: Note, now: float) -> bool:
         state = self._state
         if note.key:
-            for key in [key for key, until in state.known.items() if until <= now]:
+            old = now - limits.KNOWN_S
+            for key in [key for key, until in state.known.items() if until <= old]:
                 del state.known[key]
             held = state.known.get(note.key)
             if note.begins:
                 state.known[note.key] = max(note.until, held or 0.0)
-                if held is not None:
+                if held is not None and held > now:
                     return False
             elif state.known.pop(note.key, None) is None:
                 return False
@@ -432,12 +429,18 @@ class MemoryLedger:
         """After the receiver's position."""
         start = self._queue(receiver).position
         start = start or f"{round(max(0.0, now - limits.LOOK_BACK_S) * 1000):013d}"
-        return [one for one in self._state.log if one.id > start][:count]
+        log = self._state.log
+        first = bisect_right(log, start, key=lambda one: one.id)
+        return log[first : first + count]
 
     async def told(self, receiver: str, about: Sequence[str]) -> list[Told | None]:
         """What it knows."""
         told = self._queue(receiver).told
         return [told.get(one) for one in about]
+
+    async def all_told(self, receiver: str) -> dict[str, Told]:
+        """All that it knows."""
+        return dict(self._queue(receiver).told)
 
     async def deliver(
         self, receiver: str, me: str, items: Sequence[Delivery], now: float
@@ -539,6 +542,8 @@ class MemoryLedger:
             letter = queue.dead.pop(id_)
             letter.attempts, letter.error = 0, ""
             queue.enqueue(letter, now)
+        if wanted or not ids:
+            self._state.disabled.pop(receiver, None)
         return len(wanted)
 
     async def counts(self, receiver: str) -> Counts:
@@ -596,19 +601,3 @@ _CHANGES: dict[str, tuple[Any, ...]] = {
 def _copy(message: Message) -> Message:
     """Couriers write on what they hold."""
     return msgspec.structs.replace(message)
-
-
-def _frame(content: bytes) -> bytes:
-    return _FRAME.pack(len(content)) + content
-
-
-def _frames(content: bytes) -> Any:
-    """Whole frames; what a kill cut off is left out."""
-    at = 0
-    while at + _FRAME.size <= len(content):
-        (size,) = _FRAME.unpack_from(content, at)
-        at += _FRAME.size
-        if at + size > len(content):
-            return
-        yield content[at : at + size]
-        at += size

@@ -17,6 +17,7 @@ Payload = dict[str, Any]
 SEVERITIES = ("info", "warning", "critical")
 OPENED, UPDATED = "incident.opened", "incident.updated"
 RESOLVED, ACKNOWLEDGED = "incident.resolved", "incident.acknowledged"
+DEGRADED, RECOVERED = "gateway.degraded", "gateway.recovered"
 DIGEST = "digest"
 Outcome = Literal["sent", "retry", "dead"]
 
@@ -41,7 +42,7 @@ class Note(msgspec.Struct, frozen=True):
 
     ``key`` (when not empty) is who it is about: on ``begins`` it is told only when it
     was not told before or that has run out (``until``, epoch seconds), otherwise only
-    when it was. So three gateways that block one client say it once.
+    when it was (and, once its time was up, not long ago). So three gateways that block one client say it once.
     """
 
     type: str
@@ -92,6 +93,12 @@ class Message(msgspec.Struct):
     attempts: int = 0
     last_at: float = 0.0
     error: str = ""
+    about: str = ""  # what it is of, where the chain is another's
+
+    @property
+    def topic(self) -> str:
+        """One for all that is said of an incident, a client or a gateway."""
+        return self.about or self.chain
 
     def summary(self) -> dict[str, Any]:
         """As the admin API shows it."""
@@ -115,6 +122,7 @@ class Told(msgspec.Struct, frozen=True):
 
     payload: Payload
     folded: bool = False  # only by a digest
+    chain: str = ""  # in which the rest comes: behind the digest
 
 
 class Incident(msgspec.Struct, frozen=True):
@@ -236,14 +244,17 @@ def note_of(output: Output, gateway: str) -> Note:
     )
 
 
-def trouble(kind: str, gateway: str, reason: str, at: float) -> Note:
-    """``gateway.degraded`` or ``gateway.recovered`` in the shape of alerts."""
-    degraded = kind == "gateway.degraded"
+def trouble(kind: str, gateway: str, reason: str, at: float, what: str = "") -> Note:
+    """``gateway.degraded`` or ``gateway.recovered`` in the shape of alerts. ``what``:
+    the part of the gateway that it is about, "" the store.
+    """
+    degraded = kind == DEGRADED
+    name = f"{gateway}:{what}" if what else gateway
     moment = format_time(at)
     subject = {"kind": "gateway", "id": gateway}
     payload: Payload = {
         "type": kind,
-        "id": "gw_" + short_id(f"{gateway}|{reason}"),
+        "id": "gw_" + short_id(name),  # the same for the beginning and the end
         "ts": moment,
         "severity": "warning" if degraded else "info",
         "class": "gateway",
@@ -264,8 +275,8 @@ def trouble(kind: str, gateway: str, reason: str, at: float) -> Note:
         local="",
         severity=1 if degraded else 0,
         body=msgspec.json.encode(payload),
-        chain=f"gateway:{gateway}",
-        key=f"gateway|{gateway}",
+        chain=f"gateway:{name}",
+        key=f"gateway|{name}",
         begins=degraded,
         until=at + 30 * 86_400.0,
     )
@@ -276,7 +287,7 @@ def event_key(event: str, payload: Payload) -> str:
     gateway's trouble what it says, for that is also told without the log.
     """
     if payload["type"].startswith("gateway."):
-        return f"{payload['type']}|{payload['subject']['id']}|{payload['ts']}"
+        return f"{payload['type']}|{payload['id']}|{payload['ts']}"
     return event
 
 

@@ -8,9 +8,10 @@ import msgspec
 
 from gateway.alerts import formats
 from gateway.alerts.formats import Post
+from gateway.alerts.mail import MailSender
 from gateway.alerts.model import Message, Payload, is_at_least, short_id
 from gateway.alerts.retry import SCHEDULE_S
-from gateway.alerts.send import HttpSender, MailSender, Sender
+from gateway.alerts.send import HttpSender, Sender
 from gateway.config.resolve import receiver_names
 from gateway.config.structs import Alert
 from gateway.config.values import Secret
@@ -39,6 +40,10 @@ class Receiver(msgspec.Struct, frozen=True):
     retries: tuple[float, ...] = SCHEDULE_S
     to: tuple[str, ...] = ()
     sender: str = ""
+
+    def __repr__(self) -> str:
+        """Without secrets; its address may hold a token."""
+        return f"Receiver({self.name} {self.type})"
 
     @property
     def target(self) -> str:

@@ -91,7 +91,8 @@ class RedisLedger:
             "buried",
             "sent",
         )
-        return f"{base}c:", [*(base + name for name in names), self._keys[7]]
+        own = (base + name for name in names)
+        return f"{base}c:", [*own, self._keys[7], self._disabled]
 
     # -- incidents -----------------------------------------------------------------------
 
@@ -136,6 +137,7 @@ class RedisLedger:
             int(note.begins),
             f"{note.until:.3f}",
             limits.MAX_LOG,
+            limits.KNOWN_S,
         )
         return bool(said)
 
@@ -230,6 +232,12 @@ class RedisLedger:
         found = await self._guard(self._client.hmget(keys[4], list(about)))
         return [None if one is None else _decode_told(one) for one in found]
 
+    async def all_told(self, receiver: str) -> dict[str, Told]:
+        """All that it knows."""
+        keys = self._queue(receiver)[1]
+        found = await self._guard(self._client.hgetall(keys[4]))
+        return {about.decode(): _decode_told(one) for about, one in found.items()}
+
     async def deliver(
         self, receiver: str, me: str, items: Sequence[Delivery], now: float
     ) -> bool:
@@ -283,13 +291,11 @@ class RedisLedger:
     async def resend(self, receiver: str, ids: Sequence[str], now: float) -> int:
         """Dead letters live again."""
         base, keys = self._queue(receiver)
-        wanted = list(ids)
+        wanted: list[Any] = list(ids)
         if not wanted:
             wanted = await self._guard(self._client.zrange(keys[7], 0, -1))
-        if not wanted:
-            return 0
-        args: list[Any] = [base, f"{now:.3f}"]
-        for body in await self._guard(self._client.hmget(keys[6], wanted)):
+        args: list[Any] = [base, f"{now:.3f}", receiver, int(not ids)]
+        for body in await self._bodies(keys[6], wanted):
             if body is not None:
                 letter = _decode_message(body)
                 letter.attempts, letter.error = 0, ""

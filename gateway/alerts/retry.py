@@ -50,10 +50,11 @@ class Breaker:
     def __init__(self) -> None:
         self.failures = 0
         self.closed_until = 0.0
+        self._failed_at = 0.0
 
     def is_open(self, now: float) -> bool:
-        """Whether nothing is to be sent now."""
-        return now < self.closed_until
+        """Whether nothing is to be sent now; a clock that was set back closes it."""
+        return self._failed_at <= now < self.closed_until
 
     def succeeded(self) -> None:
         """It answers."""
@@ -62,6 +63,7 @@ class Breaker:
     def failed(self, now: float, asked_s: float) -> None:
         """It does not, or asks for ``asked_s`` seconds of peace."""
         self.failures += 1
+        self._failed_at = now
         pause_s = asked_s
         if self.failures >= BREAK_AFTER:
             step = min(self.failures - BREAK_AFTER, len(_BREAK_S) - 1)

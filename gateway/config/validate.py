@@ -6,6 +6,7 @@ import re
 from base64 import b64decode
 from collections.abc import Iterable
 from ipaddress import ip_network
+from typing import get_args
 from urllib.parse import urlsplit
 from zoneinfo import ZoneInfo
 
@@ -24,6 +25,7 @@ from gateway.config.resolve import (
     unknown_clients,
 )
 from gateway.config.structs import (
+    AbuseClass,
     Alert,
     Config,
     LimitTable,
@@ -461,6 +463,10 @@ def _is_signing_secret(secret: Secret) -> bool:
         return False
 
 
+# What alerts are of: abuse, what is nobody's fault, and the gateway's own troubles.
+_SILENCED = frozenset({"*", *get_args(AbuseClass), "surge", "outage", "gateway"})
+
+
 def _check_silences(config: Config, report: Report) -> None:
     zone = ZoneInfo("UTC")
     for index, silence in enumerate(config.silences):
@@ -468,6 +474,14 @@ def _check_silences(config: Config, report: Report) -> None:
         ends = silence.ends.replace(tzinfo=silence.ends.tzinfo or zone)
         if starts >= ends:
             report.add(("silence", index, "to"), "is not after from")
+        kind, _, id_ = silence.subject.partition(":")
+        if silence.subject != "*" and not (kind and id_):
+            message = f'"{silence.subject}" names nobody'
+            report.add(("silence", index, "subject"), message, '"kind:id" or "*"')
+        if silence.cls not in _SILENCED:
+            message = f'there is no class "{silence.cls}"'
+            allowed = ", ".join(sorted(_SILENCED))
+            report.add(("silence", index, "class"), message, allowed)
 
 
 def _check_events(config: Config, report: Report) -> None:

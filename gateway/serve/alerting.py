@@ -15,7 +15,7 @@ import secrets
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 from zoneinfo import ZoneInfo
@@ -24,9 +24,11 @@ import msgspec
 
 from gateway.alerts.courier import Courier
 from gateway.alerts.direct import MAX_WAITING
-from gateway.alerts.ledger import Counts, Ledger, LedgerUnavailable
+from gateway.alerts.ledger import LOST, Counts, Ledger, LedgerUnavailable
 from gateway.alerts.memory_ledger import MemoryLedger
 from gateway.alerts.model import (
+    DEGRADED,
+    RECOVERED,
     Incident,
     Message,
     Note,
@@ -40,6 +42,7 @@ from gateway.alerts.model import (
 from gateway.alerts.receivers import Receiver, open_sender, receivers_of
 from gateway.alerts.redis_ledger import RedisLedger
 from gateway.alerts.silences import Silence, moment_of, read_silences
+from gateway.core.pace import is_due
 from gateway.detect.model import Output, format_time
 from gateway.serve.runtime import write_private
 
@@ -55,6 +58,8 @@ LOOK_S = 0.5
 RETRY_S = 1.0
 BEAT_S = 30.0
 LISTED = 200
+# The last words wait for the store no longer.
+CLOSE_S = 2.0
 # A silence that is over for so long is not listed when another is put.
 FORGOTTEN_S = 86_400.0
 # The lists are kept fresh for so long after somebody looked.
@@ -99,10 +104,12 @@ class Alerting:
         runtime_dir: str,
         me: str,
         background: Background,
+        workers: int = 1,
         on_state: Callable[[str], None] = lambda _problem: None,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._me = me
+        self._workers = workers
         self._clock = clock
         self._background = background
         self._on_state = on_state
@@ -114,11 +121,15 @@ class Alerting:
             self._ledger = RedisLedger(client, prefix)
         self._path = f"{runtime_dir}.alerts-waiting"
         self._queue: deque[Waiting] = deque(self._read_waiting())
+        self._unwritten = False  # whether the file says something else
         self._due = asyncio.Event()
         self._open: dict[str, None] = {}  # local ids of what this gateway sees
         self._troubled: set[int] = set()
+        self._well: set[int] = set()
+        # Parts of the gateway, whether they are: as was said last.
+        self._troubles = dict(self._waiting_troubles())
         self._couriers: dict[str, Courier] = {}
-        self._stops: dict[str, Callable[[], object]] = {}
+        self._leaving: dict[str, Courier] = {}
         self._wanted: list[Receiver] = []
         self._fixed: list[Silence] = []  # of the configuration
         self._put: list[Silence] = []  # of the store
@@ -148,25 +159,51 @@ class Alerting:
         elif output.type in _NOTED:
             self._enqueue(WaitingNote(note_of(output, self._me), now))
 
+    def recall(self, output: Output) -> None:
+        """An incident that goes on from before a restart. It is said again, as old as
+        its evidence: the store may have missed it, or know of its end.
+        """
+        self._open[output.id] = None
+        self._enqueue(WaitingReport(report_of(output, self._me), output.at))
+
     def take_event(self, worker: int, name: str, reason: str) -> None:
         """A worker is in trouble, or out of it: told when it is the first, or the last
         of this gateway.
         """
-        before = bool(self._troubled)
-        if name == "gateway.degraded":
+        if name == DEGRADED:
             self._troubled.add(worker)
-        elif name == "gateway.recovered":
+        elif name == RECOVERED:
             self._troubled.discard(worker)
-        if bool(self._troubled) != before:
-            now = self._clock()
-            note = trouble(name, self._me, reason, now)
-            self._enqueue(WaitingNote(note, now))
+            self._well.add(worker)
+        if self._troubled:
+            self.take_trouble("", reason)
+        elif len(self._well) == self._workers:
+            self.take_trouble("", "")
+
+    def take_stats(self, worker: int, *, store_up: bool) -> None:
+        """What a worker's statistics say. The word that a trouble is over is lost where
+        the worker, or the control that heard of its beginning, was killed.
+        """
+        if store_up and (worker in self._troubled or worker not in self._well):
+            self.take_event(worker, RECOVERED, "")
+
+    def take_trouble(self, what: str, problem: str) -> None:
+        """A part of this gateway ("": its store) does not work, or ("") does again.
+        The first time that is said too: a predecessor may have told of a trouble.
+        """
+        if self._troubles.get(what) is bool(problem):
+            return
+        self._troubles[what] = bool(problem)
+        now = self._clock()
+        kind = DEGRADED if problem else RECOVERED
+        self._enqueue(WaitingNote(trouble(kind, self._me, problem, now, what), now))
 
     def _enqueue(self, waiting: Waiting) -> None:
         if len(self._queue) >= MAX_QUEUE:
             self.turned_away += 1
             self._drop()
         self._queue.append(waiting)
+        self._unwritten = True
         self._due.set()
 
     def _drop(self) -> None:
@@ -195,6 +232,9 @@ class Alerting:
             for index, one in enumerate(config.silences)
         ]
         self._wanted = receivers_of(config.alerts)
+        for receiver in self._wanted:  # there from the first scrape on: rates need it
+            for result in ("sent", "failed", "dead", "folded"):
+                self.results[receiver.type, result] += 0
         self._due.set()
 
     def silences_in_force(self) -> list[Silence]:
@@ -202,44 +242,47 @@ class Alerting:
         return self._fixed + self._put
 
     async def run(self) -> None:
-        """Until cancelled."""
-        beat_at = 0.0
-        try:
-            while True:
-                self._settle_couriers()
-                try:
-                    await self._flush()
+        """Until cancelled; ``close`` comes after it."""
+        beat_at = looked_at = 0.0
+        while True:
+            self._settle_couriers()
+            try:
+                await self._flush()
+                if is_due(looked_at, LOOK_S, self._clock()):  # a storm changes it often
+                    looked_at = self._clock()
                     await self._look()
-                    if self._clock() - beat_at >= BEAT_S:
-                        beat_at = self._clock()
-                        await self._beat(beat_at)
-                    self._say("")
-                    wait_s = LOOK_S
-                except LedgerUnavailable as error:
-                    self._say(str(error))
-                    self._offer_troubles()
-                    self._write_waiting()
-                    wait_s = RETRY_S
-                with suppress(TimeoutError):
-                    async with asyncio.timeout(wait_s):
-                        await self._due.wait()
-                self._due.clear()
-        finally:
-            await self._close()
+                if is_due(beat_at, BEAT_S, self._clock()):
+                    beat_at = self._clock()
+                    await self._beat(beat_at)
+            except (LedgerUnavailable, msgspec.DecodeError) as error:
+                self._say(str(error))
+                self._offer_troubles()
+                await asyncio.sleep(RETRY_S)
+                continue
+            self._say("")
+            with suppress(TimeoutError):
+                async with asyncio.timeout(LOOK_S):
+                    await self._due.wait()
+            self._due.clear()
 
     def _settle_couriers(self) -> None:
-        """One for each receiver; a receiver that changed gets a new one."""
+        """One for each receiver; a receiver that changed gets a new one, once the old
+        one has ended its attempt: they would share the lease.
+        """
         wanted = {one.name: one for one in self._wanted}
         for name, courier in list(self._couriers.items()):
             if wanted.get(name) != courier.receiver:
-                self._stops.pop(name)()
-                del self._couriers[name]
+                self._leaving[name] = self._couriers.pop(name)
+                courier.stop()
+        self._leaving = {
+            name: courier
+            for name, courier in self._leaving.items()
+            if not courier.ended
+        }
         for name, receiver in wanted.items():
-            if name not in self._couriers:
+            if name not in self._couriers and name not in self._leaving:
                 self._couriers[name] = courier = self._courier(receiver)
-                self._stops[name] = self._background.start(
-                    courier.run(), f"alert {name}"
-                )
+                self._background.start(courier.run(), f"alert {name}")
 
     def _courier(self, receiver: Receiver) -> Courier:
         return Courier(
@@ -252,15 +295,16 @@ class Alerting:
             clock=self._clock,
         )
 
-    async def _close(self) -> None:
-        for stop in self._stops.values():
-            stop()
-        with suppress(LedgerUnavailable, TimeoutError):
-            async with asyncio.timeout(2.0):
-                await self._flush()
-        self._write_waiting()
-        if isinstance(self._ledger, MemoryLedger):
-            self._ledger.close()
+    async def close(self) -> None:
+        """The last words, once nothing more is said: into the store, or the file."""
+        try:
+            with suppress(LedgerUnavailable, TimeoutError):
+                async with asyncio.timeout(CLOSE_S):
+                    await self._flush()
+        finally:
+            self._write_waiting()
+            if isinstance(self._ledger, MemoryLedger):
+                self._ledger.close()
 
     def _say(self, problem: str) -> None:
         if bool(problem) != bool(self._problem):
@@ -271,6 +315,7 @@ class Alerting:
 
     async def _flush(self) -> None:
         """Raises LedgerUnavailable; what was not written stays first in the queue."""
+        self._write_waiting()  # a kill finds it there, however long the store takes
         wrote = False
         while self._queue:
             one = self._queue[0]
@@ -281,9 +326,10 @@ class Alerting:
             # It may have made room for another meanwhile.
             if self._queue and self._queue[0] is one:
                 self._queue.popleft()
+                self._unwritten = True
             wrote = True
+        self._write_waiting()
         if wrote:
-            self._remove_waiting()
             for courier in self._couriers.values():
                 courier.nudge()
 
@@ -295,19 +341,26 @@ class Alerting:
             for courier in self._couriers.values():
                 courier.offer(one.said, one.at)
 
+    def _waiting_troubles(self) -> Iterable[tuple[str, bool]]:
+        for one in self._queue:
+            if isinstance(one, WaitingNote) and one.said.type in (DEGRADED, RECOVERED):
+                _, _, name = one.said.chain.partition(":")
+                yield name.partition(":")[2], one.said.begins
+
     def _read_waiting(self) -> Iterable[Waiting]:
         with suppress(OSError, msgspec.DecodeError), open(self._path, "rb") as file:
             return msgspec.msgpack.decode(file.read(), type=list[Waiting])
         return ()
 
     def _write_waiting(self) -> None:
-        if self._queue:
-            with suppress(OSError):  # a full disk: only a kill loses them now
+        if not self._unwritten:
+            return
+        self._unwritten = False
+        with suppress(OSError):  # a full disk: only a kill loses them now
+            if self._queue:
                 write_private(self._path, msgspec.msgpack.encode(list(self._queue)))
-
-    def _remove_waiting(self) -> None:
-        with suppress(OSError):
-            os.unlink(self._path)
+            else:
+                os.unlink(self._path)
 
     # -- what the store knows ------------------------------------------------------------
 
@@ -343,7 +396,7 @@ class Alerting:
 
     def lost(self) -> dict[str, int]:
         """What found no room, by reason."""
-        return self._lost | {"queue": self.turned_away}
+        return dict.fromkeys(LOST, 0) | self._lost | {"queue": self.turned_away}
 
     def incidents(self, local: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
         """Those of all gateways, and of ``local`` what the store does not know yet."""
@@ -407,11 +460,15 @@ class Alerting:
             self._due.set()
         return self._shown | {"pending": self.pending}
 
-    def _find(self, name: str) -> Courier:
-        try:
-            return self._couriers[name]
-        except KeyError:
-            raise UnknownReceiver(name) from None
+    def has_receiver(self, name: str) -> bool:
+        """Whether one is called so."""
+        return any(one.name == name for one in self._wanted)
+
+    def _find(self, name: str) -> Receiver:
+        for receiver in self._wanted:
+            if receiver.name == name:
+                return receiver
+        raise UnknownReceiver(name)
 
     async def resend(self, what: str) -> int:
         """A dead letter by its id, or all of a receiver by its name, once more; the
@@ -423,21 +480,24 @@ class Alerting:
         for name in names:
             found = await self._ledger.resend(name, ids, self._clock())
             if found or not ids:
-                await self._ledger.set_state(name, "")
-                self._couriers[name].disabled = ""
                 self._couriers[name].breaker.succeeded()
             count += found
         await self._changed()
         return count
 
     async def test(self, name: str) -> str:
-        """Send a sample that opens, and one that resolves it, past the queue; why it
-        failed, "" when it did not.
+        """Send a sample that opens, and one that resolves it, past the queue, but not
+        beside what is being sent; why it failed, "" when it did not.
         """
-        receiver = self._find(name).receiver
-        now = self._clock()
-        sender = open_sender(receiver)
-        error = ""
+        receiver = self._find(name)
+        courier = self._couriers.get(name)
+        async with nullcontext() if courier is None else courier.line:
+            error = await self._send_sample(receiver)
+        self.results[receiver.type, "test_failed" if error else "test"] += 1
+        return error
+
+    async def _send_sample(self, receiver: Receiver) -> str:
+        sender, now, error = open_sender(receiver), self._clock(), ""
         try:
             for payload in sample(secrets.token_hex(8), now):
                 id_ = "msg_" + short_id(f"{payload['id']}{payload['type']}")
@@ -445,7 +505,6 @@ class Alerting:
                 error = error or (await sender.send(message, now)).error
         finally:
             await sender.close()
-        self.results[receiver.type, "test_failed" if error else "test"] += 1
         return error
 
     def silences(self) -> list[dict[str, Any]]:

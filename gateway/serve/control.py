@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-import socket
 import ssl
 from collections.abc import Awaitable, Iterator
 from contextlib import suppress
@@ -25,7 +24,6 @@ from gateway.admin.api import build_app
 from gateway.admin.clients import ClientTable
 from gateway.admin.metrics import Metrics
 from gateway.core.baselines import BaselinesError
-from gateway.core.names import short_name
 from gateway.serve.alerting import Alerting
 from gateway.serve.background import Background
 from gateway.serve.blocks import Blocks, BlockTable, MemoryBlocks, RedisBlocks
@@ -44,7 +42,12 @@ from gateway.serve.memory import Memory
 from gateway.serve.redis_client import open_redis
 from gateway.serve.replicas import Replicas
 from gateway.serve.roster import Roster
-from gateway.serve.runtime import ChildSpec, child_spec, read_snapshot
+from gateway.serve.runtime import (
+    ChildSpec,
+    child_spec,
+    gateway_name,
+    read_snapshot,
+)
 from gateway.serve.secret import SecretKeeper
 from gateway.serve.settings import Reload, Settings
 from gateway.serve.spans import open_traces
@@ -79,6 +82,7 @@ class Control:
 
     def __init__(self, spec: ChildSpec) -> None:
         self._spec = spec
+        self._name = gateway_name(spec.runtime_dir)
         self._settings = Settings(spec.runtime_dir, read_snapshot(spec.runtime_dir))
         config = self._settings.config
         logs = config.server.log
@@ -100,9 +104,11 @@ class Control:
             spec.runtime_dir,
             self._name,
             self._background,
+            spec.workers,
             self._alerting_state,
         )
-        self._incidents = IncidentBook(self._say_output)
+        self._roster.on_stats = self._on_stats
+        self._incidents = IncidentBook(self._say_output, self._alerting.recall)
         self._detecting = Detecting(
             self._enforcer, self._incidents, self._roster.broadcast
         )
@@ -168,11 +174,6 @@ class Control:
         return Replicas(
             self._redis, prefix, self._name, workers, self._roster.broadcast
         )
-
-    @property
-    def _name(self) -> str:
-        """What this gateway is called among those of its store, over restarts."""
-        return short_name(f"{socket.gethostname()} {self._spec.runtime_dir}".encode())
 
     # -- life --------------------------------------------------------------------------
 
@@ -296,6 +297,7 @@ class Control:
         await self._roster.close()
         while self._collector.drain():
             pass
+        await self._alerting.close()
         if self._collector.sink is not None:
             self._collector.sink.close()
         if self._admin is not None:
@@ -357,6 +359,10 @@ class Control:
         say(name, worker=index, **fields)
         self._alerting.take_event(index, name, str(message.get("reason", "")))
 
+    def _on_stats(self, index: int, message: Message) -> None:
+        up = bool(message.get("store_up", True))
+        self._alerting.take_stats(index, store_up=up)
+
     def _alerting_state(self, problem: str) -> None:
         say = self._log.warning if problem else self._log.info
         say("alerts wait for the store" if problem else "alerts flow", why=problem)
@@ -371,6 +377,7 @@ class Control:
                 say = self._log.error if now else self._log.info
                 say("records are dropped" if now else "records are written", why=now)
                 problem = now
+            self._alerting.take_trouble("records", now and f"records are lost: {now}")
             busy = self._collector.collected != collected
             collected = self._collector.collected
             pause_s = BUSY_DRAIN_S if busy else IDLE_DRAIN_S
@@ -404,7 +411,11 @@ class Control:
         result = self._settings.reload()
         if not result.ok:
             self._log.error("configuration refused", errors=list(result.errors))
+            # Not which: it may quote what is secret, and the old one stays in force.
+            why = f"A changed configuration was refused, faults: {len(result.errors)}."
+            self._alerting.take_trouble("configuration", why)
             return result
+        self._alerting.take_trouble("configuration", "")
         self._apply()
         self._roster.broadcast(self._settings.message())
         self._log.info(
@@ -426,6 +437,8 @@ class Control:
 
         if self._settings.is_changed():  # while no control was there
             self._reload()
+        else:
+            self._alerting.take_trouble("configuration", "")
         async for _ in awatch(os.path.dirname(path), step=SETTLE_MS, recursive=False):
             if self._settings.is_changed():
                 self._reload()

@@ -327,10 +327,13 @@ class Desk:
         """How alerts are delivered."""
         return self._alerting.alerts()
 
-    async def resend_alert(self, id_: str) -> None:
+    async def resend_alert(self, id_: str) -> int:
         """Try a message that was given up once more, or all of a target."""
-        if not await _asked(self._alerting.resend(id_)):
-            raise Refused(404, "not_found", f"there is no dead letter {id_}")
+        count = await _asked(self._alerting.resend(id_))
+        if not count and not self._alerting.has_receiver(id_):
+            text = f"there is no dead letter and no target {id_}"
+            raise Refused(404, "not_found", text)
+        return count
 
     async def test_alert(self, target: str) -> None:
         """Send a sample."""

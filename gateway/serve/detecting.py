@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from gateway.core.identify import ANONYMOUS
 from gateway.core.model import CLOSED, OPENED, STRANGERS, RequestRecord
+from gateway.core.pace import is_due
 from gateway.detect.export import Tide, Usual, expectations, tide_of, usual_of
 from gateway.detect.flooded import floods_of, settled_in
 from gateway.detect.incidents import told
@@ -168,15 +169,16 @@ class Detecting:
         out = self._rooms.advance(now)
         if out:
             self._act(out)
-        self._hold_floods(anew=now - self._renewed_at >= RENEW_S)
-        if now - self._renewed_at >= RENEW_S:
+        renews = is_due(self._renewed_at, RENEW_S, now)
+        self._hold_floods(anew=renews)
+        if renews:
             self._renewed_at = now
             for engine in self._rooms.engines:
                 self.enforcer.renew(engine.bench.standings.items())
-        if now - self._tide_at >= TIDE_S:
+        if is_due(self._tide_at, TIDE_S, now):
             self._tide_at = now
             self.on_tide(now, self._tide(now))
-        if now - self._told_at >= EXPECT_S:
+        if is_due(self._told_at, EXPECT_S, now):
             self._told_at = now
             self._expected = self._expectations()
             self._broadcast(self._expected)

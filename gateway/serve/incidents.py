@@ -19,10 +19,17 @@ _RESOLVED: OutputType = "incident.resolved"
 
 
 class IncidentBook:
-    """``on_output`` hears everything that the detector says, in order."""
+    """``on_output`` hears everything that the detector says, in order, ``on_recall`` of
+    incidents that go on from before.
+    """
 
-    def __init__(self, on_output: Callable[[Output], None]) -> None:
+    def __init__(
+        self,
+        on_output: Callable[[Output], None],
+        on_recall: Callable[[Output], None] = lambda _output: None,
+    ) -> None:
         self._on_output = on_output
+        self._on_recall = on_recall
         self._incidents: dict[str, _Entry] = {}
         self.opened: Counter[tuple[str, str]] = Counter()
         """Incidents by class and severity (the one they opened with)."""
@@ -40,6 +47,7 @@ class IncidentBook:
         for output in outputs:
             if output.id not in self._incidents:
                 self._note(output)
+                self._on_recall(output)
 
     def _note(self, output: Output) -> None:
         entry = self._incidents.pop(output.id, None)

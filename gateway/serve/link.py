@@ -175,6 +175,8 @@ class WorkerLink:
             "pid": os.getpid(),
         }
         self._on_message = on_message
+        self.standing: Callable[[], Message | None] = lambda: None
+        """What a control that comes has to be told of, beside what it missed."""
         self._peer: Peer | None = None
         self._lost = asyncio.Event()
         self._ready = False
@@ -248,6 +250,9 @@ class WorkerLink:
             peer.send({"type": "ready"})
         while self._waiting:
             peer.send_frame(self._waiting.popleft())
+        standing = self.standing()
+        if standing is not None:
+            peer.send(standing)
 
     def _received(self, _peer: Peer, message: Message) -> None:
         self._on_message(message)

@@ -1,7 +1,8 @@
 """Logs: structlog to standard error, one set-up for every process.
 
 JSON lines, or text for people on a terminal. Nothing on a hot path logs at ``info`` or
-below, and no key, prompt or answer is ever an argument of a log call.
+below, and no key, prompt or answer is ever an argument of a log call. Tracebacks show
+the way, never the variables on it: these hold keys and prompts.
 """
 
 from __future__ import annotations
@@ -13,8 +14,7 @@ from typing import TYPE_CHECKING, Any, cast
 import msgspec
 
 if not sys.stderr.isatty():
-    # structlog imports rich where it finds it, 2.5 MB in each process; only pretty
-    # tracebacks on a terminal have a use for it.
+    # structlog imports rich where it finds it, 2.5 MB in each process.
     sys.modules.setdefault("rich", None)  # type: ignore[arg-type]
 import structlog
 
@@ -41,13 +41,19 @@ def set_up_logs(level: str, form: str, role: str) -> FilteringBoundLogger:
     ]
     if as_json:
         processors += [
-            structlog.processors.dict_tracebacks,
+            structlog.processors.ExceptionRenderer(
+                structlog.tracebacks.ExceptionDictTransformer(show_locals=False)
+            ),
             structlog.processors.JSONRenderer(serializer=_to_json),
         ]
         factory: Any = structlog.BytesLoggerFactory(sys.stderr.buffer)
     else:
         colors = sys.stderr.isatty()
-        processors.append(structlog.dev.ConsoleRenderer(colors=colors))
+        processors.append(
+            structlog.dev.ConsoleRenderer(
+                colors=colors, exception_formatter=structlog.dev.plain_traceback
+            )
+        )
         factory = structlog.PrintLoggerFactory(sys.stderr)
     structlog.configure(
         processors=processors,

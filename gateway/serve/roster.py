@@ -55,6 +55,8 @@ class Roster:
         self.workers = [Worker() for _ in range(count)]
         self.on_ready: Callable[[], None] = lambda: None
         """Called once, when every worker is ready for the first time."""
+        self.on_stats: Callable[[int, Message], None] = lambda _index, _stats: None
+        """Hears of every worker's statistics, after all that it said before them."""
 
     async def start(self) -> None:
         await self._link.start()
@@ -143,6 +145,7 @@ class Roster:
                 worker.stats = message
                 stats = self._metrics.stats_of(peer.index)
                 stats.update(worker.incarnation, message)
+                self.on_stats(peer.index, message)
             case "event":
                 self._on_event(peer.index, message)
             case "answer":

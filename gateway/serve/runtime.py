@@ -15,6 +15,7 @@ import os
 import resource
 import shutil
 import signal
+import socket
 import stat
 import time
 from collections.abc import Mapping
@@ -38,6 +39,7 @@ ABANDONED_S = 86_400
 _SLOTS = 16  # gateways that are alike in every word, on one machine
 _PR_SET_PDEATHSIG = 1
 _PRIVATE = 0o700
+_NAME_DIGITS = 16
 
 
 class ServeSpec(msgspec.Struct, frozen=True):
@@ -112,14 +114,45 @@ def load_snapshot(snapshot: Snapshot) -> Loaded:
 
 
 def write_private(path: str, content: bytes) -> None:
-    """A file for this user only, replaced in one step."""
+    """A file for this user only, replaced in one step. Raises OSError, a full disk's
+    too, and then the old file stays.
+    """
     draft = f"{path}.{os.getpid()}"
     fd = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
     try:
-        os.write(fd, content)
-    finally:
-        os.close(fd)
-    os.replace(draft, path)
+        try:
+            _write_all(fd, content)
+        finally:
+            os.close(fd)
+        os.replace(draft, path)
+    except OSError:
+        with suppress(OSError):
+            os.unlink(draft)
+        raise
+
+
+def _write_all(fd: int, content: bytes) -> None:
+    """A disk that fills up takes a part first, and only then says so."""
+    rest = memoryview(content)
+    while rest:
+        rest = rest[os.write(fd, rest) :]
+
+
+def gateway_name(runtime_dir: str) -> str:
+    """What this gateway is called among those of its store, over restarts. Made up
+    once: two machines may have the same host name and paths.
+    """
+    path = f"{runtime_dir}.name"  # beside the directory, which a clean end removes
+    with suppress(OSError, ValueError), open(path, "rb") as file:
+        text = file.read(_NAME_DIGITS + 1).decode("ascii")
+        if len(bytes.fromhex(text)) * 2 == _NAME_DIGITS:
+            return text
+    name = os.urandom(_NAME_DIGITS // 2).hex()
+    try:
+        write_private(path, name.encode())
+    except OSError:
+        return short_name(f"{socket.gethostname()} {runtime_dir}".encode())
+    return name
 
 
 class RuntimeDirectory:

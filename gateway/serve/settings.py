@@ -102,12 +102,16 @@ class Settings:
             self.last = Reload(False, self._clock(), self.generation, problems)
             return self.last
         self._snapshot, self.loaded, self.resolved = snapshot, loaded, resolved
-        write_snapshot(self._runtime_dir, snapshot)
+        warnings = [str(warning) for warning in loaded.warnings]
+        try:
+            write_snapshot(self._runtime_dir, snapshot)
+        except OSError as error:  # processes that start learn it from control
+            warnings.append(f"in force, but not kept for a restart: {error.strerror}")
         self.last = Reload(
             True,
             self._clock(),
             self.generation,
-            warnings=tuple(str(warning) for warning in loaded.warnings),
+            warnings=tuple(warnings),
             needs_restart=self._needs_restart(loaded.config),
         )
         return self.last

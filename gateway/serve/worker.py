@@ -95,6 +95,7 @@ class Worker:
         if isinstance(self.store, RedisStore):
             self.store.on_degraded = self._on_degraded
             self.store.on_recovered = self._on_recovered
+            self.link.standing = self._trouble
         await self.store.start()
         plane = self.plane = Plane(
             self.loop,
@@ -134,7 +135,14 @@ class Worker:
         self.secret_known.set()
 
     def _on_degraded(self, reason: str) -> None:
-        self.link.send({"type": "event", "name": "gateway.degraded", "reason": reason})
+        self.link.send(_degraded(reason))
+
+    def _trouble(self) -> Message | None:
+        """For a control that was not there when it began."""
+        store = self.store
+        if isinstance(store, RedisStore) and store.degraded:
+            return _degraded(store.last_error)
+        return None
 
     def _on_recovered(self, merged: int) -> None:
         self.link.send({"type": "event", "name": "gateway.recovered", "merged": merged})
@@ -240,6 +248,10 @@ class Worker:
         while True:
             self.link.send(plane.stats())
             await asyncio.sleep(STATS_S)
+
+
+def _degraded(reason: str) -> Message:
+    return {"type": "event", "name": "gateway.degraded", "reason": reason}
 
 
 def slim(block: Block) -> Block:

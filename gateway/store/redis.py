@@ -183,6 +183,11 @@ class RedisStore:
         return self._mode == _LIVE
 
     @property
+    def degraded(self) -> bool:
+        """Whether it was told that limits are not shared, and not yet that they are."""
+        return self._degraded
+
+    @property
     def journal_size(self) -> int:
         """What waits for the store: operations, open exchanges and sums."""
         limbo = len(self._limbo or ())

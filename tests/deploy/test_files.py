@@ -11,6 +11,7 @@ import sys
 import pytest
 import yaml
 
+from gateway import __version__
 from gateway.config import load
 from tests.gateway_process import REPOSITORY
 
@@ -205,3 +206,38 @@ def test_manifests_fit_together(path):
     loaded = load("tidegate.toml", {}, ENV, text=settings["data"]["tidegate.toml"])
     drain_s = loaded.config.server.drain_timeout
     assert pod["terminationGracePeriodSeconds"] > float(drain_s) + 5
+
+
+IMAGE = re.compile(r"^\s*(?:- )?image: (\S+)", re.MULTILINE)
+
+
+@pytest.mark.parametrize(
+    "path", [DEPLOY / "compose.yaml", *MANIFESTS], ids=lambda path: path.stem
+)
+def test_images_are_pinned_and_secrets_are_elsewhere(path):
+    """To a patch release; no password or token stands in the file, nor as a default."""
+    text = path.read_text()
+    images = IMAGE.findall(text)
+    assert images
+    assert [one for one in images if not re.search(r":v?\d+\.\d+\.\d+", one)] == []
+    ours = [one for one in images if one.startswith("tidegate:")]
+    assert ours == [f"tidegate:{__version__}"]
+    named = re.findall(r"(?:TOKEN|PASSWORD): (\S+)", text)
+    assert [one for one in named if not one.startswith("${")] == []
+    defaults = re.findall(r"\$\{\w*(?:TOKEN|PASSWORD):-([^}]*)", text)
+    assert [one for one in defaults if not one.startswith("${")] == []
+
+
+def test_the_model_outlives_its_sidecar():
+    """Kubernetes ends both at once; streams run to their end in the gateway's drain."""
+    for document in yaml.safe_load_all(
+        (DEPLOY / "kubernetes/sidecar.yaml").read_text()
+    ):
+        if document["kind"] == "Deployment":
+            pod = document["spec"]["template"]["spec"]
+    waits = {
+        one["name"]: int(one["lifecycle"]["preStop"]["exec"]["command"][1])
+        for one in pod["containers"]
+    }
+    assert waits["vllm"] > waits["tidegate"] + 30
+    assert waits["vllm"] + 5 <= pod["terminationGracePeriodSeconds"]

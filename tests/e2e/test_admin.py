@@ -6,29 +6,35 @@ import json
 from urllib.parse import quote
 
 import pytest
+from prometheus_client.parser import text_string_to_metric_families
 
 from tests.engines import engine_binaries, running_engine
 from tests.gateway_process import call, running_gateway, until
 
 CHAT = {"model": "gpt-4o-mini", "messages": [{"role": "user", "content": "hello"}]}
-# Families of the interface document; those without a sample yet stand by their help.
-DOCUMENTED = [
-    "requests_total",
-    "tokens_total",
-    "usd_total",
-    "request_duration_seconds",
-    "ttfb_seconds",
-    "overhead_seconds",
-    "check_seconds",
-    "score_seconds",
-    "store_seconds",
-    "store_up",
-    "incidents_total",
-    "blocks_active",
-    "alerts_total",
-    "alerts_pending",
-    "inflight",
-]
+# Families of the interface document with their labels, all of them and no others.
+DOCUMENTED = {
+    "requests_total": {"tenant", "endpoint", "status", "action"},
+    "tokens_total": {"tenant", "model", "kind"},
+    "usd_total": set(),
+    "request_duration_seconds": {"le"},
+    "ttfb_seconds": {"le"},
+    "overhead_seconds": {"le"},
+    "check_seconds": {"le"},
+    "score_seconds": {"le"},
+    "store_seconds": {"le"},
+    "store_up": set(),
+    "incidents_total": {"class", "severity"},
+    "blocks_active": set(),
+    "alerts_total": {"type", "result"},
+    "alerts_pending": set(),
+    "inflight": set(),
+}
+# Shows a sample only once there was one (see test_detection).
+RARE = {"incidents_total"}
+RECEIVER = (
+    '[[alert]]\ntype = "webhook"\nurl = "https://x.invalid"\nsecret = "whsec_bmV3"\n'
+)
 
 
 def config_for(mock, extra=""):
@@ -43,18 +49,32 @@ def chat(gateway):
 @pytest.fixture(name="gateway", scope="module")
 def _gateway(mock):
     limits = 'limits = [{ per = "client_ip", requests = 50_000, window = "1h" }]'
-    with running_gateway(config_for(mock, limits)) as gateway:
+    with running_gateway(config_for(mock, f"{limits}\n{RECEIVER}")) as gateway:
         yield gateway
 
 
+def labels_of(text: str) -> dict[str, set[str]]:
+    """Names of labels by family, of what was scraped."""
+    found: dict[str, set[str]] = {}
+    for family in text_string_to_metric_families(text):
+        name = family.name.removeprefix("tidegate_")
+        name += "_total" * (family.type == "counter")
+        for sample in family.samples:
+            found.setdefault(name, set()).update(sample.labels)
+    return found
+
+
 def test_every_documented_metric_is_there(gateway):
-    """By name, with help, and exact."""
+    """By name, with help, with the labels it is to have, and exact."""
     before = gateway.metrics().get("tidegate_records_total", 0)
     assert chat(gateway) == 200
     until(lambda: gateway.metrics()["tidegate_records_total"] > before)
     text = call("GET", f"{gateway.admin}/metrics")[2].decode()
     for name in DOCUMENTED:
         assert f"# HELP tidegate_{name} " in text, name
+    found = labels_of(text)
+    for name, labels in DOCUMENTED.items():
+        assert found.get(name, labels if name in RARE else None) == labels, name
     label = 'model="gpt-4o-mini",tenant="default"'
     assert f'tidegate_tokens_total{{kind="prompt",{label}}}' in text
 

@@ -424,3 +424,48 @@ def test_a_receiver_that_fails_meanwhile_hears_of_it_from_the_store(engine):
         assert len(degraded) == 1
         assert hook.kinds() == ["gateway.degraded", "gateway.recovered"]
         verify(hook)
+
+
+def test_the_end_of_an_outage_is_told_though_control_was_killed_in_it(engine):
+    """The next control is told by the worker; the alert keeps its id."""
+    with (
+        running_hook() as hook,
+        running_gateway(config(hook), store=engine.url) as gateway,
+    ):
+        until(lambda: target(gateway).get("delivers_here"), 20)
+        engine.kill()
+        until(lambda: hook.kinds() == ["gateway.degraded"], 30)
+        (control,) = gateway.children("control")
+        control.kill()
+        until(lambda: len(hook.seen) > 1, 60)
+        engine.start()
+        until(lambda: "gateway.recovered" in hook.kinds(), 60)
+        until(lambda: gateway.api("GET", "/api/v1/alerts")["pending"] == 0, 30)
+        told = [
+            (json.loads(body)["type"], fields["webhook-id"])
+            for fields, body, _ in hook.seen
+        ]
+        assert [kind for kind, _ in told].count("gateway.recovered") == 1
+        assert len(set(told)) == 2
+        verify(hook)
+
+
+def test_a_configuration_that_was_refused_is_told_and_its_mending(engine):
+    """Without a word of what stands in it."""
+    with (
+        running_hook() as hook,
+        running_gateway(config(hook), store=engine.url) as gateway,
+    ):
+        good = gateway.config_file.read_text()
+        bad = f'{good}[{SECRETS[0]}]\nx = "{SECRETS[1]}"\n'
+        gateway.config_file.write_text(bad)
+        assert call("POST", f"{gateway.admin}/api/v1/reload")[0] == 422
+        until(lambda: hook.kinds() == ["gateway.degraded"], 30)
+        gateway.config_file.write_text(good)
+        until(lambda: hook.kinds() == ["gateway.degraded", "gateway.recovered"], 30)
+        begun, over = hook.got()
+        assert begun["id"] == over["id"]
+        assert "configuration" in begun["reasons"][0]
+        assert not any(
+            one.encode() in body for _, body, _ in hook.seen for one in SECRETS
+        )

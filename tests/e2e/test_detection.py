@@ -8,6 +8,7 @@ import http.client
 import itertools
 import json
 import random
+import re
 import signal
 import socket
 import time
@@ -169,6 +170,10 @@ def test_a_scraper_is_blocked_on_every_gateway_and_nobody_else(mock, engine):
         assert crowd(one) | crowd(two, 1) == {200}
         assert {kind for kind, _ in blocked(one)} <= {"client_ip", "user"}
         assert one.status()["detection"]["incidents"] >= 1
+        counted = [key for key in one.metrics() if "incidents_total" in key]
+        label = re.compile(r'tidegate_incidents_total{class="\w+",severity="\w+"}')
+        assert counted
+        assert all(map(label.fullmatch, counted)), counted
         _let_in(one)
         until(lambda: knock(one) == 200, why="let in")
         until(lambda: knock(two) == 200, why="let in on the other one")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import json
 import shutil
@@ -16,6 +17,7 @@ import trustme
 from aiosmtpd.controller import Controller
 from aiosmtpd.smtp import SMTP, AuthResult
 
+from gateway.alerts import mail
 from gateway.alerts.courier import Courier
 from gateway.alerts.memory_ledger import MemoryLedger
 from gateway.alerts.model import report_of
@@ -195,6 +197,27 @@ async def test_a_letter_that_is_never_taken_is_a_dead_letter(post):
     assert await line.ledger.resend("r", [], line.clock()) == 1
     await line.tell()
     assert len(post.letters) == 1
+
+
+async def test_a_mail_server_that_says_nothing_holds_nobody(monkeypatch):
+    """The attempt ends in time, and its thread and connection with it."""
+    monkeypatch.setattr(mail, "LETTER_S", 0.2)
+    gone: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
+
+    async def listen(reader, writer):
+        writer.write(b"220-wait\r\n")
+        gone.set_result(await reader.read())
+        writer.close()
+
+    async with await asyncio.start_server(listen, "127.0.0.1", 0) as server:
+        port = server.sockets[0].getsockname()[1]
+        fields = {"type": "email", "to": ("a@b.c",), "sender": "t@b.c"}
+        line = Line(url=f"smtp://127.0.0.1:{port}", **fields)
+        await line.tell(said())
+        async with asyncio.timeout(10):
+            assert await gone == b""
+    (waiting,) = await line.ledger.listed("r", "pending", 9)
+    assert waiting.error == "mail: no answer within 0.2 s"
 
 
 # -- Alertmanager ------------------------------------------------------------------------

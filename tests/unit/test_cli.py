@@ -80,6 +80,9 @@ def _empty_directory(tmp_path, monkeypatch):
         (["blocks", "add", "user", "x", "--ttl", "soon"], "not a duration"),
         (["blocks", "add", "user", "x", "--ttl", "0s"], "nothing"),
         (["serve"], "--upstream URL"),
+        (["incidents", "list", "--admin", "http://[::1"], "host:port"),
+        (["alerts", "test", "hook", "--admin", "127.0.0.1:999999"], "host:port"),
+        (["top", "--admin", "ftp://x"], "host:port"),
         (["serve", "--upstream", "ftp://x"], "https://HOST"),
         (["check", "--config", "none.toml"], "cannot read"),
     ],
@@ -276,3 +279,22 @@ def test_blocks_find_the_gateway_in_the_file(admin, tmp_path, capsys):
     Admin.answers = [(200, {"items": [], "next": None})]
     assert run(["blocks", "list"]) == 0
     assert Admin.asked[0][2] == "Bearer f"
+
+
+def test_ids_are_one_segment_of_a_path(admin, capsys):
+    """Whatever is in them."""
+    assert run(["incidents", "ack", "a/b c?d", "--admin", admin]) == 0
+    Admin.answers = [(202, {"resent": 3})]
+    assert run(["alerts", "resend", "my/hook", "--admin", admin]) == 0
+    assert "3" in capsys.readouterr().out
+    assert [path for _, path, _, _ in Admin.asked] == [
+        "/api/v1/incidents/a%2Fb%20c%3Fd/acknowledge",
+        "/api/v1/alerts/my%2Fhook/resend",
+    ]
+
+
+@pytest.mark.parametrize("command", ["top", "tail"])
+def test_a_stream_that_ends_is_a_failure(command, admin, capsys):
+    """One line says so; a script does not take it for the end of what happens."""
+    assert run([command, "--admin", admin]) == 1
+    assert "ended the stream" in capsys.readouterr().err

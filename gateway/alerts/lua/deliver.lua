@@ -1,6 +1,9 @@
 -- ARGV: me, base, now, max folded, then seven for each event:
 --       event, about, message id, chain, message, fold, told ('' keep, '-' forget)
 if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 0 end
+-- Done already: the client asked again for an answer that came too late.
+local last = ARGV[#ARGV - 6]
+if last ~= '' and redis.call('GET', KEYS[2]) == last then return 1 end
 for i = 5, #ARGV, 7 do
   local event, about, id, chain = ARGV[i], ARGV[i + 1], ARGV[i + 2], ARGV[i + 3]
   if event ~= '' then redis.call('SET', KEYS[2], event) end

@@ -1,14 +1,14 @@
 -- KEYS: as incident.lua, 9 known. ARGV: now, type, gateway, local, severity, body,
---       chain, key, begins, until, max log
+--       chain, key, begins, until, max log, seconds that an end may come late
 local now, key, known = tonumber(ARGV[1]), ARGV[8], KEYS[9]
 if key ~= '' then
-  redis.call('ZREMRANGEBYSCORE', known, '-inf', now)
+  redis.call('ZREMRANGEBYSCORE', known, '-inf', now - tonumber(ARGV[12]))
   if ARGV[9] == '1' then
     local held = redis.call('ZSCORE', known, key)
     if not held or tonumber(held) < tonumber(ARGV[10]) then
       redis.call('ZADD', known, ARGV[10], key)
     end
-    if held then return 0 end
+    if held and tonumber(held) > now then return 0 end
   elseif redis.call('ZREM', known, key) == 0 then
     return 0
   end

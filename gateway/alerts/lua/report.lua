@@ -9,6 +9,7 @@ local loose, looked = ARGV[13], tonumber(ARGV[14])
 local mine = gw .. '|' .. here
 local id = redis.call('HGET', KEYS[4], mine)
 local rec = load(id)
+if not rec then id, rec = here, load(here) end -- recalled from the shared memory
 if verb == 'resolved' then
   if not rec or rec.state ~= 'open' then return rec and id or '' end
   if rec.rep[gw] and rec.rep[gw][1] == here then rec.rep[gw] = nil end
@@ -19,7 +20,8 @@ if verb == 'resolved' then
   end
   return id
 end
-if rec and rec.state ~= 'open' and rec.by ~= '' then return id end
+-- Ended by hand, or it is old news: it waited for the store, or was recalled.
+if rec and rec.state ~= 'open' and (rec.by ~= '' or now < rec.ended) then return id end
 if not rec or rec.state ~= 'open' then
   rec = nil
   for i = 15, 14 + looked do

@@ -1,10 +1,13 @@
--- ARGV: base, now, then three for each letter: message id, chain, message
+-- ARGV: base, now, receiver, enable ('1': though there is nothing to be sent), then
+--       three for each letter: message id, chain, message
 local count = 0
-for i = 3, #ARGV, 3 do
+for i = 5, #ARGV, 3 do
   if redis.call('ZREM', KEYS[8], ARGV[i]) == 1 then
     redis.call('HDEL', KEYS[7], ARGV[i])
     enqueue(ARGV[1], ARGV[i + 1], ARGV[i], ARGV[i + 2], ARGV[2])
     count = count + 1
   end
 end
+-- In one step: who delivers must not bury them again.
+if count > 0 or ARGV[4] == '1' then redis.call('HDEL', KEYS[11], ARGV[3]) end
 return count

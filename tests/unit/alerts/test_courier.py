@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import msgspec
 import pytest
 
-from gateway.alerts.courier import Courier
+from gateway.alerts.courier import TIDY_S, Courier
 from gateway.alerts.direct import KEEP_S, MAX_SENT, MAX_WAITING
+from gateway.alerts.ledger import LedgerUnavailable
 from gateway.alerts.memory_ledger import MemoryLedger
-from gateway.alerts.model import Message, Note, report_of, trouble
+from gateway.alerts.model import Message, Note, note_of, report_of, trouble
 from gateway.alerts.receivers import Receiver, open_sender
 from gateway.alerts.send import Answer
 from gateway.detect.model import Output, Ref, Window, format_time
@@ -141,6 +144,163 @@ async def test_what_is_open_is_told_to_a_receiver_that_is_new(ledger, wire):
     wire.now += 3600
     await work(courier(ledger, wire))
     assert wire.kinds() == [("incident.opened", "inc_0")]
+
+
+async def test_what_a_digest_opened_ends_behind_it(ledger, wire):
+    """A receiver never hears of an end first: neither while the digest is collected
+    nor while it is not delivered.
+    """
+    one = courier(ledger, wire, per_minute=1)
+    await tell(ledger, wire, *(said(n) for n in range(3)))
+    await work(one)
+    wire.now += 59
+    await tell(ledger, wire, said(1, "incident.resolved"))
+    await work(one)
+    wire.now += 2
+    wire.answers = [Answer("answered 500")]
+    await work(one)
+    await tell(ledger, wire, said(2, "incident.resolved"))
+    await work(one)
+    assert wire.kinds() == [("incident.opened", "inc_0")]
+    wire.now += 10
+    await work(one)
+    digest, end = wire.sent[1:]
+    listed = [(each["type"], each["id"]) for each in digest.payload["items"]]
+    assert listed == [
+        ("incident.opened", "inc_1"),
+        ("incident.opened", "inc_2"),
+        ("incident.resolved", "inc_1"),
+    ]
+    assert (end.payload["type"], end.topic) == ("incident.resolved", "inc_2")
+
+
+async def test_ends_of_what_was_folded_are_folded_as_well(ledger, wire):
+    """A storm that is over all at once is no second storm."""
+    one = courier(ledger, wire, per_minute=2)
+    await tell(ledger, wire, *(said(n) for n in range(9)))
+    await work(one)
+    for _ in range(2):
+        wire.now += 61
+        await work(one)
+    wire.sent.clear()
+    await tell(ledger, wire, *(said(n, "incident.resolved") for n in range(2, 9)))
+    await work(one)
+    kinds = sorted(kind for kind, _ in wire.kinds())
+    assert kinds == ["digest", "incident.resolved", "incident.resolved"]
+
+
+async def test_clients_whose_block_ran_out_long_ago_are_forgotten(ledger, wire):
+    """Nobody says any more that it is over: the gateway that would is gone."""
+    one = courier(ledger, wire, events=("client.*",))
+    for n, lasts_s in enumerate((60, 86_400)):
+        until = format_time(NOW + lasts_s)
+        line = said(n, "client.blocked", action="block", until=until)
+        await ledger.note(note_of(line, "gw"), NOW)
+    await work(one)
+    assert len(await ledger.all_told("r")) == len(wire.sent) == 2
+    wire.now += 2 * TIDY_S
+    await work(one)
+    (left,) = (await ledger.all_told("r")).values()
+    assert left.payload["id"] == "inc_1"
+
+
+async def test_a_clock_that_is_set_back_holds_nothing_up(ledger, wire):
+    """Neither the limit a minute, nor the breaker, nor what comes now and then."""
+    one = courier(ledger, wire, per_minute=3, retries=(1.0,) * 9)
+    wire.answers = [Answer("answered 500")] * 3
+    await tell(ledger, wire, *(said(n) for n in range(4)))
+    await work(one)
+    wire.now -= 86_400
+    await tell(ledger, wire, said(5))
+    await work(one)
+    assert ("incident.opened", "inc_5") in wire.kinds()
+    await tell(ledger, wire, said(5, "incident.resolved"))
+    await work(one)
+    assert wire.kinds()[-1] == ("incident.resolved", "inc_5")
+
+
+async def test_what_was_resent_is_not_buried_by_one_who_does_not_know_yet(ledger, wire):
+    """Another gateway enabled the receiver; whoever delivers looks before it gives up."""
+    one = courier(ledger, wire)
+    wire.answers = [Answer("answered 410", gone=True)]
+    await tell(ledger, wire, said(0), said(1))
+    await work(one)
+    assert await ledger.resend("r", [], wire.now) == 2
+    assert await ledger.state("r") == ""
+    await work(one)
+    assert len(wire.sent) == 2
+
+
+class Forgetful(MemoryLedger):
+    """Goes away when an attempt is to be noted."""
+
+    away = False
+
+    async def finish(self, *args, **kwargs):
+        if self.away:
+            raise LedgerUnavailable
+        return await super().finish(*args, **kwargs)
+
+
+async def test_what_was_told_is_not_told_again_when_the_store_could_not_be(wire):
+    """The courier remembers for it, as long as it lives."""
+    ledger = Forgetful()
+    one = courier(ledger, wire)
+    await tell(ledger, wire, said(0))
+    ledger.away = True
+    with pytest.raises(LedgerUnavailable):
+        await work(one)
+    ledger.away = False
+    await work(one)
+    assert len(wire.sent) == 1
+    assert (await ledger.counts("r")).pending == 0
+
+
+class Slow(Wire):
+    """Answers when it is let."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.asked, self.let = asyncio.Event(), asyncio.Event()
+
+    async def send(self, message: Message, now: float) -> Answer:
+        self.asked.set()
+        await self.let.wait()
+        return await super().send(message, now)
+
+
+async def test_a_courier_that_is_stopped_ends_its_attempt(ledger):
+    """So a reload tells nobody twice; the lease is free only then."""
+    wire = Slow()
+    one = courier(ledger, wire)
+    await tell(ledger, wire, said(0))
+    async with asyncio.TaskGroup() as group:
+        group.create_task(one.run())
+        await wire.asked.wait()
+        one.stop()
+        await asyncio.sleep(0)
+        assert not one.ended
+        wire.let.set()
+    assert one.ended
+    assert (await ledger.counts("r")).pending == 0
+
+
+class Newer(MemoryLedger):
+    """Holds what this version cannot read."""
+
+    async def due(self, receiver):
+        return msgspec.json.decode(b"{}", type=Message)
+
+
+async def test_a_message_of_another_version_ends_no_courier(wire):
+    """It says so, and waits for who can read it."""
+    one = courier(Newer(), wire)
+    task = asyncio.get_running_loop().create_task(one.run())
+    while not one.last_error:  # noqa: ASYNC110 - nobody signals it
+        await asyncio.sleep(0)
+    assert "cannot be read" in one.last_error
+    one.stop()
+    await task
 
 
 # -- without the store -----------------------------------------------------------------------

@@ -80,6 +80,24 @@ def test_text_of_a_client_is_no_markup():
     assert "\n" not in subject
 
 
+def test_slack_makes_no_links_of_names():
+    """A bare address in a user's name stays text, and is not fetched for a preview."""
+    said = message(subject={"kind": "user", "id": "http://evil.example"})
+    post = body(formats.slack("https://s", said))
+    texts = [block.get("text") or block["elements"][0] for block in post["blocks"]]
+    assert all(text["verbatim"] for text in texts)
+    assert (post["unfurl_links"], post["unfurl_media"]) == (False, False)
+
+
+def test_what_holds_secrets_shows_none():
+    """Receivers and requests end up in tracebacks and debuggers."""
+    receiver = Receiver("r", "opsgenie", "https://x/token", ("a secret",))
+    post = build_post(receiver, message(), NOW)
+    for shown in (repr(receiver), repr(post)):
+        assert "secret" not in shown
+        assert "token" not in shown
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_kind_can_say_every_type(kind):
     """Clients, gateways and digests too."""
@@ -105,6 +123,11 @@ def test_every_kind_can_say_every_type(kind):
         ("::ffff:10.0.0.1", True),
         ("64:ff9b::a00:1", True),
         ("2002:0a00:0001::", True),
+        ("::127.0.0.1", True),
+        ("::ffff:0:127.0.0.1", True),
+        ("64:ff9b:1::7f00:1", True),
+        ("fec0::1", True),
+        ("64:ff9b::808:808", False),
         ("8.8.8.8", False),
         ("2606:4700::1111", False),
     ],

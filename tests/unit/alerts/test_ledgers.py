@@ -196,6 +196,27 @@ async def test_a_client_blocked_by_three_gateways_is_told_once(ledger):
     assert blocked.payload()["id"] == "inc_1"
 
 
+async def test_a_block_that_ran_out_is_told_to_be_over(ledger):
+    """Its end is said when its time is up, not before; once, and not for ever after."""
+    line = said("inc_1", "client.blocked", until=format_time(NOW + 600))
+    over = msgspec.structs.replace(line, type="client.unblocked", until=None)
+    for gateway in ("gw1", "gw2"):
+        await ledger.note(note_of(line, gateway), NOW)
+    told = [await ledger.note(note_of(over, f"gw{n}"), NOW + 600 + n) for n in (1, 2)]
+    assert told == [True, False]
+    assert await ledger.note(note_of(line, "gw1"), NOW)
+    assert not await ledger.note(note_of(over, "gw1"), NOW + 600 + limits.KNOWN_S)
+
+
+async def test_a_block_after_one_that_ran_out_is_told(ledger):
+    """Though nobody said that the first was over."""
+    first = said("inc_1", "client.blocked", until=format_time(NOW + 600))
+    again = said("inc_1", "client.blocked", until=format_time(NOW + 1_300))
+    assert await ledger.note(note_of(first, "gw1"), NOW)
+    assert await ledger.note(note_of(again, "gw1"), NOW + 700)
+    assert not await ledger.note(note_of(again, "gw2"), NOW + 701)
+
+
 async def test_open_incidents_are_bounded(ledger, monkeypatch):
     """Beyond the bound they are counted."""
     monkeypatch.setattr(limits, "MAX_OPEN", 1)
@@ -247,6 +268,43 @@ async def test_dead_letters_are_sent_again_by_hand(ledger):
     assert (await ledger.counts("r")).dead == 0
 
 
+async def test_to_send_again_enables_the_receiver(ledger):
+    """In one step with it; an id that is no dead letter's changes nothing."""
+    await ledger.lease("r", "me", 9)
+    await ledger.set_state("r", "answered 410")
+    assert await ledger.resend("r", ["nope"], NOW) == 0
+    assert await ledger.state("r")
+    assert await ledger.resend("r", [], NOW) == 0
+    assert await ledger.state("r") == ""
+    await ledger.deliver("r", "me", [letter("m1")], NOW)
+    await ledger.finish("r", "me", letter("m1").message, "dead", NOW)
+    await ledger.set_state("r", "answered 410")
+    assert await ledger.resend("r", ["m1"], NOW) == 1
+    assert await ledger.state("r") == ""
+
+
+async def test_old_news_of_an_incident_that_ended_opens_nothing(ledger):
+    """Said again after a kill, or recalled by another gateway from the shared memory."""
+    await tell(ledger, "gw1", id_="inc_1")
+    await tell(ledger, "gw1", NOW + 9, id_="inc_1", kind="incident.resolved")
+    for gateway in ("gw1", "gw2"):
+        line = {"id_": "inc_1", "kind": "incident.updated"}
+        assert await tell(ledger, gateway, NOW + 5, **line) == "inc_1"
+    assert len(await logged(ledger)) == 2
+    await tell(ledger, "gw1", NOW + 60, id_="inc_1")
+    assert (await logged(ledger))[2:] == [("incident.opened", "inc_1")]
+
+
+async def test_the_log_goes_forward_when_the_clock_is_set_back(ledger):
+    """What is said then is not taken for what was heard."""
+    await ledger.lease("r", "me", 9)
+    await tell(ledger, id_="inc_1")
+    (first,) = await ledger.events("r", 9, NOW)
+    await ledger.deliver("r", "me", [Delivery(first.id)], NOW)
+    await tell(ledger, now=NOW - 86_400, id_="inc_2", tenant="b")
+    assert await logged(ledger) == [("incident.opened", "inc_2")]
+
+
 async def test_events_are_read_from_the_receivers_position(ledger):
     """What was decided does not come again; what is told is remembered."""
     await ledger.lease("r", "me", 9)
@@ -257,6 +315,7 @@ async def test_events_are_read_from_the_receivers_position(ledger):
     await ledger.deliver("r", "me", [Delivery(first.id, "inc_1", told=told)], NOW)
     assert [one.id for one in await ledger.events("r", 9, NOW)] == [second.id]
     assert await ledger.told("r", ["inc_1", "inc_2"]) == [told, None]
+    assert await ledger.all_told("r") == {"inc_1": told}
     gone = Delivery(second.id, "inc_1", fold={"id": "inc_1"}, forget=True)
     await ledger.deliver("r", "me", [gone], NOW)
     assert await ledger.told("r", ["inc_1"]) == [None]
@@ -267,6 +326,27 @@ async def test_events_are_read_from_the_receivers_position(ledger):
         [],
         "d",
     )
+
+
+async def test_what_the_client_sends_twice_counts_once(engine):
+    """An answer that came too late is asked for again, of a store that has done it."""
+    async with Redis(unix_socket_path=engine.socket_path) as client:
+        ledger = RedisLedger(client, "twice:")
+        await ledger.lease("r", "me", 60)
+        for n in range(3):
+            await tell(ledger, id_=f"inc_{n}", tenant=f"t{n}")
+        events = await ledger.events("r", 9, NOW)
+        items = [Delivery(one.id, one.about, fold={"id": one.about}) for one in events]
+        message = letter("d", "digest").message
+        for _ in range(2):
+            assert await ledger.deliver("r", "me", items, NOW)
+        assert (await ledger.counts("r")).folded == 3
+        for _ in range(2):
+            assert await ledger.digest("r", "me", message, 1, NOW)
+        counts = await ledger.counts("r")
+        assert (counts.folded, counts.pending) == (2, 1)
+        await ledger.finish("r", "me", message, "sent", NOW)
+        assert await ledger.due("r") is None
 
 
 async def test_silences_and_states_are_kept(ledger):

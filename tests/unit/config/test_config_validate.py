@@ -176,6 +176,18 @@ REFUSED = [
         "silence[0].to",
         "not after",
     ),
+    (
+        "[[silence]]\nfrom = 2026-12-01T00:00:00Z\nto = 2026-12-02T00:00:00Z\n"
+        "class = 'scrapping'",
+        "silence[0].class",
+        "no class",
+    ),
+    (
+        "[[silence]]\nfrom = 2026-12-01T00:00:00Z\nto = 2026-12-02T00:00:00Z\n"
+        "subject = '203.0.113.9'",
+        "silence[0].subject",
+        "names nobody",
+    ),
     ("[[alert]]\nurl = 'https://x'", "alert[0]", '"type" is missing'),
 ]
 

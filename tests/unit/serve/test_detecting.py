@@ -357,6 +357,15 @@ def test_blocks_end_without_events(room):
     assert room.book.active == 0
 
 
+def test_a_clock_that_is_set_back_stops_nothing(room):
+    """Workers are told what to expect, and standings renewed, as before."""
+    room.detecting.tick()
+    room.messages.clear()
+    room.now -= 3600.0
+    room.detecting.tick()
+    assert [message["type"] for message in room.messages] == ["baselines"]
+
+
 def test_standings_that_go_on_are_renewed(tmp_path):
     """A tag lasts while its evidence does, not only as long as it was first said."""
     tags = Anomaly(tag=0.5, throttle=50.0, block=60.0)

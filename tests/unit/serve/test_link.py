@@ -105,6 +105,17 @@ async def test_worker_comes_back_to_a_new_control(ends):
     assert ends.worker.connected
 
 
+async def test_a_new_control_is_told_of_what_lasts(ends):
+    """A trouble that its predecessor heard of goes on; what was missed comes before."""
+    ends.worker.standing = lambda: {"type": "event", "name": "gateway.degraded"}
+    ends.worker.send({"type": "event", "name": "missed"})
+    await ends.server.start()
+    await ends.worker.start()
+    said = [(await ends.at_control.get())[1] for _ in range(3)]
+    names = [message.get("name") for message in said]
+    assert names == [None, "missed", "gateway.degraded"]
+
+
 async def test_what_waits_for_control_is_bounded(ends):
     """Control stays away: the oldest messages go, and are counted."""
     for number in range(MAX_WAITING + 5):

@@ -319,3 +319,27 @@ def test_logs_go_to_standard_error(form):
     else:
         line = json.loads(text)
         assert list(line) == ["timestamp", "level", "event", "role", "a"]
+
+
+@pytest.mark.parametrize("form", ["json", "console"])
+@pytest.mark.parametrize("terminal", [False, True])
+def test_a_traceback_shows_no_variables(form, terminal):
+    """What a process dies of is told, not the keys and prompts that it held."""
+    code = (
+        "import sys\n"
+        f"sys.stderr.isatty = lambda: {terminal}\n"
+        "from gateway.serve.logs import set_up_logs\n"
+        f"log = set_up_logs('info', {form!r}, 'control')\n"
+        "def serve(key):\n"
+        "    raise ValueError('a fault')\n"
+        "try:\n"
+        "    serve(sys.argv[1])\n"
+        "except ValueError as error:\n"
+        "    log.error('task failed', exc_info=error)\n"
+    )
+    canary = "sk-canary-1"
+    argv = [sys.executable, "-c", code, canary]
+    text = subprocess.run(argv, stderr=-1, check=True).stderr.decode()
+    assert "a fault" in text
+    assert "serve" in text
+    assert canary not in text

@@ -88,14 +88,17 @@ async def test_one_worker_is_enough_later(stage):
 
 
 async def test_stats_and_events_arrive(stage):
-    """Statistics become gauges, events are handed on."""
+    """Statistics become gauges, events are handed on; both in their order."""
     await stage.all_ready()
+    stats = []
+    stage.roster.on_stats = lambda index, message: stats.append((index, message))
     stage.links[1].send({"type": "stats", "inflight": 3})
     stage.links[1].send({"type": "event", "name": "gateway.degraded"})
     stage.links[1].send({"type": "from the future"})
     await stage.until(lambda: stage.events)
     assert stage.metrics.gauge("inflight") == 3
     assert stage.events == [(1, "gateway.degraded")]
+    assert stats == [(1, {"type": "stats", "inflight": 3})]
 
 
 async def test_calls_are_answered(stage):

@@ -16,6 +16,7 @@ from gateway.serve.runtime import (
     ServeSpec,
     Snapshot,
     child_spec,
+    gateway_name,
     load_snapshot,
     make_private,
     open_runtime,
@@ -26,6 +27,7 @@ from gateway.serve.runtime import (
     write_private,
     write_snapshot,
 )
+from tests.disks import full_disk
 
 
 @pytest.fixture(name="short")
@@ -128,6 +130,30 @@ def test_private_file_is_replaced_in_one_step(tmp_path):
         assert file.read() == b"two"
     assert os.stat(path).st_mode & 0o777 == 0o600
     assert os.listdir(tmp_path) == ["f"]
+
+
+def test_a_full_disk_leaves_the_old_file(tmp_path):
+    """Part of a block list or of what was learned is worse than yesterday's."""
+    path = tmp_path / "file"
+    write_private(str(path), b"old")
+    with full_disk(10), pytest.raises(OSError, match="File too large"):
+        write_private(str(path), b"x" * 100)
+    assert path.read_bytes() == b"old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_gateway_keeps_its_name_and_shares_it_with_nobody(tmp_path):
+    """Over restarts; what is damaged is made anew, and without a place it goes by
+    host name and path.
+    """
+    name = gateway_name(str(tmp_path / "a"))
+    assert gateway_name(str(tmp_path / "a")) == name
+    assert len(name) == len(gateway_name(str(tmp_path / "b"))) == 16
+    assert gateway_name(str(tmp_path / "b")) != name
+    (tmp_path / "a.name").write_bytes(b"\xff" * 16)
+    assert gateway_name(str(tmp_path / "a")) != name
+    nowhere = str(tmp_path / "missing" / "a")
+    assert gateway_name(nowhere) == gateway_name(nowhere)
 
 
 def test_snapshot_is_what_was_validated(tmp_path):

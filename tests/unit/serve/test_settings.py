@@ -6,6 +6,7 @@ import pytest
 
 from gateway.serve.runtime import Snapshot, read_snapshot, write_snapshot
 from gateway.serve.settings import Settings
+from tests.disks import full_disk
 
 GOOD = '[[upstream]]\nurl = "http://127.0.0.1:9"\n'
 
@@ -44,6 +45,15 @@ def test_bad_file_changes_nothing(settings, file, tmp_path, text, line):
     assert (result.ok, settings.generation, settings.failures) == (False, 1, 1)
     assert f"{file}:{line}" in result.errors[0]
     assert read_snapshot(str(tmp_path)).text == GOOD
+
+
+def test_a_full_disk_keeps_no_configuration_from_applying(settings, file):
+    """It is in force; only a start while control is away would not know it."""
+    file.write_text(GOOD + "[policy.default]\nmode = 'observe'\n")
+    with full_disk(10):
+        result = settings.reload()
+    assert (result.ok, settings.generation) == (True, 2)
+    assert "not kept for a restart" in result.warnings[-1]
 
 
 def test_missing_file_and_bad_bytes_change_nothing(settings, file):

@@ -1,0 +1,153 @@
+"""One attempt to deliver by e-mail. The standard library's client blocks, so a thread of
+its own runs it, which ends when its connection is cut.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import smtplib
+import socket
+import ssl
+from contextlib import suppress
+from datetime import UTC, datetime
+from email.message import EmailMessage
+from email.utils import format_datetime
+from typing import Any
+from urllib.parse import unquote, urlsplit
+
+from gateway.alerts import formats
+from gateway.alerts.model import Message
+from gateway.alerts.send import TIMEOUT_S, Answer, PrivateAddress, check_address
+
+# A letter is half a dozen questions and answers.
+LETTER_S = 2 * TIMEOUT_S
+
+
+class MailSender:
+    """A letter a message. ``url`` is ``smtp://user@host:587`` or ``smtps://…:465``."""
+
+    def __init__(
+        self,
+        url: str,
+        password: str,
+        sender: str,
+        to: tuple[str, ...],
+        *,
+        allow_private: bool,
+    ) -> None:
+        parts = urlsplit(url)
+        self._tls = parts.scheme == "smtps"
+        self._host = parts.hostname or ""
+        self._port = parts.port or (465 if self._tls else 587)
+        self._user = unquote(parts.username or "")
+        self._password = password
+        self._from, self._to = sender, to
+        self._allow_private = allow_private
+
+    async def send(self, message: Message, now: float) -> Answer:
+        """In a thread, for LETTER_S at most."""
+        wire = _Wire()
+        try:
+            letter = self._letter(message, now)
+            async with asyncio.timeout(LETTER_S):
+                await asyncio.to_thread(self._deliver, letter, wire)
+        except PrivateAddress as error:
+            return Answer(str(error))
+        except TimeoutError:
+            return Answer(f"mail: no answer within {LETTER_S:g} s")
+        except (smtplib.SMTPException, OSError, ValueError) as error:
+            return Answer(f"mail: {type(error).__name__}")
+        finally:
+            wire.cut()  # a server that trickles would hold the thread for ever
+        return Answer()
+
+    def _letter(self, message: Message, now: float) -> EmailMessage:
+        letter = EmailMessage()
+        subject, text = formats.email(message)
+        letter["Subject"], letter["From"] = subject, self._from
+        letter["To"] = ", ".join(self._to)
+        letter["Date"] = format_datetime(datetime.fromtimestamp(now, UTC))
+        domain = self._from.rpartition("@")[2] or formats.SOURCE
+        letter["Message-ID"] = f"<{message.id}@{domain}>"
+        thread = f"<{message.topic.replace(':', '.')}@{domain}>"
+        letter["References"] = thread
+        letter.set_content(text)
+        return letter
+
+    def _deliver(self, letter: EmailMessage, wire: _Wire) -> None:
+        context = ssl.create_default_context()
+        kind = _checked(smtplib.SMTP_SSL if self._tls else smtplib.SMTP)
+        options: dict[str, Any] = {"context": context} if self._tls else {}
+        server = kind(timeout=TIMEOUT_S, **options)
+        server.allow_private, server.wire = self._allow_private, wire
+        # What SMTP.__init__ would have set before the handshake of TLS.
+        server._host = self._host  # noqa: SLF001
+        server.connect(self._host, self._port)
+        with server:
+            server.ehlo()
+            if not self._tls and (self._user or server.has_extn("starttls")):
+                server.starttls(context=context)
+                server.ehlo()
+            if self._user:
+                server.login(self._user, self._password)
+            server.send_message(letter)
+
+    async def close(self) -> None:
+        """Nothing is kept open."""
+
+
+class _Wire:
+    """A duplicate of the connection's descriptor, through which it can be cut whoever
+    has wrapped it since, or is waiting on it.
+    """
+
+    def __init__(self) -> None:
+        self._socket: socket.socket | None = None
+        self._is_cut = False
+
+    def take(self, connection: socket.socket) -> None:
+        """Raises OSError where it was cut before."""
+        self._socket = connection.dup()
+        if self._is_cut:
+            self.cut()
+            raise OSError("too late")
+
+    def cut(self) -> None:
+        """Whoever reads from it is at its end."""
+        self._is_cut = True
+        if self._socket is not None:
+            with suppress(OSError):
+                self._socket.shutdown(socket.SHUT_RDWR)
+            self._socket.close()
+
+
+def _checked(kind: Any) -> Any:
+    """The class, connecting only to addresses that were looked at."""
+
+    class Checked(kind):  # type: ignore[misc]
+        allow_private = False
+        wire: _Wire
+
+        def _get_socket(self, host: str, port: int, timeout: float) -> socket.socket:
+            found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+            addresses = [str(one[4][0]) for one in found]
+            for address in addresses:
+                check_address(address, allow_private=self.allow_private)
+            plain = _connect(addresses, port, timeout)
+            self.wire.take(plain)
+            if kind is smtplib.SMTP_SSL:
+                wrapped: socket.socket = self.context.wrap_socket(
+                    plain, server_hostname=host
+                )
+                return wrapped
+            return plain
+
+    return Checked
+
+
+def _connect(addresses: list[str], port: int, timeout_s: float) -> socket.socket:
+    """The first that answers."""
+    for address in addresses[:-1]:
+        with suppress(OSError):
+            return socket.create_connection((address, port), timeout_s)
+    return socket.create_connection((addresses[-1], port), timeout_s)
