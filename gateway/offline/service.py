@@ -163,6 +163,9 @@ class _Judge:
         points = 3.0 * np.maximum(excess, self.known) / np.maximum(limit - level, 1.0)
         points = np.maximum(points, score)
         points = np.where(flags, np.clip(points, 3.0, 12.0), np.minimum(points, 2.9))
+        # Where a user's excess or the start of a level decided, the limit was lower.
+        reached = np.maximum(level, np.minimum(level + weight, self.total))
+        limit = np.where(flags, np.minimum(limit, reached), limit)
         return Service(
             total=self.total,
             expected=level,

@@ -265,3 +265,13 @@ def test_a_large_spike_does_not_hide_a_small_one_days_later():
     ]
     found = set(flagged(analyze(pl.concat(parts)), "user-3"))
     assert {large, large + 300, small, small + 300} <= found
+
+
+def test_what_is_abnormal_lies_above_the_threshold():
+    """Also where the excess of one user decided: a picture must not contradict it."""
+    start = MONDAY + 3 * DAY + 10 * HOUR
+    report = analyze(pl.concat([ordinary(), burst("user-3", start, 6 * HOUR, 2500)]))
+    line = report.timeline
+    at = [(start - line.start) // 300 for start in flagged(report)]
+    assert len(at) >= 60
+    assert (line.tokens[at] >= line.limit[at]).all()
