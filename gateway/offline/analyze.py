@@ -62,7 +62,7 @@ def analyze_files(
     gatherer = _gatherer(window, timezone)
     times = Times(timezone, time_format, whole_seconds=True)
     gather_files(list(names), choice, times, gatherer, passed)
-    return judge(gatherer.traffic(), timezone)
+    return judge(gatherer.traffic(", ".join(names)), timezone)
 
 
 def _gatherer(window: str, timezone: str) -> Gatherer:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from datetime import datetime, timedelta
-from math import ceil, floor, log1p, log10
+from math import floor, log1p, log10
 from zoneinfo import ZoneInfo
 
 import numpy as np
 
 from gateway.offline.report import Report, Timeline
-from gateway.offline.usual import Floats
+from gateway.offline.usual import Floats, spans
 from gateway.offline.words import short
 
 _WIDTH, _HEIGHT = 1120, 340
@@ -18,6 +18,7 @@ _LABEL = "Tokens of each window, expected and seen"
 _MOST_DAYS = 16
 _MOST_POINTS = 2400
 _FULL_HOURS = 24
+_MANY_POWERS = 4
 
 
 class _Scale:
@@ -66,11 +67,20 @@ def bend_of(line: Timeline) -> float:
     return max(1.0, float(np.median(busy)) / 3.0) if len(busy) else 1.0
 
 
+def round_figures(bend: float, most: float) -> list[float]:
+    """What an axis is marked with: nothing, then 1, 2 and 5 of each power of ten; over
+    many powers these alone.
+    """
+    first, last = floor(log10(bend)), floor(log10(most))
+    steps = (1.0, 2.0, 5.0) if last - first < _MANY_POWERS else (1.0,)
+    marks = [step * 10.0**power for power in range(first, last + 1) for step in steps]
+    return [0.0, *(mark for mark in marks if bend <= mark <= most)]
+
+
 def _grid(scale: _Scale) -> list[str]:
-    """Round figures on the left: nothing, and powers of ten."""
+    """Round figures on the left."""
     parts = []
-    first, last = ceil(log10(scale.bend)), floor(log10(scale.most))
-    for at in (0.0, *(10.0**power for power in range(first, last + 1))):
+    for at in round_figures(scale.bend, scale.most):
         y = scale.y(at)
         parts.append(
             f'<line class="grid" x1="{_LEFT}" x2="{_WIDTH - _RIGHT}" '
@@ -123,12 +133,16 @@ def _place(report: Report, start: int) -> float:
 
 
 def _flags(report: Report, scale: _Scale) -> list[str]:
-    width = max(1.5, scale.x(1) - scale.x(0))
+    """One stripe for windows that follow each other."""
+    flagged = np.zeros(scale.count + 1, dtype=bool)
+    for one in report.windows:
+        if one.kind == "all":
+            flagged[int(_place(report, one.start))] = True
     return [
-        f'<rect class="flag" x="{scale.x(_place(report, one.start)):.1f}" y="{_TOP}" '
-        f'width="{width:.1f}" height="{_HEIGHT - _TOP - _BOTTOM}"/>'
-        for one in report.windows
-        if one.kind == "all"
+        f'<rect class="flag" x="{scale.x(begin):.1f}" y="{_TOP}" '
+        f'width="{max(1.5, scale.x(end) - scale.x(begin)):.1f}" '
+        f'height="{_HEIGHT - _TOP - _BOTTOM}"/>'
+        for begin, end in spans(flagged)
     ]
 
 

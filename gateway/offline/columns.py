@@ -17,13 +17,18 @@ USUAL: dict[str, tuple[str, ...]] = {
         "ts", "timestamp", "time", "datetime", "date_time", "created_at", "created",
         "start_time", "starttime", "started_at", "request_time", "requested_at",
         "request_timestamp", "event_time", "timestamp_utc", "timestamp_ms", "time_ms",
-        "logged_at", "at", "date",
+        "logged_at", "at", "date", "event_timestamp", "time_stamp", "log_time",
+        "log_timestamp", "request_date", "usage_date", "created_time", "creation_time",
+        "received_at", "occurred_at", "epoch", "epoch_ms", "unix_time", "unixtime",
+        "unix_timestamp", "date_utc", "time_utc", "utc_time", "dt", "end_time",
     ),
     "user": (
         "user", "user_id", "userid", "username", "user_name", "end_user",
         "end_user_id", "customer", "customer_id", "api_key", "api_key_id", "key",
         "key_id", "apikey", "key_hash", "account", "account_id", "client", "client_id",
         "consumer", "principal", "subject", "uid",
+        "user.id", "user_identifier", "user_email", "email", "api_key_name",
+        "key_name", "key_alias", "caller", "organization_id", "organization", "org_id",
     ),
     "prompt": (
         "prompt_tokens", "input_tokens", "n_prompt", "n_prompt_tokens", "tokens_in",
@@ -43,8 +48,11 @@ USUAL: dict[str, tuple[str, ...]] = {
     "total": (
         "total_tokens", "tokens", "tokens_total", "token_count", "n_tokens",
         "num_tokens", "total_token_count", "usage_total_tokens", "usage.total_tokens",
+        "total_token", "token_usage", "tokens_used", "used_tokens", "usage_tokens",
     ),
 }  # fmt: skip
+# Tokens, too, but only where nothing clearer is there.
+_VAGUE_TOTAL = ("usage", "token", "total_usage")
 _CAMEL = re.compile(r"(?<=[a-z0-9])(?=[A-Z])")
 _OTHER = re.compile(r"[^a-z0-9.]+")
 
@@ -93,6 +101,8 @@ def find_columns(
     if time is None:
         raise InputError(_missing(source, "time", "--time-column", names))
     if not (found["total"] or found["prompt"] or found["completion"]):
+        found["total"] = _first(names, _VAGUE_TOTAL)
+    if not (found["total"] or found["prompt"] or found["completion"]):
         flags = "--tokens-column, or --prompt-column and --completion-column"
         raise InputError(_missing(source, "token", flags, names))
     return Columns(
@@ -107,8 +117,12 @@ def _pick(
         if named not in names:
             raise InputError(f"{source}: no column {named!r}; {_list(names)}")
         return named
+    return _first(names, USUAL[role])
+
+
+def _first(names: Sequence[str], usual: Sequence[str]) -> str | None:
     spelled = {_spell(name): name for name in reversed(names)}
-    return next((spelled[usual] for usual in USUAL[role] if usual in spelled), None)
+    return next((spelled[name] for name in usual if name in spelled), None)
 
 
 def _spell(name: str) -> str:

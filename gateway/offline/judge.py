@@ -43,7 +43,8 @@ def judge(traffic: Traffic, zone: str = "UTC") -> Report:
     # The crowd's members may be flagged on their own account as well.
     known = np.minimum(known, total)
     calm = add_up(traffic.window, traffic.tempered(), traffic.windows)
-    meters = Meters(total, np.minimum(calm, total), known)
+    requests = add_up(traffic.window, traffic.requests, traffic.windows)
+    meters = Meters(total, np.minimum(calm, total), known, requests)
     service = judge_service(meters, make_grid(traffic), traffic.window_s)
     writer = _Writer(traffic, service, flagged)
     windows = [*writer.service_windows(), *writer.user_windows()]

@@ -38,11 +38,12 @@ padding:12px 14px}.tile b{display:block;font-size:22px;line-height:1.25}
 .tile span{color:var(--soft);font-size:13px}
 table{border-collapse:collapse;width:100%;font-size:14px}
 th{font-weight:600;text-align:left;color:var(--soft);font-size:12px;
-border-bottom:1px solid var(--line);padding:6px 10px;white-space:nowrap}
-td{padding:7px 10px;border-bottom:1px solid var(--line);vertical-align:top}
+border-bottom:1px solid var(--line);padding:6px 8px;white-space:nowrap}
+td{padding:7px 8px;border-bottom:1px solid var(--line);vertical-align:top}
 tr:last-child td{border-bottom:0}
 .n{text-align:right;white-space:nowrap;font-variant-numeric:tabular-nums}
 .w{white-space:nowrap}.id{overflow-wrap:anywhere;min-width:110px}
+.did{overflow-wrap:anywhere;min-width:250px}
 .tag{border-radius:99px;padding:1px 9px;font-size:12px;font-weight:600}
 .critical{background:var(--redbg);color:var(--red)}
 .warning{background:var(--amberbg);color:var(--amber)}
@@ -58,7 +59,7 @@ border-radius:2px}
 details{color:var(--soft)}code{font-size:13px}
 """
 _KEY = (
-    ("var(--tokens)", "tokens"),
+    ("var(--tokens)", "tokens of each window"),
     ("var(--expected)", "expected"),
     ("color-mix(in srgb,var(--band) 22%,transparent)", "up to the threshold"),
     ("var(--red)", "abnormal"),
@@ -136,8 +137,13 @@ def _episode(one: Episode, zone: ZoneInfo) -> str:
         f"<td class=w>{length(one.end - one.start)}</td><td class=w>{one.cls}</td>"
         f"<td class=n>{short(one.tokens)}</td><td class=n>{short(one.expected)}</td>"
         f"<td class=n>{times(one.tokens, one.expected)}</td>"
-        f"<td class=n>{one.score:.1f}</td><td class=id>{escape(made_up_by(one))}</td></tr>"
+        f"<td class=n>{one.score:.1f}</td><td class=did>{_whole(made_up_by(one))}</td></tr>"
     )
+
+
+def _whole(words: str) -> str:
+    """No line ends between a figure and its sign."""
+    return escape(words).replace(" %", "&nbsp;%")
 
 
 def _top_users(report: Report) -> str:

@@ -6,10 +6,10 @@ from zoneinfo import ZoneInfo
 
 import numpy as np
 
-from gateway.offline.chart import bend_of
+from gateway.offline.chart import bend_of, round_figures
 from gateway.offline.errors import InputError
 from gateway.offline.report import Report
-from gateway.offline.words import short
+from gateway.offline.words import length, short, span
 
 _SIZE = (14, 5)
 _DPI = 110
@@ -26,16 +26,22 @@ def write_png(report: Report, name: str) -> None:
     line = report.timeline
     zone = ZoneInfo(report.zone)
     day_s = 86_400.0  # dates of matplotlib are days of the epoch
-    at = (line.start + np.arange(len(line.tokens)) * line.window_s) / day_s
+    at = (line.start + (np.arange(len(line.tokens)) + 0.5) * line.window_s) / day_s
     figure, axes = plt.subplots(figsize=_SIZE, layout="constrained")
     axes.fill_between(
-        at, 0, line.limit, color="#7aa6da", alpha=0.25, lw=0, label="ordinary"
+        at,
+        0,
+        line.limit,
+        color="#7aa6da",
+        alpha=0.25,
+        lw=0,
+        label="up to the threshold",
     )
-    axes.plot(at, line.tokens, color="#44546a", lw=0.9, label="tokens")
+    axes.plot(at, line.tokens, color="#44546a", lw=0.9, label="tokens of each window")
     axes.plot(at, line.expected, color="#2f7ed8", lw=1.1, label="expected")
     flagged = [w for w in report.windows if w.kind == "all"]
     axes.scatter(
-        [w.start / day_s for w in flagged],
+        [(w.start + line.window_s / 2) / day_s for w in flagged],
         [w.tokens for w in flagged],
         s=14,
         color="#d64545",
@@ -45,13 +51,36 @@ def write_png(report: Report, name: str) -> None:
     axes.set_yscale("symlog", linthresh=bend_of(line))
     axes.set_ylim(0, _top(report))
     axes.xaxis.axis_date(report.zone)
-    locator = axes.xaxis.get_major_locator()
-    form = dates.ConciseDateFormatter(locator, tz=zone)  # type: ignore[no-untyped-call]
+    locator = dates.AutoDateLocator(tz=zone, minticks=4, maxticks=12)  # type: ignore[no-untyped-call]
+    form = dates.ConciseDateFormatter(  # type: ignore[no-untyped-call]
+        locator,
+        tz=zone,
+        formats=["%Y", "%b", "%a %d %b", "%H:%M", "%H:%M", "%H:%M"],
+        zero_formats=["", "%Y", "%a %d %b", "%a %d %b", "%H:%M", "%H:%M"],
+        show_offset=False,
+    )
+    axes.xaxis.set_major_locator(locator)
     axes.xaxis.set_major_formatter(form)
+    axes.yaxis.set_major_locator(
+        ticker.FixedLocator(round_figures(bend_of(line), _top(report)))
+    )
     axes.yaxis.set_major_formatter(ticker.FuncFormatter(lambda value, _: short(value)))
-    axes.set_ylabel("tokens a window")
-    axes.set_title(f"{report.rows:,} requests, {len(flagged)} abnormal windows")
-    axes.legend(loc="upper left", frameon=False, ncols=4)
+    axes.yaxis.set_minor_locator(ticker.NullLocator())
+    axes.grid(axis="y", color="#dfe3ea", lw=0.6)
+    axes.set_axisbelow(True)
+    axes.margins(x=0.005)
+    axes.set_ylabel(f"tokens per {length(report.window_s)}")
+    when = span(report.start, report.end, zone)
+    found = f"{len(flagged):,} abnormal window{'' if len(flagged) == 1 else 's'}"
+    title = f"{found} of {len(line.tokens):,}, {when} {report.zone}"
+    axes.set_title(title, loc="left", fontsize=12, pad=26)  # above the legend
+    axes.legend(
+        loc="lower left",
+        bbox_to_anchor=(0, 1),
+        borderaxespad=0.3,
+        frameon=False,
+        ncols=4,
+    )
     axes.spines[["top", "right"]].set_visible(False)
     try:
         figure.savefig(name, dpi=_DPI, format="png")

@@ -17,6 +17,7 @@ _NUMBERS = ("prompt", "completion", "total")
 # A row that claims more tokens than this is a mistake, not a request.
 _MOST_TOKENS = 1e12
 _SHOWN = 60
+A_TIME = "a time"
 
 
 class Skipped(msgspec.Struct, frozen=True):
@@ -140,7 +141,7 @@ def _why(row: dict[str, object], origin: dict[str, object], columns: Columns) ->
     if all(value is None for value in texts.values()):
         return "not a record with any of the columns"
     if row["us"] is None:
-        return _fault(columns.time, texts[columns.time], "a time")
+        return _fault(columns.time, texts[columns.time], A_TIME)
     for role in _NUMBERS:
         value = row[role]
         if isinstance(value, float) and isnan(value):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 import numpy as np
 
-from gateway.offline.users import Grid, cut, weekly
+from gateway.offline.users import LEAST_REQUESTS, Grid, cut, weekly
 from gateway.offline.usual import (
     Flags,
     Floats,
@@ -38,6 +38,13 @@ STEP_DAYS = 5  # half days before the first step
 _START_WINDOWS_S = 900
 
 
+# Windows expected to hold fewer requests than this are judged by their number, too:
+# an excess of so many deviations, for requests that vary so much in tokens (root mean
+# square over mean).
+FEW_REQUESTS = 20.0
+CHANCE_SPREADS, SIZES_VARY = 2.5, 1.6
+
+
 class Service(msgspec.Struct):
     """The service's windows: expected, the limit of the ordinary, excess, flags."""
 
@@ -56,14 +63,24 @@ def median_window(total: Floats) -> float:
     return float(np.median(seen)) if len(seen) else 0.0
 
 
+def _tokens_each(meters: Meters) -> float:
+    """Tokens of an ordinary request."""
+    seen = meters.requests > 0
+    if not seen.any():
+        return 1.0
+    each = float(np.median(meters.tempered[seen] / meters.requests[seen]))
+    return max(1.0, each)
+
+
 class Meters(msgspec.Struct, frozen=True):
-    """Tokens of each window; the same without the excess of giant requests; and the
-    excess of users that were found abnormal.
+    """Tokens of each window; the same without the excess of giant requests; the excess
+    of users that were found abnormal; and requests.
     """
 
     total: Floats
     tempered: Floats
     known: Floats
+    requests: Floats
 
 
 def judge_service(meters: Meters, grid: Grid, window_s: int) -> Service:
@@ -80,6 +97,11 @@ class _Judge:
         plain = np.maximum(meters.tempered - meters.known, 0.0)
         self.y = np.log(plain + self.unit)
         self.heavy = meters.known > WEIGHT * self.median
+        self.each = _tokens_each(meters)
+        # One request is chance, and so are a few, those beside them counted.
+        around = np.convolve(meters.requests, np.ones(3), mode="same")
+        around = around[: len(meters.requests)]
+        self.repeated = (meters.requests > 1) & (around >= LEAST_REQUESTS)
 
     def judge(self) -> Service:
         """Expect, drop what stands out, expect again; then judge what was dropped."""
@@ -87,13 +109,17 @@ class _Judge:
         expected = self.y
         for turn in range(_ROUNDS):
             expected = self._expect(dropped, wide=turn == 0)
-            score, spread = self._score(expected, dropped)
+            spread = self._spread(expected, dropped)
+            score, _ = self._score(expected, spread, dropped)
             dropped = grow(self.heavy, 1) | grow(np.abs(score) >= 3.0, 1)  # noqa: PLR2004
-        expected = self._habits(expected, dropped)
-        score, spread = self._score(expected, dropped)
-        return self._decide(expected, score, spread)
+        # The spread is that around the tide: jobs lift the expectation far above most
+        # windows, which says nothing about how far ordinary ones stray.
+        spread = self._spread(expected, dropped)
+        expected = self._habits(expected, spread)
+        score, single = self._score(expected, spread, dropped)
+        return self._decide(expected, score, single)
 
-    def _habits(self, expected: Floats, dropped: Flags) -> Floats:
+    def _habits(self, expected: Floats, spread: Floats) -> Floats:
         """Where other days stand far out at the same time (jobs by the clock), what
         they show is expected.
         """
@@ -101,7 +127,6 @@ class _Judge:
         if grid.days < 2 or grid.day < 2:  # noqa: PLR2004 - other days are needed
             return expected
         off = self.y - expected
-        spread = self._spread(expected, np.where(dropped, np.nan, off))
         level = np.exp(expected)
         # A job is as large on a quiet day: in tokens, too, not only as a factor.
         more = np.log1p(
@@ -128,15 +153,19 @@ class _Judge:
         excess = self.total - level
         calm = self.tempered - level
         weight = WEIGHT * self.median
-        limit = np.maximum(level + weight, np.exp(expected + spread) - self.unit)
+        least = np.maximum(weight, self._chance(level))
+        limit = np.maximum(level + least, np.exp(expected + spread) - self.unit)
         steps = self._steps()
-        beyond = (score >= 3.0) & (calm >= weight)  # noqa: PLR2004
+        beyond = (score >= 3.0) & (calm >= least) & self.repeated  # noqa: PLR2004
         flags = beyond | (self.known >= weight)
         flags |= (self.known >= 0.5 * weight) & (excess >= weight)
         flags |= steps & (excess > 0)
         points = 3.0 * np.maximum(excess, self.known) / np.maximum(limit - level, 1.0)
         points = np.maximum(points, score)
         points = np.where(flags, np.clip(points, 3.0, 12.0), np.minimum(points, 2.9))
+        # Where a user's excess or the start of a level decided, the limit was lower.
+        reached = np.maximum(level, np.minimum(level + weight, self.total))
+        limit = np.where(flags, np.minimum(limit, reached), limit)
         return Service(
             total=self.total,
             expected=level,
@@ -146,6 +175,15 @@ class _Judge:
             steps=steps,
             median=self.median,
         )
+
+    def _chance(self, level: Floats) -> Floats:
+        """The excess that a few independent requests make up by chance: where windows
+        hold hardly any, one more is no finding. 0 for busy windows.
+        """
+        count = level / self.each
+        stray = CHANCE_SPREADS * SIZES_VARY * self.each * np.sqrt(count + 0.5)
+        chance: Floats = np.where(count < FEW_REQUESTS, stray, 0.0)
+        return chance
 
     def _expect(self, dropped: Flags, *, wide: bool) -> Floats:
         """The tide of the day, and the level that carries it."""
@@ -199,17 +237,17 @@ class _Judge:
             weight = held * (1.0 - far**2) ** 2
         return fitted
 
-    def _score(self, expected: Floats, dropped: Flags) -> tuple[Floats, Floats]:
+    def _score(
+        self, expected: Floats, spread: Floats, dropped: Flags
+    ) -> tuple[Floats, Floats]:
         """The best of several lengths (3 is the limit), and the single window's limit
         in log units.
         """
-        off = self.y - expected
-        spread = self._spread(expected, np.where(dropped, np.nan, off))
-        standard = off / spread
-        best = np.zeros(len(off))
+        standard = (self.y - expected) / spread
+        best = np.zeros(len(standard))
         single = spread
         for length, least in zip(SCALES, _LEAST_LIMITS, strict=True):
-            if length * 4 > len(off):
+            if length * 4 > len(standard):
                 continue
             kernel = np.ones(length) / length
             mean = np.convolve(standard, kernel, mode="same")
@@ -222,8 +260,9 @@ class _Judge:
             best = np.where(np.abs(points) > np.abs(best), points, best)
         return best, single
 
-    def _spread(self, expected: Floats, off: Floats) -> Floats:
+    def _spread(self, expected: Floats, dropped: Flags) -> Floats:
         """Ordinary deviation by level: quiet hours are wilder than busy ones."""
+        off = np.where(dropped, np.nan, self.y - expected)
         held = np.isfinite(off)
         if held.sum() < 4 * _BINS:
             return np.full(len(off), 0.3)

@@ -9,6 +9,7 @@ import csv
 import gzip
 import io
 import os
+import re
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from typing import BinaryIO, Literal, TypeAlias
@@ -27,6 +28,7 @@ LINE = "__line"
 # A quoted cell with line ends in it is followed as far as this; a lone quote is not.
 _QUOTED_BYTES = 1 << 20
 _GZIP_MAGIC = b"\x1f\x8b"
+_UTF16_MAGIC = (b"\xff\xfe", b"\xfe\xff")
 _PARQUET_MAGIC = b"PAR1"
 _SEPARATORS = ",;\t|"
 _SAMPLE_LINES = 200
@@ -60,6 +62,8 @@ def open_source(name: str) -> Source:
     with _reading(name):
         with open(name, "rb") as file:
             magic = file.read(4)
+        if magic[:2] in _UTF16_MAGIC:
+            raise InputError(f"{name}: the text is UTF-16; save it as UTF-8")
         if magic == _PARQUET_MAGIC:
             schema = pl.read_parquet_schema(name)
             return Source(name, "parquet", zipped=False, columns=tuple(schema))
@@ -69,7 +73,12 @@ def open_source(name: str) -> Source:
     lines = [line for line in head if line.strip()]
     if not lines:
         raise InputError(f"{name}: the file is empty")
-    if lines[0].lstrip(b"\xef\xbb\xbf \t").startswith(b"{"):
+    start = lines[0].lstrip(b"\xef\xbb\xbf \t")
+    if re.match(rb"\[\s*(\{|$)", start):
+        raise InputError(
+            f"{name}: a JSON array; one object a line is read: jq -c '.[]' makes it so"
+        )
+    if start.startswith(b"{"):
         return Source(name, "jsonl", zipped=zipped, columns=_json_names(lines))
     separator = _separator(lines[0])
     return Source(name, "csv", zipped, _csv_names(name, lines[0], separator), separator)

@@ -99,7 +99,7 @@ def made_up_by(one: Episode) -> str:
     """Of the service: its largest users; of a user: what they did."""
     worst = one.worst
     if one.kind == "user":
-        return worst.top_users[0].did if worst.top_users else ""
+        return _did(one)
     held = [
         f"{_id(share.user)} {100 * share.share:.0f} %"
         for share in worst.top_users[:_MADE_UP_BY]
@@ -108,6 +108,16 @@ def made_up_by(one: Episode) -> str:
     if held or not worst.top_users:
         return ", ".join(held)
     return "many, none over 5 %"
+
+
+def _did(one: Episode) -> str:
+    """What a user did: all requests of a spike, then its worst window in words."""
+    worst = one.worst
+    if not worst.top_users or len(one.windows) == 1:
+        return worst.top_users[0].did if worst.top_users else ""
+    requests = sum(share.requests for w in one.windows for share in w.top_users)
+    size = length(worst.end - worst.start)
+    return f"{requests:,} requests; in the worst {size} {worst.top_users[0].did}"
 
 
 def _id(name: str) -> str:

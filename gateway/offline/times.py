@@ -33,13 +33,20 @@ _FORMS = (
     "%d.%m.%Y %H:%M",
     "%d/%b/%Y:%H:%M:%S %#z",
     "%a, %d %b %Y %H:%M:%S GMT",
+    "%a, %d %b %Y %H:%M:%S %#z",
+    "%a %b %e %H:%M:%S %Y",
+    "%b %e, %Y %H:%M:%S",
+    "%b %e, %Y %I:%M:%S %p",
+    "%d %b %Y %H:%M:%S",
+    "%d-%b-%Y %H:%M:%S",
+    "%Y-%m-%d %I:%M:%S %p",
     "%Y%m%dT%H%M%S%#z",
     "%Y%m%dT%H%M%S",
     "%Y-%m-%d",
 )
 _CLOCKS = ("%H:%M:%S%.f", "%H:%M", "%I:%M:%S %p", "%I:%M %p")
-_SLASHED = re.compile(r"\s*(\d{1,2})/(\d{1,2})/\d{4}[ ,T]")
-_MOST_MONTHS = 12
+_SLASHED = re.compile(r"\s*(\d{1,2})([/-])(\d{1,2})\2(\d{4}|\d\d)[ ,T]")
+_MOST_MONTHS, _SHORT_YEAR = 12, 2
 # Epoch numbers tell their unit by size: seconds until the year 5138, and so on.
 _UNITS = ((1e11, 1_000_000.0), (1e14, 1_000.0), (1e17, 1.0), (1e20, 0.001))
 # What lies outside is no time of a request (2001-09-09 to 2100-01-01).
@@ -149,17 +156,21 @@ class Times:
         return moments.dt.epoch(_US)
 
     def _settle(self, text: pl.Series) -> None:
-        """Slashed dates: day or month first, told once for the whole log."""
+        """Dates such as 3/2/2026: day or month first, told once for the whole log."""
         if self._settled:
             return
         sample = text.drop_nulls().head(100_000)
         pairs = [_SLASHED.match(one) for one in sample.unique().to_list()]
-        found = [(int(p[1]), int(p[2])) for p in pairs if p]
+        found = [(int(p[1]), int(p[3])) for p in pairs if p]
         if not found:
             return
-        date = "%d/%m/%Y" if _day_first(found) else "%m/%d/%Y"
+        first, second = ("%d", "%m") if _day_first(found) else ("%m", "%d")
+        kinds = {(p[2], "%y" if len(p[4]) == _SHORT_YEAR else "%Y") for p in pairs if p}
         slashed = [
-            f"{date}{between}{clock}" for clock in _CLOCKS for between in (" ", ", ")
+            f"{first}{mark}{second}{mark}{year}{between}{clock}"
+            for mark, year in sorted(kinds)
+            for clock in _CLOCKS
+            for between in (" ", ", ")
         ]
         self._forms = [*slashed, *self._forms]
         self._settled = True
@@ -176,7 +187,7 @@ def _day_first(pairs: list[tuple[int, int]]) -> bool:
     if (len(firsts) > 1) != (len(seconds) > 1):
         return len(firsts) > 1
     raise InputError(
-        "dates such as {}/{}: day or month first? say so with "
+        "dates such as {}/{}/…: day or month first? say so with "
         '--time-format "%d/%m/%Y %H:%M:%S" or "%m/%d/%Y %H:%M:%S"'.format(*pairs[0])
     )
 

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from gateway.offline.columns import Choice, Columns, find_columns
 from gateway.offline.errors import InputError
-from gateway.offline.rows import Rows, Skipped, read_rows
+from gateway.offline.rows import A_TIME, Rows, Skipped, read_rows
 from gateway.offline.source import (
     Source,
     open_source,
@@ -41,6 +41,7 @@ _THREADS = 2
 _MOST_WINDOWS = 1_200_000
 _SUMS = ("tokens", "prompt", "requests")
 _NO_ROWS = "no usable row"
+_SAY_FORM = '; say how times are written, such as --time-format "%d/%m/%Y %H:%M"'
 
 
 class Traffic(msgspec.Struct):
@@ -168,10 +169,10 @@ class Gatherer:
         )
         self._parts = [joined]
 
-    def traffic(self) -> Traffic:
-        """What was gathered; raises InputError when that is nothing."""
+    def traffic(self, place: str = "the frame") -> Traffic:
+        """What was gathered from ``place``; raises InputError when that is nothing."""
         if not self.rows:
-            raise InputError(self._nothing())
+            raise InputError(self._nothing(place))
         self._compact()
         table = self._parts[0]
         table = self._without_strays(table).sort("user", "window")
@@ -220,12 +221,14 @@ class Gatherer:
         self._to_us = min(self._to_us, (int(windows.max() or 0) + 1) * size_us)  # type: ignore[arg-type]
         return kept
 
-    def _nothing(self) -> str:
+    def _nothing(self, place: str) -> str:
         if not self.skipped:
-            return _NO_ROWS
+            return f"{place}: {_NO_ROWS}: nothing follows the names of the columns"
         first = self.skipped[0]
         where = f"{first.file}: " if first.file else ""
-        return f"{_NO_ROWS}; {self.bad} were skipped, {where}line {first.line}: {first.why}"
+        fix = _SAY_FORM if first.why.endswith(A_TIME) else ""
+        why = f"{where}line {first.line}: {first.why}{fix}"
+        return f"{_NO_ROWS}; {self.bad} were skipped, {why}"
 
 
 def gather_files(

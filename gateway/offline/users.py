@@ -34,6 +34,8 @@ AROUND_S = 2700
 # Requests a day that tell classes of like activity apart.
 CLASSES = (4.0, 16.0, 64.0, 256.0, 1024.0)
 _LEAST_CLASS = 150
+# Users who were there for long, from which on they alone are the population.
+_LEAST_SETTLED = 3
 # User-days that may stand out by chance in the whole log, and bounds of the share.
 _CHANCE = 1.0
 _MOST_SHARE, _LEAST_SHARE = 2e-3, 1e-5
@@ -48,8 +50,14 @@ START_S = 3600
 STAYS_S = 64_800
 # A level has risen for good when hours of each later day are beyond this factor.
 RISE, BULK, LEVEL_DAYS = 2.0, 0.85, 4
-# A window belongs to a spike when it has this part of its highest excess.
+# A window belongs to a spike when it has this part of its highest excess; abnormal
+# windows of one user further apart than this are two spikes.
 LEAST_PART = 0.1
+SPIKE_GAP_S = 10_800
+# A spike has at least so many requests.
+LEAST_REQUESTS = 4
+# ... and of a longer stretch that stands out, this part of its mean.
+TAKES_PART = 0.5
 # Who lives no longer than this belongs to the crowd of the short-lived.
 SHORT_LIFE_S = 43_200
 
@@ -128,10 +136,12 @@ def judge_users(traffic: Traffic, median: float) -> list[UserFlag]:
 def _flag(
     rows: _Rows, shaper: Shaper, row: int, values: Floats, score: Floats
 ) -> UserFlag | None:
+    requests = rows.dense(np.array([row]), rows.traffic.requests)[0]
     usual = shaper.usual(values, score > 0)
     excess = values - usual
     # Only the windows that make up the excess, and of a level that stays its start.
-    score = np.where(excess > LEAST_PART * excess.max(), score, 0.0)
+    held = shaper.makes_up(score > 0, excess)
+    score = np.where(shaper.repeated(held, requests), score, 0.0)
     windows = np.flatnonzero(shaper.starts(score > 0, values))
     if excess[windows].sum() < rows.weight:
         return None
@@ -162,6 +172,26 @@ class Shaper:
         kernel = np.ones(width) / width
         smooth = np.convolve(wrapped, kernel, mode="same")[width : width + grid.day]
         return np.tile(smooth, grid.days)[grid.lead : grid.lead + len(values)]
+
+    def makes_up(self, flags: Flags, excess: Floats) -> Flags:
+        """Of each spike the windows that hold it: a stretch of hours that stands out
+        begins before the flood in it does. Each spike for itself, so that a large one
+        on Monday does not hide a small one on Friday.
+        """
+        kept = np.zeros_like(flags)
+        for begin, end in spans(flags, gap=SPIKE_GAP_S // self.window_s):
+            part = excess[begin:end]
+            kept[begin:end] = flags[begin:end] & (part > LEAST_PART * part.max())
+        return kept
+
+    def repeated(self, flags: Flags, requests: Floats) -> Flags:
+        """Spikes of some requests: one or two are none, however large."""
+        kept = np.zeros_like(flags)
+        for begin, end in spans(flags, gap=SPIKE_GAP_S // self.window_s):
+            mine = flags[begin:end]
+            if requests[begin:end][mine].sum() >= LEAST_REQUESTS:
+                kept[begin:end] = mine
+        return kept
 
     def starts(self, flags: Flags, values: Floats) -> Flags:
         """Of a level that stays, only its start."""
@@ -209,6 +239,11 @@ class _Rows:
         requests = add_up(traffic.user.clip(0), traffic.requests, users)
         pace = requests / np.maximum(1.0, life / DAY_S)
         self.pace = np.append(pace[self.picked], [CLASSES[-1]])
+        # Who lived for hours only (a crowd of throw-away keys) says nothing about the
+        # others, unless there are hardly any others.
+        settled = np.append(~self.short[self.picked], [False])
+        few = settled.sum() < _LEAST_SETTLED
+        self.settled = np.append(settled[:-1] | few, [False])
 
     def name(self, row: int) -> int:
         """The user of a row, -1 for the crowd."""
@@ -253,6 +288,7 @@ class _Survey:
     def __init__(self, grid: Grid, rows: _Rows, meter: Floats) -> None:
         self.grid, self.rows, self.meter = grid, rows, meter
         self.kind = np.searchsorted(CLASSES, rows.pace)
+        self.settled = rows.settled
         parts = [
             self._all_peaks(rows.dense(picked, meter)) for picked in rows.batches()
         ]
@@ -282,7 +318,8 @@ class _Survey:
 
     def _scale(self, length: int, peaks: Floats) -> _Scale:
         """Busy blocks of all users give the floor for those without own history."""
-        seen = peaks[:-1][peaks[:-1] > 0]
+        seen = peaks[self.settled]
+        seen = seen[seen > 0]
         floor, newcomer = (
             np.quantile(seen, (0.5, 0.9)).tolist() if len(seen) else (0.0, 0.0)
         )
@@ -306,7 +343,8 @@ class _Survey:
         for kind in range(len(limits)):
             mine = worst[:0].ravel()
             for reach in range(len(limits)):
-                like = np.abs(self.kind - kind) <= reach
+                near = np.abs(self.kind - kind) <= reach
+                like = (self.kind == kind) | (near & self.settled)
                 mine = worst[like][seen[like]]
                 if len(mine) >= _LEAST_CLASS:
                     break
@@ -335,7 +373,7 @@ class _Survey:
         for back in range(1, length):
             reach[:, :-back] = np.maximum(reach[:, :-back], points[:, back:])
             best[:, :-back] = np.maximum(best[:, :-back], sums[:, back:])
-        part: Floats = np.where(values >= 0.25 * best / length, reach, 0.0)
+        part: Floats = np.where(values >= TAKES_PART * best / length, reach, 0.0)
         return part
 
     def _expected(

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterator
+from typing import Protocol
 
 import msgspec
 
@@ -16,6 +17,17 @@ from gateway.replay.requests import Request
 # every tenant is learned, whatever its policy wants today.
 SETTINGS = DetectSettings(observe=True)
 _EVERY = 2000
+# A few requests (this share) so far behind all others are of a wrong clock. Learned,
+# they would make everything before them a matter of the distant past.
+_FAR_S, _FEW = 30 * 86_400.0, 1e-3
+
+
+class Ordered(Protocol):
+    """Requests by time, and how many."""
+
+    def __len__(self) -> int: ...
+
+    def __iter__(self) -> Iterator[Request]: ...
 
 
 class Learned(msgspec.Struct):
@@ -29,6 +41,8 @@ class Learned(msgspec.Struct):
     addresses: int = 0
     with_history: int = 0
     """Subjects with a history of their own."""
+    strays: int = 0
+    """Requests far after all others, left out."""
     incidents: dict[str, int] = {}
     """What stood out and was kept out of the baselines as far as it was recognised."""
 
@@ -45,20 +59,29 @@ class Learned(msgspec.Struct):
             found = sorted(self.incidents.items())
             names = ", ".join(f"{count} {cls}" for cls, count in found)
             said.append(f"recognised on the way, and not learned as usual: {names}")
+        if self.strays:
+            said.append(
+                f"not learned, as their time is far after all others: {self.strays:,}"
+            )
         return said
 
 
 def learn_from(
-    requests: Iterable[Request], advance: Callable[[int], None] = lambda _count: None
+    requests: Ordered, advance: Callable[[int], None] = lambda _count: None
 ) -> tuple[bytes, Learned]:
     """The state of a detector that saw these requests (in the order of time), and what
     it is made of.
     """
+    total = len(requests)
     engine = Engine(SETTINGS)
     learned = Learned()
     for request in requests:
+        left = total - learned.requests
         if not learned.requests:
             learned.since = request.ts
+        elif request.ts - learned.until > _FAR_S and left <= _FEW * total:
+            learned.strays = left
+            break
         learned.requests += 1
         learned.until = request.ts
         # In order, so it is certain that this is the time: also after a long silence.

@@ -16,6 +16,7 @@ from gateway.detect.model import REFUSED_STATUS, Event, Output
 from gateway.detect.rooms import Rooms, settings_of
 from gateway.replay.requests import Request
 from gateway.serve.enforcer import LEAST_RATE, allowed_rate
+from gateway.stream.later import Later
 
 # An exchange that takes longer is told of when it is so old, and again when it ends; a
 # shorter one only at its end. As workers do it.
@@ -49,7 +50,10 @@ class Verdicts:
         """Raises BaselinesError."""
         self._policies = policies
         self._default = default
-        self._rooms = Rooms(settings_of(policies, default, campaigns), baselines)
+        rooms = Rooms(settings_of(policies, default, campaigns), baselines)
+        self._rooms: Rooms | Later = rooms
+        self._begun = baselines is None
+        self._ahead_s = 0.0  # of the detector's own clock
         self._due: list[_Due] = []
         self._number = 0
         self._ticks_at = 0.0
@@ -62,6 +66,11 @@ class Verdicts:
 
     def advance(self, now: float) -> None:
         """All that ended until ``now`` (epoch seconds)."""
+        if not self._begun and isinstance(self._rooms, Rooms):
+            # With the first request it is known how its time stands to the baselines'.
+            self._rooms, self._begun = Later.for_first(self._rooms, now), True
+            if isinstance(self._rooms, Later):
+                self._ahead_s = self._rooms.shift_s
         while self._due and self._due[0].at <= now:
             due = heapq.heappop(self._due)
             take = self._rooms.settle if due.settles else self._rooms.observe
@@ -127,7 +136,7 @@ class Verdicts:
         engine = self._rooms.of(request.tenant)
         if engine is None:
             return None
-        now, worst = request.ts, None
+        now, worst = request.ts + self._ahead_s, None
         for kind, id_ in (("client_ip", request.client_ip), ("user", request.user)):
             if id_ == ANONYMOUS:
                 continue
@@ -149,7 +158,7 @@ class Verdicts:
             kind,
             id_,
             tenant,
-            standing.until,
+            standing.until - self._ahead_s,
             by=DETECTOR,
             action=standing.rung,  # type: ignore[arg-type]  # "allow" was left out
             cls=_NO_CLASS if said is None else said.cls,

@@ -20,6 +20,7 @@ from gateway.detect.model import (
     event_from_record,
 )
 from gateway.detect.rooms import Rooms, Settings, settings_of
+from gateway.stream.later import Later
 from gateway.stream.source import LINE_LIMIT_BYTES, SourceError
 
 # Recorded events are put into order within this time (interfaces: Records).
@@ -84,7 +85,7 @@ class Watch:
         as_json: bool = False,
     ) -> None:
         self.tally = Tally()
-        self._rooms = rooms
+        self._rooms: Rooms | Later = rooms
         self._write = write
         self._complain = complain
         self._encode = _json_line if as_json else readable_line
@@ -109,8 +110,20 @@ class Watch:
             self._malformed(str(error) or "nested too deep")
             return
         if event is not None:
+            if not tally.events:
+                self._begin(event)
             tally.events += 1
             self._hand_out(self._rooms.observe(event))
+
+    def _begin(self, event: Event) -> None:
+        """With the first event it is known how its time stands to the baselines'."""
+        if isinstance(self._rooms, Rooms):
+            self._rooms = Later.for_first(self._rooms, event.ts)
+        if isinstance(self._rooms, Later):
+            self._complain(
+                "the baselines were learned from this time or a later one: events are"
+                " judged as if they came after it"
+            )
 
     def _event(self, line: bytes) -> Event | None:
         if len(line) > LINE_LIMIT_BYTES:

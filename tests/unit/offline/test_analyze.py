@@ -195,3 +195,83 @@ def test_a_lone_wrong_clock_does_not_stretch_the_log():
     report = analyze(pl.concat([ordinary(rows=5000), stray]))
     assert report.skipped == 1
     assert len(report.timeline.tokens) <= 7 * 288 + 1
+
+
+def strangers(start, count=300, requests=10, seed=5):
+    """A crowd of throw-away keys, each for half an hour."""
+    keys = [f"key-{n}" for n in range(count)]
+    return pl.concat(
+        [
+            burst(key, start, HOUR // 2, requests, seed=seed + n)
+            for n, key in enumerate(keys)
+        ]
+    )
+
+
+def office(rows, keep=8):
+    """Hardly anything at night and at the weekend."""
+    hour, day = pl.col("ts") % DAY / HOUR, (pl.col("ts") - MONDAY) // DAY
+    rare = (day >= 5) | ~hour.is_between(7, 19)
+    counted = rows.with_row_index()
+    return counted.filter(~rare | (pl.col("index") % keep == 0)).drop("index")
+
+
+def test_strangers_do_not_hide_the_spike_of_one_of_few_users():
+    """Keys that lived for half an hour say nothing about what is usual for the rest."""
+    start = MONDAY + 2 * DAY + 11 * HOUR
+    parts = [
+        office(ordinary(users=12, rows=60_000)),
+        burst("user-3", start, 10 * MINUTE, 250),
+        strangers(MONDAY + 4 * DAY + 12 * HOUR, requests=3),
+    ]
+    report = analyze(pl.concat(parts))
+    assert {start, start + 300} <= set(flagged(report, "user-3"))
+    assert {start, start + 300} <= set(flagged(report))
+
+
+def test_everybody_at_twice_the_usual_is_seen_beside_nightly_jobs():
+    """What the clock's jobs add to the expectation does not widen the ordinary."""
+    hour = MONDAY + 4 * DAY + 15 * HOUR
+    base = ordinary(rows=120_000)
+    jobs = [
+        burst(f"job-{at}", MONDAY + day * DAY + at * HOUR + 600, 600, 150, seed=at)
+        for day in range(7)
+        for at in (1, 3, 5, 7, 9, 11)
+    ]
+    busy = base.filter(pl.col("ts").is_between(hour, hour + HOUR))
+    report = analyze(pl.concat([base, busy, *jobs]))
+    inside = set(range(hour, hour + HOUR, 300))
+    assert len(inside & set(flagged(report))) >= 10
+
+
+@pytest.mark.parametrize("rows", [120, 200, 400])
+def test_a_few_requests_an_hour_are_no_anomaly_each(rows):
+    """Where most windows are empty a request or two more are chance, a flood is not."""
+    calm = ordinary(users=20, rows=rows)
+    assert not analyze(calm).windows
+    start = MONDAY + 3 * DAY + 14 * HOUR
+    report = analyze(pl.concat([calm, burst("user-3", start, 10 * MINUTE, 60)]))
+    assert set(flagged(report)) == {start, start + 300}
+    assert set(flagged(report, "user-3")) == {start, start + 300}
+
+
+def test_a_large_spike_does_not_hide_a_small_one_days_later():
+    """Each spike of a user is shown by its own windows."""
+    large, small = MONDAY + DAY + 9 * HOUR, MONDAY + 5 * DAY + 15 * HOUR
+    parts = [
+        ordinary(),
+        burst("user-3", large, 10 * MINUTE, 8000),
+        burst("user-3", small, 10 * MINUTE, 150, seed=3),
+    ]
+    found = set(flagged(analyze(pl.concat(parts)), "user-3"))
+    assert {large, large + 300, small, small + 300} <= found
+
+
+def test_what_is_abnormal_lies_above_the_threshold():
+    """Also where the excess of one user decided: a picture must not contradict it."""
+    start = MONDAY + 3 * DAY + 10 * HOUR
+    report = analyze(pl.concat([ordinary(), burst("user-3", start, 6 * HOUR, 2500)]))
+    line = report.timeline
+    at = [(start - line.start) // 300 for start in flagged(report)]
+    assert len(at) >= 60
+    assert (line.tokens[at] >= line.limit[at]).all()

@@ -18,6 +18,9 @@ from gateway.offline.errors import InputError
         ("date total_tokens", "date - total_tokens - -"),
         ("TIMESTAMP ContextTokens GeneratedTokens", "TIMESTAMP - - ContextTokens GeneratedTokens"),
         ("ts user usage.prompt_tokens usage.completion_tokens", "ts user - usage.prompt_tokens usage.completion_tokens"),
+        ("event_timestamp user.id tokens_used", "event_timestamp user.id tokens_used - -"),
+        ("usage_date organization_id usage", "usage_date organization_id usage - -"),
+        ("usage usage.prompt_tokens time email", "time email - usage.prompt_tokens -"),
         ("model client_ip status user_id ts tokens", "ts user_id tokens - -"),
     ],
 )  # fmt: skip

@@ -129,9 +129,14 @@ def test_fields_inside_objects(tmp_path):
     ("text", "words"),
     [
         ("", "the file is empty"),
-        (HEADER, "no usable row"),
-        (HEADER + "x,y,z,1\n", "no usable row; 1 were skipped, .*line 2: ts: 'x'"),
+        (HEADER, "a.csv: no usable row: nothing follows the names"),
+        (
+            HEADER + "x,y,z,1\n",
+            "no usable row; 1 were .*line 2: ts: 'x'.*--time-format",
+        ),
         ("1,2,3\n4,5,6\n", "names no columns"),
+        ('[{"ts":1,"tokens":2},\n', "a JSON array"),
+        ("[\n  {\n", "a JSON array"),
         ("when,who\n1,2\n", "no time column"),
     ],
 )
@@ -140,6 +145,14 @@ def test_unusable_files(tmp_path, text, words):
     path = tmp_path / "a.csv"
     path.write_text(text)
     with pytest.raises(InputError, match=words):
+        analyze_files([str(path)])
+
+
+def test_utf_16_is_named_as_such(tmp_path):
+    """What spreadsheets call Unicode text."""
+    path = tmp_path / "a.csv"
+    path.write_text(as_csv(), encoding="utf-16")
+    with pytest.raises(InputError, match="UTF-16; save it as UTF-8"):
         analyze_files([str(path)])
 
 

@@ -79,3 +79,14 @@ def test_events_older_than_the_baselines_are_not_late():
         engine.observe(Event(ts=T + n, client_ip=f"10.0.{n % 10}.1", user=f"u{n % 10}"))
     engine.close()
     assert (engine.late, engine.clock.absurd) == (0, 0)
+
+
+def test_a_lone_wrong_clock_is_not_learned():
+    """One request of the year 2999 does not make all others a distant past."""
+    stray = request(32_000_000_000.0, "u1", "10.0.1.1")
+    state, learned = learn_from([*two_days(), stray])
+    assert state == learn_from(two_days())[0]
+    assert (learned.requests, learned.strays) == (3000, 1)
+    assert (
+        "not learned, as their time is far after all others: 1" in learned.sentences()
+    )

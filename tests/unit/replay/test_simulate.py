@@ -7,6 +7,7 @@ import random
 import pytest
 
 from gateway.config import load_config
+from gateway.replay.learning import learn_from
 from gateway.replay.requests import request_from_record
 from gateway.replay.simulate import Simulation, decision_of_then
 
@@ -209,6 +210,17 @@ def test_the_detector_blocks_whom_it_would_block():
     assert refused[0][0].ts < T + 660
     assert len(refused) > 1000
     assert sum(draft.incidents.values()) >= 1
+
+
+def test_traffic_that_was_learned_can_be_replayed():
+    """Baselines of the same time: the flood in it is acted on, and nobody else."""
+    traffic = [*flood(120), *(request(3600 + n) for n in range(300))]
+    config = load_config(text=f"{HEAD}[policy.default]\n", env={})
+    draft = Simulation(config, learn_from(traffic)[0])
+    touched = [one for one in traffic if draft.take(one).done != "allow"]
+    assert {one.client_ip for one in touched} == {"198.51.100.7"}
+    assert touched[0].ts < T + 720
+    assert len(touched) > 1000
 
 
 @pytest.mark.parametrize(

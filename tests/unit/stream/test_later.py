@@ -1,0 +1,95 @@
+"""Baselines of the same time as the events, or of a later one."""
+
+from __future__ import annotations
+
+import msgspec
+import pytest
+
+from gateway.core.model import Campaign
+from gateway.detect.act import Bench
+from gateway.detect.engine import Engine
+from gateway.detect.model import DetectSettings, Event, Output
+from gateway.detect.order import EventClock
+from gateway.detect.rooms import Rooms, Settings
+from gateway.stream.later import DAY_S, WEEK_S, Later, known_span
+from gateway.stream.watch import DEFAULTS, Watch, open_rooms
+
+MONDAY = 1_767_571_200
+HOURS = 8
+FLOOD_AT = MONDAY + 5 * 3600
+FLOODER = "203.0.113.9"
+
+
+def event(at, address):
+    """An ordinary request."""
+    return Event(
+        ts=float(at), client_ip=address, prompt_tokens=100, completion_tokens=50
+    )
+
+
+@pytest.fixture(name="events", scope="module")
+def _events():
+    """Twenty clients for some hours, one flood of three minutes."""
+    steps = range(0, HOURS * 3600, 3)
+    found = [event(MONDAY + at, f"10.0.0.{at // 3 % 20}") for at in steps]
+    found += [event(FLOOD_AT + at / 5, FLOODER) for at in range(900)]
+    return sorted(found, key=lambda one: one.ts)
+
+
+@pytest.fixture(name="baselines", scope="module")
+def _baselines(events):
+    """What a detector knows after them, without its clock (as ``learn`` keeps it)."""
+    engine = Engine(DetectSettings(observe=True))
+    for one in events:
+        engine.advance(one.ts)
+        engine.observe(one)
+    engine.close()
+    engine.bench, engine.clock = Bench(engine.settings), EventClock()
+    return engine.state()
+
+
+def watched(events, baselines):
+    """Findings of these events, and what was said."""
+    written: list[Output] = []
+    said: list[str] = []
+    rooms = open_rooms(Settings(DEFAULTS), baselines)
+    room = Watch(
+        rooms,
+        write=lambda line: written.append(msgspec.json.decode(line, type=Output)),
+        complain=said.append,
+        as_json=True,
+    )
+    room.run(
+        b'{"timestamp":%.3f,"client_ip":"%s","prompt_tokens":100,"completion_tokens":50}'
+        % (one.ts, one.client_ip.encode())
+        for one in events
+    )
+    return written, said
+
+
+def test_what_was_learned_can_be_watched_itself(events, baselines):
+    """The flood in it is found at its time, and nobody else is."""
+    written, said = watched(events, baselines)
+    named = {one.subject.id for one in written if one.subject.kind == "client_ip"}
+    assert named == {FLOODER}
+    first = min(one.at for one in written if one.subject.id == FLOODER)
+    assert FLOOD_AT <= first <= FLOOD_AT + 120
+    assert any("as if they came after" in sentence for sentence in said)
+
+
+def test_later_events_are_taken_as_they_are(events, baselines):
+    """Nothing is moved where the baselines end before."""
+    rooms = Rooms(Settings(DEFAULTS), baselines)
+    since, until = known_span(rooms)
+    assert (since, until) == (events[0].ts, events[-1].ts)
+    assert Later.for_first(rooms, until + 1) is rooms
+
+
+def test_campaigns_move_with_the_events(baselines):
+    """A declared launch stays at its hour; a week that is known moves events by weeks."""
+    launch = Campaign(MONDAY + 60.0, MONDAY + 3600.0, 6.0)
+    settings = msgspec.structs.replace(DEFAULTS, campaigns=(launch,))
+    rooms = Rooms(Settings(settings), baselines)
+    assert isinstance(Later.for_first(rooms, float(MONDAY)), Later)
+    (moved,) = rooms.settings.default.campaigns
+    assert moved.since - launch.since == moved.to - launch.to == DAY_S < WEEK_S
