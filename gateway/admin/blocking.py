@@ -91,22 +91,35 @@ class Blocking:
             # off; the mildest that can be said lets it through.
             action="tag" if allow else "block",
         )
+        replaced = self._held(block.kind, block.id, block.tenant)
         await self._backend.add_block(block)
+        self._lifted.take(_replaced(block.kind, block.id))
+        self._lifted.note(_replaced(block.kind, block.id), replaced)
         return json_response(public_block(block), 201)
 
+    def _held(self, kind: str, id_: str, *tenants: str | None) -> list[Block]:
+        """What is done to a subject, in these tenants or (none named) in all."""
+        return [
+            block
+            for block in (*self._backend.blocks(), *self._backend.standings())
+            if (block.kind, block.id) == (kind, id_)
+            and (not tenants or block.tenant in tenants)
+        ]
+
     async def delete_block(self, request: web.Request) -> web.Response:
-        """Unblock, everywhere or (``?tenant=``) where it was blocked."""
+        """Unblock, everywhere or (``?tenant=``) where it was blocked. ``?undo=true``: the
+        block was a slip, and what it replaced holds again.
+        """
         kind, id_ = read_subject(request, BLOCK_KINDS)
         note_change(request, "unblock", kind, id_)
         tenant = request.query.get("tenant")
-        held = [
-            block
-            for block in (*self._backend.blocks(), *self._backend.standings())
-            if (block.kind, block.id) == (kind, id_) and tenant in (None, block.tenant)
-        ]
+        held = self._held(kind, id_, *(() if tenant is None else (tenant,)))
+        undo = read_choice(request, "undo", ("true", "false")) == "true"
         if not await self._backend.remove_block(kind, id_, tenant):
             raise Refused(404, "not_found", f"{kind} {id_} is not blocked")
         self._lifted.note((kind, id_), held)
+        for block in self._lifted.take(_replaced(kind, id_)) if undo else ():
+            await self._backend.add_block(block)
         return web.Response(status=204)
 
     async def post_restore(self, request: web.Request) -> web.Response:
@@ -115,6 +128,10 @@ class Blocking:
         note_change(request, "restore", kind, id_)
         blocks = await put_back(self._backend, self._lifted, (kind, id_))
         return json_response({"items": [public_block(block) for block in blocks]})
+
+
+def _replaced(kind: str, id_: str) -> tuple[str, str]:
+    return f"replaced {kind}", id_
 
 
 async def put_back(

@@ -135,6 +135,7 @@ _QUERIES = {
     "class": _TEXT,
     "minutes": {"type": "integer", "minimum": 1, "maximum": 1440},
     "last": _TEXT,
+    "undo": {"type": "string", "enum": ["true", "false"]},
 }
 _PAGE = "limit cursor"
 _INCIDENT = "/api/v1/incidents/{id}"
@@ -153,7 +154,7 @@ _ROUTES: tuple[_Row, ...] = (
     ("post", "/api/v1/blocks", "Block a subject, or let it through", "", "NewBlock", 201,
      _ref("Block"), "400 413 503 507"),
     ("delete", "/api/v1/blocks/{kind}/{id}", "Undo: unblock, or stop letting through",
-     "tenant", "", 204, None, "400 404 503"),
+     "tenant undo", "", 204, None, "400 404 503 507"),
     ("post", "/api/v1/blocks/{kind}/{id}/restore", "Put back what was lifted lately", "",
      "", 200, _record("items", items={"type": "array", "items": _ref("Block")}),
      "400 404 503 507"),

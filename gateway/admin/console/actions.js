@@ -115,7 +115,7 @@ export function ask(action, kind, id, tenants = []) {
       const tenant = place.value || null;
       await put(action, kind, id, tenant, time.value || null, reason.value);
       toast(blocking ? `Blocked: ${words}.` : `Let through: ${words}.`, async () => {
-        await unblock(kind, id, tenant);
+        await call("DELETE", `blocks/${path(kind, id)}?${new URLSearchParams({ undo: true, ...(tenant && { tenant }) })}`);
         toast(`${blocking ? "Unblocked" : "No longer let through"}: ${words}.`);
       });
     });

@@ -2,7 +2,7 @@
 import { ask, hand, may, reset } from "./actions.js";
 import { bar, columns } from "./charts.js";
 import { calm, clock, count, DONE, doneTag, empty, fill, get, h, KINDS, moment, path, percent, rate, refill, SAID, span, table, times, timesWords, until, usd } from "./lib.js";
-import { CLIENT_HEADS, clientRows } from "./now.js";
+import { CLIENT_HEADS, clientRows, ratioCell } from "./now.js";
 
 const reload = (load) => () => { load().catch(() => {}); };
 
@@ -59,9 +59,9 @@ function usualCard(name, usual, named) {
   const ratio = times(usual.requests_1m, usual.expected_1m);
   const heads = [{ text: "" }, { text: "Now", num: true }, { text: "Usual, at most", num: true }, { text: "vs usual", num: true }];
   heads[0].text = "Measure";
-  const row = (text, seen, expected) => ({ cells: [text, count(seen), expected === null ? "not known yet" : count(expected), expected === null ? "–" : timesWords(times(seen, expected))] });
+  const row = (text, seen, expected, beside) => ({ cells: [text, count(seen), expected === null ? "not known yet" : count(expected), beside || (expected === null ? "–" : timesWords(times(seen, expected)))] });
   return h("section", { class: "card" }, h("h2", {}, `Now against usual${named ? `, ${name}` : ""}`),
-    table(heads, [row("Requests in a minute", usual.requests_1m, usual.expected_1m), row("Requests in ten minutes", usual.requests_10m, usual.expected_10m), row("Tokens in ten minutes", usual.tokens_10m, usual.expected_tokens_10m)], { label: "Now against usual" }),
+    table(heads, [row("Requests in a minute", usual.requests_1m, usual.expected_1m, ratioCell(usual)), row("Requests in ten minutes", usual.requests_10m, usual.expected_10m), row("Tokens in ten minutes", usual.tokens_10m, usual.expected_tokens_10m)], { label: "Now against usual" }),
     usual.requests.length > 1 ? [h("p", { class: "dim small" }, `Requests in ten minutes, the last ${span(usual.requests.length * 600e3)} until ${clock(usual.until, false)}; dashed: usual now`), columns(usual.requests, `Requests per ten minutes, highest ${Math.max(...usual.requests)}`, usual.expected_10m)] : h("p", { class: "dim small after" }, "Its day is shown once it was seen in two ten-minute windows."),
     h("p", { class: "dim small", title: usual.sigma === null ? "" : `${usual.sigma.toFixed(1)} spreads above its envelope` }, `First seen ${clock(usual.since)}${usual.known ? ", known well" : ""}. Alike prompts: ${percent(usual.alike, 1)}.${ratio !== null && ratio >= 3 ? " It is well above its usual." : ""} Its tenant's busy clients send ${count(usual.peers_1m)} a minute.`));
 }

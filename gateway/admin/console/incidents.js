@@ -78,7 +78,9 @@ function evidence(one) {
   if (alike) rows.push({ cells: ["Alike prompts, now", percent(alike, 1), h("span", { class: "dim" }, "few"), "", pair(100 * alike, null, 100)] });
   if (!rows.length) return null;
   const heads = [{ text: "When it opened" }, { text: "Seen", num: true }, { text: peers ? "Busy others" : "Usual", num: true }, { text: "Ratio", num: true }, { text: "Seen above usual" }];
-  return table(heads, rows, { label: "Evidence: what was seen, and what is usual" });
+  // Beside nothing known there is nothing to compare.
+  const shown = rows.some((row) => row.cells[4]) ? 5 : 3;
+  return table(heads.slice(0, shown), rows.map((row) => ({ cells: row.cells.slice(0, shown) })), { label: "Evidence: what was seen, and what is usual" });
 }
 
 // -- who -----------------------------------------------------------------------------
@@ -126,8 +128,8 @@ function effect(one) {
   const found = one.impact;
   if (!found) return h("section", { class: "card" }, h("h2", {}, "Before and after"), h("p", { class: "dim" }, "Its requests are not remembered: it began before this gateway started."));
   const { before, after, saved } = found;
-  // Of a few seconds nobody knows a rate: a minute is the least.
-  const per = (part, name, s) => (part.to > part.from ? (part[name] / Math.max(60, part.to - part.from)) * s : null);
+  // Of a second or two nobody knows a rate: ten are the least, as in a chart.
+  const per = (part, name, s) => (part.to > part.from ? (part[name] / Math.max(10, part.to - part.from)) * s : null);
   const seen = before.to > before.from;
   const unit = (text, s) => [text, h("span", { class: "dim" }, s === 60 ? " a min" : " an hour")];
   const row = (text, name, s, form) => ({ cells: [text, seen ? unit(form(per(before, name, s)), s) : "–", unit(form(per(after, name, s)), s), form(after[name])] });

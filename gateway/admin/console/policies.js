@@ -35,7 +35,7 @@ function priceOf(one) {
 
 function policy(one) {
   const observing = one.mode === "observe", { would, would_today: today } = one.spend;
-  const rows = one.effective.map((row) => ({ cells: [h("span", { class: "mono" }, row.key), h("span", { class: row.key === "anomaly" ? "small" : null }, row.value || "none"), h("span", { class: "dim mono whole", title: row.from }, row.from === "default" ? "built in" : row.from.replace(/^.*\//, ""))] }));
+  const rows = one.effective.map((row) => ({ cells: [h("span", { class: "mono whole" }, row.key), h("span", { class: row.key === "anomaly" ? "small" : null }, row.value || "none"), h("span", { class: "dim mono whole", title: row.from }, row.from === "default" ? "built in" : row.from.replace(/^.*\//, ""))] }));
   const spared = observing || would.requests;
   return h("section", { class: "card stack", "aria-label": `Policy ${one.name}` }, h("div", { class: "row" }, h("div", {}, h("h2", {}, one.name), h("p", { class: "dim" }, `for ${one.tenants.join(", ")}`)),
     h("span", { class: `tag ${observing ? "limit" : "allow"}` }, observing ? "observes: refuses nothing" : "enforces")),

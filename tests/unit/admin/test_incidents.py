@@ -145,3 +145,16 @@ async def test_shares_of_the_excess_and_before_and_after(call, desk):
     assert (impact["before"]["requests"], impact["before"]["usd"]) == (1, 0.005)
     assert (impact["after"]["requests"], impact["after"]["refused"]) == (8, 2)
     assert impact["saved"]["usd"] == pytest.approx(4.0)
+
+
+async def test_a_block_by_mistake_leaves_what_was_before(call, desk):
+    """Undone: the throttle that it replaced holds again; without: nothing does."""
+    body = {"kind": "client_ip", "id": IP, "tenant": "acme", "ttl": "1h"}
+    path = f"/api/v1/blocks/client_ip/{IP}?tenant=acme"
+    for query, left in (("&undo=true", ["throttle"]), ("", [])):
+        desk.list, desk.mild = [], [held(IP, "throttle")]
+        assert (await call("POST", "/api/v1/blocks", json=body))[0] == 201
+        desk.mild = []  # a block stands where the throttle stood
+        assert (await call("DELETE", path + query))[0] == 204
+        assert [block.action for block in (*desk.list, *desk.mild)] == left
+    assert (await call("DELETE", f"{path}&undo=yes"))[0] == 400
