@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from gateway.detect.allowed import Allowed
+from gateway.detect.crowd import PERSISTS
 from gateway.detect.facts import Finding
 from gateway.detect.features import Track
 from gateway.detect.incidents import (
@@ -157,6 +158,7 @@ class Bench:
             + worsen(incident, finding.score, severity, rung)
         ):
             incident.reasons = finding.reasons
+            incident.observed, incident.expected = case.observed, case.expected
             if incident.announced:
                 out.append(self._line("incident.updated", incident, now))
         return out + self._raise(key, rung, incident, finding, now)
@@ -397,6 +399,7 @@ class Bench:
             worse = worsen(incident, finding.score, self._severity(finding), "allow")
             if worse:
                 incident.reasons = finding.reasons
+                incident.observed = {"requests_10m": requests}
             return [self._line("incident.updated", incident, now)] * (worse or wider)
         case = Case(
             tenant=tenant,
@@ -405,7 +408,7 @@ class Bench:
             finding=finding,
             now=now,
             since=now,
-            observed={"requests_10m": float(requests)},
+            observed={"requests_10m": requests},
             expected={},
         )
         return [self._line("incident.opened", self._open(case, "allow"), now)]
@@ -430,7 +433,8 @@ class Bench:
                 template.abusive_until = now + _MARKED_S
                 incident.last = now
                 track.judged = True
-                most: Rung = "tag" if template.unsure else "block"
+                patient = template.soft and track.worded < PERSISTS
+                most: Rung = "tag" if template.unsure or patient else "block"
                 out += self._join_one(tenant, incident, track, now, most)
         return out
 

@@ -19,7 +19,13 @@ from gateway.detect.facts import (
     job_m,
     ramp,
 )
-from gateway.detect.features import FEW_TOKENS, SPOKEN_TAGGED
+from gateway.detect.features import (
+    FEW_TOKENS,
+    SPIKE_REQUESTS,
+    SPIKE_TOKENS,
+    SPOKEN_TAGGED,
+    STEADY_WINDOWS,
+)
 from gateway.detect.model import AttackClass
 from gateway.detect.repeats import RUN_LONG
 
@@ -33,12 +39,9 @@ RUN_LARGE = 300
 # Requests a minute at which a job of the first hour is slowed down.
 HURRIED_M = 300.0
 # Of a client that is there in so large a share of a day's windows, so many times the
-# most of its week stand out, from so many requests or tokens in a window on.
+# most of its week stand out.
 STEADY = 0.8
-STEADY_WINDOWS = 72
 SPIKE_TIMES = 3.0
-SPIKE_REQUESTS = 300
-SPIKE_TOKENS = FEW_TOKENS
 
 
 def judge_answers(facts: Facts) -> Finding | None:
@@ -71,10 +74,10 @@ def judge_volume(facts: Facts) -> Finding | None:
     """More than ever, and nothing sharper to say about it."""
     if facts.backed or facts.outage or facts.surge:
         return None
-    if facts.cold or (facts.requests < 100 and facts.tokens < FEW_TOKENS):
-        return None
     if (spike := _spike(facts)) is not None:
         return spike
+    if facts.cold or (facts.requests < 100 and facts.tokens < FEW_TOKENS):
+        return None
     own = facts.known and facts.windows >= SEASONED
     score = excess(facts) if own else 0.5 * excess(facts)
     # What it did within the week it may do again, at whatever hour.

@@ -21,6 +21,8 @@ DAYS = 7
 LEVEL_STEPS = 16
 _EXCESS_STEPS = 32
 _TOP = 254
+# A factor of two (log).
+_LEAP = 0.69
 # Figures found on two weeks of production traffic (docs/detection.md): how much of the
 # recent maximum leaks away per hour (log units), which of the days' highest values
 # around this time counts and what "around" is, how much of a jump is expected to
@@ -85,6 +87,10 @@ class Envelope(msgspec.Struct, array_like=True):
     def count(self, value: float) -> float:
         """What ``value`` means as a count."""
         return self.unit * (exp(value) - 1.0)
+
+    def leaps(self, count: float) -> bool:
+        """Whether a count is more than twice of the recent maximum."""
+        return self.value(count) > self.peak + _LEAP
 
     def most(self) -> float:
         """The highest count of the last week."""

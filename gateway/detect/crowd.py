@@ -26,6 +26,10 @@ _OUTAGE_USERS = 4
 _OUTAGE_ANSWERS = 12
 OUTAGE_ECHO_S = 900.0
 SURGE_ECHO_S = 900.0
+# Prompts of a newcomer in ten minutes that are more than trying something out; and
+# so many that it belongs to a crowd whose words are as people's.
+INSISTS = 4
+PERSISTS = 10
 # A surge is broad: nobody makes up more than this share of the excess.
 _NARROW = 0.3
 # Who is refused that often is trying doors.
@@ -33,7 +37,7 @@ _REFUSED_SHARE = 0.5
 # Nor do newcomers' prompts of young templates.
 _ALIKE = 0.5
 # So many sources are not there to read: load is their point.
-_FLOOD_SOURCES = 100.0
+_FLOOD_SOURCES = 85.0
 # On a tenant's first day everybody is a newcomer. Then a crowd's template must be so
 # much younger than the tenant, and so many times what all others send.
 _FIRST_S = 86_400.0
@@ -55,36 +59,22 @@ def judge_template(
     """Whether a template is flooded by a crowd of newcomers. In a campaign of so many
     times the usual (``declared``) nobody is acted on for the crowd alone.
     """
-    sources = len(template.sources)
-    if sources < CROWD_SOURCES or template.known(now):
-        return None
-    # A large crowd is told from a small one by how few come again.
-    few = template.repeats <= _FEW_AGAIN and template.requests < _LARGE
-    if template.requests < 3 * CROWD_SOURCES or (few and not tenant.flooded):
-        return None
-    fresh = template.fresh / template.requests
-    if fresh < _FRESH_SHARE:
-        return None
-    if template.usual > 0 or (template.usual < 0 and tenant.is_asked(template.print)):
-        return None
-    first_day = now - tenant.born < _FIRST_S
-    if first_day and not _outweighs(tenant, template, now):
+    if not _may_be_flooded(tenant, template, now):
         return None
     floor = _TEMPLATE_FLOOR * (2.0 if tenant.surge_until > now else 1.0)
     usual = max(floor, 1.5 * template.peak)
-    # All wordings that are flooded already, or that newcomers share, are one crowd with
-    # this one.
-    whole = tenant.flooded + template.requests
-    if template.abusive_until > now:
-        whole = tenant.flooded
-    whole = max(whole, tenant.walked)
-    seen = max(float(whole), 3.0 * template.rate_m(now))
+    seen = _seen(tenant, template, now)
     if seen <= usual:
         return None
     refused = template.refused > _REFUSED_SHARE * template.requests
+    template.soft = _is_soft(tenant, template, now)
+    insisting = len(tenant.insistent) >= CROWD_SOURCES
+    if template.soft and not insisting and not refused:
+        return None  # people who try something out, each in words of one's own
     part = 0.0 if refused else _explained(tenant, template, now, declared)
     if part >= 1.0:
         return None  # one form of many that a tide of newcomers fills in
+    fresh, sources = template.fresh / template.requests, len(template.sources)
     excess = min(MOST, 2.0 + _SIGMAS_PER_FOLD * log(seen / usual))
     newness = 10.0 * (fresh - 0.4)
     score = min(excess, newness, count_sigma(sources, 2.0))
@@ -100,6 +90,41 @@ def judge_template(
             f"Before, it was seen at most {template.peak:.0f} times in ten minutes.",
         ),
     )
+
+
+def _may_be_flooded(tenant: Tenant, template: Template, now: float) -> bool:
+    """Whether several newcomers, and few others, send what nobody sent before."""
+    sources, requests = len(template.sources), template.requests
+    if sources < CROWD_SOURCES or requests < 3 * CROWD_SOURCES or template.known(now):
+        return False
+    # A large crowd is told from a small one by how few come again.
+    few = template.repeats <= _FEW_AGAIN and requests < _LARGE
+    if (few and not tenant.flooded) or template.fresh < _FRESH_SHARE * requests:
+        return False
+    if template.usual > 0 or (template.usual < 0 and tenant.is_asked(template.print)):
+        return False
+    first_day = now - tenant.born < _FIRST_S
+    return not first_day or _outweighs(tenant, template, now)
+
+
+def _seen(tenant: Tenant, template: Template, now: float) -> float:
+    """How loud it is: all wordings that are flooded already, or that newcomers share,
+    are one crowd with this one.
+    """
+    whole = tenant.flooded + template.requests
+    if template.abusive_until > now:
+        whole = tenant.flooded
+    return max(float(whole), float(tenant.walked), 3.0 * template.rate_m(now))
+
+
+def _is_soft(tenant: Tenant, template: Template, now: float) -> bool:
+    """Whether a crowd's prompts are as unlike as those of people, and no load."""
+    return tenant.soft and not _is_loud(tenant, template, now)
+
+
+def _is_loud(tenant: Tenant, template: Template, now: float) -> bool:
+    tide = tenant.tide_m()
+    return tide > 0.0 and template.rate_m(now) >= max(FLOOD_M, FLOOD_TIDES * tide)
 
 
 def _explained(
@@ -140,8 +165,7 @@ def _named(tenant: Tenant, template: Template, now: float) -> AttackClass:
 
 def _flooding(tenant: Tenant, template: Template, now: float) -> bool:
     """Load or coverage: many sources, or the same over and over beyond the tide."""
-    tide = tenant.tide_m()
-    loud = tide > 0.0 and template.rate_m(now) >= max(FLOOD_M, FLOOD_TIDES * tide)
+    loud = _is_loud(tenant, template, now)
     if template.apart > NEAR_BITS:
         return loud  # in so many words: to be read, unless it is a load as well
     return template.crowd() >= _FLOOD_SOURCES or (loud and template.apart <= SAME_BITS)

@@ -15,7 +15,12 @@ import msgspec
 from gateway.detect.act import Bench, Case
 from gateway.detect.baseline import Envelope, new_envelope
 from gateway.detect.classify import classify
-from gateway.detect.crowd import declared_times, judge_template, judge_tenant
+from gateway.detect.crowd import (
+    INSISTS,
+    declared_times,
+    judge_template,
+    judge_tenant,
+)
 from gateway.detect.facts import EARLY_S, Facts, Finding
 from gateway.detect.features import (
     DENIED,
@@ -33,7 +38,7 @@ from gateway.detect.features import (
     nearness,
     network_of,
 )
-from gateway.detect.live import LEAST_COUNT, LEAST_PEERS, Live
+from gateway.detect.live import FEW_COUNT, LEAST_COUNT, LEAST_PEERS, Live
 from gateway.detect.model import (
     REFUSED_STATUS,
     DetectSettings,
@@ -324,11 +329,11 @@ class Engine:
             tenant.tide.learn(
                 tenant.window,
                 tenant.requests,
-                judged=tenant.surge_until > self.clock.now,
+                judged=tenant.abused or tenant.surge_until > self.clock.now,
             )
         tenant.turn_newcomers()
         tenant.requests = tenant.top = tenant.young = 0
-        tenant.flooded = tenant.walked = 0
+        tenant.flooded = 0
         tenant.window = window
 
     # -- looking closely ---------------------------------------------------------------
@@ -346,6 +351,7 @@ class Engine:
             self.bench.calm(track)
             return
         if finding.behaviour and finding.alert:
+            tenant.abused = True
             track.judged = track.run_judged = True
             sure = finding.score >= self.settings.ladder.block
             # Suspicion is no evidence for further suspicion.
@@ -372,19 +378,20 @@ class Engine:
         if notable(track, rate, known=False, cold=True):
             return True
         live = tenant.live[track.kind]
+        heads = max(1, len(track.company)) if track.keyed else 1
+        if rate >= (FEW_COUNT if live.silent else LEAST_COUNT) * heads:
+            return True
         if live.silent:
             return False
-        heads = max(1, len(track.company)) if track.keyed else 1
-        if rate >= LEAST_COUNT * heads:
-            return True
         part = now / MINUTE_S - track.minute
         return live.size_score(track.id, part) >= self.settings.ladder.tag
 
     def _case(self, tenant: Tenant, track: Track, finding: Finding, now: float) -> Case:
-        observed = {
-            "requests_1m": float(round(track.rate_m(now))),
-            "requests_10m": float(track.requests),
-            "tokens_10m": float(track.tokens),
+        observed: dict[str, float] = {
+            "requests_1m": round(track.rate_m(now)),
+            "tokens_1m": round(track.tokens_1m(now)),
+            "requests_10m": track.requests,
+            "tokens_10m": track.tokens,
         }
         expected = {"requests_1m": round(tenant.peers.busy(), 1)}
         if track.envelope is not None and track.envelope.age:
@@ -422,7 +429,7 @@ class Engine:
             requests=track.requests,
             tokens=track.tokens,
             expected_m=busy,
-            live_m=live.mean,
+            live_m=live.mean_of_others(track.id),
             tide_m=tenant.tide_m(),
             heads=heads,
             fan_out=(
@@ -499,6 +506,8 @@ class Engine:
         if track.id not in live.loud:
             before, minutes = track.earlier(now)
         score = live.score(track.rate_m(now) / heads, before / heads, minutes)
+        if heads == 1:
+            score = max(score, live.early_score(track.id))
         if score >= self.settings.warning:
             live.loud.add(track.id)
         return score
@@ -587,8 +596,8 @@ class Engine:
                     tenant.burst_m += times
         else:
             shared = tenant.is_worded_anew(event.fingerprint or 0, ts)
-            if not shared:
-                tenant.varied += times
+            tenant.loose += times * shared
+            tenant.varied += times * (not shared)
         tenant.walked += times * shared
         return shared
 
@@ -607,9 +616,11 @@ class Engine:
         crowd = tenant.count_worded(
             event.fingerprint or 0, ts, event.client_ip, refused=refused, times=times
         )
-        ip.worded += times
-        if user is not None:
-            user.worded += times
+        for track in (ip, user):
+            if track is not None:
+                track.worded += times
+        if ip.worded >= INSISTS:
+            tenant.insist(event.client_ip)
         if crowd.abusive_until > ts and ip.worded >= _WORDED:
             out += self.bench.join(tenant, crowd, ip, user, ts)
         crowd.skip -= times
@@ -628,6 +639,7 @@ class Engine:
         finding = judge_template(tenant, template, ts, declared)
         if finding is None:
             return False
+        tenant.abused = True
         out += self.bench.crowd(tenant, template, finding, ts)
         return True
 

@@ -65,6 +65,11 @@ FEW_REFUSED = 8
 SHORT_RUN = 20
 LITTLE_NEWS = 1.5
 SPOKEN_TAGGED = 5_000
+# Windows of its own from which a subject is compared with itself alone.
+STEADY_WINDOWS = 72
+# Requests or tokens of a window from which that is done.
+SPIKE_REQUESTS = 300
+SPIKE_TOKENS = 50_000
 FAN_OUT = 10
 _NEWS_KEPT = 0.99
 
@@ -185,6 +190,8 @@ class Track(msgspec.Struct, array_like=True):
     most_stills: float = 0.0
     longest: int = 0  # longest prompt since the last run, and before
     most_longest: float = 0.0
+    tokens_m: int = 0
+    tokens_b: int = 0
     lately: float = 0.0  # mean log size of the last answers
     latest: int = 0  # how many there were
     peak_lately: float = 0.0  # the highest of this window
@@ -245,6 +252,7 @@ class Track(msgspec.Struct, array_like=True):
         tokens = event.total_tokens or asked + answered
         times = event.times
         self.tokens += tokens
+        self.tokens_m += tokens
         if self.run:
             self.run_tokens += tokens
         if asked:
@@ -297,6 +305,13 @@ class Track(msgspec.Struct, array_like=True):
             return self.requests_m * left
         return self.requests_m + self.requests_b * (1.0 - part)
 
+    def tokens_1m(self, now: float) -> float:
+        """Tokens of the last sixty seconds, likewise."""
+        part = now / MINUTE_S - self.minute
+        if part >= 1.0:
+            return self.tokens_m * max(0.0, 2.0 - part)
+        return self.tokens_m + self.tokens_b * (1.0 - part)
+
     def quiet(self) -> bool:
         """Whether there is too little of it to look into."""
         return (
@@ -331,6 +346,8 @@ class Track(msgspec.Struct, array_like=True):
         if minute < self.minute:
             return False  # a late event counts where the clock is
         self.requests_b = self.requests_m if minute == self.minute + 1 else 0
+        self.tokens_b = self.tokens_m if minute == self.minute + 1 else 0
+        self.tokens_m = 0
         self.peak_m = max(self.peak_m, self.requests_m)
         self.requests_m = 0
         self.minute = minute
@@ -525,6 +542,7 @@ class Track(msgspec.Struct, array_like=True):
         self.suspicious = 0
         self.conduct = [0] * 5
         self.requests = self.tokens = self.newcomers = 0
+        self.worded >>= 1
         self.spoken_w = self.spoken if next_one else 0
         self.peak_m = self.spoken = 0
         self.waited = not enough and self.sized > 0

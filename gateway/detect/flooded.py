@@ -58,7 +58,8 @@ def floods_of(engine: Engine, now: float) -> Iterator[Flood]:
 
 def is_refused(template: Template, now: float) -> bool:
     """Whether a newcomer is refused for this template alone."""
-    return template.abusive_until > now and not template.unsure
+    sure = not (template.unsure or template.soft)
+    return sure and template.abusive_until > now
 
 
 def settled_in(tenant: Tenant, born: float, now: float) -> bytes:

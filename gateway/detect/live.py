@@ -14,10 +14,16 @@ from gateway.detect.score import MOST
 
 # Subjects that are counted in one minute.
 COUNTED = 512
-# Fewer peers in a minute than this are no crowd to stand out from.
+# Fewer peers in a minute than this are no crowd to stand out from; from so many on, and
+# so many minutes of subjects, mean and variance mean something by themselves.
+FEW_PEERS = 3
 LEAST_PEERS = 10
-# Minutes of subjects from which mean and variance mean something.
+_FEW_MINUTES = 6.0
 _LEAST_MINUTES = 20.0
+# Among few it takes so many requests, and so many times what the others do. So it does
+# before the first whole minute, when they are compared by what they did so far.
+FEW_COUNT = 40.0
+_FEW_TIMES_AT_3 = 10.0
 # What a minute long past still weighs, per minute: half after half an hour.
 _KEPT = 0.977
 # One in so many of a minute's subjects does not make the spread.
@@ -122,21 +128,52 @@ class Live:
 
     @property
     def silent(self) -> bool:
-        """Whether there are too few peers to say anything."""
-        return self.peers < LEAST_PEERS or self._weight < _LEAST_MINUTES
+        """Whether there are too few peers to say anything of one that asks little."""
+        return self._few() or self.peers < LEAST_PEERS
+
+    def _few(self) -> bool:
+        return self._weight < _LEAST_MINUTES
 
     def score(self, count: float, before: float = 0.0, minutes: float = 0.0) -> float:
         """How far ``count`` requests of the last minute stand out among peers, for a
         subject that made ``before`` in so many minutes until then; 0 without peers.
         """
-        if self.silent:
+        few = self.silent
+        if few and (
+            count < FEW_COUNT or self.peers < FEW_PEERS or self._weight < _FEW_MINUTES
+        ):
             return 0.0
         believed = self._mean * _BELIEF_MIN + before
         mean = max(self._mean, believed / (_BELIEF_MIN + minutes), 1.0)
         if count < max(LEAST_COUNT, mean):
             return 0.0
-        fold = 3.0 + _PER_FOLD * log(count / mean / _TIMES_AT_3)
+        at_3 = _FEW_TIMES_AT_3 if few else _TIMES_AT_3
+        fold = 3.0 + _PER_FOLD * log(count / mean / at_3)
         return max(0.0, min(MOST, fold, 1.0 + self._exponent(count, mean) / _EXPONENTS))
+
+    def mean_of_others(self, id_: str) -> float:
+        """Requests a minute of its peers, so far in this one if no other is known."""
+        if self._weight or len(self.counts) <= 1:
+            return self._mean
+        others = sum(self.counts.values()) - self.counts.get(id_, 0)
+        return others / (len(self.counts) - 1)
+
+    def early_score(self, id_: str) -> float:
+        """How far a subject stands out by what all did so far in the running minute,
+        before a whole one is known; 0 later on.
+        """
+        if self._weight or len(self.counts) <= LEAST_PEERS:
+            return 0.0
+        count = self.counts.get(id_, 0)
+        mean = max(1.0, self.mean_of_others(id_))
+        if count < max(FEW_COUNT, mean):
+            return 0.0
+        fold = 3.0 + _PER_FOLD * log(count / mean / _FEW_TIMES_AT_3)
+        # Rates as unlike as waiting times: the odds of a geometric distribution.
+        odds = count * log(count / mean) - (count + 1.0) * log(
+            (count + 1.0) / (mean + 1.0)
+        )
+        return max(0.0, min(MOST, fold, 1.0 + odds / _EXPONENTS))
 
     def _exponent(self, count: float, mean: float) -> float:
         """Chernoff's bound of reaching ``count``: odds of at most e to the minus it."""

@@ -21,7 +21,10 @@ from gateway.detect.features import (
     MISSING,
     REJECTED,
     SHORT_RUN,
+    SPIKE_REQUESTS,
+    SPIKE_TOKENS,
     SPOKEN_TAGGED,
+    STEADY_WINDOWS,
     Track,
 )
 from gateway.detect.theft import SHARED_NETWORKS
@@ -40,13 +43,12 @@ def notable(track: Track, rate: float, *, known: bool, cold: bool) -> bool:
         return True
     if not track.keyed and _spends(track):
         return True
+    much = (_much(track) and not cold) or _spikes(track)
     if known:
-        return _much(track) and not (track.backed or cold)
+        return much and not track.backed
     if rate >= LOUD_M:
         return True
-    return not track.backed and (
-        (_much(track) and not cold) or _walks(track, rate, cold=cold)
-    )
+    return not track.backed and (much or _walks(track, rate, cold=cold))
 
 
 def refusals(track: Track) -> int:
@@ -76,6 +78,16 @@ def _spends(track: Track) -> bool:
 
 def _much(track: Track) -> bool:
     return track.requests >= 100 or track.tokens >= FEW_TOKENS
+
+
+def _spikes(track: Track) -> bool:
+    """More than twice of what it lately made at most."""
+    requests, tokens = track.envelope, track.token_envelope
+    if track.windows < STEADY_WINDOWS or requests is None or tokens is None:
+        return False
+    if track.tokens >= SPIKE_TOKENS and tokens.leaps(track.tokens):
+        return True
+    return track.requests >= SPIKE_REQUESTS and requests.leaps(track.requests)
 
 
 def _walks(track: Track, rate: float, *, cold: bool) -> bool:

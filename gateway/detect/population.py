@@ -31,12 +31,17 @@ TIDE_UNIT = 100.0
 # Windows from which on it is known.
 TIDE_KNOWN = 36
 _FAILED_USERS = 64
+# Share of shared prompts in other words from which nobody's words are a template.
+_LOOSE = 0.3
 # Templates that newcomers share, of the last ten minutes; and the bits within which a
 # prompt is a further wording of one. Of unrelated prompts one in 3,000 is that near.
 _WORDINGS = 16
 # Established clients whose last prompt is remembered, and how many are several.
 _ASKERS = 256
 _SEVERAL = 3
+_ASKED_BITS = 13
+# Sources that are remembered for insisting on what newcomers share.
+_INSISTENT = 64
 _WORDED_BITS = 18
 # Newcomers' prompts of a window: an average of half a day, of at most three times it.
 _TIDE_STEP = 1 / 72
@@ -123,6 +128,7 @@ class Tenant:
     """All that is known of one tenant, and of the subjects in it."""
 
     __slots__ = (
+        "abused",
         "answers_b",
         "answers_m",
         "asked",
@@ -132,10 +138,12 @@ class Tenant:
         "burst_m",
         "failed_users",
         "flooded",
+        "insistent",
         "ips",
         "live",
         "live_ips",
         "live_users",
+        "loose",
         "minute",
         "name",
         "newcomers_m",
@@ -182,10 +190,13 @@ class Tenant:
         self.requests = 0  # of the running window
         self.top = 0  # requests of the busiest subject in the running window
         self.young = 0  # of those, newcomers' prompts of young templates
+        self.abused = False  # whether somebody was found abusive in it
         self.walked = 0  # and of those that several sources share
         self.wordings: dict[int, float] = {}  # such templates, and when they came last
         self.asked: dict[str, int] = {}  # what established clients asked last
         self.worded: Template | None = None  # all of them together, and what is near
+        self.loose = 0  # of ``walked``: in words that made no template of their own
+        self.insistent: set[str] = set()  # sources that asked the same for long
         self.flooded = 0  # and prompts of templates that are flooded
         self.varied = 0  # and newcomers' other prompts, with what is usual of them
         self.varied_usual = 0.0
@@ -238,7 +249,9 @@ class Tenant:
         usual = self.varied_usual
         seen = min(float(self.varied), _TIDE_LEARNED * max(usual, _TIDE_LEAST))
         self.varied_usual += (seen - usual) * _TIDE_STEP
-        self.varied = 0
+        self.varied = self.walked = self.loose = 0
+        self.insistent = set()
+        self.abused = False
 
     def learn_asked(self, subject: str, print_: int) -> None:
         """What an established client asks now."""
@@ -253,7 +266,7 @@ class Tenant:
         """
         near = 0
         for print_ in self.asked.values():
-            near += (template ^ print_).bit_count() <= _WORDED_BITS
+            near += (template ^ print_).bit_count() <= _ASKED_BITS
         return near >= _SEVERAL
 
     def share(self, template: int, now: float) -> None:
@@ -271,6 +284,18 @@ class Tenant:
             (one ^ fingerprint).bit_count() <= _WORDED_BITS and now - at < WINDOW_S
             for one, at in self.wordings.items()
         )
+
+    @property
+    def soft(self) -> bool:
+        """Whether what newcomers share is said in ever other words, as people would:
+        visitors of a new application, or a crowd that hides among such.
+        """
+        return self.loose > _LOOSE * self.walked
+
+    def insist(self, source: str) -> None:
+        """A newcomer asks what others do, for longer than a visitor would."""
+        if len(self.insistent) < _INSISTENT:
+            self.insistent.add(source)
 
     def count_worded(
         self, print_: int, ts: float, source: str, *, refused: bool, times: int

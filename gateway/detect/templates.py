@@ -62,6 +62,7 @@ class Template(msgspec.Struct, array_like=True):
     refused: int = 0  # of this window: answered 401, 403, 404
     repeats: int = 0  # prompts of sources that were there already in this window
     usual: int = -1  # 1: established clients ask the same; -1: nobody has looked
+    soft: bool = False  # its crowd's prompts are as unlike as people's
     unsure: bool = False  # its crowd may be part of a tide of newcomers: tagged only
 
     def known(self, now: float) -> bool:

@@ -57,9 +57,12 @@ class Collector:
         more = False
         for reader in self._readers:
             entries = reader.read(BATCH)
-            if entries:
-                self._take(entries)
-            reader.commit()
+            try:
+                if entries:
+                    self._take(entries)
+            finally:
+                # Also if it fails: what ends this process must not end the next one.
+                reader.commit()
             more = more or len(entries) == BATCH
         return more
 
@@ -84,9 +87,9 @@ class Collector:
             notice(record)
             if sink is not None:
                 lines.append(self._writer.line(record))
-        self._detect(records)
         if sink is not None:
             sink.write(lines)
+        self._detect(records)
         if self.history is not None:
             self.history(records)
         if self.traces is not None:

@@ -53,6 +53,7 @@ from gateway.serve.settings import Reload, Settings
 from gateway.serve.spans import open_traces
 from gateway.serve.spending import Spending
 from gateway.serve.tls import ServerTls
+from gateway.serve.watching import changes
 from gateway.sinks.file import FileSink
 from gateway.store.url import check_eviction
 
@@ -71,8 +72,6 @@ NICENESS = 5
 # emptied gets it back.
 SECRET_RETRY_S = 1.0
 SECRET_CHECK_S = 60.0
-# Changes of the file within this time are one change (editors write in steps).
-SETTLE_MS = 200
 ADMIN_SHUTDOWN_S = 2.0
 CERTIFICATE_S = 10.0
 
@@ -427,21 +426,20 @@ class Control:
         return result
 
     async def _watch_file(self) -> None:
-        """Reload when the file changes. Its directory is watched: editors replace
-        files, and orchestrators exchange links.
-        """
+        """Reload when the file changes."""
         path = self._settings.file
         if path is None:
             return
-        from watchfiles import awatch  # noqa: PLC0415 - not needed without a file
-
-        if self._settings.is_changed():  # while no control was there
-            self._reload()
-        else:
+        if not self._settings.is_changed():  # not while no control was there, either
             self._alerting.take_trouble("configuration", "")
-        async for _ in awatch(os.path.dirname(path), step=SETTLE_MS, recursive=False):
+        else:
+            self._reload()
+        async for _ in changes(path, self._watch_state):
             if self._settings.is_changed():
                 self._reload()
+
+    def _watch_state(self, problem: str) -> None:
+        self._log.warning("the file is looked at now and then", why=problem)
 
     # -- the store ---------------------------------------------------------------------
 

@@ -59,6 +59,29 @@ def test_batches_are_bounded(rings, tmp_path, monkeypatch):
     collector.close()
 
 
+def test_a_record_that_ends_control_does_not_end_the_next_one(rings, tmp_path):
+    """It is in the file, and not read again."""
+    file = tmp_path / "r.jsonl"
+    collector = open_collector(rings, file)
+
+    def fail(_records):
+        raise ZeroDivisionError
+
+    collector._detect = fail
+    RingWriter(rings[0]).append(encode(make_record(request_id="poison")))
+    with pytest.raises(ZeroDivisionError):
+        collector.drain()
+    collector.close()
+    after = open_collector(rings, file)
+    assert (after.drain(), after.collected) == (False, 0)
+    assert [
+        json.loads(line)["request_id"] for line in file.read_text().splitlines()
+    ] == ["poison"]
+    collector.sink.close()
+    after.sink.close()
+    after.close()
+
+
 def test_what_is_no_record_is_counted(rings, tmp_path):
     """Junk in a ring stops nothing."""
     collector = open_collector(rings, tmp_path / "r.jsonl")
