@@ -125,8 +125,14 @@ def test_refusal_from_the_local_cache_says_the_same(chat):
     assert len(refused) == 6
     assert {a.code for a in refused} == {"rate_limit_exceeded"}
     waits = [int(a.headers["retry-after-ms"]) for a in refused]
-    assert waits == sorted(waits, reverse=True)
-    assert 0 < waits[-1] <= waits[0] <= 61_000
+    assert all(0 < wait <= 61_000 for wait in waits)
+
+    def is_shorter() -> bool:
+        # By more than two workers may differ, who asked the store at different times.
+        wait = int(chat("sk-calls-2").headers["retry-after-ms"])
+        return 0 < wait < min(waits) - 500
+
+    until(is_shorter)
 
 
 def test_refusal_by_settled_weight_costs_the_store_nothing(chat, gateway):
