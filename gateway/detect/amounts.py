@@ -30,7 +30,7 @@ from gateway.detect.model import AttackClass
 from gateway.detect.repeats import RUN_LONG
 
 # Completion tokens of two windows from which longer answers are worth an incident.
-SPOKEN_LONG = 25_000
+SPOKEN_LONG = 12_000
 # Sigma above the peers of these minutes, and requests, at which there is little to wait
 # for before somebody is told.
 TOWERING = 5.0

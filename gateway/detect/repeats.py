@@ -32,7 +32,7 @@ SURE = 5.4
 RUN_TAGGED = 150
 RUN_FILLED = 20
 RUN_FAST = 200
-RUN_LONG = 500
+RUN_LONG = 1000
 # Times as fast as that, whoever it is has to wait.
 HURRIES = 1.8
 # Clockwork: the spread of its gaps beside their mean, requests a minute and times its
@@ -196,6 +196,7 @@ def _hammers(facts: Facts, ever: float) -> bool:
     needs the same answer so often, however small it is.
     """
     many = facts.stills >= 1.5 * ever and facts.run >= 1.5 * facts.most_run
+    many = many or facts.stills >= 3.0 * ever
     return many and facts.requests_m >= HAMMERS_M and _had_other_work(facts)
 
 
