@@ -103,3 +103,38 @@ def test_what_others_do_now_and_then_is_only_tagged():
 def test_what_several_others_do_every_day_is_nothing():
     """Twice its own week, and still less than jobs are: not even a tag."""
     assert named(MORE, reach_requests=1000.0, reach_tokens=1e6)[0] is None
+
+
+STEADY = Facts(
+    known=True, windows=200, steady=0.95, requests=900, tokens=400_000,
+    most_requests=200, most_tokens=90_000, request_sigma=6.0, token_sigma=6.0,
+)  # fmt: skip
+
+
+def test_several_times_the_most_of_ones_week_is_told_whatever_others_do():
+    """Of a client that is there all day: tokens are a cost, requests alone volume."""
+    assert named(STEADY, reach_requests=9e9, reach_tokens=9e9) == ("cost_spike", False)
+    assert named(STEADY, tokens=0, token_sigma=0.0) == ("volume", False)
+    finding = classify(STEADY)
+    assert finding is not None
+    assert finding.alert
+    assert "4.5 times the most" in finding.reasons[0]
+    assert named(STEADY, cold=True)[0] == "cost_spike"
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"steady": 0.5},
+        {"windows": 60},
+        {"most_requests": 400, "most_tokens": 200_000},
+        {"request_sigma": 4.0, "token_sigma": 4.0},
+        {"requests": 200, "tokens": 40_000, "most_requests": 10},
+        {"outage": True},
+        {"surge": True},
+    ],
+)
+def test_what_is_no_spike_of_a_steady_client(change):
+    """Not there all day, too young, as much before, a chance, too little, an outage."""
+    found = named(STEADY, **{"reach_requests": 9e9, "reach_tokens": 9e9} | change)
+    assert found == (None, False)

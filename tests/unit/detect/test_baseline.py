@@ -154,3 +154,17 @@ def test_the_highest_count_is_forgotten_after_a_week():
         envelope.learn(index, 0 if index else 900)
         most = envelope.most()
     assert most == 0
+
+
+def test_steadiness_is_the_share_of_the_last_days_windows():
+    """Of those since it came, at most a day; nothing learned is not steady."""
+    envelope = new_envelope(600.0, 10.0)
+    assert envelope.steadiness() == 0.0
+    for n in range(100):
+        envelope.learn(n, 50.0 * (n % 4 > 0))
+    assert envelope.steadiness() == 0.75
+    for n in range(100, 244):
+        envelope.learn(n, 50.0)
+    assert envelope.steadiness() == 1.0
+    assert not envelope.leaps(100.0)
+    assert envelope.leaps(150.0)

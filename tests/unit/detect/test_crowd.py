@@ -201,3 +201,35 @@ def test_a_tide_without_history_says_nothing():
     young = Tenant("t", 10, T)
     young.window, young.requests = int(T // WINDOW_S), 99_999
     assert whole(young) is None
+
+
+def test_what_an_application_asks_is_no_flood():
+    """Its visitors come with its wording, which its regulars use as well."""
+    assert judged(flooded(usual=0)) == "ddos"
+    assert judged(flooded(usual=1)) is None
+    tenant = Tenant("t", 10, T - 1e6)
+    for n in range(3):
+        tenant.learn_asked(f"c{n}", 1)
+    assert judged(flooded(), tenant=tenant) is None
+
+
+def test_a_large_crowd_is_waited_for_a_moment():
+    """While nearly nobody has come again, ten more prompts tell how many they are."""
+    early = {"requests": 20, "fresh": 20, "requests_m": 20}
+    assert judged(flooded(**early)) is None
+    assert judged(flooded(**early | {"repeats": 5})) == "ddos"
+
+
+def test_people_who_try_something_out_are_no_crowd():
+    """Each in other words, and few for long; insisting ones are, unless it is a load."""
+    tenant = busy_tenant(400, 10)
+    tenant.walked, tenant.loose = 300, 200
+    assert judged(flooded(), tenant=tenant) is None
+    for n in range(6):
+        tenant.insist(f"s{n}")
+    template = flooded(apart=18.0)
+    assert judged(template, tenant=tenant) == "scraping"
+    assert template.soft
+    loud = flooded(apart=18.0, requests_m=3000)
+    assert judged(loud, tenant=tenant) == "ddos"
+    assert not loud.soft

@@ -38,10 +38,40 @@ def test_a_multiple_of_its_peers_stands_out():
 
 
 def test_without_peers_nothing_stands_out():
-    """A handful of clients, or one minute of a dozen, is no crowd to compare with."""
-    for live in (Live(), peopled(clients=9), peopled(minutes=1, clients=12)):
+    """Nobody, or two: no crowd to compare with."""
+    for live in (Live(), peopled(clients=2)):
         assert live.silent
         assert (live.score(900.0), live.size_score("x", 0.0)) == (0.0, 0.0)
+
+
+def test_among_few_it_takes_more_to_stand_out():
+    """A handful of clients, or one minute of a dozen: ten times as much, and many."""
+    for live in (peopled(clients=9), peopled(minutes=1, clients=12)):
+        assert live.silent
+        assert live.score(39.0) == 0.0
+        assert live.score(900.0) >= 5.0
+        assert live.size_score("x", 0.0) == 0.0
+    assert peopled(minutes=1, clients=12).score(42.0) < peopled().score(42.0)
+
+
+def test_in_the_first_minute_others_so_far_are_the_peers():
+    """Dozens of requests where a dozen others made one or two each; later, nothing."""
+    live = Live()
+    for n in range(12):
+        live.count(f"c{n}", 500, 1 + n % 2)
+    live.count("x", 500, 39)
+    assert live.early_score("x") == 0.0
+    live.count("x", 500, 60)
+    assert live.early_score("x") >= 4.0
+    assert live.early_score("c1") == 0.0
+    assert live.mean_of_others("x") == 1.5
+    alone = Live()
+    alone.count("x", 500, 400)
+    assert (alone.early_score("x"), alone.mean_of_others("x")) == (0.0, 0.0)
+    known = peopled()
+    known.count("x", 500, 400)
+    assert known.early_score("x") == 0.0
+    assert known.mean_of_others("x") == known.mean
 
 
 def test_unlike_peers_let_less_stand_out():

@@ -77,3 +77,57 @@ def test_a_tenant_knows_its_rate_and_its_tide():
     assert 55.0 < tenant.tide_m() < 120.0
     tenant.window = window - 1
     assert tenant.tide_m() == 0.0
+
+
+def test_what_several_established_clients_ask_is_an_applications():
+    """Three of them; the last prompt of each, and of the last two hundred and fifty."""
+    tenant = Tenant("t", 100, T)
+    for n in range(3):
+        assert not tenant.is_asked(0)
+        tenant.learn_asked(f"c{n}", 1 << n)
+    assert tenant.is_asked(0)
+    assert not tenant.is_asked(2**40 - 1)
+    tenant.learn_asked("c0", 2**64 - 1)
+    assert not tenant.is_asked(0)
+    for n in range(300):
+        tenant.learn_asked(f"d{n}", 2**50 - 1)
+    assert len(tenant.asked) == 256
+    assert "c1" not in tenant.asked
+
+
+def test_further_wordings_of_what_newcomers_share():
+    """Near to one of their templates, within ten minutes; the oldest makes room."""
+    tenant = Tenant("t", 100, T)
+    tenant.share(0, T)
+    tenant.share(0, T + 1.0)
+    assert tenant.is_worded_anew(2**18 - 1, T + 600.0)
+    assert not tenant.is_worded_anew(2**19 - 1, T + 1.0)
+    assert not tenant.is_worded_anew(0, T + 601.0)
+    for n in range(16):
+        tenant.share((n + 1) << 40, T + 2.0)
+    assert len(tenant.wordings) == 16
+    assert 0 not in tenant.wordings
+
+
+def test_wordings_of_one_crowd_are_one_template_as_old_as_its_wave():
+    """Nobody's own, however long it lasts; after a pause it is another one."""
+    tenant = Tenant("t", 100, T)
+    for n in range(20):
+        crowd = tenant.count_worded(n, T + 300.0 * n, f"s{n}", refused=False, times=1)
+    assert (crowd.born, crowd.windows) == (T, 0)
+    later = tenant.count_worded(9, T + 9000.0, "s", refused=True, times=1)
+    assert (later.born, later.refused) == (T + 9000.0, 1)
+
+
+def test_who_insists_is_remembered_for_a_window():
+    """Sixty-four of them; and whether what they share is as unlike as people's words."""
+    tenant = Tenant("t", 100, T)
+    for n in range(70):
+        tenant.insist(f"s{n}")
+    assert len(tenant.insistent) == 64
+    tenant.walked, tenant.loose = 10, 4
+    assert tenant.soft
+    tenant.loose = 3
+    assert not tenant.soft
+    tenant.turn_newcomers()
+    assert not tenant.insistent

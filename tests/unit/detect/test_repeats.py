@@ -188,3 +188,51 @@ def test_an_evaluation_in_a_hurry_is_slowed():
         assert finding.behaviour
         assert (finding.score >= 5.0) == blocked
         assert finding.score >= 4.0
+
+
+def test_one_prompt_hammered_in_is_told_however_small_it_is():
+    """By somebody who has other work; beside long runs, when it is three times that."""
+    small = msgspec.structs.replace(
+        LOOP, run_tokens=30_000, asked=77, requests_m=90, stills=190, most_run=10.0
+    )
+    finding = classify(small)
+    assert finding is not None
+    assert finding.alert
+    assert named(small) == ("cost_spike", True)
+    for change in ({"requests_m": 20}, {"stills": 80}, {"known": False}):
+        finding = classify(msgspec.structs.replace(small, **change))
+        assert finding is None or not finding.alert
+    beside = msgspec.structs.replace(small, most_run=900.0)
+    assert classify(beside).alert
+    assert not classify(msgspec.structs.replace(beside, stills=170)).alert
+
+
+def test_an_agent_that_outgrows_everybody_is_slowed_and_then_blocked():
+    """At a machine's pace; people's sessions take their time, and are only tagged."""
+    agent = Facts(
+        known=True, alike=1.0, apart=3.0, run=60, ok=60, requests_m=11.0,
+        run_tokens=2_600_000, most_run_tokens=1_700_000, longer_asks=9.0,
+        asked=78_000, longest=78_000, most_longest=66_000, reach_longest=70_000,
+        reach_run_tokens=9_000_000, sized=60,
+    )  # fmt: skip
+    finding = classify(agent)
+    assert finding is not None
+    assert finding.alert
+    assert 4.0 <= finding.score < 5.0
+    further = classify(msgspec.structs.replace(agent, asked=120_000, longest=120_000))
+    assert further is not None
+    assert further.score >= 5.0
+    for change in ({"requests_m": 3.0}, {"run_tokens": 900_000}):
+        finding = classify(msgspec.structs.replace(agent, **change))
+        assert finding is None or not finding.alert
+
+
+def test_a_persons_session_with_an_agent_is_no_runaway():
+    """However dear and alike, while it is slow and others' contexts are as long."""
+    session = Facts(
+        known=True, alike=1.0, apart=3.0, run=115, ok=115, requests_m=3.0,
+        run_tokens=4_000_000, most_run_tokens=25_000, longer_asks=2.8, sized=115,
+        asked=60_000, longest=60_000, reach_longest=69_000, reach_run_tokens=2e6,
+    )  # fmt: skip
+    assert not getattr(classify(session), "alert", False)
+    assert classify(msgspec.structs.replace(session, requests_m=9.0)).alert

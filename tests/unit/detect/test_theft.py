@@ -90,3 +90,16 @@ def test_many_networks_are_enough_by_themselves():
     assert scores[0] == 0.0
     assert 3.0 < scores[1] <= 4.4
     assert scores[2] > 5.0
+
+
+def test_a_settled_key_in_two_places_at_once():
+    """It never moved, and goes back and forth: more may come of a few networks."""
+    key = Facts(
+        kind="user", known=True, newcomers=2, met=2.0, used=1.0, company=3, windows=50
+    )
+    alone = classify(key)
+    split = classify(msgspec.structs.replace(key, swaps=20.0))
+    assert (alone.score if alone else 0.0) < 3.0 <= split.score
+    roams = classify(msgspec.structs.replace(key, swaps=20.0, most_met=4.0))
+    assert roams is None or roams.score < split.score
+    assert classify(msgspec.structs.replace(key, swaps=20.0, used=3.0)).alert
