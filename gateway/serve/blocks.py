@@ -107,6 +107,10 @@ class Blocks(Protocol):
         """
         ...
 
+    async def load(self) -> None:
+        """Read the list before anybody asks. Raises BlocksUnavailable."""
+        ...
+
     async def run(self) -> None:
         """Follow the list until cancelled."""
         ...
@@ -274,6 +278,9 @@ class MemoryBlocks:
         """Nobody else is to be told."""
         self._save()
 
+    async def load(self) -> None:
+        await self.run()
+
     async def run(self) -> None:
         """Take up what a killed predecessor left."""
         self._table.replace([*self._read(), *self._table.items()])
@@ -398,6 +405,9 @@ class RedisBlocks:
             return await call
         except (RedisError, OSError) as error:
             raise BlocksUnavailable(str(error)) from error
+
+    async def load(self) -> None:
+        await self._guard(self._sync())
 
     async def run(self) -> None:
         """Follow until cancelled; what the store does to us, we try again."""

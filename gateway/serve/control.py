@@ -8,6 +8,7 @@ they have, records wait in the rings, and its successor takes up from there.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import signal
 import ssl
@@ -26,7 +27,13 @@ from gateway.admin.metrics import Metrics
 from gateway.core.baselines import BaselinesError
 from gateway.serve.alerting import Alerting
 from gateway.serve.background import Background
-from gateway.serve.blocks import Blocks, BlockTable, MemoryBlocks, RedisBlocks
+from gateway.serve.blocks import (
+    Blocks,
+    BlocksUnavailable,
+    BlockTable,
+    MemoryBlocks,
+    RedisBlocks,
+)
 from gateway.serve.collect import Collector
 from gateway.serve.counters import CounterDesk
 from gateway.serve.desk import Desk
@@ -38,7 +45,7 @@ from gateway.serve.jwks import JwksFetcher
 from gateway.serve.labels import model_labels
 from gateway.serve.link import Message
 from gateway.serve.logs import set_up_logs
-from gateway.serve.memory import Memory
+from gateway.serve.memory import LOAD_S, Memory
 from gateway.serve.redis_client import open_redis
 from gateway.serve.replicas import Replicas
 from gateway.serve.roster import Roster
@@ -184,7 +191,7 @@ class Control:
         loop.add_signal_handler(signal.SIGINT, stop.set)
         loop.add_signal_handler(signal.SIGUSR1, self._drain_begins)
         loop.add_signal_handler(signal.SIGHUP, self._reload)
-        await self._remember()
+        await asyncio.gather(self._remember(), self._recall_blocks())
         if self._traces is not None:
             self._traces.start()
         self._collect_backlog()
@@ -221,6 +228,14 @@ class Control:
             self._log.warning("baselines not loaded: detection starts anew", why=why)
         else:
             self._log.info("baselines", found=learned)
+
+    async def _recall_blocks(self) -> None:
+        """Who is blocked is refused from the first request on. Where the store is away,
+        the list comes when it can be followed.
+        """
+        with contextlib.suppress(BlocksUnavailable, TimeoutError):
+            async with asyncio.timeout(LOAD_S):
+                await self._blocks.load()
 
     def _memory_state(self, problem: str) -> None:
         say = self._log.warning if problem else self._log.info

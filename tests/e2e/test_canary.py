@@ -7,6 +7,7 @@ import contextlib
 import gzip
 import http.client
 import json
+import os
 import random
 import re
 import signal
@@ -283,7 +284,10 @@ def answers(gateway: Gateway) -> Iterator[tuple[str, bytes]]:
 def written(*folders: Path) -> Iterator[tuple[str, bytes]]:
     """Every file; the configuration and its snapshot hold what the operator wrote."""
     for folder in folders:
-        for path in folder.rglob("*"):
+        # Unlike a glob, a walk goes on when another gateway's directory has just gone.
+        for path in (
+            Path(at, name) for at, _, names in os.walk(folder) for name in names
+        ):
             if path.is_file() and path.name not in {"tidegate.toml", "config.mp"}:
                 with contextlib.suppress(FileNotFoundError, PermissionError):
                     yield str(path), path.read_bytes()

@@ -173,6 +173,21 @@ async def test_ids_are_not_in_keys_or_fields(machines, engine):
     assert b"readable" not in engine.command(b"HKEYS t:1:{blocks}")
 
 
+async def test_the_list_can_be_read_before_it_is_followed(machines, engine):
+    """Whoever starts knows it before the first request; without a store it says so."""
+    here, _ = machines
+    await here.list.add(Block("user", "u"))
+    table = BlockTable(lambda _message: None)
+    client = open_redis(engine.url)
+    await RedisBlocks(client, "t:", table).load()
+    await client.aclose()
+    assert [block.id for block in table.items()] == ["u"]
+    nowhere = open_redis("unix:///nonexistent/s")
+    with pytest.raises(BlocksUnavailable):
+        await RedisBlocks(nowhere, "t:", table).load()
+    await nowhere.aclose()
+
+
 async def test_store_away_the_list_stands(tmp_path, engine):
     """Blocked stays blocked; changes are refused with a reason; then it follows again."""
     own = Engine(next(iter(engine_binaries().values())), tmp_path)
