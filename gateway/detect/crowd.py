@@ -5,7 +5,7 @@ from __future__ import annotations
 from math import log
 
 from gateway.detect.facts import Finding, count_sigma
-from gateway.detect.features import FAILED, OK, SAME_BITS
+from gateway.detect.features import FAILED, MINUTE_S, OK, SAME_BITS
 from gateway.detect.model import AttackClass, DetectSettings
 from gateway.detect.population import Tenant
 from gateway.detect.repeats import FLOOD_M, FLOOD_TIDES
@@ -26,10 +26,11 @@ _OUTAGE_USERS = 4
 _OUTAGE_ANSWERS = 12
 OUTAGE_ECHO_S = 900.0
 SURGE_ECHO_S = 900.0
-# Prompts of a newcomer in ten minutes that are more than trying something out; and
-# so many that it belongs to a crowd whose words are as people's.
-INSISTS = 4
-PERSISTS = 10
+# Prompts of a newcomer in ten minutes that are more than trying something out, the
+# share of a crowd that does so, and so many that one of it is acted on.
+INSISTS = 6
+PERSISTS = 16
+_INSISTING = 0.4
 # A surge is broad: nobody makes up more than this share of the excess.
 _NARROW = 0.3
 # Who is refused that often is trying doors.
@@ -38,6 +39,7 @@ _REFUSED_SHARE = 0.5
 _ALIKE = 0.5
 # So many sources are not there to read: load is their point.
 _FLOOD_SOURCES = 85.0
+_VERY = 12.0
 # On a tenant's first day everybody is a newcomer. Then a crowd's template must be so
 # much younger than the tenant, and so many times what all others send.
 _FIRST_S = 86_400.0
@@ -68,8 +70,7 @@ def judge_template(
         return None
     refused = template.refused > _REFUSED_SHARE * template.requests
     template.soft = _is_soft(tenant, template, now)
-    insisting = len(tenant.insistent) >= CROWD_SOURCES
-    if template.soft and not insisting and not refused:
+    if template.soft and not _insists(tenant) and not refused:
         return None  # people who try something out, each in words of one's own
     part = 0.0 if refused else _explained(tenant, template, now, declared)
     if part >= 1.0:
@@ -122,9 +123,22 @@ def _is_soft(tenant: Tenant, template: Template, now: float) -> bool:
     return tenant.soft and not _is_loud(tenant, template, now)
 
 
-def _is_loud(tenant: Tenant, template: Template, now: float) -> bool:
-    tide = tenant.tide_m()
-    return tide > 0.0 and template.rate_m(now) >= max(FLOOD_M, FLOOD_TIDES * tide)
+def _insists(tenant: Tenant) -> bool:
+    """Whether much of what newcomers share comes from sources that do not rest."""
+    insistent, crowd = len(tenant.insistent), tenant.worded
+    sources = 0 if crowd is None else len(crowd.sources)
+    return insistent >= max(CROWD_SOURCES, _INSISTING * sources)
+
+
+def _is_loud(
+    tenant: Tenant, template: Template, now: float, times: float = 1.0
+) -> bool:
+    """Whether it is a load by itself; ``times``: or so many times that."""
+    tide, pace = tenant.tide_m(), template.rate_m(now)
+    age = now - template.born
+    if age < MINUTE_S:  # what began just now is as fast as it began
+        pace = max(pace, template.requests_m * MINUTE_S / max(1.0, age))
+    return tide > 0.0 and pace >= times * max(FLOOD_M, FLOOD_TIDES * tide)
 
 
 def _explained(
@@ -167,8 +181,12 @@ def _flooding(tenant: Tenant, template: Template, now: float) -> bool:
     """Load or coverage: many sources, or the same over and over beyond the tide."""
     loud = _is_loud(tenant, template, now)
     if template.apart > NEAR_BITS:
-        return loud  # in so many words: to be read, unless it is a load as well
-    return template.crowd() >= _FLOOD_SOURCES or (loud and template.apart <= SAME_BITS)
+        # In so many words: to be read, unless it is a load as well, or very many.
+        return loud or template.crowd() >= 2.0 * _FLOOD_SOURCES
+    if template.crowd() >= _FLOOD_SOURCES or (loud and template.apart <= SAME_BITS):
+        return True
+    # Whatever they fill in, nobody reads that fast.
+    return template.requests >= _LARGE and _is_loud(tenant, template, now, _VERY)
 
 
 def judge_tenant(

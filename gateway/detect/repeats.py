@@ -24,6 +24,8 @@ from gateway.detect.features import FEW_IN_A_MINUTE, FEW_REQUESTS, SAME_BITS, SH
 # One source is a flood from so many times the tenant's own tide, requests a minute.
 FLOOD_TIDES = 3.0
 FLOOD_M = 100.0
+# New networks of a newcomer's key in ten to twenty minutes that are machines' all.
+BOTNET = 20
 # A newcomer is slowed or blocked for its templates from here on, before TRIALS.
 SURE = 5.4
 # Requests of a newcomer's run on new templates that are worth a tag: in general, and
@@ -117,6 +119,8 @@ def judge_walk(facts: Facts) -> Finding | None:
     flood = facts.apart <= SAME_BITS or facts.templated < 0.85
     flood = flood and facts.tide_m > 0.0
     flood = flood and facts.requests_m >= max(FLOOD_M, FLOOD_TIDES * facts.tide_m)
+    # One key in the hands of a botnet.
+    flood = flood or (facts.kind == "user" and facts.newcomers >= BOTNET)
     what = f"{100 * share:.0f} % of its recent prompts follow few templates"
     return Finding(
         "ddos" if flood else "scraping",

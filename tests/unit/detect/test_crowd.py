@@ -42,10 +42,17 @@ def test_a_flood_of_newcomers_is_named():
 
 def test_the_same_beyond_the_tide_is_a_flood():
     """However few they are: load is its point; a filled-in template has another."""
-    few = flooded(repeats=380, sources={f"s{n}" for n in range(20)}, requests_m=3000)
+    few = flooded(
+        repeats=380,
+        sources={f"s{n}" for n in range(20)},
+        requests_m=900,
+        born=T - 120.0,
+    )
     assert judged(few, tenant=busy_tenant(400, 10)) == "ddos"
     few.apart = 7.0
     assert judged(few, tenant=busy_tenant(400, 10)) == "scraping"
+    few.requests_m = 9000
+    assert judged(few, tenant=busy_tenant(400, 10)) == "ddos"
 
 
 def test_a_refused_crowd_tries_doors():
@@ -227,7 +234,7 @@ def test_people_who_try_something_out_are_no_crowd():
     assert judged(flooded(), tenant=tenant) is None
     for n in range(6):
         tenant.insist(f"s{n}")
-    template = flooded(apart=18.0)
+    template = flooded(apart=18.0, repeats=90, born=T - 120.0)
     assert judged(template, tenant=tenant) == "scraping"
     assert template.soft
     loud = flooded(apart=18.0, requests_m=3000)

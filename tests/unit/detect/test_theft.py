@@ -35,7 +35,8 @@ def test_a_new_key_in_many_hands():
     """Many networks at once, busier than its peers, varied prompts."""
     facts = Facts(kind="user", newcomers=20, company=20, peer_sigma=8.0, requests_m=300)
     assert named(facts) == ("credential_abuse", True)
-    assert named(facts, alike=0.9)[0] == "scraping"
+    assert named(facts, alike=0.9)[0] == "ddos"
+    assert named(facts, alike=0.9, newcomers=15)[0] == "scraping"
 
 
 def test_support_of_a_stolen_key():
