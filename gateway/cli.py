@@ -75,6 +75,10 @@ KindArgument = Annotated[
     Literal["client_ip", "user", "tenant", "network"],
     Parameter(help="What is blocked."),
 ]
+HeldArgument = Annotated[
+    Literal["client_ip", "user", "tenant", "network", "prompts"],
+    Parameter(help="What is blocked."),
+]
 IdArgument = Annotated[
     str, Parameter(help="Its id: 203.0.113.9, key_…, acme, 203.0.113.0/24.")
 ]
@@ -232,7 +236,7 @@ def add_block(
 
 @blocks.command(name="remove")
 def remove_block(
-    kind: KindArgument,
+    kind: HeldArgument,
     id: IdArgument,  # noqa: A002 - what the user reads in the help
     /,
     *,

@@ -14,6 +14,7 @@ from gateway.admin.lifted import Lifted
 from gateway.admin.refused import Refused
 from gateway.admin.replies import (
     BLOCK_KINDS,
+    LISTED_KINDS,
     MAX_ID_CHARS,
     json_response,
     normal_id,
@@ -63,7 +64,7 @@ class Blocking:
 
     async def get_blocks(self, request: web.Request) -> web.Response:
         """Blocks in force, oldest first."""
-        kind = read_choice(request, "kind", BLOCK_KINDS)
+        kind = read_choice(request, "kind", LISTED_KINDS)
         tenant = request.query.get("tenant")
         blocks = [
             public_block(block)
@@ -78,6 +79,8 @@ class Blocking:
         allow = asked.action == "allow"
         # Named before it is checked: what was refused is in the audit log too.
         note_change(request, asked.action, asked.kind, asked.id)
+        if asked.kind not in BLOCK_KINDS:
+            raise Refused(400, "bad_kind", f"kind is one of {', '.join(BLOCK_KINDS)}")
         now = self._clock()
         ttl_s = read_ttl(asked.ttl)
         block = Block(
@@ -110,7 +113,7 @@ class Blocking:
         """Unblock, everywhere or (``?tenant=``) where it was blocked. ``?undo=true``: the
         block was a slip, and what it replaced holds again.
         """
-        kind, id_ = read_subject(request, BLOCK_KINDS)
+        kind, id_ = read_subject(request, LISTED_KINDS)
         note_change(request, "unblock", kind, id_)
         tenant = request.query.get("tenant")
         held = self._held(kind, id_, *(() if tenant is None else (tenant,)))
@@ -124,7 +127,7 @@ class Blocking:
 
     async def post_restore(self, request: web.Request) -> web.Response:
         """Put back, as it was, what was lifted of a subject in the last minutes."""
-        kind, id_ = read_subject(request, BLOCK_KINDS)
+        kind, id_ = read_subject(request, LISTED_KINDS)
         note_change(request, "restore", kind, id_)
         blocks = await put_back(self._backend, self._lifted, (kind, id_))
         return json_response({"items": [public_block(block) for block in blocks]})

@@ -15,6 +15,7 @@ _WHEN = {"type": "string", "format": "date-time"}
 _CURSOR = {"type": "string", "pattern": "^[0-9]{1,9}$"}
 _KIND = {"type": "string", "enum": ["client_ip", "user", "tenant"]}
 _BLOCK_KIND = {"type": "string", "enum": ["client_ip", "user", "tenant", "network"]}
+_LISTED_KIND = {"type": "string", "enum": [*_BLOCK_KIND["enum"], "prompts"]}
 _ID = {"type": "string", "minLength": 1, "maxLength": 256}
 _SORT = {"enum": ["now", "tokens", "requests", "usd", "score", "recent"]}
 _STATE = {"type": "string", "enum": ["open", "resolved"]}
@@ -51,7 +52,7 @@ _SCHEMAS: dict[str, Any] = {
     "Subject": _record("kind id", kind=_TEXT, id=_TEXT),
     "Block": _record(
         "kind id tenant until reason created_at by action",
-        kind=_BLOCK_KIND, id=_TEXT, tenant=_or_null(_TEXT), until=_or_null(_WHEN),
+        kind=_LISTED_KIND, id=_TEXT, tenant=_or_null(_TEXT), until=_or_null(_WHEN),
         reason=_TEXT, created_at=_WHEN, by=_TEXT, action=_ACTION,
         score=_NUMBER, rate=_COUNT,
     ),
@@ -246,7 +247,7 @@ def _operation(row: _Row) -> dict[str, Any]:
 
 def _path_parameters(path: str) -> list[dict[str, Any]]:
     names = [part[1:-1] for part in path.split("/") if part.startswith("{")]
-    kinds = _PLACES | ({"kind": _BLOCK_KIND} if "/blocks/" in path else {})
+    kinds = _PLACES | ({"kind": _LISTED_KIND} if "/blocks/" in path else {})
     return [
         {"name": name, "in": "path", "required": True, "schema": kinds[name]}
         for name in names

@@ -21,7 +21,10 @@ MAX_ID_CHARS = 256
 # Longer than any incident; a block for good has no ttl.
 MAX_TTL_S = 10 * 365 * 86_400
 SUBJECT_KINDS = ("client_ip", "user", "tenant")
+# What operators block; and what may stand in the list: templates of floods are there by
+# detection alone.
 BLOCK_KINDS = (*SUBJECT_KINDS, "network")
+LISTED_KINDS = (*BLOCK_KINDS, "prompts")
 T = TypeVar("T")
 _COUNT = re.compile("[0-9]{1,9}")
 # What the audit log says of a request.
@@ -113,7 +116,7 @@ def normal_id(kind: str, id_: str) -> str:
             Networks([id_])
         except ValueError as error:
             raise Refused(400, "bad_id", f"not a network: {error}") from error
-    elif kind not in BLOCK_KINDS:
+    elif kind not in LISTED_KINDS:
         raise Refused(400, "bad_kind", f"kind is one of {', '.join(BLOCK_KINDS)}")
     return id_
 

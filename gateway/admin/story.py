@@ -168,8 +168,11 @@ class Stories:
                     found[hold.incident].append(block)
                 continue
             # From before this process, or of another gateway: the newest of its class.
+            at = block.created_at
+            if block.kind == "prompts":  # there since before it was a flood
+                at = block.until or at
             for tenant, since, its in by_class.get(block.cls, ()):
-                if block.created_at >= since and tenant in (block.tenant, "*"):
+                if at >= since and tenant in (block.tenant, "*"):
                     its.append(block)
                     break
         return found

@@ -193,11 +193,11 @@ export function reset(kind, id) {
 
 export function hand(client, tenants) {
   if (!may() || client.kind === "tenant") return "";
-  const held = client.standing;
+  const held = client.standing, one = client.kind !== "prompts";
   return h("span", { class: "tools" },
     held ? h("button", { type: "button", title: "Ends this at once", "aria-label": `Undo for ${client.id}`, onclick: () => undo(client.kind, client.id, held) }, "Undo") : null,
-    !held || held.action !== "block" ? h("button", { type: "button", class: "danger", "aria-label": `Block ${client.id}`, onclick: () => ask("block", client.kind, client.id, tenants) }, "Block") : null,
-    !held || held.action !== "allow" ? h("button", { type: "button", "aria-label": `Let ${client.id} through`, onclick: () => ask("allow", client.kind, client.id, tenants) }, "Let through") : null);
+    one && (!held || held.action !== "block") ? h("button", { type: "button", class: "danger", "aria-label": `Block ${client.id}`, onclick: () => ask("block", client.kind, client.id, tenants) }, "Block") : null,
+    one && (!held || held.action !== "allow") ? h("button", { type: "button", "aria-label": `Let ${client.id} through`, onclick: () => ask("allow", client.kind, client.id, tenants) }, "Let through") : null);
 }
 
 export function help() {

@@ -89,8 +89,8 @@ function people(one, all, more) {
   const { clients } = one, tenants = one.tenant === "*" ? [] : [one.tenant];
   const heads = [{ text: "Client" }, { text: "Share", num: true, title: "Of what came beyond the usual within the hour, among the addresses or among the users of this incident" }, { text: "Requests/min", num: true }, { text: "vs usual", num: true }, { text: "Now" }, { text: "" }];
   const rows = (all ? clients : clients.slice(0, FEW)).map((client) => ({
-    open: clientLink(client.kind, client.id, client.tenant),
-    cells: [h("span", {}, h("a", { class: "mono", href: clientLink(client.kind, client.id, client.tenant) }, client.id), h("span", { class: "dim small" }, ` ${KINDS[client.kind]}`)),
+    open: client.kind === "prompts" ? null : clientLink(client.kind, client.id, client.tenant),
+    cells: [h("span", {}, client.kind === "prompts" ? h("span", { class: "mono" }, client.id) : h("a", { class: "mono", href: clientLink(client.kind, client.id, client.tenant) }, client.id), h("span", { class: "dim small" }, ` ${KINDS[client.kind]}`)),
       client.share === null ? h("span", { class: "dim" }, "–") : percent(client.share, 1), rate(client.requests_1m), ratioCell(client), doneTag(client.standing), hand(client, tenants)],
   }));
   const title = clients.length > 1 ? `Who (${count(one.clients_total)}, the biggest share of the excess first)` : "Who";

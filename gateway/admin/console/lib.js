@@ -154,7 +154,7 @@ export function span(ms) {
 
 export const until = (at, seconds = true) => (at ? `until ${clock(at, seconds)}` : "until removed");
 
-export const KINDS = { client_ip: "address", user: "user", tenant: "tenant", network: "network" };
+export const KINDS = { client_ip: "address", user: "user", tenant: "tenant", network: "network", prompts: "prompts like this" };
 export const CLASSES = {
   cost_spike: "Cost spike", ddos: "Flood", scraping: "Scraping", credential_abuse: "Key abuse",
   probing: "Probing", surge: "Surge", outage: "Outage", volume: "Unusual volume",

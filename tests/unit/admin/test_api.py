@@ -10,7 +10,7 @@ from aiohttp import web
 
 from gateway.admin.api import build_app
 from gateway.admin.sessions import Tokens
-from gateway.core.model import Block
+from gateway.core.model import DETECTOR, Block
 from tests.records import make_record
 from tests.unit.admin.desk import NOW, Client, Desk, make_incident
 
@@ -75,6 +75,17 @@ async def test_block_list_and_unblock(call, desk):
     assert (await call("DELETE", "/api/v1/blocks/client_ip/203.0.113.9"))[0] == 404
 
 
+async def test_the_template_of_a_flood_is_listed_and_lifted(call, desk):
+    """Detection put it there; an operator cannot make one, but end it."""
+    print_ = "0123456789abcdef"
+    desk.list.append(Block("prompts", print_, "acme", NOW + 60, by=DETECTOR))
+    _, page = await call("GET", "/api/v1/blocks?kind=prompts")
+    assert [(row["kind"], row["id"]) for row in page["items"]] == [("prompts", print_)]
+    path = f"/api/v1/blocks/prompts/{print_}?tenant=acme"
+    assert (await call("DELETE", path))[0] == 204
+    assert desk.list == []
+
+
 @pytest.mark.parametrize(
     ("kind", "given", "stored"),
     [
@@ -101,6 +112,7 @@ async def test_ids_are_normal_and_survive_the_path(call, desk, kind, given, stor
         (b'{"kind":"user"}', "bad_body"),
         (b'{"kind":"user","id":"x","tlt":1}', "bad_body"),
         (b'{"kind":"ip","id":"x"}', "bad_kind"),
+        (b'{"kind":"prompts","id":"0123456789abcdef"}', "bad_kind"),
         (b'{"kind":"client_ip","id":"nobody"}', "bad_id"),
         (b'{"kind":"client_ip","id":"10.0.0.0/8"}', "bad_id"),
         (b'{"kind":"network","id":"10.0.0.0/99"}', "bad_id"),

@@ -102,6 +102,15 @@ async def test_undo_lets_in_everybody_and_restore_puts_them_back(call, desk):
     assert what == ["undo", "restore", "restore"]
 
 
+async def test_the_template_of_a_flood_is_undone_with_its_incident(call, desk):
+    """Though it was there for a while before it was a flood."""
+    desk.list = [held("f" * 16, kind="prompts", created_at=NOW - 9000)]
+    _, one = await call("GET", "/api/v1/incidents/inc_a")
+    assert [row["kind"] for row in one["clients"]].count("prompts") == 1
+    _, done = await call("POST", "/api/v1/incidents/inc_a/undo")
+    assert (done["undone"], desk.list) == (1, [])
+
+
 async def test_a_lifted_throttle_is_put_back_as_it_was(call, desk):
     """Not as a block."""
     desk.mild = [held(IP, "throttle")]
