@@ -28,9 +28,9 @@ OUTAGE_ECHO_S = 900.0
 SURGE_ECHO_S = 900.0
 # Prompts of a newcomer in ten minutes that are more than trying something out, the
 # share of a crowd that does so, and so many that one of it is acted on.
-INSISTS = 6
+INSISTS = 5
 PERSISTS = 16
-_INSISTING = 0.4
+_INSISTING = 0.25
 # A surge is broad: nobody makes up more than this share of the excess.
 _NARROW = 0.3
 # Who is refused that often is trying doors.
@@ -130,15 +130,19 @@ def _insists(tenant: Tenant) -> bool:
     return insistent >= max(CROWD_SOURCES, _INSISTING * sources)
 
 
-def _is_loud(
-    tenant: Tenant, template: Template, now: float, times: float = 1.0
-) -> bool:
-    """Whether it is a load by itself; ``times``: or so many times that."""
+def _is_loud(tenant: Tenant, template: Template, now: float) -> bool:
+    """Whether it is a load by itself."""
+    tide = tenant.tide_m()
+    return tide > 0.0 and template.rate_m(now) >= max(FLOOD_M, FLOOD_TIDES * tide)
+
+
+def _is_very_loud(tenant: Tenant, template: Template, now: float) -> bool:
+    """Many times that: what began just now is taken to go on as fast as it began."""
     tide, pace = tenant.tide_m(), template.rate_m(now)
     age = now - template.born
-    if age < MINUTE_S:  # what began just now is as fast as it began
+    if age < MINUTE_S:
         pace = max(pace, template.requests_m * MINUTE_S / max(1.0, age))
-    return tide > 0.0 and pace >= times * max(FLOOD_M, FLOOD_TIDES * tide)
+    return tide > 0.0 and pace >= _VERY * max(FLOOD_M, FLOOD_TIDES * tide)
 
 
 def _explained(
@@ -182,11 +186,11 @@ def _flooding(tenant: Tenant, template: Template, now: float) -> bool:
     loud = _is_loud(tenant, template, now)
     if template.apart > NEAR_BITS:
         # In so many words: to be read, unless it is a load as well, or very many.
-        return loud or template.crowd() >= 2.0 * _FLOOD_SOURCES
+        return loud or template.crowd() >= 2.5 * _FLOOD_SOURCES
     if template.crowd() >= _FLOOD_SOURCES or (loud and template.apart <= SAME_BITS):
         return True
     # Whatever they fill in, nobody reads that fast.
-    return template.requests >= _LARGE and _is_loud(tenant, template, now, _VERY)
+    return template.requests >= _LARGE and _is_very_loud(tenant, template, now)
 
 
 def judge_tenant(
