@@ -23,7 +23,7 @@ _LEAST_MINUTES = 20.0
 # Among few it takes so many requests, and so many times what the others do. So it does
 # before the first whole minute, when they are compared by what they did so far.
 FEW_COUNT = 40.0
-_FEW_TIMES_AT_3 = 10.0
+_FEW_TIMES_AT_3 = 16.0
 # What a minute long past still weighs, per minute: half after half an hour.
 _KEPT = 0.977
 # One in so many of a minute's subjects does not make the spread.
