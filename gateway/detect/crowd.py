@@ -231,7 +231,8 @@ def _surge(
     expected = tide.count(usual.level) * declared
     if tenant.top > _NARROW * (tenant.requests - expected):
         return None  # one source makes up much of the excess
-    if tenant.young > _ALIKE * (tenant.requests - expected):
+    alike = max(tenant.young, tenant.walked)
+    if alike > _ALIKE * (tenant.requests - expected):
         return None  # newcomers' alike prompts do
     tenant.surge_until = now + SURGE_ECHO_S
     reason = (

@@ -15,12 +15,7 @@ import msgspec
 from gateway.detect.act import Bench, Case
 from gateway.detect.baseline import Envelope, new_envelope
 from gateway.detect.classify import classify
-from gateway.detect.crowd import (
-    INSISTS,
-    declared_times,
-    judge_template,
-    judge_tenant,
-)
+from gateway.detect.crowd import judge_tenant
 from gateway.detect.facts import EARLY_S, Facts, Finding
 from gateway.detect.features import (
     DENIED,
@@ -55,11 +50,12 @@ from gateway.detect.population import (
     Remembered,
     Tenant,
 )
-from gateway.detect.reach import Reach, new_reach
+from gateway.detect.reach import new_reach
 from gateway.detect.roster import Roster
+from gateway.detect.saved import Saved, save_tenant, tracks_of
 from gateway.detect.score import Tail, new_tail
-from gateway.detect.templates import NEWCOMER_S, Template
 from gateway.detect.theft import SUSPICIOUS
+from gateway.detect.wordings import learn_prompt
 
 ANONYMOUS = "anonymous"
 # Windows a subject must have been seen in before it gets a week of its own.
@@ -70,12 +66,6 @@ _SWEEP_S = 10.0
 _IDLE_S = 180.0
 # How peers spread around their busiest: a factor of e per so many sigma.
 _PEER_SIGMAS = 2.2
-# Prompts in a window that make a template.
-_DENSE = 3
-# Its sources from which it is no single newcomer's.
-_SHARED = 4
-# Prompts near to a crowd's wordings, from which their source is one of it.
-_WORDED = 2
 # Addresses whose network is remembered.
 _NETWORKS = 4096
 _TURNED_AWAY = frozenset({DENIED, MISSING})
@@ -86,8 +76,6 @@ _STANDS_OUT = 4.0
 # New networks are counted over so long; and this share of keys must have one or two.
 _FAN_OUT_S = 120.0
 _ALONE_SHARE = 0.8
-# Templates of a tenant that a state keeps.
-_SAVED_TEMPLATES = 512
 
 
 class Engine:
@@ -211,7 +199,7 @@ class Engine:
             tenant.top = max(tenant.top, user.requests)
         if print_ is not None:
             refused = kind in _TURNED_AWAY
-            self._template(tenant, event, ip, user, out, refused=refused)
+            out += learn_prompt(self.bench, tenant, event, ip, user, refused=refused)
         ip.skip -= times
         if ip.skip <= 0:
             ip.keyed = user is not None
@@ -306,7 +294,7 @@ class Engine:
     def _take_envelopes(self) -> None:
         """Weeks of subjects that were not seen for long make room."""
         for tenant in self.tenants.values():
-            for track in _tracks(tenant):
+            for track in tracks_of(tenant):
                 key = (track.tenant, track.kind, track.id)
                 if track.envelope is not None and key not in self._envelopes:
                     track.envelope = track.token_envelope = None
@@ -531,117 +519,7 @@ class Engine:
         if max(facts.token_sigma, facts.request_sigma) >= _STANDS_OUT:
             facts.steady = requests.steadiness()
 
-    # -- crowds ------------------------------------------------------------------------
-
-    def _template(
-        self,
-        tenant: Tenant,
-        event: Event,
-        ip: Track,
-        user: Track | None,
-        out: list[Output],
-        *,
-        refused: bool,
-    ) -> None:
-        prints = tenant.templates
-        print_ = event.fingerprint or 0
-        found, bits = prints.find(print_)
-        ts, times = event.ts, event.times
-        if found is None:
-            found = prints.add(print_, ts)
-        fresh = found.fresh_to(ip.born, ts)
-        if not fresh and (ip.familiar(ts) or (user is not None and user.familiar(ts))):
-            tenant.learn_asked(event.client_ip, print_)
-        found.count(
-            ts, event.client_ip, bits, fresh=fresh, refused=refused, times=times
-        )
-        dense = found.requests >= _DENSE or found.peak >= _DENSE
-        young = dense and not found.known(ts)
-        if young or ip.templated:
-            ip.template(young=young)
-        if user is not None and (young or user.templated):
-            user.template(young=young)
-        worded = self._count_newcomers(tenant, found, event, fresh=fresh, young=young)
-        # A known key in new hands is judged by itself.
-        if worded and (user is None or not user.known(ts)):
-            out += self._worded(tenant, event, ip, user, refused=refused)
-        if found.abusive_until > ts:
-            tenant.flooded += times
-            out += self.bench.join(tenant, found, ip, user, ts)
-        found.skip -= times
-        if found.skip <= 0:
-            found.skip = max(4, found.requests_m >> 3)
-            prints.place(found)
-            if self._judge_crowd(tenant, found, ts, out):
-                prints.place(found)
-
-    def _count_newcomers(
-        self, tenant: Tenant, found: Template, event: Event, *, fresh: bool, young: bool
-    ) -> bool:
-        """What newcomers ask: whether others of them ask it as well, in these words or
-        in other ones.
-        """
-        if not fresh:
-            return False
-        ts, times = event.ts, event.times
-        if young:
-            tenant.young += times
-            shared = len(found.sources) >= _SHARED
-            if shared and found.usual < 0:
-                found.usual = int(tenant.is_asked(found.print))
-            shared = shared and not found.usual
-            if shared:
-                tenant.share(found.print, ts)
-                if ts - found.born < NEWCOMER_S:
-                    tenant.burst_m += times
-        else:
-            shared = tenant.is_worded_anew(event.fingerprint or 0, ts)
-            tenant.loose += times * shared
-            tenant.varied += times * (not shared)
-        tenant.walked += times * shared
-        return shared
-
-    def _worded(
-        self,
-        tenant: Tenant,
-        event: Event,
-        ip: Track,
-        user: Track | None,
-        *,
-        refused: bool,
-    ) -> list[Output]:
-        """Wordings of one crowd, of which no single one need be a template."""
-        out: list[Output] = []
-        ts, times = event.ts, event.times
-        crowd = tenant.count_worded(
-            event.fingerprint or 0, ts, event.client_ip, refused=refused, times=times
-        )
-        for track in (ip, user):
-            if track is not None:
-                track.worded += times
-        if ip.worded >= INSISTS:
-            tenant.insist(event.client_ip)
-        if crowd.abusive_until > ts and ip.worded >= _WORDED:
-            out += self.bench.join(tenant, crowd, ip, user, ts)
-        crowd.skip -= times
-        if crowd.skip <= 0:
-            crowd.skip = max(4, crowd.requests_m >> 3)
-            self._judge_crowd(tenant, crowd, ts, out)
-        return out
-
-    def _judge_crowd(
-        self, tenant: Tenant, template: Template, ts: float, out: list[Output]
-    ) -> bool:
-        """Look at a template as a whole; whether it is flooded."""
-        declared = 1.0
-        if self.settings.campaigns:
-            declared = declared_times(tenant.name, ts, self.settings)
-        finding = judge_template(tenant, template, ts, declared)
-        if finding is None:
-            return False
-        tenant.abused = True
-        out += self.bench.crowd(tenant, template, finding, ts)
-        return True
+    # -- time --------------------------------------------------------------------------
 
     def _sweep(self, now: float) -> list[Output]:
         """Every ten seconds: tenants as a whole, what is over, tails once an hour."""
@@ -670,13 +548,13 @@ class Engine:
         ``close`` and is no part of it.
         """
         return msgspec.msgpack.encode(
-            _Saved(
+            Saved(
                 now=self.clock.now,
                 started=self._started,
                 tails=self.tails,
                 reach=self.reach,
-                tracks=[one for t in self.tenants.values() for one in _tracks(t)],
-                tenants={name: _saved(t) for name, t in self.tenants.items()},
+                tracks=[one for t in self.tenants.values() for one in tracks_of(t)],
+                tenants={name: save_tenant(t) for name, t in self.tenants.items()},
                 bench=msgspec.Raw(msgspec.msgpack.encode(self.bench.state())),
             )
         )
@@ -685,7 +563,7 @@ class Engine:
         self, saved: bytes, keep: Callable[[str], bool] = lambda _tenant: True
     ) -> None:
         """Take over a state, of the tenants that ``keep`` wants; may be repeated."""
-        held = msgspec.msgpack.decode(saved, type=_Saved)
+        held = msgspec.msgpack.decode(saved, type=Saved)
         self.clock.now = max(self.clock.now, held.now)
         self._started = min(self._started or held.started, held.started)
         self.tails = held.tails
@@ -712,41 +590,6 @@ class Engine:
     def restore(cls, saved: bytes, settings: DetectSettings | None = None) -> Engine:
         """An engine that goes on where another one stopped."""
         return cls(settings, saved)
-
-
-class _SavedTenant(msgspec.Struct, array_like=True):
-    born: float
-    tide: Envelope
-    window: int
-    requests: int
-    peers: list[list[float]]
-    templates: list[Template]
-
-
-class _Saved(msgspec.Struct):
-    now: float
-    started: float
-    tails: dict[str, Tail]
-    tracks: list[Track]
-    tenants: dict[str, _SavedTenant]
-    bench: msgspec.Raw
-    reach: dict[str, Reach] = {}
-
-
-def _saved(tenant: Tenant) -> _SavedTenant:
-    return _SavedTenant(
-        born=tenant.born,
-        tide=tenant.tide,
-        window=tenant.window,
-        requests=tenant.requests,
-        peers=[peers.bins for peers in tenant.all_peers()],
-        templates=tenant.templates.all()[-_SAVED_TEMPLATES:],
-    )
-
-
-def _tracks(tenant: Tenant) -> Iterable[Track]:
-    for tracks in tenant.tracks.values():
-        yield from tracks.values()
 
 
 def _fan_out(tenant: Tenant, track: Track, now: float) -> int:
