@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 
 from gateway.detect.engine import Engine
-from gateway.detect.model import Event, Output
+from gateway.detect.model import HARMLESS, Event, Output
 
 T = 1_767_600_000.0
 DAY = 86_400.0
@@ -39,7 +39,9 @@ class Street:
         return print_
 
     def opened(self) -> list[str]:
-        return [one.cls for one in self.out if one.type == "incident.opened"]
+        """Classes of incidents that somebody is to blame for."""
+        opened = [one.cls for one in self.out if one.type == "incident.opened"]
+        return [cls for cls in opened if cls not in HARMLESS]
 
     def acted(self) -> set[str]:
         names = ("client.throttled", "client.blocked")
