@@ -301,11 +301,12 @@ class Tenant:
         self, print_: int, ts: float, source: str, *, refused: bool, times: int
     ) -> Template:
         """One more newcomer's prompt that is a wording of what others ask. All such
-        prompts are taken for one template, which is as old as its wave.
+        prompts are taken for one template, which is some older than its wave.
         """
         crowd = self.worded
         if crowd is None or ts - crowd.last > WINDOW_S:
-            crowd = self.worded = Template(print=print_, born=ts, last=ts)
+            # It takes a while until wordings are seen to be such.
+            crowd = self.worded = Template(print=print_, born=ts - WINDOW_S, last=ts)
             crowd.minute = int(ts // MINUTE_S)
             crowd.window = int(ts // WINDOW_S)
         crowd.count(ts, source, _WORDED_BITS, fresh=True, refused=refused, times=times)

@@ -388,3 +388,14 @@ def test_short_runs_are_none():
     track.run = 3
     send(track, T + 9000, fingerprint=9)
     assert track.most_run == 0
+
+
+def test_tokens_of_the_last_minute():
+    """The minute before counts by its part; after two there are none."""
+    track = new_track()
+    at = T - T % 60
+    send(track, at + 30, prompt_tokens=600, completion_tokens=0)
+    send(track, at + 60, prompt_tokens=100, completion_tokens=0)
+    assert track.tokens_1m(at + 75) == pytest.approx(100 + 600 * 0.75)
+    assert track.tokens_1m(at + 135) == pytest.approx(100 * 0.75)
+    assert track.tokens_1m(at + 300) == 0.0

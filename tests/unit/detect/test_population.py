@@ -114,9 +114,9 @@ def test_wordings_of_one_crowd_are_one_template_as_old_as_its_wave():
     tenant = Tenant("t", 100, T)
     for n in range(20):
         crowd = tenant.count_worded(n, T + 300.0 * n, f"s{n}", refused=False, times=1)
-    assert (crowd.born, crowd.windows) == (T, 0)
+    assert (crowd.born, crowd.windows) == (T - 600.0, 0)
     later = tenant.count_worded(9, T + 9000.0, "s", refused=True, times=1)
-    assert (later.born, later.refused) == (T + 9000.0, 1)
+    assert (later.born, later.refused) == (T + 8400.0, 1)
 
 
 def test_who_insists_is_remembered_for_a_window():
