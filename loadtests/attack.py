@@ -31,55 +31,8 @@ from contextlib import ExitStack
 import msgspec
 
 from tests.gateway_process import Gateway, MockLLM, running_mock
+from tests.words import WORDS
 
-WORDS = [
-    "ship",
-    "invoice",
-    "river",
-    "audit",
-    "basil",
-    "copper",
-    "query",
-    "lantern",
-    "novel",
-    "tariff",
-    "orbit",
-    "payroll",
-    "garden",
-    "sensor",
-    "recipe",
-    "border",
-    "lesson",
-    "engine",
-    "poem",
-    "harbor",
-    "ticket",
-    "protein",
-    "margin",
-    "quilt",
-    "violin",
-    "budget",
-    "canal",
-    "desert",
-    "emerald",
-    "fabric",
-    "glacier",
-    "hammer",
-    "island",
-    "jungle",
-    "kernel",
-    "ladder",
-    "magnet",
-    "needle",
-    "oyster",
-    "parcel",
-    "quarry",
-    "rocket",
-    "saddle",
-    "tunnel",
-    "umbrella",
-    "valley",
-]
 CONFIG = (
     '[[upstream]]\nname = "mock"\nurl = "{url}"\n[policy.default]\nmode = "enforce"\n'
 )
