@@ -236,7 +236,7 @@ class Bench:
         return self.settings.class_ladders.get(cls, self.settings.ladder)
 
     def _severity(self, finding: Finding) -> Severity:
-        if finding.cls in HARMLESS:
+        if finding.cls in HARMLESS or finding.mild:
             return "info"
         return "critical" if finding.score >= self.settings.critical else "warning"
 

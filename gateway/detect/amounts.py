@@ -155,7 +155,11 @@ def judge_newcomer(facts: Facts) -> Finding | None:
     hurried = job and facts.early and facts.requests_m >= HURRIED_M
     if facts.requests_m < job_m(facts) and not hurried:
         score = min(score, 3.9 + TRIALS)  # a person's job may be as large: told only
-    return Finding(cls, score, False, reasons, _beyond_others(facts), sudden=True)
+    # Somebody's first job is as large every day, until it is larger than those.
+    small = facts.requests_m < job_m(facts) and facts.requests < RUN_LONG
+    mild = small and not facts.early
+    alert = _beyond_others(facts)
+    return Finding(cls, score, False, reasons, alert, sudden=True, mild=mild)
 
 
 def _beyond_others(facts: Facts) -> bool:

@@ -122,7 +122,8 @@ class Facts(msgspec.Struct, gc=False):
 class Finding(msgspec.Struct, frozen=True):
     """A class that the facts speak for. ``behaviour``: the evidence is what was done
     and not only how much, so a block is allowed. ``alert``: it weighs enough for an
-    incident; without, it is tagged and no more. ``sudden``: it need not last.
+    incident; without, it is tagged and no more. ``sudden``: it need not last. ``mild``:
+    nobody need get up for it, the incident is information.
     """
 
     cls: AttackClass
@@ -131,6 +132,7 @@ class Finding(msgspec.Struct, frozen=True):
     reasons: tuple[str, ...]
     alert: bool = True
     sudden: bool = False
+    mild: bool = False
 
 
 def count_sigma(seen: float, expected: float) -> float:

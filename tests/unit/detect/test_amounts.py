@@ -138,3 +138,11 @@ def test_what_is_no_spike_of_a_steady_client(change):
     """Not there all day, too young, as much before, a chance, too little, an outage."""
     found = named(STEADY, **{"reach_requests": 9e9, "reach_tokens": 9e9} | change)
     assert found == (None, False)
+
+
+def test_a_newcomers_job_is_information_until_it_is_larger_than_jobs():
+    """After the tenant's first hour; from 300 a minute or 1,000 in a window, a warning."""
+    job = msgspec.structs.replace(STANDS_OUT, requests=310, live_sigma=4.9)
+    assert classify(job).mild
+    for change in ({"early": True}, {"requests_m": 310}, {"requests": 1000}):
+        assert not classify(msgspec.structs.replace(job, **change)).mild
