@@ -88,9 +88,15 @@ def judge_template(
                 f"{template.requests} alike prompts from {sources} or more addresses"
                 f" in this window, {100 * fresh:.0f} % of them from newcomers."
             ),
-            f"Before, it was seen at most {template.peak:.0f} times in ten minutes.",
+            _before(template.peak),
         ),
     )
+
+
+def _before(peak: float) -> str:
+    if round(peak) < 1:
+        return "Nobody had sent the like before."
+    return f"Before, it was seen at most {peak:.0f} times in ten minutes."
 
 
 def _may_be_flooded(tenant: Tenant, template: Template, now: float) -> bool:

@@ -210,6 +210,16 @@ def test_a_tide_without_history_says_nothing():
     assert whole(young) is None
 
 
+def test_the_reason_says_what_was_before():
+    """How often, or that nobody had sent it."""
+    tenant = Tenant("t", 10, T - 1e6)
+    (_, none), (_, some) = (
+        judge_template(tenant, flooded(peak=peak), T).reasons for peak in (0.3, 12.0)
+    )
+    assert none == "Nobody had sent the like before."
+    assert "at most 12 times" in some
+
+
 def test_what_an_application_asks_is_no_flood():
     """Its visitors come with its wording, which its regulars use as well."""
     assert judged(flooded(usual=0)) == "ddos"
