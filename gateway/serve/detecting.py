@@ -150,7 +150,8 @@ class Detecting:
         for name, born in flooded.items():
             engine = self._rooms.of(name)
             tenant = engine.tenants.get(name) if engine else None
-            tenants[name] = settled_in(tenant, born, now) if tenant else b""
+            if tenant is not None:  # else nobody knows here who is new
+                tenants[name] = settled_in(tenant, born, now)
         self._settled = {"type": "settled", "tenants": tenants} if tenants else None
         self._broadcast({"type": "settled", "tenants": tenants})
 
