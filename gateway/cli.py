@@ -34,7 +34,8 @@ app = App(
     version=__version__,
     help="""Reverse-proxy sidecar in front of LLM APIs.
 
-Counts the tokens of every request and answer, and enforces each tenant's limits.
+Counts the tokens of every request and answer, keeps each tenant's limits, and names and
+stops abuse.
 
     tidegate serve --upstream https://api.openai.com
 
