@@ -54,17 +54,6 @@ class Worker:
         return sorted(key[1] for key in self.blocks)
 
 
-@pytest.fixture(name="engine", scope="module")
-def _engine(tmp_path_factory):
-    binaries = engine_binaries()
-    if not binaries:
-        pytest.skip("no store engine on this machine")
-    engine = Engine(next(iter(binaries.values())), tmp_path_factory.mktemp("e"))
-    engine.start()
-    yield engine
-    engine.kill()
-
-
 class Machine:
     """One control's list, followed in the background."""
 

@@ -94,17 +94,6 @@ def _alone(tmp_path):
     return machine
 
 
-@pytest.fixture(name="engine", scope="module")
-def _engine(tmp_path_factory):
-    binaries = engine_binaries()
-    if not binaries:
-        pytest.skip("no store engine on this machine")
-    engine = Engine(next(iter(binaries.values())), tmp_path_factory.mktemp("e"))
-    engine.start()
-    yield engine
-    engine.kill()
-
-
 @pytest.fixture(name="machines")
 async def _machines(engine):
     engine.command(b"FLUSHALL")

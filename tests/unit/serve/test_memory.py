@@ -55,17 +55,6 @@ class Place:
         return room, Memory(room, self.client, PREFIX, str(self.tmp_path))
 
 
-@pytest.fixture(name="engine", scope="module")
-def _engine(tmp_path_factory):
-    binaries = engine_binaries()
-    if not binaries:
-        pytest.skip("no store engine on this machine")
-    engine = Engine(next(iter(binaries.values())), tmp_path_factory.mktemp("e"))
-    engine.start()
-    yield engine
-    engine.kill()
-
-
 @pytest.fixture(name="place", params=["store", "file"])
 async def _place(request, tmp_path):
     if request.param == "file":

@@ -8,7 +8,6 @@ from redis.exceptions import RedisError
 from gateway.admin.spend import DAY_S, Ledger
 from gateway.serve.redis_client import open_redis
 from gateway.serve.spending import Spending
-from tests.engines import Engine, engine_binaries
 from tests.records import make_record
 
 NOW = 1_767_600_000.0
@@ -25,17 +24,6 @@ class Place:
         ledger = Ledger()
         kept = Spending(ledger, self.client, "t:", self.path, me, lambda: now)
         return ledger, kept
-
-
-@pytest.fixture(name="engine", scope="module")
-def _engine(tmp_path_factory):
-    binaries = engine_binaries()
-    if not binaries:
-        pytest.skip("no store engine on this machine")
-    engine = Engine(next(iter(binaries.values())), tmp_path_factory.mktemp("e"))
-    engine.start()
-    yield engine
-    engine.kill()
 
 
 @pytest.fixture(name="store")
