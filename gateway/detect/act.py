@@ -27,6 +27,7 @@ from gateway.detect.incidents import (
     worst_of,
 )
 from gateway.detect.ladder import Standing, decide_rung, forgive, raise_to, relax
+from gateway.detect.live import LEAST_PEERS
 from gateway.detect.model import (
     HARMLESS,
     RUNGS,
@@ -42,7 +43,7 @@ from gateway.detect.model import (
     Window,
     format_time,
 )
-from gateway.detect.templates import SOURCES
+from gateway.detect.templates import SOURCES, is_member
 
 if TYPE_CHECKING:
     from gateway.detect.population import Tenant
@@ -56,8 +57,6 @@ _LASTS_S = 2.0
 _VOLUME_LOOKS = 4
 _VOLUME_LASTS_S = 60.0
 _OVERWHELMING = 7.0
-# Users or addresses of a tenant that make a crowd to be compared with.
-LEAST_PEERS = 10
 # A crowd's template stays marked so long after its last hit.
 _MARKED_S = 600.0
 # Members of a crowd ask seldom: their first block is as long as another's third.
@@ -427,9 +426,7 @@ class Bench:
             return []
         out: list[Output] = []
         for track in (ip, user):
-            if track is None or track.known(now):
-                continue
-            if template.brought(track.born, now):
+            if track is not None and is_member(template.born, track, now):
                 template.abusive_until = now + _MARKED_S
                 incident.last = now
                 track.judged = True
@@ -441,13 +438,11 @@ class Bench:
     def crowd_blocked(self, tenant: Tenant, now: float) -> Incident | None:
         """The crowd of a tenant whose newcomers are blocked, where there is one."""
         incident = self._open_crowd(tenant.name)
-        if incident is None or self.settings.observe or self._lonely(tenant, now):
+        if incident is None:
             return None
-        if self.allowed.holds(tenant.name, "tenant", tenant.name):
-            return None
-        ladder = self._ladder(incident.cls)
-        critical = self.settings.critical
-        rung = decide_rung(incident.score, ladder, behaviour=True, critical=critical)
+        any_of_it = Ref("tenant", tenant.name)
+        case = _member_case(tenant, incident, any_of_it, now)
+        rung = self._rung(case, (tenant.name, any_of_it.kind, any_of_it.id))
         return incident if rung == "block" else None
 
     def _join_one(
@@ -466,17 +461,8 @@ class Bench:
         if standing.rung == "block":
             return []
         standing.first = standing.first or now
-        finding = Finding(incident.cls, incident.score, True, incident.reasons)
-        case = Case(
-            tenant=tenant,
-            subject=Ref(track.kind, track.id),
-            known=False,
-            finding=finding,
-            now=now,
-            since=now,
-            observed=incident.observed,
-            expected=incident.expected,
-        )
+        case = _member_case(tenant, incident, Ref(track.kind, track.id), now)
+        finding = case.finding
         rung = min(self._rung(case, key), most, key=RUNGS.index)
         standing.incident = incident.id
         if rung == "block":
@@ -585,6 +571,20 @@ class Bench:
 
 
 _Saved = tuple[list[tuple[Key, Standing]], list[Incident]]
+
+
+def _member_case(tenant: Tenant, incident: Incident, subject: Ref, now: float) -> Case:
+    """A newcomer of a crowd, of whom nothing is known but what its crowd does."""
+    return Case(
+        tenant=tenant,
+        subject=subject,
+        known=False,
+        finding=Finding(incident.cls, incident.score, True, incident.reasons),
+        now=now,
+        since=now,
+        observed=incident.observed,
+        expected=incident.expected,
+    )
 
 
 def _joins(incident: Incident, case: Case) -> bool:

@@ -8,7 +8,6 @@ sent; what a look finds becomes an incident only with evidence that lasts.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from math import log
 
 import msgspec
 
@@ -16,7 +15,7 @@ from gateway.detect.act import Bench, Case
 from gateway.detect.baseline import Envelope, new_envelope
 from gateway.detect.classify import classify
 from gateway.detect.crowd import judge_tenant
-from gateway.detect.facts import EARLY_S, Facts, Finding
+from gateway.detect.facts import EARLY_S, Facts, Finding, peer_sigma
 from gateway.detect.features import (
     DENIED,
     FAILED,
@@ -33,7 +32,7 @@ from gateway.detect.features import (
     nearness,
     network_of,
 )
-from gateway.detect.live import FEW_COUNT, LEAST_COUNT, LEAST_PEERS, Live
+from gateway.detect.live import FEW_COUNT, LEAST_COUNT, Live
 from gateway.detect.model import (
     REFUSED_STATUS,
     DetectSettings,
@@ -64,8 +63,6 @@ _REFIT_S = 3600.0
 _SWEEP_S = 10.0
 # A tenant without a request for so long is not looked at.
 _IDLE_S = 180.0
-# How peers spread around their busiest: a factor of e per so many sigma.
-_PEER_SIGMAS = 2.2
 # Addresses whose network is remembered.
 _NETWORKS = 4096
 _TURNED_AWAY = frozenset({DENIED, MISSING})
@@ -73,9 +70,6 @@ _TURNED_AWAY = frozenset({DENIED, MISSING})
 _NOTABLE = 2.0
 # And only of those that reach this it is asked how steady they are.
 _STANDS_OUT = 4.0
-# New networks are counted over so long; and this share of keys must have one or two.
-_FAN_OUT_S = 120.0
-_ALONE_SHARE = 0.8
 
 
 class Engine:
@@ -421,15 +415,15 @@ class Engine:
             tide_m=tenant.tide_m(),
             heads=heads,
             fan_out=(
-                _fan_out(tenant, track, now)
+                tenant.fan_out(track, now)
                 if cold and track.kind == "user" and len(track.company) >= FAN_OUT
                 else 0
             ),
             peer_sigma=max(
-                _peer_sigma(rate / heads_now, busy),
-                _peer_sigma(track.requests / heads_now, tenant.peers_w.busy()),
+                peer_sigma(rate / heads_now, busy),
+                peer_sigma(track.requests / heads_now, tenant.peers_w.busy()),
             ),
-            token_peer_sigma=_peer_sigma(track.tokens, tenant.peers_t.busy()),
+            token_peer_sigma=peer_sigma(track.tokens, tenant.peers_t.busy()),
             backed=track.backed,
             keyed=track.keyed,
             failed=conduct[FAILED] + before[FAILED],
@@ -590,22 +584,3 @@ class Engine:
     def restore(cls, saved: bytes, settings: DetectSettings | None = None) -> Engine:
         """An engine that goes on where another one stopped."""
         return cls(settings, saved)
-
-
-def _fan_out(tenant: Tenant, track: Track, now: float) -> int:
-    """Networks that a key came from for the first time in the last two minutes, where
-    the keys of its peers have a single one; else 0.
-    """
-    users = tenant.tracks["user"]
-    peers = [users.get(id_) for id_ in tenant.live["user"].counts]
-    alone = sum(peer is not None and len(peer.company) <= 2 for peer in peers)  # noqa: PLR2004
-    if len(peers) < LEAST_PEERS or alone < _ALONE_SHARE * len(peers):
-        return 0
-    return sum(now - since <= _FAN_OUT_S for since in track.company.values())
-
-
-def _peer_sigma(rate: float, busy: float) -> float:
-    """How far beyond the busiest of its peers, in sigma; 0 up to them."""
-    if rate <= busy:
-        return 0.0
-    return min(12.0, _PEER_SIGMAS * log(rate / busy))

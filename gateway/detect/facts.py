@@ -168,6 +168,13 @@ def folds(value: float, usual: float) -> float:
     return min(MOST, max(0.0, 3.0 + PER_FOLD * log(value / usual)))
 
 
+def peer_sigma(rate: float, busy: float) -> float:
+    """How far beyond the busiest of its peers, in sigma; 0 up to them."""
+    if rate <= busy:
+        return 0.0
+    return min(MOST, PER_FOLD * log(rate / busy))
+
+
 def how_much_more(facts: Facts) -> str:
     """How much more it asks than was expected, as a sentence."""
     if facts.known:

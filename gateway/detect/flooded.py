@@ -15,7 +15,7 @@ from gateway.core.gate import marks_of
 from gateway.detect.engine import Engine
 from gateway.detect.model import AttackClass
 from gateway.detect.population import Tenant
-from gateway.detect.templates import Template, came_with
+from gateway.detect.templates import Template, is_member
 
 # Templates of one tenant, the newest first; a crowd has some dozens of wordings.
 MOST_TEMPLATES = 64
@@ -43,8 +43,9 @@ def floods_of(engine: Engine, now: float) -> Iterator[Flood]:
         incident = engine.bench.crowd_blocked(tenant, now)
         if incident is None:
             continue
-        flooded = [one for one in tenant.templates.all() if is_refused(one, now)]
-        for template in flooded[-MOST_TEMPLATES:]:
+        flooded = tenant.templates.flooded(now)
+        refused = [one for one in flooded if is_refused(one, now)]
+        for template in refused[-MOST_TEMPLATES:]:
             yield Flood(
                 tenant=tenant.name,
                 print=template.print,
@@ -68,7 +69,7 @@ def settled_in(tenant: Tenant, born: float, now: float) -> bytes:
         (kind, track.id)
         for kind, tracks in tenant.tracks.items()
         for track in tracks.values()
-        if track.known(now) or not came_with(born, track.born, now)
+        if not is_member(born, track, now)
     )
 
 
@@ -85,6 +86,5 @@ def refuses(engine: Engine, tenant: str, ids: dict[str, str], print_: int) -> bo
         return False
     tracks = [held.tracks[kind].get(id_) for kind, id_ in ids.items()]
     return any(
-        track is None or (template.brought(track.born, now) and not track.known(now))
-        for track in tracks
+        track is None or is_member(template.born, track, now) for track in tracks
     )

@@ -9,7 +9,7 @@ from operator import mul
 from gateway.core.lru import Lru
 from gateway.detect.baseline import Envelope, new_envelope
 from gateway.detect.features import FAILED, MINUTE_S, OK, WINDOW_S, Track
-from gateway.detect.live import Live
+from gateway.detect.live import LEAST_PEERS, Live
 from gateway.detect.model import REFUSED_STATUS, Event
 from gateway.detect.templates import Template, Templates
 
@@ -31,6 +31,10 @@ TIDE_UNIT = 100.0
 # Windows from which on it is known.
 TIDE_KNOWN = 36
 _FAILED_USERS = 64
+# New networks of a key are counted over so long, where so large a share of its peers has
+# one or two.
+_FAN_OUT_S = 120.0
+_ALONE_SHARE = 0.8
 # Share of shared prompts in other words from which nobody's words are a template.
 _LOOSE = 0.3
 # Templates that newcomers share, of the last ten minutes; and the bits within which a
@@ -330,6 +334,16 @@ class Tenant:
         """Share of answers of the last one to two minutes that were upstream errors."""
         failed = self.answers_m[FAILED] + self.answers_b[FAILED]
         return failed / max(1, failed + self.answers_m[OK] + self.answers_b[OK])
+
+    def fan_out(self, track: Track, now: float) -> int:
+        """Networks that a key came from for the first time in the last two minutes,
+        where the keys of its peers have a single one; else 0.
+        """
+        peers = [self.users.get(id_) for id_ in self.live_users.counts]
+        alone = sum(peer is not None and len(peer.company) <= 2 for peer in peers)  # noqa: PLR2004
+        if len(peers) < LEAST_PEERS or alone < _ALONE_SHARE * len(peers):
+            return 0
+        return sum(now - since <= _FAN_OUT_S for since in track.company.values())
 
     def tide_m(self) -> float:
         """Requests a minute that this tenant is expected to make at most; 0 while its

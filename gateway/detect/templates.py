@@ -8,12 +8,13 @@ into the table again, so a stream of unrelated prompts cannot push it out.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from math import exp
 
 import msgspec
 
 from gateway.core.prompt import TEMPLATE_BITS
-from gateway.detect.features import MINUTE_S, WINDOW_S
+from gateway.detect.features import MINUTE_S, WINDOW_S, Track
 
 _BANDS = 8
 _SLOTS = 256
@@ -151,6 +152,11 @@ def came_with(template_born: float, born: float, now: float) -> bool:
     return born > template_born - _ARRIVED_S and now - born < _CROWD_S
 
 
+def is_member(template_born: float, track: Track, now: float) -> bool:
+    """Whether a subject belongs to the crowd of a template that was born then."""
+    return came_with(template_born, track.born, now) and not track.known(now)
+
+
 class Templates:
     """The templates of one tenant: at most ``8 x 256`` recent leaders, and as many
     lasting ones, whose place only a template seen in more windows can take, or one
@@ -208,5 +214,14 @@ class Templates:
 
     def all(self) -> list[Template]:
         """Every template still in the table, once, by age."""
-        unique = {id(t): t for t in self._lasting + self._table if t is not None}
-        return sorted(unique.values(), key=lambda t: (t.born, t.print))
+        return _by_age(t for t in self._lasting + self._table if t is not None)
+
+    def flooded(self, now: float) -> list[Template]:
+        """Those that are flooded, by age: nothing else can take their place."""
+        held = self._lasting
+        return _by_age(t for t in held if t is not None and t.abusive_until > now)
+
+
+def _by_age(templates: Iterable[Template]) -> list[Template]:
+    unique = {id(t): t for t in templates}
+    return sorted(unique.values(), key=lambda t: (t.born, t.print))

@@ -61,9 +61,7 @@ def learn_prompt(
     if found.abusive_until > ts:
         tenant.flooded += times
         out += bench.join(tenant, found, ip, user, ts)
-    found.skip -= times
-    if found.skip <= 0:
-        found.skip = max(4, found.requests_m >> 3)
+    if _is_due(found, times):
         prints.place(found)
         if _judge(bench, tenant, found, ts, out):
             prints.place(found)
@@ -117,11 +115,18 @@ def _count_worded(
         tenant.insist(event.client_ip)
     if crowd.abusive_until > ts and ip.worded >= _WORDED:
         out += bench.join(tenant, crowd, ip, user, ts)
-    crowd.skip -= times
-    if crowd.skip <= 0:
-        crowd.skip = max(4, crowd.requests_m >> 3)
+    if _is_due(crowd, times):
         _judge(bench, tenant, crowd, ts, out)
     return out
+
+
+def _is_due(template: Template, times: int) -> bool:
+    """Whether it is looked at again: less often the more it is sent."""
+    template.skip -= times
+    if template.skip > 0:
+        return False
+    template.skip = max(4, template.requests_m >> 3)
+    return True
 
 
 def _judge(

@@ -79,6 +79,7 @@ class Detecting:
             self._settle_in(settings)
         self.enforcer.configure(policies, resolved.default)
         self._hold_floods()
+        self._tell_settled()
         self.book.end(lambda name: self._rooms.of(name) is not None, self._clock())
 
     def _settle_in(self, settings: Settings) -> None:
@@ -133,15 +134,21 @@ class Detecting:
     def _act(self, outputs: list[Output]) -> None:
         self.book.take(outputs)
         self.enforcer.take(outputs)
-        self._hold_floods()
+        if self._hold_floods():
+            self._tell_settled()
 
-    def _hold_floods(self, *, anew: bool = False) -> None:
-        """Refuse what crowds send, and let workers know who was there before them."""
-        now = self._clock()
-        engines = self._rooms.engines
-        self.enforcer.hold_floods(
+    def _hold_floods(self) -> bool:
+        """Refuse what crowds send; whether there is anything new."""
+        now, engines = self._clock(), self._rooms.engines
+        return self.enforcer.hold_floods(
             flood for engine in engines for flood in floods_of(engine, now)
         )
+
+    def _tell_settled(self, *, anew: bool = False) -> None:
+        """Let workers know who was there before the floods of any gateway; looks through
+        the whole list.
+        """
+        now = self._clock()
         flooded = self.enforcer.flooded()
         if flooded == self._flooded and not (anew and flooded):
             return
@@ -171,7 +178,8 @@ class Detecting:
         if out:
             self._act(out)
         renews = is_due(self._renewed_at, RENEW_S, now)
-        self._hold_floods(anew=renews)
+        self._hold_floods()
+        self._tell_settled(anew=renews)
         if renews:
             self._renewed_at = now
             for engine in self._rooms.engines:

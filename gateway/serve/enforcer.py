@@ -161,9 +161,10 @@ class Enforcer:
                 )
         self._change(added, [])
 
-    def hold_floods(self, floods: Iterable[Flood]) -> None:
-        """Templates of crowds that are refused of newcomers, all of them. Whichever an
-        operator has lifted stays lifted while its flood lasts.
+    def hold_floods(self, floods: Iterable[Flood]) -> bool:
+        """Templates of crowds that are refused of newcomers, all of them; whether there
+        is anything new. Whichever an operator has lifted stays lifted while its flood
+        lasts.
         """
         told: dict[Key, float] = {}
         added: list[Block] = []
@@ -180,6 +181,7 @@ class Enforcer:
         self._floods = told
         if added:
             self._change(added, [])
+        return bool(added)
 
     def flooded(self) -> dict[str, float]:
         """Tenants with templates that are refused, by this gateway or another, and when

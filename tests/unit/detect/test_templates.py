@@ -129,3 +129,16 @@ def test_who_came_with_a_template_belongs_to_it():
     assert not template.brought(T, T + 7 * 3600)
     assert template.fresh_to(T - 90, T + 60)
     assert not template.fresh_to(T - 90, T + 3600)
+
+
+def test_flooded_templates_are_found_without_the_others():
+    """Those that are flooded now, by age, however many others there are."""
+    templates = Templates()
+    for n in range(3000):
+        one = templates.add(n * 0x9E37_79B9_7F4A_7C15 % 2**64, T + n)
+        if n % 1000 == 0:
+            one.abusive_until = T + 9e6 if n else T
+            templates.place(one)
+    found = [one for one in templates.all() if one.abusive_until > T + 5000]
+    assert templates.flooded(T + 5000) == found
+    assert [one.born for one in found] == [T + 1000, T + 2000]
