@@ -28,9 +28,11 @@ def attacked(clients: int = 14, **settings: object) -> Engine:
     return engine
 
 
-def send(engine: Engine, ts: float, ip: str, user: str, print_: int) -> None:
+def send(
+    engine: Engine, ts: float, ip: str, user: str, print_: int, tenant: str = "acme"
+) -> None:
     event = Event(
-        ts, ip, user, "acme", "m", "chat.completions", 300, 200, fingerprint=print_
+        ts, ip, user, tenant, "m", "chat.completions", 300, 200, fingerprint=print_
     )
     engine.observe(event)
 
@@ -97,3 +99,10 @@ def test_an_unsure_crowd_is_tagged_and_not_refused(engine):
     template.unsure = True
     assert not list(floods_of(engine, engine.clock.now))
     assert not refuses(engine, "acme", BOT, PRINT)
+
+
+def test_the_tenant_next_door_is_not_flooded(engine):
+    """It may ask the same."""
+    send(engine, engine.clock.now, "10.9.9.9", "anonymous", PRINT, "beta")
+    assert [flood.tenant for flood in floods_of(engine, engine.clock.now)] == ["acme"]
+    assert not refuses(engine, "beta", BOT, PRINT)
