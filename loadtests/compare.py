@@ -134,7 +134,7 @@ class Bench:
         log = self.folder / "tidegate.log"
         ready = f"http://127.0.0.1:{port} admin"
         wait_until("tidegate", lambda: ready in log.read_text(), child, 30)
-        return Proxy("tidegate", port, child.pid, "gateway.serve.worker")
+        return Proxy("tidegate", port, child.pid, "gateway.worker.worker")
 
     def start_peer(self, name: str) -> tuple[Proxy, subprocess.Popen[bytes]]:
         """Install and start one. Raises RigError."""

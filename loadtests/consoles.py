@@ -182,7 +182,7 @@ async def _alerts(store: str) -> None:
     from redis.asyncio import Redis  # noqa: PLC0415 - not on the load's side
 
     from gateway.alerts.model import report_of  # noqa: PLC0415
-    from gateway.alerts.redis_ledger import RedisLedger  # noqa: PLC0415
+    from gateway.alerts.redis_outbox import RedisLedger  # noqa: PLC0415
     from tests.e2e.test_alerts import said  # noqa: PLC0415
 
     async with Redis.from_url(store) as client:

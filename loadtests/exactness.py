@@ -27,8 +27,8 @@ import uvloop
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from gateway.core.ports import Plan, Reserved
-from gateway.core.windows import SlidingWindow
+from gateway.limits.ports import Plan, Reserved
+from gateway.limits.windows import SlidingWindow
 from gateway.store.redis import RedisStore
 from tests.cells import concurrent, sliding
 from tests.engines import Engine, engine_binaries, running_engine

@@ -47,8 +47,8 @@ REQUEST = (
 )
 ROLES = {
     "gateway.serve.supervisor": "supervisor",
-    "gateway.serve.control": "control",
-    "gateway.serve.worker": "worker",
+    "gateway.control.control": "control",
+    "gateway.worker.worker": "worker",
 }
 
 

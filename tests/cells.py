@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from gateway.core.model import CellKind, Limit, Meter
-from gateway.core.ports import Cell, Plan, Reserved
+from gateway.limits.ports import Cell, Plan, Reserved
 
 MINUTE_US = 60_000_000
 

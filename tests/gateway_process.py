@@ -273,8 +273,8 @@ class Gateway:
         for process in psutil.Process(self.pid).children():
             with contextlib.suppress(psutil.NoSuchProcess, psutil.ZombieProcess):
                 line = " ".join(process.cmdline())
-                name = "worker" if "gateway.serve.worker" in line else "engine"
-                name = "control" if "gateway.serve.control" in line else name
+                name = "worker" if "gateway.worker.worker" in line else "engine"
+                name = "control" if "gateway.control.control" in line else name
                 if name == role and process.status() != psutil.STATUS_ZOMBIE:
                     found.append(process)
         return found

@@ -19,12 +19,12 @@ import pytest
 import uvloop
 
 from gateway.config.load import load_config
-from gateway.core.gate import Gate
 from gateway.core.model import RequestRecord
-from gateway.core.ports import Plan, Reserved, Store
-from gateway.serve.build import Builder
-from gateway.serve.plane import Plane
+from gateway.limits.gate import Gate
+from gateway.limits.ports import Plan, Reserved, Store
 from gateway.store.memory import MemoryStore
+from gateway.worker.build import Builder
+from gateway.worker.plane import Plane
 from tests.doubles import RecordingUpstream
 
 WAIT_S = 60.0

@@ -14,12 +14,10 @@ from gateway.admin.auth import Door, add_headers, guard
 from gateway.admin.backend import Backend
 from gateway.admin.blocking import Blocking
 from gateway.admin.clients import Sort
+from gateway.admin.errors import Refused
 from gateway.admin.incidents import Incidents
-from gateway.admin.lifted import Lifted
 from gateway.admin.metrics import CONTENT_TYPE
-from gateway.admin.quiet import Quiet
 from gateway.admin.recent import public_record
-from gateway.admin.refused import Refused
 from gateway.admin.replies import (
     MAX_ID_CHARS,
     SUBJECT_KINDS,
@@ -30,7 +28,9 @@ from gateway.admin.replies import (
     read_page,
     read_subject,
 )
+from gateway.admin.silences import Quiet
 from gateway.admin.static import Console
+from gateway.admin.undo import Lifted
 from gateway.admin.views import Views
 
 MAX_BODY_BYTES = 64 * 1024

@@ -18,8 +18,8 @@ import msgspec
 from aiohttp import hdrs, web
 from aiohttp.typedefs import Handler, Middleware
 
-from gateway.admin.lookout import Change
-from gateway.admin.refused import Refused
+from gateway.admin.errors import Refused
+from gateway.admin.live import Change
 from gateway.admin.replies import ABOUT
 from gateway.admin.sessions import (
     COOKIE,

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any, Protocol
 
 from gateway.admin.clients import ClientTable
-from gateway.admin.lookout import Change, Lookout
+from gateway.admin.live import Change, Lookout
 from gateway.admin.metrics import Metrics
 from gateway.admin.sessions import Tokens
 from gateway.core.model import Block

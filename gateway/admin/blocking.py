@@ -10,8 +10,7 @@ import msgspec
 from aiohttp import web
 
 from gateway.admin.backend import Backend
-from gateway.admin.lifted import Lifted
-from gateway.admin.refused import Refused
+from gateway.admin.errors import Refused
 from gateway.admin.replies import (
     BLOCK_KINDS,
     LISTED_KINDS,
@@ -26,6 +25,7 @@ from gateway.admin.replies import (
     read_subject,
     read_ttl,
 )
+from gateway.admin.undo import Lifted
 from gateway.core.model import Block
 
 

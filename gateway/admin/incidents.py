@@ -12,9 +12,9 @@ from aiohttp import web
 from gateway.admin.auth import ROLE
 from gateway.admin.backend import Backend
 from gateway.admin.blocking import count_actions, put_back
+from gateway.admin.errors import Refused
 from gateway.admin.impact import add_shares, impact
-from gateway.admin.lifted import Lifted
-from gateway.admin.refused import Refused
+from gateway.admin.incident_log import Key, Story, began
 from gateway.admin.replies import (
     json_response,
     note_change,
@@ -22,7 +22,7 @@ from gateway.admin.replies import (
     public_block,
     read_choice,
 )
-from gateway.admin.story import Key, Story, began
+from gateway.admin.undo import Lifted
 from gateway.core.model import Block
 
 # Clients of one incident that are shown; all of them are counted, and undone.

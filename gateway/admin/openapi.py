@@ -6,7 +6,7 @@ from functools import cache
 from typing import Any
 
 from gateway import __version__
-from gateway.config.weekly import DAYS
+from gateway.alerts.weekly import DAYS
 
 _TEXT = {"type": "string"}
 _NUMBER = {"type": "number"}

@@ -10,10 +10,10 @@ import msgspec
 from aiohttp import web
 
 from gateway.admin.clients import moment
-from gateway.admin.refused import Refused
+from gateway.admin.errors import Refused
 from gateway.config.values import parse_duration
-from gateway.core.cidr import Networks, normal_client_ip, parse_address, subject_of
 from gateway.core.model import DETECTOR, Block
+from gateway.identity.cidr import Networks, normal_client_ip, parse_address, subject_of
 
 MAX_LIMIT = 1000
 DEFAULT_LIMIT = 100

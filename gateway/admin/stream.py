@@ -15,7 +15,7 @@ from typing import Any
 import msgspec
 from aiohttp import hdrs, web
 
-from gateway.admin.refused import Refused
+from gateway.admin.errors import Refused
 
 KEPT = 1000
 MOST_READERS = 64

@@ -10,8 +10,8 @@ from aiohttp import web
 
 from gateway.admin.auth import SESSION_PATH, Door
 from gateway.admin.backend import Backend
+from gateway.admin.errors import Refused
 from gateway.admin.openapi import document
-from gateway.admin.refused import Refused
 from gateway.admin.replies import (
     json_response,
     note_change,

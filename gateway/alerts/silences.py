@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 
 from gateway.alerts.model import Payload
-from gateway.config.weekly import Weekly
+from gateway.alerts.weekly import Weekly
 from gateway.detect.model import format_time
 
 ANY = "*"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from gateway.core.cidr import Networks, normal_client_ip, parse_address
+from gateway.identity.cidr import Networks, normal_client_ip, parse_address
 
 
 class Allowed:

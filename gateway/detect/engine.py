@@ -11,12 +11,29 @@ from collections.abc import Callable, Iterable
 
 import msgspec
 
-from gateway.detect.act import Bench, Case
 from gateway.detect.baseline import Envelope, new_envelope
-from gateway.detect.classify import classify
-from gateway.detect.crowd import judge_tenant
-from gateway.detect.facts import EARLY_S, Facts, Finding, peer_sigma
-from gateway.detect.features import (
+from gateway.detect.model import (
+    REFUSED_STATUS,
+    DetectSettings,
+    Event,
+    Output,
+    Ref,
+    Rung,
+)
+from gateway.detect.order import EventClock, ReorderBuffer
+from gateway.detect.peers import FEW_COUNT, LEAST_COUNT, Live
+from gateway.detect.prompts import learn_prompt
+from gateway.detect.responses import Bench, Case
+from gateway.detect.roster import Roster
+from gateway.detect.rules.classify import classify
+from gateway.detect.rules.crowd import judge_tenant
+from gateway.detect.rules.facts import EARLY_S, Facts, Finding, peer_sigma
+from gateway.detect.rules.prefilter import LOUD_M, notable
+from gateway.detect.rules.stolen_key import SUSPICIOUS
+from gateway.detect.saved import Saved, save_tenant, tracks_of
+from gateway.detect.score import Tail, new_tail
+from gateway.detect.service_maximum import new_reach
+from gateway.detect.subject import (
     DENIED,
     FAILED,
     FAN_OUT,
@@ -32,29 +49,12 @@ from gateway.detect.features import (
     nearness,
     network_of,
 )
-from gateway.detect.live import FEW_COUNT, LEAST_COUNT, Live
-from gateway.detect.model import (
-    REFUSED_STATUS,
-    DetectSettings,
-    Event,
-    Output,
-    Ref,
-    Rung,
-)
-from gateway.detect.notable import LOUD_M, notable
-from gateway.detect.order import EventClock, ReorderBuffer
-from gateway.detect.population import (
+from gateway.detect.tenant import (
     REQUESTS_UNIT,
     TOKENS_UNIT,
     Remembered,
     Tenant,
 )
-from gateway.detect.reach import new_reach
-from gateway.detect.roster import Roster
-from gateway.detect.saved import Saved, save_tenant, tracks_of
-from gateway.detect.score import Tail, new_tail
-from gateway.detect.theft import SUSPICIOUS
-from gateway.detect.wordings import learn_prompt
 
 ANONYMOUS = "anonymous"
 # Windows a subject must have been seen in before it gets a week of its own.

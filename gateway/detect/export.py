@@ -8,8 +8,8 @@ import msgspec
 
 from gateway.detect.baseline import LEVEL_STEPS, Envelope
 from gateway.detect.engine import Engine
-from gateway.detect.features import MINUTE_S, WINDOW_S, Track
-from gateway.detect.population import TIDE_KNOWN
+from gateway.detect.subject import MINUTE_S, WINDOW_S, Track
+from gateway.detect.tenant import TIDE_KNOWN
 
 # Beyond these the busiest of the tenant stand for a subject.
 MOST_EXPECTED = 4096

@@ -19,7 +19,7 @@ from gateway.detect.model import Rung
 from gateway.detect.score import MOST
 
 if TYPE_CHECKING:
-    from gateway.core.identify import Identity
+    from gateway.identity.identify import Identity
 
 CAPACITY = 20_000
 MINUTE_S = 60.0

@@ -9,9 +9,9 @@ from typing import Annotated, Any, Literal
 
 import msgspec
 
-from gateway.core.dialects.routes import find_endpoint
 from gateway.core.model import Campaign
 from gateway.detect.fingerprint import prompt_fingerprint
+from gateway.metering.dialects.routes import find_endpoint
 
 AttackClass = Literal[
     "cost_spike",

@@ -11,10 +11,10 @@ from __future__ import annotations
 import heapq
 from collections.abc import Callable
 
-from gateway.detect.act import _REMEMBERED_S, MOST_STANDINGS, Bench, Key
 from gateway.detect.incidents import CALM_S
 from gateway.detect.ladder import Standing, relax
 from gateway.detect.model import DetectSettings, Output
+from gateway.detect.responses import _REMEMBERED_S, MOST_STANDINGS, Bench, Key
 
 
 class Roster(Bench):

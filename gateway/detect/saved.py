@@ -7,11 +7,11 @@ from collections.abc import Iterable
 import msgspec
 
 from gateway.detect.baseline import Envelope
-from gateway.detect.features import Track
-from gateway.detect.population import Tenant
-from gateway.detect.reach import Reach
 from gateway.detect.score import Tail
+from gateway.detect.service_maximum import Reach
+from gateway.detect.subject import Track
 from gateway.detect.templates import Template
+from gateway.detect.tenant import Tenant
 
 # Templates of a tenant that a state keeps.
 _SAVED_TEMPLATES = 512

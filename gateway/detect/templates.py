@@ -14,7 +14,7 @@ from math import exp
 import msgspec
 
 from gateway.core.prompt import TEMPLATE_BITS
-from gateway.detect.features import MINUTE_S, WINDOW_S, Track
+from gateway.detect.subject import MINUTE_S, WINDOW_S, Track
 
 _BANDS = 8
 _SLOTS = 256

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from gateway.core.cidr import parse_address, subject_of
 from gateway.http.client import ClientConnection
 from gateway.http.heads import HeadCache
+from gateway.identity.cidr import parse_address, subject_of
 
 if TYPE_CHECKING:
     import ssl

@@ -12,11 +12,11 @@ from enum import IntEnum
 from time import perf_counter
 from typing import TYPE_CHECKING
 
-from gateway.core.dialects import CountTask, DialectError
-from gateway.core.inflate import InflateError
 from gateway.core.model import NO_TRACE, RequestFacts, Usage
 from gateway.detect.inline import NOTHING
 from gateway.http.response import RATE_LIMIT_FIELDS
+from gateway.metering.dialects import CountTask, DialectError
+from gateway.metering.inflate import InflateError
 from gateway.proxy import tunnelled
 from gateway.proxy.answer import AnswerWriter, status_line
 from gateway.proxy.caps import check_caps
@@ -28,14 +28,14 @@ from gateway.proxy.settle import record, settle
 from gateway.proxy.upload import Upload
 
 if TYPE_CHECKING:
-    from gateway.core.identify import Identity
     from gateway.core.model import Outcome
-    from gateway.core.plans import LimitPlan
-    from gateway.core.ports import Reserved
     from gateway.http.client import ClientConnection
     from gateway.http.heads import Changing
     from gateway.http.response import AnswerHead
     from gateway.http.upstream import UpstreamConnection
+    from gateway.identity.identify import Identity
+    from gateway.limits.plans import LimitPlan
+    from gateway.limits.ports import Reserved
     from gateway.proxy.prepare import Prepared
     from gateway.proxy.route import Route
     from gateway.proxy.service import Service

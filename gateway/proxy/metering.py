@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from gateway.core.dialects import UsageFilter
-from gateway.core.inflate import InflateError, Inflater
+from gateway.metering.dialects import UsageFilter
+from gateway.metering.inflate import InflateError, Inflater
 
 if TYPE_CHECKING:
-    from gateway.core.dialects import CountTask, Match, Meter
     from gateway.core.model import RequestFacts, Usage
     from gateway.http.response import AnswerHead
+    from gateway.metering.dialects import CountTask, Match, Meter
     from gateway.proxy.tables import DataSettings
 
 # A stream may be long, and its decoded copy is dropped as it is read.

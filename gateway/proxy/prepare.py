@@ -10,20 +10,20 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
-from gateway.core.credentials import without_protocol_key, without_query_key
-from gateway.core.identify import Identity, Unauthorized, is_preflight
 from gateway.http.head import RequestHead
+from gateway.identity.credentials import without_protocol_key, without_query_key
+from gateway.identity.identify import Identity, Unauthorized, is_preflight
 from gateway.proxy.refusal import Refusal
 from gateway.proxy.route import find_route
 from gateway.proxy.tracing import split_trace_lines
 
 if TYPE_CHECKING:
-    from gateway.core.cidr import Address
-    from gateway.core.dialects import Match
-    from gateway.core.plans import LimitPlan
-    from gateway.core.prices import PriceTable
     from gateway.http.heads import KnownHead
     from gateway.http.pool import Target
+    from gateway.identity.cidr import Address
+    from gateway.limits.plans import LimitPlan
+    from gateway.metering.dialects import Match
+    from gateway.metering.prices import PriceTable
     from gateway.proxy.route import Route
     from gateway.proxy.tables import Tables
 

@@ -9,8 +9,8 @@ import msgspec
 from gateway.proxy.answer import status_line
 
 if TYPE_CHECKING:
-    from gateway.core import admission
     from gateway.core.model import Action
+    from gateway.limits import admission
     from gateway.proxy.exchange import Exchange
 
 _ALLOW = b"Allow: GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS\r\n"

@@ -11,15 +11,15 @@ from time import perf_counter
 from typing import TYPE_CHECKING
 
 from gateway.core.lru import Lru
-from gateway.core.plans import LimitPlan, throttled_plan
 from gateway.core.prompt import prompt_head
 from gateway.detect.fingerprint import fingerprint_bytes
 from gateway.detect.inline import InlineScorer, Verdict
+from gateway.limits.plans import LimitPlan, throttled_plan
 
 if TYPE_CHECKING:
-    from gateway.core.gate import Gate
-    from gateway.core.identify import Identity
     from gateway.core.model import Block
+    from gateway.identity.identify import Identity
+    from gateway.limits.gate import Gate
     from gateway.proxy.exchange import Exchange
 
 # Heads of prompts whose fingerprint is remembered: the same again costs a look-up.

@@ -13,7 +13,9 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from gateway.core.admission import (
+from gateway.core.model import RequestFacts, RequestRecord, Usage
+from gateway.identity.identify import with_body_user
+from gateway.limits.admission import (
     actual_costs,
     oversized,
     ratelimit_headers,
@@ -21,12 +23,10 @@ from gateway.core.admission import (
     refuse_oversized,
     reserve_costs,
 )
-from gateway.core.gate import BLOCKED
-from gateway.core.identify import with_body_user
-from gateway.core.inflate import InflateError, Inflater
-from gateway.core.model import RequestFacts, RequestRecord, Usage
-from gateway.core.plans import DEFAULT_PREFIX
-from gateway.core.usage import CompletionExpectation, PromptEstimator
+from gateway.limits.gate import BLOCKED
+from gateway.limits.plans import DEFAULT_PREFIX
+from gateway.metering.inflate import InflateError, Inflater
+from gateway.metering.usage import CompletionExpectation, PromptEstimator
 from gateway.proxy.exchange import Exchange
 from gateway.proxy.prepare import prepare
 from gateway.proxy.refusal import Refusal, answer_here, wire_error_body
@@ -37,15 +37,15 @@ if TYPE_CHECKING:
     import asyncio
     from collections.abc import Callable
 
-    from gateway.core.dialects import CountTask, Match
-    from gateway.core.gate import Gate
-    from gateway.core.identify import Identity
     from gateway.core.model import Block
-    from gateway.core.plans import LimitPlan
-    from gateway.core.ports import Reserved, Store
     from gateway.http.client import ClientConnection
     from gateway.http.heads import Changing, KnownHead
-    from gateway.proxy.counting import TokenCounter
+    from gateway.identity.identify import Identity
+    from gateway.limits.gate import Gate
+    from gateway.limits.plans import LimitPlan
+    from gateway.limits.ports import Reserved, Store
+    from gateway.metering.counting import TokenCounter
+    from gateway.metering.dialects import CountTask, Match
     from gateway.proxy.tables import Tables
     from gateway.proxy.tracing import Tracer
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from gateway.core.admission import actual_costs
 from gateway.core.model import (
     CLOSED,
     NANOS_PER_USD,
@@ -13,7 +12,8 @@ from gateway.core.model import (
     RequestRecord,
     Usage,
 )
-from gateway.core.usage import weigh
+from gateway.limits.admission import actual_costs
+from gateway.metering.usage import weigh
 
 if TYPE_CHECKING:
     from gateway.proxy.exchange import Exchange

@@ -12,14 +12,14 @@ from urllib.parse import unquote
 
 import msgspec
 
-from gateway.core.dialects import Match, find_endpoint
 from gateway.core.lru import Lru
+from gateway.metering.dialects import Match, find_endpoint
 
 if TYPE_CHECKING:
-    from gateway.core.identify import Identifier
     from gateway.core.model import Policy
-    from gateway.core.plans import PlanBook
-    from gateway.core.prices import PriceTable
+    from gateway.identity.identify import Identifier
+    from gateway.limits.plans import PlanBook
+    from gateway.metering.prices import PriceTable
     from gateway.proxy.route import Route
 
 # Paths whose endpoint is remembered; ids in paths make them many.

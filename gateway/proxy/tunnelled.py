@@ -9,9 +9,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from gateway.core.model import Usage
-from gateway.core.realtime import RealtimeMeter
 from gateway.http.client import Phase
 from gateway.http.tunnel import Tunnel
+from gateway.metering.realtime import RealtimeMeter
 
 if TYPE_CHECKING:
     from gateway.proxy.exchange import Exchange

@@ -18,10 +18,10 @@ from redis.exceptions import RedisError
 
 from gateway.config.structs import StoreTable
 from gateway.core.baselines import BaselinesError, pack_baselines
-from gateway.serve.redis_client import open_redis
 from gateway.serve.runtime import runtime_base
 from gateway.serve.store_url import complete_url, masked_url
 from gateway.store.baselines import save_baselines
+from gateway.store.client import open_redis
 from gateway.store.embedded import (
     EmbeddedEngine,
     EngineBusy,

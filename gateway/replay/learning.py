@@ -7,10 +7,10 @@ from typing import Protocol
 
 import msgspec
 
-from gateway.detect.act import Bench
 from gateway.detect.engine import Engine
 from gateway.detect.model import DetectSettings, Output, format_time
 from gateway.detect.order import EventClock
+from gateway.detect.responses import Bench
 from gateway.replay.requests import Request
 
 # The built-in settings: levels, tides and tails do not hang on a policy's ladder, and

@@ -15,10 +15,6 @@ from typing import Literal
 import msgspec
 
 from gateway.config import Config, resolve
-from gateway.core.admission import actual_costs, oversized, reserve_costs
-from gateway.core.cidr import normal_client_ip, parse_address
-from gateway.core.hops import Source
-from gateway.core.identify import ANONYMOUS, AllowList, Identity
 from gateway.core.lru import Lru
 from gateway.core.model import (
     NANOS_PER_USD,
@@ -29,16 +25,20 @@ from gateway.core.model import (
     Tenant,
     Usage,
 )
-from gateway.core.plans import (
+from gateway.identity.cidr import normal_client_ip, parse_address
+from gateway.identity.hops import Source
+from gateway.identity.identify import ANONYMOUS, AllowList, Identity
+from gateway.limits.admission import actual_costs, oversized, reserve_costs
+from gateway.limits.plans import (
     DEFAULT_PREFIX,
     THROTTLED,
     LimitPlan,
     PlanBook,
     throttled_plan,
 )
-from gateway.core.ports import Reserved
-from gateway.core.prices import PriceTable, packaged_prices
-from gateway.core.usage import CompletionExpectation, weigh
+from gateway.limits.ports import Reserved
+from gateway.metering.prices import PriceTable, packaged_prices
+from gateway.metering.usage import CompletionExpectation, weigh
 from gateway.replay.requests import Request
 from gateway.replay.verdicts import Verdicts
 from gateway.store.memory import MemoryStore

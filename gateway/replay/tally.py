@@ -7,9 +7,9 @@ from typing import Any, Literal
 
 import msgspec
 
-from gateway.core.identify import ANONYMOUS
 from gateway.core.model import NANOS_PER_USD
 from gateway.detect.model import format_time
+from gateway.identity.identify import ANONYMOUS
 from gateway.replay.requests import Request
 from gateway.replay.simulate import Decision
 

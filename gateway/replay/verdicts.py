@@ -8,14 +8,14 @@ from collections.abc import Mapping
 
 import msgspec
 
-from gateway.core.identify import ANONYMOUS
+from gateway.control.enforcer import LEAST_RATE, allowed_rate
 from gateway.core.lru import Lru
 from gateway.core.model import DETECTOR, NANOS_PER_USD, Block, Campaign, Policy
+from gateway.detect.detectors import Rooms, settings_of
 from gateway.detect.ladder import Standing
 from gateway.detect.model import REFUSED_STATUS, Event, Output
-from gateway.detect.rooms import Rooms, settings_of
+from gateway.identity.identify import ANONYMOUS
 from gateway.replay.requests import Request
-from gateway.serve.enforcer import LEAST_RATE, allowed_rate
 from gateway.stream.later import Later
 
 # An exchange that takes longer is told of when it is so old, and again when it ends; a

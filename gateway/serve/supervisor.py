@@ -277,7 +277,7 @@ class Supervisor:
         )
 
     def _command(self, spec: ChildSpec) -> list[str]:
-        return [sys.executable, "-m", f"gateway.serve.{spec.role}"]
+        return [sys.executable, "-m", f"gateway.{spec.role}.{spec.role}"]
 
     def _environ(self, spec: ChildSpec) -> dict[str, str]:
         return child_environ(**{CHILD_VARIABLE: msgspec.json.encode(spec).decode()})

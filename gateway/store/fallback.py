@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Literal
 
-from gateway.core.ports import Reserved
+from gateway.limits.ports import Reserved
 from gateway.store import wire
 from gateway.store.journal import Journal
 from gateway.store.memory import DONE, HELD, LOCAL, MemoryStore

@@ -6,7 +6,7 @@ from collections import deque
 from collections.abc import Sequence
 
 from gateway.core.model import SUB_BUCKETS, CellKind
-from gateway.core.ports import Cell, Plan, Reserved
+from gateway.limits.ports import Cell, Plan, Reserved
 from gateway.store import wire
 
 # A worker that was idle for longer may simply have outlived its record in the store

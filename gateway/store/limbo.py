@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from gateway.core.ports import Reserved
+from gateway.limits.ports import Reserved
 from gateway.store import wire
 from gateway.store.fallback import Fallback
 from gateway.store.memory import DONE, HELD, LIMBO

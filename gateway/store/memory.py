@@ -10,8 +10,8 @@ from collections import OrderedDict
 from collections.abc import Callable, Sequence
 
 from gateway.core.model import CellKind
-from gateway.core.ports import Cell, Plan, Reserved
-from gateway.core.windows import Window, open_window
+from gateway.limits.ports import Cell, Plan, Reserved
+from gateway.limits.windows import Window, open_window
 from gateway.store import wire
 
 # Counters kept at most (an entry is about 1 KB); the least recently used one goes.

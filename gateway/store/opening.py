@@ -12,7 +12,7 @@ from gateway.store.redis import RedisStore
 from gateway.store.url import StoreUrl, parse_store_url
 
 if TYPE_CHECKING:
-    from gateway.core.ports import Store
+    from gateway.limits.ports import Store
 
 
 def open_store(

@@ -20,7 +20,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from gateway.core.ports import Cell, Plan, Reserved
+from gateway.limits.ports import Cell, Plan, Reserved
 from gateway.store import wire
 from gateway.store.channel import (
     CONNECT_TIMEOUT_S,

@@ -16,8 +16,8 @@ from importlib.resources import files
 from typing import Any
 
 from gateway.core.model import CellKind
-from gateway.core.ports import Cell, Plan, Reserved
-from gateway.core.windows import is_firm
+from gateway.limits.ports import Cell, Plan, Reserved
+from gateway.limits.windows import is_firm
 
 SCRIPT = files("gateway.store").joinpath("lua/gate.lua").read_bytes()
 # The name under which the store knows the script; not a matter of security.

@@ -11,6 +11,7 @@ from datetime import datetime
 
 import msgspec
 
+from gateway.detect.detectors import Rooms, Settings
 from gateway.detect.engine import Engine
 from gateway.detect.model import (
     DetectSettings,
@@ -19,7 +20,6 @@ from gateway.detect.model import (
     Window,
     format_time,
 )
-from gateway.detect.rooms import Rooms, Settings
 
 DAY_S, WEEK_S = 86_400.0, 604_800.0
 

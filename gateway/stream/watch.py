@@ -10,6 +10,7 @@ import msgspec
 from gateway.config import Config, effective_policy
 from gateway.config.resolve import declared_campaigns, tenant_tables
 from gateway.core.baselines import BaselinesError
+from gateway.detect.detectors import Rooms, Settings, settings_of
 from gateway.detect.model import (
     DetectSettings,
     Event,
@@ -19,7 +20,6 @@ from gateway.detect.model import (
     event_from_line,
     event_from_record,
 )
-from gateway.detect.rooms import Rooms, Settings, settings_of
 from gateway.stream.later import Later
 from gateway.stream.source import LINE_LIMIT_BYTES, SourceError
 

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from gateway.core.identify import ANONYMOUS
+from gateway.detect.blocked_templates import refuses
 from gateway.detect.engine import Engine
-from gateway.detect.flooded import refuses
 from gateway.detect.model import (
     REFUSED_STATUS,
     Campaign,
@@ -14,6 +13,7 @@ from gateway.detect.model import (
     Event,
     Output,
 )
+from gateway.identity.identify import ANONYMOUS
 from loadtests.scenarios.detectors import Finding
 from loadtests.scenarios.labels import Ledger
 from loadtests.scenarios.rows import Row

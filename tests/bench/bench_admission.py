@@ -13,7 +13,11 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from gateway.core.admission import (
+from gateway.core.model import Block, Limit, Policy, Tenant, Usage
+from gateway.http.head import parse_request_head
+from gateway.identity.cidr import Networks
+from gateway.identity.identify import Identifier, Identity, with_body_user
+from gateway.limits.admission import (
     PlanBook,
     actual_costs,
     oversized,
@@ -21,12 +25,8 @@ from gateway.core.admission import (
     refuse_limit,
     reserve_costs,
 )
-from gateway.core.cidr import Networks
-from gateway.core.gate import Gate
-from gateway.core.identify import Identifier, Identity, with_body_user
-from gateway.core.model import Block, Limit, Policy, Tenant, Usage
-from gateway.core.ports import Reserved
-from gateway.http.head import parse_request_head
+from gateway.limits.gate import Gate
+from gateway.limits.ports import Reserved
 
 MINUTE = 60_000_000
 NOW = 1_795_000_000.0

@@ -14,8 +14,8 @@ import msgspec
 
 from gateway.admin.clients import ClientTable
 from gateway.admin.metrics import Metrics
+from gateway.control.records import Collector
 from gateway.core.model import RequestRecord
-from gateway.serve.collect import Collector
 from gateway.serve.ring import RingWriter, create_ring
 from gateway.sinks.file import FileSink
 from gateway.sinks.records import RecordWriter, decode_record

@@ -10,12 +10,12 @@ import sys
 import time
 from collections.abc import Callable
 
-from gateway.core.dialects import UsageFilter, find_endpoint
-from gateway.core.dialects.requests import refuse_costly
-from gateway.core.inflate import Inflater
 from gateway.core.model import RequestFacts, Usage
-from gateway.core.prices import PriceTable, packaged_prices
-from gateway.core.usage import CompletionExpectation, PromptEstimator, weigh
+from gateway.metering.dialects import UsageFilter, find_endpoint
+from gateway.metering.dialects.requests import refuse_costly
+from gateway.metering.inflate import Inflater
+from gateway.metering.prices import PriceTable, packaged_prices
+from gateway.metering.usage import CompletionExpectation, PromptEstimator, weigh
 
 CHUNK = (
     b'data: {"id":"chatcmpl-1","object":"chat.completion.chunk","created":1,'

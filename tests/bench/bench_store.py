@@ -17,7 +17,7 @@ import uvloop
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from gateway.core.model import CellKind, Limit
-from gateway.core.ports import Cell, Plan, Reserved
+from gateway.limits.ports import Cell, Plan, Reserved
 from gateway.store import wire
 from gateway.store.memory import MemoryStore
 from gateway.store.redis import RedisStore

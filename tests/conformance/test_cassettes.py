@@ -15,11 +15,11 @@ from typing import Any
 
 import pytest
 
-from gateway.core.dialects import Meter, UsageFilter, find_endpoint
-from gateway.core.dialects.filter import is_usage_only
-from gateway.core.inflate import Inflater
 from gateway.core.model import RequestFacts, Usage
-from gateway.core.usage import count_usage
+from gateway.metering.dialects import Meter, UsageFilter, find_endpoint
+from gateway.metering.dialects.filter import is_usage_only
+from gateway.metering.inflate import Inflater
+from gateway.metering.usage import count_usage
 
 _DEFAULT = Path(__file__).resolve().parents[3] / "shared" / "cassettes"
 FOLDER = Path(os.environ.get("TIDEGATE_CASSETTES", _DEFAULT))

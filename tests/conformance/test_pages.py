@@ -19,9 +19,9 @@ PAGES = ["README.md", *(f"docs/{p.name}" for p in (ROOT / "docs").glob("*.md"))]
 PAGES.sort()
 SOURCES = (
     "gateway/admin/metrics.py",
-    "gateway/serve/desk.py",
-    "gateway/serve/history.py",
-    "gateway/serve/spans.py",
+    "gateway/control/backend.py",
+    "gateway/control/history.py",
+    "gateway/control/spans.py",
 )
 METRIC = re.compile(r"tidegate_[a-z_]+")
 SUFFIX = re.compile(r"_(total|info|bucket|sum|count)$")

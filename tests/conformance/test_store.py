@@ -9,7 +9,7 @@ from itertools import count
 
 import pytest
 
-from gateway.core.ports import Plan
+from gateway.limits.ports import Plan
 from gateway.store.memory import MemoryStore
 from gateway.store.redis import RedisStore
 from tests.cells import calendar, concurrent, reserve, reserve_all, sliding

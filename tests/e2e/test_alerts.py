@@ -17,7 +17,7 @@ from redis.asyncio import Redis as AsyncRedis
 from standardwebhooks.webhooks import Webhook
 
 from gateway.alerts.model import report_of
-from gateway.alerts.redis_ledger import RedisLedger
+from gateway.alerts.redis_outbox import RedisLedger
 from gateway.detect.model import Output, Ref, Window, format_time
 from tests.engines import engine_binaries, running_engine
 from tests.gateway_process import Gateway, call, running_gateway, until

@@ -18,9 +18,9 @@ from typing import Any, NamedTuple
 
 import pytest
 
+from gateway.control.blocks import BlockTable, RedisBlocks
 from gateway.core.model import DETECTOR, Block
-from gateway.serve.blocks import BlockTable, RedisBlocks
-from gateway.serve.redis_client import open_redis
+from gateway.store.client import open_redis
 from tests.engines import Engine, engine_binaries, running_engine
 from tests.gateway_process import (
     Gateway,

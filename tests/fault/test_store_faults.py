@@ -10,7 +10,7 @@ from itertools import count
 
 import pytest
 
-from gateway.core.ports import Plan, Reserved
+from gateway.limits.ports import Plan, Reserved
 from gateway.store.redis import RedisStore
 from tests.cells import concurrent, reserve, reserve_all, sliding
 from tests.engines import Engine, engine_binaries, running_engine

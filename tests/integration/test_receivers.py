@@ -18,8 +18,8 @@ from aiosmtpd.controller import Controller
 from aiosmtpd.smtp import SMTP, AuthResult
 
 from gateway.alerts import mail
-from gateway.alerts.courier import Courier
-from gateway.alerts.memory_ledger import MemoryLedger
+from gateway.alerts.delivery import Courier
+from gateway.alerts.memory_outbox import MemoryLedger
 from gateway.alerts.model import report_of
 from gateway.alerts.receivers import Receiver, open_sender
 from gateway.detect.model import Output, Ref, Window, format_time

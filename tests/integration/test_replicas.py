@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from redis.asyncio import Redis
 
-from gateway.serve.replicas import Replicas
+from gateway.control.replicas import Replicas
 from tests.engines import engine_binaries, running_engine
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import trustme
 
-from gateway.core.ports import Plan
+from gateway.limits.ports import Plan
 from gateway.store.embedded import EmbeddedEngine
 from gateway.store.memory import MemoryStore
 from gateway.store.opening import open_store

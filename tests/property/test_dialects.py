@@ -8,16 +8,16 @@ import json
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.core.dialects import (
+from gateway.core.model import RequestFacts
+from gateway.metering.dialects import (
     DIALECTS,
     DialectError,
     UsageFilter,
     find_endpoint,
 )
-from gateway.core.dialects.splice import with_usage_asked
-from gateway.core.eventstream import EventStreamReader, FrameError, encode_message
-from gateway.core.model import RequestFacts
-from gateway.core.realtime import FrameScanError, FrameScanner
+from gateway.metering.dialects.splice import with_usage_asked
+from gateway.metering.eventstream import EventStreamReader, FrameError, encode_message
+from gateway.metering.realtime import FrameScanError, FrameScanner
 
 PATHS = (
     "/v1/chat/completions",

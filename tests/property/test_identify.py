@@ -9,13 +9,13 @@ import msgspec
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.core.cidr import Networks, parse_address, subject_of
-from gateway.core.credentials import find_credentials, without_query_key
-from gateway.core.hops import client_ip
-from gateway.core.identify import Identifier, Identity, readable_id, with_body_user
 from gateway.core.model import Limit, Policy, Tenant
-from gateway.core.plans import PlanBook
 from gateway.http.head import parse_request_head
+from gateway.identity.cidr import Networks, parse_address, subject_of
+from gateway.identity.credentials import find_credentials, without_query_key
+from gateway.identity.hops import client_ip
+from gateway.identity.identify import Identifier, Identity, readable_id, with_body_user
+from gateway.limits.plans import PlanBook
 
 NOW = 1_795_000_000.0
 TRUSTED = Networks(["10.0.0.0/8"])

@@ -15,7 +15,7 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, precondition, rule
 
-from gateway.core.ports import Plan, Reserved
+from gateway.limits.ports import Plan, Reserved
 from gateway.store.memory import HELD, MemoryStore
 from gateway.store.redis import RedisStore
 from tests.cells import concurrent, reserve, sliding

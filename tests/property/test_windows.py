@@ -7,7 +7,7 @@ from itertools import pairwise
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.core.windows import NEVER, SlidingWindow
+from gateway.limits.windows import NEVER, SlidingWindow
 
 START_US = 1_700_000_000_000_000
 WINDOWS = st.sampled_from([1_000_000, 7_000_001, 60_000_000, 86_400_000_000])

@@ -36,7 +36,7 @@ local call, unpack_at, pack = redis.call, struct.unpack, struct.pack
 local floor, ceil, min, max = math.floor, math.ceil, math.min, math.max
 
 local BUCKETS, RING = 60, 61
-local EPOCH_US = 600000000       -- as gateway/core/windows.py
+local EPOCH_US = 600000000       -- as gateway/limits/windows.py
 local LEASE_WAIT_US = 1000000
 local PERIOD_SLACK_MS = 3600000  -- a late settlement still finds its period's counter
 local STREAM_TTL_S = 86400

@@ -5,9 +5,9 @@ from __future__ import annotations
 import aiohttp
 
 from gateway.admin.clients import ClientTable
-from gateway.admin.lookout import Lookout
+from gateway.admin.errors import Refused
+from gateway.admin.live import Lookout
 from gateway.admin.metrics import Metrics
-from gateway.admin.refused import Refused
 from gateway.admin.sessions import Tokens
 from gateway.core.model import Block
 

@@ -7,7 +7,7 @@ import pytest
 from aiohttp import web
 
 from gateway.admin.api import build_app
-from gateway.admin.story import MOST_LINES, Stories
+from gateway.admin.incident_log import MOST_LINES, Stories
 from gateway.core.model import DETECTOR, Block
 from gateway.detect.model import Output, Ref, Window, format_time
 from tests.records import make_record

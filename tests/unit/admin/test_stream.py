@@ -7,7 +7,7 @@ import asyncio
 import pytest
 
 from gateway.admin import stream
-from gateway.admin.refused import Refused
+from gateway.admin.errors import Refused
 from gateway.admin.stream import KEPT, MOST_READERS, MOST_WAITING, Feed
 
 

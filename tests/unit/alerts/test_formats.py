@@ -11,7 +11,7 @@ from gateway.alerts.model import Message
 from gateway.alerts.receivers import Receiver, build_post
 from gateway.alerts.retry import Breaker, next_attempt, parse_retry_after
 from gateway.alerts.send import is_private
-from gateway.serve.alerting import sample
+from gateway.control.alerting import sample
 
 NOW = 1_767_600_000.0
 KINDS = ("webhook", "slack", "teams", "pagerduty", "opsgenie", "alertmanager")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from gateway.alerts.journal import Journal
-from gateway.alerts.memory_ledger import MemoryLedger
+from gateway.alerts.memory_outbox import MemoryLedger
 from gateway.alerts.model import report_of
 from tests.disks import full_disk
 from tests.unit.alerts.test_ledgers import NOW, letter, said
@@ -45,7 +45,7 @@ def test_a_new_file_that_finds_no_room_leaves_the_old_one(path):
 
 async def test_alerts_are_durable_again_after_a_full_disk(path, monkeypatch):
     """What the disk did not take meanwhile is in the next whole state."""
-    monkeypatch.setattr("gateway.alerts.memory_ledger.RETRY_CHANGES", 2)
+    monkeypatch.setattr("gateway.alerts.memory_outbox.RETRY_CHANGES", 2)
     ledger = MemoryLedger(str(path))
     with full_disk(path.stat().st_size + 10):
         await ledger.report(report_of(said("inc_1"), "gw"), NOW)

@@ -8,11 +8,11 @@ import msgspec
 import pytest
 from redis.asyncio import Redis
 
-from gateway.alerts import ledger as limits
-from gateway.alerts.ledger import Delivery
-from gateway.alerts.memory_ledger import MemoryLedger
+from gateway.alerts import outbox as limits
+from gateway.alerts.memory_outbox import MemoryLedger
 from gateway.alerts.model import Message, Told, note_of, report_of
-from gateway.alerts.redis_ledger import RedisLedger
+from gateway.alerts.outbox import Delivery
+from gateway.alerts.redis_outbox import RedisLedger
 from gateway.detect.model import Output, Ref, Window, format_time
 from tests.engines import engine_binaries, running_engine
 
@@ -380,7 +380,7 @@ async def test_what_a_courier_without_the_lease_does_counts_nothing(engine):
 
 async def test_a_killed_process_leaves_everything_in_the_file(tmp_path, monkeypatch):
     """Snapshot and journal together are the state; a torn last entry is left out."""
-    monkeypatch.setattr("gateway.alerts.memory_ledger.COMPACT_CHANGES", 4)
+    monkeypatch.setattr("gateway.alerts.memory_outbox.COMPACT_CHANGES", 4)
     path = str(tmp_path / "alerts")
     ledger = MemoryLedger(path)
     for n in range(6):

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.alerts.silences import Silence, is_silenced, read_silences
-from gateway.config.weekly import DAYS, Weekly, WeeklyError
+from gateway.alerts.weekly import DAYS, Weekly, WeeklyError
 
 BERLIN = "Europe/Berlin"
 PAYLOAD = {

@@ -11,7 +11,6 @@ import aiohttp
 import pytest
 
 from gateway.config import load
-from gateway.core.cidr import Networks, parse_address
 from gateway.demo.acts import ACTS, CALM_SHARE, campaigning, flooding
 from gateway.demo.house import House
 from gateway.demo.llm import MadeUpModel
@@ -19,6 +18,7 @@ from gateway.demo.past import SPAN_S, past_requests
 from gateway.demo.people import customers, pupils, tide
 from gateway.detect.fingerprint import prompt_fingerprint
 from gateway.detect.model import event_from_record
+from gateway.identity.cidr import Networks, parse_address
 
 NOW = 1_800_000_000.0
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import msgspec
 
-from gateway.detect.classify import classify
-from gateway.detect.facts import Facts
+from gateway.detect.rules.classify import classify
+from gateway.detect.rules.facts import Facts
 
 SWEEP = Facts(denied=30, missing=10, targets=12, ok=2)
 STOLEN = Facts(

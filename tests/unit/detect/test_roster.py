@@ -7,12 +7,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.detect.act import Bench, Case
-from gateway.detect.facts import Finding
-from gateway.detect.features import Track
 from gateway.detect.model import DetectSettings, LadderSettings, Output, Ref
-from gateway.detect.population import Tenant
+from gateway.detect.responses import Bench, Case
 from gateway.detect.roster import Roster
+from gateway.detect.rules.facts import Finding
+from gateway.detect.subject import Track
+from gateway.detect.tenant import Tenant
 
 T = 1_767_607_200.0
 WALK = Finding("scraping", 9.0, behaviour=True, reasons=("Walks.",))

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import msgspec
 
-from gateway.detect.features import Track
-from gateway.detect.population import Tenant
 from gateway.detect.saved import SavedTenant, save_tenant, tracks_of
+from gateway.detect.subject import Track
+from gateway.detect.tenant import Tenant
 
 T = 1_767_600_000.0
 

@@ -8,11 +8,11 @@ from time import perf_counter
 import msgspec
 import pytest
 
-from gateway.core.gate import marks_of
+from gateway.control.detection import event_of
 from gateway.core.model import CLOSED, DETECTOR, OPENED, WHOLE, Block
 from gateway.detect.inline import Verdict
+from gateway.limits.gate import marks_of
 from gateway.proxy.scoring import verdict_line, verdict_of
-from gateway.serve.detecting import event_of
 from tests.inprocess import (
     CHAT,
     InProcess,

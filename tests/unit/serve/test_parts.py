@@ -15,14 +15,14 @@ from aiohttp import web
 
 from gateway.config.structs import StoreTable
 from gateway.config.values import FilePath, Secret, StoreUrl
+from gateway.control.jwks import JwksError, JwksFetcher, fetch_bounded, read_key_set
+from gateway.control.secret import SecretKeeper
 from gateway.core.model import JwtRule, Policy, Tenant
 from gateway.serve.background import Background
 from gateway.serve.children import Child, child_environ, describe_status
-from gateway.serve.jwks import JwksError, JwksFetcher, fetch_bounded, read_key_set
 from gateway.serve.ports import AddressTaken, HeldAddress, format_address
-from gateway.serve.redis_client import open_redis
-from gateway.serve.secret import SecretKeeper
 from gateway.serve.store_url import complete_url, masked_url
+from gateway.store.client import open_redis
 
 # -- store_url ---------------------------------------------------------------------------
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from gateway.core.ports import Plan, Reserved
+from gateway.limits.ports import Plan, Reserved
 from gateway.store import wire
 from gateway.store.journal import Journal, Recents
 from tests.cells import calendar, concurrent, sliding

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from gateway.core.ports import Plan, Reserved
+from gateway.limits.ports import Plan, Reserved
 from gateway.store import wire
 from gateway.store.fallback import Fallback
 from gateway.store.limbo import Limbo

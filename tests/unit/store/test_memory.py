@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from gateway.core.ports import Plan, Reserved
+from gateway.limits.ports import Plan, Reserved
 from gateway.store.memory import MemoryStore
 from tests.cells import concurrent, reserve, sliding
 

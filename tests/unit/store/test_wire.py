@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import struct
 
-from gateway.core.ports import Plan, Reserved
+from gateway.limits.ports import Plan, Reserved
 from gateway.store import wire
 from tests.cells import calendar, concurrent, sliding
 

@@ -6,11 +6,11 @@ import msgspec
 import pytest
 
 from gateway.core.model import Campaign
-from gateway.detect.act import Bench
+from gateway.detect.detectors import Rooms, Settings
 from gateway.detect.engine import Engine
 from gateway.detect.model import DetectSettings, Event, Output
 from gateway.detect.order import EventClock
-from gateway.detect.rooms import Rooms, Settings
+from gateway.detect.responses import Bench
 from gateway.stream.later import DAY_S, WEEK_S, Later, known_span
 from gateway.stream.watch import DEFAULTS, Watch, open_rooms
 

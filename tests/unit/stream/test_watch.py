@@ -6,8 +6,8 @@ import msgspec
 import pytest
 
 from gateway.config import load_config
+from gateway.detect.detectors import Settings
 from gateway.detect.model import Output, Ref, Window
-from gateway.detect.rooms import Settings
 from gateway.stream.source import LINE_LIMIT_BYTES, SourceError
 from gateway.stream.watch import (
     DEFAULTS,

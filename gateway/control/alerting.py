@@ -1,0 +1,578 @@
+"""Alerting of one gateway: what its detector says becomes shared incidents, and every
+receiver has a courier.
+
+Nothing here is waited for by a request, nor by the detector: what is said goes into a
+bounded queue and from there into the store. While the store is away the queue waits, in
+a file as well, so that a kill of everything loses nothing; only what this gateway suffers
+itself is then told at once, past the store.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import secrets
+import time
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import nullcontext, suppress
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
+from zoneinfo import ZoneInfo
+
+import msgspec
+
+from gateway.alerts.delivery import Courier
+from gateway.alerts.direct import MAX_WAITING
+from gateway.alerts.memory_outbox import MemoryLedger
+from gateway.alerts.model import (
+    DEGRADED,
+    RECOVERED,
+    Incident,
+    Message,
+    Note,
+    Payload,
+    Report,
+    note_of,
+    report_of,
+    short_id,
+    trouble,
+)
+from gateway.alerts.outbox import LOST, Counts, Ledger, LedgerUnavailable
+from gateway.alerts.receivers import Receiver, open_sender, receivers_of
+from gateway.alerts.redis_outbox import RedisLedger
+from gateway.alerts.silences import Silence, moment_of, read_silences
+from gateway.core.pace import is_due
+from gateway.detect.model import Output, format_time
+from gateway.serve.runtime import write_private
+
+if TYPE_CHECKING:
+    from redis.asyncio import Redis
+
+    from gateway.config.structs import Config
+    from gateway.serve.background import Background
+
+# What waits for the store; the oldest single clients leave first.
+MAX_QUEUE = 10_000
+LOOK_S = 0.5
+RETRY_S = 1.0
+BEAT_S = 30.0
+LISTED = 200
+# The last words wait for the store no longer.
+CLOSE_S = 2.0
+# A silence that is over for so long is not listed when another is put.
+FORGOTTEN_S = 86_400.0
+# The lists are kept fresh for so long after somebody looked.
+SHOWN_S = 5.0
+_NOTED = frozenset(
+    {"client.tagged", "client.throttled", "client.blocked", "client.unblocked"}
+)
+
+
+class _Waiting(msgspec.Struct, frozen=True, tag_field="k"):
+    """In the file."""
+
+
+class WaitingReport(_Waiting, frozen=True, tag="r"):
+    """A report and when it was made."""
+
+    said: Report
+    at: float
+
+
+class WaitingNote(_Waiting, frozen=True, tag="n"):
+    """A note and when it was made."""
+
+    said: Note
+    at: float
+
+
+Waiting = WaitingReport | WaitingNote
+
+
+class UnknownReceiver(LookupError):  # noqa: N818 - becomes an answer
+    """There is no receiver of this name."""
+
+
+class Alerting:
+    """``me`` names this gateway over its restarts; ``client`` None: no store."""
+
+    def __init__(  # noqa: PLR0917 - one caller
+        self,
+        client: Redis | None,
+        prefix: str,
+        runtime_dir: str,
+        me: str,
+        background: Background,
+        workers: int = 1,
+        on_state: Callable[[str], None] = lambda _problem: None,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._me = me
+        self._workers = workers
+        self._clock = clock
+        self._background = background
+        self._on_state = on_state
+        self._ledger: Ledger
+        if client is None:
+            # Beside the runtime directory, which a clean end removes.
+            self._ledger = MemoryLedger(f"{runtime_dir}.alerts")
+        else:
+            self._ledger = RedisLedger(client, prefix)
+        self._path = f"{runtime_dir}.alerts-waiting"
+        self._queue: deque[Waiting] = deque(self._read_waiting())
+        self._unwritten = False  # whether the file says something else
+        self._due = asyncio.Event()
+        self._open: dict[str, None] = {}  # local ids of what this gateway sees
+        self._troubled: set[int] = set()
+        self._well: set[int] = set()
+        # Parts of the gateway, whether they are: as was said last.
+        self._troubles = dict(self._waiting_troubles())
+        self._couriers: dict[str, Courier] = {}
+        self._leaving: dict[str, Courier] = {}
+        self._wanted: list[Receiver] = []
+        self._fixed: list[Silence] = []  # of the configuration
+        self._put: list[Silence] = []  # of the store
+        self._incidents: list[Incident] = []
+        self._version = -1
+        self._counts: dict[str, Counts] = {}
+        self._lost: dict[str, int] = {}
+        self._problem = ""
+        self._asked_at = 0.0
+        self._shown: dict[str, Any] = {"targets": [], "pending": 0, "items": []}
+        self.results: Counter[tuple[str, str]] = Counter()
+        """Alerts by receiver type and what became of them."""
+        self.turned_away = 0
+        """What was said and found no room in the queue."""
+
+    # -- what is said --------------------------------------------------------------------
+
+    def take(self, output: Output) -> None:
+        """Something that the detector says."""
+        now = self._clock()
+        if output.type.startswith("incident."):
+            if output.type == "incident.resolved":
+                self._open.pop(output.id, None)
+            else:
+                self._open[output.id] = None
+            self._enqueue(WaitingReport(report_of(output, self._me), now))
+        elif output.type in _NOTED:
+            self._enqueue(WaitingNote(note_of(output, self._me), now))
+
+    def recall(self, output: Output) -> None:
+        """An incident that goes on from before a restart. It is said again, as old as
+        its evidence: the store may have missed it, or know of its end.
+        """
+        self._open[output.id] = None
+        self._enqueue(WaitingReport(report_of(output, self._me), output.at))
+
+    def take_event(self, worker: int, name: str, reason: str) -> None:
+        """A worker is in trouble, or out of it: told when it is the first, or the last
+        of this gateway.
+        """
+        if name == DEGRADED:
+            self._troubled.add(worker)
+        elif name == RECOVERED:
+            self._troubled.discard(worker)
+            self._well.add(worker)
+        if self._troubled:
+            self.take_trouble("", reason)
+        elif len(self._well) == self._workers:
+            self.take_trouble("", "")
+
+    def take_stats(self, worker: int, *, store_up: bool) -> None:
+        """What a worker's statistics say. The word that a trouble is over is lost where
+        the worker, or the control that heard of its beginning, was killed.
+        """
+        if store_up and (worker in self._troubled or worker not in self._well):
+            self.take_event(worker, RECOVERED, "")
+
+    def take_trouble(self, what: str, problem: str) -> None:
+        """A part of this gateway ("": its store) does not work, or ("") does again.
+        The first time that is said too: a predecessor may have told of a trouble.
+        """
+        if self._troubles.get(what) is bool(problem):
+            return
+        self._troubles[what] = bool(problem)
+        now = self._clock()
+        kind = DEGRADED if problem else RECOVERED
+        self._enqueue(WaitingNote(trouble(kind, self._me, problem, now, what), now))
+
+    def _enqueue(self, waiting: Waiting) -> None:
+        if len(self._queue) >= MAX_QUEUE:
+            self.turned_away += 1
+            self._drop()
+        self._queue.append(waiting)
+        self._unwritten = True
+        self._due.set()
+
+    def _drop(self) -> None:
+        for index, one in enumerate(self._queue):
+            if isinstance(one, WaitingNote):
+                del self._queue[index]
+                return
+        self._queue.popleft()
+
+    # -- life ----------------------------------------------------------------------------
+
+    def configure(self, config: Config) -> None:
+        """Receivers and maintenance windows in force from now on."""
+        zone = ZoneInfo(config.server.timezone)
+        self._fixed = [
+            Silence(
+                id=f"config-{index}",
+                since=moment_of(one.starts, zone),
+                until=moment_of(one.ends, zone),
+                tenant=one.tenant,
+                cls=one.cls,
+                subject=one.subject,
+                reason=one.reason,
+                by="configuration",
+            )
+            for index, one in enumerate(config.silences)
+        ]
+        self._wanted = receivers_of(config.alerts)
+        for receiver in self._wanted:  # there from the first scrape on: rates need it
+            for result in ("sent", "failed", "dead", "folded"):
+                self.results[receiver.type, result] += 0
+        self._due.set()
+
+    def silences_in_force(self) -> list[Silence]:
+        """Of the configuration and the store."""
+        return self._fixed + self._put
+
+    async def run(self) -> None:
+        """Until cancelled; ``close`` comes after it."""
+        beat_at = looked_at = 0.0
+        while True:
+            self._settle_couriers()
+            try:
+                await self._flush()
+                if is_due(looked_at, LOOK_S, self._clock()):  # a storm changes it often
+                    looked_at = self._clock()
+                    await self._look()
+                if is_due(beat_at, BEAT_S, self._clock()):
+                    beat_at = self._clock()
+                    await self._beat(beat_at)
+            except (LedgerUnavailable, msgspec.DecodeError) as error:
+                self._say(str(error))
+                self._offer_troubles()
+                await asyncio.sleep(RETRY_S)
+                continue
+            self._say("")
+            with suppress(TimeoutError):
+                async with asyncio.timeout(LOOK_S):
+                    await self._due.wait()
+            self._due.clear()
+
+    def _settle_couriers(self) -> None:
+        """One for each receiver; a receiver that changed gets a new one, once the old
+        one has ended its attempt: they would share the lease.
+        """
+        wanted = {one.name: one for one in self._wanted}
+        for name, courier in list(self._couriers.items()):
+            if wanted.get(name) != courier.receiver:
+                self._leaving[name] = self._couriers.pop(name)
+                courier.stop()
+        self._leaving = {
+            name: courier
+            for name, courier in self._leaving.items()
+            if not courier.ended
+        }
+        for name, receiver in wanted.items():
+            if name not in self._couriers and name not in self._leaving:
+                self._couriers[name] = courier = self._courier(receiver)
+                self._background.start(courier.run(), f"alert {name}")
+
+    def _courier(self, receiver: Receiver) -> Courier:
+        return Courier(
+            receiver,
+            self._ledger,
+            open_sender(receiver),
+            self._me,
+            silences=self.silences_in_force,
+            results=self.results,
+            clock=self._clock,
+        )
+
+    async def close(self) -> None:
+        """The last words, once nothing more is said: into the store, or the file."""
+        try:
+            with suppress(LedgerUnavailable, TimeoutError):
+                async with asyncio.timeout(CLOSE_S):
+                    await self._flush()
+        finally:
+            self._write_waiting()
+            if isinstance(self._ledger, MemoryLedger):
+                self._ledger.close()
+
+    def _say(self, problem: str) -> None:
+        if bool(problem) != bool(self._problem):
+            self._on_state(problem)
+        self._problem = problem
+
+    # -- the queue -----------------------------------------------------------------------
+
+    async def _flush(self) -> None:
+        """Raises LedgerUnavailable; what was not written stays first in the queue."""
+        self._write_waiting()  # a kill finds it there, however long the store takes
+        wrote = False
+        while self._queue:
+            one = self._queue[0]
+            if isinstance(one, WaitingReport):
+                await self._ledger.report(one.said, one.at)
+            else:
+                await self._ledger.note(one.said, one.at)
+            # It may have made room for another meanwhile.
+            if self._queue and self._queue[0] is one:
+                self._queue.popleft()
+                self._unwritten = True
+            wrote = True
+        self._write_waiting()
+        if wrote:
+            for courier in self._couriers.values():
+                courier.nudge()
+
+    def _offer_troubles(self) -> None:
+        """What this gateway suffers is told now: it may be that the store is away."""
+        waiting = [one for one in self._queue if isinstance(one, WaitingNote)]
+        own = [one for one in waiting if one.said.type.startswith("gateway.")]
+        for one in own[-MAX_WAITING:]:
+            for courier in self._couriers.values():
+                courier.offer(one.said, one.at)
+
+    def _waiting_troubles(self) -> Iterable[tuple[str, bool]]:
+        for one in self._queue:
+            if isinstance(one, WaitingNote) and one.said.type in (DEGRADED, RECOVERED):
+                _, _, name = one.said.chain.partition(":")
+                yield name.partition(":")[2], one.said.begins
+
+    def _read_waiting(self) -> Iterable[Waiting]:
+        with suppress(OSError, msgspec.DecodeError), open(self._path, "rb") as file:
+            return msgspec.msgpack.decode(file.read(), type=list[Waiting])
+        return ()
+
+    def _write_waiting(self) -> None:
+        if not self._unwritten:
+            return
+        self._unwritten = False
+        with suppress(OSError):  # a full disk: only a kill loses them now
+            if self._queue:
+                write_private(self._path, msgspec.msgpack.encode(list(self._queue)))
+            else:
+                os.unlink(self._path)
+
+    # -- what the store knows ------------------------------------------------------------
+
+    async def _look(self) -> None:
+        version = await self._ledger.version()
+        if version != self._version:
+            self._incidents = await self._ledger.incidents()
+            self._put = read_silences(await self._ledger.silences())
+            self._version = version
+        for name in self._couriers:
+            self._counts[name] = await self._ledger.counts(name)
+        self._lost = await self._ledger.turned_away()
+        names = [one["name"] for one in self._shown["targets"]]
+        if names != list(self._couriers) or self._clock() - self._asked_at < SHOWN_S:
+            await self._list()
+
+    async def _beat(self, now: float) -> None:
+        await self._ledger.beat(self._me, list(self._open), now)
+        await self._ledger.sweep(now)
+
+    @property
+    def pending(self) -> int:
+        """Alerts that wait, for any receiver, and what waits for the store."""
+        waiting = sum(
+            counts.pending + counts.folded for counts in self._counts.values()
+        )
+        return waiting + len(self._queue)
+
+    @property
+    def active(self) -> int:
+        """Incidents open in the store."""
+        return sum(one.state == "open" for one in self._incidents)
+
+    def lost(self) -> dict[str, int]:
+        """What found no room, by reason."""
+        return dict.fromkeys(LOST, 0) | self._lost | {"queue": self.turned_away}
+
+    def incidents(self, local: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+        """Those of all gateways, and of ``local`` what the store does not know yet."""
+        known = {name for one in self._incidents for name in (one.id, *one.aliases)}
+        own = [one for one in local if one["id"] not in known]
+        return own + [one.public() for one in self._incidents]
+
+    # -- what operators do; LedgerUnavailable, UnknownReceiver -----------------------------
+
+    async def acknowledge(self, id_: str, by: str) -> bool:
+        """False: not open, or unknown."""
+        done = await self._ledger.acknowledge(id_, by, self._clock())
+        await self._changed()
+        return done
+
+    async def resolve(self, id_: str, by: str) -> bool:
+        """False: not open, or unknown."""
+        done = await self._ledger.resolve(id_, by, self._clock())
+        await self._changed()
+        return done
+
+    async def _changed(self) -> None:
+        await self._look()
+        for courier in self._couriers.values():
+            courier.nudge()
+
+    async def _list(self) -> None:
+        """What the console shows; read only while somebody looks."""
+        targets, items = [], []
+        for name, courier in list(self._couriers.items()):
+            targets.append(await self._target(name, courier))
+            for state in ("pending", "dead", "sent"):
+                listed = await self._ledger.listed(name, state, LISTED)
+                items += [_item(one, name, state) for one in listed]
+        items.sort(key=lambda one: (one["at"], one["id"]), reverse=True)
+        self._shown = {"targets": targets, "pending": self.pending, "items": items}
+
+    async def _target(self, name: str, courier: Courier) -> dict[str, Any]:
+        counts = await self._ledger.counts(name)
+        _, _, why = (await self._ledger.state(name)).partition(" ")
+        (last,) = await self._ledger.listed(name, "sent", 1) or (None,)
+        state = "disabled" if why else "failing" if courier.breaker.failures else "ok"
+        return {
+            "name": name,
+            "type": courier.receiver.type,
+            "min_severity": courier.receiver.min_severity,
+            "state": state,
+            "since": format_time(last.last_at) if last is not None else None,
+            "pending": counts.pending,
+            "folded": counts.folded,
+            "dead": counts.dead,
+            "sent": self.results[courier.receiver.type, "sent"],
+            "last_error": why or courier.last_error,
+            "delivers_here": courier.holds,
+        }
+
+    def alerts(self) -> dict[str, Any]:
+        """Targets and messages as they were a moment ago, newest first."""
+        if self._clock() - self._asked_at > LOOK_S:
+            self._asked_at = self._clock()
+            self._due.set()
+        return self._shown | {"pending": self.pending}
+
+    def has_receiver(self, name: str) -> bool:
+        """Whether one is called so."""
+        return any(one.name == name for one in self._wanted)
+
+    def _find(self, name: str) -> Receiver:
+        for receiver in self._wanted:
+            if receiver.name == name:
+                return receiver
+        raise UnknownReceiver(name)
+
+    async def resend(self, what: str) -> int:
+        """A dead letter by its id, or all of a receiver by its name, once more; the
+        receiver is enabled again. How many there were.
+        """
+        names = [what] if what in self._couriers else list(self._couriers)
+        ids = [] if what in self._couriers else [what]
+        count = 0
+        for name in names:
+            found = await self._ledger.resend(name, ids, self._clock())
+            if found or not ids:
+                self._couriers[name].breaker.succeeded()
+            count += found
+        await self._changed()
+        return count
+
+    async def test(self, name: str) -> str:
+        """Send a sample that opens, and one that resolves it, past the queue, but not
+        beside what is being sent; why it failed, "" when it did not.
+        """
+        receiver = self._find(name)
+        courier = self._couriers.get(name)
+        async with nullcontext() if courier is None else courier.line:
+            error = await self._send_sample(receiver)
+        self.results[receiver.type, "test_failed" if error else "test"] += 1
+        return error
+
+    async def _send_sample(self, receiver: Receiver) -> str:
+        sender, now, error = open_sender(receiver), self._clock(), ""
+        try:
+            for payload in sample(secrets.token_hex(8), now):
+                id_ = "msg_" + short_id(f"{payload['id']}{payload['type']}")
+                message = Message(id_, payload["id"], payload, now)
+                error = error or (await sender.send(message, now)).error
+        finally:
+            await sender.close()
+        return error
+
+    def silences(self) -> list[dict[str, Any]]:
+        """All that are known."""
+        now = self._clock()
+        return [one.public(now) for one in self.silences_in_force()]
+
+    async def add_silence(self, silence: Silence) -> bool:
+        """False: there are too many, though what is long over makes room."""
+        now = self._clock()
+        for old in self._put:
+            ended = old.ended()
+            if ended is not None and ended < now - FORGOTTEN_S:
+                await self._ledger.put_silence(old.id, None)
+        body = msgspec.json.encode(silence)
+        done = await self._ledger.put_silence(silence.id, body)
+        await self._changed()
+        return done
+
+    async def remove_silence(self, id_: str) -> bool:
+        """False: there was none (those of the configuration stay)."""
+        done = await self._ledger.put_silence(id_, None)
+        await self._changed()
+        return done
+
+
+def _item(message: Message, receiver: str, state: str) -> dict[str, Any]:
+    """A message as the admin API shows it."""
+    shown = message.summary()
+    last = shown["last_attempt_at"]
+    return shown | {
+        "target": receiver,
+        "state": state,
+        "at": last or shown["created_at"],
+        "answer": message.error or ("accepted" if state == "sent" else ""),
+    }
+
+
+def sample(token: str, now: float) -> list[Payload]:
+    """A real alert about nobody (an address kept for documentation), and its end."""
+    moment = format_time(now)
+    opened: Payload = {
+        "type": "incident.opened",
+        "id": "inc_" + short_id(f"test {token}"),
+        "ts": moment,
+        "severity": "critical",
+        "class": "scraping",
+        "score": 5.0,
+        "subject": {"kind": "client_ip", "id": "192.0.2.1"},
+        "tenant": "test",
+        "action": "allow",
+        "until": None,
+        "window": {"from": moment, "to": moment},
+        "observed": {"requests_1m": 412.0},
+        "expected": {"requests_1m": 12.0},
+        "reasons": ["This is a test: nothing has happened."],
+        "subjects": [],
+        "opened_at": moment,
+        "test": True,
+    }
+    return [opened, opened | {"type": "incident.resolved"}]
+
+
+def new_silence_id() -> str:
+    """For a silence that an operator puts."""
+    return "sil_" + secrets.token_hex(8)
+
+
+def moment_of_text(text: str) -> float:
+    """Epoch seconds of RFC 3339. Raises ValueError."""
+    return moment_of(datetime.fromisoformat(text), ZoneInfo("UTC"))

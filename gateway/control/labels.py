@@ -1,0 +1,37 @@
+"""Model names as metric labels: priced or configured ones, else ``other``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from gateway.admin.metrics import OTHER
+from gateway.config.resolve import Resolved
+from gateway.metering.prices import PriceTable, packaged_prices
+
+_GLOB = frozenset("*?[")
+
+
+def model_labels(resolved: Resolved) -> Callable[[str], str]:
+    """The label of a raw model name, under this configuration."""
+    table = PriceTable.parse(packaged_prices())
+    configured = _configured_names(resolved)
+
+    def label(model: str) -> str:
+        if model in configured:
+            return model
+        return table.known_name(model) or OTHER
+
+    return label
+
+
+def _configured_names(resolved: Resolved) -> frozenset[str]:
+    """Models that a policy names: by a price, or by a limit of its own."""
+    policies = [tenant.policy for tenant in resolved.tenants]
+    if resolved.anonymous is not None:
+        policies.append(resolved.anonymous)
+    names: set[str] = set()
+    for policy in policies:
+        names.update(policy.prices)
+        for limit in policy.limits:
+            names.update(limit.models)
+    return frozenset(name for name in names if not _GLOB & set(name))

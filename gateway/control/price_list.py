@@ -1,0 +1,53 @@
+"""Prices in use: those that a policy states, and those of the models that were asked for
+lately.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+from functools import cache
+from typing import Any
+
+from gateway.core.model import Policy, RequestRecord
+from gateway.metering.prices import PriceTable, packaged_prices
+
+# The most asked for; a client may invent any number of names.
+MOST_MODELS = 50
+
+
+@cache
+def _packaged() -> PriceTable:
+    return PriceTable.parse(packaged_prices())
+
+
+def models_by_tenant(records: Iterable[RequestRecord]) -> dict[str, Counter[str]]:
+    """How often each tenant asked for which model."""
+    found: dict[str, Counter[str]] = {}
+    for r in records:
+        if r.model:
+            found.setdefault(r.tenant, Counter())[r.model] += 1
+    return found
+
+
+def price_list(policy: Policy, asked: Counter[str]) -> dict[str, Any]:
+    """Dollars per million tokens. ``from``: "policy", "package" (the table of that
+    version, ``dated``), or "none" where the model has no price.
+    """
+    ours = _packaged().with_overrides(policy.prices, policy.unknown_price)
+    names = dict.fromkeys(policy.prices)
+    names |= dict.fromkeys(name for name, _ in asked.most_common(MOST_MODELS))
+    rows = []
+    for name in names:
+        price = policy.prices.get(name) or ours.price(name)
+        stated = name in policy.prices or price != _packaged().price(name)
+        rows.append(
+            {
+                "model": name,
+                "input": None if price is None else price.input,
+                "output": None if price is None else price.output,
+                "cached": None if price is None else price.cached,
+                "from": "none" if price is None else "policy" if stated else "package",
+            }
+        )
+    return {"dated": _packaged().dated, "items": rows}

@@ -1,0 +1,90 @@
+"""Templates of crowds, for whoever can refuse a member at its very first prompt.
+
+A botnet of thousands asks seldom: each member would be answered once before it is
+blocked. Where a crowd is sure, its templates say enough about a prompt, and who was
+there before them is no member.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import msgspec
+
+from gateway.detect.engine import Engine
+from gateway.detect.model import AttackClass
+from gateway.detect.templates import Template, is_member
+from gateway.detect.tenant import Tenant
+from gateway.limits.gate import marks_of
+
+# Templates of one tenant, the newest first; a crowd has some dozens of wordings.
+MOST_TEMPLATES = 64
+
+
+class Flood(msgspec.Struct, frozen=True, gc=False):
+    """A template that is refused of newcomers. ``born`` and ``until`` are epoch
+    seconds: since when it is there, and how long it is refused.
+    """
+
+    tenant: str
+    print: int
+    born: float
+    until: float
+    cls: AttackClass
+    score: float
+    reason: str
+
+
+def floods_of(engine: Engine, now: float) -> Iterator[Flood]:
+    """The templates whose crowds are blocked now."""
+    if not any(engine.bench.crowds()):
+        return
+    for tenant in engine.tenants.values():
+        incident = engine.bench.crowd_blocked(tenant, now)
+        if incident is None:
+            continue
+        flooded = tenant.templates.flooded(now)
+        refused = [one for one in flooded if is_refused(one, now)]
+        for template in refused[-MOST_TEMPLATES:]:
+            yield Flood(
+                tenant=tenant.name,
+                print=template.print,
+                born=template.born,
+                until=template.abusive_until,
+                cls=incident.cls,
+                score=incident.score,
+                reason=incident.reasons[0] if incident.reasons else "",
+            )
+
+
+def is_refused(template: Template, now: float) -> bool:
+    """Whether a newcomer is refused for this template alone."""
+    sure = not (template.unsure or template.soft)
+    return sure and template.abusive_until > now
+
+
+def settled_in(tenant: Tenant, born: float, now: float) -> bytes:
+    """Marks of who is no member of a crowd whose first template was born then."""
+    return marks_of(
+        (kind, track.id)
+        for kind, tracks in tenant.tracks.items()
+        for track in tracks.values()
+        if not is_member(born, track, now)
+    )
+
+
+def refuses(engine: Engine, tenant: str, ids: dict[str, str], print_: int) -> bool:
+    """Whether a prompt of these subjects (by kind) is refused as a crowd's: what
+    workers do, asked of the detector itself.
+    """
+    now = engine.clock.now
+    held = engine.tenants.get(tenant)
+    if held is None or engine.bench.crowd_blocked(held, now) is None:
+        return False
+    template, _ = held.templates.find(print_)
+    if template is None or not is_refused(template, now):
+        return False
+    tracks = [held.tracks[kind].get(id_) for kind, id_ in ids.items()]
+    return any(
+        track is None or is_member(template.born, track, now) for track in tracks
+    )

@@ -1,0 +1,144 @@
+"""What prompts have in common: an application's template, or the wordings of a crowd.
+
+Each prompt is counted with the template that it follows. What newcomers ask is counted
+once more: whether others of them ask it as well, in these words or in other ones.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from gateway.detect.rules.crowd import INSISTS, declared_times, judge_template
+from gateway.detect.rules.stolen_key import ROAMS
+from gateway.detect.templates import NEWCOMER_S, Template
+
+if TYPE_CHECKING:
+    from gateway.detect.model import Event, Output
+    from gateway.detect.responses import Bench
+    from gateway.detect.subject import Track
+    from gateway.detect.tenant import Tenant
+
+# Prompts in a window that make a template.
+_DENSE = 3
+# Its sources from which it is no single newcomer's.
+_SHARED = 4
+# Prompts near to a crowd's wordings, from which their source is one of it.
+_WORDED = 2
+
+
+def learn_prompt(
+    bench: Bench,
+    tenant: Tenant,
+    event: Event,
+    ip: Track,
+    user: Track | None,
+    *,
+    refused: bool,
+) -> list[Output]:
+    """Take the prompt of an event in; what comes of it for the crowd that it may be of.
+    ``refused``: it was answered 401, 403 or 404.
+    """
+    prints = tenant.templates
+    print_ = event.fingerprint or 0
+    found, bits = prints.find(print_)
+    ts, times = event.ts, event.times
+    if found is None:
+        found = prints.add(print_, ts)
+    # A settled key in new hands is judged by itself.
+    fresh = found.fresh_to(ip.born, ts) and not _is_settled(user, ts)
+    if not fresh and (ip.familiar(ts) or (user is not None and user.familiar(ts))):
+        tenant.learn_asked(event.client_ip, print_)
+    found.count(ts, event.client_ip, bits, fresh=fresh, refused=refused, times=times)
+    dense = found.requests >= _DENSE or found.peak >= _DENSE
+    young = dense and not found.known(ts)
+    if young or ip.templated:
+        ip.template(young=young)
+    if user is not None and (young or user.templated):
+        user.template(young=young)
+    out: list[Output] = []
+    if fresh and _is_shared(tenant, found, event, young=young):
+        out += _count_worded(bench, tenant, event, ip, user, refused=refused)
+    if found.abusive_until > ts:
+        tenant.flooded += times
+        out += bench.join(tenant, found, ip, user, ts)
+    if _is_due(found, times):
+        prints.place(found)
+        if _judge(bench, tenant, found, ts, out):
+            prints.place(found)
+    return out
+
+
+def _is_settled(user: Track | None, now: float) -> bool:
+    return user is not None and user.known(now) and user.most_met < ROAMS
+
+
+def _is_shared(tenant: Tenant, found: Template, event: Event, *, young: bool) -> bool:
+    """Whether other newcomers ask what this one asks; counts it as the one or the other."""
+    ts, times = event.ts, event.times
+    if young:
+        tenant.young += times
+        shared = len(found.sources) >= _SHARED
+        if shared and found.usual < 0:
+            found.usual = int(tenant.is_asked(found.print))
+        shared = shared and not found.usual
+        if shared:
+            tenant.share(found.print, ts)
+            if ts - found.born < NEWCOMER_S:
+                tenant.burst_m += times
+    else:
+        shared = tenant.is_worded_anew(event.fingerprint or 0, ts)
+        tenant.loose += times * shared
+        tenant.varied += times * (not shared)
+    tenant.walked += times * shared
+    return shared
+
+
+def _count_worded(
+    bench: Bench,
+    tenant: Tenant,
+    event: Event,
+    ip: Track,
+    user: Track | None,
+    *,
+    refused: bool,
+) -> list[Output]:
+    """Wordings of one crowd, of which no single one need be a template."""
+    out: list[Output] = []
+    ts, times = event.ts, event.times
+    crowd = tenant.count_worded(
+        event.fingerprint or 0, ts, event.client_ip, refused=refused, times=times
+    )
+    for track in (ip, user):
+        if track is not None:
+            track.worded += times
+    if ip.worded >= INSISTS:
+        tenant.insist(event.client_ip)
+    if crowd.abusive_until > ts and ip.worded >= _WORDED:
+        out += bench.join(tenant, crowd, ip, user, ts)
+    if _is_due(crowd, times):
+        _judge(bench, tenant, crowd, ts, out)
+    return out
+
+
+def _is_due(template: Template, times: int) -> bool:
+    """Whether it is looked at again: less often the more it is sent."""
+    template.skip -= times
+    if template.skip > 0:
+        return False
+    template.skip = max(4, template.requests_m >> 3)
+    return True
+
+
+def _judge(
+    bench: Bench, tenant: Tenant, template: Template, ts: float, out: list[Output]
+) -> bool:
+    """Look at a template as a whole; whether it is flooded."""
+    declared = 1.0
+    if bench.settings.campaigns:
+        declared = declared_times(tenant.name, ts, bench.settings)
+    finding = judge_template(tenant, template, ts, declared)
+    if finding is None:
+        return False
+    tenant.abused = True
+    out += bench.crowd(tenant, template, finding, ts)
+    return True

@@ -1,0 +1,1 @@
+"""The rules of detection, one file a rule; ``engine.py`` calls them."""

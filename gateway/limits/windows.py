@@ -1,0 +1,315 @@
+"""Window arithmetic: how a counter forgets, and when it will have room again.
+
+Pure, in whole microseconds of the store's clock; ``store/lua/gate.lua`` does the same
+sums inside the store, and one contract suite holds both to it. A sliding window is 60
+whole sub-buckets plus the current one. A bucket counts until all of it has left the
+window, so no span of the window's length ever holds more than was allowed.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from gateway.core.model import SUB_BUCKETS, CellKind
+from gateway.limits.ports import Cell
+
+RING = SUB_BUCKETS + 1
+# Reserved weight nobody settled (its worker was killed) is taken for settled after one
+# to two of these: ten minutes is the longest lease of an exchange.
+EPOCH_US = 600_000_000
+# ``wait_us`` of a cost that exceeds the whole limit.
+NEVER = -1
+# What a refusal by concurrency says: nobody knows when an open exchange will end.
+CONCURRENCY_WAIT_US = 1_000_000
+
+
+class Window(Protocol):
+    """What the in-process limiter asks of a counter; times are store microseconds."""
+
+    def total(self, now_us: int) -> int:
+        """The sum that counts now."""
+        ...
+
+    def reserve(self, now_us: int, cost: int, lease: bytes) -> None:
+        """Count ``cost`` now, to be settled later."""
+        ...
+
+    def settle(
+        self, now_us: int, at_us: int, cost: int, actual: int, lease: bytes
+    ) -> None:
+        """Replace what was reserved at ``at_us`` by what it really was."""
+        ...
+
+    def charge(self, now_us: int, at_us: int, cost: int) -> None:
+        """Count settled weight of the past, whatever the limit says."""
+        ...
+
+    def renew(self, now_us: int, lease: bytes) -> None:
+        """Prolong a lease (nothing to do for weights)."""
+        ...
+
+    def wait_us(self, now_us: int, cost: int, amount: int) -> int:
+        """Until ``cost`` fits under ``amount``, if nothing else happens; or NEVER."""
+        ...
+
+    def frees_us(self, now_us: int, amount: int) -> int:
+        """Until settled weight alone leaves room for a cost of one; 0: it does now."""
+        ...
+
+
+class Unsettled:
+    """Weight reserved and not yet settled, in two generations of EPOCH_US."""
+
+    __slots__ = ("_current", "_earlier", "_epoch")
+
+    def __init__(self) -> None:
+        self._epoch = 0
+        self._current = 0
+        self._earlier = 0
+
+    def _turn(self, now_us: int) -> None:
+        epoch = now_us // EPOCH_US
+        if epoch > self._epoch:
+            self._earlier = self._current if epoch == self._epoch + 1 else 0
+            self._current = 0
+            self._epoch = epoch
+
+    def add(self, now_us: int, cost: int) -> None:
+        """Note ``cost`` as reserved."""
+        self._turn(now_us)
+        self._current += cost
+
+    def release(self, now_us: int, at_us: int, cost: int) -> None:
+        """Take back what was reserved at ``at_us``; never below zero."""
+        self._turn(now_us)
+        age = self._epoch - at_us // EPOCH_US
+        if age <= 0:
+            self._current = max(0, self._current - cost)
+        elif age == 1:
+            self._earlier = max(0, self._earlier - cost)
+
+    def weight(self, now_us: int) -> int:
+        """What is still open."""
+        self._turn(now_us)
+        return self._current + self._earlier
+
+
+class SlidingWindow:
+    """A sum over the last ``window_us``, in 60 whole buckets and the current one.
+
+    ``firm``: a reservation is already the final word (requests are never refunded), so
+    it counts as settled at once.
+    """
+
+    __slots__ = ("_firm", "_index", "_ring", "_sum", "_unsettled", "_width_us")
+
+    def __init__(self, window_us: int, *, firm: bool = False) -> None:
+        self._width_us = -(-window_us // SUB_BUCKETS)
+        self._firm = firm
+        self._index = 0
+        self._sum = 0
+        self._ring = [0] * RING
+        self._unsettled = Unsettled()
+
+    def _advance(self, now_us: int) -> None:
+        # A clock that went back changes nothing: the newest bucket stays current.
+        index = now_us // self._width_us
+        steps = index - self._index
+        if steps <= 0:
+            return
+        if steps >= RING:
+            self._ring = [0] * RING
+            self._sum = 0
+        else:
+            for entering in range(self._index + 1, index + 1):
+                self._sum -= self._ring[entering % RING]
+                self._ring[entering % RING] = 0
+        self._index = index
+
+    def total(self, now_us: int) -> int:
+        """The sum that counts now."""
+        self._advance(now_us)
+        return self._sum
+
+    def reserve(self, now_us: int, cost: int, lease: bytes = b"") -> None:
+        """Count ``cost`` in the current bucket."""
+        self._advance(now_us)
+        self._put(self._index, cost)
+        if not self._firm:
+            self._unsettled.add(now_us, cost)
+
+    def settle(
+        self, now_us: int, at_us: int, cost: int, actual: int, lease: bytes = b""
+    ) -> None:
+        """Refund into the bucket of the reserve, or charge to the current one."""
+        self._advance(now_us)
+        if not self._firm:
+            self._unsettled.release(now_us, at_us, cost)
+        if actual > cost:
+            self._put(self._index, actual - cost)
+        elif actual < cost:
+            bucket = self._bucket(at_us)
+            if bucket is not None:
+                refund = min(cost - actual, self._ring[bucket % RING])
+                self._put(bucket, -refund)
+
+    def charge(self, now_us: int, at_us: int, cost: int) -> None:
+        """Count ``cost`` where it happened, unless that has left the window."""
+        self._advance(now_us)
+        bucket = self._bucket(at_us)
+        if bucket is not None:
+            self._put(bucket, cost)
+
+    def renew(self, now_us: int, lease: bytes) -> None:
+        """Weights have no leases."""
+
+    def _bucket(self, at_us: int) -> int | None:
+        bucket = min(at_us // self._width_us, self._index)
+        return bucket if bucket > self._index - RING else None
+
+    def _put(self, bucket: int, weight: int) -> None:
+        self._ring[bucket % RING] += weight
+        self._sum += weight
+
+    def wait_us(self, now_us: int, cost: int, amount: int) -> int:
+        """Until enough of the oldest buckets have left for ``cost`` to fit."""
+        if cost > amount:
+            return NEVER
+        self._advance(now_us)
+        return self._until_gone(now_us, self._sum + cost - amount)
+
+    def frees_us(self, now_us: int, amount: int) -> int:
+        """Earliest time at which settled weight leaves room for one (0: it does)."""
+        self._advance(now_us)
+        settled = self._sum - self._unsettled.weight(now_us)
+        return self._until_gone(now_us, settled + 1 - amount)
+
+    def _until_gone(self, now_us: int, excess: int) -> int:
+        """Until at least ``excess`` has left the window."""
+        if excess <= 0:
+            return 0
+        bucket = self._index - RING
+        while excess > 0 and bucket < self._index:
+            bucket += 1
+            excess -= self._ring[bucket % RING]
+        return (bucket + RING) * self._width_us - now_us
+
+
+class CalendarWindow:
+    """A sum until the calendar period ends; the next period is another counter."""
+
+    __slots__ = ("_ends_us", "_firm", "_sum", "_unsettled")
+
+    def __init__(self, ends_us: int, *, firm: bool = False) -> None:
+        self._ends_us = ends_us
+        self._firm = firm
+        self._sum = 0
+        self._unsettled = Unsettled()
+
+    def total(self, now_us: int) -> int:
+        """The sum of the period."""
+        return self._sum
+
+    def reserve(self, now_us: int, cost: int, lease: bytes = b"") -> None:
+        """Count ``cost``."""
+        self._sum += cost
+        if not self._firm:
+            self._unsettled.add(now_us, cost)
+
+    def settle(
+        self, now_us: int, at_us: int, cost: int, actual: int, lease: bytes = b""
+    ) -> None:
+        """Refund or charge the difference."""
+        self._sum = max(0, self._sum + actual - cost)
+        if not self._firm:
+            self._unsettled.release(now_us, at_us, cost)
+
+    def charge(self, now_us: int, at_us: int, cost: int) -> None:
+        """Count ``cost``: the period is part of the key, so it is the right one."""
+        self._sum += cost
+
+    def renew(self, now_us: int, lease: bytes) -> None:
+        """Weights have no leases."""
+
+    def wait_us(self, now_us: int, cost: int, amount: int) -> int:
+        """Until the period ends, if ``cost`` can fit at all."""
+        if cost > amount:
+            return NEVER
+        if self._sum + cost <= amount:
+            return 0
+        return max(0, self._ends_us - now_us)
+
+    def frees_us(self, now_us: int, amount: int) -> int:
+        """Until the period ends, where settled weight alone fills it."""
+        if self._sum - self._unsettled.weight(now_us) < amount:
+            return 0
+        return max(0, self._ends_us - now_us)
+
+
+class Leases:
+    """Open exchanges, each with a time after which it no longer counts."""
+
+    __slots__ = ("_expires", "_lease_us", "_unnamed")
+
+    def __init__(self, lease_us: int) -> None:
+        self._lease_us = lease_us
+        self._expires: dict[bytes, int] = {}
+        self._unnamed = 0
+
+    def total(self, now_us: int) -> int:
+        """How many are open now."""
+        # In order of expiry, since every one opened or renewed goes to the end.
+        while self._expires:
+            oldest = next(iter(self._expires))
+            if self._expires[oldest] > now_us:
+                break
+            del self._expires[oldest]
+        return len(self._expires)
+
+    def reserve(self, now_us: int, cost: int, lease: bytes) -> None:
+        """Open one (a cost of 0: none)."""
+        if cost:
+            self._expires[lease] = now_us + self._lease_us
+
+    def settle(
+        self, now_us: int, at_us: int, cost: int, actual: int, lease: bytes
+    ) -> None:
+        """End one; a stranger's end takes one of the unnamed, if there is one."""
+        if self._expires.pop(lease, None) is None:
+            self._expires.pop(b"#%d" % self._unnamed, None)
+            self._unnamed = max(0, self._unnamed - 1)
+
+    def charge(self, now_us: int, at_us: int, cost: int) -> None:
+        """Count ``cost`` open exchanges whose names are not known."""
+        for _ in range(cost):
+            self._unnamed += 1
+            self._expires[b"#%d" % self._unnamed] = at_us + self._lease_us
+
+    def renew(self, now_us: int, lease: bytes) -> None:
+        """Prolong (or open again: whoever renews is still there)."""
+        self._expires.pop(lease, None)
+        self._expires[lease] = now_us + self._lease_us
+
+    def wait_us(self, now_us: int, cost: int, amount: int) -> int:
+        """A guess: nobody knows when an exchange ends."""
+        if cost > amount:
+            return NEVER
+        return CONCURRENCY_WAIT_US if self.total(now_us) + cost > amount else 0
+
+    def frees_us(self, now_us: int, amount: int) -> int:
+        """Never known: an exchange may end at any moment."""
+        return 0
+
+
+def is_firm(cell: Cell) -> bool:
+    """Whether a reservation in this cell is final: a request counts even if it fails."""
+    return cell.limit.meter == "requests"
+
+
+def open_window(cell: Cell) -> Window:
+    """A new, empty counter for a cell."""
+    if cell.kind is CellKind.SLIDING:
+        return SlidingWindow(cell.window_us, firm=is_firm(cell))
+    if cell.kind is CellKind.CALENDAR:
+        return CalendarWindow(round(cell.ends_at * 1e6), firm=is_firm(cell))
+    return Leases(cell.window_us)

@@ -1,0 +1,258 @@
+"""Counting tokens off the loop, for exchanges whose provider stated none.
+
+One thread feeds one child process, both started when first needed. The child holds the
+tokenizer because loading a vocabulary takes the interpreter lock for 0.7 s and its
+tables 50 MB: neither may happen in a worker. A child that dies or hangs costs its
+exchange an estimate, never an error.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+import select
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+from queue import Empty, SimpleQueue
+from typing import IO, Any
+
+import msgspec
+
+from gateway.core.model import Usage
+from gateway.metering.dialects.base import CountTask
+from gateway.metering.usage import count_usage, estimate_usage
+
+# Waiting tasks beyond either are estimated at once: some 2 s of counting.
+PENDING_MAX = 256
+PENDING_BYTES = 32 * 1024 * 1024
+# Bodies beyond this are not copied to the child: their prompt is estimated.
+BODY_BYTES = 1024 * 1024
+# Loading a vocabulary on a busy machine, then one task.
+ANSWER_TIMEOUT_S = 20.0
+# A child that nobody needed for so long gives its memory back.
+IDLE_S = 60.0
+_CLOSE_S = 2.0
+
+_FAMILIES = (
+    (r"gpt-oss", "o200k_harmony"),
+    (r"(?:chat)?gpt-(?:4o|4\.1|4\.5|[5-9])|o[1-9](?:-|$)", "o200k_base"),
+    (r"gpt-(?:4|3\.5|35)|text-embedding-|(?:davinci|babbage)-002", "cl100k_base"),
+    (r"(?:meta-)?llama-?3", "llama3"),
+    (r"qwen-?(?:2|2\.5|3)", "qwen3"),
+)
+_FAMILY = [(re.compile(pattern), encoding) for pattern, encoding in _FAMILIES]
+_VENDOR = re.compile(r"^(?:us\.|eu\.|apac\.)?(?:openai|meta|qwen)\.")
+
+Done = Callable[[Usage], None]
+
+
+def encoding_of(model: str) -> tuple[str, bool]:
+    """(encoding, whether it is the model's own); others are counted by o200k."""
+    name = _VENDOR.sub("", model.lower().rpartition("/")[2])
+    for pattern, encoding in _FAMILY:
+        if pattern.match(name):
+            return encoding, True
+    return "o200k_base", False
+
+
+class TokenCounter:
+    """Counts tasks one after the other; ``done`` is called on the loop."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self._queue: SimpleQueue[tuple[CountTask, Done] | None] = SimpleQueue()
+        self._thread: threading.Thread | None = None
+        self._child = _Child()
+        self._waiting: dict[int, tuple[CountTask, Done, int]] = {}
+        self._waiting_bytes = 0
+        self._closed = False
+        # Tasks estimated because the queue was full.
+        self.turned_away = 0
+
+    @property
+    def pending(self) -> int:
+        """Tasks handed in and not yet answered."""
+        return len(self._waiting)
+
+    def submit(self, task: CountTask, done: Done) -> bool:
+        """Count ``task`` soon; False when it is estimated at once instead."""
+        if len(task.body) > BODY_BYTES:
+            task.body = b""
+        size = len(task.body) + sum(map(len, task.answer)) + sum(map(len, task.text))
+        full = (
+            len(self._waiting) >= PENDING_MAX
+            or self._waiting_bytes + size > PENDING_BYTES
+        )
+        if self._closed or full:
+            self.turned_away += 1
+            self._loop.call_soon(done, estimate_usage(task))
+            return False
+        self._waiting[id(task)] = (task, done, size)
+        self._waiting_bytes += size
+        if self._thread is None:
+            self._thread = threading.Thread(
+                target=self._run, name="token-counter", daemon=True
+            )
+            self._thread.start()
+        self._queue.put((task, done))
+        return True
+
+    def close(self) -> None:
+        """End thread and child; tasks still waiting are estimated."""
+        self._closed = True
+        waiting, self._waiting = self._waiting, {}
+        self._waiting_bytes = 0
+        if self._thread is not None:
+            self._queue.put(None)
+            self._child.stop()
+            self._thread.join(_CLOSE_S)
+            self._thread = None
+        for task, done, _ in waiting.values():
+            done(estimate_usage(task))
+
+    def _run(self) -> None:
+        try:
+            self._serve()
+        finally:
+            self._child.stop()
+
+    def _serve(self) -> None:
+        while not self._closed:
+            try:
+                item = self._queue.get(timeout=IDLE_S)
+            except Empty:
+                self._child.stop()
+                continue
+            if item is None:
+                return
+            task, _ = item
+            usage = self._child.count(task) or estimate_usage(task)
+            try:
+                self._loop.call_soon_threadsafe(self._answer, task, usage)
+            except RuntimeError:  # the loop was closed under us: nobody waits
+                return
+
+    def _answer(self, task: CountTask, usage: Usage) -> None:
+        waiting = self._waiting.pop(id(task), None)
+        if waiting is not None:
+            self._waiting_bytes -= waiting[2]
+            waiting[1](usage)
+
+
+class _Child:
+    """The process with the tokenizer; used by one thread, stopped by any."""
+
+    def __init__(self) -> None:
+        self._process: subprocess.Popen[bytes] | None = None
+        self._encoder = msgspec.msgpack.Encoder()
+        self._decoder = msgspec.msgpack.Decoder(Usage)
+
+    def count(self, task: CountTask) -> Usage | None:
+        """Its answer; None when it could not give one."""
+        try:
+            process = self._started()
+            assert process.stdin is not None
+            assert process.stdout is not None
+            _write(process.stdin, self._encoder.encode(task))
+            if not _readable(process.stdout, ANSWER_TIMEOUT_S):
+                self.stop()
+                return None
+            answer = _read(process.stdout)
+            if answer is not None:
+                return self._decoder.decode(answer)
+        except (OSError, ValueError, msgspec.MsgspecError):
+            pass
+        self.stop()
+        return None
+
+    def _started(self) -> subprocess.Popen[bytes]:
+        process = self._process
+        if process is not None and process.poll() is not None:
+            self.stop()
+            process = None
+        if process is None:
+            path = os.pathsep.join(entry or os.getcwd() for entry in sys.path)
+            process = self._process = subprocess.Popen(
+                [sys.executable, "-m", "gateway.metering.counting"],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                env={**os.environ, "PYTHONPATH": path},
+            )
+        return process
+
+    def stop(self) -> None:
+        """End the process, whatever it is doing."""
+        process, self._process = self._process, None
+        if process is None:
+            return
+        process.kill()
+        process.wait()
+        for pipe in (process.stdin, process.stdout):
+            if pipe is not None:
+                try:
+                    pipe.close()
+                except OSError:
+                    continue
+
+
+def _write(pipe: IO[bytes], message: bytes) -> None:
+    pipe.write(len(message).to_bytes(4, "big"))
+    pipe.write(message)
+    pipe.flush()
+
+
+def _read(pipe: IO[bytes]) -> bytes | None:
+    """The next message; None at the end of the pipe."""
+    head = pipe.read(4)
+    if len(head) < 4:
+        return None
+    return pipe.read(int.from_bytes(head, "big"))
+
+
+def _readable(pipe: IO[bytes], timeout_s: float) -> bool:
+    poll = select.poll()  # not select(): descriptors may be above 1,024
+    poll.register(pipe, select.POLLIN)
+    return bool(poll.poll(timeout_s * 1000))
+
+
+def count_task(task: CountTask, encodings: dict[str, Any]) -> Usage:
+    """Count one task with the model's tokenizer; ``encodings`` keeps loaded ones."""
+    import quicktok  # noqa: PLC0415  only the child may load it
+
+    name, own = encoding_of(task.model)
+    encoding = encodings.get(name)
+    if encoding is None:
+        encoding = encodings[name] = quicktok.get_encoding(name)
+
+    def count(text: str) -> int:
+        # Lone surrogates cannot be tokenized; providers replace them too.
+        return int(encoding.count(text.encode("utf-8", "replace").decode()))
+
+    return count_usage(task, count, exact=own)
+
+
+def main() -> None:
+    """The child: count what comes in until the pipe ends."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the worker's to handle
+    decode = msgspec.msgpack.Decoder(CountTask).decode
+    encode = msgspec.msgpack.Encoder().encode
+    encodings: dict[str, Any] = {}
+    polite = False
+    while (message := _read(sys.stdin.buffer)) is not None:
+        counted = encode(count_task(decode(message), encodings))
+        if not polite:
+            # Only now: behind all others a busy machine loads a vocabulary for too long.
+            os.nice(10)
+            polite = True
+        try:
+            _write(sys.stdout.buffer, counted)
+        except BrokenPipeError:
+            os._exit(0)  # the worker was killed; an orderly exit would flush again
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,64 @@
+"""Anthropic: messages and the legacy text completions, on any host."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import msgspec
+from msgspec import Raw
+
+from gateway.core.model import RequestFacts
+from gateway.metering.dialects import errors
+from gateway.metering.dialects.base import Match
+from gateway.metering.dialects.dialect import (
+    CapPaths,
+    Dialect,
+    ErrorWriter,
+    cap_of,
+    sum_sizes,
+)
+from gateway.metering.dialects.openai import named_user
+from gateway.metering.dialects.requests import EMPTY, BodyReader, Count
+
+
+class MessagesBody(msgspec.Struct):
+    """Fields of ``/v1/messages`` and ``/v1/complete``."""
+
+    model: str | None = None
+    max_tokens: Count = None
+    messages: Raw = EMPTY
+    system: Raw = EMPTY
+    tools: Raw = EMPTY
+    stream: bool | None = None
+    metadata: Raw = EMPTY
+    prompt: Raw = EMPTY
+    max_tokens_to_sample: Count = None
+
+
+_read = BodyReader(MessagesBody).read
+
+
+class Anthropic(Dialect):
+    """``content`` blocks and a ``usage`` whose caches stand apart."""
+
+    name = "anthropic"
+    cap_paths: ClassVar[CapPaths] = (("max_tokens",), ("max_tokens_to_sample",))
+    error_writer: ClassVar[tuple[ErrorWriter]] = (errors.anthropic_error,)
+
+    def _read_body(self, match: Match, body: bytes) -> RequestFacts:
+        given = _read(body)
+        prompt_bytes, known = sum_sizes(
+            given.messages, given.system, given.tools, given.prompt
+        )
+        stream = given.stream if match.stream is None else match.stream
+        return RequestFacts(
+            match.endpoint,
+            given.model or match.model,
+            bool(stream),
+            cap_of(given.max_tokens, given.max_tokens_to_sample),
+            1,
+            named_user(None, given.metadata, None),
+            prompt_bytes,
+            known,
+            match.billable,
+        )

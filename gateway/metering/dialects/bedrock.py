@@ -1,0 +1,228 @@
+"""AWS Bedrock: Converse, and invoke with each vendor's own bodies."""
+
+from __future__ import annotations
+
+from binascii import Error as Base64Error
+from binascii import a2b_base64
+from typing import ClassVar
+
+import msgspec
+from msgspec import Raw
+
+from gateway.core.model import RequestFacts, Usage
+from gateway.metering.dialects import errors
+from gateway.metering.dialects.base import FRAMES, HeaderLookup, Match, Meter
+from gateway.metering.dialects.dialect import (
+    CapPaths,
+    Dialect,
+    ErrorWriter,
+    Search,
+    cap_of,
+    sum_sizes,
+)
+from gateway.metering.dialects.fields import Tally
+from gateway.metering.dialects.meters import (
+    BEDROCK_HIT,
+    JsonMeter,
+    NullMeter,
+    StreamMeter,
+)
+from gateway.metering.dialects.requests import (
+    EMPTY,
+    BodyReader,
+    Count,
+    member,
+    to_count,
+)
+from gateway.metering.eventstream import EventStreamReader, FrameError
+
+_INPUT = b"x-amzn-bedrock-input-token-count"
+_OUTPUT = b"x-amzn-bedrock-output-token-count"
+_CACHE_READ = b"x-amzn-bedrock-cache-read-input-token-count"
+_CACHE_WRITE = b"x-amzn-bedrock-cache-write-input-token-count"
+_EVENT_STREAM = b"application/vnd.amazon.eventstream"
+
+
+class InvokeBody(msgspec.Struct):
+    """Prompt and caps of Converse and of every vendor's invoke body."""
+
+    messages: Raw = EMPTY
+    system: Raw = EMPTY
+    prompt: Raw = EMPTY
+    message: Raw = EMPTY
+    chat_history: Raw = EMPTY
+    inputText: Raw = EMPTY  # noqa: N815
+    texts: Raw = EMPTY
+    input: Raw = EMPTY
+    tools: Raw = EMPTY
+    toolConfig: Raw = EMPTY  # noqa: N815
+    inferenceConfig: Raw = EMPTY  # noqa: N815
+    textGenerationConfig: Raw = EMPTY  # noqa: N815
+    metadata: Raw = EMPTY
+    requestMetadata: Raw = EMPTY  # noqa: N815
+    max_tokens: Count = None
+    max_tokens_to_sample: Count = None
+    max_gen_len: Count = None
+    maxTokens: Count = None  # noqa: N815
+    max_completion_tokens: Count = None
+
+
+class _Part(msgspec.Struct):
+    bytes: str | None = None
+
+
+_read = BodyReader(InvokeBody).read
+_part = msgspec.json.Decoder(_Part).decode
+
+
+class Bedrock(Dialect):
+    """Usage in headers, bodies or the last message of a binary stream."""
+
+    name = "bedrock"
+    cap_paths: ClassVar[CapPaths] = (
+        ("inferenceConfig", "maxTokens"),
+        ("inferenceConfig", "max_new_tokens"),
+        ("textGenerationConfig", "maxTokenCount"),
+        ("max_tokens",),
+        ("max_tokens_to_sample",),
+        ("max_gen_len",),
+        ("maxTokens",),
+        ("max_completion_tokens",),
+    )
+    searcher: ClassVar[tuple[Search]] = (BEDROCK_HIT,)
+    error_writer: ClassVar[tuple[ErrorWriter]] = (errors.bedrock_error,)
+
+    def _read_body(self, match: Match, body: bytes) -> RequestFacts:
+        given = _read(body)
+        prompt_bytes, known = sum_sizes(
+            given.messages,
+            given.system,
+            given.prompt,
+            given.message,
+            given.chat_history,
+            given.inputText,
+            given.texts,
+            given.input,
+            given.tools,
+            given.toolConfig,
+        )
+        nested = member(given.inferenceConfig, "maxTokens", "max_new_tokens")
+        titan = member(given.textGenerationConfig, "maxTokenCount")
+        cap = cap_of(
+            given.max_tokens,
+            given.max_tokens_to_sample,
+            given.max_gen_len,
+            given.maxTokens,
+            given.max_completion_tokens,
+            to_count(nested, "inferenceConfig.maxTokens"),
+            to_count(titan, "textGenerationConfig.maxTokenCount"),
+        )
+        user = member(given.metadata, "user_id") or member(
+            given.requestMetadata, "user_id"
+        )
+        return RequestFacts(
+            match.endpoint,
+            match.model,
+            bool(match.stream),
+            cap,
+            1,
+            user if isinstance(user, str) else None,
+            prompt_bytes,
+            known,
+            match.billable,
+        )
+
+    def open_meter(
+        self,
+        match: Match,
+        facts: RequestFacts,
+        status: int,
+        headers: HeaderLookup,
+        content_type: bytes,
+    ) -> Meter:
+        """By content type; token counts in the header fields win over the body."""
+        if content_type.startswith(_EVENT_STREAM):
+            if facts.billable and match.billable and status < 300:  # noqa: PLR2004
+                return FramesMeter(facts, match)
+            return NullMeter()
+        meter = super().open_meter(match, facts, status, headers, content_type)
+        if headers(_INPUT) is None or isinstance(meter, NullMeter):
+            return meter
+        counts = tuple(
+            _header_count(headers(name))
+            for name in (_INPUT, _OUTPUT, _CACHE_READ, _CACHE_WRITE)
+        )
+        return HeaderMeter(facts, match, counts)
+
+    def error_headers(self, status: int, code: str) -> list[tuple[bytes, bytes]]:
+        """AWS clients choose their exception by this field."""
+        return [(b"x-amzn-errortype", errors.bedrock_error_type(status).encode())]
+
+
+def _header_count(value: bytes | None) -> int:
+    return int(value[:15]) if value is not None and value[:15].isdigit() else 0
+
+
+class HeaderMeter(JsonMeter):
+    """Token counts from header fields; the body adds what they leave out."""
+
+    __slots__ = ("_counts",)
+
+    def __init__(
+        self, facts: RequestFacts, match: Match, counts: tuple[int, ...]
+    ) -> None:
+        super().__init__(facts, match)
+        self._counts = counts
+
+    def finish(self, complete: bool) -> Usage | None:  # noqa: FBT001
+        """The larger prompt of header and body (only one of them has the caches)."""
+        super().finish(complete)
+        stated = self.tally.usage() if self.tally and self.tally.seen else Usage()
+        fresh, completion, read, write = self._counts
+        tally = Tally()
+        tally.fresh = fresh
+        tally.cached = read or stated.cached
+        tally.cache_write = write or stated.cache_write
+        if fresh >= stated.prompt:
+            tally.prompt = fresh + read + write
+        tally.completion = completion or stated.completion
+        tally.reasoning = stated.reasoning
+        return tally.usage()
+
+
+class FramesMeter(StreamMeter):
+    """AWS event stream: its payloads are metered as lines of JSON."""
+
+    __slots__ = ("_broken", "_reader")
+
+    def __init__(self, facts: RequestFacts, match: Match) -> None:
+        super().__init__(facts, match, FRAMES, BEDROCK_HIT)
+        self._reader = EventStreamReader()
+        self._broken = False
+
+    def feed(self, data: bytes) -> None:
+        """Read whole messages; what cannot be framed is only measured."""
+        if self._broken:
+            self._lost += len(data)
+            return
+        try:
+            for _, payload in self._reader.feed(data):
+                self._payload(payload)
+        except FrameError:
+            self._broken = True
+            self._lost += len(data)
+
+    def _payload(self, payload: bytes) -> None:
+        if payload.startswith(b'{"bytes"'):
+            payload = _unwrapped(payload)
+        if payload:
+            self._record(payload + b"\n")
+
+
+def _unwrapped(payload: bytes) -> bytes:
+    """The JSON that an invoke stream carries in base64."""
+    try:
+        inner = _part(payload).bytes
+        return a2b_base64(inner) if inner else b""
+    except (msgspec.DecodeError, UnicodeDecodeError, Base64Error, ValueError):
+        return payload

@@ -1,0 +1,84 @@
+"""Cohere v1 and v2 (and the rerankers that imitate it)."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import msgspec
+from msgspec import Raw
+
+from gateway.core.model import RequestFacts
+from gateway.metering.dialects import errors
+from gateway.metering.dialects.base import Match
+from gateway.metering.dialects.dialect import (
+    CapPaths,
+    Dialect,
+    ErrorWriter,
+    Search,
+    cap_of,
+    sum_sizes,
+)
+from gateway.metering.dialects.meters import META_HIT
+from gateway.metering.dialects.requests import EMPTY, BodyReader, Count
+
+
+class CohereBody(msgspec.Struct):
+    """Fields of chat, generate, embed and rerank, both versions."""
+
+    model: str | None = None
+    message: Raw = EMPTY
+    messages: Raw = EMPTY
+    chat_history: Raw = EMPTY
+    preamble: Raw = EMPTY
+    prompt: Raw = EMPTY
+    texts: Raw = EMPTY
+    inputs: Raw = EMPTY
+    images: Raw = EMPTY
+    text: Raw = EMPTY
+    query: Raw = EMPTY
+    documents: Raw = EMPTY
+    tools: Raw = EMPTY
+    stream: bool | None = None
+    max_tokens: Count = None
+    num_generations: Count = None
+
+
+_read = BodyReader(CohereBody).read
+
+
+class Cohere(Dialect):
+    """``meta`` (v1) or ``usage`` (v2) with ``tokens`` and ``billed_units``."""
+
+    name = "cohere"
+    cap_paths: ClassVar[CapPaths] = (("max_tokens",),)
+    n_paths: ClassVar[CapPaths] = (("num_generations",),)
+    searcher: ClassVar[tuple[Search]] = (META_HIT,)
+    error_writer: ClassVar[tuple[ErrorWriter]] = (errors.cohere_error,)
+
+    def _read_body(self, match: Match, body: bytes) -> RequestFacts:
+        given = _read(body)
+        prompt_bytes, known = sum_sizes(
+            given.message,
+            given.messages,
+            given.chat_history,
+            given.preamble,
+            given.prompt,
+            given.texts,
+            given.inputs,
+            given.images,
+            given.text,
+            given.query,
+            given.documents,
+            given.tools,
+        )
+        return RequestFacts(
+            match.endpoint,
+            given.model or match.model,
+            bool(given.stream),
+            cap_of(given.max_tokens),
+            max(1, given.num_generations or 1),
+            None,
+            prompt_bytes,
+            known,
+            match.billable,
+        )

@@ -1,0 +1,167 @@
+"""A dialect: one provider family's wire format, as stateless methods."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import ClassVar
+
+from msgspec import Raw
+
+from gateway.core.model import RequestFacts
+from gateway.metering.dialects import errors
+from gateway.metering.dialects.base import (
+    NDJSON,
+    OPAQUE,
+    SSE,
+    DialectError,
+    HeaderLookup,
+    Match,
+    Meter,
+)
+from gateway.metering.dialects.meters import (
+    USAGE_HIT,
+    JsonMeter,
+    NullMeter,
+    SniffMeter,
+    StreamMeter,
+)
+from gateway.metering.dialects.requests import form_fields, to_count, to_flag
+from gateway.metering.dialects.sizes import text_size
+from gateway.metering.dialects.splice import capped
+
+_NDJSON_TYPES = ("application/x-ndjson", "application/stream+json", "application/jsonl")
+_OPAQUE_TYPES = ("audio/", "image/", "video/", "application/octet-stream")
+_HTTP_OK = range(200, 300)
+
+CapPaths = tuple[tuple[str, ...], ...]
+Search = Callable[[bytes], object]
+ErrorWriter = Callable[[int, str, str, str | None], bytes]
+
+
+class Dialect:
+    """How one family of providers writes requests, answers and errors."""
+
+    name: ClassVar[str] = "passthrough"
+    # Where completion caps and the number of answers stand in a body.
+    cap_paths: ClassVar[CapPaths] = ()
+    n_paths: ClassVar[CapPaths] = ()
+    fold_case: ClassVar[bool] = False
+    # What a stream's record must contain to be worth parsing, and who writes errors
+    # (tuples of one, because a bare function in a class would become a method).
+    searcher: ClassVar[tuple[Search]] = (USAGE_HIT,)
+    error_writer: ClassVar[tuple[ErrorWriter]] = (errors.openai_error,)
+
+    def read_request(
+        self, match: Match, body: bytes, query: str, content_type: str
+    ) -> RequestFacts:
+        """What admission needs to know. Raises DialectError where a 400 is due."""
+        if content_type[:10].lower() == "multipart/":
+            return self._read_form(match, body, content_type)
+        return self._read_body(match, body)
+
+    def _read_body(self, match: Match, body: bytes) -> RequestFacts:
+        return RequestFacts(
+            match.endpoint, match.model, bool(match.stream), billable=match.billable
+        )
+
+    def _read_form(self, match: Match, body: bytes, content_type: str) -> RequestFacts:
+        fields = form_fields(body, content_type)
+        n = to_count(fields.get("n") or None, "n")
+        return RequestFacts(
+            match.endpoint,
+            model=fields.get("model") or match.model,
+            stream=bool(to_flag(fields.get("stream"), "stream")),
+            n=max(1, n or 1),
+            user=fields.get("user"),
+            prompt_bytes=len(fields.get("prompt", "")),
+            billable=match.billable,
+        )
+
+    def ask_usage(self, body: bytes, facts: RequestFacts) -> bytes | None:
+        """The body asking for usage in a stream; None: leave it as it is."""
+        return None
+
+    def clamp(
+        self, body: bytes, facts: RequestFacts, max_tokens: int | None, n: int | None
+    ) -> bytes:
+        """The body with its caps lowered. Raises DialectError if that cannot be done."""
+        caps: list[tuple[tuple[str, ...], int]] = []
+        if max_tokens is not None:
+            caps += [(path, max_tokens) for path in self.cap_paths]
+        if n is not None:
+            caps += [(path, n) for path in self.n_paths]
+        return capped(body, tuple(caps), fold_case=self.fold_case) if caps else body
+
+    def open_meter(
+        self,
+        match: Match,
+        facts: RequestFacts,
+        status: int,
+        headers: HeaderLookup,
+        content_type: bytes,
+    ) -> Meter:
+        """A meter for one answer; ``content_type`` is the answer's."""
+        if not (facts.billable and match.billable) or status not in _HTTP_OK:
+            return NullMeter()
+        kind = framing_of(content_type)
+        common = (facts, match)
+        if kind in (SSE, NDJSON):
+            return StreamMeter(*common, kind, self.searcher[0])
+        if kind == OPAQUE:
+            return JsonMeter(*common, OPAQUE)
+        if kind == "json" and not facts.stream:
+            return JsonMeter(*common)
+        return SniffMeter(*common, self.searcher[0])
+
+    def error_body(
+        self, status: int, code: str, message: str, param: str | None = None
+    ) -> bytes:
+        """A JSON error in this dialect."""
+        return self.error_writer[0](status, code, message, param)
+
+    def error_headers(self, status: int, code: str) -> list[tuple[bytes, bytes]]:
+        """Header fields that this dialect's errors need beside their body."""
+        return []
+
+
+_FRAMINGS: dict[bytes, str] = {
+    b"application/json": "json",
+    b"text/event-stream": SSE,
+    b"text/event-stream; charset=utf-8": SSE,
+}
+
+
+def framing_of(content_type: bytes) -> str:
+    """sse, ndjson, json, opaque, or "" where the bytes must tell."""
+    known = _FRAMINGS.get(content_type)
+    if known is not None:
+        return known
+    kind = content_type.decode("latin-1").partition(";")[0].strip().lower()
+    if kind == "text/event-stream":
+        return SSE
+    if kind in _NDJSON_TYPES:
+        return NDJSON
+    if kind == "application/json" or kind.endswith("+json"):
+        return "json"
+    return OPAQUE if kind.startswith(_OPAQUE_TYPES) else ""
+
+
+def sum_sizes(*raws: Raw) -> tuple[int, int]:
+    """(bytes of text, known tokens) of all these members together."""
+    total = known = 0
+    for raw in raws:
+        size, tokens = text_size(raw)
+        total += size
+        known += tokens
+    return total, known
+
+
+def cap_of(*values: int | None) -> int | None:
+    """The largest cap given; None: none, or "unlimited" (-1)."""
+    given = [v for v in values if v is not None]
+    if not given or min(given) < 0:
+        return None
+    return max(given)
+
+
+__all__ = ["Dialect", "DialectError", "cap_of", "framing_of", "sum_sizes"]

@@ -1,0 +1,169 @@
+"""Gemini and Vertex AI: generateContent and its siblings."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+import msgspec
+from msgspec import Raw
+
+from gateway.core.model import RequestFacts, Usage
+from gateway.metering.dialects import errors
+from gateway.metering.dialects.base import HeaderLookup, Match, Meter
+from gateway.metering.dialects.dialect import CapPaths, Dialect, ErrorWriter, sum_sizes
+from gateway.metering.dialects.fields import Number, Tally, whole
+from gateway.metering.dialects.meters import JsonMeter, NullMeter
+from gateway.metering.dialects.requests import EMPTY, BodyReader, member, to_count
+
+
+class GenerateBody(msgspec.Struct):
+    """Fields of every method; protobuf JSON takes both spellings of a name."""
+
+    contents: Raw = EMPTY
+    content: Raw = EMPTY
+    requests: Raw = EMPTY
+    instances: Raw = EMPTY
+    parameters: Raw = EMPTY
+    tools: Raw = EMPTY
+    systemInstruction: Raw = EMPTY  # noqa: N815
+    system_instruction: Raw = EMPTY
+    generationConfig: Raw = EMPTY  # noqa: N815
+    generation_config: Raw = EMPTY
+
+
+class _Statistics(msgspec.Struct):
+    token_count: Number = None
+
+
+class _Embedding(msgspec.Struct):
+    statistics: _Statistics | None = None
+
+
+class _Prediction(msgspec.Struct):
+    embeddings: _Embedding | None = None
+
+
+class _Total(msgspec.Struct, rename="camel"):
+    total_tokens: Number = None
+
+
+class _TokenMetadata(msgspec.Struct, rename="camel"):
+    input_token_count: _Total | None = None
+    output_token_count: _Total | None = None
+
+
+class _PredictMetadata(msgspec.Struct, rename="camel"):
+    token_metadata: _TokenMetadata | None = None
+
+
+class PredictAnswer(msgspec.Struct):
+    """Vertex ``:predict``: embeddings and PaLM text models."""
+
+    predictions: list[_Prediction] | None = None
+    metadata: _PredictMetadata | None = None
+
+
+_read = BodyReader(GenerateBody).read
+_predict_answer = msgspec.json.Decoder(PredictAnswer).decode
+
+
+class PredictMeter(JsonMeter):
+    """Token counts of ``:predict``, which stand with each prediction."""
+
+    __slots__ = ()
+
+    def finish(self, complete: bool) -> Usage | None:  # noqa: FBT001
+        """Sum the predictions' own counts, else as any JSON answer."""
+        try:
+            answer = _predict_answer(b"".join(self._chunks))
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+            return super().finish(complete)
+        tally = Tally()
+        for prediction in answer.predictions or ():
+            if prediction.embeddings and prediction.embeddings.statistics:
+                count = whole(prediction.embeddings.statistics.token_count)
+                tally.prompt = (tally.prompt or 0) + (count or 0)
+                tally.seen = True
+        tokens = answer.metadata.token_metadata if answer.metadata else None
+        if tokens is not None:
+            tally.prompt = _total(tokens.input_token_count)
+            tally.completion = _total(tokens.output_token_count)
+            tally.seen = True
+        return tally.usage() if tally.seen else super().finish(complete)
+
+
+def _total(count: _Total | None) -> int:
+    return (whole(count.total_tokens) or 0) if count else 0
+
+
+def _count(given: Any, name: str) -> int | None:
+    count = to_count(given, name)
+    return count if count is None or count > 0 else None
+
+
+class Gemini(Dialect):
+    """``candidates`` and ``usageMetadata``."""
+
+    name = "gemini"
+    cap_paths: ClassVar[CapPaths] = (
+        ("generationConfig", "maxOutputTokens"),
+        ("generationConfig", "max_output_tokens"),
+        ("generation_config", "maxOutputTokens"),
+        ("generation_config", "max_output_tokens"),
+        ("parameters", "maxOutputTokens"),
+    )
+    n_paths: ClassVar[CapPaths] = (
+        ("generationConfig", "candidateCount"),
+        ("generationConfig", "candidate_count"),
+        ("generation_config", "candidateCount"),
+        ("generation_config", "candidate_count"),
+        ("parameters", "candidateCount"),
+    )
+    error_writer: ClassVar[tuple[ErrorWriter]] = (errors.gemini_error,)
+
+    def _read_body(self, match: Match, body: bytes) -> RequestFacts:
+        given = _read(body)
+        prompt_bytes, known = sum_sizes(
+            given.contents,
+            given.content,
+            given.requests,
+            given.instances,
+            given.tools,
+            given.systemInstruction,
+            given.system_instruction,
+        )
+        cap = n = None
+        for config in (
+            given.generationConfig,
+            given.generation_config,
+            given.parameters,
+        ):
+            asked = member(config, "maxOutputTokens", "max_output_tokens")
+            cap = _count(asked, "maxOutputTokens") or cap
+            asked = member(config, "candidateCount", "candidate_count")
+            n = _count(asked, "candidateCount") or n
+        return RequestFacts(
+            match.endpoint,
+            match.model,
+            bool(match.stream),
+            cap,
+            n or 1,
+            None,
+            prompt_bytes,
+            known,
+            match.billable,
+        )
+
+    def open_meter(
+        self,
+        match: Match,
+        facts: RequestFacts,
+        status: int,
+        headers: HeaderLookup,
+        content_type: bytes,
+    ) -> Meter:
+        """As any dialect's, but ``:predict`` has counts of its own."""
+        meter = super().open_meter(match, facts, status, headers, content_type)
+        if match.endpoint == "predict" and not isinstance(meter, NullMeter):
+            return PredictMeter(facts, match)
+        return meter

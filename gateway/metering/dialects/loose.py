@@ -1,0 +1,119 @@
+"""Finding a usage object where strict decoding does not work.
+
+Three cases: a field of an unexpected type, an answer cut short, an answer too large
+to hold (multi-megabyte embeddings), of which only head and tail were kept.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from bisect import bisect_right
+from collections.abc import Callable
+from typing import Any, TypeVar, get_args
+
+import msgspec
+
+from gateway.metering.dialects.fields import Envelope
+
+_S = TypeVar("_S", bound=msgspec.Struct)
+_NAMES = [f.encode_name for f in msgspec.structs.fields(Envelope)]
+# A member of an envelope: its name and colon. An escaped quote inside a text never
+# matches, because there the closing quote has a backslash before it.
+_MEMBER = re.compile(
+    b'"(' + b"|".join(re.escape(n.encode()) for n in _NAMES) + rb')"\s*+:\s*+(?=[{\d])'
+)
+_STRUCTURE = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"|[\[\]{}]', re.DOTALL)
+_STEP = {b"}": 1, b"]": 1, b"{": -1, b"[": -1}
+# More members than an honest answer has are not looked at.
+_MEMBERS_MAX = 64
+_decoder = json.JSONDecoder(parse_int=lambda digits: int(digits[:18]))
+
+
+def loosely(value: dict[str, Any], shape: type[_S]) -> _S:
+    """Every field of ``shape`` that ``value`` has in a usable form."""
+    made = shape()
+    for field in msgspec.structs.fields(shape):
+        member = value.get(field.encode_name)
+        if member is None:
+            continue
+        try:
+            setattr(made, field.name, msgspec.convert(member, field.type, strict=False))
+        except msgspec.ValidationError:
+            nested = _struct_in(field.type)
+            if nested is not None and isinstance(member, dict):
+                setattr(made, field.name, loosely(member, nested))
+    return made
+
+
+def _struct_in(annotation: Any) -> type[msgspec.Struct] | None:
+    for arg in get_args(annotation):
+        if isinstance(arg, type) and issubclass(arg, msgspec.Struct):
+            return arg
+    return None
+
+
+def loose_envelope(text: bytes) -> Envelope | None:
+    """An envelope read leniently from a whole JSON object; None when it is none."""
+    try:
+        value = _decoder.decode(text.decode("utf-8", "replace"))
+    except (ValueError, RecursionError):
+        return None
+    return loosely(value, Envelope) if isinstance(value, dict) else None
+
+
+def envelope_in_tail(tail: bytes) -> Envelope | None:
+    """The top-level members that can be seen in the last bytes of a JSON text.
+
+    Depth is counted backwards from the end, where it is zero. For a text cut short it
+    is not, so members of any depth count then, the last of each name.
+    """
+    after = _depths_from_end(tail)
+    return _members(tail, lambda at: after(at) == 1) or _members(tail, lambda _: True)
+
+
+def envelope_in_head(head: bytes) -> Envelope | None:
+    """The top-level members that can be seen in the first bytes of a JSON text."""
+    depth = 0
+    tops: list[tuple[int, int]] = []
+    start = 0
+    for found in _STRUCTURE.finditer(head):
+        mark = found[0]
+        if mark in (b"{", b"["):
+            if depth == 1:
+                tops.append((start, found.start()))
+            depth += 1
+        elif mark in (b"}", b"]"):
+            depth -= 1
+            if depth == 1:
+                start = found.end()
+    tops.append((start, len(head) if depth == 1 else start))
+    return _members(head, lambda at: any(a <= at < b for a, b in tops))
+
+
+def _depths_from_end(tail: bytes) -> Callable[[int], int]:
+    """A function from a position to the number of brackets still open there."""
+    marks = list(_STRUCTURE.finditer(tail))
+    if not marks or marks[-1].end() != len(tail.rstrip()):
+        # The window began inside a string: what looked like strings were the gaps.
+        marks = list(_STRUCTURE.finditer(tail, tail.find(b'"') + 1))
+    starts = [found.start() for found in marks]
+    open_from = [0] * (len(marks) + 1)
+    for at in range(len(marks) - 1, -1, -1):
+        open_from[at] = open_from[at + 1] + _STEP.get(marks[at][0], 0)
+    return lambda position: open_from[bisect_right(starts, position)]
+
+
+def _members(text: bytes, wanted: Callable[[int], bool]) -> Envelope | None:
+    """An envelope of the members whose position is wanted, the last of each name."""
+    value: dict[str, Any] = {}
+    for found in list(_MEMBER.finditer(text))[-_MEMBERS_MAX:]:
+        if not wanted(found.start()):
+            continue
+        # Usage objects are far smaller than this; a bound keeps junk cheap.
+        window = text[found.end() : found.end() + 4096].decode("utf-8", "replace")
+        try:
+            value[found[1].decode()] = _decoder.raw_decode(window)[0]
+        except (ValueError, RecursionError):
+            continue
+    return loosely(value, Envelope) if value else None

@@ -1,0 +1,421 @@
+"""Meters: the usage of an answer, read while its bytes pass.
+
+An uninteresting chunk of a stream costs one regex search and one list append. Nothing
+is parsed unless a usage object is in sight; raw records are kept only so that they can
+be counted should no usage come, at most 64 KiB of them, older ones as bare text.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import deque
+from collections.abc import Callable
+
+import msgspec
+
+from gateway.core.model import RequestFacts, Usage
+from gateway.metering.dialects.base import (
+    JSON,
+    NDJSON,
+    OPAQUE,
+    SSE,
+    CountTask,
+    Match,
+    count_task,
+)
+from gateway.metering.dialects.fields import (
+    CLOSED,
+    OPEN,
+    Envelope,
+    Tally,
+    decode_envelope,
+    decode_envelopes,
+    decode_simple,
+    plain_usage,
+)
+from gateway.metering.dialects.loose import (
+    envelope_in_head,
+    envelope_in_tail,
+    loose_envelope,
+)
+from gateway.metering.dialects.texts import raw_texts, sse_payload
+
+# Raw records of a stream kept as they are: some 350 events of 180 bytes.
+KEPT_BYTES = 64 * 1024
+# ... and how much of the oldest is turned into bare text at a time (some 50 us).
+STEP_BYTES = 8 * 1024
+# Bare text kept beyond that; what comes later is only measured.
+TEXT_CHARS = 1024 * 1024
+# A JSON answer held whole; of a larger one the head and the tail.
+BODY_BYTES = 1024 * 1024
+WINDOW_BYTES = 64 * 1024
+# One event held whole; of a larger one (an image inside an event) the tail.
+EVENT_BYTES = 1024 * 1024
+
+# Two line ends in a row, each CRLF, LF or CR (WHATWG: event streams).
+BLANK_LINE = re.compile(rb"(?>\r\n|\n|\r)(?>\r\n|\n|\r)")
+_LINE_END = re.compile(rb"\n")
+
+# Where a usage object may begin. Literal heads keep the search fast.
+USAGE_HIT = re.compile(rb'"usage(?:Metadata)?"\s*+:\s*+\{').search
+META_HIT = re.compile(rb'"(?:usage|meta|tokens|billed_units)"\s*+:\s*+\{').search
+OLLAMA_HIT = re.compile(rb'eval_count"').search
+BEDROCK_HIT = re.compile(
+    rb'"(?:usage|amazon-bedrock-invocationMetrics)"\s*+:\s*+\{'
+    rb'|_token_count"|TokenCount"'
+).search
+ANY_HIT = re.compile(
+    rb'"(?:usage(?:Metadata)?|meta|tokens|billed_units'
+    rb'|amazon-bedrock-invocationMetrics)"\s*+:\s*+\{|eval_count"|_token_count"'
+    rb'|TokenCount"|"tokens_(?:evaluated|predicted)"'
+).search
+
+
+def read_envelope(payload: bytes) -> Envelope | None:
+    """One JSON object's usage members; None when it is not JSON at all."""
+    try:
+        return decode_envelope(payload)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return loose_envelope(payload)
+
+
+class NullMeter:
+    """For error answers and endpoints that cost nothing."""
+
+    __slots__ = ("_seen",)
+
+    def __init__(self) -> None:
+        self._seen = False
+
+    def feed(self, data: bytes) -> None:
+        """Only note that something came."""
+        self._seen = True
+
+    def finish(self, complete: bool) -> Usage | None:  # noqa: FBT001
+        """Nothing, whatever came."""
+        return Usage()
+
+    def unstated(self) -> CountTask | None:
+        """There is nothing to count."""
+        return None
+
+    @property
+    def first_token_seen(self) -> bool:
+        """Whether any answer bytes came."""
+        return self._seen
+
+
+class _Base:
+    """What JSON and stream meters share: a tally, and how an answer ends."""
+
+    __slots__ = ("_facts", "_model", "_must_count", "framing", "tally")
+
+    def __init__(self, facts: RequestFacts, match: Match, framing: str = JSON) -> None:
+        self.framing = framing
+        self._facts = facts
+        self._model = match.model
+        self._must_count = match.counted
+        self.tally: Tally | None = None
+
+    def _take(self, envelope: Envelope | None) -> None:
+        if envelope is not None:
+            if self.tally is None:
+                self.tally = Tally()
+            self.tally.take(envelope)
+
+    def _ended(self, complete: bool) -> Usage | None:  # noqa: FBT001
+        tally = self.tally
+        if tally is not None and tally.seen:
+            short = tally.open == OPEN or (tally.open != CLOSED and not complete)
+            if not (short and self._must_count):
+                return tally.usage()
+            return None
+        return None if self._must_count else Usage()
+
+    def _task(self) -> CountTask:
+        tally = self.tally
+        stated = tally.usage() if tally is not None and tally.seen else None
+        return count_task(self._facts, self._model, self.framing, stated)
+
+
+class JsonMeter(_Base):
+    """One JSON body (or Gemini's array of them)."""
+
+    __slots__ = ("_chunks", "_first", "_head", "_held", "_lost", "_tail")
+
+    def __init__(self, facts: RequestFacts, match: Match, framing: str = JSON) -> None:
+        # Not through super(): a JSON answer's meter costs as much as reading it.
+        self.framing = framing
+        self._facts = facts
+        self._model = match.model
+        self._must_count = match.counted
+        self.tally = None
+        self._chunks: list[bytes] = []
+        self._held = 0
+        self._head = b""
+        self._tail = b""
+        self._lost = 0
+
+    def feed(self, data: bytes) -> None:
+        """Hold the body, or its two ends."""
+        self._held += len(data)
+        self._chunks.append(data)
+        if self._held > BODY_BYTES:
+            self._shrink()
+
+    def _shrink(self) -> None:
+        """Keep the two ends; runs once per mebibyte, so that it costs nothing."""
+        whole = self._tail + b"".join(self._chunks)
+        if not self._head:
+            self._head = whole[:WINDOW_BYTES]
+            whole = whole[WINDOW_BYTES:]
+        self._tail = whole[-WINDOW_BYTES:]
+        self._lost += len(whole) - len(self._tail)
+        self._chunks = []
+        self._held = 0
+
+    @property
+    def first_token_seen(self) -> bool:
+        """Whether any answer bytes came."""
+        return self._held > 0 or self._head != b""
+
+    def finish(self, complete: bool) -> Usage | None:  # noqa: FBT001
+        """Decode the usage fields."""
+        if self._head:
+            self._shrink()
+            self._take(envelope_in_head(self._head))
+            self._take(envelope_in_tail(self._tail))
+            return self._ended(complete)
+        chunks = self._chunks
+        body = chunks[0] if len(chunks) == 1 else b"".join(chunks)
+        self._chunks = [body]
+        return self._read(body) or self._ended(complete)
+
+    def _read(self, body: bytes) -> Usage | None:
+        """The usage itself in the plainest case, else None and what goes to the tally."""
+        try:
+            stated = decode_simple(body).usage
+            if stated is not None:
+                usage = plain_usage(stated)
+                if usage is not None:
+                    return usage
+                self.tally = tally = Tally()
+                tally.take_stated(stated)
+                if tally.seen:
+                    return None
+            self._take(decode_envelope(body))
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+            self._read_oddly(body)
+        return None
+
+    def _read_oddly(self, body: bytes) -> None:
+        """An array, a field of an odd type, several objects, or a body cut short."""
+        try:
+            for envelope in decode_envelopes(body):
+                self._take(envelope)
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+            self._take(loose_envelope(body) or envelope_in_tail(body[-WINDOW_BYTES:]))
+
+    def unstated(self) -> CountTask | None:
+        """The body, or what was kept of it."""
+        task = self._task()
+        task.answer = [self._head, self._tail] if self._head else self._chunks
+        task.lost_bytes = self._lost
+        return task
+
+
+class StreamMeter(_Base):
+    """A stream of records: server-sent events or lines of JSON.
+
+    ``hit`` searches a record for what may be a usage object.
+    """
+
+    __slots__ = (
+        "_boundary",
+        "_ends",
+        "_from",
+        "_held",
+        "_hit",
+        "_kept",
+        "_kept_bytes",
+        "_lost",
+        "_text",
+        "_text_chars",
+    )
+
+    def __init__(
+        self,
+        facts: RequestFacts,
+        match: Match,
+        framing: str = SSE,
+        hit: Callable[[bytes], object] = USAGE_HIT,
+    ) -> None:
+        super().__init__(facts, match, framing)
+        self._hit = hit
+        self._ends, self._boundary = (
+            (b"\n\n", BLANK_LINE) if framing == SSE else (b"\n", _LINE_END)
+        )
+        self._held = bytearray()
+        self._from = 0
+        self._kept: deque[bytes] = deque()
+        self._kept_bytes = 0
+        self._text: list[bytes] = []
+        self._text_chars = 0
+        self._lost = 0
+
+    @property
+    def first_token_seen(self) -> bool:
+        """Whether any whole record came."""
+        return self._kept_bytes > 0 or self._text_chars > 0 or self.tally is not None
+
+    def feed(self, data: bytes) -> None:
+        """Scan answer bytes."""
+        if self._held or not data.endswith(self._ends):
+            self._feed_slowly(data)
+            return
+        if self._hit(data):
+            self._read(data)
+        self._kept.append(data)
+        self._kept_bytes += len(data)
+        if self._kept_bytes > KEPT_BYTES:
+            self._compact()
+
+    def keep(self, records: bytes) -> None:
+        """``feed`` for whole records that were searched already."""
+        self._kept.append(records)
+        self._kept_bytes += len(records)
+        if self._kept_bytes > KEPT_BYTES:
+            self._compact()
+
+    def _feed_slowly(self, data: bytes) -> None:
+        held = self._held
+        held += data
+        start = 0
+        for found in self._boundary.finditer(held, self._from):
+            end = found.end()
+            self._record(bytes(held[start:end]))
+            start = end
+        if start:
+            del held[:start]
+        if len(held) > EVENT_BYTES:
+            # Usage stands at the end of the events that grow so large.
+            self._lost += len(held) - WINDOW_BYTES
+            del held[:-WINDOW_BYTES]
+        # A line end may be split over two reads: look again at the last three bytes.
+        self._from = max(0, len(held) - 3)
+
+    def _record(self, record: bytes) -> None:
+        if self._hit(record):
+            self._read(record)
+        self.keep(record)
+
+    def _read(self, records: bytes) -> None:
+        """Take the usage out of whole records."""
+        for line in records.splitlines():
+            if not self._hit(line):
+                continue
+            payload = line
+            if self.framing == SSE and line.startswith(b"data:"):
+                payload = line[5:]
+            envelope = read_envelope(payload)
+            if envelope is None:
+                # JSON over several data lines, or the tail of an oversized event.
+                whole = sse_payload(records)
+                envelope = read_envelope(whole) or envelope_in_tail(whole or records)
+            self._take(envelope)
+
+    def _compact(self) -> None:
+        """Turn the oldest records into bare text, a few at a time."""
+        while self._kept_bytes > KEPT_BYTES - STEP_BYTES:
+            record = self._kept.popleft()
+            self._kept_bytes -= len(record)
+            if self._text_chars > TEXT_CHARS:
+                self._lost += len(record)
+                continue
+            text = raw_texts(record)
+            if text:
+                self._text_chars += len(text)
+                self._text.append(text)
+
+    def finish(self, complete: bool) -> Usage | None:  # noqa: FBT001
+        """Read what is left without an end, and sum up."""
+        if self._held:
+            self._record(bytes(self._held))
+            self._held.clear()
+        return self._ended(complete)
+
+    def unstated(self) -> CountTask | None:
+        """Everything that was generated, as far as it was kept."""
+        task = self._task()
+        task.answer = list(self._kept)
+        task.text = self._text
+        task.lost_bytes = self._lost
+        return task
+
+
+class SniffMeter(_Base):
+    """Chooses by the first bytes, where the content type does not tell."""
+
+    __slots__ = ("_begun", "_hit", "_match", "_meter")
+
+    def __init__(
+        self,
+        facts: RequestFacts,
+        match: Match,
+        hit: Callable[[bytes], object],
+    ) -> None:
+        super().__init__(facts, match)
+        self._match = match
+        self._hit = hit
+        self._begun = b""
+        self._meter: JsonMeter | StreamMeter | None = None
+
+    def feed(self, data: bytes) -> None:
+        """Pass on to the meter of the format that the first bytes show."""
+        if self._meter is None:
+            begun = (self._begun + data).lstrip(b"\xef\xbb\xbf \t\r\n")
+            if not begun:
+                return
+            if len(begun) < len(b"event:") and b"event:".startswith(begun):
+                self._begun = begun
+                return
+            data = begun
+            self._meter = self._choose(begun)
+        self._meter.feed(data)
+
+    def _choose(self, begun: bytes) -> JsonMeter | StreamMeter:
+        common = (self._facts, self._match)
+        if begun[:1] in (b"{", b"["):
+            return JsonMeter(*common)
+        if begun.startswith((b"data:", b"event:", b"id:", b"retry:", b":")):
+            return StreamMeter(*common, SSE, self._hit)
+        return JsonMeter(*common, OPAQUE)
+
+    @property
+    def first_token_seen(self) -> bool:
+        """Whether any answer bytes came."""
+        return self._meter is not None
+
+    def finish(self, complete: bool) -> Usage | None:  # noqa: FBT001
+        """What the chosen meter says."""
+        if self._meter is None:
+            return self._ended(complete)
+        return self._meter.finish(complete)
+
+    def unstated(self) -> CountTask | None:
+        """What the chosen meter kept."""
+        return self._task() if self._meter is None else self._meter.unstated()
+
+
+__all__ = [
+    "ANY_HIT",
+    "BEDROCK_HIT",
+    "META_HIT",
+    "NDJSON",
+    "OLLAMA_HIT",
+    "USAGE_HIT",
+    "JsonMeter",
+    "NullMeter",
+    "SniffMeter",
+    "StreamMeter",
+]

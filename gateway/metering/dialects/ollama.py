@@ -1,0 +1,78 @@
+"""Ollama's native API: lines of JSON, counts in the last one."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import msgspec
+from msgspec import Raw
+
+from gateway.core.model import RequestFacts
+from gateway.metering.dialects import errors
+from gateway.metering.dialects.base import Match
+from gateway.metering.dialects.dialect import (
+    CapPaths,
+    Dialect,
+    ErrorWriter,
+    Search,
+    sum_sizes,
+)
+from gateway.metering.dialects.meters import OLLAMA_HIT
+from gateway.metering.dialects.requests import EMPTY, BodyReader, member, size, to_count
+from gateway.metering.dialects.sizes import IMAGE_TOKENS
+
+
+class OllamaBody(msgspec.Struct):
+    """Fields of chat, generate and embed."""
+
+    model: str | None = None
+    messages: Raw = EMPTY
+    prompt: Raw = EMPTY
+    system: Raw = EMPTY
+    suffix: Raw = EMPTY
+    input: Raw = EMPTY
+    context: Raw = EMPTY
+    tools: Raw = EMPTY
+    images: Raw = EMPTY
+    options: Raw = EMPTY
+    stream: bool | None = None
+
+
+_read = BodyReader(OllamaBody, fold_case=True).read
+
+
+class Ollama(Dialect):
+    """Streams unless told otherwise; member names match in any case (Go)."""
+
+    name = "ollama"
+    cap_paths: ClassVar[CapPaths] = (("options", "num_predict"),)
+    fold_case = True
+    searcher: ClassVar[tuple[Search]] = (OLLAMA_HIT,)
+    error_writer: ClassVar[tuple[ErrorWriter]] = (errors.ollama_error,)
+
+    def _read_body(self, match: Match, body: bytes) -> RequestFacts:
+        given = _read(body)
+        prompt_bytes, known = sum_sizes(
+            given.messages,
+            given.prompt,
+            given.system,
+            given.suffix,
+            given.input,
+            given.context,
+            given.tools,
+        )
+        if size(given.images) > len("[]"):
+            known += IMAGE_TOKENS
+        cap = to_count(member(given.options, "num_predict"), "num_predict")
+        stream = match.endpoint in ("chat", "generate") and given.stream is not False
+        return RequestFacts(
+            match.endpoint,
+            given.model or match.model,
+            stream,
+            cap if cap is None or cap > 0 else None,
+            1,
+            None,
+            prompt_bytes,
+            known,
+            match.billable,
+        )

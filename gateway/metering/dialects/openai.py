@@ -1,0 +1,175 @@
+"""OpenAI and everyone who speaks like it: chat, responses, embeddings and the rest."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import msgspec
+from msgspec import Raw
+
+from gateway.core.model import RequestFacts
+from gateway.metering.dialects.base import Match
+from gateway.metering.dialects.dialect import CapPaths, Dialect, cap_of, sum_sizes
+from gateway.metering.dialects.requests import (
+    EMPTY,
+    BodyReader,
+    Count,
+    member,
+    size,
+    to_flag,
+)
+from gateway.metering.dialects.sizes import text_size
+from gateway.metering.dialects.splice import with_usage_asked
+
+# Endpoints whose streams state usage only when asked to.
+_ASKABLE = frozenset({"chat.completions", "completions"})
+
+
+class ChatBody(msgspec.Struct):
+    """Fields of ``/chat/completions``, most frequent first."""
+
+    model: str | None = None
+    messages: Raw = EMPTY
+    max_tokens: Count = None
+    stream: bool | None = None
+    max_completion_tokens: Count = None
+    n: Count = None
+    stream_options: Raw = EMPTY
+    tools: Raw = EMPTY
+    functions: Raw = EMPTY
+    response_format: Raw = EMPTY
+    user: str | None = None
+    metadata: Raw = EMPTY
+    safety_identifier: str | None = None
+
+
+class OtherBody(msgspec.Struct):
+    """Fields of all the other endpoints together."""
+
+    model: str | None = None
+    input: Raw = EMPTY
+    prompt: Raw = EMPTY
+    instructions: Raw = EMPTY
+    stream: bool | None = None
+    max_tokens: Count = None
+    max_output_tokens: Count = None
+    max_completion_tokens: Count = None
+    n: Count = None
+    best_of: Count = None
+    stream_options: Raw = EMPTY
+    tools: Raw = EMPTY
+    text: Raw = EMPTY
+    suffix: Raw = EMPTY
+    query: Raw = EMPTY
+    documents: Raw = EMPTY
+    inputs: Raw = EMPTY
+    messages: Raw = EMPTY
+    additional_instructions: Raw = EMPTY
+    additional_messages: Raw = EMPTY
+    user: str | None = None
+    metadata: Raw = EMPTY
+    safety_identifier: str | None = None
+
+
+_chat = BodyReader(ChatBody).read
+_other = BodyReader(OtherBody).read
+
+
+def named_user(
+    user: str | None, metadata: Raw, safety_identifier: str | None
+) -> str | None:
+    """The end user that a body names: ``user``, ``metadata.user_id``, then the id."""
+    if user:
+        return user
+    given = member(metadata, "user_id")
+    return given if isinstance(given, str) and given else safety_identifier or None
+
+
+class OpenAI(Dialect):
+    """``choices`` and ``usage``."""
+
+    name = "openai"
+    cap_paths: ClassVar[CapPaths] = (
+        ("max_tokens",),
+        ("max_completion_tokens",),
+        ("max_output_tokens",),
+    )
+    n_paths: ClassVar[CapPaths] = (("n",), ("best_of",))
+
+    def _read_body(self, match: Match, body: bytes) -> RequestFacts:
+        if match.endpoint == "chat.completions":
+            return self._read_chat(match, _chat(body))
+        return self._read_other(match, _other(body))
+
+    def _read_chat(self, match: Match, chat: ChatBody) -> RequestFacts:
+        prompt_bytes, known = text_size(chat.messages)
+        for raw in (chat.tools, chat.functions, chat.response_format):
+            if raw is not EMPTY:
+                prompt_bytes += size(raw)
+        stream = bool(chat.stream)
+        user = chat.user
+        if user is None and (chat.safety_identifier or chat.metadata is not EMPTY):
+            user = named_user(user, chat.metadata, chat.safety_identifier)
+        cap = chat.max_tokens
+        if chat.max_completion_tokens is not None or (cap is not None and cap < 0):
+            cap = cap_of(cap, chat.max_completion_tokens)
+        return RequestFacts(
+            "chat.completions",
+            chat.model or match.model,
+            stream,
+            cap,
+            max(1, chat.n or 1),
+            user,
+            prompt_bytes,
+            known,
+            match.billable,
+            not stream or asks_usage(chat.stream_options),
+            chat.stream_options is not EMPTY,
+        )
+
+    def _read_other(self, match: Match, given: OtherBody) -> RequestFacts:
+        prompt_bytes, known = sum_sizes(
+            given.input,
+            given.prompt,
+            given.instructions,
+            given.tools,
+            given.text,
+            given.suffix,
+            given.query,
+            given.documents,
+            given.inputs,
+            given.messages,
+            given.additional_instructions,
+            given.additional_messages,
+        )
+        stream = bool(given.stream)
+        askable = stream and match.endpoint in _ASKABLE
+        return RequestFacts(
+            match.endpoint,
+            given.model or match.model,
+            stream,
+            cap_of(
+                given.max_tokens, given.max_output_tokens, given.max_completion_tokens
+            ),
+            max(1, given.n or 1, given.best_of or 1),
+            named_user(given.user, given.metadata, given.safety_identifier),
+            prompt_bytes,
+            known,
+            match.billable,
+            not askable or asks_usage(given.stream_options),
+            given.stream_options is not EMPTY,
+        )
+
+    def ask_usage(self, body: bytes, facts: RequestFacts) -> bytes | None:
+        """Splice ``stream_options.include_usage`` in where the client has not."""
+        if facts.usage_asked or facts.endpoint not in _ASKABLE:
+            return None
+        return with_usage_asked(body, present=facts.options_given)
+
+
+def asks_usage(options: Raw) -> bool:
+    """Whether ``stream_options`` asks for the usage chunk."""
+    if options is EMPTY:
+        return False
+    asked = member(options, "include_usage")
+    return asked is not None and bool(to_flag(asked, "stream_options.include_usage"))

@@ -1,0 +1,245 @@
+"""Which dialect and endpoint a path belongs to.
+
+Prefixes differ from host to host (``/openai/v1``, ``/api/v1``, ``/nebius/v1``,
+``/serving-endpoints/x``), endings do not: so paths are matched from their end.
+"""
+
+from __future__ import annotations
+
+import re
+from urllib.parse import unquote
+
+from gateway.metering.dialects.anthropic import Anthropic
+from gateway.metering.dialects.base import Match
+from gateway.metering.dialects.bedrock import Bedrock
+from gateway.metering.dialects.cohere import Cohere
+from gateway.metering.dialects.dialect import Dialect
+from gateway.metering.dialects.gemini import Gemini
+from gateway.metering.dialects.ollama import Ollama
+from gateway.metering.dialects.openai import OpenAI
+from gateway.metering.dialects.passthrough import Passthrough
+
+OPENAI = OpenAI()
+ANTHROPIC = Anthropic()
+GEMINI = Gemini()
+OLLAMA = Ollama()
+COHERE = Cohere()
+BEDROCK = Bedrock()
+PASSTHROUGH = Passthrough()
+DIALECTS: dict[str, Dialect] = {
+    dialect.name: dialect
+    for dialect in (OPENAI, ANTHROPIC, GEMINI, OLLAMA, COHERE, BEDROCK, PASSTHROUGH)
+}
+
+# How an endpoint is metered: METERED costs tokens and is counted if it states none;
+# STATED costs what it states; FREE is read for its model and costs nothing; COUNTING
+# endpoints are not even read.
+METERED, STATED, FREE, COUNTING, OTHER = (
+    "metered",
+    "stated",
+    "free",
+    "counting",
+    "other",
+)
+
+# Endings of two segments or one, longest first: (dialect, endpoint, how).
+_ENDINGS: dict[str, tuple[Dialect, str, str]] = {
+    "chat/completions": (OPENAI, "chat.completions", METERED),
+    "agents/completions": (OPENAI, "chat.completions", METERED),
+    "inference:complete": (OPENAI, "chat.completions", METERED),
+    "fim/completions": (OPENAI, "completions", METERED),
+    "completions": (OPENAI, "completions", METERED),
+    "responses": (OPENAI, "responses", METERED),
+    "responses/compact": (OPENAI, "responses", METERED),
+    "responses/input_tokens": (OPENAI, "count_tokens", COUNTING),
+    "embeddings": (OPENAI, "embeddings", METERED),
+    "contextualizedembeddings": (OPENAI, "embeddings", METERED),
+    "multimodalembeddings": (OPENAI, "embeddings", METERED),
+    "threads/runs": (OPENAI, "threads.runs", METERED),
+    "images/generations": (OPENAI, "images.generations", STATED),
+    "images/edits": (OPENAI, "images.edits", STATED),
+    "images/variations": (OPENAI, "images.variations", STATED),
+    "audio/speech": (OPENAI, "audio.speech", STATED),
+    "audio/transcriptions": (OPENAI, "audio.transcriptions", STATED),
+    "audio/translations": (OPENAI, "audio.translations", STATED),
+    "v1/moderations": (OPENAI, "moderations", FREE),
+    "v1/tokenize": (OPENAI, "count_tokens", COUNTING),
+    "tokenize": (OPENAI, "count_tokens", COUNTING),
+    "v1/detokenize": (OPENAI, "count_tokens", COUNTING),
+    "v1/messages": (ANTHROPIC, "messages", METERED),
+    "anthropic/messages": (ANTHROPIC, "messages", METERED),
+    "/messages": (ANTHROPIC, "messages", METERED),
+    "messages/count_tokens": (ANTHROPIC, "count_tokens", COUNTING),
+    "v1/complete": (ANTHROPIC, "complete", METERED),
+    "/complete": (ANTHROPIC, "complete", METERED),
+    "api/chat": (OLLAMA, "chat", METERED),
+    "api/generate": (OLLAMA, "generate", METERED),
+    "api/embed": (OLLAMA, "embed", METERED),
+    "api/embeddings": (OLLAMA, "embeddings", METERED),
+    "v1/chat": (COHERE, "chat", METERED),
+    "v2/chat": (COHERE, "chat", METERED),
+    "v1/generate": (COHERE, "generate", METERED),
+    "v1/summarize": (COHERE, "generate", METERED),
+    "v1/embed": (COHERE, "embed", METERED),
+    "v2/embed": (COHERE, "embed", METERED),
+    "v1/rerank": (COHERE, "rerank", METERED),
+    "v2/rerank": (COHERE, "rerank", METERED),
+    "/rerank": (COHERE, "rerank", METERED),
+    "v1/classify": (COHERE, "classify", STATED),
+}
+# Last segment after a colon (Google), or of a Bedrock path.
+_GOOGLE: dict[str, tuple[str, str, bool]] = {
+    "generateContent": ("generate_content", METERED, False),
+    "streamGenerateContent": ("generate_content", METERED, True),
+    "generateAnswer": ("generate_content", METERED, False),
+    "embedContent": ("embed_content", METERED, False),
+    "batchEmbedContents": ("embed_content", METERED, False),
+    "embedText": ("embed_content", METERED, False),
+    "countTokens": ("count_tokens", COUNTING, False),
+    "computeTokens": ("count_tokens", COUNTING, False),
+    "predict": ("predict", METERED, False),
+    "serverStreamingPredict": ("predict", METERED, True),
+}
+_BEDROCK: dict[str, tuple[str, str, bool]] = {
+    "converse": ("converse", METERED, False),
+    "converse-stream": ("converse", METERED, True),
+    "invoke": ("invoke", METERED, False),
+    "invoke-with-response-stream": ("invoke", METERED, True),
+    "count-tokens": ("count_tokens", COUNTING, False),
+}
+_RUNS = re.compile(r"/threads/[^/]+/runs(?:/[^/]+/submit_tool_outputs)?$")
+_THREAD = re.compile(r"/threads/[^/]+/messages$")
+_NAMED = re.compile(r"/(?:deployments|engines|serving-endpoints)/([^/]+)/")
+_RAW = re.compile(r"/publishers/([^/]+)/models/([^/:]+):(rawPredict|streamRawPredict)$")
+# Unmetered endpoints that are told apart in records.
+_LISTS = {"models": "models", "tags": "models", "realtime": "realtime"}
+# How a forced dialect reads a last segment that says nothing by itself.
+_FORCED: dict[str, dict[str, str]] = {
+    "openai": {"invocations": "chat.completions", "chat": "chat.completions"},
+    "anthropic": {"messages": "messages", "complete": "complete"},
+    "ollama": {
+        "chat": "chat",
+        "generate": "generate",
+        "embed": "embed",
+        "embeddings": "embeddings",
+    },
+    "cohere": {
+        "chat": "chat",
+        "generate": "generate",
+        "embed": "embed",
+        "rerank": "rerank",
+    },
+}
+
+
+def find_endpoint(method: str, path: str, forced: str | None = None) -> Match:
+    """What ``method`` and ``path`` (without query) say; cheap, but cache it.
+
+    ``forced``: name of the dialect that this upstream speaks, whatever its paths.
+    """
+    plain = path.rstrip("/") or "/"
+    if forced == PASSTHROUGH.name:
+        return Match(PASSTHROUGH, "other")
+    if method != "POST":
+        return _unmetered(plain, forced)
+    match = _by_shape(plain) or _by_ending(plain)
+    if forced is None:
+        return match or _unmetered(plain, None)
+    dialect = DIALECTS[forced]
+    if match is not None and match.dialect is dialect:
+        return match
+    segment = plain.rpartition("/")[2]
+    endpoint = _FORCED.get(forced, {}).get(segment)
+    if endpoint is not None:
+        return _match(dialect, endpoint, METERED)
+    if match is not None and not match.metered:
+        return Match(dialect, match.endpoint, billable=match.billable)
+    if match is not None:
+        # An endpoint of another dialect: this upstream translates. Keep what the
+        # path says, for it is what the client's body follows.
+        return match
+    return _unmetered(plain, forced)
+
+
+def _unmetered(path: str, forced: str | None) -> Match:
+    segments = path.split("/")
+    last = segments[-1]
+    before = segments[-2] if len(segments) > 1 else ""
+    endpoint = _LISTS.get(last) or ("models" if before == "models" else "other")
+    dialect = DIALECTS[forced] if forced else _guess(path)
+    return Match(dialect, endpoint)
+
+
+def _guess(path: str) -> Dialect:
+    """Whose errors a client of an unknown path expects."""
+    if path.startswith("/v1beta") or "/publishers/" in path:
+        return GEMINI
+    if path.startswith("/model/"):
+        return BEDROCK
+    return PASSTHROUGH
+
+
+def _match(
+    dialect: Dialect,
+    endpoint: str,
+    how: str,
+    model: str = "",
+    *,
+    stream: bool | None = None,
+) -> Match:
+    return Match(
+        dialect,
+        endpoint,
+        metered=how in (METERED, STATED, FREE),
+        billable=how not in (FREE, COUNTING),
+        counted=how == METERED,
+        model=model,
+        stream=stream,
+    )
+
+
+def _by_shape(path: str) -> Match | None:
+    """Paths that carry a model: Google's ``model:action``, Bedrock's ``/model/``."""
+    raw = _RAW.search(unquote(path))
+    if raw is not None:
+        return _raw_predict(raw[1], raw[2], stream=raw[3] == "streamRawPredict")
+    before, _, last = path.rpartition("/")
+    model, colon, action = unquote(last).rpartition(":")
+    if colon and action in _GOOGLE:
+        endpoint, how, stream = _GOOGLE[action]
+        return _match(GEMINI, endpoint, how, model, stream=stream or None)
+    if last in _BEDROCK and "/model/" in before:
+        endpoint, how, stream = _BEDROCK[last]
+        model = unquote(before.partition("/model/")[2])
+        return _match(BEDROCK, endpoint, how, model, stream=stream)
+    if last == "invocations" and _NAMED.search(path):
+        return _match(OPENAI, "chat.completions", METERED, _named_model(path))
+    return None
+
+
+def _raw_predict(publisher: str, model: str, *, stream: bool) -> Match:
+    """Vertex partner models: each in its publisher's own dialect."""
+    if publisher != "anthropic":
+        return _match(OPENAI, "chat.completions", METERED, model)
+    if model == "count-tokens":
+        return _match(ANTHROPIC, "count_tokens", COUNTING)
+    return _match(ANTHROPIC, "messages", METERED, model, stream=stream)
+
+
+def _by_ending(path: str) -> Match | None:
+    if _RUNS.search(path):
+        return _match(OPENAI, "threads.runs", METERED)
+    if _THREAD.search(path):
+        return None
+    segments = path.rsplit("/", 2)
+    two = "/".join(segments[-2:])
+    found = _ENDINGS.get(two) or _ENDINGS.get(segments[-1])
+    if found is None:
+        return None
+    dialect, endpoint, how = found
+    return _match(dialect, endpoint, how, _named_model(path))
+
+
+def _named_model(path: str) -> str:
+    named = _NAMED.search(path)
+    return unquote(named[1]) if named else ""

@@ -1,0 +1,162 @@
+"""The data plane of one worker: service, listener, store and their common life."""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+from typing import TYPE_CHECKING
+
+from gateway.http.listener import Listener
+from gateway.limits.gate import Gate
+from gateway.metering.counting import TokenCounter
+from gateway.proxy.service import Service
+from gateway.serve.tls import ServerTls
+from gateway.store.memory import MemoryStore
+from gateway.store.redis import RedisStore
+from gateway.worker.build import Builder, wire_settings
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from gateway.config.structs import Config
+    from gateway.limits.ports import Store
+    from gateway.proxy.tracing import Tracer
+    from gateway.serve.link import Message
+
+# How often the end of a drain is looked for.
+POLL_S = 0.02
+# What is broken off at the drain limit still has to be settled.
+LAST_S = 4.0
+
+
+class Plane:
+    """Serves with one configuration after the other; raises what ``Builder`` raises."""
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        *,
+        builder: Builder,
+        config: Config,
+        secret: bytes,
+        store: Store,
+        gate: Gate,
+        append_record: Callable[[bytes], bool],
+        tracer: Tracer | None = None,
+    ) -> None:
+        self.loop = loop
+        self.builder = builder
+        self.config = config
+        self.secret = secret
+        self.store = store
+        self.gate = gate
+        self.counter = TokenCounter(loop)
+        tables = builder.build(config, secret)
+        self.service = Service(
+            loop,
+            tables,
+            store=store,
+            gate=gate,
+            counter=self.counter,
+            append_record=append_record,
+            prefix=config.store.prefix.encode(),
+            tracer=tracer,
+        )
+        server = config.server
+        self.listener = Listener(
+            loop, self.service, wire_settings(server), believes=tables.trusts
+        )
+        self.tls: ServerTls | None = None
+        if server.tls is not None:
+            self.tls = ServerTls(server.tls.cert, server.tls.key)
+
+    async def start(self, host: str, port: int) -> None:
+        """Take connections."""
+        context = self.tls.context if self.tls is not None else None
+        await self.listener.start(host, port, context)
+
+    def apply(self, config: Config) -> None:
+        """Later requests see the new configuration, open exchanges keep theirs."""
+        tables = self.builder.build(config, self.secret)
+        self.service.replace_tables(tables)
+        self.listener.apply(wire_settings(config.server), tables.trusts)
+        self.gate.forget_all()
+        self.config = config
+        if self.tls is not None:
+            self.tls.refresh()
+
+    def take_baselines(self, message: Message) -> None:
+        """What control knows of the usual, in requests a minute."""
+        subjects = {
+            (tenant, kind, id_): float(rate)
+            for tenant, kind, id_, rate in message["subjects"]
+        }
+        self.service.scoring.inline.take_baselines(subjects, message["busy"])
+
+    def tick(self) -> str:
+        """Once a second; returns why the certificate could not be read again."""
+        self.service.tick()
+        self.gate.drop_expired(self.service.epoch + self.service.clock())
+        try:
+            if self.tls is not None:
+                self.tls.refresh()
+        except (OSError, ssl.SSLError) as error:
+            return str(error)
+        return ""
+
+    def begin_drain(self) -> None:
+        """Not ready any more: nothing new is taken."""
+        if not self.service.draining:
+            self.service.draining = True
+            self.listener.begin_drain()
+
+    async def drain(self) -> None:
+        """What is open runs to its end or the limit; then everything is settled."""
+        self.begin_drain()
+        await self._until_settled(float(self.config.server.drain_timeout))
+        self.listener.abort_all()
+        await self._until_settled(LAST_S)
+        await self.store.close()
+        self.listener.close()
+        self.builder.close()
+        self.counter.close()
+
+    async def _until_settled(self, longest_s: float) -> None:
+        until = self.loop.time() + longest_s
+        service, listener = self.service, self.listener
+        while (service.busy or listener.unsent) and self.loop.time() < until:  # noqa: ASYNC110
+            # Nothing on the hot path should have to signal this one moment.
+            await asyncio.sleep(POLL_S)
+
+    def stats(self) -> Message:
+        """What control shows as gauges and counters of this worker."""
+        service, listener, store = self.service, self.listener, self.store
+        heads = listener.heads
+        turned_away = dict(listener.counters)
+        turned_away["records"] = service.dropped_records
+        turned_away["drain"] = service.drain_refused
+        turned_away["blocks"] = self.gate.turned_away
+        turned_away["delays"] = service.scoring.delays_refused
+        stats: Message = {
+            "type": "stats",
+            "inflight": service.busy,
+            "connections": len(listener.connections),
+            "upstream_connections": service.upstream_connections,
+            "accepted": listener.accepted,
+            "store_up": store.up,
+            "breakers": int(not store.up),
+            "head_hits": heads.hits,
+            "head_misses": heads.misses,
+            "plan_evictions": service.tables.plans.evictions,
+            "count_turned_away": self.counter.turned_away,
+            "over_limit": self.gate.full_cells,
+            "delayed": service.scoring.delayed,
+            "turned_away": turned_away,
+        }
+        if isinstance(store, RedisStore):
+            for name in store.stats.__slots__:
+                stats[f"store_{name}"] = getattr(store.stats, name)
+            stats["journal"] = store.journal_size
+        elif isinstance(store, MemoryStore):
+            turned_away["windows"] = store.evicted
+        return stats

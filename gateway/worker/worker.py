@@ -1,0 +1,289 @@
+"""One worker process: the data plane, joined to control by the link and the ring."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import os
+import signal
+import sys
+from typing import TYPE_CHECKING
+
+import msgspec
+import uvloop
+
+from gateway.config.errors import ConfigError
+from gateway.core.model import Block
+from gateway.core.names import short_name
+from gateway.limits.gate import Gate
+from gateway.limits.ports import Cell
+from gateway.serve.background import Background
+from gateway.serve.link import Message, WorkerLink
+from gateway.serve.logs import set_up_logs
+from gateway.serve.ring import RingWriter
+from gateway.serve.runtime import (
+    ChildSpec,
+    Snapshot,
+    child_spec,
+    load_snapshot,
+    read_snapshot,
+)
+from gateway.serve.tracing import open_tracer
+from gateway.store.channel import StoreUnavailable
+from gateway.store.opening import open_store
+from gateway.store.redis import RedisStore
+from gateway.worker.build import Builder
+from gateway.worker.plane import Plane
+
+if TYPE_CHECKING:
+    from structlog.typing import FilteringBoundLogger
+
+    from gateway.config.structs import Config
+
+STATS_S = 0.5
+TICK_S = 1.0
+# Control says the secret at once; while it is away the wait is told of this often.
+FIRST_WORDS_S = 2.0
+# A request leaves no cycles behind, so the collector may look seldom.
+GC_THRESHOLD = (50_000, 20, 50)
+
+
+class Worker:
+    """Composition and life of one worker."""
+
+    def __init__(self, spec: ChildSpec, loop: asyncio.AbstractEventLoop) -> None:
+        self.spec = spec
+        self.loop = loop
+        snapshot = read_snapshot(spec.runtime_dir)
+        self.generation = snapshot.generation
+        self.config: Config = load_snapshot(snapshot).config
+        log = self.config.server.log
+        self.log: FilteringBoundLogger = set_up_logs(
+            log.level, log.format, f"worker-{spec.index}"
+        )
+        instance = f"{spec.runtime_dir} {spec.listen}".encode()
+        self.builder = Builder(loop, b"tidegate-" + short_name(instance).encode())
+        self.ring = RingWriter(spec.ring)
+        self.gate = Gate()
+        table = self.config.store
+        self.store = open_store(
+            spec.store_url,
+            prefix=table.prefix.encode(),
+            when_down=table.when_down,
+            timeout_s=float(table.timeout),
+            replicas=spec.workers,
+            loop=loop,
+        )
+        self.background = Background(self._task_failed)
+        self.link = WorkerLink(spec.link, spec.index, spec.incarnation, self.on_message)
+        self.secret: bytes | None = None
+        self.secret_known = asyncio.Event()
+        self.stopping = asyncio.Event()
+        self.plane: Plane | None = None
+
+    # -- life ---------------------------------------------------------------------
+
+    async def run(self) -> None:
+        """Serve until SIGTERM, then drain."""
+        for number in (signal.SIGTERM, signal.SIGINT):
+            self.loop.add_signal_handler(number, self._stop)
+        self.loop.add_signal_handler(signal.SIGHUP, lambda: None)
+        await self.link.start()
+        secret = await self._wait_for_secret()
+        if secret is None:
+            return
+        if isinstance(self.store, RedisStore):
+            self.store.on_degraded = self._on_degraded
+            self.store.on_recovered = self._on_recovered
+            self.link.standing = self._trouble
+        await self.store.start()
+        plane = self.plane = Plane(
+            self.loop,
+            builder=self.builder,
+            config=self.config,
+            secret=secret,
+            store=self.store,
+            gate=self.gate,
+            append_record=self.ring.append,
+            tracer=open_tracer(os.environ),
+        )
+        _settle_collector()
+        await plane.start(*self.spec.listen)
+        self.link.send({"type": "ready"})
+        self.background.start(self._report(plane), "report")
+        self.background.start(self._tick(plane), "tick")
+        await self.stopping.wait()
+        await plane.drain()
+        self.link.send(plane.stats())
+        await self.background.close()
+        await self.link.close()
+        self.ring.close()
+
+    async def _wait_for_secret(self) -> bytes | None:
+        """User ids need the service's secret; control has it from the store. None: the
+        worker was stopped before it knew.
+        """
+        while self.secret is None and not self.stopping.is_set():
+            try:
+                await asyncio.wait_for(self.secret_known.wait(), FIRST_WORDS_S)
+            except TimeoutError:
+                self.log.warning("waiting_for_control")
+        return self.secret
+
+    def _stop(self) -> None:
+        self.stopping.set()
+        self.secret_known.set()
+
+    def _on_degraded(self, reason: str) -> None:
+        self.link.send(_degraded(reason))
+
+    def _trouble(self) -> Message | None:
+        """For a control that was not there when it began."""
+        store = self.store
+        if isinstance(store, RedisStore) and store.degraded:
+            return _degraded(store.last_error)
+        return None
+
+    def _on_recovered(self, merged: int) -> None:
+        self.link.send({"type": "event", "name": "gateway.recovered", "merged": merged})
+
+    def _task_failed(self, name: str, error: BaseException) -> None:
+        """A fault of ours: end, and let the supervisor start a sound process."""
+        self.log.error("task_failed", task=name, exc_info=error)
+        self.stopping.set()
+
+    # -- what control says --------------------------------------------------------
+
+    def on_message(self, message: Message) -> None:
+        """Orders of control; unknown ones are for a later version."""
+        kind = message["type"]
+        if kind == "secret":
+            if message["value"]:
+                self.secret = self.secret or message["value"].encode()
+                self.secret_known.set()
+        elif kind == "config":
+            self._on_config(message)
+        elif kind in {"blocks", "settled", "forget"}:
+            self._on_gate(message)
+        elif kind == "jwks":
+            self._on_keys(message)
+        elif kind == "replicas":
+            if isinstance(self.store, RedisStore):
+                self.store.replicas = message["count"]
+        elif kind == "baselines":
+            if self.plane is not None:
+                self.plane.take_baselines(message)
+        elif kind == "drain":
+            if self.plane is not None:
+                self.plane.begin_drain()
+        elif kind == "call":
+            self.background.start(self._answer_call(message), "call")
+
+    def _on_config(self, message: Message) -> None:
+        snapshot = msgspec.convert(message["snapshot"], Snapshot)
+        if snapshot.generation == self.generation:
+            return
+        try:
+            config = load_snapshot(snapshot).config
+            if self.plane is not None:
+                self.plane.apply(config)
+        except (ConfigError, ValueError, OSError) as error:
+            self.log.error("configuration_refused", error=str(error))  # noqa: TRY400
+            return
+        self.config = config
+        self.generation = snapshot.generation
+
+    def _on_gate(self, message: Message) -> None:
+        if message["type"] == "settled":
+            self.gate.settle_down(message["tenants"])
+            return
+        if message["type"] == "forget":
+            self.gate.forget(message["keys"])
+            return
+        if "full" in message:
+            full = msgspec.convert(message["full"], list[Block])
+            self.gate.replace_blocks(map(slim, full))
+            return
+        for block in msgspec.convert(message.get("add", []), list[Block]):
+            self.gate.add_block(slim(block))
+        for kind, subject, tenant in message.get("remove", []):
+            self.gate.remove_block(kind, subject, tenant)
+
+    def _on_keys(self, message: Message) -> None:
+        try:
+            self.builder.take_keys(message["url"], message["keys"])
+        except ValueError as error:
+            self.log.warning("key_set_refused", error=str(error))
+            return
+        if self.plane is not None:
+            self.plane.service.tables.identifier.forget()
+            self.plane.listener.heads.clear()
+
+    async def _answer_call(self, message: Message) -> None:
+        """``peek`` and ``reset`` of counters that live in this process."""
+        cells = msgspec.convert(message["args"]["cells"], list[Cell])
+        answer: Message = {"type": "answer", "id": message["id"]}
+        try:
+            if message["method"] == "peek":
+                answer["result"] = await self.store.peek(cells)
+            elif message["method"] == "reset":
+                await self.store.reset(cells)
+                self.gate.forget(cell.key for cell in cells)
+        except StoreUnavailable as error:
+            answer["error"] = str(error)
+        self.link.send(answer)
+
+    # -- time ---------------------------------------------------------------------
+
+    async def _tick(self, plane: Plane) -> None:
+        problem = ""
+        while True:
+            await asyncio.sleep(TICK_S)
+            now = plane.tick()
+            if now != problem:
+                problem = now
+                self.log.error("certificate_not_reloaded", why=now)
+
+    async def _report(self, plane: Plane) -> None:
+        while True:
+            self.link.send(plane.stats())
+            await asyncio.sleep(STATS_S)
+
+
+def _degraded(reason: str) -> Message:
+    return {"type": "event", "name": "gateway.degraded", "reason": reason}
+
+
+def slim(block: Block) -> Block:
+    """The same block, sharing what is the same for thousands of others."""
+    intern = sys.intern
+    return msgspec.structs.replace(
+        block,
+        kind=intern(block.kind),
+        tenant=None if block.tenant is None else intern(block.tenant),
+        reason=intern(block.reason),
+        by=intern(block.by),
+        cls=intern(block.cls),
+    )
+
+
+def _settle_collector() -> None:
+    """What start-up made lives for ever: the collector need not look at it again."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(*GC_THRESHOLD)
+
+
+def main() -> int:
+    """Run as ``python -m gateway.worker.worker``; started by the supervisor."""
+    spec = child_spec(os.environ)
+
+    async def run() -> None:
+        await Worker(spec, asyncio.get_running_loop()).run()
+
+    uvloop.run(run())
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,117 @@
+"""Money of the last 30 days over restarts: in a real store, or in a file."""
+
+from __future__ import annotations
+
+import pytest
+from redis.exceptions import RedisError
+
+from gateway.admin.spend import DAY_S, Ledger
+from gateway.control.spending import Spending
+from gateway.store.client import open_redis
+from tests.records import make_record
+
+NOW = 1_767_600_000.0
+
+
+class Place:
+    """Where gateways keep their pages; ``start`` is a start of one."""
+
+    def __init__(self, tmp_path, client=None):
+        self.path = f"{tmp_path}/run"
+        self.client = client
+
+    def start(self, me="gw1", now=NOW) -> tuple[Ledger, Spending]:
+        ledger = Ledger()
+        kept = Spending(ledger, self.client, "t:", self.path, me, lambda: now)
+        return ledger, kept
+
+
+@pytest.fixture(name="store")
+async def _store(engine, tmp_path):
+    engine.command(b"FLUSHALL")
+    client = open_redis(engine.url)
+    yield Place(tmp_path, client)
+    await client.aclose()
+
+
+@pytest.fixture(name="place", params=["store", "file"])
+def _place(request, tmp_path):
+    return (
+        Place(tmp_path) if request.param == "file" else request.getfixturevalue("store")
+    )
+
+
+def spend(ledger, times=1, ts=NOW) -> None:
+    """Requests for a dollar each."""
+    for _ in range(times):
+        ledger.observe(make_record(ts=ts, usd_nanos=1_000_000_000))
+
+
+async def test_a_restart_goes_on_counting(place):
+    """Whatever was written counts once, however often it is written."""
+    ledger, kept = place.start()
+    spend(ledger, 2)
+    spend(ledger, 1, NOW - 3 * DAY_S)
+    await kept.save()
+    spend(ledger)
+    await kept.save()
+    await kept.save()
+    for count in (4, 5):
+        again, kept = place.start()
+        await kept.load()
+        assert again.public(["acme"], NOW)["usd"] == pytest.approx(count)
+        spend(again)
+        await kept.save()
+
+
+async def test_what_came_before_the_store_answered_counts_too(place):
+    """Nothing is written over what was not read yet."""
+    ledger, kept = place.start()
+    spend(ledger, 2)
+    await kept.save()
+    late, kept = place.start()
+    spend(late)
+    await kept.save()
+    again, kept = place.start()
+    await kept.load()
+    assert again.spend_today(NOW) == late.spend_today(NOW) == pytest.approx(3)
+
+
+async def test_gateways_of_a_store_show_the_same(store):
+    """Each its own page; yesterday's is found by whoever starts today."""
+    (one, kept), (two, followed) = store.start("gw1"), store.start("gw2")
+    spend(one, 2)
+    spend(two, 3)
+    for each in (kept, followed, kept):
+        await each.save()
+        await each.follow()
+    assert one.spend_today(NOW) == two.spend_today(NOW) == pytest.approx(5)
+    new, third = store.start("gw3", NOW + DAY_S)
+    await third.load()
+    assert new.public(["acme"], NOW + DAY_S)["usd"] == pytest.approx(5)
+    (name,) = await store.client.keys("t:1:{spend}:*")
+    assert 30 * DAY_S < await store.client.ttl(name) <= 31 * DAY_S
+
+
+async def test_a_store_that_is_away_costs_nothing(tmp_path):
+    """It is counted, and written when the store is back."""
+    client = open_redis(f"unix://{tmp_path}/nobody")
+    ledger, kept = Place(tmp_path, client).start()
+    spend(ledger)
+    with pytest.raises((RedisError, OSError, TimeoutError)):
+        await kept.save()
+    assert ledger.changed
+    assert ledger.spend_today(NOW) == pytest.approx(1)
+    await client.aclose()
+
+
+async def test_a_page_of_another_version_is_passed_over(store):
+    """And the rest is read."""
+    ledger, kept = store.start()
+    spend(ledger)
+    await kept.save()
+    day = int(NOW) // DAY_S
+    await store.client.hset(f"t:1:{{spend}}:{day}", "gw9", b"\xc1")
+    again, kept = store.start("gw2")
+    await kept.load()
+    assert again.spend_today(NOW) == pytest.approx(1)

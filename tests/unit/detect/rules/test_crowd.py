@@ -1,0 +1,252 @@
+"""Floods of one template, surges, outages."""
+
+from __future__ import annotations
+
+import pytest
+
+from gateway.detect.model import Campaign, DetectSettings, Event
+from gateway.detect.rules.crowd import judge_template, judge_tenant
+from gateway.detect.score import new_tail
+from gateway.detect.subject import FAILED, OK, WINDOW_S
+from gateway.detect.templates import Template
+from gateway.detect.tenant import Tenant
+
+T = 1_767_607_200.0
+SETTINGS = DetectSettings()
+
+
+def flooded(**change: object) -> Template:
+    """Many alike prompts of many new sources."""
+    template = Template(print=1, born=T, last=T, minute=int(T // 60))
+    template.requests, template.fresh = 400, 390
+    template.sources = {f"s{n}" for n in range(60)}
+    for name, value in change.items():
+        setattr(template, name, value)
+    return template
+
+
+def judged(template: Template, *, surge: bool = False, tenant: Tenant | None = None):
+    """The finding about a template, if it scores 3 or more."""
+    tenant = tenant or Tenant("t", 10, T - 1e6)
+    tenant.surge_until = T + 100 if surge else 0.0
+    finding = judge_template(tenant, template, T)
+    return finding.cls if finding is not None and finding.score >= 3 else None
+
+
+def test_a_flood_of_newcomers_is_named():
+    """Many sources are a flood, few that come again and again are scraping."""
+    assert judged(flooded()) == "ddos"
+    few = {f"s{n}" for n in range(20)}
+    assert judged(flooded(repeats=380, sources=few)) == "scraping"
+
+
+def test_the_same_beyond_the_tide_is_a_flood():
+    """However few they are: load is its point; a filled-in template has another."""
+    few = flooded(
+        repeats=380,
+        sources={f"s{n}" for n in range(20)},
+        requests_m=900,
+        born=T - 120.0,
+    )
+    assert judged(few, tenant=busy_tenant(400, 10)) == "ddos"
+    few.apart = 7.0
+    assert judged(few, tenant=busy_tenant(400, 10)) == "scraping"
+    few.requests_m = 9000
+    assert judged(few, tenant=busy_tenant(400, 10)) == "ddos"
+
+
+def test_a_refused_crowd_tries_doors():
+    """Alike requests of many sources, answered 401, 403, 404."""
+    assert judged(flooded(refused=300)) == "probing"
+
+
+def test_wordings_of_one_crowd_count_together():
+    """A further wording is judged by what the flooded ones hold already."""
+    tenant = Tenant("t", 10, T - 1e6)
+    little = {"requests": 20, "fresh": 20}
+    assert judged(flooded(**little), tenant=tenant) is None
+    tenant.flooded = 300
+    assert judged(flooded(**little), tenant=tenant) == "ddos"
+    assert judged(flooded(**little, abusive_until=T + 9), tenant=tenant) == "ddos"
+
+
+def test_the_first_day_has_its_own_rule():
+    """What was there from the start is the tenant's own; a crowd drowns the rest."""
+    tenant = Tenant("t", 10, T - 300)
+    tenant.minute, tenant.requests_m = int(T // 60), 500
+    assert judged(flooded(requests_m=400, born=T - 295), tenant=tenant) is None
+    assert judged(flooded(requests_m=400, born=T - 100), tenant=tenant) == "ddos"
+    assert judged(flooded(requests_m=300, born=T - 100), tenant=tenant) is None
+
+
+def test_new_wordings_stand_together_on_a_first_day():
+    """Where the tenant has been there for longer than what is new."""
+    for hours, cls in ((0.4, None), (2, "ddos")):
+        tenant = Tenant("t", 10, T - hours * 3600)
+        tenant.minute, tenant.requests_m = int(T // 60), 500
+        tenant.burst_m = 400
+        assert judged(flooded(requests_m=100, born=T - 100), tenant=tenant) == cls
+        assert judged(flooded(requests_m=100, born=T - 2000), tenant=tenant) is None
+
+
+def test_a_crowd_in_a_tide_of_newcomers_is_part_of_it():
+    """As many newcomers with other prompts: no crowd; half as many: nobody is sure."""
+    tenant = Tenant("t", 10, T - 1e6)
+    tenant.varied_usual = 10.0
+    for varied, behaviour in ((15, True), (100, True), (300, False), (420, None)):
+        tenant.varied = varied
+        finding = judge_template(tenant, flooded(), T)
+        assert (finding.behaviour if finding else None) == behaviour
+
+
+def test_a_refused_crowd_is_no_part_of_a_tide():
+    """However many others come, and in a campaign too."""
+    tenant = Tenant("t", 10, T - 1e6)
+    tenant.varied = 900
+    finding = judge_template(tenant, flooded(refused=300), T, 8.0)
+    assert finding is not None
+    assert (finding.cls, finding.behaviour) == ("probing", True)
+
+
+def test_a_declared_campaign_lets_expect_crowds():
+    """Within what was declared there is none; beyond it nobody is acted on for it."""
+    tenant = busy_tenant(2000, 10)
+    assert judge_template(tenant, flooded(requests_m=300), T, 8.0) is None
+    finding = judge_template(tenant, flooded(requests_m=9000), T, 8.0)
+    assert finding is not None
+    assert not finding.behaviour
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"sources": {"a", "b"}},
+        {"requests": 10, "fresh": 10},
+        {"fresh": 100},
+        {"peak": 390.0},
+        {"windows": 50, "born": T - 90_000},
+    ],
+)
+def test_what_is_no_flood(change):
+    """Few sources, few prompts, old acquaintances, as ever, an application's own."""
+    assert judged(flooded(**change)) is None
+
+
+def test_in_a_surge_more_is_asked():
+    """Crowds are less of a surprise while everybody comes."""
+    assert judged(flooded(requests=55, fresh=55)) == "ddos"
+    assert judged(flooded(requests=55, fresh=55), surge=True) is None
+
+
+def answered(tenant: Tenant, count: int, kind: int, clients: int) -> None:
+    """So many answers of one kind to so many clients."""
+    for n in range(count):
+        tenant.count(Event(T, f"10.0.0.{n % clients}"), kind)
+
+
+def whole(tenant: Tenant, settings: DetectSettings = SETTINGS):
+    """The finding about a tenant."""
+    return judge_tenant(tenant, T, settings, new_tail())
+
+
+def test_an_outage_hits_many_clients():
+    """Upstream errors across clients are nobody's fault; one client's are its own."""
+    tenant = Tenant("t", 10, T)
+    answered(tenant, 30, FAILED, 10)
+    answered(tenant, 30, OK, 10)
+    finding = whole(tenant)
+    assert finding is not None
+    assert (finding.cls, finding.behaviour) == ("outage", False)
+    assert tenant.outage_until > T
+    alone = Tenant("t", 10, T)
+    answered(alone, 30, FAILED, 1)
+    assert whole(alone) is None
+    assert whole(Tenant("t", 10, T)) is None
+
+
+def busy_tenant(requests: int, top: int) -> Tenant:
+    """A tenant with two days of 1,000 requests a window."""
+    tenant = Tenant("t", 10, T - 1e6)
+    window = int(T // WINDOW_S)
+    for index in range(window - 288, window):
+        tenant.tide.learn(index, 1000.0)
+    tenant.window, tenant.requests, tenant.top = window, requests, top
+    return tenant
+
+
+def test_a_surge_is_broad_excess():
+    """Ten times the tide from everybody: a surge; from one: not."""
+    finding = whole(busy_tenant(20_000, 300))
+    assert finding is not None
+    assert finding.cls == "surge"
+    assert whole(busy_tenant(20_000, 18_000)) is None
+    assert whole(busy_tenant(1_100, 30)) is None
+
+
+def test_newcomers_alike_prompts_are_no_surge():
+    """Where they make up the excess, it is a crowd that has another name."""
+    tenant = busy_tenant(20_000, 300)
+    tenant.young = 15_000
+    assert whole(tenant) is None
+
+
+def test_a_declared_campaign_is_expected():
+    """What was announced for this tenant, at this time, is no surge."""
+    declared = Campaign(T - 60, T + 60, 20.0, "t")
+    assert (
+        whole(busy_tenant(20_000, 300), DetectSettings(campaigns=(declared,))) is None
+    )
+    others = (Campaign(T - 60, T + 60, 20.0, "x"), Campaign(T + 9, T + 60, 20.0))
+    assert whole(busy_tenant(20_000, 300), DetectSettings(campaigns=others)) is not None
+
+
+def test_a_tide_without_history_says_nothing():
+    """Six hours at least; and a window that was already learned is over."""
+    tenant = busy_tenant(20_000, 300)
+    tenant.window -= 1
+    assert whole(tenant) is None
+    young = Tenant("t", 10, T)
+    young.window, young.requests = int(T // WINDOW_S), 99_999
+    assert whole(young) is None
+
+
+def test_the_reason_says_what_was_before():
+    """How often, or that nobody had sent it."""
+    tenant = Tenant("t", 10, T - 1e6)
+    (_, none), (_, some) = (
+        judge_template(tenant, flooded(peak=peak), T).reasons for peak in (0.3, 12.0)
+    )
+    assert none == "Nobody had sent the like before."
+    assert "at most 12 times" in some
+
+
+def test_what_an_application_asks_is_no_flood():
+    """Its visitors come with its wording, which its regulars use as well."""
+    assert judged(flooded(usual=0)) == "ddos"
+    assert judged(flooded(usual=1)) is None
+    tenant = Tenant("t", 10, T - 1e6)
+    for n in range(3):
+        tenant.learn_asked(f"c{n}", 1)
+    assert judged(flooded(), tenant=tenant) is None
+
+
+def test_a_large_crowd_is_waited_for_a_moment():
+    """While nearly nobody has come again, ten more prompts tell how many they are."""
+    early = {"requests": 20, "fresh": 20, "requests_m": 20}
+    assert judged(flooded(**early)) is None
+    assert judged(flooded(**early | {"repeats": 5})) == "ddos"
+
+
+def test_people_who_try_something_out_are_no_crowd():
+    """Each in other words, and few for long; insisting ones are, unless it is a load."""
+    tenant = busy_tenant(400, 10)
+    tenant.walked, tenant.loose = 300, 200
+    assert judged(flooded(), tenant=tenant) is None
+    for n in range(6):
+        tenant.insist(f"s{n}")
+    template = flooded(apart=18.0, repeats=90, born=T - 120.0)
+    assert judged(template, tenant=tenant) == "scraping"
+    assert template.soft
+    loud = flooded(apart=18.0, requests_m=3000)
+    assert judged(loud, tenant=tenant) == "ddos"
+    assert not loud.soft

@@ -1,0 +1,150 @@
+"""What is not worth a look is found by no rule."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from gateway.detect.engine import Engine
+from gateway.detect.model import Event
+from gateway.detect.rules.classify import classify
+from gateway.detect.rules.prefilter import LOUD_M, notable, refusals
+from gateway.detect.subject import OK, REJECTED, Track
+
+T = 1_767_607_200.0
+DAY = 86_400.0
+counts = st.sampled_from([0, 1, 5, 9, 14, 15, 19, 20, 26, 39, 40, 99, 100, 150, 700])
+shares = st.sampled_from([0.0, 0.1, 0.16, 0.3, 0.5, 0.74, 0.75, 0.9, 1.0])
+news = st.sampled_from([0.0, 0.4, 1.4, 1.5, 2.6, 9.0, 50.0])
+sizes = st.sampled_from([0, 6, 12, 40])
+TRACKS = st.fixed_dictionaries(
+    {
+        "kind": st.sampled_from(["user", "client_ip"]),
+        "born": st.sampled_from([T - 9 * DAY, T - DAY / 2, T - 60]),
+        "answered": st.sampled_from([0, 12, 50, 900]),
+        "requests_m": counts,
+        "requests_b": counts,
+        "requests": counts,
+        "tokens": st.sampled_from([0, 3000, 199_999, 200_000, 9_000_000]),
+        "conduct": st.lists(counts, min_size=5, max_size=5),
+        "alike": shares,
+        "templated": shares,
+        "apart": st.sampled_from([0.0, 2.0, 4.0, 8.0]),
+        "still": shares,
+        "printed": counts,
+        "met": news,
+        "used": news,
+        "swaps": news,
+        "most_met": news,
+        "newcomers": counts,
+        "company": st.integers(0, 48).map(lambda n: {str(i): T for i in range(n)}),
+        "suspects": st.none() | st.just({"a"}),
+        "suspicious": counts,
+        "run": counts,
+        "run_tokens": st.sampled_from([0, 49_000, 60_000, 5_000_000]),
+        "spoken": st.sampled_from([0, 4999, 5000, 90_000]),
+        "sized": sizes,
+        "usual_sized": sizes,
+        "answers": st.sampled_from([0.0, 30.0, 90.0, 400.0]),
+        "usual_answer": st.sampled_from([0.0, 2.0, 5.0]),
+        "windows": counts,
+        "keyed": st.booleans(),
+        "backed": st.booleans(),
+    }
+)
+
+
+def track_of(**fields: object) -> Track:
+    """A subject in its running minute and window."""
+    fields = {"born": T - 60} | fields
+    track = Track(id="one", tenant="t", last=T, minute=int(T // 60), **fields)
+    track.window = int(T // 600)
+    return track
+
+
+@settings(max_examples=600)
+@given(TRACKS, st.booleans())
+def test_what_is_not_notable_is_found_by_no_rule(fields, cold):
+    """Whoever is passed over would not have been found, whatever the combination."""
+    track = track_of(**fields)
+    engine = Engine()
+    engine.observe(Event(T, "10.0.0.1", "another", "t"))
+    tenant = engine.tenants["t"]
+    tenant.born = T if cold else T - 9 * DAY
+    if notable(track, track.rate_m(T), known=track.known(T), cold=cold):
+        return
+    finding = classify(engine.facts(tenant, track, T))
+    assert finding is None or finding.score < engine.settings.ladder.tag
+
+
+@pytest.mark.parametrize(
+    ("fields", "asked"),
+    [
+        ({}, {}),
+        ({"kind": "client_ip", "met": 9.0}, {}),
+        ({"requests": 500, "backed": True}, {}),
+        ({"requests": 500}, {"known": True, "cold": True}),
+        ({"requests": 50, "alike": 0.1}, {}),
+        ({"requests": 80, "alike": 0.9, "run": 30, "keyed": True}, {"cold": True}),
+        (
+            {
+                "spoken": 9000,
+                "usual_sized": 50,
+                "latest": 50,
+                "lately": 5.0,
+                "usual_answer": 5.0,
+            },
+            {},
+        ),
+    ],
+)
+def test_ordinary_subjects_are_passed_over(fields, asked):
+    """Little, usual, answered for by a known key, or what is told otherwise."""
+    track = track_of(**{"kind": "user"} | fields)
+    assert not notable(track, 5.0, **{"known": False, "cold": False} | asked)
+
+
+@pytest.mark.parametrize(
+    ("fields", "asked"),
+    [
+        ({"conduct": [0, 3, 3, 2, 0]}, {}),
+        ({"suspects": {"a"}}, {}),
+        ({"met": 2.0}, {"known": True}),
+        ({"company": dict.fromkeys("abcdefghij", T)}, {"cold": True}),
+        ({"newcomers": 5, "newcomers_b": 3}, {}),
+        ({"run": 20, "alike": 0.8}, {"known": True}),
+        (
+            {
+                "spoken": 9000,
+                "usual_sized": 50,
+                "latest": 50,
+                "lately": 7.0,
+                "usual_answer": 5.0,
+            },
+            {},
+        ),
+        ({"requests": 100}, {"known": True}),
+        ({"tokens": 200_000}, {}),
+        ({"requests": 50, "alike": 0.5}, {}),
+        ({"requests_m": 10, "requests_b": 5, "templated": 0.5}, {}),
+    ],
+)
+def test_one_thing_is_enough(fields, asked):
+    """Whatever a rule begins with brings a look."""
+    track = track_of(kind="user", **fields)
+    assert notable(track, 5.0, **{"known": False, "cold": False} | asked)
+
+
+def test_loud_newcomers_are_compared_with_their_peers():
+    """From a request a second on."""
+    track = track_of(kind="client_ip", backed=True)
+    assert notable(track, LOUD_M, known=False, cold=False)
+    assert not notable(track, LOUD_M - 1, known=False, cold=False)
+
+
+def test_refusals_of_two_windows_count():
+    """Answers that are good, or the upstream's fault, are none."""
+    track = track_of(kind="user", conduct=[9, 1, 2, 3, 9], conduct_b=[9, 4, 5, 6, 9])
+    assert refusals(track) == 21
+    assert track.conduct[OK] > track.conduct[REJECTED]

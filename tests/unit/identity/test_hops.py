@@ -1,0 +1,84 @@
+"""Who the client is behind proxies, trusted and not."""
+
+import pytest
+
+from gateway.identity.cidr import Networks
+from gateway.identity.hops import MAX_HOPS, client_ip
+
+TRUSTED = Networks(["10.0.0.0/8", "fd00::/8", "unix"])
+
+
+def xff(value: str) -> dict[bytes, bytes]:
+    return {b"x-forwarded-for": value.encode()}
+
+
+def forwarded(value: str) -> dict[bytes, bytes]:
+    return {b"forwarded": value.encode()}
+
+
+def test_untrusted_peer_speaks_only_for_itself():
+    """Nobody outside of the trusted networks can choose his address."""
+    assert client_ip("203.0.113.9", xff("1.2.3.4"), TRUSTED) == "203.0.113.9"
+
+
+def test_nothing_said_means_the_peer():
+    """A trusted peer without the fields is the client himself."""
+    assert client_ip("10.0.0.1", {}, TRUSTED) == "10.0.0.1"
+
+
+@pytest.mark.parametrize(
+    ("chain", "expected"),
+    [
+        ("203.0.113.9", "203.0.113.9"),
+        ("1.1.1.1, 203.0.113.9", "203.0.113.9"),
+        ("1.1.1.1, 203.0.113.9, 10.0.0.7", "203.0.113.9"),
+        ("10.0.0.9, 10.0.0.7", "10.0.0.9"),
+        ("203.0.113.9, junk, 10.0.0.7", "10.0.0.7"),
+        ("203.0.113.9, junk", "10.0.0.1"),
+        ("", "10.0.0.1"),
+        ("2001:db8:1:2:3::4", "2001:db8:1:2::/64"),
+        ("::ffff:203.0.113.9", "203.0.113.9"),
+        ("[2001:db8::1]:555,fd00::1", "2001:db8::/64"),
+        ("203.0.113.9:1234", "203.0.113.9"),
+    ],
+)
+def test_rightmost_untrusted_hop_is_the_client(chain, expected):
+    """The walk goes from right to left and ends at the last good hop."""
+    assert client_ip("10.0.0.1", xff(chain), TRUSTED) == expected
+
+
+@pytest.mark.parametrize(
+    ("elements", "expected"),
+    [
+        ("for=203.0.113.9;proto=https;by=10.0.0.1", "203.0.113.9"),
+        ('for=1.1.1.1, FOR="[2001:db8:cafe::17]:4711"', "2001:db8:cafe::/64"),
+        ('proto=http; for="203.0.113.9:80"', "203.0.113.9"),
+        ("for=203.0.113.9, for=10.0.0.5", "203.0.113.9"),
+        ("for=203.0.113.9, for=unknown", "10.0.0.1"),
+        ("for=203.0.113.9, for=_SEVKISEK, for=10.0.0.5", "10.0.0.5"),
+        ("for=203.0.113.9, proto=https", "10.0.0.1"),
+        ('for="1.2.3.4, for=203.0.113.9', "203.0.113.9"),
+        ('for="', "10.0.0.1"),
+    ],
+)
+def test_forwarded_is_read_as_rfc_7239_writes_it(elements, expected):
+    """Quoted nodes, ports and other pairs are understood; junk ends the walk."""
+    assert client_ip("10.0.0.1", forwarded(elements), TRUSTED) == expected
+
+
+def test_x_forwarded_for_counts_when_both_are_there():
+    """A client's own Forwarded, passed on by a proxy that writes the other field."""
+    fields = xff("203.0.113.9") | forwarded("for=1.2.3.4")
+    assert client_ip("10.0.0.1", fields, TRUSTED) == "203.0.113.9"
+
+
+def test_unix_peer_is_trusted_when_listed():
+    """A peer on a Unix socket may name the client only where "unix" is trusted."""
+    assert client_ip("", xff("203.0.113.9"), TRUSTED) == "203.0.113.9"
+    assert client_ip("", xff("203.0.113.9"), Networks()) == "unix"
+
+
+def test_endless_chains_cost_a_bounded_walk():
+    """Hops beyond the bound are not looked at."""
+    chain = "203.0.113.9," + ",".join(["10.0.0.2"] * (MAX_HOPS + 5))
+    assert client_ip("10.0.0.1", xff(chain), TRUSTED) == "10.0.0.2"

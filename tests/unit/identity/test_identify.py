@@ -1,0 +1,453 @@
+"""Peer and head -> tenant, user, client_ip: precedence, users, caching."""
+
+import hashlib
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import NamedTuple
+
+import pytest
+
+from gateway.core.model import HeaderRule, JwtRule, Limit, Policy, Tenant
+from gateway.identity.cidr import Networks
+from gateway.identity.identify import (
+    AllowList,
+    Identifier,
+    Identity,
+    Unauthorized,
+    is_preflight,
+    readable_id,
+    with_body_user,
+)
+
+NOW = 1_795_000_000.0
+SECRET = b"pepper"
+PROXY = "10.0.0.1"
+TRUSTED = Networks(["10.0.0.0/8"])
+TOKEN = "head.body.sign"
+
+
+class Head(NamedTuple):
+    credentials: tuple[tuple[bytes, bytes], ...] = ()
+    query: str = ""
+    fields: Mapping[bytes, bytes] = MappingProxyType({})
+    method: str = "POST"
+
+
+def bearer(key: str) -> Head:
+    return Head(((b"Authorization", b"Bearer " + key.encode()),))
+
+
+def key_hash(key: str) -> str:
+    return "sha256:" + hashlib.sha256(key.encode()).hexdigest()
+
+
+def policy(name="default", **fields) -> Policy:
+    return Policy(name, **fields)
+
+
+def tenant(name: str, **fields) -> Tenant:
+    return Tenant(name, fields.pop("policy", policy()), **fields)
+
+
+class Tokens:
+    """A verifier that knows some tokens by heart, and counts how often it is asked."""
+
+    def __init__(self, **claims) -> None:
+        self.claims = {TOKEN: claims}
+        self.asked = 0
+
+    def __call__(self, token: str, rule: JwtRule, now: float):
+        self.asked += 1
+        return self.claims.get(token)
+
+
+def identify(tenants, head, peer="203.0.113.9", now=NOW, **options):
+    return Identifier(tenants, SECRET, **options).identify(peer, head, now)
+
+
+# -- which tenant ---------------------------------------------------------------------
+
+
+def test_api_key_names_the_tenant_by_its_hash():
+    """The tenant whose configured hash is that of the key; the user is the key."""
+    tenants = [
+        tenant("acme", api_keys=(key_hash("sk-a"),)),
+        tenant("beta", api_keys=(key_hash("sk-b"), key_hash("sk-c"))),
+    ]
+    identity = identify(tenants, bearer("sk-c"))
+    assert (identity.tenant.name, identity.user_source) == ("beta", "credential")
+    assert identity.credential_kind == "bearer"
+    assert identity.credential_index == 0
+    assert identity.user.startswith("key_")
+    assert identity.key == ("beta", "203.0.113.9", identity.user)
+
+
+def test_any_credential_of_a_request_may_match():
+    """An unknown Authorization does not hide a known x-api-key."""
+    head = Head(((b"Authorization", b"Basic eDp5"), (b"X-Api-Key", b"sk-a")))
+    identity = identify([tenant("acme", api_keys=(key_hash("sk-a"),))], head)
+    assert (identity.tenant.name, identity.credential_index) == ("acme", 1)
+
+
+def test_precedence_is_key_token_header_network_everyone():
+    """Each rule is only asked when the ones before it found nobody."""
+    tenants = [
+        tenant("open"),
+        tenant("net", cidrs=("203.0.113.0/24",)),
+        tenant("head", header=HeaderRule("X-Team", "blue")),
+        tenant("jwt", jwt=JwtRule(jwks_url="u")),
+        tenant("key", api_keys=(key_hash("a.b.c"),)),
+    ]
+    claims = Tokens(sub="alice")
+    claims.claims["a.b.c"] = {"sub": "alice"}
+    identifier = Identifier(tenants, SECRET, verify_jwt=claims, trusted=TRUSTED)
+    via = {b"x-forwarded-for": b"203.0.113.9", b"x-team": b"blue"}
+    only_via = {b"x-forwarded-for": b"203.0.113.9"}
+    heads = [
+        bearer("a.b.c")._replace(fields=via),
+        bearer(TOKEN)._replace(fields=via),
+        bearer("sk-x")._replace(fields=via),
+        bearer("sk-x")._replace(fields=only_via),
+        bearer("sk-x"),
+    ]
+    names = [identifier.identify(PROXY, head, NOW).tenant.name for head in heads]
+    assert names == ["key", "jwt", "head", "net", "open"]
+
+
+def test_header_rule_is_believed_from_trusted_peers_only():
+    """Anyone can send a header; only our proxies may name a tenant with it."""
+    tenants = [tenant("blue", header=HeaderRule("X-Team", "blue", "X-User"))]
+    head = Head(fields={b"x-team": b"blue", b"x-user": b"alice"})
+    found = identify(tenants, head, PROXY, trusted=TRUSTED, unknown="deny")
+    assert (found.tenant.name, found.user, found.user_source) == (
+        *("blue", "alice"),
+        "header",
+    )
+    refused = identify(tenants, head, trusted=TRUSTED, unknown="deny")
+    assert isinstance(refused, Unauthorized)
+
+
+def test_header_value_must_be_equal():
+    """Another value of the header is another team."""
+    tenants = [tenant("blue", header=HeaderRule("X-Team", "blue"))]
+    head = Head(fields={b"x-team": b"blue, green"})
+    found = identify(tenants, head, PROXY, trusted=TRUSTED, unknown="deny")
+    assert isinstance(found, Unauthorized)
+
+
+def test_network_rule_sees_the_whole_address():
+    """A network longer than /64 is matched before the address is cut."""
+    tenants = [tenant("lab", cidrs=("2001:db8::7/128",))]
+    inside = identify(tenants, Head(), "2001:db8::7", unknown="deny")
+    assert (inside.tenant.name, inside.client_ip) == ("lab", "2001:db8::/64")
+    outside = identify(tenants, Head(), "2001:db8::8", unknown="deny")
+    assert outside == Unauthorized(
+        "No credential was sent.", "2001:db8::/64", outside.address
+    )
+
+
+def test_strangers_are_anonymous_under_their_own_policy():
+    """Unknown credentials still tell users apart; none at all is "anonymous"."""
+    tenants = [tenant("acme", api_keys=(key_hash("sk-a"),))]
+    loose = policy("anonymous")
+    keyed = identify(tenants, bearer("sk-x"), anonymous=loose)
+    assert (keyed.tenant.name, keyed.policy) == ("anonymous", loose)
+    assert keyed.user.startswith("key_")
+    bare = identify(tenants, Head())
+    assert (bare.user, bare.user_source, bare.credential_kind) == (
+        *("anonymous", "none"),
+        "",
+    )
+
+
+def test_strangers_are_refused_where_the_configuration_says_so():
+    """The message does not tell which part was wrong."""
+    tenants = [tenant("acme", api_keys=(key_hash("sk-a"),))]
+    refused = identify(tenants, bearer("sk-x"), unknown="deny")
+    assert isinstance(refused, Unauthorized)
+    assert (refused.message, refused.client_ip) == (
+        "Unknown credential.",
+        "203.0.113.9",
+    )
+
+
+def test_tenant_without_rules_takes_everyone():
+    """It goes before the treatment of the unknown."""
+    identity = identify([tenant("default")], bearer("sk-x"), unknown="deny")
+    assert identity.tenant.name == "default"
+
+
+def test_signed_requests_say_so():
+    """SigV4 is matched by the access key id and must pass untouched."""
+    value = b"AWS4-HMAC-SHA256 Credential=AKID/20261123/r/s/aws4_request, Signature=1"
+    tenants = [tenant("aws", api_keys=(key_hash("AKID"),))]
+    identity = identify(tenants, Head(((b"Authorization", value),)))
+    assert (identity.tenant.name, identity.signed) == ("aws", True)
+
+
+# -- tokens ---------------------------------------------------------------------------
+
+
+def jwt_tenant(**rule) -> Tenant:
+    return tenant("jwt", jwt=JwtRule(jwks_url="u", **rule))
+
+
+def test_token_names_tenant_and_user():
+    """A verified token is the source "jwt" even where credentials come first."""
+    identity = identify([jwt_tenant()], bearer(TOKEN), verify_jwt=Tokens(sub="alice"))
+    assert (identity.user, identity.user_source) == ("alice", "jwt")
+
+
+@pytest.mark.parametrize(
+    ("claim", "user"),
+    [(7, "7"), (True, "anonymous"), (["a"], "anonymous"), (" \x07", "anonymous")],
+)
+def test_odd_user_claims(claim, user):
+    """Numbers are ids too; what is neither text nor number names nobody."""
+    rule = {"user_claim": "uid"}
+    tokens = Tokens(uid=claim)
+    identity = identify([jwt_tenant(**rule)], bearer(TOKEN), verify_jwt=tokens)
+    assert identity.user == user
+
+
+@pytest.mark.parametrize(
+    ("claims", "holds"),
+    [
+        ({"team": "blue"}, True),
+        ({"team": "not blue"}, False),
+        ({"team": ["green", "blue"]}, True),
+        ({"team": ["green"]}, False),
+        ({"team": None}, False),
+        ({}, False),
+    ],
+)
+def test_required_claims(claims, holds):
+    """A token of the right issuer but without the claim belongs to nobody."""
+    tenants = [jwt_tenant(require={"team": "blue"})]
+    found = identify(
+        tenants, bearer(TOKEN), verify_jwt=Tokens(**claims), unknown="deny"
+    )
+    assert isinstance(found, Identity) is holds
+
+
+@pytest.mark.parametrize(
+    ("name", "claim", "wanted"),
+    [("scope", "read llm write", "llm"), ("admin", True, "true"), ("level", 3, "3")],
+)
+def test_required_claims_of_other_types(name, claim, wanted):
+    """Scopes are parted by spaces; booleans and numbers compare as written."""
+    tokens = Tokens(**{name: claim})
+    tenants = [jwt_tenant(require={name: wanted})]
+    found = identify(tenants, bearer(TOKEN), verify_jwt=tokens, unknown="deny")
+    assert isinstance(found, Identity)
+
+
+def test_token_is_verified_once_until_it_expires():
+    """Within its life a token costs a look-up; afterwards it is asked for again."""
+    tokens = Tokens(sub="alice", exp=NOW + 60)
+    identifier = Identifier([jwt_tenant()], SECRET, verify_jwt=tokens, unknown="deny")
+    for at in (NOW, NOW + 1, NOW + 59):
+        assert identifier.identify("1.1.1.1", bearer(TOKEN), at).user == "alice"
+    assert tokens.asked == 1
+    tokens.claims = {}
+    late = identifier.identify("1.1.1.1", bearer(TOKEN), NOW + 61)
+    assert isinstance(late, Unauthorized)
+
+
+def test_forget_asks_again():
+    """After the keys of tokens changed, everyone is established anew."""
+    tokens = Tokens(sub="alice", exp=NOW + 60)
+    identifier = Identifier([jwt_tenant()], SECRET, verify_jwt=tokens)
+    identifier.identify("1.1.1.1", bearer(TOKEN), NOW)
+    identifier.forget()
+    identifier.identify("1.1.1.1", bearer(TOKEN), NOW)
+    assert tokens.asked == 2
+
+
+def test_failed_token_is_anonymous_for_seconds_only():
+    """Keys that arrive a moment later make the same token good."""
+    tokens = Tokens()
+    tokens.claims = {}
+    identifier = Identifier([jwt_tenant()], SECRET, verify_jwt=tokens)
+    first = identifier.identify("1.1.1.1", bearer(TOKEN), NOW)
+    tokens.claims = {TOKEN: {"sub": "alice"}}
+    again = identifier.identify("1.1.1.1", bearer(TOKEN), NOW + 6)
+    assert (first.tenant.name, again.tenant.name) == ("anonymous", "jwt")
+
+
+def test_without_a_verifier_no_token_is_good():
+    """A rule without means to check it matches nobody."""
+    found = identify([jwt_tenant()], bearer(TOKEN), unknown="deny")
+    assert isinstance(found, Unauthorized)
+
+
+# -- which user -----------------------------------------------------------------------
+
+
+def test_user_comes_from_the_first_source_that_is_there():
+    """The policy's order decides between key and header."""
+    order = ("jwt", "header", "credential")
+    rules = {"header": HeaderRule("X-Team", "blue", "X-User"), "cidrs": ("0.0.0.0/0",)}
+    tenants = [tenant("t", policy=policy(user_from=order), **rules)]
+    head = bearer("sk-1")._replace(fields={b"x-user": b"alice"})
+    named = identify(tenants, head, PROXY, trusted=TRUSTED)
+    unnamed = identify(tenants, bearer("sk-1"), PROXY, trusted=TRUSTED)
+    assert (named.user, named.user_source) == ("alice", "header")
+    assert unnamed.user_source == "credential"
+
+
+def test_no_source_at_all_is_anonymous():
+    """A policy that asks only for what is not there gets "anonymous"."""
+    tenants = [tenant("t", policy=policy(user_from=("jwt", "header")))]
+    assert identify(tenants, bearer("sk-1")).user == "anonymous"
+
+
+@pytest.mark.parametrize(
+    ("order", "head", "user"),
+    [
+        (("credential", "body"), bearer("sk-1"), "key"),
+        (("credential", "body"), Head(), "bob"),
+        (("body", "credential"), bearer("sk-1"), "bob"),
+        (("credential",), Head(), "anonymous"),
+    ],
+)
+def test_body_user_counts_by_the_policys_order(order, head, user):
+    """The body speaks where the policy asks it before what the head has shown."""
+    identity = identify([tenant("t", policy=policy(user_from=order))], head)
+    found = with_body_user(identity, "bob")
+    assert found.user.partition("_")[0] == user
+    assert found.key == ("t", "203.0.113.9", found.user)
+
+
+@pytest.mark.parametrize("user", [None, "", "\x00\x1f"])
+def test_empty_body_user_changes_nothing(user):
+    """A body that names nobody leaves the identity as it was."""
+    identity = identify([tenant("t")], Head())
+    assert with_body_user(identity, user) is identity
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("alice@example.com", "alice@example.com"),
+        (" a\r\nb\x00c\x1b[31m\u202ed ", "abc[31md"),
+        ("Jörg Ünal", "Jörg Ünal"),
+        ("x\ud800y", "xy"),
+        ("e" * 128, "e" * 128),
+    ],
+)
+def test_ids_stay_readable_but_harmless(text, expected):
+    """Control characters, direction marks and lone surrogates are cut out."""
+    assert readable_id(text) == expected
+
+
+@pytest.mark.parametrize("size", [129, 2000, 100_000])
+def test_long_ids_end_in_a_hash(size):
+    """Long ids are bounded, and different ones stay different."""
+    one, other = readable_id("u" * size + "1"), readable_id("u" * size + "2")
+    assert len(one) == len(other) == 128
+    assert one != other
+    assert one.startswith("uuu")
+
+
+def test_long_junk_is_not_taken_for_a_short_id():
+    """An id that is mostly unprintable keeps a mark of what was cut off."""
+    assert readable_id("a" + "\x00" * 3000 + "b") != readable_id("a")
+
+
+# -- allow-lists, preflights, caching -------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("entry", "allowed"),
+    [
+        ("client_ip:203.0.113.9", True),
+        ("client_ip:203.0.113.8", False),
+        ("network:203.0.113.0/24", True),
+        ("user:anonymous", True),
+        ("tenant:t", True),
+        ("tenant:u", False),
+    ],
+)
+def test_allow_list(entry, allowed):
+    """Each kind of entry lets its subject through, and nobody else."""
+    tenants = [tenant("t", policy=policy(allow=(entry,)))]
+    assert identify(tenants, Head()).allowed is allowed
+
+
+def test_allow_list_sees_the_body_user():
+    """A user named by the body may be on the list."""
+    tenants = [tenant("t", policy=policy(allow=("user:bob",)))]
+    identity = identify(tenants, Head())
+    assert not identity.allowed
+    assert with_body_user(identity, "bob").allowed
+
+
+def test_allow_list_refuses_other_kinds():
+    """A mistake in the list is an error, not a silent gap."""
+    with pytest.raises(ValueError, match="expected client_ip:"):
+        AllowList(["colour:blue"])
+
+
+def test_preflight_is_an_options_request_that_asks_for_a_method():
+    """Other OPTIONS requests are ordinary ones."""
+    asks = {b"access-control-request-method": b"POST"}
+    assert is_preflight(Head(method="OPTIONS", fields=asks))
+    assert not is_preflight(Head(method="OPTIONS"))
+    assert not is_preflight(Head(method="POST", fields=asks))
+
+
+def test_preflight_counts_for_its_address_only():
+    """No user, no other limits than those per client_ip, also where keys are due."""
+    limits = (Limit("user", "requests", 1), Limit("client_ip", "requests", 9))
+    loose = policy("anonymous", limits=limits)
+    tenants = [tenant("acme", api_keys=(key_hash("sk-a"),))]
+    identifier = Identifier(
+        tenants, SECRET, unknown="deny", anonymous=loose, trusted=TRUSTED
+    )
+    head = Head(fields={b"x-forwarded-for": b"203.0.113.9"}, method="OPTIONS")
+    identity = identifier.identify_preflight(PROXY, head)
+    assert identity.policy.limits == (limits[1],)
+    assert (identity.client_ip, identity.user) == ("203.0.113.9", "anonymous")
+    assert identity.key == ("anonymous", "203.0.113.9", "")
+    assert identifier.identify_preflight(PROXY, head) is identity
+    assert identifier.identify_preflight("1.1.1.1", Head()).client_ip == "1.1.1.1"
+
+
+def test_same_client_is_the_same_object():
+    """Equal requests share one identity; another address or key does not."""
+    identifier = Identifier([tenant("t")], SECRET, trusted=TRUSTED)
+    first = identifier.identify("1.1.1.1", bearer("sk-1"), NOW)
+    assert identifier.identify("1.1.1.1", bearer("sk-1"), NOW + 9) is first
+    assert identifier.identify("1.1.1.2", bearer("sk-1"), NOW).client_ip == "1.1.1.2"
+    assert identifier.identify("1.1.1.1", bearer("sk-2"), NOW).user != first.user
+
+
+def test_blank_header_does_not_hide_the_query_key():
+    """Two clients with the same empty header and different keys stay apart."""
+    blank = ((b"Authorization", b""),)
+    identifier = Identifier([tenant("t")], SECRET)
+    users = {
+        identifier.identify("1.1.1.1", Head(blank, f"key={key}"), NOW).user
+        for key in "ab"
+    }
+    assert len(users) == 2
+
+
+def test_clients_behind_one_proxy_are_told_apart():
+    """The chain is part of what is remembered."""
+    identifier = Identifier([tenant("t")], SECRET, trusted=TRUSTED)
+    for last in (1, 2, 1):
+        head = Head(fields={b"x-forwarded-for": b"203.0.113.%d" % last})
+        assert identifier.identify(PROXY, head, NOW).client_ip == f"203.0.113.{last}"
+    assert identifier.identify(PROXY, Head(), NOW).client_ip == PROXY
+
+
+def test_huge_credentials_and_chains_are_not_remembered():
+    """A stranger cannot fill the memory with long headers."""
+    identifier = Identifier([tenant("t")], SECRET, trusted=TRUSTED)
+    chain = {b"x-forwarded-for": b"1.1.1.1," * 1000 + b"203.0.113.9"}
+    head = bearer("k" * 5000)._replace(fields=chain)
+    first = identifier.identify(PROXY, head, NOW)
+    assert first.client_ip == "203.0.113.9"
+    assert identifier.identify(PROXY, head, NOW) is not first

@@ -1,0 +1,259 @@
+"""Costs of a request, the header lines of an answer, and refusals."""
+
+import pytest
+
+from gateway.core.model import CellKind, Limit, Usage
+from gateway.limits.admission import (
+    actual_costs,
+    oversized,
+    ratelimit_headers,
+    refuse_block,
+    refuse_limit,
+    refuse_over,
+    refuse_oversized,
+    reserve_costs,
+)
+from gateway.limits.plans import LimitPlan
+from gateway.limits.ports import Cell, Reserved
+from gateway.limits.ratelimit import ShownLimit
+
+MINUTE = 60_000_000
+NOW_US = 1_795_000_000_000_000
+
+
+def plan_of(*limits: Limit) -> LimitPlan:
+    cells = tuple(
+        Cell(b"k%d" % place, CellKind.SLIDING, limit.window_us, limit.amount, limit)
+        for place, limit in enumerate(limits)
+    )
+    return LimitPlan(cells, b"t", tuple(map(ShownLimit, limits)))
+
+
+ALL = plan_of(
+    Limit("user", "requests", 100, MINUTE),
+    Limit("user", "tokens", 1000, MINUTE),
+    Limit("user", "prompt_tokens", 800, MINUTE),
+    Limit("user", "completion_tokens", 500, MINUTE),
+    Limit("user", "concurrent", 5),
+    Limit("tenant", "usd", 10_000, MINUTE),
+)
+
+
+def admitted(plan: LimitPlan, *sums: int) -> Reserved:
+    reserved = Reserved(plan, [1] * len(sums))
+    reserved.admitted, reserved.sums = True, sums
+    return reserved
+
+
+def refused(plan: LimitPlan, place: int, retry_after: float, sums=(), costs=(1,)):
+    reserved = Reserved(plan, costs)
+    reserved.violated, reserved.retry_after = place, retry_after
+    reserved.sums = sums
+    return reserved
+
+
+def fields(lines: bytes) -> dict[str, str]:
+    pairs = [line.split(": ", 1) for line in lines.decode().split("\r\n")[:-1]]
+    assert len({name for name, _ in pairs}) == len(pairs)
+    return dict(pairs)
+
+
+# -- costs ----------------------------------------------------------------------------
+
+
+def test_each_cell_is_charged_in_its_own_meter():
+    """Requests and open exchanges cost 1, the rest what is expected."""
+    assert reserve_costs(ALL, 100, 200, 7) == (1, 300, 100, 200, 1, 7)
+
+
+@pytest.mark.parametrize(
+    ("limits", "costs"),
+    [((), ()), ((Limit("user", "tokens", 1000, MINUTE),), (300,))],
+)
+def test_plans_of_no_or_one_cell(limits, costs):
+    """The costs are always a sequence as long as the plan."""
+    assert reserve_costs(plan_of(*limits), 100, 200, 7) == costs
+
+
+def test_expected_completion_is_cut_down_to_the_limit():
+    """Only an expectation: it may not make a request too large."""
+    costs = reserve_costs(ALL, 100, 5000, 99_999)
+    assert costs == (1, 1000, 100, 500, 1, 10_000)
+    assert oversized(ALL, costs) == -1
+
+
+def test_prompt_beyond_the_whole_limit_is_too_large():
+    """The prompt is there, whatever the answer will be."""
+    costs = reserve_costs(ALL, 1001, 10, 0)
+    assert costs[1] == 1001
+    assert oversized(ALL, costs) == 1
+
+
+@pytest.mark.parametrize(
+    ("meter", "estimate"),
+    [
+        ("requests", (0, 0, 0)),
+        ("tokens", (0, 1, 0)),
+        ("completion_tokens", (0, 9, 0)),
+        ("usd", (0, 0, 9)),
+        ("concurrent", (0, 0, 0)),
+    ],
+)
+def test_limit_of_zero_admits_nothing_that_costs(meter, estimate):
+    """Amount 0 forbids what it counts."""
+    plan = plan_of(Limit("user", meter, 0, MINUTE))
+    assert oversized(plan, reserve_costs(plan, *estimate)) == 0
+
+
+def test_limit_of_zero_tokens_admits_what_costs_none():
+    """Counting endpoints and model lists cost no token."""
+    plan = plan_of(Limit("user", "tokens", 0, MINUTE))
+    assert oversized(plan, reserve_costs(plan, 0, 0, 0)) == -1
+
+
+def test_settling_charges_what_was_used():
+    """The weighted sum for tokens, the provider's own figures for its kinds."""
+    usage = Usage(prompt=90, completion=210, total=300, cached=50)
+    assert actual_costs(ALL, usage, 255, 8) == (1, 255, 90, 210, 1, 8)
+
+
+def test_failed_calls_cost_the_request_only():
+    """Tokens and money come back, the request never."""
+    usage = Usage(prompt=90, completion=210, total=300)
+    assert actual_costs(ALL, usage, 300, 8, failed=True) == (1, 0, 0, 0, 1, 0)
+
+
+# -- header lines ---------------------------------------------------------------------
+
+
+def test_headers_show_each_family_and_the_tightest_of_all():
+    """Requests, tokens, and the structured fields of what is nearest to its end."""
+    found = fields(ratelimit_headers(ALL, admitted(ALL, 1, 300, 700, 1, 1, 1), NOW_US))
+    assert found["x-ratelimit-limit-requests"] == "100"
+    assert found["x-ratelimit-remaining-requests"] == "99"
+    assert found["x-ratelimit-reset-requests"] == "1m0s"
+    assert found["x-ratelimit-limit-tokens"] == "800"
+    assert found["x-ratelimit-remaining-tokens"] == "100"
+    policy = '"user.prompt_tokens.1m";q=800;w=60;qu="prompt-tokens"'
+    assert found["RateLimit-Policy"] == policy
+    assert found["RateLimit"] == '"user.prompt_tokens.1m";r=100;t=60'
+
+
+def test_tightest_limit_of_a_family_is_the_one_shown():
+    """The smallest share that is left, not the smallest number."""
+    plan = plan_of(
+        Limit("client_ip", "requests", 1000, MINUTE),
+        Limit("user", "requests", 10, MINUTE),
+    )
+    found = fields(ratelimit_headers(plan, admitted(plan, 990, 1), NOW_US))
+    assert found["x-ratelimit-limit-requests"] == "1000"
+    found = fields(ratelimit_headers(plan, admitted(plan, 10, 9), NOW_US))
+    assert found["x-ratelimit-limit-requests"] == "10"
+
+
+def test_limits_outside_both_families_show_in_the_structured_fields():
+    """Money and concurrency have no x-ratelimit fields."""
+    plan = plan_of(Limit("user", "concurrent", 4))
+    found = fields(ratelimit_headers(plan, admitted(plan, 3), NOW_US))
+    assert found == {
+        "RateLimit-Policy": '"user.concurrent";q=4;qu="concurrent-requests"',
+        "RateLimit": '"user.concurrent";r=1',
+    }
+
+
+def test_overdrawn_limits_show_nothing_left():
+    """More may be settled than was reserved."""
+    plan = plan_of(Limit("user", "tokens", 100, MINUTE))
+    found = fields(ratelimit_headers(plan, admitted(plan, 130), NOW_US))
+    assert found["x-ratelimit-remaining-tokens"] == "0"
+
+
+def test_calendar_limits_count_down_in_every_answer():
+    """The end of the period is told from the store's clock of each answer."""
+    limit = Limit("user", "requests", 9, calendar="day")
+    ends_at = NOW_US / 1e6 + 90
+    cell = Cell(b"k", CellKind.CALENDAR, 0, 9, limit, ends_at)
+    plan = LimitPlan((cell,), b"t", (ShownLimit(limit, ends_at=ends_at),))
+    for passed, reset in ((0, "1m30s"), (31, "59s")):
+        lines = ratelimit_headers(plan, admitted(plan, 4), NOW_US + passed * 10**6)
+        assert fields(lines)["x-ratelimit-reset-requests"] == reset
+
+
+def test_no_limits_no_lines():
+    """Clients without limits, and answers whose sums nobody knows."""
+    assert ratelimit_headers(plan_of(), admitted(plan_of()), NOW_US) == b""
+    assert ratelimit_headers(ALL, Reserved(ALL, ()), NOW_US) == b""
+
+
+# -- refusals -------------------------------------------------------------------------
+
+
+def test_refusal_by_a_limit_names_it_and_says_when_to_return():
+    """Status, code, words without ids, and the same moment in every field."""
+    reserved = refused(ALL, 1, 12.3, (40, 950, 10, 10, 1, 0), (1, 300, 100, 200, 1, 7))
+    no = refuse_limit(ALL, reserved, NOW_US)
+    assert (no.status, no.code, no.action) == (429, "rate_limit_exceeded", "limit")
+    assert (no.limit, no.retry_after) == ("user.tokens.1m", 12.3)
+    assert no.message == (
+        "Rate limit reached for user.tokens.1m: at most 1000 tokens per 1m for this "
+        "user. Used 950 tokens, requested 300 tokens. Please try again in 12.3s."
+    )
+    found = fields(no.headers)
+    assert found["retry-after"] == "13"
+    assert found["retry-after-ms"] == "12300"
+    assert found["x-ratelimit-remaining-requests"] == "60"
+    assert found["x-ratelimit-remaining-tokens"] == "50"
+    assert found["x-ratelimit-reset-tokens"] == "12.3s"
+    assert found["RateLimit"] == '"user.tokens.1m";r=50;t=13'
+
+
+def test_refusal_without_sums_shows_nothing_left():
+    """Local windows may not know what was used."""
+    plan = plan_of(Limit("user", "requests", 100, MINUTE))
+    no = refuse_limit(plan, refused(plan, 0, 0.001), NOW_US)
+    found = fields(no.headers)
+    assert found["x-ratelimit-remaining-requests"] == "0"
+    assert (found["retry-after"], found["retry-after-ms"]) == ("1", "1")
+
+
+def test_refusal_by_concurrency_counts_nothing_up():
+    """How many are open changes by the moment; the limit is what matters."""
+    plan = plan_of(Limit("user", "concurrent", 5))
+    no = refuse_limit(plan, refused(plan, 0, 1.0, (5,)), NOW_US)
+    assert no.message == (
+        "Rate limit reached for user.concurrent: at most 5 requests at a time for "
+        "this user. Please try again in 1s."
+    )
+
+
+def test_what_never_fits_is_not_to_be_sent_again():
+    """The store found the cost above the amount: no Retry-After would be true."""
+    plan = plan_of(Limit("user", "tokens", 100, MINUTE))
+    no = refuse_limit(plan, refused(plan, 0, -1, (0,), (150,)), NOW_US)
+    assert no == refuse_oversized(plan, 0, (150,))
+    assert (no.status, no.code) == (429, "request_too_large_for_limit")
+    assert no.headers == b"x-should-retry: false\r\n"
+    assert "it needs at least 150 tokens" in no.message
+
+
+def test_refusal_because_no_limit_can_be_asked():
+    """``when_down = "closed"``: no limit is named, since none said no."""
+    no = refuse_limit(ALL, refused(ALL, -1, 1.0), NOW_US)
+    assert (no.status, no.limit, no.retry_after) == (429, None, 1.0)
+    assert fields(no.headers) == {"retry-after": "1", "retry-after-ms": "1000"}
+
+
+def test_refusal_from_memory_shows_nothing_left():
+    """A limit known to be full frees at a known moment."""
+    no = refuse_over(ALL, 0, 2.5)
+    assert (no.limit, no.retry_after) == ("user.requests.1m", 2.5)
+    found = fields(no.headers)
+    assert found["x-ratelimit-remaining-requests"] == "0"
+    assert found["retry-after"] == "3"
+
+
+def test_block_says_nothing_of_its_reason():
+    """403, and no hint that would help to get around it."""
+    no = refuse_block()
+    assert (no.status, no.code, no.action) == (403, "blocked", "block")
+    assert (no.headers, no.retry_after) == (b"", -1.0)

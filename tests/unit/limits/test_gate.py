@@ -1,0 +1,369 @@
+"""The block list and the full cells."""
+
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import NamedTuple
+
+import pytest
+
+from gateway.core.model import Block, Limit, Policy, Tenant
+from gateway.identity.cidr import parse_address
+from gateway.identity.identify import Identifier, with_body_user
+from gateway.limits import gate as module
+from gateway.limits.gate import Gate, marks_of
+from gateway.limits.plans import PlanBook
+from gateway.limits.ports import Reserved
+
+MINUTE = 60_000_000
+NOW = 1_795_000_000.0
+
+
+class Head(NamedTuple):
+    method: str = "POST"
+    query: str = ""
+    fields: Mapping[bytes, bytes] = MappingProxyType({})
+    credentials: tuple[tuple[bytes, bytes], ...] = ()
+
+
+def client(ip="203.0.113.9", tenant="acme", user="alice", allow=(), limits=()):
+    policy = Policy("p", allow=allow, limits=limits)
+    identifier = Identifier([Tenant(tenant, policy)], b"pepper")
+    return with_body_user(identifier.identify(ip, Head(), NOW), user)
+
+
+def gate_with(*blocks: Block) -> Gate:
+    gate = Gate()
+    gate.replace_blocks(blocks)
+    return gate
+
+
+def blocked(gate: Gate, who=None, now=NOW) -> bool:
+    return gate.check_blocks(who or client(), now) is not None
+
+
+# -- blocks ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("kind", "subject", "tenant", "hit"),
+    [
+        ("client_ip", "203.0.113.9", None, True),
+        ("client_ip", "::ffff:203.0.113.9", None, True),
+        ("client_ip", "203.0.113.8", None, False),
+        ("client_ip", "203.0.113.9", "acme", True),
+        ("client_ip", "203.0.113.9", "beta", False),
+        ("user", "alice", "acme", True),
+        ("user", "bob", None, False),
+        ("tenant", "acme", None, True),
+        ("tenant", "beta", None, False),
+        ("network", "203.0.113.0/24", None, True),
+        ("network", "203.0.113.0/24", "acme", True),
+        ("network", "203.0.113.0/24", "beta", False),
+        ("network", "198.51.100.0/24", None, False),
+        ("colour", "blue", None, False),
+    ],
+)
+def test_blocks_hold_their_subject_only(kind, subject, tenant, hit):
+    """By kind, id and tenant; null is everywhere."""
+    assert blocked(gate_with(Block(kind, subject, tenant))) is hit
+
+
+@pytest.mark.parametrize(
+    ("block", "hit"),
+    [
+        (Block("client_ip", "203.0.113.9"), True),
+        (Block("tenant", "acme"), True),
+        (Block("network", "203.0.113.0/24"), True),
+        (Block("user", "anonymous"), False),
+    ],
+)
+def test_the_heads_user_waits_for_a_body_that_may_name_another(block, hit):
+    """Everything else is refused from the head."""
+    gate, who = gate_with(block), client(user=None)
+    assert who.takes_body_user
+    assert (gate.find_head_block(who, NOW) is not None) is hit
+    assert blocked(gate, who)
+    assert gate.find_head_block(client(user=None, allow=("tenant:acme",)), NOW) is None
+    assert gate_with().find_head_block(who, NOW) is None
+
+
+def test_the_heads_user_is_refused_where_no_body_names_another():
+    """As by ``find_block``."""
+    policy = Policy("p", user_from=("credential",))
+    who = Identifier([Tenant("acme", policy)], b"pepper").identify(
+        "203.0.113.9", Head(), NOW
+    )
+    gate = gate_with(Block("user", "anonymous"))
+    assert gate.find_head_block(who, NOW) is gate.find_block(who, NOW) is not None
+
+
+def test_ipv6_is_blocked_by_its_64():
+    """Any address in the /64 is the same client."""
+    gate = gate_with(Block("client_ip", "2001:db8::1"))
+    assert blocked(gate, client(ip="2001:db8::2"))
+    assert not blocked(gate, client(ip="2001:db8:0:1::2"))
+
+
+def test_blocks_end_by_themselves():
+    """At ``until`` the subject passes, before and after the list is tidied."""
+    gate = gate_with(
+        Block("client_ip", "203.0.113.9", until=NOW + 10),
+        Block("user", "bob", until=NOW + 99),
+        Block("user", "carl"),
+    )
+    assert blocked(gate, now=NOW + 9.9)
+    assert not blocked(gate, now=NOW + 10)
+    assert gate.drop_expired(NOW + 10) == 1
+    assert len(gate) == 2
+
+
+def test_a_tenants_block_outlives_the_service_wide_one():
+    """Two blocks of one subject do not hide each other."""
+    gate = gate_with(
+        Block("client_ip", "203.0.113.9", None, until=NOW - 1),
+        Block("client_ip", "203.0.113.9", "acme"),
+    )
+    gate.remove_block("client_ip", "203.0.113.9", None)
+    assert blocked(gate)
+
+
+def test_a_new_block_takes_the_old_ones_place():
+    """A longer block of the same subject counts."""
+    gate = gate_with(Block("user", "alice", until=NOW - 1))
+    assert gate.add_block(Block("user", "alice"))
+    assert (len(gate), blocked(gate)) == (1, True)
+
+
+@pytest.mark.parametrize(
+    ("kind", "subject"),
+    [("client_ip", "203.0.113.9"), ("network", "203.0.113.0/24")],
+)
+def test_removed_blocks_are_gone(kind, subject):
+    """Removing lifts one block, twice does no harm, the other tenant's stays."""
+    gate = gate_with(Block(kind, subject), Block(kind, subject, "beta"))
+    gate.remove_block(kind, subject, None)
+    gate.remove_block(kind, subject, None)
+    assert not blocked(gate)
+    assert blocked(gate, client(tenant="beta"))
+    gate.remove_block(kind, subject, "beta")
+    assert not blocked(gate, client(tenant="beta"))
+
+
+def test_a_full_list_replaces_the_old_one():
+    """Whatever is not on it is lifted."""
+    gate = gate_with(Block("user", "alice"), Block("network", "203.0.113.0/24"))
+    gate.replace_blocks([Block("user", "bob")])
+    assert not blocked(gate)
+
+
+def test_the_list_is_bounded():
+    """What finds no room is counted; known subjects can still change."""
+    gate = Gate(max_blocks=1)
+    assert gate.add_block(Block("user", "alice", until=NOW - 1))
+    assert not gate.add_block(Block("user", "bob"))
+    assert gate.add_block(Block("user", "alice"))
+    assert (len(gate), gate.turned_away) == (1, 1)
+
+
+def test_a_network_that_cannot_be_read_is_not_taken():
+    """It would block nobody; it is counted instead."""
+    gate = gate_with(Block("network", "nonsense"))
+    assert (len(gate), gate.turned_away) == (0, 1)
+
+
+# -- floods ---------------------------------------------------------------------------
+
+PRINT = 0x0123456789ABCDEF
+FLOOD = Block("prompts", f"{PRINT:016x}", "acme", until=NOW + 60)
+WAS_THERE = [("client_ip", "203.0.113.9"), ("user", "alice")]
+
+
+def flooded(*blocks: Block, settled=()) -> Gate:
+    gate = gate_with(*(blocks or (FLOOD,)))
+    gate.settle_down({"acme": marks_of(settled)})
+    return gate
+
+
+def refused(gate: Gate, who=None, print_=PRINT, now=NOW) -> bool:
+    return gate.find_flood(who or client(), print_, now) is not None
+
+
+@pytest.mark.parametrize(
+    ("flips", "hit"), [(0, True), (0xFFF, True), (0x1FFF, False), (~PRINT, False)]
+)
+def test_a_flooded_template_is_refused_of_newcomers(flips, hit):
+    """Up to twelve bits apart; whatever else they ask passes."""
+    assert refused(flooded(), print_=(PRINT ^ flips) % 2**64) is hit
+    assert not blocked(flooded()), "of the head alone nobody is"
+
+
+def test_who_was_there_before_the_flood_may_ask_the_same():
+    """Address and user; a key that many share is no passport for a new address."""
+    assert not refused(flooded(settled=WAS_THERE))
+    assert not refused(flooded(settled=WAS_THERE[:1]), client(user=None))
+    for one in WAS_THERE:
+        assert refused(flooded(settled=[one]))
+
+
+def test_a_flood_is_of_its_tenant_and_of_its_time():
+    """Others', over, lifted, or of an allow-listed client: it passes."""
+    assert not refused(flooded(), client(tenant="beta"))
+    assert not refused(flooded(), client(allow=("client_ip:203.0.113.9",)))
+    gate = flooded()
+    assert not refused(gate, now=NOW + 60)
+    gate.remove_block("prompts", FLOOD.id, "acme")
+    assert not refused(gate)
+    assert not gate.floods
+    gate.add_block(FLOOD)
+    gate.replace_blocks([])
+    assert not gate.floods
+
+
+def test_nobody_is_refused_until_it_is_known_who_was_there():
+    """A worker that just came up has heard of the flood first."""
+    assert not refused(gate_with(FLOOD))
+
+
+def test_floods_are_bounded_and_readable(monkeypatch):
+    """What is beyond, or no fingerprint, is counted; a known one can be prolonged."""
+    monkeypatch.setattr(module, "MAX_FLOODS", 1)
+    gate = flooded(FLOOD, Block("prompts", "1", "acme"), FLOOD)
+    assert (len(gate.floods), gate.turned_away) == (1, 1)
+    assert not gate_with(Block("prompts", "nonsense", "acme")).floods
+
+
+def test_allow_listed_clients_are_never_blocked():
+    """An allow-list is an exception from every block around it."""
+    gate = gate_with(Block("network", "203.0.113.0/24"))
+    assert not blocked(gate, client(allow=("client_ip:203.0.113.9",)))
+
+
+def test_strangers_are_held_by_service_wide_address_blocks():
+    """Who has no tenant yet has at least an address."""
+    address = parse_address("203.0.113.9")
+    holds = [
+        gate_with(*blocks).check_stranger("203.0.113.9", address, NOW) is not None
+        for blocks in (
+            [],
+            [Block("client_ip", "203.0.113.9")],
+            [Block("network", "203.0.113.0/24")],
+            [Block("client_ip", "203.0.113.9", "acme")],
+            [Block("user", "alice")],
+        )
+    ]
+    assert holds == [False, True, True, False, False]
+
+
+# -- full cells -----------------------------------------------------------------------
+
+LIMITS = (
+    Limit("user", "requests", 10, MINUTE),
+    Limit("user", "tokens", 10, MINUTE),
+    Limit("user", "completion_tokens", 10, MINUTE),
+)
+
+
+def full(place: int, frees_at: float = 30.0, mono: float = 10.0):
+    plan = PlanBook().plan(client(limits=LIMITS), "", NOW)
+    reserved = Reserved(plan, (1, 5, 5))
+    reserved.violated, reserved.frees_at = place, frees_at
+    gate = Gate()
+    gate.remember(reserved, mono)
+    return gate, plan
+
+
+def test_full_cell_refuses_until_it_frees():
+    """From the head alone, with the time that is left."""
+    gate, plan = full(0)
+    no = gate.check_head(plan, 12.0, billable=False)
+    assert (no.limit, no.retry_after) == ("user.requests.1m", 18.0)
+    assert gate.check_head(plan, 30.0, billable=False) is None
+    assert gate.full_cells == 1
+
+
+@pytest.mark.parametrize(
+    ("place", "billable", "hit"),
+    [(1, True, True), (1, False, False), (2, True, False)],
+)
+def test_head_refuses_only_what_must_cost(place, billable, hit):
+    """Listing models costs no token, an embedding no completion token."""
+    gate, plan = full(place)
+    assert (gate.check_head(plan, 12.0, billable=billable) is not None) is hit
+
+
+@pytest.mark.parametrize(
+    ("costs", "hit"), [((1, 5, 5), True), ((1, 5, 0), False), ((0, 0, 1), True)]
+)
+def test_known_costs_are_checked_in_every_cell(costs, hit):
+    """A cell refuses what would add to it."""
+    gate, plan = full(2)
+    assert (gate.check_costs(plan, costs, 12.0) is not None) is hit
+    assert gate.check_costs(plan, costs, 31.0) is None
+
+
+def test_nothing_is_remembered_without_a_known_moment():
+    """A cell that a refund may free has to be asked for again."""
+    for place, frees_at in ((0, 0.0), (0, 10.0), (-1, 99.0)):
+        gate, plan = full(place, frees_at)
+        assert gate.full_cells == 0
+        assert gate.check_head(plan, 5.0, billable=True) is None
+        assert gate.check_costs(plan, (1, 5, 5), 5.0) is None
+
+
+def test_reset_counters_are_forgotten():
+    """One by one after a reset, all of them after a reload."""
+    gate, plan = full(0)
+    gate.forget([cell.key for cell in plan.cells])
+    assert gate.check_head(plan, 12.0, billable=True) is None
+    gate, plan = full(0)
+    gate.forget_all()
+    assert gate.check_head(plan, 12.0, billable=True) is None
+
+
+# -- tags and throttles ------------------------------------------------------------------
+
+
+def verdict(action, kind="client_ip", id_="203.0.113.9", tenant="acme", **fields):
+    """What the detector decided short of a block, or a block."""
+    return Block(kind, id_, tenant, by="detector", action=action, **fields)
+
+
+def test_tagged_and_throttled_clients_pass_the_gate():
+    """Only a block refuses; where a client stands is found apart."""
+    gate = gate_with(verdict("tag"), verdict("throttle", "user", "alice", rate=9))
+    assert not blocked(gate)
+    assert gate.find_standing(client(), NOW).rate == 9
+    assert gate.find_standing(client(user="bob"), NOW).action == "tag"
+    assert gate.find_standing(client(tenant="beta"), NOW) is None
+
+
+def test_the_slowest_of_several_standings_counts():
+    """A throttle goes before a tag, a lower rate before a higher one."""
+    slow = verdict("throttle", "user", "alice", rate=3)
+    gate = gate_with(verdict("throttle", rate=9), slow)
+    assert gate.find_standing(client(), NOW) == slow
+    gate.remove_block("user", "alice", "acme")
+    gate.add_block(verdict("throttle", "user", "alice", rate=12))
+    assert gate.find_standing(client(), NOW).rate == 9
+
+
+def test_standings_end_and_change():
+    """By time, by removal, by another word on the same subject, by the allow-list."""
+    gate = gate_with(verdict("tag", until=NOW + 9))
+    assert gate.find_standing(client(allow=("user:alice",)), NOW) is None
+    assert gate.find_standing(client(), NOW + 9) is None
+    gate.add_block(verdict("block", until=NOW + 9))
+    assert (gate.standings, blocked(gate)) == (0, True)
+    assert gate.find_standing(client(), NOW) is None
+    gate.add_block(verdict("throttle"))
+    assert gate.standings == 1
+    gate.remove_block("client_ip", "203.0.113.9", "acme")
+    assert gate.standings == 0
+    assert gate.quiet
+
+
+def test_a_block_of_strangers_leaves_clients_with_a_key_alone():
+    """Whoever guesses keys is shut out where no key is known, its neighbours not."""
+    gate = gate_with(verdict("block", tenant="anonymous"))
+    assert gate.check_stranger("203.0.113.9", None, NOW) is not None
+    assert not blocked(gate)

@@ -1,0 +1,145 @@
+"""A limit as header lines and in words."""
+
+import pytest
+
+from gateway.core.model import Limit
+from gateway.limits.ratelimit import ShownLimit, describe, format_reset, write_amount
+
+US = 1_000_000
+MINUTE = 60 * US
+
+
+@pytest.mark.parametrize(
+    ("duration_us", "text"),
+    [
+        (-1, "0ms"),
+        (0, "0ms"),
+        (1, "1ms"),
+        (17_000, "17ms"),
+        (999_001, "1s"),
+        (US, "1s"),
+        (1_500_000, "1.5s"),
+        (MINUTE, "1m0s"),
+        (6 * MINUTE, "6m0s"),
+        (61_250_000, "1m1.25s"),
+        (3600 * US, "1h0m0s"),
+        (86_400 * US, "24h0m0s"),
+    ],
+)
+def test_durations_are_written_as_openai_writes_them(duration_us, text):
+    """Milliseconds below a second, then hours, minutes and seconds; rounded up."""
+    assert format_reset(duration_us) == text
+
+
+def lines(raw: bytes) -> list[str]:
+    return raw.decode().split("\r\n")[:-1]
+
+
+def test_requests_limit_as_lines():
+    """The three fields of the family and the two structured ones."""
+    shown = ShownLimit(Limit("client_ip", "requests", 600, MINUTE))
+    assert lines(shown.template % 599) == [
+        "x-ratelimit-limit-requests: 600",
+        "x-ratelimit-remaining-requests: 599",
+        "x-ratelimit-reset-requests: 1m0s",
+    ]
+    assert lines(shown.structured(599)) == [
+        'RateLimit-Policy: "client_ip.requests.1m";q=600;w=60',
+        'RateLimit: "client_ip.requests.1m";r=599;t=60',
+    ]
+
+
+def test_token_limits_say_their_unit():
+    """A quota of tokens must not be read as one of requests."""
+    shown = ShownLimit(Limit("user", "prompt_tokens", 1000, 1_500_000))
+    assert lines(shown.template % 7)[1] == "x-ratelimit-remaining-tokens: 7"
+    assert lines(shown.structured(7)) == [
+        'RateLimit-Policy: "user.prompt_tokens.1500ms";q=1000;w=2;qu="prompt-tokens"',
+        'RateLimit: "user.prompt_tokens.1500ms";r=7;t=2',
+    ]
+
+
+def test_concurrency_has_no_window():
+    """Nobody knows when an open exchange ends, so no time is told."""
+    shown = ShownLimit(Limit("user", "concurrent", 32))
+    assert shown.template == b""
+    assert lines(shown.structured(31)) == [
+        'RateLimit-Policy: "user.concurrent";q=32;qu="concurrent-requests"',
+        'RateLimit: "user.concurrent";r=31',
+    ]
+
+
+def test_money_is_told_in_micro_dollars():
+    """Nano-dollars of a large budget would not fit into a structured integer."""
+    shown = ShownLimit(Limit("tenant", "usd", 10**21, MINUTE))
+    policy, rest = lines(shown.structured(1_234_999))
+    assert 'q=999999999999999;w=60;qu="usd-micros"' in policy
+    assert "r=1234;" in rest
+    assert shown.template == b""
+
+
+def test_calendar_limits_count_down():
+    """The end of the period comes nearer by whole seconds, and never reaches 0."""
+    limit = Limit("user", "requests", 10, calendar="day")
+    shown = ShownLimit(limit, ends_at=86_400.0, length_s=86_400)
+    shown.at((86_400 - 90) * US + 500_000)
+    assert "reset-requests: 1m30s" in lines(shown.template % 3)[2]
+    shown.at((86_400 - 90) * US + 600_000)
+    assert lines(shown.structured(3)) == [
+        'RateLimit-Policy: "user.requests.day";q=10;w=86400',
+        'RateLimit: "user.requests.day";r=3;t=90',
+    ]
+    shown.at(86_401 * US)
+    assert lines(shown.template % 3)[2].endswith(" 1s")
+
+
+@pytest.mark.parametrize(
+    ("limit", "first"),
+    [
+        (Limit("user", "requests", 5, MINUTE), "x-ratelimit-limit-requests: 5"),
+        (Limit("user", "concurrent", 5), 'RateLimit-Policy: "user.concurrent";q=5'),
+    ],
+)
+def test_refusing_limit_resets_when_retry_after_ends(limit, first):
+    """The fields of a refusal name the same moment as its Retry-After."""
+    written = lines(ShownLimit(limit).refused(2, 12.25))
+    assert written[0].startswith(first)
+    assert written[-1].endswith("r=2;t=13")
+
+
+def test_limit_of_nothing_can_be_shown():
+    """An amount of 0 divides nothing."""
+    assert ShownLimit(Limit("user", "requests", 0, MINUTE)).share == 0.0
+
+
+@pytest.mark.parametrize(
+    ("limit", "words"),
+    [
+        (
+            Limit("user", "tokens", 200_000, MINUTE),
+            "200000 tokens per 1m for this user",
+        ),
+        (
+            Limit("client_ip", "requests", 9, calendar="day"),
+            "9 requests per day for this address",
+        ),
+        (
+            Limit("user+model", "completion_tokens", 5, MINUTE),
+            "5 completion tokens per 1m for this user and model",
+        ),
+        (
+            Limit("tenant", "usd", 500_000_000, MINUTE),
+            "$0.50 per 1m for this tenant",
+        ),
+        (Limit("user", "concurrent", 3), "3 requests at a time for this user"),
+    ],
+)
+def test_limits_in_words(limit, words):
+    """A sentence part that names the limit and no id."""
+    assert describe(limit) == words
+
+
+def test_amounts_in_words():
+    """Any amount in the limit's own unit."""
+    limit = Limit("user", "prompt_tokens", 5, MINUTE)
+    assert write_amount(limit, 1200) == "1200 prompt tokens"

@@ -1,0 +1,251 @@
+"""Window arithmetic against figures worked out by hand."""
+
+from __future__ import annotations
+
+import pytest
+
+from gateway.core.model import CellKind
+from gateway.limits.windows import (
+    CONCURRENCY_WAIT_US,
+    EPOCH_US,
+    NEVER,
+    CalendarWindow,
+    Leases,
+    SlidingWindow,
+    Unsettled,
+    is_firm,
+    open_window,
+)
+from tests.cells import calendar, concurrent, sliding
+
+SECOND = 1_000_000
+MINUTE = 60 * SECOND
+# A bucket border for windows of a minute (buckets of a second).
+T0 = 1_000 * MINUTE
+
+
+def test_sum_counts_until_its_whole_bucket_has_left():
+    """A weight counts for the window and at most one bucket more."""
+    window = SlidingWindow(MINUTE)
+    window.reserve(T0 + 999_999, 5)
+    assert window.total(T0 + 61 * SECOND - 1) == 5
+    assert window.total(T0 + 61 * SECOND) == 0
+
+
+def test_nothing_is_left_after_a_long_pause():
+    """A pause longer than the ring clears it."""
+    window = SlidingWindow(MINUTE)
+    window.reserve(T0, 5)
+    assert window.total(T0 + 10 * MINUTE) == 0
+
+
+def test_a_clock_that_goes_back_keeps_counting():
+    """Weights go to the newest bucket when the clock steps back."""
+    window = SlidingWindow(MINUTE)
+    window.reserve(T0, 5)
+    window.reserve(T0 - 30 * SECOND, 7)
+    assert window.total(T0 + 60 * SECOND) == 12
+    assert window.total(T0 + 61 * SECOND) == 0
+
+
+def test_a_window_that_sixty_does_not_divide_never_forgets_early():
+    """Bucket widths round up, so a window is never shorter than stated."""
+    window = SlidingWindow(SECOND)
+    window.reserve(T0, 1)
+    assert window.total(T0 + SECOND) == 1
+    assert window.total(T0 + SECOND + 2 * 16_667) == 0
+
+
+def test_a_refund_goes_back_to_the_bucket_of_the_reserve():
+    """What was reserved too much disappears from the bucket where it stood."""
+    window = SlidingWindow(MINUTE)
+    window.reserve(T0, 100)
+    window.settle(T0 + 30 * SECOND, T0, 100, 40)
+    assert window.total(T0 + 30 * SECOND) == 40
+    assert window.total(T0 + 61 * SECOND) == 0
+
+
+def test_more_than_reserved_is_charged_now():
+    """The overrun counts from the moment of the settlement."""
+    window = SlidingWindow(MINUTE)
+    window.reserve(T0, 100)
+    window.settle(T0 + 30 * SECOND, T0, 100, 140)
+    assert window.total(T0 + 61 * SECOND) == 40
+
+
+def test_a_refund_after_the_window_changes_nothing():
+    """The reserve has left the window, so there is nothing to give back."""
+    window = SlidingWindow(MINUTE)
+    window.reserve(T0, 100)
+    window.reserve(T0 + 70 * SECOND, 7)
+    window.settle(T0 + 70 * SECOND, T0, 100, 0)
+    assert window.total(T0 + 70 * SECOND) == 7
+
+
+def test_a_refund_never_makes_a_bucket_negative():
+    """A bucket holds nothing below zero, whatever is settled against it."""
+    window = SlidingWindow(MINUTE)
+    window.reserve(T0, 10)
+    window.settle(T0, T0, 50, 0)
+    assert window.total(T0) == 0
+
+
+def test_an_exact_settlement_changes_no_sum():
+    """Cost as estimated: nothing moves."""
+    window = SlidingWindow(MINUTE)
+    window.reserve(T0, 10)
+    window.settle(T0, T0, 10, 10)
+    assert window.total(T0) == 10
+
+
+@pytest.mark.parametrize(
+    ("at", "expected"), [(T0 - 61 * SECOND, 0), (T0 - SECOND, 9), (T0 + SECOND, 9)]
+)
+def test_a_charge_counts_where_it_happened(at, expected):
+    """Past weight goes to its own bucket, or nowhere once that has left."""
+    window = SlidingWindow(MINUTE)
+    window.charge(T0, at, 9)
+    assert window.total(T0) == expected
+
+
+def test_wait_is_the_time_until_enough_buckets_have_left():
+    """The oldest buckets make room first."""
+    window = SlidingWindow(MINUTE)
+    window.reserve(T0, 40)
+    window.reserve(T0 + 10 * SECOND, 60)
+    now = T0 + 20 * SECOND
+    assert window.wait_us(now, 40, 100) == 41 * SECOND
+    assert window.wait_us(now, 41, 100) == 51 * SECOND
+    assert window.wait_us(now, 0, 100) == 0
+    assert window.wait_us(now, 101, 100) == NEVER
+
+
+def test_open_weight_may_still_be_refunded():
+    """Only settled weight makes a counter certainly full."""
+    window = SlidingWindow(MINUTE)
+    window.reserve(T0, 100)
+    assert window.frees_us(T0, 100) == 0
+    window.settle(T0, T0, 100, 100)
+    assert window.frees_us(T0, 100) == 61 * SECOND
+
+
+def test_firm_weight_is_settled_at_once():
+    """Requests are never refunded, so they fill a counter for certain."""
+    window = SlidingWindow(MINUTE, firm=True)
+    window.reserve(T0, 3)
+    assert window.frees_us(T0, 3) == 61 * SECOND
+    window.settle(T0, T0, 3, 3)
+    assert window.frees_us(T0, 3) == 61 * SECOND
+
+
+def test_calendar_sum_stands_until_the_period_ends():
+    """Room comes with the next period."""
+    window = CalendarWindow(T0 + MINUTE)
+    window.reserve(T0, 70)
+    assert window.wait_us(T0, 30, 100) == 0
+    assert window.wait_us(T0, 31, 100) == MINUTE
+    assert window.wait_us(T0, 101, 100) == NEVER
+    assert window.wait_us(T0 + 2 * MINUTE, 31, 100) == 0
+
+
+def test_calendar_settles_the_difference():
+    """Refunds and overruns move the same sum, never below zero."""
+    window = CalendarWindow(T0 + MINUTE)
+    window.reserve(T0, 70)
+    window.settle(T0, T0, 70, 90)
+    assert window.total(T0) == 90
+    window.charge(T0, T0, 10)
+    assert window.frees_us(T0, 100) == MINUTE
+    assert window.frees_us(T0, 101) == 0
+    window.settle(T0, T0, 500, 0)
+    assert window.total(T0) == 0
+
+
+def test_firm_calendar_weight_is_settled_at_once():
+    """As for sliding windows."""
+    window = CalendarWindow(T0 + MINUTE, firm=True)
+    window.reserve(T0, 2)
+    window.settle(T0, T0, 2, 2)
+    assert window.frees_us(T0, 2) == MINUTE
+
+
+def test_leases_end_by_settlement_or_by_time():
+    """An exchange counts until it is settled or its lease is over."""
+    leases = Leases(MINUTE)
+    leases.reserve(T0, 1, b"a")
+    leases.reserve(T0, 1, b"b")
+    leases.reserve(T0, 0, b"c")
+    assert leases.total(T0) == 2
+    leases.settle(T0, T0, 1, 1, b"a")
+    assert leases.total(T0) == 1
+    assert leases.total(T0 + MINUTE) == 0
+
+
+def test_a_renewed_lease_lasts_longer():
+    """A long stream keeps its place."""
+    leases = Leases(MINUTE)
+    leases.reserve(T0, 1, b"a")
+    leases.reserve(T0 + 1, 1, b"b")
+    leases.renew(T0 + 50 * SECOND, b"a")
+    assert leases.total(T0 + MINUTE + 1) == 1
+    assert leases.total(T0 + 110 * SECOND) == 0
+
+
+def test_unnamed_leases_are_ended_by_strangers():
+    """Exchanges known by number alone end one by one."""
+    leases = Leases(MINUTE)
+    leases.charge(T0, T0, 2)
+    leases.settle(T0, T0, 1, 1, b"unknown")
+    assert leases.total(T0) == 1
+    leases.settle(T0, T0, 1, 1, b"unknown")
+    leases.settle(T0, T0, 1, 1, b"unknown")
+    assert leases.total(T0) == 0
+
+
+def test_nobody_knows_when_an_exchange_ends():
+    """A refusal by concurrency guesses a second."""
+    leases = Leases(MINUTE)
+    leases.reserve(T0, 1, b"a")
+    assert leases.wait_us(T0, 1, 1) == CONCURRENCY_WAIT_US
+    assert leases.wait_us(T0, 1, 2) == 0
+    assert leases.wait_us(T0, 3, 2) == NEVER
+    assert leases.frees_us(T0, 1) == 0
+
+
+def test_weights_have_no_leases():
+    """Renewing changes no sum."""
+    for window in (SlidingWindow(MINUTE), CalendarWindow(T0 + MINUTE)):
+        window.reserve(T0, 4)
+        window.renew(T0, b"a")
+        assert window.total(T0) == 4
+
+
+@pytest.mark.parametrize(("pause", "left"), [(0, 3), (1, 3), (2, 10)])
+def test_unsettled_weight_is_released_from_its_own_epoch(pause, left):
+    """Weight of an epoch long gone was forgotten already."""
+    unsettled = Unsettled()
+    unsettled.add(0, 7)
+    now = pause * EPOCH_US
+    if pause == 2:
+        unsettled.add(EPOCH_US, 0)
+    unsettled.add(now, 3 if pause < 2 else 10)
+    unsettled.release(now, 0, 7)
+    assert unsettled.weight(now) == left
+
+
+def test_weight_of_killed_workers_is_forgotten():
+    """What nobody settles counts as settled after two epochs."""
+    unsettled = Unsettled()
+    unsettled.add(0, 7)
+    assert unsettled.weight(EPOCH_US) == 7
+    assert unsettled.weight(2 * EPOCH_US) == 0
+
+
+def test_every_kind_of_cell_has_its_window():
+    """The cell's kind picks the counter; only requests are firm."""
+    assert isinstance(open_window(sliding("a", 1)), SlidingWindow)
+    assert isinstance(open_window(calendar("b", 1, 5.0)), CalendarWindow)
+    assert isinstance(open_window(concurrent("c", 1)), Leases)
+    assert is_firm(sliding("d", 1, meter="requests"))
+    assert not is_firm(sliding("e", 1))
+    assert CellKind.SLIDING == 0

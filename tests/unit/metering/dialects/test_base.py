@@ -1,0 +1,32 @@
+"""What dialects share: matches, errors, counting tasks."""
+
+from gateway.core.model import RequestFacts, Usage
+from gateway.metering.dialects.base import SSE, DialectError, Match, count_task
+from gateway.metering.dialects.routes import OPENAI
+
+
+def test_errors_carry_their_parameter():
+    """A DialectError says what is wrong and with which member."""
+    error = DialectError("must be a string", "model")
+    assert (error.message, error.param, str(error)) == (
+        "must be a string",
+        "model",
+        "must be a string",
+    )
+
+
+def test_match_shows_itself():
+    """A match's repr names dialect, endpoint and model."""
+    assert repr(Match(OPENAI, "chat", model="m")) == "Match(openai, chat, model='m')"
+
+
+def test_tasks_know_the_request():
+    """A counting task starts with the request's sizes and what was stated."""
+    facts = RequestFacts("chat", prompt_bytes=7, prompt_tokens_known=2)
+    task = count_task(facts, "from-path", SSE, Usage(1))
+    assert (task.model, task.prompt_bytes, task.prompt_tokens_known) == (
+        "from-path",
+        7,
+        2,
+    )
+    assert task.stated == Usage(1)

@@ -1,0 +1,221 @@
+"""Usage objects of every provider become the same figures."""
+
+import msgspec
+import pytest
+
+from gateway.metering.dialects.fields import (
+    CLOSED,
+    OPEN,
+    OPEN_IF_CUT,
+    Stated,
+    Tally,
+    decode_envelope,
+    plain_usage,
+    whole,
+)
+
+CASES = {
+    "openai": (
+        b'{"usage":{"prompt_tokens":10,"completion_tokens":5,"total_tokens":15,'
+        b'"prompt_tokens_details":{"cached_tokens":4,"cache_write_tokens":2},'
+        b'"completion_tokens_details":{"reasoning_tokens":3}}}',
+        (10, 5, 15, 4, 3, 2),
+    ),
+    "null details": (
+        b'{"usage":{"prompt_tokens":10,"completion_tokens":5,'
+        b'"prompt_tokens_details":null}}',
+        (10, 5, 15, 0, 0, 0),
+    ),
+    "google's openai: reasoning only in the total": (
+        b'{"usage":{"completion_tokens":12,"prompt_tokens":35,"total_tokens":109}}',
+        (35, 12, 109, 0, 62, 0),
+    ),
+    "voyage": (b'{"usage":{"total_tokens":12}}', (12, 0, 12, 0, 0, 0)),
+    "prompt only": (b'{"usage":{"prompt_tokens":4}}', (4, 0, 4, 0, 0, 0)),
+    "completion beside input": (
+        b'{"usage":{"completion_tokens":4,"input_tokens":6}}',
+        (6, 4, 10, 0, 0, 0),
+    ),
+    "groq": (
+        b'{"choices":[],"x_groq":{"usage":{"prompt_tokens":1,"completion_tokens":2}}}',
+        (1, 2, 3, 0, 0, 0),
+    ),
+    "deepseek": (
+        b'{"usage":{"prompt_tokens":9,"completion_tokens":1,"total_tokens":10,'
+        b'"prompt_cache_hit_tokens":8}}',
+        (9, 1, 10, 8, 0, 0),
+    ),
+    "litellm with caches": (
+        b'{"usage":{"prompt_tokens":9,"completion_tokens":1,"total_tokens":10,'
+        b'"cache_read_input_tokens":5,"cache_creation_input_tokens":2}}',
+        (9, 1, 10, 5, 0, 2),
+    ),
+    "perplexity": (
+        b'{"usage":{"prompt_tokens":9,"completion_tokens":4,"total_tokens":13,'
+        b'"reasoning_tokens":2}}',
+        (9, 4, 13, 0, 2, 0),
+    ),
+    "anthropic": (
+        b'{"usage":{"input_tokens":18,"cache_creation_input_tokens":1031,'
+        b'"cache_read_input_tokens":7,"output_tokens":100}}',
+        (1056, 100, 1156, 7, 0, 1031),
+    ),
+    "anthropic through a gateway that adds a total": (
+        b'{"usage":{"input_tokens":18,"cache_read_input_tokens":7,'
+        b'"output_tokens":2,"total_tokens":20}}',
+        (18, 2, 20, 7, 0, 0),
+    ),
+    "responses": (
+        b'{"response":{"usage":{"input_tokens":366,"output_tokens":63,'
+        b'"input_tokens_details":{"cached_tokens":256},'
+        b'"output_tokens_details":{"reasoning_tokens":18},"total_tokens":430}}}',
+        (366, 63, 430, 256, 18, 0),
+    ),
+    "message and usage at once": (
+        b'{"message":{"usage":{"input_tokens":1}},"usage":{"output_tokens":3}}',
+        (1, 3, 4, 0, 0, 0),
+    ),
+    "output only": (b'{"usage":{"output_tokens":3}}', (0, 3, 3, 0, 0, 0)),
+    "cohere v1": (
+        b'{"response":{"meta":{"billed_units":{"input_tokens":7.0,"output_tokens":1},'
+        b'"tokens":{"input_tokens":69.0,"output_tokens":116}}}}',
+        (69, 116, 185, 0, 0, 0),
+    ),
+    "cohere embed": (
+        b'{"meta":{"billed_units":{"input_tokens":7}}}',
+        (7, 0, 7, 0, 0, 0),
+    ),
+    "cohere v2": (
+        b'{"delta":{"usage":{"billed_units":{"input_tokens":12,"output_tokens":36},'
+        b'"tokens":{"input_tokens":212,"output_tokens":36},"cached_tokens":208}}}',
+        (212, 36, 248, 208, 0, 0),
+    ),
+    "gemini": (
+        b'{"usageMetadata":{"promptTokenCount":17,"candidatesTokenCount":241,'
+        b'"totalTokenCount":772,"toolUsePromptTokenCount":102,'
+        b'"thoughtsTokenCount":412,"cachedContentTokenCount":5}}',
+        (119, 653, 772, 5, 412, 0),
+    ),
+    "gemini live": (
+        b'{"usageMetadata":{"promptTokenCount":2,"responseTokenCount":3}}',
+        (2, 3, 5, 0, 0, 0),
+    ),
+    "ollama": (b'{"prompt_eval_count":17,"eval_count":66}', (17, 66, 83, 0, 0, 0)),
+    "ollama, cached prompt": (b'{"eval_count":58}', (0, 58, 58, 0, 0, 0)),
+    "converse": (
+        b'{"usage":{"inputTokens":3,"outputTokens":8,"totalTokens":41,'
+        b'"cacheReadInputTokens":20,"cacheReadInputTokenCount":20,'
+        b'"cacheWriteInputTokens":10}}',
+        (33, 8, 41, 20, 0, 10),
+    ),
+    "nova": (b'{"usage":{"inputTokens":3}}', (3, 0, 3, 0, 0, 0)),
+    "invoke metrics": (
+        b'{"amazon-bedrock-invocationMetrics":{"inputTokenCount":3,'
+        b'"outputTokenCount":2,"cacheReadInputTokenCount":4,'
+        b'"cacheWriteInputTokenCount":5}}',
+        (12, 2, 14, 4, 0, 5),
+    ),
+    "llama": (
+        b'{"prompt_token_count":5,"generation_token_count":6}',
+        (5, 6, 11, 0, 0, 0),
+    ),
+    "titan": (
+        b'{"inputTextTokenCount":5,"results":[{"tokenCount":2},{"tokenCount":3}]}',
+        (5, 5, 10, 0, 0, 0),
+    ),
+    "watsonx": (
+        b'{"results":[{"generated_token_count":3,"input_token_count":7}]}',
+        (7, 3, 10, 0, 0, 0),
+    ),
+    "llama.cpp": (b'{"tokens_evaluated":4,"tokens_predicted":1}', (4, 1, 5, 0, 0, 0)),
+}
+
+
+@pytest.mark.parametrize(("answer", "figures"), CASES.values(), ids=CASES)
+def test_shapes(answer, figures):
+    """Prompt, completion, total, cached, reasoning and written of each provider."""
+    tally = Tally()
+    tally.take(decode_envelope(answer))
+    usage = tally.usage()
+    assert tally.seen
+    assert figures == (
+        usage.prompt,
+        usage.completion,
+        usage.total,
+        usage.cached,
+        usage.reasoning,
+        usage.cache_write,
+    )
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        b'{"usage":{}}',
+        b'{"usage":{"tokens":5}}',
+        b'{"usage":{"tokens":{}}}',
+        b'{"usageMetadata":{"trafficType":"ON_DEMAND"}}',
+        b'{"x_groq":{"id":"x"},"message":"text","delta":"d","response":"r"}',
+        b'{"response":{},"delta":{},"message":{},"results":[{}]}',
+    ],
+)
+def test_nothing_stated(answer):
+    """Objects without a count state nothing."""
+    tally = Tally()
+    tally.take(decode_envelope(answer))
+    assert not tally.seen
+
+
+def test_last_field_wins():
+    """Anthropic's deltas replace field by field what message_start said."""
+    tally = Tally()
+    start = b'{"message":{"usage":{"input_tokens":18,"output_tokens":1}}}'
+    tally.take(decode_envelope(start))
+    assert tally.open == OPEN
+    tally.take(decode_envelope(b'{"delta":{},"usage":{"output_tokens":100}}'))
+    assert tally.open == CLOSED
+    assert tally.usage().total == 118
+
+
+def test_gemini_is_open_until_it_states_candidates():
+    """A first chunk with the prompt alone is not the whole story of a cut stream."""
+    tally = Tally()
+    tally.take(decode_envelope(b'{"usageMetadata":{"promptTokenCount":8}}'))
+    assert tally.open == OPEN_IF_CUT
+    tally.take(decode_envelope(b'{"usageMetadata":{"candidatesTokenCount":2}}'))
+    assert tally.open == CLOSED
+
+
+@pytest.mark.parametrize(
+    ("value", "count"),
+    [
+        (3, 3),
+        (-3, 0),
+        (7.0, 7),
+        (-1.0, None),
+        (float("inf"), None),
+        ("12", 12),
+        ("x", None),
+        (None, None),
+        ([], None),
+    ],
+)
+def test_whole(value, count):
+    """Counts are whole and not negative, whatever a provider writes."""
+    assert whole(value) == count
+
+
+def test_plain_usage_leaves_the_rest_to_the_tally():
+    """The short way is taken only where nothing but the three counts is said."""
+    plain = Stated(prompt_tokens=1, completion_tokens=2, total_tokens=3)
+    usage = plain_usage(plain)
+    assert usage is not None
+    assert usage.total == 3
+    for field, value in (
+        ("prompt_tokens", 1.0),
+        ("completion_tokens", None),
+        ("total_tokens", 9),
+        ("cached_tokens", 1),
+    ):
+        other = msgspec.structs.replace(plain, **{field: value})
+        assert plain_usage(other) is None

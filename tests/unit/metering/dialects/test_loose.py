@@ -1,0 +1,75 @@
+"""Usage found where strict decoding fails: odd types, torn or huge answers."""
+
+import pytest
+
+from gateway.metering.dialects.fields import Envelope, Stated, Tally
+from gateway.metering.dialects.loose import (
+    envelope_in_head,
+    envelope_in_tail,
+    loose_envelope,
+    loosely,
+)
+
+
+def total(envelope: Envelope | None) -> int:
+    assert envelope is not None
+    tally = Tally()
+    tally.take(envelope)
+    return tally.usage().total
+
+
+def test_fields_of_odd_types():
+    """Numbers as strings are read, one unusable field does not spoil the others."""
+    text = b'{"usage":{"prompt_tokens":"5","completion_tokens":2,"total_tokens":[1],'
+    text += b'"prompt_tokens_details":"none","completion_tokens_details":{"x":1}},'
+    text += b'"results":3}'
+    assert total(loose_envelope(text)) == 7
+
+
+@pytest.mark.parametrize("text", [b"", b"[]", b"3", b'{"a"', b"[" * 100_000])
+def test_no_object(text):
+    """What is no JSON object gives nothing."""
+    assert loose_envelope(text) is None
+
+
+def test_nested_structs_are_read_field_by_field():
+    """A struct that cannot be converted as a whole keeps its usable members."""
+    stated = loosely(
+        {"prompt_tokens_details": {"cached_tokens": 4, "reasoning_tokens": "x"}}, Stated
+    )
+    assert stated.prompt_tokens_details is not None
+    assert stated.prompt_tokens_details.cached_tokens == 4
+
+
+def test_tail_takes_only_the_top_level():
+    """Tool input that looks like usage does not count; the answer's own does."""
+    tail = b'"x":[{"input":{"usage":{"total_tokens":999}}}],"usage":{"total_tokens":7}}'
+    assert total(envelope_in_tail(tail)) == 7
+    turned = b'"usage":{"total_tokens":7},"x":[{"usage":{"total_tokens":999}}]}\n'
+    assert total(envelope_in_tail(turned)) == 7
+
+
+def test_tail_that_begins_inside_a_string():
+    """Where the window starts inside a text, brackets are still told from text."""
+    tail = b'some } text","x":{"usage":{"total_tokens":1}},"usage":{"total_tokens":7}}'
+    assert total(envelope_in_tail(tail)) == 7
+
+
+def test_torn_tail_takes_the_last_of_any_depth():
+    """Of an answer cut short the last usage in sight is taken."""
+    torn = b'[{"usageMetadata":{"totalTokenCount":3}},{"usageMetadata":{"totalTokenCo'
+    assert total(envelope_in_tail(torn)) == 3
+    assert envelope_in_tail(b"nothing") is None
+
+
+def test_head_takes_only_the_top_level():
+    """Of a huge answer's head, members inside others do not count."""
+    head = b'{"a":{"usage":{"total_tokens":99}},"usage":{"total_tokens":5},"data":[[0'
+    assert total(envelope_in_head(head)) == 5
+    assert envelope_in_head(b'{"data":[{"usage":{"total_tokens":99}},') is None
+    assert total(envelope_in_head(b'{"prompt_eval_count":5,"eval')) == 5
+
+
+def test_members_that_cannot_be_read_are_left_out():
+    """A torn member is skipped."""
+    assert envelope_in_tail(b'"usage":{"total_tokens":') is None

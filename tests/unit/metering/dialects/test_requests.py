@@ -1,0 +1,209 @@
+"""Bodies are read as leniently as servers read them, and refused in one way only."""
+
+import msgspec
+import pytest
+from msgspec import Raw
+
+from gateway.metering.dialects.base import DialectError
+from gateway.metering.dialects.requests import (
+    COUNT_MAX,
+    EMPTY,
+    LENIENT_BYTES,
+    SAMPLED_ABOVE_BYTES,
+    BodyReader,
+    Count,
+    form_fields,
+    member,
+    refuse_costly,
+    size,
+)
+
+
+class Body(msgspec.Struct):
+    model: str | None = None
+    stream: bool | None = None
+    count: Count = None
+    rest: Raw = EMPTY
+
+
+read = BodyReader(Body).read
+fold = BodyReader(Body, fold_case=True).read
+
+
+@pytest.mark.parametrize(
+    ("json", "value"),
+    [
+        (b"true", True),
+        (b"false", False),
+        (b"null", None),
+        (b"1", True),
+        (b"0.0", False),
+        (b'"true"', True),
+        (b'"YES"', True),
+        (b'"off"', False),
+    ],
+)
+def test_flags(json, value):
+    """Booleans in every spelling that pydantic takes."""
+    assert read(b'{"stream":%b}' % json).stream is value
+
+
+@pytest.mark.parametrize(
+    ("json", "value"),
+    [
+        (b"10", 10),
+        (b"10.0", 10),
+        (b'"10"', 10),
+        (b'"1e1"', 10),
+        (b"null", None),
+        (b"-1", -1),
+        (b"-99", -1),
+        (b"true", 1),
+        (b"1" * 30, COUNT_MAX),
+    ],
+)
+def test_counts(json, value):
+    """Whole numbers in every spelling that pydantic takes; no cap is -1 or huge."""
+    assert read(b'{"count":%b}' % json).count == value
+
+
+@pytest.mark.parametrize(
+    ("json", "value"), [(b'"m"', "m"), (b"7", "7"), (b"null", None)]
+)
+def test_texts(json, value):
+    """Ids may be written as numbers."""
+    assert read(b'{"stream":1,"model":%b}' % json).model == value
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b"[]",
+        b"3",
+        b"{",
+        b'{"a":}',
+        b'{"model":[]}',
+        b'{"model":true,"stream":1}',
+        b'{"stream":"maybe"}',
+        b'{"stream":2}',
+        b'{"count":1.5}',
+        b'{"count":"ten"}',
+        b'{"count":"' + b"1" * 100 + b'"}',
+        b'{"count":[1]}',
+        b'{"count":NaN}',
+        b'{"count":Infinity}',
+        b'{"count":1e999}',
+        b'{"count":' + b"9" * 5000 + b"}",
+        b'{"model":"\xff"}',
+        b"[" * 100_000,
+        b'{"a":' + b"[" * 100_000 + b"]" * 100_000 + b"}",
+        b'{"stream":1,"a":' + b"[" * 100_000 + b"]" * 100_000 + b"}",
+        b'{"a":NaN,"b":' + b"[" * 5_000 + b"]" * 5_000 + b"}",
+        b'{"a":NaN,"rest":"' + b"x" * LENIENT_BYTES + b'"}',
+        b'\xef\xbb\xbf{"a":[' + b"[" * 100_000,
+    ],
+    ids=range(24),
+)
+def test_refused(body):
+    """What no server could read is a DialectError, never another exception."""
+    with pytest.raises(DialectError):
+        read(body)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b'{"model":"m","t":NaN}',
+        b'{"model":"m","t":[-Infinity]}',
+        b'{"model":"m","t":"\\ud800"}',
+        b'\xef\xbb\xbf{"model":"m"}',
+        b'{"model":"x","model":"m"}',
+        b'{"mod\\u0065l":"m"}',
+        '{"model":"m"}'.encode("utf-16"),
+    ],
+)
+def test_lenient(body):
+    """NaN, lone surrogates, a byte order mark, doubled and escaped names are read."""
+    assert read(body).model == "m"
+
+
+def test_deep_junk_beside_nan_is_refused():
+    """Depth is refused on the slow way too."""
+    body = b'{"stream":"yes","a":NaN,"rest":' + b"[" * 100_000 + b"]" * 100_000 + b"}"
+    with pytest.raises(DialectError, match="deep"):
+        read(body)
+
+
+def test_cut_emoji_in_long_bodies():
+    """A long body with lone surrogates is read; one with other faults is not."""
+    long = b"x" * LENIENT_BYTES
+    body = b'{"model":"m","rest":"\\ud83d","a":"%b"}' % long
+    assert read(body).model == "m"
+    with pytest.raises(DialectError):
+        read(body[:-1])
+    with pytest.raises(DialectError):
+        read(b'{"a":NaN,"b":"%b"}' % long)
+
+
+def test_raw_members_keep_their_size():
+    """Members of unknown shape are only measured, on the slow way too."""
+    assert size(read(b'{"rest":[1, 2]}').rest) == 6
+    assert size(read(b'{"t":NaN,"rest":[1,2]}').rest) == 6
+    assert size(read(b'{"rest":null}').rest) == 0
+    assert read(b'{"stream":"yes","count":null,"model":null}').count is None
+    assert size(EMPTY) == 0
+
+
+def test_names_in_any_case():
+    """Go servers match names in any case; two spellings at once are refused."""
+    given = fold(b'{"MODEL":"m","Stream":true,"x":1}')
+    assert (given.model, given.stream) == ("m", True)
+    with pytest.raises(DialectError, match="twice"):
+        fold(b'{"model":"a","Model":"b"}')
+
+
+def test_nested_members():
+    """A member of a nested object, whichever of its names is given."""
+    raw = Raw(b'{"b":null,"c":3}')
+    assert member(raw, "a", "b", "c") == 3
+    assert member(raw, "a") is None
+    assert member(EMPTY, "a") is None
+    assert member(Raw(b"[1]"), "a") is None
+    assert member(Raw(b'{"a":"\xff"}'), "a") is None
+
+
+def test_costly_bodies_are_refused_by_sample():
+    """Megabytes of brackets are refused, megabytes of text or base64 are not."""
+    size_bytes = SAMPLED_ABOVE_BYTES + 1
+    refuse_costly(b'{"a":"' + b"some words of text " * (size_bytes // 19) + b'"}')
+    junk = b'{"a":[' + b"[]," * (4 * size_bytes)
+    with pytest.raises(DialectError, match="structure"):
+        read(junk)
+    names = b",".join(b'"%d":1' % n for n in range(60_000))
+    with pytest.raises(DialectError, match="structure"):
+        fold(b"{" + names + b"}")
+
+
+FORM = "multipart/form-data; boundary=XX"
+
+
+def form(*parts: bytes) -> bytes:
+    return b"".join(b"--XX\r\n" + part + b"\r\n" for part in parts) + b"--XX--\r\n"
+
+
+def field(name: bytes, value: bytes) -> bytes:
+    return b'Content-Disposition: form-data; name="%b"\r\n\r\n%b' % (name, value)
+
+
+FILE = b'Content-Disposition: form-data; name="file"; filename="a"\r\n\r\n'
+
+
+def test_form_fields():
+    """Short fields before and after a large file are found; none inside it."""
+    forged = FILE + b"x" * 100_000 + b"\r\n" + field(b"model", b"forged")
+    body = form(field(b"model", b"whisper-1"), forged, field(b"n", b"2"))
+    assert form_fields(body, FORM) == {"model": "whisper-1", "n": "2"}
+    assert form_fields(form(field(b"a", b"b")), FORM + '; charset="x"') == {"a": "b"}
+    with pytest.raises(DialectError, match="boundary"):
+        form_fields(body, "multipart/form-data")

@@ -1,0 +1,145 @@
+"""Paths and the endpoints they are."""
+
+import pytest
+
+from gateway.metering.dialects import find_endpoint
+
+METERED = {
+    "/v1/chat/completions": ("openai", "chat.completions", ""),
+    "/chat/completions": ("openai", "chat.completions", ""),
+    "/openai/v1/chat/completions/": ("openai", "chat.completions", ""),
+    "/api/v2/cortex/v1/chat/completions": ("openai", "chat.completions", ""),
+    "/api/v2/cortex/inference:complete": ("openai", "chat.completions", ""),
+    "/openai/deployments/a%20b/chat/completions": ("openai", "chat.completions", "a b"),
+    "/serving-endpoints/e/invocations": ("openai", "chat.completions", "e"),
+    "/v1/agents/completions": ("openai", "chat.completions", ""),
+    "/v1/completions": ("openai", "completions", ""),
+    "/v1/fim/completions": ("openai", "completions", ""),
+    "/v1/engines/davinci/completions": ("openai", "completions", "davinci"),
+    "/responses": ("openai", "responses", ""),
+    "/v1/embeddings": ("openai", "embeddings", ""),
+    "/v1/threads/t/runs": ("openai", "threads.runs", ""),
+    "/v1/threads/runs": ("openai", "threads.runs", ""),
+    "/v1/threads/t/runs/r/submit_tool_outputs": ("openai", "threads.runs", ""),
+    "/v1/images/generations": ("openai", "images.generations", ""),
+    "/v1/audio/speech": ("openai", "audio.speech", ""),
+    "/v1/moderations": ("openai", "moderations", ""),
+    "/v1/messages": ("anthropic", "messages", ""),
+    "/anthropic/v1/messages": ("anthropic", "messages", ""),
+    "/messages": ("anthropic", "messages", ""),
+    "/v1/complete": ("anthropic", "complete", ""),
+    "/v1beta/models/g:generateContent": ("gemini", "generate_content", "g"),
+    "/v1beta/models/g%3AgenerateContent": ("gemini", "generate_content", "g"),
+    "/v1beta/tunedModels/x:streamGenerateContent": ("gemini", "generate_content", "x"),
+    "/v1beta/models/e:batchEmbedContents": ("gemini", "embed_content", "e"),
+    "/v1/projects/p/publishers/google/models/e:predict": ("gemini", "predict", "e"),
+    "/v1/projects/p/publishers/anthropic/models/c@1:rawPredict": (
+        "anthropic",
+        "messages",
+        "c@1",
+    ),
+    "/v1/projects/p/publishers/mistralai/models/m:rawPredict": (
+        "openai",
+        "chat.completions",
+        "m",
+    ),
+    "/api/chat": ("ollama", "chat", ""),
+    "/api/embeddings": ("ollama", "embeddings", ""),
+    "/v1/chat": ("cohere", "chat", ""),
+    "/v2/embed": ("cohere", "embed", ""),
+    "/v1/rerank": ("cohere", "rerank", ""),
+    "/model/a.b-v1%3A0/converse": ("bedrock", "converse", "a.b-v1:0"),
+    "/model/arn%3Aaws%3Ax%2Fy/invoke": ("bedrock", "invoke", "arn:aws:x/y"),
+}
+
+
+@pytest.mark.parametrize(("path", "wanted"), METERED.items(), ids=METERED)
+def test_metered(path, wanted):
+    """Endings decide, whatever the prefix; models are percent-decoded."""
+    match = find_endpoint("POST", path)
+    assert (match.dialect.name, match.endpoint, match.model) == wanted
+    assert match.metered
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/v1/messages/count_tokens",
+        "/v1beta/models/g:countTokens",
+        "/model/m/count-tokens",
+        "/v1/responses/input_tokens",
+        "/tokenize",
+        "/v1/projects/p/publishers/anthropic/models/count-tokens:rawPredict",
+    ],
+)
+def test_counting(path):
+    """Token-counting endpoints are not billed, nor even read."""
+    match = find_endpoint("POST", path)
+    assert (match.endpoint, match.billable, match.metered) == (
+        "count_tokens",
+        False,
+        False,
+    )
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "dialect", "endpoint"),
+    [
+        ("GET", "/v1/responses/r", "passthrough", "other"),
+        ("DELETE", "/v1/chat/completions", "passthrough", "other"),
+        ("GET", "/v1/models", "passthrough", "models"),
+        ("GET", "/v1/models/gpt-4o", "passthrough", "models"),
+        ("GET", "/v1beta/models/g", "gemini", "models"),
+        ("GET", "/v1/realtime", "passthrough", "realtime"),
+        ("GET", "/", "passthrough", "other"),
+        ("GET", "nothing", "passthrough", "other"),
+        ("POST", "/model/m/apply", "bedrock", "other"),
+        ("POST", "/v1/threads/t/messages", "passthrough", "other"),
+        ("POST", "/v1/messages/batches", "passthrough", "other"),
+        ("POST", "/v1/responses/r/cancel", "passthrough", "other"),
+        ("POST", "/invocations", "passthrough", "other"),
+    ],
+)
+def test_unmetered(method, path, dialect, endpoint):
+    """Everything else passes through."""
+    match = find_endpoint(method, path)
+    assert (match.dialect.name, match.endpoint) == (dialect, endpoint)
+    assert not match.metered
+
+
+@pytest.mark.parametrize(
+    ("path", "forced", "dialect", "endpoint", "metered"),
+    [
+        ("/v1/chat/completions", "passthrough", "passthrough", "other", False),
+        ("/v1/chat/completions", "openai", "openai", "chat.completions", True),
+        ("/v1/chat", "openai", "openai", "chat.completions", True),
+        ("/x/chat", "ollama", "ollama", "chat", True),
+        ("/x/chat", "cohere", "cohere", "chat", True),
+        ("/v1/chat/completions", "anthropic", "openai", "chat.completions", True),
+        ("/v1beta/models/g:countTokens", "openai", "openai", "count_tokens", False),
+        ("/x", "gemini", "gemini", "other", False),
+    ],
+)
+def test_forced(path, forced, dialect, endpoint, metered):
+    """An upstream's own dialect settles what a path leaves open."""
+    match = find_endpoint("POST", path, forced)
+    assert (match.dialect.name, match.endpoint, match.metered) == (
+        dialect,
+        endpoint,
+        metered,
+    )
+
+
+@pytest.mark.parametrize(
+    ("path", "stream"),
+    [
+        ("/v1beta/models/g:streamGenerateContent", True),
+        ("/v1beta/models/g:generateContent", None),
+        ("/model/m/converse", False),
+        ("/model/m/converse-stream", True),
+        ("/v1/chat/completions", None),
+    ],
+)
+def test_streams(path, stream):
+    """Some paths say whether the answer streams."""
+    assert find_endpoint("POST", path).stream is stream

@@ -1,0 +1,81 @@
+"""Bounded decoding."""
+
+import gzip
+import zlib
+
+import pytest
+
+from gateway.metering.inflate import PIECE_BYTES, InflateError, Inflater
+
+TEXT = b"".join(b"%d words of text, " % n for n in range(20_000))
+
+
+def raw_deflate(data: bytes) -> bytes:
+    coder = zlib.compressobj(wbits=-15)
+    return coder.compress(data) + coder.flush()
+
+
+@pytest.mark.parametrize(
+    ("coding", "coded"),
+    [
+        ("gzip", gzip.compress(TEXT)),
+        (" X-GZip", gzip.compress(TEXT[:100]) + gzip.compress(TEXT[100:])),
+        ("deflate", zlib.compress(TEXT)),
+        ("deflate", raw_deflate(TEXT)),
+        ("gzip", gzip.compress(TEXT) + b"\0\0\0"),
+    ],
+)
+@pytest.mark.parametrize("size", [1, 1000, 1 << 20])
+def test_codings(coding, coded, size):
+    """gzip (also of several members) and both readings of deflate, in any pieces."""
+    inflater = Inflater(coding, 1 << 24)
+    pieces = [coded[at : at + size] for at in range(0, len(coded), size)]
+    assert b"".join(map(inflater.feed, pieces)) == TEXT
+    assert inflater.finished
+
+
+def test_pieces_are_small():
+    """A large body comes out in bounded pieces."""
+    inflater = Inflater("gzip", 1 << 24)
+    pieces = list(inflater.pieces(gzip.compress(TEXT)))
+    assert b"".join(pieces) == TEXT
+    assert max(map(len, pieces)) <= PIECE_BYTES
+
+
+def test_cut_short():
+    """A body cut short is not finished."""
+    inflater = Inflater("gzip", 1 << 24)
+    assert TEXT.startswith(inflater.feed(gzip.compress(TEXT)[:5000]))
+    assert not inflater.finished
+
+
+def test_sizes_are_bounded():
+    """Too large, or too large for its coded size, is refused and says so."""
+    with pytest.raises(InflateError, match="large") as caught:
+        Inflater("gzip", 1000).feed(gzip.compress(TEXT))
+    assert caught.value.too_large
+    bomb = gzip.compress(bytes(8 << 20))
+    with pytest.raises(InflateError, match="far") as caught:
+        Inflater("gzip", 1 << 30).feed(bomb)
+    assert caught.value.too_large
+    with pytest.raises(InflateError):
+        Inflater("gzip", 1 << 22, 2000).feed(bomb)
+
+
+@pytest.mark.parametrize("coding", ["gzip", "deflate"])
+def test_junk(coding):
+    """Broken bytes are an error of their own."""
+    with pytest.raises(InflateError, match="decoded") as caught:
+        Inflater(coding, 1000).feed(b"\xff\xff\xff\xff no")
+    assert not caught.value.too_large
+    with pytest.raises(InflateError, match="unknown"):
+        Inflater("br", 1000)
+
+
+def test_window_filled_exactly():
+    """Output that waits behind a full window is drained, not forgotten."""
+    zeros = bytes(4 * PIECE_BYTES)
+    coded = gzip.compress(zeros)
+    for at in range(len(coded)):
+        inflater = Inflater("gzip", 1 << 24, 10_000)
+        assert inflater.feed(coded[:at]) + inflater.feed(coded[at:]) == zeros

@@ -1,0 +1,152 @@
+"""WebSocket frames and the usage of realtime sessions."""
+
+import json
+
+import pytest
+
+from gateway.core.model import Usage
+from gateway.metering.realtime import (
+    BINARY,
+    CLOSE,
+    PING,
+    TEXT,
+    FrameScanError,
+    FrameScanner,
+    RealtimeMeter,
+    response_usage,
+)
+
+
+def frame(payload: bytes, opcode: int = TEXT, *, final=True, mask=b"") -> bytes:
+    size = len(payload)
+    head = bytes([(0x80 if final else 0) | opcode])
+    bit = 0x80 if mask else 0
+    if size < 126:
+        head += bytes([bit | size])
+    elif size < 65_536:
+        head += bytes([bit | 126]) + size.to_bytes(2, "big")
+    else:
+        head += bytes([bit | 127]) + size.to_bytes(8, "big")
+    if mask:
+        payload = bytes(c ^ mask[i % 4] for i, c in enumerate(payload))
+    return head + mask + payload
+
+
+def scanned(data: bytes, size: int, limit: int = 1 << 20):
+    scanner = FrameScanner(limit)
+    pieces = [data[at : at + size] for at in range(0, len(data), size)]
+    return [m for piece in pieces for m in scanner.feed(piece)], scanner
+
+
+STREAM = (
+    frame(b"hello", mask=b"abcd")
+    + frame(b"x" * 300, BINARY)
+    + frame(b"ab", final=False)
+    + frame(b"!", PING)
+    + frame(b"", 0, final=False)
+    + frame(b"cd", 0)
+    + frame(b"", mask=b"abcd")
+    + frame(b"", CLOSE)
+)
+MESSAGES = [
+    (TEXT, b"hello"),
+    (BINARY, b"x" * 300),
+    (PING, b"!"),
+    (TEXT, b"abcd"),
+    (TEXT, b""),
+    (CLOSE, b""),
+]
+
+
+@pytest.mark.parametrize("size", [1, 3, 7, 1000])
+def test_messages(size):
+    """Masks, lengths, fragments and control frames between them, in any pieces."""
+    assert scanned(STREAM, size)[0] == MESSAGES
+
+
+@pytest.mark.parametrize("size", [1, 500, 200_000])
+def test_large_messages_are_passed_over(size):
+    """A message over the limit is skipped, in one frame or in several."""
+    data = (
+        frame(b"y" * 70_000)
+        + frame(b"a")
+        + frame(b"z" * 600, final=False)
+        + frame(b"z" * 600, 0, final=False)
+        + frame(b"!", PING)
+        + frame(b"z", 0)
+        + frame(b"b")
+    )
+    found, scanner = scanned(data, size, 1000)
+    assert found == [(TEXT, b"a"), (PING, b"!"), (TEXT, b"b")]
+    assert scanner.skipped == 2
+
+
+def test_a_large_fragment_first():
+    """A first fragment over the limit takes its whole message along."""
+    data = frame(b"z" * 2000, final=False) + frame(b"z", 0) + frame(b"b")
+    found, scanner = scanned(data, 100, 1000)
+    assert (found, scanner.skipped) == ([(TEXT, b"b")], 1)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        bytes([0xC1, 0]),
+        frame(b"", 0),
+        frame(b"a", final=False) + frame(b"b"),
+        frame(b"", PING, final=False),
+        frame(b"x" * 126, PING),
+    ],
+)
+def test_unreadable(data):
+    """Compressed frames and broken sequences end the scanning."""
+    with pytest.raises(FrameScanError):
+        list(FrameScanner().feed(data))
+
+
+def done(prompt: int, completion: int, cached: int = 0) -> bytes:
+    usage = {
+        "total_tokens": prompt + completion,
+        "input_tokens": prompt,
+        "output_tokens": completion,
+        "input_token_details": {"cached_tokens": cached},
+    }
+    event = {"type": "response.done", "response": {"usage": usage}}
+    return json.dumps(event).encode()
+
+
+def test_session():
+    """Every response's usage is found and summed; client events are counted."""
+    meter = RealtimeMeter()
+    assert meter.feed_client(frame(b"{}", mask=b"abcd") + frame(b"", PING)) == 1
+    data = frame(b"{}") + frame(b"x", BINARY) + frame(done(10, 5)) + frame(done(20, 1))
+    found = meter.feed_upstream(data)
+    assert [usage.total for usage in found] == [15, 21]
+    assert meter.total == Usage(30, 6, 36, source="upstream")
+    assert (meter.responses, meter.client_events, meter.lost) == (2, 1, False)
+
+
+def test_unreadable_directions_are_given_up():
+    """What cannot be read is not metered, and said so; the other side goes on."""
+    meter = RealtimeMeter()
+    assert meter.feed_client(b"\xff\xff") == 0
+    assert meter.feed_client(frame(b"{}")) == 0
+    assert meter.lost
+    assert len(meter.feed_upstream(frame(done(1, 1)))) == 1
+    assert meter.feed_upstream(b"\xff\xff") == []
+
+
+@pytest.mark.parametrize(
+    ("event", "total"),
+    [
+        (b"{}", None),
+        (b'"usage', None),
+        (b'{"usage":null}', None),
+        (b'{"usage":', None),
+        (b'{"response":{"usage":{"total_tokens":"7"}}}', 7),
+    ],
+)
+def test_events(event, total):
+    """Events without usage, or without JSON, give none."""
+    usage = response_usage(event)
+    assert (usage.total if usage else None) == total

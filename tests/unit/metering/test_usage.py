@@ -1,0 +1,172 @@
+"""Estimates that learn, weights, and counting from texts."""
+
+import pytest
+
+from gateway.core.model import RequestFacts, Usage
+from gateway.metering.dialects.base import CountTask
+from gateway.metering.usage import (
+    DEFAULT_COMPLETION,
+    MODELS_MAX,
+    SUBJECTS_MAX,
+    UNKNOWN_SUBJECT_MAX,
+    CompletionExpectation,
+    PromptEstimator,
+    count_usage,
+    estimate_usage,
+    weigh,
+)
+
+FACTS = RequestFacts("chat.completions", prompt_bytes=4000, prompt_tokens_known=10)
+
+
+def test_estimates_learn_their_model():
+    """Bytes by four at first, then by what the provider counted."""
+    estimator = PromptEstimator()
+    assert estimator.estimate("m", FACTS) == 1011
+    for _ in range(50):
+        estimator.learn("m", FACTS, 2010)
+    assert 1950 <= estimator.estimate("m", FACTS) <= 2012
+    assert estimator.estimate("other", FACTS) == 1011
+    assert 1.9 < estimator.bytes_per_token("m") < 2.1
+    assert estimator.bytes_per_token("other") == 4.0
+
+
+def test_estimates_of_nothing():
+    """Free requests cost nothing; useless figures teach nothing."""
+    estimator = PromptEstimator()
+    assert estimator.estimate("m", RequestFacts("x", billable=False)) == 0
+    assert estimator.estimate("m", RequestFacts("x")) == 1
+    estimator.learn("m", FACTS, 10)
+    estimator.learn("m", RequestFacts("x"), 10)
+    assert estimator.bytes_per_token("m") == 4.0
+
+
+def test_estimators_are_bounded():
+    """The model not learned from for longest is forgotten."""
+    estimator = PromptEstimator()
+    for number in range(MODELS_MAX + 1):
+        estimator.learn(str(number), FACTS, 5000)
+    assert estimator.bytes_per_token("0") == 4.0
+    assert estimator.bytes_per_token("1") != 4.0
+
+
+@pytest.mark.parametrize(
+    ("facts", "expected"),
+    [
+        (RequestFacts("chat.completions", max_tokens=256), 256),
+        (RequestFacts("chat.completions", max_tokens=256, n=2), 512),
+        (RequestFacts("chat.completions", max_tokens=10**9), UNKNOWN_SUBJECT_MAX),
+        (RequestFacts("chat.completions", n=2), 2 * DEFAULT_COMPLETION),
+        (RequestFacts("chat.completions", n=10**9), 128 * DEFAULT_COMPLETION),
+        (RequestFacts("embeddings"), 0),
+        (RequestFacts("chat.completions", billable=False), 0),
+    ],
+)
+def test_expectation_of_strangers(facts, expected):
+    """The cap, within reason; nothing for endpoints that generate nothing."""
+    assert CompletionExpectation().expect("s", facts) == expected
+
+
+def test_expectation_learns():
+    """What a subject usually gets, never more than its cap."""
+    expectation = CompletionExpectation()
+    for _ in range(60):
+        expectation.learn("s", 100)
+    facts = RequestFacts("chat.completions")
+    assert 100 <= expectation.expect("s", facts) <= 110
+    facts.max_tokens = 7
+    assert expectation.expect("s", facts) == 7
+
+
+def test_expectations_are_bounded():
+    """The subject not learned from for longest is forgotten."""
+    expectation = CompletionExpectation()
+    for number in range(SUBJECTS_MAX + 1):
+        expectation.learn(number, 1)
+    facts = RequestFacts("chat.completions")
+    assert expectation.expect(0, facts) == DEFAULT_COMPLETION
+    assert expectation.expect(1, facts) < DEFAULT_COMPLETION
+
+
+@pytest.mark.parametrize(
+    ("usage", "weights", "tokens"),
+    [
+        (Usage(100, 50, 150, 40, 10), {}, 150),
+        (Usage(100, 50, 150, 40, 10), {"cached": 0.1}, 114),
+        (Usage(100, 50, 150, 40, 10), {"prompt": 0}, 50),
+        (Usage(100, 50, 150, 40, 10), {"prompt": 0, "cached": 1}, 90),
+        (Usage(100, 50, 150, 40, 10), {"completion": 2}, 200),
+        (Usage(100, 50, 150, 40, 10), {"reasoning": 0}, 140),
+        (Usage(100, 50, 150, 0, 0, 20), {"cache_write": 1.25}, 155),
+        (Usage(35, 12, 109, 0, 62), {"reasoning": 0}, 47),
+        (Usage(35, 12, 120, 0, 62), {"reasoning": 0}, 58),
+        (Usage(100, 50, 120), {"cached": 0}, 120),
+        (Usage(25, 0, 25, 25), {"cached": 0.1}, 3),
+        (Usage(5, 5, 0), {"prompt": 0}, 0),
+    ],
+)
+def test_weights(usage, weights, tokens):
+    """Each kind by its own weight, rounded half up; none: the provider's total."""
+    assert weigh(usage, weights) == tokens
+
+
+def words(text: str) -> int:
+    return len(text.split())
+
+
+def test_counting_texts():
+    """Prompt and completion from the exchange's own texts."""
+    task = CountTask(
+        "chat.completions",
+        framing="sse",
+        answer=[b'data: {"choices":[{"delta":{"content":" b c"}}]}\n\n'],
+        text=[b"a"],
+        body=b'{"messages":[{"role":"user","content":"x y"}],"max_tokens":5}',
+    )
+    assert count_usage(task, words, exact=True) == Usage(9, 3, 12, source="counted")
+    assert count_usage(task, words, exact=False).source == "estimated"
+
+
+def test_counting_without_a_body():
+    """Then the prompt is an estimate, and so is the whole."""
+    task = CountTask("chat.completions", prompt_bytes=40, prompt_tokens_known=2)
+    assert count_usage(task, words, exact=True) == Usage(13, 0, 13, source="estimated")
+    task.prompt_estimate = 7
+    assert count_usage(task, words, exact=True).prompt == 7
+    task.body = b"junk"
+    assert count_usage(task, words, exact=True).prompt == 7
+    task.body = b'{"input":["a b"]}'
+    assert count_usage(task, words, exact=True).prompt == 4
+    tokens = CountTask("embeddings", prompt_tokens_known=3, body=b'{"input":[1,2,3]}')
+    assert count_usage(tokens, words, exact=True) == Usage(3, 0, 3, source="counted")
+
+
+def test_counting_what_was_let_go_of():
+    """Bytes not kept are estimated by the share of those that were."""
+    answer = [b'data: {"choices":[{"delta":{"content":"a b c d"}}]}\n\n']
+    task = CountTask("chat.completions", framing="sse", answer=answer, lost_bytes=5300)
+    usage = count_usage(task, words, exact=True)
+    assert 380 < usage.completion < 420
+    assert usage.source == "estimated"
+    task.answer, task.text = [], [b"a b"]
+    assert count_usage(task, words, exact=True).completion == 2 + 265 + 1
+
+
+def test_counting_keeps_what_was_stated():
+    """A stated prompt stands; the completion is the larger of stated and counted."""
+    stated = Usage(10, 1, 11, 4, 0, 2, "upstream")
+    task = CountTask("messages", framing="json", stated=stated)
+    task.answer = [b'{"content":[{"text":"a b c"}]}']
+    assert count_usage(task, words, exact=True) == Usage(10, 3, 13, 4, 0, 2, "counted")
+    assert estimate_usage(task).prompt == 10
+
+
+def test_estimates_without_counting():
+    """Sizes alone give something, never zero."""
+    task = CountTask("chat.completions", framing="sse", prompt_bytes=400)
+    task.answer, task.text = [b"x" * 1600], [b"y" * 40]
+    assert estimate_usage(task) == Usage(101, 20, 121, source="estimated")
+    task.framing = "opaque"
+    assert estimate_usage(task).completion == 0
+    task.endpoint, task.framing = "embeddings", "json"
+    assert estimate_usage(task).total == 101

@@ -1,0 +1,236 @@
+"""Tokens against key sets: what is taken, what is not, what is remembered."""
+
+import base64
+import json
+
+import jwt as pyjwt
+import pytest
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+
+from gateway.core.model import JwtRule
+from gateway.worker.jwt import FAILURE_TTL_S, LEEWAY_S, JwksError, JwtVerifier
+
+NOW = 1_795_000_000.0
+URL = "https://id.example/jwks"
+RSA = rsa.generate_private_key(public_exponent=65537, key_size=2048)
+OTHER_RSA = rsa.generate_private_key(public_exponent=65537, key_size=2048)
+EC = ec.generate_private_key(ec.SECP256R1())
+ED = ed25519.Ed25519PrivateKey.generate()
+KINDS = {
+    "RS256": (RSA, pyjwt.algorithms.RSAAlgorithm),
+    "ES256": (EC, pyjwt.algorithms.ECAlgorithm),
+    "EdDSA": (ED, pyjwt.algorithms.OKPAlgorithm),
+}
+RULE = JwtRule(jwks_url=URL)
+
+
+def jwk(algorithm="RS256", key=None, **fields) -> dict:
+    own, kind = KINDS[algorithm]
+    return json.loads(kind.to_jwk((key or own).public_key())) | fields
+
+
+def sign(algorithm="RS256", key=None, kid=None, **claims) -> str:
+    claims = {"sub": "alice", "exp": NOW + 600} | claims
+    claims = {name: value for name, value in claims.items() if value is not None}
+    headers = {"kid": kid} if kid is not None else None
+    secret = key or KINDS[algorithm][0]
+    return pyjwt.encode(claims, secret, algorithm, headers)
+
+
+def verifier(*keys: dict) -> JwtVerifier:
+    made = JwtVerifier()
+    made.set_keys(URL, {"keys": list(keys or [jwk()])})
+    return made
+
+
+def holds(token: str, *keys: dict, rule: JwtRule = RULE, now=NOW) -> bool:
+    return verifier(*keys).verify(token, rule, now) is not None
+
+
+@pytest.mark.parametrize("algorithm", KINDS)
+def test_good_tokens_give_their_claims(algorithm):
+    """Each kind of key that rules allow by default."""
+    claims = verifier(jwk(algorithm)).verify(sign(algorithm), RULE, NOW)
+    assert claims["sub"] == "alice"
+
+
+def test_key_of_a_file_is_read_at_once(tmp_path):
+    """A rule may name a file instead of a URL."""
+    path = tmp_path / "jwks.json"
+    path.write_text(json.dumps({"keys": [jwk()]}))
+    rule = JwtRule(jwks_file=str(path))
+    assert JwtVerifier([rule, RULE]).verify(sign(), rule, NOW) is not None
+
+
+def test_unreadable_file_is_an_error_that_names_it(tmp_path):
+    """The operator learns which file and why."""
+    rule = JwtRule(jwks_file=str(tmp_path / "none.json"))
+    with pytest.raises(JwksError, match=r"none\.json: No such file"):
+        JwtVerifier([rule])
+
+
+@pytest.mark.parametrize(
+    ("claims", "good"),
+    [
+        ({"exp": NOW - LEEWAY_S + 1}, True),
+        ({"exp": NOW - LEEWAY_S}, False),
+        ({"exp": None}, False),
+        ({"nbf": NOW + LEEWAY_S}, True),
+        ({"nbf": NOW + LEEWAY_S + 1}, False),
+    ],
+)
+def test_times_have_leeway(claims, good):
+    """Thirty seconds on both ends; a token without an end is not taken."""
+    assert holds(sign(**claims)) is good
+
+
+@pytest.mark.parametrize("claims", [{"exp": "soon"}, {"exp": True}, {"nbf": []}])
+def test_odd_times_are_refused(claims):
+    """Never an exception, whatever a signed token holds."""
+    assert not holds(sign(**claims))
+
+
+@pytest.mark.parametrize(
+    ("wanted", "claims", "good"),
+    [
+        ({"issuer": "https://id"}, {"iss": "https://id"}, True),
+        ({"issuer": "https://id"}, {"iss": "https://evil"}, False),
+        ({"issuer": "https://id"}, {}, False),
+        ({"audience": "llm"}, {"aud": ["web", "llm"]}, True),
+        ({"audience": "llm"}, {"aud": "web"}, False),
+        ({"audience": "llm"}, {}, False),
+        ({}, {"aud": "web", "iss": "x"}, True),
+    ],
+)
+def test_issuer_and_audience(wanted, claims, good):
+    """Checked where the rule names them."""
+    assert holds(sign(**claims), rule=JwtRule(jwks_url=URL, **wanted)) is good
+
+
+def test_public_key_is_never_an_hmac_secret():
+    """The classic confusion: HS256 signed with the published key's own bytes."""
+    public = RSA.public_key().public_bytes(
+        Encoding.PEM, PublicFormat.SubjectPublicKeyInfo
+    )
+    parts = [json.dumps(part).encode() for part in ({"alg": "HS256"}, {"exp": NOW + 9})]
+    signed = b".".join(base64.urlsafe_b64encode(part).rstrip(b"=") for part in parts)
+    mac = pyjwt.algorithms.HMACAlgorithm(pyjwt.algorithms.HMACAlgorithm.SHA256)
+    token = signed + b"." + base64.urlsafe_b64encode(mac.sign(signed, public))
+    rule = JwtRule(jwks_url=URL, algorithms=("RS256", "HS256", "none"))
+    assert not holds(token.decode().rstrip("="), rule=rule)
+
+
+def test_unsigned_tokens_are_refused_even_if_allowed():
+    """``none`` signs nothing."""
+    token = pyjwt.encode({"exp": NOW + 9}, None, "none")
+    assert not holds(token, rule=JwtRule(jwks_url=URL, algorithms=("none",)))
+
+
+def test_algorithms_outside_of_the_rule_are_refused():
+    """A good signature by an algorithm that the rule does not name."""
+    rule = JwtRule(jwks_url=URL, algorithms=("ES256",))
+    assert not holds(sign(), rule=rule)
+
+
+def test_rsa_key_without_an_algorithm_serves_its_family():
+    """Key sets often leave ``alg`` out; the rule decides."""
+    token = pyjwt.encode({"exp": NOW + 9}, RSA, "PS384")
+    bare = {name: value for name, value in jwk().items() if name != "alg"}
+    assert holds(token, bare, rule=JwtRule(jwks_url=URL, algorithms=("PS384",)))
+    assert not holds(
+        token, jwk(alg="RS256"), rule=JwtRule(jwks_url=URL, algorithms=("PS384",))
+    )
+
+
+@pytest.mark.parametrize(
+    ("kid", "keys", "good"),
+    [
+        ("a", [jwk(kid="a")], True),
+        ("b", [jwk(kid="a")], False),
+        ("a", [jwk(key=OTHER_RSA, kid="a"), jwk(kid="b")], False),
+        ("a", [jwk()], True),
+        (None, [jwk(key=OTHER_RSA, kid="a"), jwk(kid="b")], True),
+        (None, [jwk(key=OTHER_RSA)], False),
+    ],
+)
+def test_key_id_chooses_the_key(kid, keys, good):
+    """With an id only that key or one without an id; without, any that fits."""
+    assert holds(sign(kid=kid), *keys) is good
+
+
+@pytest.mark.parametrize(
+    "token",
+    ["", "a.b.c", "..", "a" * 20_000, "\ud800.b.c", sign() + "x", sign()[:-9]],
+)
+def test_junk_is_refused(token):
+    """Any text at all is answered by None."""
+    assert not holds(token)
+
+
+def test_deep_header_is_refused():
+    """Nesting in the unverified part does not get an exception out."""
+    deep = base64.urlsafe_b64encode(b"[" * 9000).rstrip(b"=").decode()
+    assert not holds(deep + ".b.c")
+
+
+def test_unknown_source_is_refused_until_its_keys_arrive():
+    """Control pushes keys a moment later; the failure is forgotten then."""
+    made = JwtVerifier()
+    token = sign()
+    assert made.verify(token, RULE, NOW) is None
+    made.set_keys(URL, json.dumps({"keys": [jwk()]}))
+    assert made.verify(token, RULE, NOW) is not None
+
+
+def test_good_tokens_are_remembered_until_they_expire():
+    """The same claims without another signature; then the end counts."""
+    made, token = verifier(), sign()
+    first = made.verify(token, RULE, NOW)
+    assert made.verify(token, RULE, NOW + 600) is first
+    assert made.verify(token, RULE, NOW + 600 + LEEWAY_S) is None
+
+
+def test_failures_are_remembered_briefly():
+    """A token not valid yet is looked at again a few seconds later."""
+    made, token = verifier(), sign(nbf=NOW + LEEWAY_S + 1)
+    assert made.verify(token, RULE, NOW) is None
+    assert made.verify(token, RULE, NOW + FAILURE_TTL_S - 1) is None
+    assert made.verify(token, RULE, NOW + FAILURE_TTL_S) is not None
+
+
+def test_rules_do_not_share_their_answers():
+    """A token good for one audience is not good for another."""
+    made, token = verifier(), sign(aud="web")
+    assert made.verify(token, RULE, NOW) is not None
+    assert made.verify(token, JwtRule(jwks_url=URL, audience="llm"), NOW) is None
+
+
+def test_withdrawn_keys_withdraw_their_tokens():
+    """New keys clear what was remembered under the old ones."""
+    made, token = verifier(), sign()
+    assert made.verify(token, RULE, NOW) is not None
+    made.set_keys(URL, {"keys": [jwk(key=OTHER_RSA)]})
+    assert made.verify(token, RULE, NOW) is None
+
+
+@pytest.mark.parametrize(
+    ("jwks", "why"),
+    [
+        (b"{", "not a JSON object"),
+        (b"[]", "not a JSON object"),
+        (b"\xff", "not a JSON object"),
+        (b" " * 1_100_000, "larger than"),
+        ({}, 'no list "keys"'),
+        ({"keys": []}, "no public signature key"),
+        ({"keys": [7, {"kty": "oct", "k": "c2VjcmV0"}]}, "no public signature key"),
+        ({"keys": [jwk(use="enc")]}, "no public signature key"),
+        ({"keys": [{"kty": "RSA", "n": "!", "e": 1}, {"kty": "?"}]}, "no public sig"),
+    ],
+)
+def test_unusable_key_sets_are_errors_and_change_nothing(jwks, why):
+    """The old keys stay until better ones come."""
+    made = verifier()
+    with pytest.raises(JwksError, match=why):
+        made.set_keys(URL, jwks)
+    assert made.verify(sign(), RULE, NOW) is not None
