@@ -13,7 +13,7 @@ from gateway.alerts.model import Message, Payload, is_at_least, short_id
 from gateway.alerts.retry import SCHEDULE_S
 from gateway.alerts.send import HttpSender, Sender
 from gateway.config.resolve import receiver_names
-from gateway.config.structs import Alert
+from gateway.config.structs import AlertTable
 from gateway.config.values import Secret
 
 # What each kind hears of unless its table says otherwise.
@@ -60,13 +60,13 @@ class Receiver(msgspec.Struct, frozen=True):
         return self.hears(payload["type"]) and is_at_least(payload, self.min_severity)
 
 
-def receivers_of(alerts: Sequence[Alert]) -> list[Receiver]:
+def receivers_of(alerts: Sequence[AlertTable]) -> list[Receiver]:
     """One for each table."""
     names = receiver_names(alerts)
     return [_receiver(one, name) for one, name in zip(alerts, names, strict=True)]
 
 
-def _receiver(alert: Alert, name: str) -> Receiver:
+def _receiver(alert: AlertTable, name: str) -> Receiver:
     secret = alert.secret
     secrets = (secret,) if isinstance(secret, Secret) else secret
     url = {"pagerduty": formats.PAGERDUTY_URL, "opsgenie": formats.OPSGENIE_URL}

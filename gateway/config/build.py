@@ -43,7 +43,7 @@ class Text(str):
     __slots__ = ()
 
 
-class Report:
+class Diagnostics:
     """Where values came from, and what is wrong with them."""
 
     def __init__(
@@ -96,45 +96,45 @@ def fields_of(table: type[msgspec.Struct]) -> dict[str, tuple[str, Any]]:
     }
 
 
-def build(kind: Any, value: Any, key: Key, report: Report) -> Any:
+def build(kind: Any, value: Any, key: Key, diagnostics: Diagnostics) -> Any:
     """``value`` as ``kind``; UNSET after a fault, which is in the report."""
     kind = _without_none(kind)
     if isinstance(value, Text) and _is_composite(kind):
         value = _read_text(kind, value)
     if _is_table(kind):
-        return build_table(kind, value, key, report)
+        return build_table(kind, value, key, diagnostics)
     origin = get_origin(kind)
     if origin is tuple:
-        return _build_list(get_args(kind)[0], value, key, report)
+        return _build_list(get_args(kind)[0], value, key, diagnostics)
     if origin is dict:
-        return _build_dict(kind, value, key, report)
+        return _build_dict(kind, value, key, diagnostics)
     if origin in (Union, types.UnionType) and _is_composite(kind):
-        return _build_union(kind, value, key, report)
+        return _build_union(kind, value, key, diagnostics)
     if isinstance(kind, type) and kind in _LEAVES:
-        return _build_leaf(kind, value, key, report)
-    return _convert(kind, value, key, report)
+        return _build_leaf(kind, value, key, diagnostics)
+    return _convert(kind, value, key, diagnostics)
 
 
 def build_table(
-    kind: type[msgspec.Struct], value: Any, key: Key, report: Report
+    kind: type[msgspec.Struct], value: Any, key: Key, diagnostics: Diagnostics
 ) -> Any:
     """A table; unknown keys and keys that miss are faults."""
     if not isinstance(value, dict):
-        report.add(key, f"must be a table, not {_describe(value)}")
+        diagnostics.add(key, f"must be a table, not {_describe(value)}")
         return UNSET
     known = fields_of(kind)
-    before = len(report.problems)
+    before = len(diagnostics.problems)
     built: dict[str, Any] = {}
     for name, item in value.items():
         if name not in known:
-            report.add((*key, name), "unknown key" + _hint(name, known), "")
+            diagnostics.add((*key, name), "unknown key" + _hint(name, known), "")
             continue
         attribute, expected = known[name]
-        built[attribute] = build(expected, item, (*key, name), report)
+        built[attribute] = build(expected, item, (*key, name), diagnostics)
     for required in _required(kind):
         if required not in value:
-            report.add(key, f'"{required}" is missing')
-    return UNSET if len(report.problems) > before else kind(**built)
+            diagnostics.add(key, f'"{required}" is missing')
+    return UNSET if len(diagnostics.problems) > before else kind(**built)
 
 
 def _required(kind: type[msgspec.Struct]) -> list[str]:
@@ -150,27 +150,27 @@ def _hint(name: str, known: Mapping[str, Any]) -> str:
     return f"; known here: {', '.join(known)}"
 
 
-def _build_list(kind: Any, value: Any, key: Key, report: Report) -> Any:
+def _build_list(kind: Any, value: Any, key: Key, diagnostics: Diagnostics) -> Any:
     if not isinstance(value, list):
-        report.add(key, f"must be a list, not {_describe(value)}")
+        diagnostics.add(key, f"must be a list, not {_describe(value)}")
         return UNSET
-    items = [build(kind, item, (*key, i), report) for i, item in enumerate(value)]
+    items = [build(kind, item, (*key, i), diagnostics) for i, item in enumerate(value)]
     return UNSET if UNSET in items else tuple(items)
 
 
-def _build_dict(kind: Any, value: Any, key: Key, report: Report) -> Any:
+def _build_dict(kind: Any, value: Any, key: Key, diagnostics: Diagnostics) -> Any:
     if not isinstance(value, dict):
-        report.add(key, f"must be a table, not {_describe(value)}")
+        diagnostics.add(key, f"must be a table, not {_describe(value)}")
         return UNSET
     name_kind, item_kind = get_args(kind)
     built = {}
     for name, item in value.items():
-        _convert(name_kind, name, (*key, name), report)
-        built[name] = build(item_kind, item, (*key, name), report)
+        _convert(name_kind, name, (*key, name), diagnostics)
+        built[name] = build(item_kind, item, (*key, name), diagnostics)
     return built
 
 
-def _build_union(kind: Any, value: Any, key: Key, report: Report) -> Any:
+def _build_union(kind: Any, value: Any, key: Key, diagnostics: Diagnostics) -> Any:
     """Pick the member that the value's own shape asks for."""
     members = get_args(kind)
     if isinstance(value, list):
@@ -181,16 +181,16 @@ def _build_union(kind: Any, value: Any, key: Key, report: Report) -> Any:
         wanted = [m for m in members if not _is_table(m) and get_origin(m) is not tuple]
     if not wanted:
         allowed = _allowed(kind)
-        report.add(key, f"cannot be {_describe(value)}", allowed)
+        diagnostics.add(key, f"cannot be {_describe(value)}", allowed)
         return UNSET
-    return build(wanted[0], value, key, report)
+    return build(wanted[0], value, key, diagnostics)
 
 
-def _build_leaf(kind: type, value: Any, key: Key, report: Report) -> Any:
+def _build_leaf(kind: type, value: Any, key: Key, diagnostics: Diagnostics) -> Any:
     try:
-        return _LEAVES[kind](value, key, report)
+        return _LEAVES[kind](value, key, diagnostics)
     except _Refused as refused:
-        report.add(key, *refused.args)
+        diagnostics.add(key, *refused.args)
         return UNSET
 
 
@@ -198,7 +198,7 @@ class _Refused(Exception):  # noqa: N818 - never leaves this module
     """(message, allowed) of a leaf that cannot be used."""
 
 
-def _duration(value: Any, _key: Key, _report: Report) -> Duration:
+def _duration(value: Any, _key: Key, _diagnostics: Diagnostics) -> Duration:
     try:
         if isinstance(value, str):
             return parse_duration(value)
@@ -207,7 +207,7 @@ def _duration(value: Any, _key: Key, _report: Report) -> Duration:
     raise _Refused(f"{_describe(value)} is not a duration", DURATION_EXAMPLES)
 
 
-def _size(value: Any, _key: Key, _report: Report) -> Size:
+def _size(value: Any, _key: Key, _diagnostics: Diagnostics) -> Size:
     try:
         if isinstance(value, str | int) and not isinstance(value, bool):
             return parse_size(value)
@@ -223,43 +223,43 @@ def _string(value: Any) -> str:
     return value
 
 
-def _file_path(value: Any, key: Key, report: Report) -> FilePath:
+def _file_path(value: Any, key: Key, diagnostics: Diagnostics) -> FilePath:
     if value == "" and key == ("events", "file"):
         return FilePath()  # no file is wanted
-    return FilePath(report.absolute(_string(value)))
+    return FilePath(diagnostics.absolute(_string(value)))
 
 
-def _url(value: Any, _key: Key, _report: Report) -> Url:
+def _url(value: Any, _key: Key, _diagnostics: Diagnostics) -> Url:
     return Url(_string(value))
 
 
-def _store_url(value: Any, _key: Key, report: Report) -> StoreUrl:
+def _store_url(value: Any, _key: Key, diagnostics: Diagnostics) -> StoreUrl:
     url = _string(value)
     if url.startswith("embedded:"):
         directory = url.removeprefix("embedded:") or EMBEDDED_DIRECTORY
         kind = type(value)  # text from a flag starts from the working directory
-        return StoreUrl("embedded:" + report.absolute(kind(directory)))
+        return StoreUrl("embedded:" + diagnostics.absolute(kind(directory)))
     return StoreUrl(url)
 
 
-def _secret(value: Any, key: Key, report: Report) -> Secret:
+def _secret(value: Any, key: Key, diagnostics: Diagnostics) -> Secret:
     if isinstance(value, str) and value:
         if not isinstance(value, Text):
-            report.warn(
+            diagnostics.warn(
                 key, "the secret stands in the file; better { env } or { file }"
             )
         return Secret(str(value))
     if isinstance(value, dict) and len(value) == 1:
         ((form, name),) = value.items()
         if form == "env" and isinstance(name, str):
-            return _secret_env(name, report)
+            return _secret_env(name, diagnostics)
         if form == "file" and isinstance(name, str):
-            return _secret_file(report.absolute(name), name)
+            return _secret_file(diagnostics.absolute(name), name)
     raise _Refused("cannot be read as a secret", _HOW_TO_STATE_IT)
 
 
-def _secret_env(name: str, report: Report) -> Secret:
-    value = report.env.get(name, "")
+def _secret_env(name: str, diagnostics: Diagnostics) -> Secret:
+    value = diagnostics.env.get(name, "")
     if not value:
         raise _Refused(f"environment variable {name} is not set", "")
     return Secret(value, f"env {name}")
@@ -287,13 +287,13 @@ _LEAVES: dict[type, Any] = {
 }
 
 
-def _convert(kind: Any, value: Any, key: Key, report: Report) -> Any:
+def _convert(kind: Any, value: Any, key: Key, diagnostics: Diagnostics) -> Any:
     try:
         if isinstance(value, Text):
             return msgspec.convert(str(value), kind, strict=False)
         return msgspec.convert(value, kind)
     except msgspec.ValidationError as error:
-        report.add(key, *_explain(error, kind, value))
+        diagnostics.add(key, *_explain(error, kind, value))
         return UNSET
 
 

@@ -21,7 +21,7 @@ from gateway.config.resolve import (
     unknown_clients,
     worker_count,
 )
-from gateway.config.structs import TenantTable, Upstream
+from gateway.config.structs import TenantTable, UpstreamTable
 from gateway.config.values import format_size
 from gateway.core.model import NANOS_PER_USD, Anomaly, Limit, Price, format_window
 
@@ -86,7 +86,7 @@ def _upstreams(loaded: Loaded) -> list[Section]:
     ]
 
 
-def _upstream(loaded: Loaded, upstream: Upstream, index: int) -> Section:
+def _upstream(loaded: Loaded, upstream: UpstreamTable, index: int) -> Section:
     route = resolve_route(upstream)
     key = "url" if upstream.url else "targets"
     servers = _words(f"{t.scheme}://{t.authority}{t.path}" for t in route.targets)

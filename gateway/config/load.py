@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 from msgspec import UNSET
 
-from gateway.config.build import Report, Text, build_table
+from gateway.config.build import Diagnostics, Text, build_table
 from gateway.config.errors import ConfigError, Key, Problem
 from gateway.config.locate import locate_keys
 from gateway.config.structs import DEFAULT_STORE, Config
@@ -67,19 +67,21 @@ def load(
     text = _read(path) if text is None and path else text or ""
     base = os.path.dirname(os.path.abspath(path)) if path else os.getcwd()
     raw = _parse(text, path or "")
-    report = Report(base, env, path or "configuration", locate_keys(text))
-    _apply_env(raw, env, report)
-    _apply_flags(raw, overrides or {}, report)
-    _apply_defaults(raw, report, has_file=path is not None)
-    config = build_table(Config, raw, (), report)
+    diagnostics = Diagnostics(base, env, path or "configuration", locate_keys(text))
+    _apply_env(raw, env, diagnostics)
+    _apply_flags(raw, overrides or {}, diagnostics)
+    _apply_defaults(raw, diagnostics, has_file=path is not None)
+    config = build_table(Config, raw, (), diagnostics)
     if config is not UNSET:
-        validate(config, report)
-    if report.problems:
-        raise ConfigError(tuple(report.problems))
-    return Loaded(config, path, tuple(report.warnings), _places(report))
+        validate(config, diagnostics)
+    if diagnostics.problems:
+        raise ConfigError(tuple(diagnostics.problems))
+    return Loaded(config, path, tuple(diagnostics.warnings), _places(diagnostics))
 
 
-def _apply_defaults(raw: dict[str, Any], report: Report, *, has_file: bool) -> None:
+def _apply_defaults(
+    raw: dict[str, Any], diagnostics: Diagnostics, *, has_file: bool
+) -> None:
     """Defaults that depend on other things than the key's own table."""
     store = raw.setdefault("store", {})
     if isinstance(store, dict):
@@ -91,7 +93,7 @@ def _apply_defaults(raw: dict[str, Any], report: Report, *, has_file: bool) -> N
         if isinstance(default, dict) and "mode" not in default:
             default["mode"] = "observe"
             message = "observe: nothing is refused; --mode enforce acts"
-            report.warn(("policy", "default", "mode"), message)
+            diagnostics.warn(("policy", "default", "mode"), message)
 
 
 def _default_records(raw: dict[str, Any], store_url: Any) -> None:
@@ -141,16 +143,22 @@ def _fatal(path: str, line: int, message: str) -> ConfigError:
     return ConfigError((Problem(path, line, "", message),))
 
 
-def _apply_env(raw: dict[str, Any], env: Mapping[str, str], report: Report) -> None:
+def _apply_env(
+    raw: dict[str, Any], env: Mapping[str, str], diagnostics: Diagnostics
+) -> None:
     for name in sorted(env):
         match = _ENV_NAME.fullmatch(name)
-        if match and not _put(raw, match[1].split("__"), env[name], name, report):
-            report.sources[(match[1].lower(),)] = name
-            report.add((match[1].lower(),), "names no key of the configuration")
+        if match and not _put(raw, match[1].split("__"), env[name], name, diagnostics):
+            diagnostics.sources[(match[1].lower(),)] = name
+            diagnostics.add((match[1].lower(),), "names no key of the configuration")
 
 
 def _put(
-    raw: dict[str, Any], parts: list[str], value: str, name: str, report: Report
+    raw: dict[str, Any],
+    parts: list[str],
+    value: str,
+    name: str,
+    diagnostics: Diagnostics,
 ) -> bool:
     """Set what an environment variable names; False where there is no such place."""
     here: Any = raw
@@ -162,11 +170,11 @@ def _put(
         key = (*key, step)
         if position == len(parts) - 1:
             here[step] = Text(value)
-            report.sources[key] = name
+            diagnostics.sources[key] = name
             return True
         if isinstance(here, dict) and step not in here:
             here[step] = [] if parts[position + 1].isdecimal() else {}
-            report.sources[key] = name
+            diagnostics.sources[key] = name
         here = here[step]
     return False
 
@@ -185,7 +193,7 @@ def _step(here: Any, part: str) -> str | int | None:
 
 
 def _apply_flags(
-    raw: dict[str, Any], overrides: Mapping[str, Any], report: Report
+    raw: dict[str, Any], overrides: Mapping[str, Any], diagnostics: Diagnostics
 ) -> None:
     for name, value in overrides.items():
         if value is None:
@@ -193,16 +201,16 @@ def _apply_flags(
         flag = _FLAGS.get(name) or "--" + _flag_name(name)
         shown = Text(value) if isinstance(value, str) else value
         if name == "mode":
-            _set_mode(raw, shown, flag, report)
+            _set_mode(raw, shown, flag, diagnostics)
         elif name == "upstream":
-            _set_upstream(raw, shown, flag, report)
+            _set_upstream(raw, shown, flag, diagnostics)
         else:
             parts = name.split(".")
             here = raw
             for part in parts[:-1]:
                 here = here.setdefault(part, {})
             here[parts[-1]] = shown
-            report.sources[tuple(parts)] = flag
+            diagnostics.sources[tuple(parts)] = flag
 
 
 def _flag_name(key: str) -> str:
@@ -210,7 +218,9 @@ def _flag_name(key: str) -> str:
     return names.get(key, key.rpartition(".")[2].replace("_", "-"))
 
 
-def _set_mode(raw: dict[str, Any], mode: Any, flag: str, report: Report) -> None:
+def _set_mode(
+    raw: dict[str, Any], mode: Any, flag: str, diagnostics: Diagnostics
+) -> None:
     """The mode of every policy, whatever the file says."""
     policies = raw.setdefault("policy", {})
     if not isinstance(policies, dict):
@@ -219,22 +229,28 @@ def _set_mode(raw: dict[str, Any], mode: Any, flag: str, report: Report) -> None
     for name, policy in policies.items():
         if isinstance(policy, dict):
             policy["mode"] = mode
-            report.sources["policy", name, "mode"] = flag
+            diagnostics.sources["policy", name, "mode"] = flag
 
 
-def _set_upstream(raw: dict[str, Any], url: Any, flag: str, report: Report) -> None:
+def _set_upstream(
+    raw: dict[str, Any], url: Any, flag: str, diagnostics: Diagnostics
+) -> None:
     """The URL of the only upstream; its other keys stand."""
     upstreams = raw.setdefault("upstream", [{}])
     if not isinstance(upstreams, list):
         return
     if len(upstreams) == 1 and isinstance(upstreams[0], dict):
-        report.sources["upstream", 0, "url"] = flag
+        diagnostics.sources["upstream", 0, "url"] = flag
         upstreams[0]["url"] = url
     else:
-        report.sources["upstream",] = flag
-        report.add(("upstream",), "the file has several upstreams; change it there")
+        diagnostics.sources["upstream",] = flag
+        diagnostics.add(
+            ("upstream",), "the file has several upstreams; change it there"
+        )
 
 
-def _places(report: Report) -> dict[Key, str]:
-    places = {key: f"{report.file}:{line}" for key, line in report.lines.items()}
-    return places | report.sources
+def _places(diagnostics: Diagnostics) -> dict[Key, str]:
+    places = {
+        key: f"{diagnostics.file}:{line}" for key, line in diagnostics.lines.items()
+    }
+    return places | diagnostics.sources

@@ -17,15 +17,15 @@ import msgspec
 
 from gateway.config.errors import Key
 from gateway.config.structs import (
-    Alert,
+    AlertTable,
     CapsTable,
     Config,
-    Ladder,
+    LadderTable,
     LimitTable,
     ModelTable,
     PolicyTable,
     TenantTable,
-    Upstream,
+    UpstreamTable,
 )
 from gateway.config.values import FilePath, Secret, Url, parse_duration
 from gateway.core.model import (
@@ -60,7 +60,7 @@ _HOST_DIALECTS = (
 )
 
 
-class Target(msgspec.Struct, frozen=True):
+class ResolvedTarget(msgspec.Struct, frozen=True):
     """One server of an upstream."""
 
     scheme: Literal["http", "https"]
@@ -70,13 +70,13 @@ class Target(msgspec.Struct, frozen=True):
     path: str = ""  # comes before the request's path; no slash at its end
 
 
-class Route(msgspec.Struct, frozen=True):
+class ResolvedRoute(msgspec.Struct, frozen=True):
     """An upstream as the data plane wants it. Times are seconds."""
 
     name: str
     prefix: str  # no slash at its end; "" takes every path
     strip_prefix: bool
-    targets: tuple[Target, ...]
+    targets: tuple[ResolvedTarget, ...]
     dialect: str | None  # None: told from path and body
     on_disconnect: Literal["cancel", "drain"]
     drain_max: int
@@ -84,7 +84,7 @@ class Route(msgspec.Struct, frozen=True):
     websocket: bool
     ask_usage: bool
     # (header name, value) that replaces the client's credential; None: passed on.
-    credential: Credential | None
+    credential: SecretHeader | None
     ca_file: FilePath | None
     tls_verify: bool
     proxy: Url | None
@@ -103,7 +103,7 @@ class Route(msgspec.Struct, frozen=True):
         )
 
 
-class Credential(msgspec.Struct, frozen=True):
+class SecretHeader(msgspec.Struct, frozen=True):
     """A header whose value is not printed."""
 
     header: str
@@ -120,7 +120,7 @@ class Resolved(msgspec.Struct, frozen=True):
     """Everything that the data plane is built from."""
 
     tenants: tuple[Tenant, ...]
-    routes: tuple[Route, ...]  # longest prefix first
+    routes: tuple[ResolvedRoute, ...]  # longest prefix first
     unknown_clients: Literal["anonymous", "deny"]
     # Of clients that match no tenant; None when those are denied.
     anonymous: Policy | None
@@ -130,7 +130,7 @@ class Resolved(msgspec.Struct, frozen=True):
     default: Policy = Policy("default")
     campaigns: tuple[Campaign, ...] = ()
 
-    def find_route(self, path: str) -> Route | None:
+    def find_route(self, path: str) -> ResolvedRoute | None:
         """The route of a request path; None: no upstream takes it."""
         return next((route for route in self.routes if route.matches(path)), None)
 
@@ -365,7 +365,7 @@ _SECONDS = {
 
 def _anomaly(chain: _Chain, origins: dict[str, Origin]) -> Anomaly:
     anomaly = Anomaly()
-    ladders: dict[str, Ladder] = {}
+    ladders: dict[str, LadderTable] = {}
     origins["anomaly"] = BUILT_IN
     for name, table in reversed(chain):
         stated = msgspec.structs.asdict(table.anomaly)
@@ -383,7 +383,7 @@ def _anomaly(chain: _Chain, origins: dict[str, Origin]) -> Anomaly:
     return msgspec.structs.replace(anomaly, classes=_ladders(anomaly, ladders))
 
 
-def _ladders(anomaly: Anomaly, stated: Mapping[str, Ladder]) -> dict[str, Rungs]:
+def _ladders(anomaly: Anomaly, stated: Mapping[str, LadderTable]) -> dict[str, Rungs]:
     """Ladders of classes, made whole by the general one."""
     general = Rungs(anomaly.tag, anomaly.throttle, anomaly.block)
     return {
@@ -425,7 +425,7 @@ def _tenant(table: TenantTable, config: Config) -> Tenant:
     )
 
 
-def receiver_names(alerts: Sequence[Alert]) -> list[str]:
+def receiver_names(alerts: Sequence[AlertTable]) -> list[str]:
     """Of alerts: as they are stated; else the type, and a number from the second of it on."""
     seen: Counter[str] = Counter()
     names = []
@@ -439,13 +439,13 @@ def receiver_names(alerts: Sequence[Alert]) -> list[str]:
     return names
 
 
-def resolve_route(upstream: Upstream) -> Route:
+def resolve_route(upstream: UpstreamTable) -> ResolvedRoute:
     """A route with its targets split and its credential's header chosen."""
     urls = ([upstream.url] if upstream.url else []) + list(upstream.targets)
     targets = tuple(dict.fromkeys(map(split_target, urls)))
     dialect = "openai" if upstream.dialect == "azure" else upstream.dialect
     times = upstream.timeouts
-    return Route(
+    return ResolvedRoute(
         name=upstream.name or targets[0].host + upstream.prefix.rstrip("/"),
         prefix=upstream.prefix.rstrip("/"),
         strip_prefix=upstream.strip_prefix,
@@ -469,7 +469,7 @@ def resolve_route(upstream: Upstream) -> Route:
     )
 
 
-def split_target(url: str) -> Target:
+def split_target(url: str) -> ResolvedTarget:
     """The parts of an upstream URL; ValueError says what is wrong with it."""
     parts = urlsplit(url)
     scheme, host = parts.scheme, parts.hostname
@@ -480,7 +480,7 @@ def split_target(url: str) -> Target:
         msg = "must not hold a query, a fragment or a user"
         raise ValueError(msg)
     port = parts.port or (443 if scheme == "https" else 80)
-    return Target(
+    return ResolvedTarget(
         scheme=scheme,  # type: ignore[arg-type]
         host=host,
         port=port,
@@ -495,7 +495,7 @@ def _authority(parts: SplitResult, host: str) -> str:
     return shown if parts.port in (None, usual) else f"{shown}:{parts.port}"
 
 
-def _credential(upstream: Upstream, host: str) -> Credential | None:
+def _credential(upstream: UpstreamTable, host: str) -> SecretHeader | None:
     if upstream.api_key is None:
         return None
     header = upstream.api_key_header
@@ -504,7 +504,7 @@ def _credential(upstream: Upstream, host: str) -> Credential | None:
         if dialect == "auto":
             dialect = next((d for end, d in _HOST_DIALECTS if _ends(host, end)), "")
         header = _KEY_HEADERS.get(dialect, "authorization")
-    return Credential(header.lower(), upstream.api_key)
+    return SecretHeader(header.lower(), upstream.api_key)
 
 
 def _ends(host: str, end: str) -> bool:

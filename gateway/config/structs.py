@@ -52,7 +52,7 @@ class Table(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A TOML table; unknown keys are errors."""
 
 
-class Tls(Table, frozen=True):
+class TlsTable(Table, frozen=True):
     """The certificate that those who connect see (TLS 1.2 or later)."""
 
     cert: FilePath
@@ -61,7 +61,7 @@ class Tls(Table, frozen=True):
     """PEM file with the private key."""
 
 
-class Log(Table, frozen=True):
+class LogTable(Table, frozen=True):
     """Structured logs on standard error."""
 
     level: Literal["debug", "info", "warning", "error"] = "info"
@@ -70,7 +70,7 @@ class Log(Table, frozen=True):
     """`auto`: for people on a terminal, JSON lines otherwise."""
 
 
-class Server(Table, frozen=True):
+class ServerTable(Table, frozen=True):
     """The port that clients talk to, and what one client may ask of it."""
 
     listen: str = "127.0.0.1:8080"
@@ -89,9 +89,9 @@ class Server(Table, frozen=True):
     admin port."""
     timezone: str = "UTC"
     """IANA name; calendar windows turn at its midnight."""
-    tls: Tls | None = None
+    tls: TlsTable | None = None
     """Serve HTTPS."""
-    log: Log = Log()
+    log: LogTable = LogTable()
     """Structured logs."""
     drain_timeout: Duration = Duration(30)
     """After SIGTERM, how long open exchanges may run on."""
@@ -127,7 +127,7 @@ class Server(Table, frozen=True):
         return parse_address(self.listen)
 
 
-class Admin(Table, frozen=True):
+class AdminTable(Table, frozen=True):
     """The port for operators: health, metrics, admin API."""
 
     listen: str = "127.0.0.1:9901"
@@ -136,7 +136,7 @@ class Admin(Table, frozen=True):
     """Bearer token of the admin API. Required unless `listen` is a loopback address."""
     viewer_token: Secret | None = None
     """Another token, of those who may look and change nothing; only beside `token`."""
-    tls: Tls | None = None
+    tls: TlsTable | None = None
     """HTTPS on this port. For a `listen` that other machines reach: the token crosses
     the network.
     """
@@ -169,7 +169,7 @@ class StoreTable(Table, frozen=True):
     """`false` accepts any certificate of a `rediss://` server."""
 
 
-class Timeouts(Table, frozen=True):
+class TimeoutsTable(Table, frozen=True):
     """How long each part of an upstream call may take."""
 
     connect: Duration = Duration(5)
@@ -183,7 +183,7 @@ class Timeouts(Table, frozen=True):
     """The whole exchange, tunnels included."""
 
 
-class Upstream(Table, frozen=True):
+class UpstreamTable(Table, frozen=True):
     """An LLM API that requests are forwarded to."""
 
     name: str | None = None
@@ -223,7 +223,7 @@ class Upstream(Table, frozen=True):
     """Connections of one worker to it; then 503 with Retry-After."""
     keepalive: Duration = Duration(30)
     """How long an idle connection to it is kept."""
-    timeouts: Timeouts = Timeouts()
+    timeouts: TimeoutsTable = TimeoutsTable()
     """How long each part of a call may take."""
 
 
@@ -274,7 +274,7 @@ class ModelTable(Table, frozen=True):
     """Caps that stand instead of the policy's; the first match decides."""
 
 
-class Ladder(Table, frozen=True):
+class LadderTable(Table, frozen=True):
     """Score (calibrated sigma) from which each response starts."""
 
     tag: Sigma | None = None
@@ -294,9 +294,9 @@ class AnomalyTable(Table, frozen=True):
     """Calibrated sigma that warns."""
     critical: Sigma | None = None
     """Calibrated sigma that pages."""
-    ladder: Ladder = Ladder()
+    ladder: LadderTable = LadderTable()
     """From which score on what is done."""
-    classes: dict[AbuseClass, Ladder] = {}
+    classes: dict[AbuseClass, LadderTable] = {}
     """Ladders of some classes, such as `scraping = { block = 6.0 }`; what they leave
     open is the general ladder's."""
     grace: Duration | None = None
@@ -405,7 +405,7 @@ class TenantTable(Table, frozen=True):
     """Networks whose clients need no credential."""
 
 
-class Campaign(Table, frozen=True):
+class CampaignTable(Table, frozen=True):
     """A known launch: the surge is expected."""
 
     starts: datetime = field(name="from")
@@ -418,7 +418,7 @@ class Campaign(Table, frozen=True):
     """Times the usual traffic."""
 
 
-class Alert(Table, frozen=True):
+class AlertTable(Table, frozen=True):
     """A receiver of alerts."""
 
     type: Literal[
@@ -476,7 +476,7 @@ class SilenceTable(Table, frozen=True):
     """A sentence for those who ask why."""
 
 
-class Kafka(Table, frozen=True):
+class KafkaTable(Table, frozen=True):
     """Records to Kafka. Not available in this version."""
 
     brokers: tuple[str, ...]
@@ -485,7 +485,7 @@ class Kafka(Table, frozen=True):
     """Where to."""
 
 
-class Influx(Table, frozen=True):
+class InfluxTable(Table, frozen=True):
     """Records to InfluxDB (docs/monitoring.md)."""
 
     url: Url
@@ -499,7 +499,7 @@ class Influx(Table, frozen=True):
     """Credential that may write there."""
 
 
-class Events(Table, frozen=True):
+class EventsTable(Table, frozen=True):
     """Where the record of each finished request goes."""
 
     file: FilePath | None = None
@@ -509,32 +509,32 @@ class Events(Table, frozen=True):
     """Size at which the file is turned over to `FILE.1`."""
     keep: NotNegative = 5
     """Turned-over files that are kept."""
-    kafka: Kafka | None = None
+    kafka: KafkaTable | None = None
     """Records to Kafka."""
-    influx: Influx | None = None
+    influx: InfluxTable | None = None
     """Records to InfluxDB."""
 
 
 class Config(Table, frozen=True):
     """The whole file, with environment and flags applied."""
 
-    server: Server = Server()
+    server: ServerTable = ServerTable()
     """The port that clients talk to."""
-    admin: Admin = Admin()
+    admin: AdminTable = AdminTable()
     """The port for operators."""
     store: StoreTable = StoreTable()
     """Where the counters live."""
-    upstreams: tuple[Upstream, ...] = field(default=(), name="upstream")
+    upstreams: tuple[UpstreamTable, ...] = field(default=(), name="upstream")
     """LLM APIs."""
     policies: dict[str, PolicyTable] = field(default_factory=dict, name="policy")
     """Limits and responses by name."""
     tenants: tuple[TenantTable, ...] = field(default=(), name="tenant")
     """Who is under which policy."""
-    campaigns: tuple[Campaign, ...] = field(default=(), name="campaign")
+    campaigns: tuple[CampaignTable, ...] = field(default=(), name="campaign")
     """Known launches."""
-    alerts: tuple[Alert, ...] = field(default=(), name="alert")
+    alerts: tuple[AlertTable, ...] = field(default=(), name="alert")
     """Receivers of alerts."""
     silences: tuple[SilenceTable, ...] = field(default=(), name="silence")
     """Maintenance windows."""
-    events: Events = Events()
+    events: EventsTable = EventsTable()
     """Where records go."""

@@ -10,7 +10,7 @@ from typing import get_args
 from urllib.parse import urlsplit
 from zoneinfo import ZoneInfo
 
-from gateway.config.build import Report
+from gateway.config.build import Diagnostics
 from gateway.config.errors import Key
 from gateway.config.resolve import (
     CALENDAR_WINDOWS,
@@ -26,13 +26,13 @@ from gateway.config.resolve import (
 )
 from gateway.config.structs import (
     AbuseClass,
-    Alert,
+    AlertTable,
     Config,
     LimitTable,
     PolicyTable,
     StoreTable,
     TenantTable,
-    Upstream,
+    UpstreamTable,
 )
 from gateway.config.values import Secret, is_loopback, parse_address, parse_duration
 from gateway.core.model import METERS, Limit, Rungs
@@ -53,236 +53,258 @@ _MIN_WINDOW_US = 1_000_000
 _MAX_WINDOW_US = 86_400_000_000
 
 
-def validate(config: Config, report: Report) -> None:
+def validate(config: Config, diagnostics: Diagnostics) -> None:
     """Report everything about ``config`` that cannot be right."""
-    _check_server(config, report)
-    _check_store(config.store, config, report)
-    _check_upstreams(config.upstreams, report)
-    _check_policies(config, report)
-    _check_tenants(config, report)
-    _check_campaigns(config, report)
-    _check_alerts(config.alerts, report)
-    _check_silences(config, report)
-    _check_events(config, report)
+    _check_server(config, diagnostics)
+    _check_store(config.store, config, diagnostics)
+    _check_upstreams(config.upstreams, diagnostics)
+    _check_policies(config, diagnostics)
+    _check_tenants(config, diagnostics)
+    _check_campaigns(config, diagnostics)
+    _check_alerts(config.alerts, diagnostics)
+    _check_silences(config, diagnostics)
+    _check_events(config, diagnostics)
 
 
 # -- server, store -------------------------------------------------------------------
 
 
-def _check_server(config: Config, report: Report) -> None:
+def _check_server(config: Config, diagnostics: Diagnostics) -> None:
     server = config.server
-    listen = _check_address(server.listen, ("server", "listen"), report)
-    admin = _check_address(config.admin.listen, ("admin", "listen"), report)
+    listen = _check_address(server.listen, ("server", "listen"), diagnostics)
+    admin = _check_address(config.admin.listen, ("admin", "listen"), diagnostics)
     if listen and listen == admin and listen[1]:
-        report.add(("server", "listen"), "is the same as admin.listen")
+        diagnostics.add(("server", "listen"), "is the same as admin.listen")
     if admin and not config.admin.token and not is_loopback(admin[0]):
         message = "is missing: the admin port can be reached from other machines"
-        report.add(("admin", "token"), message, "a secret, or a loopback listen")
+        diagnostics.add(("admin", "token"), message, "a secret, or a loopback listen")
     if config.admin.viewer_token and not config.admin.token:
         message = "needs admin.token: without it everybody may change everything"
-        report.add(("admin", "viewer_token"), message)
-    _check_networks(server.trusted_proxies, ("server", "trusted_proxies"), report)
+        diagnostics.add(("admin", "viewer_token"), message)
+    _check_networks(server.trusted_proxies, ("server", "trusted_proxies"), diagnostics)
     path = server.health_path
     if path is not None and (not path.startswith("/") or "?" in path):
-        report.add(("server", "health_path"), f'"{path}" is not a path', '"/-/health"')
+        diagnostics.add(
+            ("server", "health_path"), f'"{path}" is not a path', '"/-/health"'
+        )
     if server.proxy_protocol and not server.trusted_proxies:
         message = "needs server.trusted_proxies: nobody's PROXY header is believed"
-        report.add(("server", "proxy_protocol"), message)
+        diagnostics.add(("server", "proxy_protocol"), message)
     try:
         ZoneInfo(server.timezone)
     except (KeyError, OSError, ValueError):
-        report.add(
+        diagnostics.add(
             ("server", "timezone"),
             f'"{server.timezone}" is not a known time zone',
             'an IANA name such as "Europe/Berlin"',
         )
 
 
-def _check_address(text: str, key: Key, report: Report) -> tuple[str, int] | None:
+def _check_address(
+    text: str, key: Key, diagnostics: Diagnostics
+) -> tuple[str, int] | None:
     try:
         return parse_address(text)
     except ValueError as error:
-        report.add(key, str(error), '"127.0.0.1:8080", "[::1]:8080", ":8080"')
+        diagnostics.add(key, str(error), '"127.0.0.1:8080", "[::1]:8080", ":8080"')
         return None
 
 
-def _check_networks(networks: Iterable[str], key: Key, report: Report) -> None:
+def _check_networks(
+    networks: Iterable[str], key: Key, diagnostics: Diagnostics
+) -> None:
     for index, text in enumerate(networks):
-        _check_network(text, (*key, index), report)
+        _check_network(text, (*key, index), diagnostics)
 
 
-def _check_network(text: str, key: Key, report: Report) -> None:
+def _check_network(text: str, key: Key, diagnostics: Diagnostics) -> None:
     try:
         ip_network(text)
     except ValueError as error:
-        report.add(key, str(error), '"203.0.113.9", "10.0.0.0/8", "2001:db8::/32"')
+        diagnostics.add(key, str(error), '"203.0.113.9", "10.0.0.0/8", "2001:db8::/32"')
 
 
-def _check_store(store: StoreTable, config: Config, report: Report) -> None:
+def _check_store(store: StoreTable, config: Config, diagnostics: Diagnostics) -> None:
     if not _STORE_URL.fullmatch(store.url):
         message = f'"{store.url.masked()}" is not a store'
-        report.add(("store", "url"), message, STORE_FORMS)
+        diagnostics.add(("store", "url"), message, STORE_FORMS)
     elif store.url.startswith("redis+cluster:"):
-        report.add(("store", "url"), "Redis Cluster comes with a later version")
-    elif urlsplit(store.url).password and report.place(("store", "url"))[1]:
+        diagnostics.add(("store", "url"), "Redis Cluster comes with a later version")
+    elif urlsplit(store.url).password and diagnostics.place(("store", "url"))[1]:
         message = "holds a password; better store.password = { env } or { file }"
-        report.warn(("store", "url"), message)
+        diagnostics.warn(("store", "url"), message)
     workers = config.server.workers
     if store.url.startswith("memory:") and workers not in ("auto", 1):
         message = "more than one worker needs a store that they share"
-        report.add(("server", "workers"), message, '1 or "auto" with memory:')
+        diagnostics.add(("server", "workers"), message, '1 or "auto" with memory:')
     if "{" in store.prefix or "}" in store.prefix:
-        report.add(("store", "prefix"), "must not hold braces: they are the hash tag")
+        diagnostics.add(
+            ("store", "prefix"), "must not hold braces: they are the hash tag"
+        )
 
 
 # -- upstreams -----------------------------------------------------------------------
 
 
-def _check_upstreams(upstreams: tuple[Upstream, ...], report: Report) -> None:
+def _check_upstreams(
+    upstreams: tuple[UpstreamTable, ...], diagnostics: Diagnostics
+) -> None:
     if not upstreams:
         message = "none: requests have nowhere to go"
-        report.add(("upstream",), message, "[[upstream]] with a url, or --upstream URL")
+        diagnostics.add(
+            ("upstream",), message, "[[upstream]] with a url, or --upstream URL"
+        )
     names: dict[str, int] = {}
     prefixes: dict[str, int] = {}
     for index, upstream in enumerate(upstreams):
         key = ("upstream", index)
-        if not _check_urls(upstream, key, report):
+        if not _check_urls(upstream, key, diagnostics):
             continue
         route = resolve_route(upstream)
         if names.setdefault(route.name, index) != index:
-            report.add((*key, "name"), f'"{route.name}" is there twice')
+            diagnostics.add((*key, "name"), f'"{route.name}" is there twice')
         if prefixes.setdefault(route.prefix, index) != index:
             message = f'"{upstream.prefix}" is there twice'
-            report.add((*key, "prefix"), message, "one upstream for a prefix")
-        _check_upstream(upstream, key, report)
+            diagnostics.add((*key, "prefix"), message, "one upstream for a prefix")
+        _check_upstream(upstream, key, diagnostics)
 
 
-def _check_urls(upstream: Upstream, key: Key, report: Report) -> bool:
+def _check_urls(upstream: UpstreamTable, key: Key, diagnostics: Diagnostics) -> bool:
     urls = [((*key, "targets", i), url) for i, url in enumerate(upstream.targets)]
     if upstream.url is not None:
         urls.append(((*key, "url"), upstream.url))
     if not urls:
-        report.add(key, '"url" is missing')
+        diagnostics.add(key, '"url" is missing')
     good = bool(urls)
     for place, url in urls:
         try:
             split_target(url)
         except ValueError as error:
-            report.add(place, f'"{url.masked()}" {error}', '"https://api.openai.com"')
+            diagnostics.add(
+                place, f'"{url.masked()}" {error}', '"https://api.openai.com"'
+            )
             good = False
     return good
 
 
-def _check_upstream(upstream: Upstream, key: Key, report: Report) -> None:
+def _check_upstream(
+    upstream: UpstreamTable, key: Key, diagnostics: Diagnostics
+) -> None:
     if not upstream.prefix.startswith("/") or "?" in upstream.prefix:
-        report.add((*key, "prefix"), f'"{upstream.prefix}" is not a path', '"/openai"')
+        diagnostics.add(
+            (*key, "prefix"), f'"{upstream.prefix}" is not a path', '"/openai"'
+        )
     header = upstream.api_key_header
     if header is not None and not _HEADER_NAME.fullmatch(header):
-        report.add((*key, "api_key_header"), f'"{header}" is not a header name')
+        diagnostics.add((*key, "api_key_header"), f'"{header}" is not a header name')
     if upstream.api_key and not upstream.api_key.reveal().isprintable():
-        report.add((*key, "api_key"), "cannot be sent in a header")
+        diagnostics.add((*key, "api_key"), "cannot be sent in a header")
     if upstream.proxy is not None:
         parts = urlsplit(upstream.proxy)
         if parts.scheme != "http" or not parts.hostname:
             message = f'"{upstream.proxy.masked()}" is not a proxy'
-            report.add((*key, "proxy"), message, '"http://proxy.internal:3128"')
+            diagnostics.add((*key, "proxy"), message, '"http://proxy.internal:3128"')
     if not upstream.tls_verify:
-        report.warn((*key, "tls_verify"), "any certificate is accepted")
+        diagnostics.warn((*key, "tls_verify"), "any certificate is accepted")
 
 
 # -- policies ------------------------------------------------------------------------
 
 
-def _check_policies(config: Config, report: Report) -> None:
+def _check_policies(config: Config, diagnostics: Diagnostics) -> None:
     for name, policy in config.policies.items():
         key = ("policy", name)
         if not _NAME.fullmatch(name):
-            report.add(key, "is not a usable name", "letters, digits, . _ -")
-        _check_inherit(config, name, policy, report)
-        faults = len(report.problems)
+            diagnostics.add(key, "is not a usable name", "letters, digits, . _ -")
+        _check_inherit(config, name, policy, diagnostics)
+        faults = len(diagnostics.problems)
         for part in ("limits", "extra_limits"):
             for index, limit in enumerate(getattr(policy, part) or ()):
-                _check_limit(limit, (*key, part, index), report)
+                _check_limit(limit, (*key, part, index), diagnostics)
         for index, model in enumerate(policy.model or ()):
             if not patterns(model) or not all(patterns(model)):
-                report.add((*key, "model", index, "match"), "matches no model")
+                diagnostics.add((*key, "model", index, "match"), "matches no model")
             for item, limit in enumerate(model.limits):
-                _check_limit(limit, (*key, "model", index, "limits", item), report)
+                _check_limit(limit, (*key, "model", index, "limits", item), diagnostics)
         for index, subject in enumerate(policy.allow or ()):
-            _check_allowed(subject, (*key, "allow", index), report)
-        if len(report.problems) == faults:
-            _check_effective(config, name, report)
+            _check_allowed(subject, (*key, "allow", index), diagnostics)
+        if len(diagnostics.problems) == faults:
+            _check_effective(config, name, diagnostics)
 
 
 def _check_inherit(
-    config: Config, name: str, policy: PolicyTable, report: Report
+    config: Config, name: str, policy: PolicyTable, diagnostics: Diagnostics
 ) -> None:
     parent = policy.inherit
     key = ("policy", name, "inherit")
     if parent and parent != "default" and parent not in config.policies:
         known = ", ".join(f'"{policy}"' for policy in config.policies)
-        report.add(key, f'"{parent}" is not a policy', known)
+        diagnostics.add(key, f'"{parent}" is not a policy', known)
     seen = [name]
     while parent and parent in config.policies:
         if parent in seen:
-            report.add(key, f"goes in a circle: {' -> '.join([*seen, parent])}")
+            diagnostics.add(key, f"goes in a circle: {' -> '.join([*seen, parent])}")
             return
         seen.append(parent)
         step = config.policies[parent].inherit
         parent = "default" if step is None and parent != "default" else step
 
 
-def _check_limit(limit: LimitTable, key: Key, report: Report) -> None:
+def _check_limit(limit: LimitTable, key: Key, diagnostics: Diagnostics) -> None:
     kinds = limit.per.split("+")
     if len(kinds) > 2 or len(set(kinds)) < len(kinds):  # noqa: PLR2004 - a pair
-        report.add((*key, "per"), f'"{limit.per}" is not a subject or a pair of them')
+        diagnostics.add(
+            (*key, "per"), f'"{limit.per}" is not a subject or a pair of them'
+        )
     for kind in kinds:
         if kind not in SUBJECT_KINDS:
             allowed = ", ".join(f'"{known}"' for known in SUBJECT_KINDS)
             allowed += ', or two of them joined by "+"'
-            report.add((*key, "per"), f'"{kind}" is not a subject', allowed)
+            diagnostics.add((*key, "per"), f'"{kind}" is not a subject', allowed)
     stated = [meter for meter in METERS if getattr(limit, meter) is not None]
     if len(stated) != 1:
         message = f"states {len(stated)} meters ({', '.join(stated) or 'none'})"
-        report.add(key, message, "exactly one of " + ", ".join(METERS))
-    _check_window(limit, key, report)
+        diagnostics.add(key, message, "exactly one of " + ", ".join(METERS))
+    _check_window(limit, key, diagnostics)
 
 
-def _check_window(limit: LimitTable, key: Key, report: Report) -> None:
+def _check_window(limit: LimitTable, key: Key, diagnostics: Diagnostics) -> None:
     allowed = '"1s" to "1d" (sliding), "day", "week", "month" (calendar)'
     if limit.concurrent is not None:
         if limit.window is not None:
-            report.add((*key, "window"), "concurrent has no window")
+            diagnostics.add((*key, "window"), "concurrent has no window")
     elif limit.window is None:
-        report.add(key, '"window" is missing', allowed)
+        diagnostics.add(key, '"window" is missing', allowed)
     elif limit.window not in CALENDAR_WINDOWS:
         try:
             window_us = parse_duration(limit.window).us
         except ValueError:
             window_us = 0
         if not _MIN_WINDOW_US <= window_us <= _MAX_WINDOW_US:
-            report.add((*key, "window"), f'"{limit.window}" is not a window', allowed)
+            diagnostics.add(
+                (*key, "window"), f'"{limit.window}" is not a window', allowed
+            )
 
 
-def _check_allowed(subject: str, key: Key, report: Report) -> None:
+def _check_allowed(subject: str, key: Key, diagnostics: Diagnostics) -> None:
     kind, colon, rest = subject.partition(":")
     if kind == "user" and colon:
         if not rest:
-            report.add(key, "names no user", '"user:alice"')
+            diagnostics.add(key, "names no user", '"user:alice"')
     elif kind in ("client_ip", "network") and colon:
-        _check_network(rest, key, report)
+        _check_network(rest, key, diagnostics)
     else:
-        _check_network(subject, key, report)
+        _check_network(subject, key, diagnostics)
 
 
-def _check_effective(config: Config, name: str, report: Report) -> None:
+def _check_effective(config: Config, name: str, diagnostics: Diagnostics) -> None:
     """What shows only when the inheritance is resolved."""
     policy = effective_policy(config, name).policy
     seen: set[tuple[str, tuple[str, ...]]] = set()
     for limit in policy.limits:
         if (identity := (limit.name, limit.models)) in seen:
             message = f"limits {_words(limit)} twice: the tighter one decides"
-            report.warn(("policy", name), message)
+            diagnostics.warn(("policy", name), message)
         seen.add(identity)
     anomaly = policy.anomaly
     key = ("policy", name, "anomaly")
@@ -291,11 +313,11 @@ def _check_effective(config: Config, name: str, report: Report) -> None:
         if not ladder.tag <= ladder.throttle <= ladder.block:
             message = "tag, throttle, block must rise"
             inner = (place,) if place == "ladder" else ("classes", place)
-            report.add((*key, *inner), message)
+            diagnostics.add((*key, *inner), message)
     if anomaly.block_ttl_s > anomaly.max_block_ttl_s:
-        report.add((*key, "block_ttl"), "is longer than max_block_ttl")
+        diagnostics.add((*key, "block_ttl"), "is longer than max_block_ttl")
     if anomaly.warning > anomaly.critical:
-        report.add(("policy", name, "anomaly"), "warning is above critical")
+        diagnostics.add(("policy", name, "anomaly"), "warning is above critical")
 
 
 def _words(limit: Limit) -> str:
@@ -305,7 +327,7 @@ def _words(limit: Limit) -> str:
 # -- tenants -------------------------------------------------------------------------
 
 
-def _check_tenants(config: Config, report: Report) -> None:
+def _check_tenants(config: Config, diagnostics: Diagnostics) -> None:
     names: set[str] = set()
     hashes: dict[str, str] = {}
     everyone: list[str] = []
@@ -313,80 +335,82 @@ def _check_tenants(config: Config, report: Report) -> None:
         key = ("tenant", index)
         if not _NAME.fullmatch(tenant.name):
             message = f'"{tenant.name}" is not a usable name'
-            report.add((*key, "name"), message, "letters, digits, . _ -")
+            diagnostics.add((*key, "name"), message, "letters, digits, . _ -")
         if tenant.name in names:
-            report.add((*key, "name"), f'"{tenant.name}" is there twice')
+            diagnostics.add((*key, "name"), f'"{tenant.name}" is there twice')
         names.add(tenant.name)
         if tenant.policy not in config.policies and tenant.policy != "default":
             known = ", ".join(f'"{policy}"' for policy in config.policies)
-            report.add((*key, "policy"), f'"{tenant.policy}" is not a policy', known)
+            diagnostics.add(
+                (*key, "policy"), f'"{tenant.policy}" is not a policy', known
+            )
         if takes_everyone(tenant):
             everyone.append(tenant.name)
-        _check_credentials(tenant, key, hashes, report)
+        _check_credentials(tenant, key, hashes, diagnostics)
         if tenant.header and not config.server.trusted_proxies:
             message = "is never believed: server.trusted_proxies is empty"
-            report.warn((*key, "header"), message)
+            diagnostics.warn((*key, "header"), message)
     if len(everyone) > 1:
         message = f"several take every client: {', '.join(everyone)}"
-        report.add(("tenant",), message, "at most one tenant without credentials")
-    _check_anonymous(config, report)
+        diagnostics.add(("tenant",), message, "at most one tenant without credentials")
+    _check_anonymous(config, diagnostics)
 
 
-def _check_anonymous(config: Config, report: Report) -> None:
+def _check_anonymous(config: Config, diagnostics: Diagnostics) -> None:
     catch_all = [t.name for t in tenant_tables(config) if takes_everyone(t)]
     if catch_all and "anonymous" in config.policies:
         message = f'has no effect: tenant "{catch_all[0]}" takes every client'
-        report.warn(("policy", "anonymous"), message)
+        diagnostics.warn(("policy", "anonymous"), message)
     if config.server.unknown_clients == "deny" and catch_all:
         message = f'has no effect: tenant "{catch_all[0]}" takes every client'
-        report.warn(("server", "unknown_clients"), message)
+        diagnostics.warn(("server", "unknown_clients"), message)
     if unknown_clients(config) == "anonymous" and not catch_all:
         policy = effective_policy(config, anonymous_policy_name(config)).policy
         if not policy.limits:
-            report.warn(
+            diagnostics.warn(
                 ("server", "unknown_clients"), "strangers pass, and without any limit"
             )
 
 
 def _check_credentials(
-    tenant: TenantTable, key: Key, hashes: dict[str, str], report: Report
+    tenant: TenantTable, key: Key, hashes: dict[str, str], diagnostics: Diagnostics
 ) -> None:
     for index, text in enumerate(tenant.api_keys):
         place = (*key, "api_keys", index)
         if not _KEY_HASH.fullmatch(text):
             # The value may be a key in plain text: it is not repeated here.
             message = "is not a hash; `tidegate keys hash` makes it from a key"
-            report.add(place, message, '"sha256:" and 64 hex digits')
+            diagnostics.add(place, message, '"sha256:" and 64 hex digits')
         elif hashes.setdefault(text, tenant.name) != tenant.name:
-            report.add(place, f'belongs to tenant "{hashes[text]}" already')
-    _check_networks(tenant.cidrs, (*key, "cidrs"), report)
+            diagnostics.add(place, f'belongs to tenant "{hashes[text]}" already')
+    _check_networks(tenant.cidrs, (*key, "cidrs"), diagnostics)
     if jwt := tenant.jwt:
         if (jwt.jwks_file is None) == (jwt.jwks_url is None):
             message = "needs one source of keys"
-            report.add((*key, "jwt"), message, "jwks_file or jwks_url")
+            diagnostics.add((*key, "jwt"), message, "jwks_file or jwks_url")
         if jwt.jwks_url and not jwt.jwks_url.startswith(("https://", "http://")):
             message = f'"{jwt.jwks_url.masked()}" is not a URL'
-            report.add((*key, "jwt", "jwks_url"), message, '"https://…"')
+            diagnostics.add((*key, "jwt", "jwks_url"), message, '"https://…"')
     for part in ("name", "user_header"):
         header = getattr(tenant.header, part, None)
         if header is not None and not _HEADER_NAME.fullmatch(header):
-            report.add((*key, "header", part), f'"{header}" is not a header name')
+            diagnostics.add((*key, "header", part), f'"{header}" is not a header name')
 
 
 # -- campaigns, alerts, events -------------------------------------------------------
 
 
-def _check_campaigns(config: Config, report: Report) -> None:
+def _check_campaigns(config: Config, diagnostics: Diagnostics) -> None:
     names = {tenant.name for tenant in tenant_tables(config)} | {"*"}
     for index, campaign in enumerate(config.campaigns):
         key = ("campaign", index)
         if campaign.tenant not in names:
-            report.add((*key, "tenant"), f'"{campaign.tenant}" is not a tenant')
+            diagnostics.add((*key, "tenant"), f'"{campaign.tenant}" is not a tenant')
         zone = ZoneInfo("UTC")
         starts = campaign.starts.replace(tzinfo=campaign.starts.tzinfo or zone)
         ends = campaign.ends.replace(tzinfo=campaign.ends.tzinfo or zone)
         if starts >= ends:
-            report.add((*key, "to"), "is not after from")
+            diagnostics.add((*key, "to"), "is not after from")
 
 
 _KEYED = ("pagerduty", "opsgenie")
@@ -407,51 +431,51 @@ _EVENTS = (
 )
 
 
-def _check_alerts(alerts: tuple[Alert, ...], report: Report) -> None:
-    _check_names(alerts, report)
+def _check_alerts(alerts: tuple[AlertTable, ...], diagnostics: Diagnostics) -> None:
+    _check_names(alerts, diagnostics)
     for index, alert in enumerate(alerts):
         key = ("alert", index)
-        _check_target(alert, key, report)
+        _check_target(alert, key, diagnostics)
         for secret in _secrets_of(alert):
             if alert.type == "webhook" and not _is_signing_secret(secret):
                 message = "is not a Standard Webhooks secret"
-                report.add((*key, "secret"), message, '"whsec_" and base64')
+                diagnostics.add((*key, "secret"), message, '"whsec_" and base64')
         if alert.type in _KEYED and not _secrets_of(alert):
-            report.add(key, '"secret" is missing: the key of the integration')
+            diagnostics.add(key, '"secret" is missing: the key of the integration')
         for event in alert.events or ():
             if event not in _EVENTS:
                 allowed = ", ".join(_EVENTS)
-                report.add((*key, "events"), f'"{event}" is no event', allowed)
+                diagnostics.add((*key, "events"), f'"{event}" is no event', allowed)
 
 
-def _check_names(alerts: tuple[Alert, ...], report: Report) -> None:
+def _check_names(alerts: tuple[AlertTable, ...], diagnostics: Diagnostics) -> None:
     """Also those that are made of the type: outbox and commands go by them."""
     first: dict[str, int] = {}
     for index, name in enumerate(receiver_names(alerts)):
         stated = alerts[index].name is not None
         key: Key = ("alert", index, "name") if stated else ("alert", index)
         if stated and not _NAME.fullmatch(name):
-            report.add(key, f'"{name}" is not a name')
+            diagnostics.add(key, f'"{name}" is not a name')
         if (other := first.setdefault(name, index)) != index:
             message = f'"{name}" is there twice: alert[{other}] and alert[{index}]'
-            report.add(key, message, 'a "name" of its own for each')
+            diagnostics.add(key, message, 'a "name" of its own for each')
 
 
-def _check_target(alert: Alert, key: Key, report: Report) -> None:
+def _check_target(alert: AlertTable, key: Key, diagnostics: Diagnostics) -> None:
     schemes = ("smtp://", "smtps://") if alert.type == "email" else _HTTP
     if alert.url is None and alert.type not in _KEYED:
-        report.add(key, '"url" is missing')
+        diagnostics.add(key, '"url" is missing')
     if alert.url is not None and not alert.url.startswith(schemes):
         message = f'"{alert.url.masked()}" is not a URL'
-        report.add((*key, "url"), message, f'"{schemes[0]}…"')
+        diagnostics.add((*key, "url"), message, f'"{schemes[0]}…"')
     if alert.type == "email" and not (alert.to and alert.sender):
-        report.add(key, '"to" and "from" are needed for e-mail')
+        diagnostics.add(key, '"to" and "from" are needed for e-mail')
 
 
 _HTTP = ("https://", "http://")
 
 
-def _secrets_of(alert: Alert) -> tuple[Secret, ...]:
+def _secrets_of(alert: AlertTable) -> tuple[Secret, ...]:
     return (alert.secret,) if isinstance(alert.secret, Secret) else alert.secret
 
 
@@ -467,28 +491,28 @@ def _is_signing_secret(secret: Secret) -> bool:
 _SILENCED = frozenset({"*", *get_args(AbuseClass), "surge", "outage", "gateway"})
 
 
-def _check_silences(config: Config, report: Report) -> None:
+def _check_silences(config: Config, diagnostics: Diagnostics) -> None:
     zone = ZoneInfo("UTC")
     for index, silence in enumerate(config.silences):
         starts = silence.starts.replace(tzinfo=silence.starts.tzinfo or zone)
         ends = silence.ends.replace(tzinfo=silence.ends.tzinfo or zone)
         if starts >= ends:
-            report.add(("silence", index, "to"), "is not after from")
+            diagnostics.add(("silence", index, "to"), "is not after from")
         kind, _, id_ = silence.subject.partition(":")
         if silence.subject != "*" and not (kind and id_):
             message = f'"{silence.subject}" names nobody'
-            report.add(("silence", index, "subject"), message, '"kind:id" or "*"')
+            diagnostics.add(("silence", index, "subject"), message, '"kind:id" or "*"')
         if silence.cls not in _SILENCED:
             message = f'there is no class "{silence.cls}"'
             allowed = ", ".join(sorted(_SILENCED))
-            report.add(("silence", index, "class"), message, allowed)
+            diagnostics.add(("silence", index, "class"), message, allowed)
 
 
-def _check_events(config: Config, report: Report) -> None:
+def _check_events(config: Config, diagnostics: Diagnostics) -> None:
     if config.events.kafka is not None:
         message = "not available in this version: no record goes there"
-        report.warn(("events", "kafka"), message)
+        diagnostics.warn(("events", "kafka"), message)
     influx = config.events.influx
     if influx is not None and not influx.url.startswith(("https://", "http://")):
         message = f'"{influx.url.masked()}" is not a URL'
-        report.add(("events", "influx", "url"), message, '"http://influx:8086"')
+        diagnostics.add(("events", "influx", "url"), message, '"http://influx:8086"')

@@ -11,7 +11,7 @@ from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.metrics_core import Metric
 
 from gateway.admin.metrics import labelled_counter
-from gateway.config.structs import Influx
+from gateway.config.structs import InfluxTable
 from gateway.core.model import OPENED, RequestRecord
 from gateway.sinks.influx import InfluxSink
 
@@ -24,11 +24,11 @@ class History:
 
     def __init__(self, on_state: Callable[[str], None]) -> None:
         self._on_state = on_state
-        self._table: Influx | None = None
+        self._table: InfluxTable | None = None
         self._sink: InfluxSink | None = None
         self._changed = asyncio.Event()
 
-    def configure(self, table: Influx | None, label: Callable[[str], str]) -> None:
+    def configure(self, table: InfluxTable | None, label: Callable[[str], str]) -> None:
         """Take a configuration up; unread lines go with a sink that is replaced by
         another, but not with one that stays.
         """

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from gateway.config.resolve import Route as Resolved
+    from gateway.config.resolve import ResolvedRoute
     from gateway.http.pool import Pool, Target
 
 
@@ -32,7 +32,7 @@ class Route:
         "websocket",
     )
 
-    def __init__(self, config: Resolved, pool: Pool) -> None:
+    def __init__(self, config: ResolvedRoute, pool: Pool) -> None:
         self.name = config.name
         self.pool = pool
         self.prefix = config.prefix

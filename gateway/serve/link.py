@@ -49,7 +49,7 @@ _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder(dict[str, Any]).decode
 
 
-class FrameError(Exception):
+class LinkError(Exception):
     """The peer does not speak this protocol; the connection is of no more use."""
 
 
@@ -77,7 +77,7 @@ class FrameReader:
             (size,) = _LENGTH.unpack_from(buffer, at)
             if size > MAX_FRAME_BYTES:
                 msg = f"frame of {size} bytes"
-                raise FrameError(msg)
+                raise LinkError(msg)
             end = at + _LENGTH.size + size
             if len(buffer) < end:
                 break
@@ -92,10 +92,10 @@ def _decode_map(body: bytes) -> Message:
         message = _decode(body)
     except msgspec.DecodeError as error:
         msg = f"not a message: {error}"
-        raise FrameError(msg) from error
+        raise LinkError(msg) from error
     if not isinstance(message.get("type"), str):
         msg = "message without a type"
-        raise FrameError(msg)
+        raise LinkError(msg)
     return message
 
 
@@ -124,7 +124,7 @@ class Peer(asyncio.Protocol):
     def data_received(self, chunk: bytes) -> None:
         try:
             messages = self._reader.feed(chunk)
-        except FrameError:
+        except LinkError:
             self.close()
             return
         for message in messages:

@@ -77,7 +77,7 @@ def say(line: str) -> None:
     sys.stderr.flush()
 
 
-class Log:
+class SupervisorLog:
     """A few lines on standard error, in the form that the children's have."""
 
     def __init__(self, form: str) -> None:
@@ -94,10 +94,10 @@ class Log:
         say(text)
 
 
-class Store:
+class SupervisedStore:
     """Where the counters are kept: the effective URL, and the engine if it is ours."""
 
-    def __init__(self, url: str, log: Log) -> None:
+    def __init__(self, url: str, log: SupervisorLog) -> None:
         self.url = url
         self.fallback = ""
         self.engine: EmbeddedEngine | None = None
@@ -105,7 +105,7 @@ class Store:
         if url.startswith(_EMBEDDED):
             self._embed(url.removeprefix(_EMBEDDED), log)
 
-    def _embed(self, directory: str, log: Log) -> None:
+    def _embed(self, directory: str, log: SupervisorLog) -> None:
         engine = EmbeddedEngine(directory, runtime_base())
         try:
             argv = engine.argv()
@@ -183,7 +183,7 @@ class Supervisor:
     def __init__(self, spec: ServeSpec, loaded: Loaded, snapshot: Snapshot) -> None:
         self._spec = spec
         self._config: Config = loaded.config
-        self.log = Log(self._config.server.log.format)
+        self.log = SupervisorLog(self._config.server.log.format)
         self._snapshot = snapshot
         self._signals = Signals()
         self._notify_reader, self._notify_writer = os.pipe()
@@ -192,7 +192,7 @@ class Supervisor:
         self._listen = HeldAddress(*self._config.server.address)
         self._admin = HeldAddress(*self._config.admin.address)
         self._runtime = self._open_runtime()
-        self._store = Store(complete_url(self._config.store), self.log)
+        self._store = SupervisedStore(complete_url(self._config.store), self.log)
         self._rings: tuple[str, ...] = ()
         self._control = Child("control", self._launch_control)
         self._workers: list[Child] = []

@@ -24,7 +24,7 @@ from urllib.parse import urlencode
 
 import aiohttp
 
-from gateway.config.structs import Influx
+from gateway.config.structs import InfluxTable
 from gateway.core.model import RequestRecord
 
 MEASUREMENT = "tidegate_requests"
@@ -84,7 +84,7 @@ def _text(value: str) -> str:
     return value.translate(_TEXT)
 
 
-def write_url(table: Influx) -> str:
+def write_url(table: InfluxTable) -> str:
     """Where lines go. With ``org`` (or a token): the API of versions 2 and 3, which 1.8
     has as well; without either: version 1.
     """
@@ -105,7 +105,7 @@ class InfluxSink:
 
     def __init__(
         self,
-        table: Influx,
+        table: InfluxTable,
         *,
         model_label: Callable[[str], str] = lambda model: model,
         on_state: Callable[[str], None] = lambda _problem: None,

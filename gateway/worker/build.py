@@ -20,8 +20,8 @@ from gateway.proxy.tables import DataSettings, Tables
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from gateway.config.resolve import Route as ResolvedRoute
-    from gateway.config.structs import Config, Server
+    from gateway.config.resolve import ResolvedRoute
+    from gateway.config.structs import Config, ServerTable
     from gateway.core.model import JwtRule
     from gateway.worker.jwt import JwtVerifier
 
@@ -160,7 +160,7 @@ def trust_check(trusted: Networks) -> Callable[[str], bool]:
     return trusts
 
 
-def data_settings(server: Server, via_name: bytes) -> DataSettings:
+def data_settings(server: ServerTable, via_name: bytes) -> DataSettings:
     """Switches of the data plane from ``[server]``."""
     return DataSettings(
         max_body=server.max_body,
@@ -171,7 +171,7 @@ def data_settings(server: Server, via_name: bytes) -> DataSettings:
     )
 
 
-def wire_settings(server: Server) -> WireSettings:
+def wire_settings(server: ServerTable) -> WireSettings:
     """Limits of the client's side from ``[server]``."""
     unlimited = server.max_connections
     return WireSettings(

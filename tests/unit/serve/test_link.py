@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from gateway.serve.link import (
     MAX_WAITING,
-    FrameError,
     FrameReader,
+    LinkError,
     LinkServer,
     WorkerLink,
     encode_frame,
@@ -37,7 +37,7 @@ def test_frames_come_whole_at_any_split(bodies, step):
 )
 def test_what_is_no_message_is_refused(junk):
     """Junk ends the connection instead of being guessed at."""
-    with pytest.raises(FrameError):
+    with pytest.raises(LinkError):
         FrameReader().feed(junk)
 
 

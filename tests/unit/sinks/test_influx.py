@@ -12,7 +12,7 @@ from aiohttp import web
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.config.structs import Influx
+from gateway.config.structs import InfluxTable
 from gateway.config.values import Secret, Url
 from gateway.core.model import RequestRecord
 from gateway.sinks import influx
@@ -87,7 +87,7 @@ async def receiver():
 @asynccontextmanager
 async def running(url, **options):
     sink = InfluxSink(
-        Influx(url=Url(url), bucket="llm"), **{"backoff_s": (0.01,)} | options
+        InfluxTable(url=Url(url), bucket="llm"), **{"backoff_s": (0.01,)} | options
     )
     async with asyncio.TaskGroup() as tasks:
         task = tasks.create_task(sink.run())
@@ -168,7 +168,9 @@ def test_no_text_breaks_a_line(text):
 )
 def test_the_version_is_chosen_by_what_is_configured(table, url):
     """Organisation or token: the newer API; neither: version 1."""
-    assert write_url(Influx(url=Url("http://i:8086/"), bucket="a b", **table)) == url
+    assert (
+        write_url(InfluxTable(url=Url("http://i:8086/"), bucket="a b", **table)) == url
+    )
 
 
 async def test_records_arrive_packed_and_in_order():
@@ -189,10 +191,10 @@ async def test_records_arrive_packed_and_in_order():
 
 async def test_the_token_is_sent_and_shown_nowhere():
     """It is in the header, and in no state."""
-    table = Influx(url=Url("http://127.0.0.1:1"), bucket="b", token=Secret("hush"))
+    table = InfluxTable(url=Url("http://127.0.0.1:1"), bucket="b", token=Secret("hush"))
     async with receiver() as (box, url):
         sink = InfluxSink(
-            Influx(url=Url(url), bucket="b", token=Secret("hush")),
+            InfluxTable(url=Url(url), bucket="b", token=Secret("hush")),
             model_label=lambda _model: "other",
         )
         sink.write([SOME])
@@ -229,7 +231,7 @@ async def test_what_will_never_be_taken_is_dropped(status):
 
 async def test_a_queue_that_is_full_loses_the_oldest():
     """Control never waits, memory is bounded, and the loss is counted."""
-    sink = InfluxSink(Influx(url=Url("http://127.0.0.1:1"), bucket="b"), queue=10)
+    sink = InfluxSink(InfluxTable(url=Url("http://127.0.0.1:1"), bucket="b"), queue=10)
     sink.write([record(request_id=f"r{n}") for n in range(25)])
     assert (sink.waiting, sink.dropped) == (10, 15)
     await sink.close()
@@ -274,7 +276,7 @@ async def test_a_gateway_that_ends_does_not_wait(monkeypatch):
 
     server = await asyncio.start_server(silent, "127.0.0.1", 0)
     port = server.sockets[0].getsockname()[1]
-    sink = InfluxSink(Influx(url=Url(f"http://127.0.0.1:{port}"), bucket="b"))
+    sink = InfluxSink(InfluxTable(url=Url(f"http://127.0.0.1:{port}"), bucket="b"))
     sink.write([SOME])
     await sink.close()
     server.close()
