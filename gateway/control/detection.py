@@ -12,12 +12,15 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
+import msgspec
+
 from gateway.control.enforcer import Enforcer
 from gateway.control.incidents import IncidentBook
-from gateway.core.model import CLOSED, OPENED, STRANGERS, RequestRecord
+from gateway.core.model import CLOSED, STRANGERS, RequestRecord
 from gateway.core.pace import is_due
 from gateway.detect.blocked_templates import floods_of, settled_in
 from gateway.detect.detectors import Rooms, Settings, settings_of
+from gateway.detect.event_mapping import event_from_request
 from gateway.detect.export import Tide, Usual, expectations, tide_of, usual_of
 from gateway.detect.incidents import told
 from gateway.detect.model import REFUSED_STATUS, Event, Output
@@ -36,12 +39,10 @@ EXPECT_S = 60.0
 TIDE_S = 10.0
 # A tenant without a request for so long has no part in it.
 _IDLE_S = 3600.0
-# Records of one batch (some 20 ms) that are looked at one by one. More of them are
-# folded: the requests of one client that went alike become one event, with the
-# fingerprint of the first. So detection costs little where a core is short.
+# Largest batch (about 20 ms of records) of which each record becomes an event. Larger
+# batches are grouped: similar requests of one client become one event, with the
+# fingerprint of the first. This bounds the cost of detection under load.
 FULL_DETAIL = 40
-# Refusals that say something about the client and not about us.
-_OWN_DOING = frozenset({400, 401, 404, 405})
 
 
 class Detecting:
@@ -235,14 +236,14 @@ def _events(records: Sequence[RequestRecord]) -> Iterator[tuple[Event, int]]:
     """Events with their phase, in the order of their first record."""
     if len(records) <= FULL_DETAIL:
         for record in records:
-            yield event_of(record), record.phase
+            yield event_from_request(record), record.phase
         return
-    for fold in folded(records):
-        yield event_of(fold.record, fold), fold.record.phase
+    for group in group_records(records):
+        yield group.event(), group.record.phase
 
 
-class Fold:
-    """Requests of one client that went alike; ``record`` is the first of them."""
+class RecordGroup:
+    """Requests of one client with the same result; ``record`` is the first of them."""
 
     __slots__ = ("completion", "prompt", "record", "times", "total", "usd")
 
@@ -252,45 +253,30 @@ class Fold:
         self.prompt = self.completion = self.total = 0
         self.usd = 0.0
 
+    def event(self) -> Event:
+        """The first request as an event, with the totals of all of them."""
+        return msgspec.structs.replace(
+            event_from_request(self.record),
+            prompt_tokens=self.prompt,
+            completion_tokens=self.completion,
+            total_tokens=self.total,
+            usd=self.usd,
+            times=self.times,
+        )
 
-def folded(records: Iterable[RequestRecord]) -> Iterable[Fold]:
-    """What is alike taken together; counts, tokens and money are kept."""
-    folds: dict[tuple[object, ...], Fold] = {}
+
+def group_records(records: Iterable[RequestRecord]) -> Iterable[RecordGroup]:
+    """Group similar requests; the totals of counts, tokens and cost are exact."""
+    groups: dict[tuple[object, ...], RecordGroup] = {}
     for r in records:
         user = ANONYMOUS if r.unnamed else r.user
         key = (r.client_ip, user, r.status, r.model, r.tenant, r.phase, r.outcome)
-        fold = folds.get(key)
-        if fold is None:
-            fold = folds[key] = Fold(r)
-        fold.times += 1
-        fold.prompt += r.prompt_tokens
-        fold.completion += r.completion_tokens
-        fold.total += r.total_tokens or r.prompt_tokens + r.completion_tokens
-        fold.usd += r.usd
-    return folds.values()
-
-
-def event_of(record: RequestRecord, fold: Fold | None = None) -> Event:
-    """A record as the detector sees it, at the moment when it was made: in that order
-    records arrive. An open exchange has asked and was not answered yet.
-    """
-    status = record.status
-    refused = record.outcome == "refused" and status not in _OWN_DOING
-    if refused or record.phase == OPENED:
-        status = REFUSED_STATUS
-    print_ = record.fingerprint
-    return Event(
-        ts=record.ts + record.duration_ms * 1e-3,
-        client_ip=record.client_ip,
-        user=ANONYMOUS if record.unnamed else record.user,
-        tenant=record.tenant or STRANGERS,
-        model=record.model,
-        endpoint=record.endpoint,
-        prompt_tokens=record.prompt_tokens if fold is None else fold.prompt,
-        completion_tokens=record.completion_tokens if fold is None else fold.completion,
-        total_tokens=record.total_tokens if fold is None else fold.total,
-        status=status,
-        usd=record.usd if fold is None else fold.usd,
-        fingerprint=None if print_ is None else int(print_, 16),
-        times=1 if fold is None else fold.times,
-    )
+        group = groups.get(key)
+        if group is None:
+            group = groups[key] = RecordGroup(r)
+        group.times += 1
+        group.prompt += r.prompt_tokens
+        group.completion += r.completion_tokens
+        group.total += r.total_tokens or r.prompt_tokens + r.completion_tokens
+        group.usd += r.usd
+    return groups.values()

@@ -25,6 +25,7 @@ from gateway.control.blocks import (
     is_over,
 )
 from gateway.core.model import DETECTOR, Block
+from gateway.detect.ladder import allowed_rate
 from gateway.detect.model import RUNGS
 
 if TYPE_CHECKING:
@@ -40,11 +41,6 @@ MOST_VERDICTS = MAX_BLOCKS // 2
 MOST_WAITING = 20_000
 WRITE_AT_ONCE = 500
 RETRY_S = 1.0
-# Nobody is throttled to less.
-LEAST_RATE = 2
-# Volume alone is held to so many times the subject's own usual.
-_VOLUME = frozenset({"volume", "cost_spike"})
-VOLUME_TIMES = 2.0
 # A tag or throttle that ends so much later than workers think is told anew.
 _PROLONG_S = 30.0
 
@@ -284,17 +280,6 @@ def _stands(known: Block, block: Block) -> bool:
         return True
     held, said = RUNGS.index(known.action), RUNGS.index(block.action)
     return held > said or (held == said and (known.until or 0) > (block.until or 0))
-
-
-def allowed_rate(output: Output, share: float) -> int:
-    """What a throttled subject may send, requests a minute: a share of its ordinary
-    rate, or a multiple of it where only its volume speaks against it.
-    """
-    usual = output.expected.get("requests_1m")
-    if usual is None:
-        usual = output.expected.get("requests_10m", 0.0) / 10.0
-    times = VOLUME_TIMES if output.cls in _VOLUME else share
-    return max(LEAST_RATE, round(times * usual))
 
 
 def _moment(text: str) -> float:

@@ -8,7 +8,13 @@ from __future__ import annotations
 
 import msgspec
 
-from gateway.detect.model import RUNGS, LadderSettings, Rung
+from gateway.detect.model import RUNGS, LadderSettings, Output, Rung
+
+# Lowest rate of a throttle, requests per minute.
+LEAST_RATE = 2
+# Throttle by volume alone: this multiple of the subject's expected rate.
+VOLUME_TIMES = 2.0
+_VOLUME = frozenset({"volume", "cost_spike"})
 
 
 class Standing(msgspec.Struct, array_like=True, gc=False):
@@ -79,3 +85,14 @@ def relax(standing: Standing, now: float) -> Rung | None:
     standing.rung = "allow"
     standing.evidence = 0
     return left
+
+
+def allowed_rate(output: Output, share: float) -> int:
+    """Requests per minute that a throttled subject may send: ``share`` of its expected
+    rate, or VOLUME_TIMES that rate when volume is the only evidence.
+    """
+    usual = output.expected.get("requests_1m")
+    if usual is None:
+        usual = output.expected.get("requests_10m", 0.0) / 10.0
+    times = VOLUME_TIMES if output.cls in _VOLUME else share
+    return max(LEAST_RATE, round(times * usual))

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from datetime import UTC, datetime
 from math import isfinite
-from typing import Annotated, Any, Literal
+from typing import Literal
 
 import msgspec
 
 from gateway.core.model import Campaign
-from gateway.detect.fingerprint import prompt_fingerprint
-from gateway.metering.dialects.routes import find_endpoint
 
 AttackClass = Literal[
     "cost_spike",
@@ -43,16 +40,8 @@ RUNGS: tuple[Rung, ...] = ("allow", "tag", "throttle", "block")
 _SECONDS_END = 1e11
 _MILLIS_END = 1e14
 _LAST_TIME = 253_402_300_800.0  # end of the year 9999: what dates can express
-_FINGERPRINT_BITS = 64
-_NO_STATUS = 200  # where the source does not say
-_REFUSING = frozenset({"limit", "block"})
-# Refusals of the gateway that say something about the client.
-_OWN_DOING = frozenset({400, 401, 404, 405})
 # An event that the gateway itself refused: it was asked, but nothing was answered.
 REFUSED_STATUS = 0
-
-
-Count = Annotated[int, msgspec.Meta(ge=0)]
 
 
 class EventError(ValueError):
@@ -173,91 +162,13 @@ class DetectSettings(msgspec.Struct, frozen=True):
     max_baselines: int = 12_000
 
 
-def event_from_record(record: Mapping[str, Any]) -> Event:
-    """A record or a bare event (interfaces: Records) as an Event.
-
-    Raises EventError that names the field which is missing or cannot be read.
-    """
-    total = _count(record, "total_tokens")
-    prompt = _count(record, "prompt_tokens")
-    return Event(
-        ts=parse_time(_first(record, "ts", "timestamp")),
-        client_ip=_text(record, "client_ip") or _missing("client_ip"),
-        user=_text(record, "user", "user_id") or "anonymous",
-        tenant=_text(record, "tenant") or "default",
-        model=_text(record, "model", "model_name"),
-        endpoint=_endpoint(_text(record, "endpoint", "path")),
-        prompt_tokens=prompt,
-        completion_tokens=_count(record, "completion_tokens"),
-        total_tokens=total,
-        status=_status(record),
-        usd=_number(record, "usd"),
-        fingerprint=_fingerprint(record),
-    )
-
-
-class EventLine(msgspec.Struct, gc=False):
-    """What ``event_from_record`` reads of a record, where all of it is of the usual
-    type: for decoders that skip the rest. Keys that are seldom used are not here.
-    """
-
-    ts: str | float | None = None
-    timestamp: str | float | None = None
-    client_ip: str | None = None
-    user: str | None = None
-    user_id: str | None = None
-    tenant: str | None = None
-    model: str | None = None
-    model_name: str | None = None
-    endpoint: str | None = None
-    path: str | None = None
-    prompt_tokens: Count | None = None
-    completion_tokens: Count | None = None
-    total_tokens: Count | None = None
-    status: Count | None = None
-    usd: float | None = None
-    fingerprint: str | int | None = None
-    prompt: Any = None
-    outcome: Any = None
-    action: Any = None
-
-
-def event_from_line(line: EventLine) -> Event:
-    """As ``event_from_record``, several times as fast. Raises EventError."""
-    ts = line.timestamp if line.ts is None else line.ts
-    endpoint = line.path if line.endpoint is None else line.endpoint
-    status = line.status or _NO_STATUS
-    if line.outcome != "ok":
-        status = _refused(status, line.outcome, line.action)
-    print_ = line.fingerprint
-    if print_ is not None:
-        print_ = _print(print_)
-    elif isinstance(line.prompt, str):
-        print_ = prompt_fingerprint(line.prompt)
-    user = line.user_id if line.user is None else line.user
-    return Event(
-        parse_time(_missing("timestamp") if ts is None else ts),
-        line.client_ip or _missing("client_ip"),
-        user or "anonymous",
-        line.tenant or "default",
-        (line.model_name if line.model is None else line.model) or "",
-        _endpoint(endpoint or ""),
-        line.prompt_tokens or 0,
-        line.completion_tokens or 0,
-        line.total_tokens or 0,
-        status,
-        max(0.0, line.usd) if line.usd else 0.0,
-        print_,
-    )
-
-
 def parse_time(value: object) -> float:
     """Epoch seconds of RFC 3339 text (no zone: UTC) or of a number of seconds,
     milliseconds or microseconds. Raises EventError.
     """
     ts = _moment(value) if isinstance(value, str) else None
     if ts is None:
-        ts = _epoch(_float("timestamp", value))
+        ts = _epoch(finite_number("timestamp", value))
     if not 0 <= ts < _LAST_TIME:
         raise EventError(f"timestamp: out of range: {value!r:.60}")
     return ts
@@ -284,7 +195,8 @@ def _epoch(number: float) -> float:
     return number / 1e3 if size < _MILLIS_END else number / 1e6
 
 
-def _float(name: str, value: object) -> float:
+def finite_number(name: str, value: object) -> float:
+    """``value`` as a float. Raises EventError, which names the field ``name``."""
     if isinstance(value, bool) or not isinstance(value, int | float | str):
         raise EventError(f"{name}: a number is expected, not {value!r:.60}")
     try:
@@ -293,81 +205,4 @@ def _float(name: str, value: object) -> float:
         raise EventError(f"{name}: a number is expected, not {value!r:.60}") from None
     if not isfinite(number):
         raise EventError(f"{name}: not a finite number")
-    return number
-
-
-def _number(record: Mapping[str, Any], name: str) -> float:
-    value = record.get(name)
-    return 0.0 if value is None else max(0.0, _float(name, value))
-
-
-def _count(record: Mapping[str, Any], name: str) -> int:
-    value = record.get(name)
-    if type(value) is int and value >= 0:
-        return value
-    return int(_number(record, name))
-
-
-def _first(record: Mapping[str, Any], *names: str) -> object:
-    for name in names:
-        value = record.get(name)
-        if value is not None:
-            return value
-    return _missing(names[-1])
-
-
-def _missing(name: str) -> str:
-    raise EventError(f"{name}: missing")
-
-
-def _text(record: Mapping[str, Any], *names: str) -> str:
-    for name in names:
-        value = record.get(name)
-        if isinstance(value, str):
-            return value
-        if value is not None:
-            raise EventError(f"{name}: text is expected, not {value!r:.60}")
-    return ""
-
-
-def _status(record: Mapping[str, Any]) -> int:
-    """The answer's status; REFUSED_STATUS where the gateway itself turned it away, by
-    a limit, a block, or for lack of room. A wrong key or path is the client's doing.
-    """
-    status = _count(record, "status") or _NO_STATUS
-    return _refused(status, record.get("outcome"), record.get("action"))
-
-
-def _refused(status: int, outcome: object, action: object) -> int:
-    if outcome is None and isinstance(action, str) and action in _REFUSING:
-        return REFUSED_STATUS
-    if outcome == "refused" and status not in _OWN_DOING:
-        return REFUSED_STATUS
-    return status
-
-
-def _endpoint(name: str) -> str:
-    if name.startswith("/"):
-        return find_endpoint("POST", name.partition("?")[0]).endpoint
-    return name or "other"
-
-
-def _fingerprint(record: Mapping[str, Any]) -> int | None:
-    value = record.get("fingerprint")
-    if value is None:
-        prompt = record.get("prompt")
-        return prompt_fingerprint(prompt) if isinstance(prompt, str) else None
-    return _print(value)
-
-
-def _print(value: Any) -> int:
-    if isinstance(value, int):
-        number = value
-    else:
-        try:
-            number = int(value, 16)
-        except (TypeError, ValueError):
-            raise EventError("fingerprint: 16 hex digits are expected") from None
-    if number < 0 or number.bit_length() > _FINGERPRINT_BITS:
-        raise EventError("fingerprint: 16 hex digits are expected")
     return number

@@ -14,7 +14,8 @@ from typing import Any
 import msgspec
 import polars as pl
 
-from gateway.detect.model import EventError, event_from_record
+from gateway.detect.event_mapping import event_from_record
+from gateway.detect.model import EventError
 from gateway.offline.columns import ANY, Choice, Columns, find_columns
 from gateway.offline.errors import InputError
 from gateway.offline.rows import read_rows

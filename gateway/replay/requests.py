@@ -8,7 +8,8 @@ from typing import Any
 import msgspec
 
 from gateway.core.model import STRANGERS, Usage, UsageSource
-from gateway.detect.model import Event, EventError, event_from_record
+from gateway.detect.event_mapping import event_from_fields, event_from_record
+from gateway.detect.model import Event, EventError
 
 # What a gateway may have done to a request; what it only noted is ``enforced: false``.
 _REFUSING = frozenset({"throttle", "limit", "block"})
@@ -71,21 +72,8 @@ class Request(msgspec.Struct, array_like=True, gc=False):
         )
 
     def event(self, usd: float, at: float) -> Event:
-        """As the detector sees it, told of at ``at`` (epoch seconds)."""
-        return Event(
-            ts=at,
-            client_ip=self.client_ip,
-            user=self.user,
-            tenant=self.tenant,
-            model=self.model,
-            endpoint=self.endpoint,
-            prompt_tokens=self.prompt_tokens,
-            completion_tokens=self.completion_tokens,
-            total_tokens=self.total_tokens,
-            status=self.status,
-            usd=usd,
-            fingerprint=self.fingerprint,
-        )
+        """The request as an event at ``at`` (epoch seconds) that costs ``usd``."""
+        return event_from_fields(self, ts=at, usd=usd)
 
 
 def request_from_record(record: Mapping[str, Any]) -> Request:

@@ -8,12 +8,12 @@ from collections.abc import Mapping
 
 import msgspec
 
-from gateway.control.enforcer import LEAST_RATE, allowed_rate
 from gateway.core.lru import Lru
 from gateway.core.model import DETECTOR, NANOS_PER_USD, Block, Campaign, Policy
 from gateway.detect.detectors import Rooms, settings_of
-from gateway.detect.ladder import Standing
-from gateway.detect.model import REFUSED_STATUS, Event, Output
+from gateway.detect.event_mapping import unanswered
+from gateway.detect.ladder import LEAST_RATE, Standing, allowed_rate
+from gateway.detect.model import Event, Output
 from gateway.identity.identify import ANONYMOUS
 from gateway.replay.requests import Request
 from gateway.stream.later import Later
@@ -90,19 +90,15 @@ class Verdicts:
         long = request.duration_s > ANNOUNCE_AFTER_S
         if long:
             said = request.ts + ANNOUNCE_AFTER_S
-            self._put(msgspec.structs.replace(event, ts=said, status=REFUSED_STATUS))
+            self._put(unanswered(event, said))
         self._put(event, settles=long)
 
     def refused(self, request: Request) -> None:
         """A request that the gateway refuses by policy."""
-        event = request.event(0.0, request.ts)
+        event = unanswered(request.event(0.0, request.ts), request.ts)
         self._put(
             msgspec.structs.replace(
-                event,
-                status=REFUSED_STATUS,
-                prompt_tokens=0,
-                completion_tokens=0,
-                total_tokens=0,
+                event, prompt_tokens=0, completion_tokens=0, total_tokens=0
             )
         )
 

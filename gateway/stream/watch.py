@@ -11,14 +11,16 @@ from gateway.config import Config, effective_policy
 from gateway.config.resolve import declared_campaigns, tenant_tables
 from gateway.core.baselines import BaselinesError
 from gateway.detect.detectors import Rooms, Settings, settings_of
+from gateway.detect.event_mapping import (
+    EventLine,
+    event_from_line,
+    event_from_record,
+)
 from gateway.detect.model import (
     DetectSettings,
     Event,
     EventError,
-    EventLine,
     Output,
-    event_from_line,
-    event_from_record,
 )
 from gateway.stream.later import Later
 from gateway.stream.source import LINE_LIMIT_BYTES, SourceError

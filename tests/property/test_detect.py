@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 
 from gateway.detect.baseline import new_envelope
 from gateway.detect.engine import Engine
+from gateway.detect.event_mapping import event_from_record
 from gateway.detect.fingerprint import distance, prompt_fingerprint
-from gateway.detect.model import Event, EventError, Output, event_from_record
+from gateway.detect.model import Event, EventError, Output
 from gateway.detect.rules.classify import classify
 from gateway.detect.rules.facts import Facts
 from gateway.detect.score import MOST, new_tail

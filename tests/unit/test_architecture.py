@@ -36,7 +36,7 @@ ALLOWED: dict[str, frozenset[str]] = {
     "worker": EDGE | {"http", "proxy", "store", "serve"},
     "control": EDGE | {"admin", "alerts", "serve", "sinks", "store"},
     # Commands that consist of parts which do not import one another.
-    "replay": EDGE | {"store", "stream", "offline", "serve", "control"},
+    "replay": EDGE | {"store", "stream", "offline", "serve"},
     "demo": EDGE,
     "commands": EDGE | {"replay", "serve", "demo", "offline", "stream"},
     "__main__": frozenset({"commands"}),

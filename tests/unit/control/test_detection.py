@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from gateway.config.resolve import Resolved
 from gateway.control import detection as module
 from gateway.control.blocks import BlockTable, MemoryBlocks
-from gateway.control.detection import EXPECT_S, RENEW_S, Detecting, event_of, folded
+from gateway.control.detection import EXPECT_S, RENEW_S, Detecting, group_records
 from gateway.control.enforcer import Enforcer
 from gateway.control.incidents import IncidentBook
 from gateway.core.baselines import BaselinesError
@@ -19,7 +19,6 @@ from gateway.core.model import (
     CLOSED,
     DETECTOR,
     OPENED,
-    STRANGERS,
     WHOLE,
     Anomaly,
     Block,
@@ -213,32 +212,6 @@ def test_the_end_of_an_announced_request_is_no_second_request(room):
 # -- records as events ----------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("fields", "status"),
-    [
-        ({"status": 200}, 200),
-        ({"status": 401, "outcome": "refused"}, 401),
-        ({"status": 404, "outcome": "refused"}, 404),
-        ({"status": 403, "outcome": "refused"}, 0),
-        ({"status": 429, "outcome": "refused"}, 0),
-        ({"status": 403}, 403),
-        ({"status": 502, "outcome": "upstream_error"}, 502),
-        ({"status": 200, "phase": OPENED}, 0),
-    ],
-)
-def test_status_says_what_the_client_is_to_blame_for(fields, status):
-    """The upstream's refusals and wrong keys are; our limits and blocks are not."""
-    assert event_of(make_record(**fields)).status == status
-
-
-def test_event_is_of_the_moment_when_its_record_was_made():
-    """Records come in that order; a client without a tenant is a stranger."""
-    record = make_record(ts=NOW, duration_ms=1500.0, tenant="", fingerprint="ff")
-    event = event_of(record)
-    assert (event.ts, event.tenant, event.fingerprint) == (NOW + 1.5, STRANGERS, 255)
-    assert event_of(make_record()).fingerprint is None
-
-
 def test_a_refusal_before_the_body_is_held_against_the_address_alone(room):
     """A key of many is not blocked for what one of them does."""
     room.crowd()
@@ -253,7 +226,8 @@ def test_a_refusal_before_the_body_is_held_against_the_address_alone(room):
 def test_named_and_unnamed_requests_are_not_folded_into_one():
     """The same words in the record, and not the same user."""
     records = [make_record(unnamed=unnamed) for unnamed in (True, False, True)]
-    users = [(event_of(fold.record, fold).user, fold.times) for fold in folded(records)]
+    events = [group.event() for group in group_records(records)]
+    users = [(event.user, event.times) for event in events]
     assert users == [("anonymous", 2), (records[0].user, 1)]
 
 
@@ -312,10 +286,10 @@ def test_folded_records_count_like_single_ones(tmp_path_factory, records):
 def test_busy_batches_are_folded(room, monkeypatch):
     """Alike requests of one client become one event, in the order of the first."""
     records = [make_record(ts=NOW + n, usd=0.25, status=200 + n % 2) for n in range(9)]
-    one, two = folded(records)
+    one, two = group_records(records)
     assert (one.times, one.total, one.usd) == (5, 35, 1.25)
     assert (two.record.ts, two.times) == (NOW + 1, 4)
-    event = event_of(one.record, one)
+    event = one.event()
     assert (event.times, event.tokens, event.usd, event.ts) == (5, 35, 1.25, NOW + 0.0125)  # fmt: skip
     monkeypatch.setattr(module, "FULL_DETAIL", 8)
     room.detecting.take(records)

@@ -9,7 +9,7 @@ import pytest
 
 from gateway.control import enforcer as module
 from gateway.control.blocks import BlockTable, MemoryBlocks, RedisBlocks, block_key
-from gateway.control.enforcer import LEAST_RATE, Enforcer, allowed_rate
+from gateway.control.enforcer import Enforcer
 from gateway.core.model import DETECTOR, OPERATOR, Anomaly, Block, Policy
 from gateway.detect.blocked_templates import Flood
 from gateway.detect.ladder import Standing
@@ -135,21 +135,6 @@ def test_the_last_word_of_a_batch_counts(alone):
     assert alone.standing is None
     alone.take(said("tag"), said("block"))
     assert alone.standing == "block"
-
-
-@pytest.mark.parametrize(
-    ("cls", "expected", "share", "rate"),
-    [
-        ("scraping", {"requests_1m": 40.0}, 0.5, 20),
-        ("scraping", {"requests_10m": 400.0}, 0.25, 10),
-        ("volume", {"requests_10m": 400.0}, 0.5, 80),
-        ("cost_spike", {"requests_1m": 40.0}, 0.5, 80),
-        ("probing", {}, 0.5, LEAST_RATE),
-    ],
-)
-def test_throttled_to_a_share_or_a_multiple_of_the_usual(cls, expected, share, rate):
-    """Volume alone keeps twice its usual, behaviour a share; never less than a few."""
-    assert allowed_rate(said("throttle", cls=cls, expected=expected), share) == rate
 
 
 def test_the_share_is_the_policys(alone):

@@ -16,8 +16,8 @@ from gateway.demo.house import House
 from gateway.demo.llm import MadeUpModel
 from gateway.demo.past import SPAN_S, past_requests
 from gateway.demo.people import customers, pupils, tide
+from gateway.detect.event_mapping import event_from_record
 from gateway.detect.fingerprint import prompt_fingerprint
-from gateway.detect.model import event_from_record
 from gateway.identity.cidr import Networks, parse_address
 
 NOW = 1_800_000_000.0

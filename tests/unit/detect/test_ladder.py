@@ -5,14 +5,16 @@ from __future__ import annotations
 import pytest
 
 from gateway.detect.ladder import (
+    LEAST_RATE,
     Standing,
+    allowed_rate,
     block_ttl,
     decide_rung,
     forgive,
     raise_to,
     relax,
 )
-from gateway.detect.model import LadderSettings
+from gateway.detect.model import LadderSettings, Output, Ref, Window, format_time
 
 SETTINGS = LadderSettings()
 
@@ -65,3 +67,25 @@ def test_a_tag_is_prolonged_by_evidence_and_ends_on_calm():
     assert relax(standing, 399.0) is None
     assert relax(standing, 400.0) == "tag"
     assert relax(standing, 401.0) is None
+
+
+@pytest.mark.parametrize(
+    ("cls", "expected", "share", "rate"),
+    [
+        ("scraping", {"requests_1m": 40.0}, 0.5, 20),
+        ("scraping", {"requests_10m": 400.0}, 0.25, 10),
+        ("volume", {"requests_10m": 400.0}, 0.5, 80),
+        ("cost_spike", {"requests_1m": 40.0}, 0.5, 80),
+        ("probing", {}, 0.5, LEAST_RATE),
+    ],
+)
+def test_the_rate_of_a_throttle(cls, expected, share, rate):
+    """A share of the expected rate, twice that rate for volume; at least 2 a minute."""
+    moment = format_time(0.0)
+    output = Output(
+        type="client.throttled", id="inc_1", ts=moment, severity="critical", cls=cls,
+        score=6.5, subject=Ref("client_ip", "203.0.113.9"), tenant="acme",
+        action="throttle", until=moment, window=Window(moment, moment), observed={},
+        expected=expected, reasons=(),
+    )  # fmt: skip
+    assert allowed_rate(output, share) == rate

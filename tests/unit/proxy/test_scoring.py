@@ -8,8 +8,8 @@ from time import perf_counter
 import msgspec
 import pytest
 
-from gateway.control.detection import event_of
 from gateway.core.model import CLOSED, DETECTOR, OPENED, WHOLE, Block
+from gateway.detect.event_mapping import event_from_request
 from gateway.detect.inline import Verdict
 from gateway.limits.gate import marks_of
 from gateway.proxy.scoring import verdict_line, verdict_of
@@ -262,7 +262,7 @@ async def test_a_request_refused_before_its_body_names_nobody(upstream):
         records = gateway.records
     assert [record.unnamed for record in records] == [False, False, True]
     assert records[2].user == records[1].user
-    assert event_of(records[2]).user == "anonymous"
+    assert event_from_request(records[2]).user == "anonymous"
 
 
 async def test_a_key_that_comes_first_is_the_user_of_refused_requests_too(upstream):
@@ -272,7 +272,7 @@ async def test_a_key_that_comes_first_is_the_user_of_refused_requests_too(upstre
         await gateway.talk(chat(fields=KEYED, user="alice"))
         (record,) = gateway.records
     assert not record.unnamed
-    assert event_of(record).user.startswith("key_")
+    assert event_from_request(record).user.startswith("key_")
 
 
 # -- delayed -------------------------------------------------------------------------------------
