@@ -51,7 +51,7 @@ class Head(Protocol):
     def credentials(self) -> tuple[tuple[bytes, bytes], ...]: ...
 
 
-class Credential(msgspec.Struct, frozen=True, gc=False):
+class RequestCredential(msgspec.Struct, frozen=True, gc=False):
     """One credential that a request carries.
 
     ``index`` is its place in ``head.credentials``, -1 outside of the headers.
@@ -88,9 +88,9 @@ def credentials_elsewhere(head: Head) -> tuple[str, bytes] | None:
     return (query if keyed else "", protocols)
 
 
-def find_credentials(head: Head) -> list[Credential]:
+def find_credentials(head: Head) -> list[RequestCredential]:
     """All credentials of a request, the one to try first at the front."""
-    found: list[tuple[int, Credential]] = []
+    found: list[tuple[int, RequestCredential]] = []
     for index, (name, value) in enumerate(head.credentials):
         lower = name.lower()
         read = _read_header(lower, value.strip(), index)
@@ -104,21 +104,21 @@ def find_credentials(head: Head) -> list[Credential]:
     ]
 
 
-def _read_header(name: bytes, value: bytes, index: int) -> Credential | None:
+def _read_header(name: bytes, value: bytes, index: int) -> RequestCredential | None:
     if not value or name not in _HEADERS:
         return None
     if name != b"authorization":
-        return Credential(value, _KINDS[name], index)
+        return RequestCredential(value, _KINDS[name], index)
     signature = _SIGV4.match(value)
     if signature is not None:
-        return Credential(signature[1], "sigv4", index, signed=True)
+        return RequestCredential(signature[1], "sigv4", index, signed=True)
     scheme, _, token = value.partition(b" ")
     token = token.strip()
     if scheme.lower() == b"bearer":
-        return Credential(token, "bearer", index) if token else None
+        return RequestCredential(token, "bearer", index) if token else None
     # Basic (and schemes that we do not know): the whole value is the secret.
     kind: CredentialKind = "basic" if scheme.lower() == b"basic" else "authorization"
-    return Credential(value, kind, index)
+    return RequestCredential(value, kind, index)
 
 
 def _query_name(part: str) -> str:
@@ -126,7 +126,7 @@ def _query_name(part: str) -> str:
     return unquote_plus(name) if "%" in name else name
 
 
-def _in_query(query: str) -> list[Credential]:
+def _in_query(query: str) -> list[RequestCredential]:
     """``?key=`` of Gemini clients, and the access key id of a presigned AWS URL."""
     found = []
     for part in query.split("&") if "=" in query else ():
@@ -135,15 +135,17 @@ def _in_query(query: str) -> list[Credential]:
             continue
         value = unquote_plus(part.partition("=")[2]).encode("utf-8", "replace")
         if name == "key":
-            credential = Credential(value, "query")
+            credential = RequestCredential(value, "query")
         else:
-            credential = Credential(value.partition(b"/")[0], "sigv4", signed=True)
+            credential = RequestCredential(
+                value.partition(b"/")[0], "sigv4", signed=True
+            )
         if credential.value:
             found.append(credential)
     return found
 
 
-def _in_protocols(protocols: bytes) -> list[Credential]:
+def _in_protocols(protocols: bytes) -> list[RequestCredential]:
     if _WS_PREFIX not in protocols:
         return []
     keys = (
@@ -151,7 +153,7 @@ def _in_protocols(protocols: bytes) -> list[Credential]:
         for offer in protocols.split(b",")
         if offer.strip().startswith(_WS_PREFIX)
     )
-    return [Credential(key, "websocket") for key in keys if key]
+    return [RequestCredential(key, "websocket") for key in keys if key]
 
 
 def without_query_key(query: str) -> str:

@@ -20,7 +20,7 @@ FORWARDED = b"forwarded"
 MAX_HOPS = 32
 
 
-class Source:
+class RemoteAddress:
     """Where a message comes from. ``address`` None: a peer on a Unix socket."""
 
     __slots__ = ("address", "client_ip", "trusted")
@@ -31,15 +31,15 @@ class Source:
         self.trusted = trusted  # may name the client and the tenant for us
 
 
-def peer_source(peer: str, trusted: Networks) -> Source:
+def peer_address(peer: str, trusted: Networks) -> RemoteAddress:
     """The socket's own peer; "" or a path is the peer of a Unix socket."""
     address = parse_address(peer)
-    return Source(address, trusted=trusted.contains(address))
+    return RemoteAddress(address, trusted=trusted.contains(address))
 
 
-def forwarded_source(
-    peer: Source, fields: Mapping[bytes, bytes], trusted: Networks
-) -> Source:
+def forwarded_address(
+    peer: RemoteAddress, fields: Mapping[bytes, bytes], trusted: Networks
+) -> RemoteAddress:
     """The client behind a trusted peer; the last good hop where the chain is junk."""
     source = peer
     for text in _hops(fields):
@@ -48,14 +48,14 @@ def forwarded_source(
         address = parse_address(text)
         if address is None:
             break
-        source = Source(address, trusted=trusted.contains(address))
+        source = RemoteAddress(address, trusted=trusted.contains(address))
     return source
 
 
 def client_ip(peer: str, fields: Mapping[bytes, bytes], trusted: Networks) -> str:
     """The client_ip of a message: IPv4, ``prefix/64`` for IPv6, or ``unix``."""
-    source = peer_source(peer, trusted)
-    return forwarded_source(source, fields, trusted).client_ip
+    source = peer_address(peer, trusted)
+    return forwarded_address(source, fields, trusted).client_ip
 
 
 def _hops(fields: Mapping[bytes, bytes]) -> Iterator[str]:

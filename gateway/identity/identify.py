@@ -22,19 +22,19 @@ from gateway.core.lru import Lru
 from gateway.core.model import JwtRule, Policy, Tenant
 from gateway.identity.cidr import Address, Networks, normal_client_ip
 from gateway.identity.credentials import (
-    Credential,
     CredentialKind,
     Head,
+    RequestCredential,
     credentials_elsewhere,
     find_credentials,
 )
 from gateway.identity.hops import (
     FORWARDED,
     XFF,
-    Source,
+    RemoteAddress,
     client_ip,
-    forwarded_source,
-    peer_source,
+    forwarded_address,
+    peer_address,
 )
 
 __all__ = [
@@ -92,7 +92,7 @@ class AllowList:
         self._users = ids["user"]
         self._tenants = ids["tenant"]
 
-    def holds_source(self, source: Source, tenant: str) -> bool:
+    def holds_address(self, source: RemoteAddress, tenant: str) -> bool:
         """Whether everything from this address or of this tenant is let through."""
         return (
             source.client_ip in self._ips
@@ -182,7 +182,7 @@ class _Match(msgspec.Struct, frozen=True, gc=False):
     """The tenant that a request belongs to, and by what."""
 
     tenant: Tenant
-    credential: Credential | None = None
+    credential: RequestCredential | None = None
     claims: Mapping[str, object] | None = None
     expires_at: float = _FOREVER
 
@@ -220,8 +220,8 @@ class Identifier:
         self._allow = {id(t.policy): AllowList(t.policy.allow) for t in everyone}
         # The ids above stay unique as long as their policies live.
         self._everyone = everyone
-        self._peers: Lru[str, Source] = Lru(capacity)
-        self._chains: Lru[tuple[str, bytes, bytes], Source] = Lru(capacity)
+        self._peers: Lru[str, RemoteAddress] = Lru(capacity)
+        self._chains: Lru[tuple[str, bytes, bytes], RemoteAddress] = Lru(capacity)
         self._known: Lru[object, Identity] = Lru(capacity)
 
     def _read_rules(self, tenants: Sequence[Tenant]) -> None:
@@ -280,14 +280,14 @@ class Identifier:
             self._known.put(key, identity)
         return identity
 
-    def _new_peer(self, peer_ip: str) -> Source:
-        source = peer_source(peer_ip, self._trusted)
+    def _new_peer(self, peer_ip: str) -> RemoteAddress:
+        source = peer_address(peer_ip, self._trusted)
         self._peers.put(peer_ip, source)
         return source
 
     def _behind(
-        self, peer_ip: str, peer: Source, fields: Mapping[bytes, bytes]
-    ) -> Source:
+        self, peer_ip: str, peer: RemoteAddress, fields: Mapping[bytes, bytes]
+    ) -> RemoteAddress:
         """The client that a trusted peer names, itself where it names none."""
         xff, forwarded = fields.get(XFF, b""), fields.get(FORWARDED, b"")
         if not xff and not forwarded:
@@ -295,13 +295,13 @@ class Identifier:
         key = (peer_ip, xff, forwarded)
         source = self._chains.get(key)
         if source is None:
-            source = forwarded_source(peer, fields, self._trusted)
+            source = forwarded_address(peer, fields, self._trusted)
             if len(xff) + len(forwarded) <= _MAX_CACHED_BYTES:
                 self._chains.put(key, source)
         return source
 
     def _establish(
-        self, source: Source, head: Head, now: float, *, vouched: bool
+        self, source: RemoteAddress, head: Head, now: float, *, vouched: bool
     ) -> Identity | Unauthorized:
         credentials = find_credentials(head)
         match = (
@@ -323,18 +323,20 @@ class Identifier:
                 return self._identity(source, match, credential, user, user_source)
         return self._identity(source, match, credential, ANONYMOUS, "none")
 
-    def _match_key(self, credentials: list[Credential]) -> _Match | None:
+    def _match_key(self, credentials: list[RequestCredential]) -> _Match | None:
         for credential in credentials if self._by_digest else ():
             tenant = self._by_digest.get(credential.digest())
             if tenant is not None:
                 return _Match(tenant, credential)
         return None
 
-    def _match_jwt(self, credentials: list[Credential], now: float) -> _Match | None:
+    def _match_jwt(
+        self, credentials: list[RequestCredential], now: float
+    ) -> _Match | None:
         verify = self._verify_jwt
         if verify is None or not self._by_jwt:
             return None
-        for credential in filter(Credential.looks_like_jwt, credentials):
+        for credential in filter(RequestCredential.looks_like_jwt, credentials):
             token = credential.value.decode("latin-1")
             for tenant, rule in self._by_jwt:
                 claims = verify(token, rule, now)
@@ -348,16 +350,20 @@ class Identifier:
                 return _Match(tenant)
         return None
 
-    def _match_network(self, source: Source) -> _Match | None:
+    def _match_network(self, source: RemoteAddress) -> _Match | None:
         for networks, tenant in self._by_network:
             if networks.contains(source.address):
                 return _Match(tenant)
         return None
 
-    def _match_anyone(self, credentials: list[Credential], now: float) -> _Match | None:
+    def _match_anyone(
+        self, credentials: list[RequestCredential], now: float
+    ) -> _Match | None:
         if self._fallback is None:
             return None
-        failed = self._by_jwt and any(map(Credential.looks_like_jwt, credentials))
+        failed = self._by_jwt and any(
+            map(RequestCredential.looks_like_jwt, credentials)
+        )
         until = now + _RETRY_JWT_S if failed else _FOREVER
         return _Match(self._fallback, expires_at=until)
 
@@ -365,7 +371,7 @@ class Identifier:
         self,
         user_source: UserSource,
         match: _Match,
-        credential: Credential | None,
+        credential: RequestCredential | None,
         vouched_head: Head | None,
     ) -> str:
         """The user by one source, "" where it names none."""
@@ -383,9 +389,9 @@ class Identifier:
 
     def _identity(
         self,
-        source: Source,
+        source: RemoteAddress,
         match: _Match,
-        credential: Credential | None,
+        credential: RequestCredential | None,
         user: str,
         user_source: UserSource,
     ) -> Identity:
@@ -402,7 +408,7 @@ class Identifier:
             source.address,
             (tenant.name, source.client_ip, key_user),
             allow,
-            allow.holds_source(source, tenant.name) or allow.holds_user(user),
+            allow.holds_address(source, tenant.name) or allow.holds_user(user),
             credential.kind if credential is not None else "",
             credential.index if credential is not None else -1,
             credential is not None and credential.signed,

@@ -23,7 +23,7 @@ NEVER = -1
 CONCURRENCY_WAIT_US = 1_000_000
 
 
-class Window(Protocol):
+class LimitWindow(Protocol):
     """What the in-process limiter asks of a counter; times are store microseconds."""
 
     def total(self, now_us: int) -> int:
@@ -306,7 +306,7 @@ def is_firm(cell: Cell) -> bool:
     return cell.limit.meter == "requests"
 
 
-def open_window(cell: Cell) -> Window:
+def open_window(cell: Cell) -> LimitWindow:
     """A new, empty counter for a cell."""
     if cell.kind is CellKind.SLIDING:
         return SlidingWindow(cell.window_us, firm=is_firm(cell))

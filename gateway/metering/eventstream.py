@@ -20,7 +20,7 @@ _BYTES, _STRING = 6, 7
 _FIXED = {0: 0, 1: 0, 2: 1, 3: 2, 4: 4, 5: 8, 8: 8, 9: 16}
 
 
-class FrameError(Exception):
+class EventStreamError(Exception):
     """The bytes are not an AWS event stream, or no longer in step."""
 
 
@@ -62,9 +62,9 @@ def _prelude(held: bytearray, at: int) -> tuple[int, int]:
     head = int.from_bytes(held[at + 4 : at + 8], "big")
     check = int.from_bytes(held[at + 8 : at + 12], "big")
     if crc32(held[at : at + 8]) != check:
-        raise FrameError("prelude checksum does not match")
+        raise EventStreamError("prelude checksum does not match")
     if total < PRELUDE_BYTES + head + _TRAILER_BYTES:
-        raise FrameError("message shorter than its headers")
+        raise EventStreamError("message shorter than its headers")
     return total, head
 
 

@@ -39,14 +39,14 @@ _SUFFIX = re.compile(
 _LONGER = re.compile(r"^[-:@](?!\d+(?:[-.:@]|$))")
 
 
-class _Family(msgspec.Struct):
+class _PriceFamily(msgspec.Struct):
     source: str
     models: dict[str, Price]
 
 
-class _File(msgspec.Struct):
+class _PriceFile(msgspec.Struct):
     dated: str
-    families: dict[str, _Family]
+    families: dict[str, _PriceFamily]
 
 
 def packaged_prices() -> bytes:
@@ -78,7 +78,7 @@ class PriceTable:
     @classmethod
     def parse(cls, text: bytes) -> PriceTable:
         """A table from its JSON form. Raises msgspec.ValidationError."""
-        file = msgspec.json.decode(text, type=_File)
+        file = msgspec.json.decode(text, type=_PriceFile)
         models = {
             name.lower(): price
             for family in file.families.values()

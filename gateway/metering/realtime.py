@@ -11,7 +11,7 @@ from collections.abc import Iterator
 import msgspec
 
 from gateway.core.model import Usage
-from gateway.metering.dialects.fields import Envelope, Tally, decode_envelope
+from gateway.metering.dialects.fields import UsageEnvelope, UsageTally, decode_envelope
 from gateway.metering.dialects.loose import loose_envelope
 
 TEXT, BINARY, CLOSE, PING, PONG = 1, 2, 8, 9, 10
@@ -214,13 +214,13 @@ def response_usage(event: bytes) -> Usage | None:
     """Usage of a ``response.done`` (OpenAI) or any event that states one."""
     if b'"usage' not in event:
         return None
-    envelope: Envelope | None
+    envelope: UsageEnvelope | None
     try:
         envelope = decode_envelope(event)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         envelope = loose_envelope(event)
     if envelope is None:
         return None
-    tally = Tally()
+    tally = UsageTally()
     tally.take(envelope)
     return tally.usage() if tally.seen else None

@@ -10,7 +10,7 @@ from gateway.metering.inflate import InflateError, Inflater
 if TYPE_CHECKING:
     from gateway.core.model import RequestFacts, Usage
     from gateway.http.response import AnswerHead
-    from gateway.metering.dialects import CountTask, Match, Meter
+    from gateway.metering.dialects import CountTask, Match, UsageMeter
     from gateway.proxy.tables import DataSettings
 
 # A stream may be long, and its decoded copy is dropped as it is read.
@@ -26,7 +26,7 @@ class Metering:
 
     __slots__ = ("filter", "inflater", "meter", "scan", "unreadable")
 
-    def __init__(self, meter: Meter) -> None:
+    def __init__(self, meter: UsageMeter) -> None:
         self.meter = meter
         self.filter: UsageFilter | None = None
         self.inflater: Inflater | None = None

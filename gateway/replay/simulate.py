@@ -26,7 +26,7 @@ from gateway.core.model import (
     Usage,
 )
 from gateway.identity.cidr import normal_client_ip, parse_address
-from gateway.identity.hops import Source
+from gateway.identity.hops import RemoteAddress
 from gateway.identity.identify import ANONYMOUS, AllowList, Identity
 from gateway.limits.admission import actual_costs, oversized, reserve_costs
 from gateway.limits.plans import (
@@ -294,7 +294,7 @@ class Simulation:
         if allow is None:
             allow = self._allow[id(policy)] = AllowList(policy.allow)
         address = parse_address(request.client_ip.partition("/")[0])
-        source = Source(address, trusted=False)
+        source = RemoteAddress(address, trusted=False)
         client_ip = normal_client_ip(request.client_ip)
         return Identity(
             tenant,
@@ -305,7 +305,7 @@ class Simulation:
             address,
             (tenant.name, client_ip, request.user),
             allow,
-            allow.holds_source(source, tenant.name) or allow.holds_user(request.user),
+            allow.holds_address(source, tenant.name) or allow.holds_user(request.user),
         )
 
     def _table(self, policy: Policy) -> PriceTable:

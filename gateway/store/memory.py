@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 
 from gateway.core.model import CellKind
 from gateway.limits.ports import Cell, Plan, Reserved
-from gateway.limits.windows import Window, open_window
+from gateway.limits.windows import LimitWindow, open_window
 from gateway.store import wire
 
 # Counters kept at most (an entry is about 1 KB); the least recently used one goes.
@@ -47,7 +47,7 @@ class MemoryStore:
         self.evicted = 0
         self._monotonic = monotonic
         self._capacity = capacity
-        self._windows: OrderedDict[bytes, Window] = OrderedDict()
+        self._windows: OrderedDict[bytes, LimitWindow] = OrderedDict()
         self._leases = 0
 
     @property
@@ -93,7 +93,7 @@ class MemoryStore:
             before + cost for before, cost in zip(sums, costs, strict=True)
         ]
 
-    def _refuse(self, reserved: Reserved, index: int, window: Window) -> None:
+    def _refuse(self, reserved: Reserved, index: int, window: LimitWindow) -> None:
         now_us, cost = reserved.at_us, reserved.costs[index]
         amount = self._share(reserved.plan.cells[index])
         wait_us = window.wait_us(now_us, cost, amount)
@@ -160,7 +160,7 @@ class MemoryStore:
             else max(min(1, amount), amount // self.replicas)
         )
 
-    def _window(self, plan: Plan, index: int) -> Window:
+    def _window(self, plan: Plan, index: int) -> LimitWindow:
         cell = plan.cells[index]
         window = self._windows.get(cell.key)
         if window is not None:

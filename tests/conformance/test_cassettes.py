@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from gateway.core.model import RequestFacts, Usage
-from gateway.metering.dialects import Meter, UsageFilter, find_endpoint
+from gateway.metering.dialects import UsageFilter, UsageMeter, find_endpoint
 from gateway.metering.dialects.filter import is_usage_only
 from gateway.metering.inflate import Inflater
 from gateway.metering.usage import count_usage
@@ -51,7 +51,7 @@ def facts_of(entry: dict[str, Any]) -> RequestFacts:
     return match.dialect.read_request(match, request, "", "application/json")
 
 
-def open_meter(entry: dict[str, Any]) -> Meter:
+def open_meter(entry: dict[str, Any]) -> UsageMeter:
     match = find_endpoint("POST", entry["path"])
     fields = {k.encode(): v.encode() for k, v in entry["response_headers"].items()}
     kind = (entry["content_type"] or "").encode()

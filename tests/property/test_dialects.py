@@ -16,7 +16,11 @@ from gateway.metering.dialects import (
     find_endpoint,
 )
 from gateway.metering.dialects.splice import with_usage_asked
-from gateway.metering.eventstream import EventStreamReader, FrameError, encode_message
+from gateway.metering.eventstream import (
+    EventStreamError,
+    EventStreamReader,
+    encode_message,
+)
 from gateway.metering.realtime import FrameScanError, FrameScanner
 
 PATHS = (
@@ -183,7 +187,7 @@ def test_binary_readers_fail_in_their_own_words(junk, at):
         try:
             for piece in pieces_of(junk, at):
                 list(reader.feed(piece))
-        except (FrameError, FrameScanError):
+        except (EventStreamError, FrameScanError):
             continue
 
 

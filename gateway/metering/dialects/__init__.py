@@ -1,7 +1,7 @@
 """Dialects: the wire formats of LLM providers.
 
 ``find_endpoint`` says from method and path which dialect and endpoint a request is;
-the dialect reads the request (``read_request``), opens a ``Meter`` for the answer and
+the dialect reads the request (``read_request``), opens a ``UsageMeter`` for the answer and
 writes errors its clients understand. A ``UsageFilter`` takes out the usage chunk that
 only the gateway asked for. Everything is pure: bytes in, values out.
 """
@@ -10,11 +10,11 @@ from gateway.metering.dialects.base import (
     CountTask,
     DialectError,
     HeaderLookup,
-    Match,
-    Meter,
+    UsageMeter,
 )
 from gateway.metering.dialects.dialect import Dialect
 from gateway.metering.dialects.filter import UsageFilter
+from gateway.metering.dialects.match import Match
 from gateway.metering.dialects.routes import DIALECTS, find_endpoint
 
 __all__ = [
@@ -24,7 +24,7 @@ __all__ = [
     "DialectError",
     "HeaderLookup",
     "Match",
-    "Meter",
     "UsageFilter",
+    "UsageMeter",
     "find_endpoint",
 ]

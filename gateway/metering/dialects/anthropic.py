@@ -8,8 +8,7 @@ import msgspec
 from msgspec import Raw
 
 from gateway.core.model import RequestFacts
-from gateway.metering.dialects import errors
-from gateway.metering.dialects.base import Match
+from gateway.metering.dialects.base import PathMatch
 from gateway.metering.dialects.dialect import (
     CapPaths,
     Dialect,
@@ -17,6 +16,7 @@ from gateway.metering.dialects.dialect import (
     cap_of,
     sum_sizes,
 )
+from gateway.metering.dialects.errors import anthropic_error
 from gateway.metering.dialects.openai import named_user
 from gateway.metering.dialects.requests import EMPTY, BodyReader, Count
 
@@ -43,9 +43,9 @@ class Anthropic(Dialect):
 
     name = "anthropic"
     cap_paths: ClassVar[CapPaths] = (("max_tokens",), ("max_tokens_to_sample",))
-    error_writer: ClassVar[tuple[ErrorWriter]] = (errors.anthropic_error,)
+    error_writer: ClassVar[tuple[ErrorWriter]] = (anthropic_error,)
 
-    def _read_body(self, match: Match, body: bytes) -> RequestFacts:
+    def _read_body(self, match: PathMatch, body: bytes) -> RequestFacts:
         given = _read(body)
         prompt_bytes, known = sum_sizes(
             given.messages, given.system, given.tools, given.prompt

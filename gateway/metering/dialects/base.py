@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 import msgspec
 
 from gateway.core.model import RequestFacts, Usage
-
-if TYPE_CHECKING:
-    from gateway.metering.dialects.dialect import Dialect
 
 # How an answer's records are told apart; also what a CountTask's bytes are.
 SSE = "sse"
@@ -32,18 +29,18 @@ class DialectError(Exception):
         self.param = param
 
 
-class Match:
-    """What a method and a path alone say about a request.
+class PathMatch:
+    """What method and path alone say about a request.
 
     ``metered``: the body must be read and admitted before it is forwarded.
-    ``counted``: an answer that states no usage is counted from its text.
-    ``model`` and ``stream`` are set where the path itself names them.
+    ``billable``: the request costs tokens.
+    ``counted``: the tokens of an answer that states no usage are counted from its text.
+    ``model`` and ``stream``: only where the path names them (Gemini, Bedrock, Azure).
     """
 
     __slots__ = (
         "billable",
         "counted",
-        "dialect",
         "endpoint",
         "metered",
         "model",
@@ -52,7 +49,6 @@ class Match:
 
     def __init__(
         self,
-        dialect: Dialect,
         endpoint: str,
         *,
         metered: bool = False,
@@ -61,16 +57,12 @@ class Match:
         model: str = "",
         stream: bool | None = None,
     ) -> None:
-        self.dialect = dialect
         self.endpoint = endpoint
         self.metered = metered
         self.billable = billable
         self.counted = counted
         self.model = model
         self.stream = stream
-
-    def __repr__(self) -> str:
-        return f"Match({self.dialect.name}, {self.endpoint}, model={self.model!r})"
 
 
 class CountTask(msgspec.Struct):
@@ -98,7 +90,7 @@ class CountTask(msgspec.Struct):
     stated: Usage | None = None
 
 
-class Meter(Protocol):
+class UsageMeter(Protocol):
     """Reads one answer's usage while its bytes pass."""
 
     def feed(self, data: bytes) -> None:

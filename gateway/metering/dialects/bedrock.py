@@ -10,8 +10,7 @@ import msgspec
 from msgspec import Raw
 
 from gateway.core.model import RequestFacts, Usage
-from gateway.metering.dialects import errors
-from gateway.metering.dialects.base import FRAMES, HeaderLookup, Match, Meter
+from gateway.metering.dialects.base import FRAMES, HeaderLookup, PathMatch, UsageMeter
 from gateway.metering.dialects.dialect import (
     CapPaths,
     Dialect,
@@ -20,7 +19,8 @@ from gateway.metering.dialects.dialect import (
     cap_of,
     sum_sizes,
 )
-from gateway.metering.dialects.fields import Tally
+from gateway.metering.dialects.errors import bedrock_error, bedrock_error_type
+from gateway.metering.dialects.fields import UsageTally
 from gateway.metering.dialects.meters import (
     BEDROCK_HIT,
     JsonMeter,
@@ -34,7 +34,7 @@ from gateway.metering.dialects.requests import (
     member,
     to_count,
 )
-from gateway.metering.eventstream import EventStreamReader, FrameError
+from gateway.metering.eventstream import EventStreamError, EventStreamReader
 
 _INPUT = b"x-amzn-bedrock-input-token-count"
 _OUTPUT = b"x-amzn-bedrock-output-token-count"
@@ -90,9 +90,9 @@ class Bedrock(Dialect):
         ("max_completion_tokens",),
     )
     searcher: ClassVar[tuple[Search]] = (BEDROCK_HIT,)
-    error_writer: ClassVar[tuple[ErrorWriter]] = (errors.bedrock_error,)
+    error_writer: ClassVar[tuple[ErrorWriter]] = (bedrock_error,)
 
-    def _read_body(self, match: Match, body: bytes) -> RequestFacts:
+    def _read_body(self, match: PathMatch, body: bytes) -> RequestFacts:
         given = _read(body)
         prompt_bytes, known = sum_sizes(
             given.messages,
@@ -134,12 +134,12 @@ class Bedrock(Dialect):
 
     def open_meter(
         self,
-        match: Match,
+        match: PathMatch,
         facts: RequestFacts,
         status: int,
         headers: HeaderLookup,
         content_type: bytes,
-    ) -> Meter:
+    ) -> UsageMeter:
         """By content type; token counts in the header fields win over the body."""
         if content_type.startswith(_EVENT_STREAM):
             if facts.billable and match.billable and status < 300:  # noqa: PLR2004
@@ -156,7 +156,7 @@ class Bedrock(Dialect):
 
     def error_headers(self, status: int, code: str) -> list[tuple[bytes, bytes]]:
         """AWS clients choose their exception by this field."""
-        return [(b"x-amzn-errortype", errors.bedrock_error_type(status).encode())]
+        return [(b"x-amzn-errortype", bedrock_error_type(status).encode())]
 
 
 def _header_count(value: bytes | None) -> int:
@@ -169,7 +169,7 @@ class HeaderMeter(JsonMeter):
     __slots__ = ("_counts",)
 
     def __init__(
-        self, facts: RequestFacts, match: Match, counts: tuple[int, ...]
+        self, facts: RequestFacts, match: PathMatch, counts: tuple[int, ...]
     ) -> None:
         super().__init__(facts, match)
         self._counts = counts
@@ -179,7 +179,7 @@ class HeaderMeter(JsonMeter):
         super().finish(complete)
         stated = self.tally.usage() if self.tally and self.tally.seen else Usage()
         fresh, completion, read, write = self._counts
-        tally = Tally()
+        tally = UsageTally()
         tally.fresh = fresh
         tally.cached = read or stated.cached
         tally.cache_write = write or stated.cache_write
@@ -195,7 +195,7 @@ class FramesMeter(StreamMeter):
 
     __slots__ = ("_broken", "_reader")
 
-    def __init__(self, facts: RequestFacts, match: Match) -> None:
+    def __init__(self, facts: RequestFacts, match: PathMatch) -> None:
         super().__init__(facts, match, FRAMES, BEDROCK_HIT)
         self._reader = EventStreamReader()
         self._broken = False
@@ -208,7 +208,7 @@ class FramesMeter(StreamMeter):
         try:
             for _, payload in self._reader.feed(data):
                 self._payload(payload)
-        except FrameError:
+        except EventStreamError:
             self._broken = True
             self._lost += len(data)
 

@@ -8,8 +8,7 @@ import msgspec
 from msgspec import Raw
 
 from gateway.core.model import RequestFacts
-from gateway.metering.dialects import errors
-from gateway.metering.dialects.base import Match
+from gateway.metering.dialects.base import PathMatch
 from gateway.metering.dialects.dialect import (
     CapPaths,
     Dialect,
@@ -18,6 +17,7 @@ from gateway.metering.dialects.dialect import (
     cap_of,
     sum_sizes,
 )
+from gateway.metering.dialects.errors import cohere_error
 from gateway.metering.dialects.meters import META_HIT
 from gateway.metering.dialects.requests import EMPTY, BodyReader, Count
 
@@ -53,9 +53,9 @@ class Cohere(Dialect):
     cap_paths: ClassVar[CapPaths] = (("max_tokens",),)
     n_paths: ClassVar[CapPaths] = (("num_generations",),)
     searcher: ClassVar[tuple[Search]] = (META_HIT,)
-    error_writer: ClassVar[tuple[ErrorWriter]] = (errors.cohere_error,)
+    error_writer: ClassVar[tuple[ErrorWriter]] = (cohere_error,)
 
-    def _read_body(self, match: Match, body: bytes) -> RequestFacts:
+    def _read_body(self, match: PathMatch, body: bytes) -> RequestFacts:
         given = _read(body)
         prompt_bytes, known = sum_sizes(
             given.message,

@@ -8,16 +8,16 @@ from typing import ClassVar
 from msgspec import Raw
 
 from gateway.core.model import RequestFacts
-from gateway.metering.dialects import errors
 from gateway.metering.dialects.base import (
     NDJSON,
     OPAQUE,
     SSE,
     DialectError,
     HeaderLookup,
-    Match,
-    Meter,
+    PathMatch,
+    UsageMeter,
 )
+from gateway.metering.dialects.errors import openai_error
 from gateway.metering.dialects.meters import (
     USAGE_HIT,
     JsonMeter,
@@ -49,22 +49,24 @@ class Dialect:
     # What a stream's record must contain to be worth parsing, and who writes errors
     # (tuples of one, because a bare function in a class would become a method).
     searcher: ClassVar[tuple[Search]] = (USAGE_HIT,)
-    error_writer: ClassVar[tuple[ErrorWriter]] = (errors.openai_error,)
+    error_writer: ClassVar[tuple[ErrorWriter]] = (openai_error,)
 
     def read_request(
-        self, match: Match, body: bytes, query: str, content_type: str
+        self, match: PathMatch, body: bytes, query: str, content_type: str
     ) -> RequestFacts:
         """What admission needs to know. Raises DialectError where a 400 is due."""
         if content_type[:10].lower() == "multipart/":
             return self._read_form(match, body, content_type)
         return self._read_body(match, body)
 
-    def _read_body(self, match: Match, body: bytes) -> RequestFacts:
+    def _read_body(self, match: PathMatch, body: bytes) -> RequestFacts:
         return RequestFacts(
             match.endpoint, match.model, bool(match.stream), billable=match.billable
         )
 
-    def _read_form(self, match: Match, body: bytes, content_type: str) -> RequestFacts:
+    def _read_form(
+        self, match: PathMatch, body: bytes, content_type: str
+    ) -> RequestFacts:
         fields = form_fields(body, content_type)
         n = to_count(fields.get("n") or None, "n")
         return RequestFacts(
@@ -94,12 +96,12 @@ class Dialect:
 
     def open_meter(
         self,
-        match: Match,
+        match: PathMatch,
         facts: RequestFacts,
         status: int,
         headers: HeaderLookup,
         content_type: bytes,
-    ) -> Meter:
+    ) -> UsageMeter:
         """A meter for one answer; ``content_type`` is the answer's."""
         if not (facts.billable and match.billable) or status not in _HTTP_OK:
             return NullMeter()

@@ -15,7 +15,7 @@ from gateway.core.model import Usage
 
 Number = int | float | None
 
-# How sure a tally is that more cannot follow (see ``Tally.open``).
+# How sure a tally is that more cannot follow (see ``UsageTally.open``).
 CLOSED, OPEN_IF_CUT, OPEN = 0, 1, 2
 
 
@@ -102,7 +102,7 @@ class Holder(msgspec.Struct):
     meta: Stated | None = None
 
 
-class Envelope(msgspec.Struct):
+class UsageEnvelope(msgspec.Struct):
     """The top level of an answer, or of one event of a stream."""
 
     usage: Stated | None = None
@@ -133,14 +133,14 @@ class Envelope(msgspec.Struct):
 
 
 class Simple(msgspec.Struct):
-    """The part of ``Envelope`` that a plain JSON answer needs: twice as fast."""
+    """The part of ``UsageEnvelope`` that a plain JSON answer needs: twice as fast."""
 
     usage: Stated | None = None
 
 
 decode_simple = msgspec.json.Decoder(Simple).decode
-decode_envelope = msgspec.json.Decoder(Envelope).decode
-decode_envelopes = msgspec.json.Decoder(list[Envelope]).decode
+decode_envelope = msgspec.json.Decoder(UsageEnvelope).decode
+decode_envelopes = msgspec.json.Decoder(list[UsageEnvelope]).decode
 
 
 def whole(value: Any) -> int | None:
@@ -185,7 +185,7 @@ def plain_usage(stated: Stated) -> Usage | None:
     return Usage(prompt, completion, total, source="upstream")
 
 
-class Tally:
+class UsageTally:
     """Usage merged over an answer: per field the last one stated wins.
 
     That is right for every provider: deltas are cumulative (Anthropic, Gemini), or the
@@ -250,7 +250,7 @@ class Tally:
             "upstream",
         )
 
-    def take(self, env: Envelope) -> None:
+    def take(self, env: UsageEnvelope) -> None:
         """Merge everything that one answer or event states."""
         if env.usage is not None:
             self.take_stated(env.usage)
@@ -379,7 +379,7 @@ class Tally:
             self.seen = True
             self.open = OPEN_IF_CUT if self.completion is None else CLOSED
 
-    def _take_native(self, env: Envelope) -> None:
+    def _take_native(self, env: UsageEnvelope) -> None:
         """Counts at the top level: Ollama, Llama and Titan on Bedrock, llama.cpp."""
         if env.metrics is not None:
             self._take_metrics(env.metrics)

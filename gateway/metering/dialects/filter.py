@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 from msgspec import Raw
 
-from gateway.metering.dialects.base import Meter
+from gateway.metering.dialects.base import UsageMeter
 from gateway.metering.dialects.meters import (
     BLANK_LINE,
     EVENT_BYTES,
@@ -47,7 +47,7 @@ class UsageFilter:
 
     __slots__ = ("_from", "_held", "_keep", "_meter", "_passing")
 
-    def __init__(self, meter: Meter) -> None:
+    def __init__(self, meter: UsageMeter) -> None:
         self._meter = meter
         # Both hold nothing at the same times, so one search serves both.
         self._keep = meter.keep if isinstance(meter, StreamMeter) else meter.feed

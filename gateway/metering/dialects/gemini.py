@@ -8,10 +8,10 @@ import msgspec
 from msgspec import Raw
 
 from gateway.core.model import RequestFacts, Usage
-from gateway.metering.dialects import errors
-from gateway.metering.dialects.base import HeaderLookup, Match, Meter
+from gateway.metering.dialects.base import HeaderLookup, PathMatch, UsageMeter
 from gateway.metering.dialects.dialect import CapPaths, Dialect, ErrorWriter, sum_sizes
-from gateway.metering.dialects.fields import Number, Tally, whole
+from gateway.metering.dialects.errors import gemini_error
+from gateway.metering.dialects.fields import Number, UsageTally, whole
 from gateway.metering.dialects.meters import JsonMeter, NullMeter
 from gateway.metering.dialects.requests import EMPTY, BodyReader, member, to_count
 
@@ -78,7 +78,7 @@ class PredictMeter(JsonMeter):
             answer = _predict_answer(b"".join(self._chunks))
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             return super().finish(complete)
-        tally = Tally()
+        tally = UsageTally()
         for prediction in answer.predictions or ():
             if prediction.embeddings and prediction.embeddings.statistics:
                 count = whole(prediction.embeddings.statistics.token_count)
@@ -119,9 +119,9 @@ class Gemini(Dialect):
         ("generation_config", "candidate_count"),
         ("parameters", "candidateCount"),
     )
-    error_writer: ClassVar[tuple[ErrorWriter]] = (errors.gemini_error,)
+    error_writer: ClassVar[tuple[ErrorWriter]] = (gemini_error,)
 
-    def _read_body(self, match: Match, body: bytes) -> RequestFacts:
+    def _read_body(self, match: PathMatch, body: bytes) -> RequestFacts:
         given = _read(body)
         prompt_bytes, known = sum_sizes(
             given.contents,
@@ -156,12 +156,12 @@ class Gemini(Dialect):
 
     def open_meter(
         self,
-        match: Match,
+        match: PathMatch,
         facts: RequestFacts,
         status: int,
         headers: HeaderLookup,
         content_type: bytes,
-    ) -> Meter:
+    ) -> UsageMeter:
         """As any dialect's, but ``:predict`` has counts of its own."""
         meter = super().open_meter(match, facts, status, headers, content_type)
         if match.endpoint == "predict" and not isinstance(meter, NullMeter):

@@ -14,10 +14,10 @@ from typing import Any, TypeVar, get_args
 
 import msgspec
 
-from gateway.metering.dialects.fields import Envelope
+from gateway.metering.dialects.fields import UsageEnvelope
 
 _S = TypeVar("_S", bound=msgspec.Struct)
-_NAMES = [f.encode_name for f in msgspec.structs.fields(Envelope)]
+_NAMES = [f.encode_name for f in msgspec.structs.fields(UsageEnvelope)]
 # A member of an envelope: its name and colon. An escaped quote inside a text never
 # matches, because there the closing quote has a backslash before it.
 _MEMBER = re.compile(
@@ -53,16 +53,16 @@ def _struct_in(annotation: Any) -> type[msgspec.Struct] | None:
     return None
 
 
-def loose_envelope(text: bytes) -> Envelope | None:
+def loose_envelope(text: bytes) -> UsageEnvelope | None:
     """An envelope read leniently from a whole JSON object; None when it is none."""
     try:
         value = _decoder.decode(text.decode("utf-8", "replace"))
     except (ValueError, RecursionError):
         return None
-    return loosely(value, Envelope) if isinstance(value, dict) else None
+    return loosely(value, UsageEnvelope) if isinstance(value, dict) else None
 
 
-def envelope_in_tail(tail: bytes) -> Envelope | None:
+def envelope_in_tail(tail: bytes) -> UsageEnvelope | None:
     """The top-level members that can be seen in the last bytes of a JSON text.
 
     Depth is counted backwards from the end, where it is zero. For a text cut short it
@@ -72,7 +72,7 @@ def envelope_in_tail(tail: bytes) -> Envelope | None:
     return _members(tail, lambda at: after(at) == 1) or _members(tail, lambda _: True)
 
 
-def envelope_in_head(head: bytes) -> Envelope | None:
+def envelope_in_head(head: bytes) -> UsageEnvelope | None:
     """The top-level members that can be seen in the first bytes of a JSON text."""
     depth = 0
     tops: list[tuple[int, int]] = []
@@ -104,7 +104,7 @@ def _depths_from_end(tail: bytes) -> Callable[[int], int]:
     return lambda position: open_from[bisect_right(starts, position)]
 
 
-def _members(text: bytes, wanted: Callable[[int], bool]) -> Envelope | None:
+def _members(text: bytes, wanted: Callable[[int], bool]) -> UsageEnvelope | None:
     """An envelope of the members whose position is wanted, the last of each name."""
     value: dict[str, Any] = {}
     for found in list(_MEMBER.finditer(text))[-_MEMBERS_MAX:]:
@@ -116,4 +116,4 @@ def _members(text: bytes, wanted: Callable[[int], bool]) -> Envelope | None:
             value[found[1].decode()] = _decoder.raw_decode(window)[0]
         except (ValueError, RecursionError):
             continue
-    return loosely(value, Envelope) if value else None
+    return loosely(value, UsageEnvelope) if value else None

@@ -20,14 +20,14 @@ from gateway.metering.dialects.base import (
     OPAQUE,
     SSE,
     CountTask,
-    Match,
+    PathMatch,
     count_task,
 )
 from gateway.metering.dialects.fields import (
     CLOSED,
     OPEN,
-    Envelope,
-    Tally,
+    UsageEnvelope,
+    UsageTally,
     decode_envelope,
     decode_envelopes,
     decode_simple,
@@ -71,7 +71,7 @@ ANY_HIT = re.compile(
 ).search
 
 
-def read_envelope(payload: bytes) -> Envelope | None:
+def read_envelope(payload: bytes) -> UsageEnvelope | None:
     """One JSON object's usage members; None when it is not JSON at all."""
     try:
         return decode_envelope(payload)
@@ -110,17 +110,19 @@ class _Base:
 
     __slots__ = ("_facts", "_model", "_must_count", "framing", "tally")
 
-    def __init__(self, facts: RequestFacts, match: Match, framing: str = JSON) -> None:
+    def __init__(
+        self, facts: RequestFacts, match: PathMatch, framing: str = JSON
+    ) -> None:
         self.framing = framing
         self._facts = facts
         self._model = match.model
         self._must_count = match.counted
-        self.tally: Tally | None = None
+        self.tally: UsageTally | None = None
 
-    def _take(self, envelope: Envelope | None) -> None:
+    def _take(self, envelope: UsageEnvelope | None) -> None:
         if envelope is not None:
             if self.tally is None:
-                self.tally = Tally()
+                self.tally = UsageTally()
             self.tally.take(envelope)
 
     def _ended(self, complete: bool) -> Usage | None:  # noqa: FBT001
@@ -143,7 +145,9 @@ class JsonMeter(_Base):
 
     __slots__ = ("_chunks", "_first", "_head", "_held", "_lost", "_tail")
 
-    def __init__(self, facts: RequestFacts, match: Match, framing: str = JSON) -> None:
+    def __init__(
+        self, facts: RequestFacts, match: PathMatch, framing: str = JSON
+    ) -> None:
         # Not through super(): a JSON answer's meter costs as much as reading it.
         self.framing = framing
         self._facts = facts
@@ -199,7 +203,7 @@ class JsonMeter(_Base):
                 usage = plain_usage(stated)
                 if usage is not None:
                     return usage
-                self.tally = tally = Tally()
+                self.tally = tally = UsageTally()
                 tally.take_stated(stated)
                 if tally.seen:
                     return None
@@ -246,7 +250,7 @@ class StreamMeter(_Base):
     def __init__(
         self,
         facts: RequestFacts,
-        match: Match,
+        match: PathMatch,
         framing: str = SSE,
         hit: Callable[[bytes], object] = USAGE_HIT,
     ) -> None:
@@ -361,7 +365,7 @@ class SniffMeter(_Base):
     def __init__(
         self,
         facts: RequestFacts,
-        match: Match,
+        match: PathMatch,
         hit: Callable[[bytes], object],
     ) -> None:
         super().__init__(facts, match)

@@ -8,8 +8,7 @@ import msgspec
 from msgspec import Raw
 
 from gateway.core.model import RequestFacts
-from gateway.metering.dialects import errors
-from gateway.metering.dialects.base import Match
+from gateway.metering.dialects.base import PathMatch
 from gateway.metering.dialects.dialect import (
     CapPaths,
     Dialect,
@@ -17,6 +16,7 @@ from gateway.metering.dialects.dialect import (
     Search,
     sum_sizes,
 )
+from gateway.metering.dialects.errors import ollama_error
 from gateway.metering.dialects.meters import OLLAMA_HIT
 from gateway.metering.dialects.requests import EMPTY, BodyReader, member, size, to_count
 from gateway.metering.dialects.sizes import IMAGE_TOKENS
@@ -48,9 +48,9 @@ class Ollama(Dialect):
     cap_paths: ClassVar[CapPaths] = (("options", "num_predict"),)
     fold_case = True
     searcher: ClassVar[tuple[Search]] = (OLLAMA_HIT,)
-    error_writer: ClassVar[tuple[ErrorWriter]] = (errors.ollama_error,)
+    error_writer: ClassVar[tuple[ErrorWriter]] = (ollama_error,)
 
-    def _read_body(self, match: Match, body: bytes) -> RequestFacts:
+    def _read_body(self, match: PathMatch, body: bytes) -> RequestFacts:
         given = _read(body)
         prompt_bytes, known = sum_sizes(
             given.messages,

@@ -8,7 +8,7 @@ import msgspec
 from msgspec import Raw
 
 from gateway.core.model import RequestFacts
-from gateway.metering.dialects.base import Match
+from gateway.metering.dialects.base import PathMatch
 from gateway.metering.dialects.dialect import CapPaths, Dialect, cap_of, sum_sizes
 from gateway.metering.dialects.requests import (
     EMPTY,
@@ -96,12 +96,12 @@ class OpenAI(Dialect):
     )
     n_paths: ClassVar[CapPaths] = (("n",), ("best_of",))
 
-    def _read_body(self, match: Match, body: bytes) -> RequestFacts:
+    def _read_body(self, match: PathMatch, body: bytes) -> RequestFacts:
         if match.endpoint == "chat.completions":
             return self._read_chat(match, _chat(body))
         return self._read_other(match, _other(body))
 
-    def _read_chat(self, match: Match, chat: ChatBody) -> RequestFacts:
+    def _read_chat(self, match: PathMatch, chat: ChatBody) -> RequestFacts:
         prompt_bytes, known = text_size(chat.messages)
         for raw in (chat.tools, chat.functions, chat.response_format):
             if raw is not EMPTY:
@@ -127,7 +127,7 @@ class OpenAI(Dialect):
             chat.stream_options is not EMPTY,
         )
 
-    def _read_other(self, match: Match, given: OtherBody) -> RequestFacts:
+    def _read_other(self, match: PathMatch, given: OtherBody) -> RequestFacts:
         prompt_bytes, known = sum_sizes(
             given.input,
             given.prompt,

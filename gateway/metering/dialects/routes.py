@@ -10,11 +10,11 @@ import re
 from urllib.parse import unquote
 
 from gateway.metering.dialects.anthropic import Anthropic
-from gateway.metering.dialects.base import Match
 from gateway.metering.dialects.bedrock import Bedrock
 from gateway.metering.dialects.cohere import Cohere
 from gateway.metering.dialects.dialect import Dialect
 from gateway.metering.dialects.gemini import Gemini
+from gateway.metering.dialects.match import Match
 from gateway.metering.dialects.ollama import Ollama
 from gateway.metering.dialects.openai import OpenAI
 from gateway.metering.dialects.passthrough import Passthrough

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import pytest
 
 from gateway.identity.credentials import (
-    Credential,
+    RequestCredential,
     credentials_elsewhere,
     find_credentials,
     without_protocol_key,
@@ -90,14 +90,14 @@ def test_sigv4_is_known_by_its_access_key_id_and_marked_signed():
         b"aws4_request, SignedHeaders=host;x-amz-date, Signature=5d67"
     )
     (credential,) = find_credentials(Head(((b"Authorization", value),)))
-    assert credential == Credential(b"AKIDEXAMPLE", "sigv4", 0, signed=True)
+    assert credential == RequestCredential(b"AKIDEXAMPLE", "sigv4", 0, signed=True)
 
 
 def test_presigned_query_is_known_by_its_access_key_id():
     """A presigned URL carries the same credential in its query."""
     query = "X-Amz-Credential=AKIDEXAMPLE%2F20261123%2Fus-east-1&X-Amz-Signature=ab"
     (credential,) = find_credentials(Head(query=query))
-    assert credential == Credential(b"AKIDEXAMPLE", "sigv4", signed=True)
+    assert credential == RequestCredential(b"AKIDEXAMPLE", "sigv4", signed=True)
 
 
 @pytest.mark.parametrize(
@@ -141,9 +141,9 @@ def test_elsewhere_tells_requests_apart():
 
 def test_user_id_is_an_hmac_of_the_credential():
     """Same key and secret, same id; another secret gives another; no key in it."""
-    credential = Credential(b"sk-secret", "bearer")
+    credential = RequestCredential(b"sk-secret", "bearer")
     user = credential.user_id(b"pepper")
-    assert user == Credential(b"sk-secret", "x-api-key").user_id(b"pepper")
+    assert user == RequestCredential(b"sk-secret", "x-api-key").user_id(b"pepper")
     assert user != credential.user_id(b"salt")
     assert user.startswith("key_")
     assert len(user) == 20
@@ -152,14 +152,14 @@ def test_user_id_is_an_hmac_of_the_credential():
 
 def test_digest_is_the_configured_hash():
     """The digest of a key is its plain SHA-256."""
-    digest = base64.b16encode(Credential(b"abc", "bearer").digest())
+    digest = base64.b16encode(RequestCredential(b"abc", "bearer").digest())
     assert digest.startswith(b"BA7816BF8F01CFEA")
 
 
 def test_jwt_has_three_parts():
     """Two dots make a token; keys with fewer or more do not."""
     looks = [
-        Credential(value, "bearer").looks_like_jwt()
+        RequestCredential(value, "bearer").looks_like_jwt()
         for value in (b"a.b.c", b"sk-1", b"a.b", b"a.b.c.d")
     ]
     assert looks == [True, False, False, False]

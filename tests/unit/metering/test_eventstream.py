@@ -6,8 +6,8 @@ import pytest
 
 from gateway.metering.eventstream import (
     PAYLOAD_BYTES,
+    EventStreamError,
     EventStreamReader,
-    FrameError,
     encode_message,
     event_type,
 )
@@ -38,10 +38,10 @@ def test_large_messages_are_skipped():
 
 def test_broken_framing():
     """A wrong checksum or an impossible length ends the reading."""
-    with pytest.raises(FrameError, match="checksum"):
+    with pytest.raises(EventStreamError, match="checksum"):
         messages(EventStreamReader(), b"\0" * 11 + b"\1")
     prelude = (4).to_bytes(4, "big") + bytes(4)
-    with pytest.raises(FrameError, match="shorter"):
+    with pytest.raises(EventStreamError, match="shorter"):
         messages(EventStreamReader(), prelude + crc32(prelude).to_bytes(4, "big"))
 
 

@@ -1,8 +1,7 @@
-"""What dialects share: matches, errors, counting tasks."""
+"""What dialects share: path facts, errors, counting tasks."""
 
 from gateway.core.model import RequestFacts, Usage
-from gateway.metering.dialects.base import SSE, DialectError, Match, count_task
-from gateway.metering.dialects.routes import OPENAI
+from gateway.metering.dialects.base import SSE, DialectError, count_task
 
 
 def test_errors_carry_their_parameter():
@@ -13,11 +12,6 @@ def test_errors_carry_their_parameter():
         "model",
         "must be a string",
     )
-
-
-def test_match_shows_itself():
-    """A match's repr names dialect, endpoint and model."""
-    assert repr(Match(OPENAI, "chat", model="m")) == "Match(openai, chat, model='m')"
 
 
 def test_tasks_know_the_request():

@@ -8,7 +8,7 @@ from gateway.metering.dialects.fields import (
     OPEN,
     OPEN_IF_CUT,
     Stated,
-    Tally,
+    UsageTally,
     decode_envelope,
     plain_usage,
     whole,
@@ -134,7 +134,7 @@ CASES = {
 @pytest.mark.parametrize(("answer", "figures"), CASES.values(), ids=CASES)
 def test_shapes(answer, figures):
     """Prompt, completion, total, cached, reasoning and written of each provider."""
-    tally = Tally()
+    tally = UsageTally()
     tally.take(decode_envelope(answer))
     usage = tally.usage()
     assert tally.seen
@@ -161,14 +161,14 @@ def test_shapes(answer, figures):
 )
 def test_nothing_stated(answer):
     """Objects without a count state nothing."""
-    tally = Tally()
+    tally = UsageTally()
     tally.take(decode_envelope(answer))
     assert not tally.seen
 
 
 def test_last_field_wins():
     """Anthropic's deltas replace field by field what message_start said."""
-    tally = Tally()
+    tally = UsageTally()
     start = b'{"message":{"usage":{"input_tokens":18,"output_tokens":1}}}'
     tally.take(decode_envelope(start))
     assert tally.open == OPEN
@@ -179,7 +179,7 @@ def test_last_field_wins():
 
 def test_gemini_is_open_until_it_states_candidates():
     """A first chunk with the prompt alone is not the whole story of a cut stream."""
-    tally = Tally()
+    tally = UsageTally()
     tally.take(decode_envelope(b'{"usageMetadata":{"promptTokenCount":8}}'))
     assert tally.open == OPEN_IF_CUT
     tally.take(decode_envelope(b'{"usageMetadata":{"candidatesTokenCount":2}}'))

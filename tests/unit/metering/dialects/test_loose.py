@@ -2,7 +2,7 @@
 
 import pytest
 
-from gateway.metering.dialects.fields import Envelope, Stated, Tally
+from gateway.metering.dialects.fields import Stated, UsageEnvelope, UsageTally
 from gateway.metering.dialects.loose import (
     envelope_in_head,
     envelope_in_tail,
@@ -11,9 +11,9 @@ from gateway.metering.dialects.loose import (
 )
 
 
-def total(envelope: Envelope | None) -> int:
+def total(envelope: UsageEnvelope | None) -> int:
     assert envelope is not None
-    tally = Tally()
+    tally = UsageTally()
     tally.take(envelope)
     return tally.usage().total
 
