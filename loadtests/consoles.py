@@ -182,16 +182,16 @@ async def _alerts(store: str) -> None:
     from redis.asyncio import Redis  # noqa: PLC0415 - not on the load's side
 
     from gateway.alerts.model import report_of  # noqa: PLC0415
-    from gateway.alerts.redis_outbox import RedisLedger  # noqa: PLC0415
+    from gateway.alerts.redis_outbox import RedisOutbox  # noqa: PLC0415
     from tests.e2e.test_alerts import said  # noqa: PLC0415
 
     async with Redis.from_url(store) as client:
-        ledger = RedisLedger(client, "tidegate:")
+        outbox = RedisOutbox(client, "tidegate:")
         first = int(time.time() * 1000)
         for number in range(first, first + 1_000_000):
             for kind in ("incident.opened", "incident.resolved"):
                 now = time.time()
-                await ledger.report(report_of(said(number, kind), "other"), now)
+                await outbox.report(report_of(said(number, kind), "other"), now)
                 await asyncio.sleep(1.0 / ALERTS_PER_S / 2)
 
 

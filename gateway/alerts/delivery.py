@@ -17,7 +17,7 @@ from typing import Any
 
 import msgspec
 
-from gateway.alerts.direct import KEEP_S, Direct
+from gateway.alerts.direct import KEEP_S, DirectDelivery
 from gateway.alerts.formats import is_over
 from gateway.alerts.model import (
     ACKNOWLEDGED,
@@ -25,16 +25,16 @@ from gateway.alerts.model import (
     OPENED,
     SEVERITIES,
     UPDATED,
-    Event,
-    Message,
-    Note,
+    AlertMessage,
+    DeliveryState,
+    LoggedEvent,
     Payload,
-    Told,
+    StandaloneEvent,
     event_key,
     message_id,
     short_id,
 )
-from gateway.alerts.outbox import MAX_PENDING, Delivery, Ledger, LedgerUnavailable
+from gateway.alerts.outbox import MAX_PENDING, Decision, Outbox, OutboxUnavailable
 from gateway.alerts.receivers import Receiver
 from gateway.alerts.retry import Breaker, next_attempt
 from gateway.alerts.send import Answer, Sender
@@ -60,13 +60,13 @@ DIGEST_ITEMS = 500
 _STATE_S = 2.0
 
 
-class Courier:
+class DeliveryWorker:
     """``results`` counts what became of alerts by (receiver type, result)."""
 
     def __init__(
         self,
         receiver: Receiver,
-        ledger: Ledger,
+        outbox: Outbox,
         sender: Sender,
         me: str,
         *,
@@ -76,7 +76,7 @@ class Courier:
     ) -> None:
         self.receiver = receiver
         self._name = receiver.name
-        self._ledger = ledger
+        self._outbox = outbox
         self._sender = sender
         self._me = me
         self._silences = silences
@@ -90,7 +90,7 @@ class Courier:
         self._folding = False  # whether a digest is being collected
         self._ending = False
         self._due = asyncio.Event()
-        self._direct = Direct(receiver.name)
+        self._direct = DirectDelivery(receiver.name)
         self.breaker = Breaker()
         self.disabled = ""
         """Why nothing is sent."""
@@ -123,7 +123,7 @@ class Courier:
     async def _turn(self) -> float:
         try:
             wait_s = await self.turn()
-        except LedgerUnavailable:
+        except OutboxUnavailable:
             self.holds = False
             return await self.turn_alone()
         except msgspec.DecodeError as error:  # of a newer version
@@ -146,14 +146,14 @@ class Courier:
         try:
             await self._sender.close()
             if self.holds:
-                with suppress(LedgerUnavailable):
-                    await self._ledger.release(self._name, self._me)
+                with suppress(OutboxUnavailable):
+                    await self._outbox.release(self._name, self._me)
         finally:
             self.ended = True
 
     async def turn(self) -> float:
         """Do what is to be done; seconds until there may be more (0: there is)."""
-        self.holds = await self._ledger.lease(self._name, self._me, LEASE_S)
+        self.holds = await self._outbox.lease(self._name, self._me, LEASE_S)
         if not self.holds:
             return STAND_BY_S
         now = self._clock()
@@ -166,9 +166,9 @@ class Courier:
 
     async def _read_state(self) -> str:
         """A receiver that goes elsewhere now is not the one that was disabled."""
-        target, _, why = (await self._ledger.state(self._name)).partition(" ")
+        target, _, why = (await self._outbox.state(self._name)).partition(" ")
         if why and target != self.receiver.target:
-            await self._ledger.set_state(self._name, "")
+            await self._outbox.set_state(self._name, "")
             return ""
         return why
 
@@ -176,11 +176,11 @@ class Courier:
 
     async def _fan_out(self, now: float) -> None:
         while True:
-            counts = await self._ledger.counts(self._name)
+            counts = await self._outbox.counts(self._name)
             self._folding = counts.folded > 0
             if counts.pending + EVENTS_AT_ONCE > MAX_PENDING:
                 return
-            events = await self._ledger.events(self._name, EVENTS_AT_ONCE, now)
+            events = await self._outbox.events(self._name, EVENTS_AT_ONCE, now)
             if events:
                 await self._decide_all(events, now)
             if len(events) < EVENTS_AT_ONCE:
@@ -194,19 +194,19 @@ class Courier:
 
     async def _tidy(self, now: float) -> None:
         """A client whose block ran out long ago, and nobody said so: its gateway died."""
-        told = await self._ledger.all_told(self._name)
+        told = await self._outbox.all_delivery_states(self._name)
         items = [
-            Delivery("", about, forget=True)
+            Decision("", about, forget=True)
             for about, known in told.items()
             if _ran_out(known.payload, now - TIDY_S)
         ]
         for start in range(0, len(items), EVENTS_AT_ONCE):
             chunk = items[start : start + EVENTS_AT_ONCE]
-            await self._ledger.deliver(self._name, self._me, chunk, now)
+            await self._outbox.deliver(self._name, self._me, chunk, now)
 
-    async def _decide_all(self, events: Sequence[Event], now: float) -> None:
+    async def _decide_all(self, events: Sequence[LoggedEvent], now: float) -> None:
         about = list(dict.fromkeys(event.about for event in events))
-        told = await self._ledger.told(self._name, about)
+        told = await self._outbox.delivery_states(self._name, about)
         known = dict(zip(about, told, strict=True))
         items = []
         for event in events:
@@ -216,13 +216,15 @@ class Courier:
             elif item.told is not None:
                 known[event.about] = item.told
             items.append(item)
-        await self._ledger.deliver(self._name, self._me, items, now)
+        await self._outbox.deliver(self._name, self._me, items, now)
 
-    def _decide(self, event: Event, told: Told | None, now: float) -> Delivery:
+    def _decide(
+        self, event: LoggedEvent, told: DeliveryState | None, now: float
+    ) -> Decision:
         payload = event.payload()
         if is_over(payload) or payload["type"] == ACKNOWLEDGED:
             return self._follow(event, payload, told, now)
-        skip = Delivery(event.id)
+        skip = Decision(event.id)
         if not self.receiver.wants(payload):
             return skip
         if is_silenced(self._silences(), payload, now):
@@ -238,36 +240,45 @@ class Courier:
         return self._say(event.id, event.about, payload, told, now)
 
     def _follow(
-        self, event: Event, payload: Payload, told: Told | None, now: float
-    ) -> Delivery:
+        self,
+        event: LoggedEvent,
+        payload: Payload,
+        told: DeliveryState | None,
+        now: float,
+    ) -> Decision:
         """What was begun is ended, and nothing else is."""
         ends = payload["type"] != ACKNOWLEDGED
         if told is None or not self.receiver.hears(payload["type"]):
-            return Delivery(event.id, event.about, forget=ends and told is not None)
+            return Decision(event.id, event.about, forget=ends and told is not None)
         if told.folded:
             if self._must_fold(told, now):
                 fold = self._fold_in(event.id, payload)
-                return Delivery(event.id, event.about, fold=fold, forget=ends)
+                return Decision(event.id, event.about, fold=fold, forget=ends)
             self._made.append(now)
         message = self._message(event.id, event.about, payload, told, now)
-        return Delivery(event.id, event.about, message, forget=ends)
+        return Decision(event.id, event.about, message, forget=ends)
 
     def _say(
-        self, event: str, about: str, payload: Payload, told: Told | None, now: float
-    ) -> Delivery:
+        self,
+        event: str,
+        about: str,
+        payload: Payload,
+        told: DeliveryState | None,
+        now: float,
+    ) -> Decision:
         message = self._message(event, about, payload, told, now)
         if self._direct.sent_at(message.id):
-            return Delivery(event, about, message, told=Told(payload))
+            return Decision(event, about, message, told=DeliveryState(payload))
         if self._must_fold(told, now):
             keep = told if told is not None and not told.folded else None
-            keep = keep or Told(payload, folded=True, chain=DIGEST)
+            keep = keep or DeliveryState(payload, folded=True, chain=DIGEST)
             fold = self._fold_in(event, payload)
-            return Delivery(event, about, fold=fold, told=keep)
+            return Decision(event, about, fold=fold, told=keep)
         self._made.append(now)
         chain = "" if told is None else told.chain
-        return Delivery(event, about, message, told=Told(payload, chain=chain))
+        return Decision(event, about, message, told=DeliveryState(payload, chain=chain))
 
-    def _must_fold(self, told: Told | None, now: float) -> bool:
+    def _must_fold(self, told: DeliveryState | None, now: float) -> bool:
         """There is no room for a message, or what it follows is not told before the
         digest that is being collected.
         """
@@ -280,12 +291,17 @@ class Courier:
         return _folded(event, payload)
 
     def _message(
-        self, event: str, about: str, payload: Payload, told: Told | None, now: float
-    ) -> Message:
+        self,
+        event: str,
+        about: str,
+        payload: Payload,
+        told: DeliveryState | None,
+        now: float,
+    ) -> AlertMessage:
         before = None if told is None else told.payload
         id_ = message_id(event_key(event, payload), self._name)
         chain = about if told is None else told.chain or about
-        return Message(id_, chain, payload, now, before, about=about)
+        return AlertMessage(id_, chain, payload, now, before, about=about)
 
     def _is_full(self, now: float) -> bool:
         """Whether it had as many in the last minute as it may."""
@@ -295,8 +311,8 @@ class Courier:
 
     async def _reconcile(self, now: float) -> None:
         """Tell of open incidents that it was not told of and should have been."""
-        found = [one for one in await self._ledger.incidents() if one.state == "open"]
-        told = await self._ledger.told(self._name, [one.id for one in found])
+        found = [one for one in await self._outbox.incidents() if one.state == "open"]
+        told = await self._outbox.delivery_states(self._name, [one.id for one in found])
         items = []
         for incident, known in zip(found, told, strict=True):
             if known is not None:
@@ -312,13 +328,13 @@ class Courier:
                 said = self._say(event, incident.id, payload, None, now)
                 items.append(msgspec.structs.replace(said, event=""))
         if items:
-            await self._ledger.deliver(self._name, self._me, items, now)
+            await self._outbox.deliver(self._name, self._me, items, now)
 
     async def _fold(self, now: float) -> None:
         """What was too much for a minute, in one message after it."""
         if not is_due(self._digest_at, MINUTE_S, now):
             return
-        items = await self._ledger.folded(self._name, DIGEST_ITEMS)
+        items = await self._outbox.folded(self._name, DIGEST_ITEMS)
         if not items:
             return
         if not self._digest_at:  # the first of a storm: collect for a minute
@@ -327,13 +343,13 @@ class Courier:
         self._digest_at = now
         payload = _digest(items, now)
         id_ = message_id(items[0]["event"], f"{self._name}\0digest")
-        message = Message(id_, DIGEST, payload, now)
-        await self._ledger.digest(self._name, self._me, message, len(items), now)
+        message = AlertMessage(id_, DIGEST, payload, now)
+        await self._outbox.digest(self._name, self._me, message, len(items), now)
 
     # -- delivery ------------------------------------------------------------------------
 
     async def _attempt(self) -> float:
-        due = await self._ledger.due(self._name)
+        due = await self._outbox.due(self._name)
         if due is None:
             return IDLE_S
         now = self._clock()
@@ -347,17 +363,17 @@ class Courier:
             await self._finish(due.message, "dead", now)
             return 0.0
         if self.breaker.is_open(now):
-            return min(IDLE_S, self.breaker.closed_until - now)
+            return min(IDLE_S, self.breaker.open_until - now)
         if due.at > now:
             return min(IDLE_S, due.at - now)
         await self._settle(due.message, await self._send(due.message, now))
         return 0.0
 
-    async def _send(self, message: Message, now: float) -> Answer:
+    async def _send(self, message: AlertMessage, now: float) -> Answer:
         async with self.line:
             return await self._sender.send(message, now)
 
-    async def _settle(self, message: Message, answer: Answer) -> None:
+    async def _settle(self, message: AlertMessage, answer: Answer) -> None:
         now = self._clock()
         message.attempts += 1
         message.last_at, message.error = now, answer.error
@@ -366,14 +382,14 @@ class Courier:
             self.breaker.succeeded()
             try:
                 await self._finish(message, "sent", now)
-            except LedgerUnavailable:
+            except OutboxUnavailable:
                 self._direct.remember(message.id, now)
                 raise
             return
         if answer.gone:
             self.disabled = answer.error
             why = f"{self.receiver.target} {answer.error}"
-            await self._ledger.set_state(self._name, why)
+            await self._outbox.set_state(self._name, why)
             await self._finish(message, "dead", now)
             return
         self.breaker.failed(now, answer.retry_after_s)
@@ -388,21 +404,21 @@ class Courier:
         await self._finish(message, "retry" if again else "dead", now, again or 0.0)
 
     async def _finish(
-        self, message: Message, outcome: Any, now: float, retry_at: float = 0.0
+        self, message: AlertMessage, outcome: Any, now: float, retry_at: float = 0.0
     ) -> None:
         if outcome != "retry":
             self._count(outcome)
-        await self._ledger.finish(self._name, self._me, message, outcome, now, retry_at)
+        await self._outbox.finish(self._name, self._me, message, outcome, now, retry_at)
 
-    async def _finish_sent(self, message: Message, sent_at: float) -> None:
+    async def _finish_sent(self, message: AlertMessage, sent_at: float) -> None:
         """It was told, and counted, while the store was away."""
         message.attempts, message.last_at = message.attempts + 1, sent_at
         now = self._clock()
-        await self._ledger.finish(self._name, self._me, message, "sent", now)
+        await self._outbox.finish(self._name, self._me, message, "sent", now)
 
     # -- without the store ---------------------------------------------------------------
 
-    def offer(self, note: Note, at: float) -> None:
+    def offer(self, note: StandaloneEvent, at: float) -> None:
         """A trouble of this gateway that waits for the store; the same any number of
         times.
         """

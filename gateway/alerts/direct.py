@@ -11,7 +11,13 @@ from collections import deque
 
 import msgspec
 
-from gateway.alerts.model import DEGRADED, Message, Note, event_key, message_id
+from gateway.alerts.model import (
+    DEGRADED,
+    AlertMessage,
+    StandaloneEvent,
+    event_key,
+    message_id,
+)
 
 # Troubles that wait to be sent past the store, and ids of those that were.
 MAX_WAITING = 32
@@ -23,11 +29,11 @@ KEEP_S = 600.0
 class Attempt(msgspec.Struct):
     """A message, and when (epoch seconds) it is to be sent."""
 
-    message: Message
+    message: AlertMessage
     at: float
 
 
-class Direct:
+class DirectDelivery:
     """Troubles of one gateway for one receiver, in order."""
 
     def __init__(self, receiver: str) -> None:
@@ -36,7 +42,7 @@ class Direct:
         self._sent: dict[str, float] = {}
         self._begun: set[str] = set()
 
-    def is_new(self, note: Note, at: float, now: float) -> bool:
+    def is_new(self, note: StandaloneEvent, at: float, now: float) -> bool:
         """Whether there is room for it and it was neither sent nor is it old."""
         id_ = self._message(note, at).id
         return (
@@ -46,21 +52,21 @@ class Direct:
             and all(one.message.id != id_ for one in self._waiting)
         )
 
-    def add(self, note: Note, at: float, now: float) -> None:
+    def add(self, note: StandaloneEvent, at: float, now: float) -> None:
         """To be sent at once, after those before it."""
         begins = note.type == DEGRADED
         (self._begun.add if begins else self._begun.discard)(note.chain)
         self._waiting.append(Attempt(self._message(note, at), now))
 
-    def has_begun(self, note: Note) -> bool:
+    def has_begun(self, note: StandaloneEvent) -> bool:
         """Whether the last one of its kind was a beginning: its end may follow."""
         return note.chain in self._begun
 
-    def _message(self, note: Note, at: float) -> Message:
+    def _message(self, note: StandaloneEvent, at: float) -> AlertMessage:
         payload = msgspec.json.decode(note.body)
         # Never the log's name of the event: it has none yet.
         id_ = message_id(event_key("", payload), self._receiver)
-        return Message(id_, note.chain, payload, at)
+        return AlertMessage(id_, note.chain, payload, at)
 
     def due(self, now: float) -> Attempt | None:
         """The first of all, if its time has come."""

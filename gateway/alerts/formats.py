@@ -10,7 +10,7 @@ from typing import Any
 
 import msgspec
 
-from gateway.alerts.model import ACKNOWLEDGED, DIGEST, RESOLVED, Message, Payload
+from gateway.alerts.model import ACKNOWLEDGED, DIGEST, RESOLVED, AlertMessage, Payload
 from gateway.detect.model import format_time
 
 PAGERDUTY_URL = "https://events.pagerduty.com/v2/enqueue"
@@ -90,7 +90,9 @@ def lines(payload: Payload) -> list[str]:
 # -- generic ---------------------------------------------------------------------------
 
 
-def webhook(url: str, secrets: Sequence[str], message: Message, now: float) -> Post:
+def webhook(
+    url: str, secrets: Sequence[str], message: AlertMessage, now: float
+) -> Post:
     """Standard Webhooks: signed with every secret, so that one can be replaced."""
     body = msgspec.json.encode(message.payload)
     stamp = str(int(now))
@@ -111,7 +113,7 @@ def sign(secret: str, content: bytes) -> str:
 # -- chat --------------------------------------------------------------------------------
 
 
-def slack(url: str, message: Message) -> Post:
+def slack(url: str, message: AlertMessage) -> Post:
     """An incoming webhook with blocks; ``text`` is what notifications show."""
     payload = message.payload
     mark = ":white_check_mark:" if is_over(payload) else _MARKS[payload["severity"]]
@@ -141,7 +143,7 @@ def _plain(text: str) -> str:
     return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
 
 
-def teams(url: str, message: Message) -> Post:
+def teams(url: str, message: AlertMessage) -> Post:
     """A workflow's webhook with an adaptive card."""
     payload = message.payload
     color = "good" if is_over(payload) else _WEIGHTS[payload["severity"]]
@@ -170,7 +172,7 @@ def _text(text: str, **style: Any) -> dict[str, Any]:
 # -- pagers ------------------------------------------------------------------------------
 
 
-def pagerduty(url: str, key: str, message: Message) -> Post:
+def pagerduty(url: str, key: str, message: AlertMessage) -> Post:
     """Events API v2: trigger, acknowledge and resolve by dedup key."""
     payload = message.payload
     action = "resolve" if is_over(payload) else "trigger"
@@ -195,14 +197,14 @@ def pagerduty(url: str, key: str, message: Message) -> Post:
     return _post(url, event)
 
 
-def dedup_key(message: Message) -> str:
+def dedup_key(message: AlertMessage) -> str:
     """One for all that is said of an incident, a client or a gateway."""
     if message.payload["type"].startswith(("incident.", "digest")):
         return str(message.payload["id"])
     return message.topic
 
 
-def opsgenie(url: str, key: str, message: Message) -> Post:
+def opsgenie(url: str, key: str, message: AlertMessage) -> Post:
     """Create, acknowledge or close by alias."""
     payload = message.payload
     alias, headers = dedup_key(message), {"Authorization": f"GenieKey {key}"}
@@ -224,7 +226,7 @@ def opsgenie(url: str, key: str, message: Message) -> Post:
     return _post(url, created, headers)
 
 
-def alertmanager(url: str, message: Message, now: float) -> Post:
+def alertmanager(url: str, message: AlertMessage, now: float) -> Post:
     """API v2. Where labels changed (class, severity), the old alert is ended."""
     payload = message.payload
     starts = payload.get("opened_at") or payload["ts"]
@@ -244,7 +246,7 @@ def alertmanager(url: str, message: Message, now: float) -> Post:
 
 
 def _alert(
-    payload: Payload, message: Message, starts: str, ends: str
+    payload: Payload, message: AlertMessage, starts: str, ends: str
 ) -> dict[str, Any]:
     subject = payload.get("subject") or {"kind": "service", "id": "*"}
     labels = {
@@ -273,7 +275,7 @@ def _alert(
     }
 
 
-def email(message: Message) -> tuple[str, str]:
+def email(message: AlertMessage) -> tuple[str, str]:
     """Subject and text of a letter."""
     payload = message.payload
     text = "\n".join([title(payload), "", *lines(payload), ""])

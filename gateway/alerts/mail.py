@@ -16,7 +16,7 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from gateway.alerts import formats
-from gateway.alerts.model import Message
+from gateway.alerts.model import AlertMessage
 from gateway.alerts.send import TIMEOUT_S, Answer, PrivateAddress, check_address
 
 # A letter is half a dozen questions and answers.
@@ -44,7 +44,7 @@ class MailSender:
         self._from, self._to = sender, to
         self._allow_private = allow_private
 
-    async def send(self, message: Message, now: float) -> Answer:
+    async def send(self, message: AlertMessage, now: float) -> Answer:
         """In a thread, for LETTER_S at most."""
         wire = _Wire()
         try:
@@ -61,7 +61,7 @@ class MailSender:
             wire.cut()  # a server that trickles would hold the thread for ever
         return Answer()
 
-    def _letter(self, message: Message, now: float) -> EmailMessage:
+    def _letter(self, message: AlertMessage, now: float) -> EmailMessage:
         letter = EmailMessage()
         subject, text = formats.email(message)
         letter["Subject"], letter["From"] = subject, self._from

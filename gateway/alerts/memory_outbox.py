@@ -20,17 +20,17 @@ from gateway.alerts.model import (
     OPENED,
     RESOLVED,
     UPDATED,
-    Event,
-    Incident,
-    Message,
-    Note,
+    AlertMessage,
+    DeliveryState,
+    IncidentReport,
+    LoggedEvent,
     Outcome,
-    Report,
-    Told,
+    SharedIncident,
+    StandaloneEvent,
     aliases_of,
-    own_causes,
+    lasting_causes,
 )
-from gateway.alerts.outbox import Counts, Delivery, Due
+from gateway.alerts.outbox import Counts, Decision, Due
 
 # Changes after which the journal begins anew with the state as it is.
 COMPACT_CHANGES = 4_000
@@ -64,15 +64,15 @@ class _Queue(msgspec.Struct):
     """One receiver."""
 
     position: str = ""
-    messages: dict[str, Message] = {}
+    messages: dict[str, AlertMessage] = {}
     chains: dict[str, list[str]] = {}
     due: dict[str, float] = {}
-    told: dict[str, Told] = {}
+    told: dict[str, DeliveryState] = {}
     folded: list[dict[str, Any]] = []
-    dead: dict[str, Message] = {}
-    sent: list[Message] = []
+    dead: dict[str, AlertMessage] = {}
+    sent: list[AlertMessage] = []
 
-    def enqueue(self, message: Message, at: float) -> None:
+    def enqueue(self, message: AlertMessage, at: float) -> None:
         self.messages[message.id] = message
         chain = self.chains.setdefault(message.chain, [])
         chain.append(message.id)
@@ -94,7 +94,7 @@ class _State(msgspec.Struct):
     causes: dict[str, str] = {}
     locals: dict[str, str] = {}
     known: dict[str, float] = {}
-    log: list[Event] = []
+    log: list[LoggedEvent] = []
     version: int = 0
     serial: int = 0
     silences: dict[str, bytes] = {}
@@ -103,7 +103,7 @@ class _State(msgspec.Struct):
     queues: dict[str, _Queue] = {}
 
 
-class MemoryLedger:
+class MemoryOutbox:
     """``path`` "": nothing outlives the process. Raises nothing but OSError at the
     start; a full disk later costs durability, not alerts.
     """
@@ -163,7 +163,12 @@ class MemoryLedger:
     # -- incidents -----------------------------------------------------------------------
 
     def _say(
-        self, kind: str, about: str, one: _Shared | Note, now: float, body: bytes
+        self,
+        kind: str,
+        about: str,
+        one: _Shared | StandaloneEvent,
+        now: float,
+        body: bytes,
     ) -> None:
         state = self._state
         state.serial += 1
@@ -176,7 +181,7 @@ class MemoryLedger:
         if state.log:
             millis = max(millis, state.log[-1].id.partition("-")[0])
         state.log.append(
-            Event(
+            LoggedEvent(
                 id=f"{millis}-{state.serial:010d}",
                 type=kind,
                 about=about,
@@ -192,12 +197,12 @@ class MemoryLedger:
     def _lose(self, reason: str) -> None:
         self._state.lost[reason] = self._state.lost.get(reason, 0) + 1
 
-    async def report(self, report: Report, now: float) -> str:
+    async def report(self, report: IncidentReport, now: float) -> str:
         """Open, join or end."""
         id_: str = self._do("report", report, now)
         return id_
 
-    def _report(self, report: Report, now: float) -> str:
+    def _report(self, report: IncidentReport, now: float) -> str:
         mine = f"{report.gateway}|{report.local}"
         id_ = self._state.locals.get(mine, report.local)
         one = self._state.incidents.get(id_)
@@ -232,7 +237,7 @@ class MemoryLedger:
     def _open(self) -> list[str]:
         return [id_ for id_, one in self._state.incidents.items() if one.is_open]
 
-    def _find(self, report: Report) -> tuple[str, _Shared | None]:
+    def _find(self, report: IncidentReport) -> tuple[str, _Shared | None]:
         for cause in report.causes:
             id_ = self._state.causes.get(cause, "")
             one = self._state.incidents.get(id_)
@@ -244,7 +249,7 @@ class MemoryLedger:
             return id_, one
         return "", None
 
-    def _begin(self, report: Report, now: float) -> _Shared:
+    def _begin(self, report: IncidentReport, now: float) -> _Shared:
         one = _Shared(
             report.body, now, report.severity, report.action, report.score, report.cls
         )
@@ -253,7 +258,13 @@ class MemoryLedger:
         return one
 
     def _join(
-        self, id_: str, one: _Shared, report: Report, now: float, *, changes: bool
+        self,
+        id_: str,
+        one: _Shared,
+        report: IncidentReport,
+        now: float,
+        *,
+        changes: bool,
     ) -> None:
         if changes or report.score > one.score:
             one.body, one.cls = report.body, report.cls
@@ -264,12 +275,12 @@ class MemoryLedger:
         one.reporters[report.gateway] = (report.local, now)
         one.locals.add(mine)
         self._state.locals[mine] = id_
-        for cause in own_causes(report):
+        for cause in lasting_causes(report):
             if self._state.causes.setdefault(cause, id_) == id_:
                 one.causes.add(cause)
         self._state.version += 1
 
-    def _calm(self, id_: str, one: _Shared, report: Report, now: float) -> None:
+    def _calm(self, id_: str, one: _Shared, report: IncidentReport, now: float) -> None:
         if one.reporters.get(report.gateway, ("",))[0] == report.local:
             del one.reporters[report.gateway]
         if not one.reporters:
@@ -290,11 +301,11 @@ class MemoryLedger:
             for mine in state.incidents.pop(key).locals:
                 state.locals.pop(mine, None)
 
-    async def note(self, note: Note, now: float) -> bool:
+    async def log_event(self, note: StandaloneEvent, now: float) -> bool:
         """Log an event."""
         return bool(self._do("note", note, now))
 
-    def _note(self, note: Note, now: float) -> bool:
+    def _note(self, note: StandaloneEvent, now: float) -> bool:
         state = self._state
         if note.key:
             old = now - limits.KNOWN_S
@@ -346,10 +357,10 @@ class MemoryLedger:
         """Of incidents and silences."""
         return self._state.version
 
-    async def incidents(self) -> list[Incident]:
+    async def incidents(self) -> list[SharedIncident]:
         """Newest first."""
         found = [
-            Incident(
+            SharedIncident(
                 id=id_,
                 state="open" if one.is_open else "resolved",
                 severity=one.severity,
@@ -425,7 +436,7 @@ class MemoryLedger:
     async def release(self, receiver: str, me: str) -> None:
         """Nobody waits for it."""
 
-    async def events(self, receiver: str, count: int, now: float) -> list[Event]:
+    async def events(self, receiver: str, count: int, now: float) -> list[LoggedEvent]:
         """After the receiver's position."""
         start = self._queue(receiver).position
         start = start or f"{round(max(0.0, now - limits.LOOK_BACK_S) * 1000):013d}"
@@ -433,23 +444,25 @@ class MemoryLedger:
         first = bisect_right(log, start, key=lambda one: one.id)
         return log[first : first + count]
 
-    async def told(self, receiver: str, about: Sequence[str]) -> list[Told | None]:
+    async def delivery_states(
+        self, receiver: str, about: Sequence[str]
+    ) -> list[DeliveryState | None]:
         """What it knows."""
         told = self._queue(receiver).told
         return [told.get(one) for one in about]
 
-    async def all_told(self, receiver: str) -> dict[str, Told]:
+    async def all_delivery_states(self, receiver: str) -> dict[str, DeliveryState]:
         """All that it knows."""
         return dict(self._queue(receiver).told)
 
     async def deliver(
-        self, receiver: str, me: str, items: Sequence[Delivery], now: float
+        self, receiver: str, me: str, items: Sequence[Decision], now: float
     ) -> bool:
         """Take decisions in."""
         self._do("deliver", receiver, list(items), now)
         return True
 
-    def _deliver(self, receiver: str, items: list[Delivery], now: float) -> None:
+    def _deliver(self, receiver: str, items: list[Decision], now: float) -> None:
         queue = self._queue(receiver)
         for one in items:
             queue.position = one.event or queue.position
@@ -470,13 +483,15 @@ class MemoryLedger:
         return self._queue(receiver).folded[:count]
 
     async def digest(
-        self, receiver: str, me: str, message: Message, count: int, now: float
+        self, receiver: str, me: str, message: AlertMessage, count: int, now: float
     ) -> bool:
         """One message for many events."""
         self._do("digest", receiver, message, count, now)
         return True
 
-    def _digest(self, receiver: str, message: Message, count: int, now: float) -> None:
+    def _digest(
+        self, receiver: str, message: AlertMessage, count: int, now: float
+    ) -> None:
         queue = self._queue(receiver)
         del queue.folded[:count]
         queue.enqueue(message, now)
@@ -496,7 +511,7 @@ class MemoryLedger:
         self,
         receiver: str,
         me: str,
-        message: Message,
+        message: AlertMessage,
         outcome: Outcome,
         now: float,
         retry_at: float = 0.0,
@@ -508,7 +523,7 @@ class MemoryLedger:
     def _finish(
         self,
         receiver: str,
-        message: Message,
+        message: AlertMessage,
         outcome: str,
         now: float,
         retry_at: float,
@@ -551,7 +566,7 @@ class MemoryLedger:
         queue = self._queue(receiver)
         return Counts(len(queue.messages), len(queue.dead), len(queue.folded))
 
-    async def listed(self, receiver: str, what: str, count: int) -> list[Message]:
+    async def listed(self, receiver: str, what: str, count: int) -> list[AlertMessage]:
         """As many as asked for."""
         queue = self._queue(receiver)
         if what == "sent":
@@ -576,28 +591,28 @@ class MemoryLedger:
         else:
             self._state.disabled.pop(receiver, None)
 
-    async def turned_away(self) -> dict[str, int]:
+    async def lost_counts(self) -> dict[str, int]:
         """By reason."""
         return dict(self._state.lost)
 
 
 # How the journal's arguments are read again.
 _CHANGES: dict[str, tuple[Any, ...]] = {
-    "report": (Report, float),
-    "note": (Note, float),
+    "report": (IncidentReport, float),
+    "note": (StandaloneEvent, float),
     "beat": (str, list[str], float),
     "sweep": (float,),
     "acknowledge": (str, str, float),
     "resolve": (str, str, float),
     "put_silence": (str, bytes | None),
-    "deliver": (str, list[Delivery], float),
-    "digest": (str, Message, int, float),
-    "finish": (str, Message, str, float, float),
+    "deliver": (str, list[Decision], float),
+    "digest": (str, AlertMessage, int, float),
+    "finish": (str, AlertMessage, str, float, float),
     "resend": (str, list[str], float),
     "set_state": (str, str),
 }
 
 
-def _copy(message: Message) -> Message:
+def _copy(message: AlertMessage) -> AlertMessage:
     """Couriers write on what they hold."""
     return msgspec.structs.replace(message)

@@ -22,7 +22,7 @@ DIGEST = "digest"
 Outcome = Literal["sent", "retry", "dead"]
 
 
-class Report(msgspec.Struct, frozen=True):
+class IncidentReport(msgspec.Struct, frozen=True):
     """What one gateway's detector said of an incident, ready for the store."""
 
     gateway: str
@@ -37,7 +37,7 @@ class Report(msgspec.Struct, frozen=True):
     loose: str = ""  # and by this one where only other gateways report that incident
 
 
-class Note(msgspec.Struct, frozen=True):
+class StandaloneEvent(msgspec.Struct, frozen=True):
     """An event beside incidents: a client acted on, a gateway in trouble.
 
     ``key`` (when not empty) is who it is about: on ``begins`` it is told only when it
@@ -56,7 +56,7 @@ class Note(msgspec.Struct, frozen=True):
     until: float = 0.0
 
 
-class Event(msgspec.Struct, frozen=True):
+class LoggedEvent(msgspec.Struct, frozen=True):
     """An entry of the log that every receiver reads; ``id`` orders them."""
 
     id: str
@@ -82,7 +82,7 @@ class Event(msgspec.Struct, frozen=True):
         return shown
 
 
-class Message(msgspec.Struct):
+class AlertMessage(msgspec.Struct):
     """What one receiver is to be told; ``id`` is the same at every attempt."""
 
     id: str
@@ -117,7 +117,7 @@ class Message(msgspec.Struct):
         }
 
 
-class Told(msgspec.Struct, frozen=True):
+class DeliveryState(msgspec.Struct, frozen=True):
     """What a receiver knows of an incident."""
 
     payload: Payload
@@ -125,7 +125,7 @@ class Told(msgspec.Struct, frozen=True):
     chain: str = ""  # in which the rest comes: behind the digest
 
 
-class Incident(msgspec.Struct, frozen=True):
+class SharedIncident(msgspec.Struct, frozen=True):
     """One cause, whoever of the gateways saw it."""
 
     id: str
@@ -168,9 +168,9 @@ def aliases_of(reported: Iterable[str]) -> tuple[str, ...]:
     return tuple(sorted({one.rpartition("|")[2] for one in reported}))
 
 
-def report_of(output: Output, gateway: str) -> Report:
+def report_of(output: Output, gateway: str) -> IncidentReport:
     """What is said of an incident, for the store."""
-    return Report(
+    return IncidentReport(
         gateway=gateway,
         local=output.id,
         verb=output.type.partition(".")[2],
@@ -214,7 +214,7 @@ def loose_cause_of(output: Output) -> str:
     return f"{output.tenant}|shared|{output.cls}" if crowd else ""
 
 
-def own_causes(report: Report) -> tuple[str, ...]:
+def lasting_causes(report: IncidentReport) -> tuple[str, ...]:
     """Those that an incident is afterwards known by: not the whole service's, unless
     it is the whole service's own.
     """
@@ -223,7 +223,7 @@ def own_causes(report: Report) -> tuple[str, ...]:
     return (*own, report.loose) if report.loose else own
 
 
-def note_of(output: Output, gateway: str) -> Note:
+def client_event_of(output: Output, gateway: str) -> StandaloneEvent:
     """What is said of a single client, for the store."""
     subject = output.subject
     who = f"{output.tenant}|{subject.kind}|{subject.id}"
@@ -231,7 +231,7 @@ def note_of(output: Output, gateway: str) -> Note:
     until = 0.0
     if output.until is not None:
         until = msgspec.structs.replace(output, ts=output.until).at
-    return Note(
+    return StandaloneEvent(
         type=output.type,
         gateway=gateway,
         local=output.id,
@@ -244,7 +244,9 @@ def note_of(output: Output, gateway: str) -> Note:
     )
 
 
-def trouble(kind: str, gateway: str, reason: str, at: float, what: str = "") -> Note:
+def gateway_event(
+    kind: str, gateway: str, reason: str, at: float, what: str = ""
+) -> StandaloneEvent:
     """``gateway.degraded`` or ``gateway.recovered`` in the shape of alerts. ``what``:
     the part of the gateway that it is about, "" the store.
     """
@@ -269,7 +271,7 @@ def trouble(kind: str, gateway: str, reason: str, at: float, what: str = "") -> 
         "reasons": [reason] if reason else [],
         "subjects": [],
     }
-    return Note(
+    return StandaloneEvent(
         type=kind,
         gateway=gateway,
         local="",

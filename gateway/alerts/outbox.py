@@ -11,7 +11,15 @@ from typing import Any, Protocol
 
 import msgspec
 
-from gateway.alerts.model import Event, Incident, Message, Note, Outcome, Report, Told
+from gateway.alerts.model import (
+    AlertMessage,
+    DeliveryState,
+    IncidentReport,
+    LoggedEvent,
+    Outcome,
+    SharedIncident,
+    StandaloneEvent,
+)
 
 # Open incidents; more are counted as turned away.
 MAX_OPEN = 2_000
@@ -35,11 +43,11 @@ KNOWN_S = 3_600.0
 LOOK_BACK_S = 300.0
 
 
-class LedgerUnavailable(Exception):  # noqa: N818 - the store is away, nothing is wrong
+class OutboxUnavailable(Exception):  # noqa: N818 - the store is away, nothing is wrong
     """The store does not answer. The call may or may not have taken effect."""
 
 
-class Delivery(msgspec.Struct, frozen=True):
+class Decision(msgspec.Struct, frozen=True):
     """What a courier decided about one event of the log.
 
     ``message`` None and ``fold`` None: nothing is said. ``told`` is what the receiver
@@ -48,16 +56,16 @@ class Delivery(msgspec.Struct, frozen=True):
 
     event: str
     about: str = ""
-    message: Message | None = None
+    message: AlertMessage | None = None
     fold: dict[str, Any] | None = None
-    told: Told | None = None
+    told: DeliveryState | None = None
     forget: bool = False
 
 
 class Due(msgspec.Struct, frozen=True):
     """The message whose turn is next, and when (epoch seconds)."""
 
-    message: Message
+    message: AlertMessage
     at: float
 
 
@@ -69,16 +77,16 @@ class Counts(msgspec.Struct, frozen=True):
     folded: int = 0
 
 
-class Ledger(Protocol):
+class Outbox(Protocol):
     """Every method raises LedgerUnavailable. Times are epoch seconds."""
 
-    async def report(self, report: Report, now: float) -> str:
+    async def report(self, report: IncidentReport, now: float) -> str:
         """Open, join or end a shared incident; its id ("": there was no room, or
         nothing to end).
         """
         ...
 
-    async def note(self, note: Note, now: float) -> bool:
+    async def log_event(self, note: StandaloneEvent, now: float) -> bool:
         """Log an event; False when it was told already."""
         ...
 
@@ -94,7 +102,7 @@ class Ledger(Protocol):
         """Changes with every change of an incident or silence."""
         ...
 
-    async def incidents(self) -> list[Incident]:
+    async def incidents(self) -> list[SharedIncident]:
         """All that are known, newest first."""
         ...
 
@@ -122,20 +130,22 @@ class Ledger(Protocol):
         """Give the lease back."""
         ...
 
-    async def events(self, receiver: str, count: int, now: float) -> list[Event]:
+    async def events(self, receiver: str, count: int, now: float) -> list[LoggedEvent]:
         """The next ones that the receiver was not asked about yet."""
         ...
 
-    async def told(self, receiver: str, about: Sequence[str]) -> list[Told | None]:
+    async def delivery_states(
+        self, receiver: str, about: Sequence[str]
+    ) -> list[DeliveryState | None]:
         """What the receiver knows of incidents."""
         ...
 
-    async def all_told(self, receiver: str) -> dict[str, Told]:
+    async def all_delivery_states(self, receiver: str) -> dict[str, DeliveryState]:
         """All that it knows, by what it is about."""
         ...
 
     async def deliver(
-        self, receiver: str, me: str, items: Sequence[Delivery], now: float
+        self, receiver: str, me: str, items: Sequence[Decision], now: float
     ) -> bool:
         """Take decisions in, in order; False when the lease is another's."""
         ...
@@ -145,7 +155,7 @@ class Ledger(Protocol):
         ...
 
     async def digest(
-        self, receiver: str, me: str, message: Message, count: int, now: float
+        self, receiver: str, me: str, message: AlertMessage, count: int, now: float
     ) -> bool:
         """Exchange the first ``count`` folded events for a message."""
         ...
@@ -158,7 +168,7 @@ class Ledger(Protocol):
         self,
         receiver: str,
         me: str,
-        message: Message,
+        message: AlertMessage,
         outcome: Outcome,
         now: float,
         retry_at: float = 0.0,
@@ -176,7 +186,7 @@ class Ledger(Protocol):
         """How much waits."""
         ...
 
-    async def listed(self, receiver: str, what: str, count: int) -> list[Message]:
+    async def listed(self, receiver: str, what: str, count: int) -> list[AlertMessage]:
         """``pending``, ``dead`` or ``sent``; newest first but for the pending."""
         ...
 
@@ -188,6 +198,6 @@ class Ledger(Protocol):
         """Disable, or ("") enable."""
         ...
 
-    async def turned_away(self) -> dict[str, int]:
+    async def lost_counts(self) -> dict[str, int]:
         """What was lost for want of room, by reason."""
         ...

@@ -9,7 +9,7 @@ import msgspec
 from gateway.alerts import formats
 from gateway.alerts.formats import Post
 from gateway.alerts.mail import MailSender
-from gateway.alerts.model import Message, Payload, is_at_least, short_id
+from gateway.alerts.model import AlertMessage, Payload, is_at_least, short_id
 from gateway.alerts.retry import SCHEDULE_S
 from gateway.alerts.send import HttpSender, Sender
 from gateway.config.resolve import receiver_names
@@ -99,13 +99,13 @@ def open_sender(receiver: Receiver) -> Sender:
             allow_private=receiver.allow_private,
         )
 
-    def build(message: Message, now: float) -> Post:
+    def build(message: AlertMessage, now: float) -> Post:
         return build_post(receiver, message, now)
 
     return HttpSender(build, allow_private=receiver.allow_private)
 
 
-def build_post(receiver: Receiver, message: Message, now: float) -> Post:
+def build_post(receiver: Receiver, message: AlertMessage, now: float) -> Post:
     """The request by the receiver's kind."""
     url, secrets = receiver.url, receiver.secrets
     key = secrets[0] if secrets else ""

@@ -11,17 +11,17 @@ from redis.exceptions import RedisError
 
 from gateway.alerts import outbox as limits
 from gateway.alerts.model import (
-    Event,
-    Incident,
-    Message,
-    Note,
+    AlertMessage,
+    DeliveryState,
+    IncidentReport,
+    LoggedEvent,
     Outcome,
-    Report,
-    Told,
+    SharedIncident,
+    StandaloneEvent,
     aliases_of,
-    own_causes,
+    lasting_causes,
 )
-from gateway.alerts.outbox import Counts, Delivery, Due, LedgerUnavailable
+from gateway.alerts.outbox import Counts, Decision, Due, OutboxUnavailable
 
 if TYPE_CHECKING:
     from redis.asyncio import Redis
@@ -32,11 +32,11 @@ _SWEEP_AT_ONCE = 500
 _LISTED_OF_A_CHAIN = 20
 
 _encode = msgspec.json.encode
-_decode_message = msgspec.json.Decoder(Message).decode
-_decode_told = msgspec.json.Decoder(Told).decode
+_decode_message = msgspec.json.Decoder(AlertMessage).decode
+_decode_state = msgspec.json.Decoder(DeliveryState).decode
 
 
-class RedisLedger:
+class RedisOutbox:
     """``prefix`` is the store's; the client may be shared."""
 
     def __init__(self, client: Redis, prefix: str) -> None:
@@ -73,7 +73,7 @@ class RedisLedger:
             return await call
         except (RedisError, OSError) as error:
             why = str(error) or type(error).__name__
-            raise LedgerUnavailable(why) from error
+            raise OutboxUnavailable(why) from error
 
     async def _run(self, name: str, keys: Sequence[str], *args: Any) -> Any:
         return await self._guard(self._scripts[name](keys=keys, args=args))
@@ -96,7 +96,7 @@ class RedisLedger:
 
     # -- incidents -----------------------------------------------------------------------
 
-    async def report(self, report: Report, now: float) -> str:
+    async def report(self, report: IncidentReport, now: float) -> str:
         """Open, join or end."""
         causes = report.causes
         id_: bytes = await self._run(
@@ -117,11 +117,11 @@ class RedisLedger:
             report.loose,
             len(causes),
             *causes,
-            *own_causes(report),
+            *lasting_causes(report),
         )
         return id_.decode()
 
-    async def note(self, note: Note, now: float) -> bool:
+    async def log_event(self, note: StandaloneEvent, now: float) -> bool:
         """Log an event."""
         said = await self._run(
             "note",
@@ -160,7 +160,7 @@ class RedisLedger:
         """Of incidents and silences."""
         return int(await self._guard(self._client.get(self._keys[6])) or 0)
 
-    async def incidents(self) -> list[Incident]:
+    async def incidents(self) -> list[SharedIncident]:
         """Newest first."""
         turn = self._client.pipeline(transaction=True)
         turn.hgetall(self._keys[0])
@@ -217,29 +217,31 @@ class RedisLedger:
         """Give back."""
         await self._run("lease", self._queue(receiver)[1][:1], me, 0)
 
-    async def events(self, receiver: str, count: int, now: float) -> list[Event]:
+    async def events(self, receiver: str, count: int, now: float) -> list[LoggedEvent]:
         """After the receiver's position."""
         at = await self._guard(self._client.get(self._queue(receiver)[1][1]))
         start = at or b"%d-0" % max(0, round((now - limits.LOOK_BACK_S) * 1000))
         asked = self._client.xrange(self._keys[5], b"(" + start, count=count)
         return [_event(id_, fields) for id_, fields in await self._guard(asked)]
 
-    async def told(self, receiver: str, about: Sequence[str]) -> list[Told | None]:
+    async def delivery_states(
+        self, receiver: str, about: Sequence[str]
+    ) -> list[DeliveryState | None]:
         """What it knows."""
         if not about:
             return []
         keys = self._queue(receiver)[1]
         found = await self._guard(self._client.hmget(keys[4], list(about)))
-        return [None if one is None else _decode_told(one) for one in found]
+        return [None if one is None else _decode_state(one) for one in found]
 
-    async def all_told(self, receiver: str) -> dict[str, Told]:
+    async def all_delivery_states(self, receiver: str) -> dict[str, DeliveryState]:
         """All that it knows."""
         keys = self._queue(receiver)[1]
         found = await self._guard(self._client.hgetall(keys[4]))
-        return {about.decode(): _decode_told(one) for about, one in found.items()}
+        return {about.decode(): _decode_state(one) for about, one in found.items()}
 
     async def deliver(
-        self, receiver: str, me: str, items: Sequence[Delivery], now: float
+        self, receiver: str, me: str, items: Sequence[Decision], now: float
     ) -> bool:
         """Take decisions in."""
         base, keys = self._queue(receiver)
@@ -257,7 +259,7 @@ class RedisLedger:
         return [msgspec.json.decode(one) for one in found]
 
     async def digest(
-        self, receiver: str, me: str, message: Message, count: int, now: float
+        self, receiver: str, me: str, message: AlertMessage, count: int, now: float
     ) -> bool:
         """One message for many events."""
         base, keys = self._queue(receiver)
@@ -276,7 +278,7 @@ class RedisLedger:
         self,
         receiver: str,
         me: str,
-        message: Message,
+        message: AlertMessage,
         outcome: Outcome,
         now: float,
         retry_at: float = 0.0,
@@ -312,7 +314,7 @@ class RedisLedger:
         turn.llen(keys[5])
         return Counts(*await self._guard(turn.execute()))
 
-    async def listed(self, receiver: str, what: str, count: int) -> list[Message]:
+    async def listed(self, receiver: str, what: str, count: int) -> list[AlertMessage]:
         """As many as asked for."""
         base, keys = self._queue(receiver)
         if what == "sent":
@@ -350,20 +352,20 @@ class RedisLedger:
         else:
             await self._guard(self._client.hdel(self._disabled, receiver))
 
-    async def turned_away(self) -> dict[str, int]:
+    async def lost_counts(self) -> dict[str, int]:
         """By reason."""
         found = await self._guard(self._client.hgetall(self._keys[7]))
         return {name.decode(): int(count) for name, count in found.items()}
 
 
-def _message_args(message: Message | None) -> tuple[str, str, bytes]:
+def _message_args(message: AlertMessage | None) -> tuple[str, str, bytes]:
     if message is None:
         return "", "", b""
     return message.id, message.chain, _encode(message)
 
 
-def _event(id_: bytes, fields: dict[bytes, bytes]) -> Event:
-    return Event(
+def _event(id_: bytes, fields: dict[bytes, bytes]) -> LoggedEvent:
+    return LoggedEvent(
         id=id_.decode(),
         type=fields[b"t"].decode(),
         about=fields[b"i"].decode(),
@@ -375,8 +377,8 @@ def _event(id_: bytes, fields: dict[bytes, bytes]) -> Event:
     )
 
 
-def _incident(id_: str, record: dict[str, Any], body: bytes) -> Incident:
-    return Incident(
+def _incident(id_: str, record: dict[str, Any], body: bytes) -> SharedIncident:
+    return SharedIncident(
         id=id_,
         state=record["state"],
         severity=int(record["sev"]),

@@ -49,16 +49,16 @@ class Breaker:
 
     def __init__(self) -> None:
         self.failures = 0
-        self.closed_until = 0.0
+        self.open_until = 0.0
         self._failed_at = 0.0
 
     def is_open(self, now: float) -> bool:
         """Whether nothing is to be sent now; a clock that was set back closes it."""
-        return self._failed_at <= now < self.closed_until
+        return self._failed_at <= now < self.open_until
 
     def succeeded(self) -> None:
         """It answers."""
-        self.failures, self.closed_until = 0, 0.0
+        self.failures, self.open_until = 0, 0.0
 
     def failed(self, now: float, asked_s: float) -> None:
         """It does not, or asks for ``asked_s`` seconds of peace."""
@@ -68,4 +68,4 @@ class Breaker:
         if self.failures >= BREAK_AFTER:
             step = min(self.failures - BREAK_AFTER, len(_BREAK_S) - 1)
             pause_s = max(asked_s, _BREAK_S[step])
-        self.closed_until = max(self.closed_until, now + pause_s)
+        self.open_until = max(self.open_until, now + pause_s)

@@ -16,7 +16,7 @@ import msgspec
 
 from gateway.alerts import formats
 from gateway.alerts.formats import Post
-from gateway.alerts.model import Message
+from gateway.alerts.model import AlertMessage
 from gateway.alerts.retry import parse_retry_after
 
 TIMEOUT_S = 15.0
@@ -39,7 +39,7 @@ class Answer(msgspec.Struct, frozen=True):
 class Sender(Protocol):
     """Delivers to one receiver."""
 
-    async def send(self, message: Message, now: float) -> Answer:
+    async def send(self, message: AlertMessage, now: float) -> Answer:
         """Never raises for what a receiver or the network does."""
         ...
 
@@ -76,7 +76,7 @@ class HttpSender:
     """``build`` makes the request of a message."""
 
     def __init__(
-        self, build: Callable[[Message, float], Post], *, allow_private: bool
+        self, build: Callable[[AlertMessage, float], Post], *, allow_private: bool
     ) -> None:
         self._build = build
         self._allow_private = allow_private
@@ -101,7 +101,7 @@ class HttpSender:
         check_address(str(address[0]), allow_private=self._allow_private)
         return socket.socket(family, kind, proto)
 
-    async def send(self, message: Message, now: float) -> Answer:
+    async def send(self, message: AlertMessage, now: float) -> Answer:
         """POST; of the answer only its head is read."""
         try:
             post = self._build(message, now)

@@ -22,25 +22,25 @@ from zoneinfo import ZoneInfo
 
 import msgspec
 
-from gateway.alerts.delivery import Courier
+from gateway.alerts.delivery import DeliveryWorker
 from gateway.alerts.direct import MAX_WAITING
-from gateway.alerts.memory_outbox import MemoryLedger
+from gateway.alerts.memory_outbox import MemoryOutbox
 from gateway.alerts.model import (
     DEGRADED,
     RECOVERED,
-    Incident,
-    Message,
-    Note,
+    AlertMessage,
+    IncidentReport,
     Payload,
-    Report,
-    note_of,
+    SharedIncident,
+    StandaloneEvent,
+    client_event_of,
+    gateway_event,
     report_of,
     short_id,
-    trouble,
 )
-from gateway.alerts.outbox import LOST, Counts, Ledger, LedgerUnavailable
+from gateway.alerts.outbox import LOST, Counts, Outbox, OutboxUnavailable
 from gateway.alerts.receivers import Receiver, open_sender, receivers_of
-from gateway.alerts.redis_outbox import RedisLedger
+from gateway.alerts.redis_outbox import RedisOutbox
 from gateway.alerts.silences import Silence, moment_of, read_silences
 from gateway.core.pace import is_due
 from gateway.detect.model import Output, format_time
@@ -76,18 +76,18 @@ class _Waiting(msgspec.Struct, frozen=True, tag_field="k"):
 class WaitingReport(_Waiting, frozen=True, tag="r"):
     """A report and when it was made."""
 
-    said: Report
+    said: IncidentReport
     at: float
 
 
-class WaitingNote(_Waiting, frozen=True, tag="n"):
+class WaitingEvent(_Waiting, frozen=True, tag="n"):
     """A note and when it was made."""
 
-    said: Note
+    said: StandaloneEvent
     at: float
 
 
-Waiting = WaitingReport | WaitingNote
+Waiting = WaitingReport | WaitingEvent
 
 
 class UnknownReceiver(LookupError):  # noqa: N818 - becomes an answer
@@ -113,12 +113,12 @@ class Alerting:
         self._clock = clock
         self._background = background
         self._on_state = on_state
-        self._ledger: Ledger
+        self._outbox: Outbox
         if client is None:
             # Beside the runtime directory, which a clean end removes.
-            self._ledger = MemoryLedger(f"{runtime_dir}.alerts")
+            self._outbox = MemoryOutbox(f"{runtime_dir}.alerts")
         else:
-            self._ledger = RedisLedger(client, prefix)
+            self._outbox = RedisOutbox(client, prefix)
         self._path = f"{runtime_dir}.alerts-waiting"
         self._queue: deque[Waiting] = deque(self._read_waiting())
         self._unwritten = False  # whether the file says something else
@@ -128,12 +128,12 @@ class Alerting:
         self._well: set[int] = set()
         # Parts of the gateway, whether they are: as was said last.
         self._troubles = dict(self._waiting_troubles())
-        self._couriers: dict[str, Courier] = {}
-        self._leaving: dict[str, Courier] = {}
+        self._delivery_workers: dict[str, DeliveryWorker] = {}
+        self._leaving: dict[str, DeliveryWorker] = {}
         self._wanted: list[Receiver] = []
         self._fixed: list[Silence] = []  # of the configuration
         self._put: list[Silence] = []  # of the store
-        self._incidents: list[Incident] = []
+        self._incidents: list[SharedIncident] = []
         self._version = -1
         self._counts: dict[str, Counts] = {}
         self._lost: dict[str, int] = {}
@@ -157,7 +157,7 @@ class Alerting:
                 self._open[output.id] = None
             self._enqueue(WaitingReport(report_of(output, self._me), now))
         elif output.type in _NOTED:
-            self._enqueue(WaitingNote(note_of(output, self._me), now))
+            self._enqueue(WaitingEvent(client_event_of(output, self._me), now))
 
     def recall(self, output: Output) -> None:
         """An incident that goes on from before a restart. It is said again, as old as
@@ -196,7 +196,9 @@ class Alerting:
         self._troubles[what] = bool(problem)
         now = self._clock()
         kind = DEGRADED if problem else RECOVERED
-        self._enqueue(WaitingNote(trouble(kind, self._me, problem, now, what), now))
+        self._enqueue(
+            WaitingEvent(gateway_event(kind, self._me, problem, now, what), now)
+        )
 
     def _enqueue(self, waiting: Waiting) -> None:
         if len(self._queue) >= MAX_QUEUE:
@@ -208,7 +210,7 @@ class Alerting:
 
     def _drop(self) -> None:
         for index, one in enumerate(self._queue):
-            if isinstance(one, WaitingNote):
+            if isinstance(one, WaitingEvent):
                 del self._queue[index]
                 return
         self._queue.popleft()
@@ -245,7 +247,7 @@ class Alerting:
         """Until cancelled; ``close`` comes after it."""
         beat_at = looked_at = 0.0
         while True:
-            self._settle_couriers()
+            self._sync_delivery_workers()
             try:
                 await self._flush()
                 if is_due(looked_at, LOOK_S, self._clock()):  # a storm changes it often
@@ -254,7 +256,7 @@ class Alerting:
                 if is_due(beat_at, BEAT_S, self._clock()):
                     beat_at = self._clock()
                     await self._beat(beat_at)
-            except (LedgerUnavailable, msgspec.DecodeError) as error:
+            except (OutboxUnavailable, msgspec.DecodeError) as error:
                 self._say(str(error))
                 self._offer_troubles()
                 await asyncio.sleep(RETRY_S)
@@ -265,29 +267,31 @@ class Alerting:
                     await self._due.wait()
             self._due.clear()
 
-    def _settle_couriers(self) -> None:
+    def _sync_delivery_workers(self) -> None:
         """One for each receiver; a receiver that changed gets a new one, once the old
         one has ended its attempt: they would share the lease.
         """
         wanted = {one.name: one for one in self._wanted}
-        for name, courier in list(self._couriers.items()):
-            if wanted.get(name) != courier.receiver:
-                self._leaving[name] = self._couriers.pop(name)
-                courier.stop()
+        for name, delivery_worker in list(self._delivery_workers.items()):
+            if wanted.get(name) != delivery_worker.receiver:
+                self._leaving[name] = self._delivery_workers.pop(name)
+                delivery_worker.stop()
         self._leaving = {
-            name: courier
-            for name, courier in self._leaving.items()
-            if not courier.ended
+            name: delivery_worker
+            for name, delivery_worker in self._leaving.items()
+            if not delivery_worker.ended
         }
         for name, receiver in wanted.items():
-            if name not in self._couriers and name not in self._leaving:
-                self._couriers[name] = courier = self._courier(receiver)
-                self._background.start(courier.run(), f"alert {name}")
+            if name not in self._delivery_workers and name not in self._leaving:
+                self._delivery_workers[name] = delivery_worker = (
+                    self._new_delivery_worker(receiver)
+                )
+                self._background.start(delivery_worker.run(), f"alert {name}")
 
-    def _courier(self, receiver: Receiver) -> Courier:
-        return Courier(
+    def _new_delivery_worker(self, receiver: Receiver) -> DeliveryWorker:
+        return DeliveryWorker(
             receiver,
-            self._ledger,
+            self._outbox,
             open_sender(receiver),
             self._me,
             silences=self.silences_in_force,
@@ -298,13 +302,13 @@ class Alerting:
     async def close(self) -> None:
         """The last words, once nothing more is said: into the store, or the file."""
         try:
-            with suppress(LedgerUnavailable, TimeoutError):
+            with suppress(OutboxUnavailable, TimeoutError):
                 async with asyncio.timeout(CLOSE_S):
                     await self._flush()
         finally:
             self._write_waiting()
-            if isinstance(self._ledger, MemoryLedger):
-                self._ledger.close()
+            if isinstance(self._outbox, MemoryOutbox):
+                self._outbox.close()
 
     def _say(self, problem: str) -> None:
         if bool(problem) != bool(self._problem):
@@ -320,9 +324,9 @@ class Alerting:
         while self._queue:
             one = self._queue[0]
             if isinstance(one, WaitingReport):
-                await self._ledger.report(one.said, one.at)
+                await self._outbox.report(one.said, one.at)
             else:
-                await self._ledger.note(one.said, one.at)
+                await self._outbox.log_event(one.said, one.at)
             # It may have made room for another meanwhile.
             if self._queue and self._queue[0] is one:
                 self._queue.popleft()
@@ -330,20 +334,20 @@ class Alerting:
             wrote = True
         self._write_waiting()
         if wrote:
-            for courier in self._couriers.values():
-                courier.nudge()
+            for delivery_worker in self._delivery_workers.values():
+                delivery_worker.nudge()
 
     def _offer_troubles(self) -> None:
         """What this gateway suffers is told now: it may be that the store is away."""
-        waiting = [one for one in self._queue if isinstance(one, WaitingNote)]
+        waiting = [one for one in self._queue if isinstance(one, WaitingEvent)]
         own = [one for one in waiting if one.said.type.startswith("gateway.")]
         for one in own[-MAX_WAITING:]:
-            for courier in self._couriers.values():
-                courier.offer(one.said, one.at)
+            for delivery_worker in self._delivery_workers.values():
+                delivery_worker.offer(one.said, one.at)
 
     def _waiting_troubles(self) -> Iterable[tuple[str, bool]]:
         for one in self._queue:
-            if isinstance(one, WaitingNote) and one.said.type in (DEGRADED, RECOVERED):
+            if isinstance(one, WaitingEvent) and one.said.type in (DEGRADED, RECOVERED):
                 _, _, name = one.said.chain.partition(":")
                 yield name.partition(":")[2], one.said.begins
 
@@ -365,21 +369,24 @@ class Alerting:
     # -- what the store knows ------------------------------------------------------------
 
     async def _look(self) -> None:
-        version = await self._ledger.version()
+        version = await self._outbox.version()
         if version != self._version:
-            self._incidents = await self._ledger.incidents()
-            self._put = read_silences(await self._ledger.silences())
+            self._incidents = await self._outbox.incidents()
+            self._put = read_silences(await self._outbox.silences())
             self._version = version
-        for name in self._couriers:
-            self._counts[name] = await self._ledger.counts(name)
-        self._lost = await self._ledger.turned_away()
+        for name in self._delivery_workers:
+            self._counts[name] = await self._outbox.counts(name)
+        self._lost = await self._outbox.lost_counts()
         names = [one["name"] for one in self._shown["targets"]]
-        if names != list(self._couriers) or self._clock() - self._asked_at < SHOWN_S:
+        if (
+            names != list(self._delivery_workers)
+            or self._clock() - self._asked_at < SHOWN_S
+        ):
             await self._list()
 
     async def _beat(self, now: float) -> None:
-        await self._ledger.beat(self._me, list(self._open), now)
-        await self._ledger.sweep(now)
+        await self._outbox.beat(self._me, list(self._open), now)
+        await self._outbox.sweep(now)
 
     @property
     def pending(self) -> int:
@@ -408,49 +415,57 @@ class Alerting:
 
     async def acknowledge(self, id_: str, by: str) -> bool:
         """False: not open, or unknown."""
-        done = await self._ledger.acknowledge(id_, by, self._clock())
+        done = await self._outbox.acknowledge(id_, by, self._clock())
         await self._changed()
         return done
 
     async def resolve(self, id_: str, by: str) -> bool:
         """False: not open, or unknown."""
-        done = await self._ledger.resolve(id_, by, self._clock())
+        done = await self._outbox.resolve(id_, by, self._clock())
         await self._changed()
         return done
 
     async def _changed(self) -> None:
         await self._look()
-        for courier in self._couriers.values():
-            courier.nudge()
+        for delivery_worker in self._delivery_workers.values():
+            delivery_worker.nudge()
 
     async def _list(self) -> None:
         """What the console shows; read only while somebody looks."""
         targets, items = [], []
-        for name, courier in list(self._couriers.items()):
-            targets.append(await self._target(name, courier))
+        for name, delivery_worker in list(self._delivery_workers.items()):
+            targets.append(await self._target(name, delivery_worker))
             for state in ("pending", "dead", "sent"):
-                listed = await self._ledger.listed(name, state, LISTED)
+                listed = await self._outbox.listed(name, state, LISTED)
                 items += [_item(one, name, state) for one in listed]
         items.sort(key=lambda one: (one["at"], one["id"]), reverse=True)
         self._shown = {"targets": targets, "pending": self.pending, "items": items}
 
-    async def _target(self, name: str, courier: Courier) -> dict[str, Any]:
-        counts = await self._ledger.counts(name)
-        _, _, why = (await self._ledger.state(name)).partition(" ")
-        (last,) = await self._ledger.listed(name, "sent", 1) or (None,)
-        state = "disabled" if why else "failing" if courier.breaker.failures else "ok"
+    async def _target(
+        self, name: str, delivery_worker: DeliveryWorker
+    ) -> dict[str, Any]:
+        counts = await self._outbox.counts(name)
+        _, _, why = (await self._outbox.state(name)).partition(" ")
+        (last,) = await self._outbox.listed(name, "sent", 1) or (None,)
+        state = (
+            "disabled"
+            if why
+            else "failing"
+            if delivery_worker.breaker.failures
+            else "ok"
+        )
         return {
             "name": name,
-            "type": courier.receiver.type,
-            "min_severity": courier.receiver.min_severity,
+            "type": delivery_worker.receiver.type,
+            "min_severity": delivery_worker.receiver.min_severity,
             "state": state,
             "since": format_time(last.last_at) if last is not None else None,
             "pending": counts.pending,
             "folded": counts.folded,
             "dead": counts.dead,
-            "sent": self.results[courier.receiver.type, "sent"],
-            "last_error": why or courier.last_error,
-            "delivers_here": courier.holds,
+            "sent": self.results[delivery_worker.receiver.type, "sent"],
+            "last_error": why or delivery_worker.last_error,
+            "delivers_here": delivery_worker.holds,
         }
 
     def alerts(self) -> dict[str, Any]:
@@ -474,13 +489,15 @@ class Alerting:
         """A dead letter by its id, or all of a receiver by its name, once more; the
         receiver is enabled again. How many there were.
         """
-        names = [what] if what in self._couriers else list(self._couriers)
-        ids = [] if what in self._couriers else [what]
+        names = (
+            [what] if what in self._delivery_workers else list(self._delivery_workers)
+        )
+        ids = [] if what in self._delivery_workers else [what]
         count = 0
         for name in names:
-            found = await self._ledger.resend(name, ids, self._clock())
+            found = await self._outbox.resend(name, ids, self._clock())
             if found or not ids:
-                self._couriers[name].breaker.succeeded()
+                self._delivery_workers[name].breaker.succeeded()
             count += found
         await self._changed()
         return count
@@ -490,8 +507,8 @@ class Alerting:
         beside what is being sent; why it failed, "" when it did not.
         """
         receiver = self._find(name)
-        courier = self._couriers.get(name)
-        async with nullcontext() if courier is None else courier.line:
+        delivery_worker = self._delivery_workers.get(name)
+        async with nullcontext() if delivery_worker is None else delivery_worker.line:
             error = await self._send_sample(receiver)
         self.results[receiver.type, "test_failed" if error else "test"] += 1
         return error
@@ -501,7 +518,7 @@ class Alerting:
         try:
             for payload in sample(secrets.token_hex(8), now):
                 id_ = "msg_" + short_id(f"{payload['id']}{payload['type']}")
-                message = Message(id_, payload["id"], payload, now)
+                message = AlertMessage(id_, payload["id"], payload, now)
                 error = error or (await sender.send(message, now)).error
         finally:
             await sender.close()
@@ -518,20 +535,20 @@ class Alerting:
         for old in self._put:
             ended = old.ended()
             if ended is not None and ended < now - FORGOTTEN_S:
-                await self._ledger.put_silence(old.id, None)
+                await self._outbox.put_silence(old.id, None)
         body = msgspec.json.encode(silence)
-        done = await self._ledger.put_silence(silence.id, body)
+        done = await self._outbox.put_silence(silence.id, body)
         await self._changed()
         return done
 
     async def remove_silence(self, id_: str) -> bool:
         """False: there was none (those of the configuration stay)."""
-        done = await self._ledger.put_silence(id_, None)
+        done = await self._outbox.put_silence(id_, None)
         await self._changed()
         return done
 
 
-def _item(message: Message, receiver: str, state: str) -> dict[str, Any]:
+def _item(message: AlertMessage, receiver: str, state: str) -> dict[str, Any]:
     """A message as the admin API shows it."""
     shown = message.summary()
     last = shown["last_attempt_at"]

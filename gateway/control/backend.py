@@ -20,7 +20,7 @@ from gateway.admin.errors import Refused
 from gateway.admin.live import Change, Lookout
 from gateway.admin.metrics import Metrics, labelled_counter
 from gateway.admin.sessions import Tokens
-from gateway.alerts.outbox import LedgerUnavailable
+from gateway.alerts.outbox import OutboxUnavailable
 from gateway.alerts.silences import Silence
 from gateway.config.explain import policy_rows
 from gateway.config.resolve import effective_policy
@@ -529,7 +529,7 @@ async def _asked(done: Awaitable[T]) -> T:
     """What alerting answers. Raises Refused."""
     try:
         return await done
-    except LedgerUnavailable as error:
+    except OutboxUnavailable as error:
         raise Refused(503, "store_unavailable", str(error)) from error
 
 

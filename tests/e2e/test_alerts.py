@@ -17,7 +17,7 @@ from redis.asyncio import Redis as AsyncRedis
 from standardwebhooks.webhooks import Webhook
 
 from gateway.alerts.model import report_of
-from gateway.alerts.redis_outbox import RedisLedger
+from gateway.alerts.redis_outbox import RedisOutbox
 from gateway.detect.model import Output, Ref, Window, format_time
 from tests.engines import engine_binaries, running_engine
 from tests.gateway_process import Gateway, call, running_gateway, until
@@ -112,9 +112,9 @@ def tell(url: str, *outputs: Output, gateway: str = "test") -> None:
 
     async def put() -> None:
         async with AsyncRedis.from_url(url) as client:
-            ledger = RedisLedger(client, "tidegate:")
+            outbox = RedisOutbox(client, "tidegate:")
             for output in outputs:
-                await ledger.report(report_of(output, gateway), time.time())
+                await outbox.report(report_of(output, gateway), time.time())
 
     asyncio.run(put())
 

@@ -18,8 +18,8 @@ from aiosmtpd.controller import Controller
 from aiosmtpd.smtp import SMTP, AuthResult
 
 from gateway.alerts import mail
-from gateway.alerts.delivery import Courier
-from gateway.alerts.memory_outbox import MemoryLedger
+from gateway.alerts.delivery import DeliveryWorker
+from gateway.alerts.memory_outbox import MemoryOutbox
 from gateway.alerts.model import report_of
 from gateway.alerts.receivers import Receiver, open_sender
 from gateway.detect.model import Output, Ref, Window, format_time
@@ -46,10 +46,12 @@ class Line:
 
     def __init__(self, **receiver) -> None:
         self.ahead_s = 0.0
-        self.ledger = MemoryLedger()
+        self.outbox = MemoryOutbox()
         who = Receiver("r", allow_private=True, **receiver)
         self.sender = open_sender(who)
-        self.courier = Courier(who, self.ledger, self.sender, "me", clock=self.clock)
+        self.delivery_worker = DeliveryWorker(
+            who, self.outbox, self.sender, "me", clock=self.clock
+        )
 
     def clock(self) -> float:
         return time.time() + self.ahead_s
@@ -62,8 +64,8 @@ class Line:
 
     async def tell(self, *outputs: Output) -> None:
         for output in outputs:
-            await self.ledger.report(report_of(output, "gw"), self.clock())
-        while await self.courier.turn() == 0.0:
+            await self.outbox.report(report_of(output, "gw"), self.clock())
+        while await self.delivery_worker.turn() == 0.0:
             pass
 
 
@@ -160,7 +162,7 @@ async def test_a_refused_login_loses_nothing(post):
     post.password = "another"
     line = mail_to(post)
     await line.tell(said())
-    (waiting,) = await line.ledger.listed("r", "pending", 9)
+    (waiting,) = await line.outbox.listed("r", "pending", 9)
     assert (waiting.attempts, waiting.error) == (1, "mail: SMTPAuthenticationError")
     assert post.letters == []
     post.password, line.ahead_s = PASSWORD, 10.0
@@ -177,7 +179,7 @@ async def test_a_password_is_never_sent_in_the_clear(authority):
         for post in (plain, stranger):
             line = mail_to(post)
             await line.tell(said())
-            (waiting,) = await line.ledger.listed("r", "pending", 9)
+            (waiting,) = await line.outbox.listed("r", "pending", 9)
             assert waiting.error.startswith("mail: S"), waiting.error
             assert post.letters == []
     finally:
@@ -191,10 +193,10 @@ async def test_a_letter_that_is_never_taken_is_a_dead_letter(post):
     line = mail_to(post)
     for line.ahead_s in (0.0, 20.0, 200.0):
         await line.tell(*([said()] if not line.ahead_s else []))
-    (dead,) = await line.ledger.listed("r", "dead", 9)
+    (dead,) = await line.outbox.listed("r", "dead", 9)
     assert (dead.attempts, dead.error) == (3, "mail: SMTPDataError")
     post.answer, line.ahead_s = "250 OK", 400.0
-    assert await line.ledger.resend("r", [], line.clock()) == 1
+    assert await line.outbox.resend("r", [], line.clock()) == 1
     await line.tell()
     assert len(post.letters) == 1
 
@@ -216,7 +218,7 @@ async def test_a_mail_server_that_says_nothing_holds_nobody(monkeypatch):
         await line.tell(said())
         async with asyncio.timeout(10):
             assert await gone == b""
-    (waiting,) = await line.ledger.listed("r", "pending", 9)
+    (waiting,) = await line.outbox.listed("r", "pending", 9)
     assert waiting.error == "mail: no answer within 0.2 s"
 
 
@@ -272,7 +274,7 @@ async def test_an_incident_is_active_in_the_alertmanager_until_it_is_over(alertm
         assert worse["startsAt"] == one["startsAt"]
         await line.tell(said("incident.resolved", severity="critical"))
         assert firing(alertmanager) == []
-        sent = await line.ledger.listed("r", "sent", 9)
+        sent = await line.outbox.listed("r", "sent", 9)
         assert [letter.payload["id"] for letter in sent] == [id_] * 3
 
 
@@ -283,4 +285,4 @@ async def test_a_clock_that_lags_ends_an_alert_too(alertmanager):
         early = format_time(time.time() - 3600)
         await line.tell(said("incident.resolved", ts=early))
         assert firing(alertmanager) == []
-        assert (await line.ledger.counts("r")).pending == 0
+        assert (await line.outbox.counts("r")).pending == 0

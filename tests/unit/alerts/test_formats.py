@@ -7,7 +7,7 @@ import pytest
 from standardwebhooks.webhooks import Webhook
 
 from gateway.alerts import formats
-from gateway.alerts.model import Message
+from gateway.alerts.model import AlertMessage
 from gateway.alerts.receivers import Receiver, build_post
 from gateway.alerts.retry import Breaker, next_attempt, parse_retry_after
 from gateway.alerts.send import is_private
@@ -17,9 +17,9 @@ NOW = 1_767_600_000.0
 KINDS = ("webhook", "slack", "teams", "pagerduty", "opsgenie", "alertmanager")
 
 
-def message(kind="incident.opened", before=None, **changes) -> Message:
+def message(kind="incident.opened", before=None, **changes) -> AlertMessage:
     payload = sample("x", NOW)[0] | {"type": kind} | changes
-    return Message("msg_1", payload["id"], payload, NOW, before)
+    return AlertMessage("msg_1", payload["id"], payload, NOW, before)
 
 
 def body(post) -> object:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 
 from gateway.alerts.journal import Journal
-from gateway.alerts.memory_outbox import MemoryLedger
+from gateway.alerts.memory_outbox import MemoryOutbox
 from gateway.alerts.model import report_of
 from tests.disks import full_disk
-from tests.unit.alerts.test_ledgers import NOW, letter, said
+from tests.unit.alerts.test_outbox import NOW, letter, said
 
 
 @pytest.fixture(name="path")
@@ -46,39 +46,39 @@ def test_a_new_file_that_finds_no_room_leaves_the_old_one(path):
 async def test_alerts_are_durable_again_after_a_full_disk(path, monkeypatch):
     """What the disk did not take meanwhile is in the next whole state."""
     monkeypatch.setattr("gateway.alerts.memory_outbox.RETRY_CHANGES", 2)
-    ledger = MemoryLedger(str(path))
+    outbox = MemoryOutbox(str(path))
     with full_disk(path.stat().st_size + 10):
-        await ledger.report(report_of(said("inc_1"), "gw"), NOW)
+        await outbox.report(report_of(said("inc_1"), "gw"), NOW)
     for n in range(3):
-        await ledger.put_silence(f"s{n}", b"x")
-    again = MemoryLedger(str(path))
-    assert await again.incidents() == await ledger.incidents()
-    assert await again.silences() == await ledger.silences()
-    for one in (ledger, again):
+        await outbox.put_silence(f"s{n}", b"x")
+    again = MemoryOutbox(str(path))
+    assert await again.incidents() == await outbox.incidents()
+    assert await again.silences() == await outbox.silences()
+    for one in (outbox, again):
         one.close()
 
 
 async def test_a_damaged_file_is_read_as_far_as_it_can_be(path):
     """A gateway starts whatever lies there."""
-    ledger = MemoryLedger(str(path))
-    await ledger.report(report_of(said("inc_1"), "gw"), NOW)
+    outbox = MemoryOutbox(str(path))
+    await outbox.report(report_of(said("inc_1"), "gw"), NOW)
     with path.open("ab") as file:
         file.write(b"\0\0\0\4junk\0\0\0\4\x94\xa1a\1\2")
-    again = MemoryLedger(str(path))
+    again = MemoryOutbox(str(path))
     assert [one.id for one in await again.incidents()] == ["inc_1"]
     path.write_bytes(b"\0\0\0\4junk")
-    empty = MemoryLedger(str(path))
+    empty = MemoryOutbox(str(path))
     assert await empty.incidents() == []
-    for one in (ledger, again, empty):
+    for one in (outbox, again, empty):
         one.close()
 
 
 async def test_a_clean_end_leaves_what_goes_on(path):
     """An incident that a receiver was told of can be ended after the next start."""
-    ledger = MemoryLedger(str(path))
-    await ledger.report(report_of(said("inc_1"), "gw"), NOW)
-    ledger.close()
-    again = MemoryLedger(str(path))
+    outbox = MemoryOutbox(str(path))
+    await outbox.report(report_of(said("inc_1"), "gw"), NOW)
+    outbox.close()
+    again = MemoryOutbox(str(path))
     assert [one.state for one in await again.incidents()] == ["open"]
     end = said("inc_1", "incident.resolved")
     await again.report(report_of(end, "gw"), NOW + 1)

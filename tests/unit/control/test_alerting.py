@@ -64,7 +64,7 @@ class Stage:
     async def events(self) -> list[tuple[str, str]]:
         """What receivers would hear of."""
         await self.alerting._flush()
-        found = await self.alerting._ledger.events("r", 99, NOW)
+        found = await self.alerting._outbox.events("r", 99, NOW)
         return [(one.type, one.payload()["id"]) for one in found]
 
 
