@@ -10,38 +10,38 @@ from typing import Any, cast, get_args
 from aiohttp import web
 from aiohttp.http_exceptions import BadHttpMessage
 
-from gateway.admin.auth import Door, add_headers, guard
-from gateway.admin.backend import Backend
-from gateway.admin.blocking import Blocking
+from gateway.admin.auth import AccessControl, access_middleware, add_headers
+from gateway.admin.backend import AdminBackend
+from gateway.admin.blocking import BlockRoutes
 from gateway.admin.clients import Sort
-from gateway.admin.errors import Refused
-from gateway.admin.incidents import Incidents
+from gateway.admin.errors import AdminError
+from gateway.admin.incidents import IncidentRoutes
 from gateway.admin.metrics import CONTENT_TYPE
 from gateway.admin.recent import public_record
 from gateway.admin.replies import (
     MAX_ID_CHARS,
     SUBJECT_KINDS,
     json_response,
-    note_change,
     page_response,
     public_block,
     read_page,
     read_subject,
+    set_audit_details,
 )
-from gateway.admin.silences import Quiet
-from gateway.admin.static import Console
-from gateway.admin.undo import Lifted
-from gateway.admin.views import Views
+from gateway.admin.silences import SilenceRoutes
+from gateway.admin.static import StaticRoutes
+from gateway.admin.undo import UndoLog
+from gateway.admin.views import ConsoleRoutes
 
 MAX_BODY_BYTES = 64 * 1024
 MOST_RECORDS_SHOWN = 50
 
 
-class Api:
+class GatewayRoutes:
     """The routes; ``backend`` knows the answers."""
 
     def __init__(
-        self, backend: Backend, clock: Callable[[], float] = time.time
+        self, backend: AdminBackend, clock: Callable[[], float] = time.time
     ) -> None:
         self._backend = backend
         self._clock = clock
@@ -98,15 +98,17 @@ class Api:
         """Who used most within the last hour."""
         sort = request.query.get("sort", "tokens")
         if sort not in get_args(Sort):
-            raise Refused(
+            raise AdminError(
                 400, "bad_sort", f"sort by one of {', '.join(get_args(Sort))}"
             )
         kind = request.query.get("kind")
         if kind is not None and kind not in SUBJECT_KINDS:
-            raise Refused(400, "bad_kind", f"kind is one of {', '.join(SUBJECT_KINDS)}")
+            raise AdminError(
+                400, "bad_kind", f"kind is one of {', '.join(SUBJECT_KINDS)}"
+            )
         text = request.query.get("q", "")
         if len(text) > MAX_ID_CHARS:
-            raise Refused(400, "bad_q", f"q has at most {MAX_ID_CHARS} characters")
+            raise AdminError(400, "bad_q", f"q has at most {MAX_ID_CHARS} characters")
         start, limit = read_page(request)
         # One more than asked for tells whether there is another page.
         items = self._backend.clients.top(
@@ -119,19 +121,19 @@ class Api:
             text=text,
         )
         more = str(start + limit) if len(items) > limit else None
-        rows = [self._with_usual(row) for row in items[:limit]]
+        rows = [self._with_baseline(row) for row in items[:limit]]
         return json_response({"items": rows, "next": more})
 
-    def _with_usual(self, row: dict[str, Any]) -> dict[str, Any]:
+    def _with_baseline(self, row: dict[str, Any]) -> dict[str, Any]:
         """A row beside what is usual for it, and what is done to it."""
         kind, id_, tenant = row["kind"], row["id"], row["tenant"]
-        usual = self._backend.usual(kind, id_, tenant)
-        standing = self._backend.standing(kind, id_, tenant)
-        row["expected_1m"] = None if usual is None else usual.expected_1m
-        row["peers_1m"] = None if usual is None else usual.peers_1m
-        if usual is not None:
-            row["requests_1m"] = round(usual.requests_1m, 2)
-        row["standing"] = None if standing is None else public_block(standing)
+        baseline = self._backend.baseline(kind, id_, tenant)
+        state = self._backend.enforcement_state(kind, id_, tenant)
+        row["expected_1m"] = None if baseline is None else baseline.expected_1m
+        row["peers_1m"] = None if baseline is None else baseline.peers_1m
+        if baseline is not None:
+            row["requests_1m"] = round(baseline.requests_1m, 2)
+        row["standing"] = None if state is None else public_block(state)
         return row
 
     async def get_client(self, request: web.Request) -> web.Response:
@@ -140,38 +142,38 @@ class Api:
         tenant = request.query.get("tenant")
         backend = self._backend
         rows = [
-            self._with_usual(row)
+            self._with_baseline(row)
             for row in backend.clients.find(kind, id_, tenant, self._clock())
         ]
         tenants = [tenant] if tenant else [row["tenant"] for row in rows]
         limits = await backend.limits_of(kind, id_, tenants)
         blocks = [
             public_block(block)
-            for block in (*backend.blocks(), *backend.standings())
+            for block in (*backend.blocks(), *backend.enforcement_states())
             if (block.kind, block.id) == (kind, id_)
         ]
         if not rows and not limits and not blocks:
-            raise Refused(
+            raise AdminError(
                 404, "not_found", f"{kind} {id_} was not seen within the hour"
             )
         body = {"kind": kind, "id": id_, "usage": rows, "limits": limits}
-        usual = {
-            name: backend.usual(kind, id_, name, history=True)
+        baseline = {
+            name: backend.baseline(kind, id_, name, history=True)
             for name in dict.fromkeys(tenants)
         }
-        lookout = backend.lookout
-        records = lookout.recent.of(kind, id_, tenant)[:MOST_RECORDS_SHOWN]
+        activity = backend.activity
+        records = activity.recent.of_subject(kind, id_, tenant)[:MOST_RECORDS_SHOWN]
         return json_response(
             body
             | {
                 "blocks": blocks,
-                "usual": {name: one for name, one in usual.items() if one},
+                "usual": {name: one for name, one in baseline.items() if one},
                 "records": [public_record(record) for record in records],
-                "said": lookout.about(kind, id_),
+                "said": activity.outputs_about(kind, id_),
                 "changes": [
-                    change
-                    for change in reversed(lookout.changes)
-                    if (change.kind, change.id) == (kind, id_)
+                    entry
+                    for entry in reversed(activity.audit_log)
+                    if (entry.kind, entry.id) == (kind, id_)
                 ],
             }
         )
@@ -179,33 +181,33 @@ class Api:
     async def post_reset(self, request: web.Request) -> web.Response:
         """Forget what the subject used: its limits start anew."""
         kind, id_ = read_subject(request, SUBJECT_KINDS)
-        note_change(request, "reset", kind, id_)
+        set_audit_details(request, "reset", kind, id_)
         count = await self._backend.reset(kind, id_, request.query.get("tenant"))
         return json_response({"kind": kind, "id": id_, "counters": count})
 
 
 def build_app(
-    backend: Backend, listen_host: str, clock: Callable[[], float] = time.time
+    backend: AdminBackend, listen_host: str, clock: Callable[[], float] = time.time
 ) -> web.Application:
     """The application, guarded."""
-    lifted = Lifted(clock)
-    door = Door(lambda: backend.tokens, backend.changed, clock)
+    undo_log = UndoLog(clock)
+    access = AccessControl(lambda: backend.tokens, backend.audit, clock)
     app = web.Application(
-        middlewares=[guard(listen_host, door)],
+        middlewares=[access_middleware(listen_host, access)],
         client_max_size=MAX_BODY_BYTES,
     )
     app.on_response_prepare.append(add_headers)
-    app.add_routes(Api(backend, clock).routes())
-    app.add_routes(Blocking(backend, lifted, clock).routes())
-    app.add_routes(Incidents(backend, lifted, clock).routes())
-    app.add_routes(Views(backend, door, clock).routes())
-    app.add_routes(Quiet(backend, clock).routes())
-    app.add_routes(Console().routes())
+    app.add_routes(GatewayRoutes(backend, clock).routes())
+    app.add_routes(BlockRoutes(backend, undo_log, clock).routes())
+    app.add_routes(IncidentRoutes(backend, undo_log, clock).routes())
+    app.add_routes(ConsoleRoutes(backend, access, clock).routes())
+    app.add_routes(SilenceRoutes(backend, clock).routes())
+    app.add_routes(StaticRoutes().routes())
 
-    async def let_go(_app: web.Application) -> None:
-        backend.lookout.feed.shut()
+    async def close_streams(_app: web.Application) -> None:
+        backend.activity.live.close_all()
 
-    app.on_shutdown.append(let_go)
+    app.on_shutdown.append(close_streams)
     logging.getLogger("aiohttp.server").addFilter(_is_our_fault)
     return app
 

@@ -18,17 +18,17 @@ import msgspec
 from aiohttp import hdrs, web
 from aiohttp.typedefs import Handler, Middleware
 
-from gateway.admin.errors import Refused
-from gateway.admin.live import Change
-from gateway.admin.replies import ABOUT
+from gateway.admin.activity import AuditEntry
+from gateway.admin.errors import AdminError
+from gateway.admin.replies import AUDIT_DETAILS
 from gateway.admin.sessions import (
     COOKIE,
     CSRF_HEADER,
-    Guessers,
+    AdminTokens,
+    LoginThrottle,
     Role,
     Session,
     Sessions,
-    Tokens,
 )
 from gateway.config.values import is_loopback
 
@@ -91,38 +91,38 @@ def is_foreign(request: web.Request) -> bool:
     )
 
 
-class Door:
+class AccessControl:
     """Who asks; ``tokens`` and ``on_change`` are control's."""
 
     def __init__(
         self,
-        tokens: Callable[[], Tokens],
-        on_change: Callable[[Change], None],
+        tokens: Callable[[], AdminTokens],
+        audit: Callable[[AuditEntry], None],
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._tokens = tokens
-        self._on_change = on_change
+        self._audit = audit
         self._clock = clock
         self.sessions = Sessions(clock)
-        self._guessers = Guessers(clock)
+        self._throttle = LoginThrottle(clock)
 
     @property
-    def tokens(self) -> Tokens:
+    def tokens(self) -> AdminTokens:
         """In force now."""
         return self._tokens()
 
     def check_token(self, given: str, remote: str) -> Role:
         """The role of a token that somebody shows. Raises Refused."""
-        wait_s = self._guessers.wait_s(remote)
+        wait_s = self._throttle.wait_s(remote)
         if wait_s:
             seconds = math.ceil(wait_s)
             text = f"too many wrong tokens from here; try again in {seconds} s"
-            raise Refused(429, "locked_out", text)
+            raise AdminError(429, "locked_out", text)
         role = self.tokens.role_of(given)
         if role is None:
-            self._guessers.wrong(remote)
-            raise Refused(UNAUTHORIZED, "unauthorized", "this token is not valid")
-        self._guessers.right(remote)
+            self._throttle.record_failure(remote)
+            raise AdminError(UNAUTHORIZED, "unauthorized", "this token is not valid")
+        self._throttle.clear(remote)
         return role
 
     def session_of(self, request: web.Request) -> Session | None:
@@ -140,28 +140,28 @@ class Door:
         session = self.session_of(request)
         if session is None:
             text = "a valid bearer token is required"
-            raise Refused(UNAUTHORIZED, "unauthorized", text)
+            raise AdminError(UNAUTHORIZED, "unauthorized", text)
         if request.method not in _LOOKING and not session.is_csrf(
             request.headers.get(CSRF_HEADER, "")
         ):
-            raise Refused(
+            raise AdminError(
                 403, "csrf", f"{CSRF_HEADER} is missing or not this session's"
             )
         return session.role
 
-    def admit(self, request: web.Request) -> None:
+    def authorize(self, request: web.Request) -> None:
         """Raises Refused."""
         if is_foreign(request):
-            raise Refused(403, "cross_site", "sent by another site's page")
+            raise AdminError(403, "cross_site", "sent by another site's page")
         if request.path == SESSION_PATH:
             return
         role = self.role_of(request)
         request[ROLE] = role
         if role == "viewer" and request.method not in _LOOKING:
             text = "a viewer looks; the operator's token is needed to change anything"
-            raise Refused(403, "viewer", text)
+            raise AdminError(403, "viewer", text)
 
-    def note(self, request: web.Request, status: int) -> None:
+    def audit(self, request: web.Request, status: int) -> None:
         """What somebody known changed, or tried to, is written down; strangers could
         otherwise push it out.
         """
@@ -169,21 +169,21 @@ class Door:
             return
         if request.match_info.http_exception is not None:
             return  # no such route
-        about: dict[str, str] = request.get(ABOUT, {})
-        self._on_change(
-            Change(
+        details: dict[str, str] = request.get(AUDIT_DETAILS, {})
+        self._audit(
+            AuditEntry(
                 at=self._clock(),
                 role=request[ROLE],
                 remote=request.remote or "",
                 method=request.method,
                 path=request.path,
                 status=status,
-                **about,
+                **details,
             )
         )
 
 
-def guard(listen_host: str, door: Door) -> Middleware:
+def access_middleware(listen_host: str, access: AccessControl) -> Middleware:
     """Middleware for every route."""
     loopback = is_loopback(listen_host)
 
@@ -198,11 +198,11 @@ def guard(listen_host: str, door: Door) -> Middleware:
             return await _answer(request, handler)
 
         async def admitted(request: web.Request) -> web.StreamResponse:
-            door.admit(request)
+            access.authorize(request)
             return await handler(request)
 
         answer = await _answer(request, admitted)
-        door.note(request, answer.status)
+        access.audit(request, answer.status)
         return answer
 
     return check
@@ -221,7 +221,7 @@ async def _answer(request: web.Request, handler: Handler) -> web.StreamResponse:
     """Errors as JSON, whoever raised them."""
     try:
         return await handler(request)
-    except Refused as refused:
+    except AdminError as refused:
         answer = error_response(request, refused.status, refused.code, refused.message)
         if refused.code == "locked_out":
             answer.headers[hdrs.RETRY_AFTER] = "60"

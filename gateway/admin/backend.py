@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Protocol
 
+from gateway.admin.activity import ActivityFeed, AuditEntry
 from gateway.admin.clients import ClientTable
-from gateway.admin.live import Change, Lookout
 from gateway.admin.metrics import Metrics
-from gateway.admin.sessions import Tokens
+from gateway.admin.sessions import AdminTokens
 from gateway.core.model import Block
 from gateway.detect.export import Usual
 
 
-class Backend(Protocol):
+class AdminBackend(Protocol):
     """Control, as far as the admin API is concerned."""
 
     @property
@@ -23,14 +23,14 @@ class Backend(Protocol):
     def clients(self) -> ClientTable: ...
 
     @property
-    def lookout(self) -> Lookout: ...
+    def activity(self) -> ActivityFeed: ...
 
     @property
-    def tokens(self) -> Tokens:
+    def tokens(self) -> AdminTokens:
         """What ``/api`` asks for as a bearer token."""
         ...
 
-    def changed(self, change: Change) -> None:
+    def audit(self, entry: AuditEntry) -> None:
         """An operator did something, or tried to: the audit log."""
         ...
 
@@ -50,7 +50,7 @@ class Backend(Protocol):
         """Blocks in force, oldest first."""
         ...
 
-    def standings(self) -> list[Block]:
+    def enforcement_states(self) -> list[Block]:
         """Who is tagged, throttled or let through by an operator, oldest first."""
         ...
 
@@ -100,13 +100,13 @@ class Backend(Protocol):
         """Raises Refused (404)."""
         ...
 
-    def usual(
+    def baseline(
         self, kind: str, id_: str, tenant: str, *, history: bool = False
     ) -> Usual | None:
         """What detection knows of a subject; None for a stranger."""
         ...
 
-    def standing(self, kind: str, id_: str, tenant: str) -> Block | None:
+    def enforcement_state(self, kind: str, id_: str, tenant: str) -> Block | None:
         """What is done to a subject now, in this tenant or everywhere."""
         ...
 

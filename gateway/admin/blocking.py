@@ -9,23 +9,23 @@ from typing import Any, Literal
 import msgspec
 from aiohttp import web
 
-from gateway.admin.backend import Backend
-from gateway.admin.errors import Refused
+from gateway.admin.backend import AdminBackend
+from gateway.admin.errors import AdminError
 from gateway.admin.replies import (
     BLOCK_KINDS,
     LISTED_KINDS,
     MAX_ID_CHARS,
     json_response,
     normal_id,
-    note_change,
     page_response,
     public_block,
     read_body,
     read_choice,
     read_subject,
     read_ttl,
+    set_audit_details,
 )
-from gateway.admin.undo import Lifted
+from gateway.admin.undo import UndoLog
 from gateway.core.model import Block
 
 
@@ -42,14 +42,17 @@ class NewBlock(msgspec.Struct, forbid_unknown_fields=True):
     action: Literal["block", "allow"] = "block"
 
 
-class Blocking:
+class BlockRoutes:
     """``lifted`` remembers what was lifted."""
 
     def __init__(
-        self, backend: Backend, lifted: Lifted, clock: Callable[[], float] = time.time
+        self,
+        backend: AdminBackend,
+        undo_log: UndoLog,
+        clock: Callable[[], float] = time.time,
     ) -> None:
         self._backend = backend
-        self._lifted = lifted
+        self._undo_log = undo_log
         self._clock = clock
 
     def routes(self) -> list[web.AbstractRouteDef]:
@@ -78,9 +81,11 @@ class Blocking:
         asked = await read_body(request, NewBlock)
         allow = asked.action == "allow"
         # Named before it is checked: what was refused is in the audit log too.
-        note_change(request, asked.action, asked.kind, asked.id)
+        set_audit_details(request, asked.action, asked.kind, asked.id)
         if asked.kind not in BLOCK_KINDS:
-            raise Refused(400, "bad_kind", f"kind is one of {', '.join(BLOCK_KINDS)}")
+            raise AdminError(
+                400, "bad_kind", f"kind is one of {', '.join(BLOCK_KINDS)}"
+            )
         now = self._clock()
         ttl_s = read_ttl(asked.ttl)
         block = Block(
@@ -94,17 +99,17 @@ class Blocking:
             # off; the mildest that can be said lets it through.
             action="tag" if allow else "block",
         )
-        replaced = self._held(block.kind, block.id, block.tenant)
+        replaced = self._blocks_of(block.kind, block.id, block.tenant)
         await self._backend.add_block(block)
-        self._lifted.take(_replaced(block.kind, block.id))
-        self._lifted.note(_replaced(block.kind, block.id), replaced)
+        self._undo_log.pop(_replaced(block.kind, block.id))
+        self._undo_log.remember(_replaced(block.kind, block.id), replaced)
         return json_response(public_block(block), 201)
 
-    def _held(self, kind: str, id_: str, *tenants: str | None) -> list[Block]:
+    def _blocks_of(self, kind: str, id_: str, *tenants: str | None) -> list[Block]:
         """What is done to a subject, in these tenants or (none named) in all."""
         return [
             block
-            for block in (*self._backend.blocks(), *self._backend.standings())
+            for block in (*self._backend.blocks(), *self._backend.enforcement_states())
             if (block.kind, block.id) == (kind, id_)
             and (not tenants or block.tenant in tenants)
         ]
@@ -114,22 +119,22 @@ class Blocking:
         block was a slip, and what it replaced holds again.
         """
         kind, id_ = read_subject(request, LISTED_KINDS)
-        note_change(request, "unblock", kind, id_)
+        set_audit_details(request, "unblock", kind, id_)
         tenant = request.query.get("tenant")
-        held = self._held(kind, id_, *(() if tenant is None else (tenant,)))
+        held = self._blocks_of(kind, id_, *(() if tenant is None else (tenant,)))
         undo = read_choice(request, "undo", ("true", "false")) == "true"
         if not await self._backend.remove_block(kind, id_, tenant):
-            raise Refused(404, "not_found", f"{kind} {id_} is not blocked")
-        self._lifted.note((kind, id_), held)
-        for block in self._lifted.take(_replaced(kind, id_)) if undo else ():
+            raise AdminError(404, "not_found", f"{kind} {id_} is not blocked")
+        self._undo_log.remember((kind, id_), held)
+        for block in self._undo_log.pop(_replaced(kind, id_)) if undo else ():
             await self._backend.add_block(block)
         return web.Response(status=204)
 
     async def post_restore(self, request: web.Request) -> web.Response:
         """Put back, as it was, what was lifted of a subject in the last minutes."""
         kind, id_ = read_subject(request, LISTED_KINDS)
-        note_change(request, "restore", kind, id_)
-        blocks = await put_back(self._backend, self._lifted, (kind, id_))
+        set_audit_details(request, "restore", kind, id_)
+        blocks = await restore_blocks(self._backend, self._undo_log, (kind, id_))
         return json_response({"items": [public_block(block) for block in blocks]})
 
 
@@ -137,14 +142,14 @@ def _replaced(kind: str, id_: str) -> tuple[str, str]:
     return f"replaced {kind}", id_
 
 
-async def put_back(
-    backend: Backend, lifted: Lifted, name: tuple[str, str]
+async def restore_blocks(
+    backend: AdminBackend, undo_log: UndoLog, name: tuple[str, str]
 ) -> list[Block]:
     """What was lifted under a name, in force again. Raises Refused."""
-    blocks = lifted.take(name)
+    blocks = undo_log.pop(name)
     if not blocks:
         text = "nothing was lifted of it in the last 15 minutes that would still hold"
-        raise Refused(404, "not_found", text)
+        raise AdminError(404, "not_found", text)
     for block in blocks:
         await backend.add_block(block)
     return blocks

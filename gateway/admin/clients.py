@@ -18,8 +18,8 @@ from gateway.core.model import RequestRecord
 
 CAPACITY = 100_000
 SPAN_S = 3600
-MARK_S = 300
-_MARKS = SPAN_S // MARK_S
+SLOT_S = 300
+_SLOTS = SPAN_S // SLOT_S
 
 _ACTIONS = {name: name for name in ("allow", "tag", "throttle", "limit", "block")}
 _REFUSED = frozenset({"limit", "block"})
@@ -32,7 +32,7 @@ _FOUND = 200
 _FRESH_S = 1.0
 
 
-class Client:
+class ClientRow:
     """One row: sums of the last hour. ``older`` are marks before the newest one, as
     [index, requests, tokens, nanos], oldest first; who came once has none.
     """
@@ -50,7 +50,7 @@ class Client:
         "tokens",
     )
 
-    def __init__(self, mark: int) -> None:
+    def __init__(self, slot: int) -> None:
         self.requests = 0
         self.tokens = 0
         self.nanos = 0
@@ -59,14 +59,14 @@ class Client:
         self.last_at = 0.0
         self.last_action = "allow"
         self.score = 0.0
-        self.newest = mark
+        self.newest = slot
         self.newest_requests = 0
         self.older: list[list[int]] | None = None
 
-    def add(self, mark: int, r: RequestRecord) -> None:
+    def add(self, slot: int, r: RequestRecord) -> None:
         """Count a record that belongs to ``mark``."""
-        if mark > self.newest:
-            self._turn(mark)
+        if slot > self.newest:
+            self._start_slot(slot)
         self.newest_requests += 1
         self.requests += 1
         self.tokens += r.total_tokens
@@ -79,9 +79,9 @@ class Client:
         if action in _REFUSED:
             self.limited += 1
 
-    def _turn(self, mark: int) -> None:
+    def _start_slot(self, slot: int) -> None:
         """Begin a new mark; what no older one has is the newest one's."""
-        self.expire(mark)
+        self.expire(slot)
         if self.newest_requests:
             older = self.older or []
             row = [self.newest, self.newest_requests, self.tokens, self.nanos]
@@ -90,18 +90,18 @@ class Client:
                 row[3] -= nanos
             older.append(row)
             self.older = older
-        self.newest = mark
+        self.newest = slot
         self.newest_requests = 0
 
     def rate_m(self, now: float) -> float:
         """Requests a minute over the running five minutes and what is left of those
         before.
         """
-        return _now_values(now)(self) / (MARK_S / 60)
+        return _now_values(now)(self) / (SLOT_S / 60)
 
-    def expire(self, mark: int) -> None:
+    def expire(self, slot: int) -> None:
         """Forget what is an hour older than ``mark``."""
-        oldest = mark - _MARKS
+        oldest = slot - _SLOTS
         if self.newest <= oldest:
             self.requests = self.tokens = self.nanos = self.newest_requests = 0
             self.older = None
@@ -121,10 +121,10 @@ class ClientTable:
 
     def __init__(self, capacity: int = CAPACITY) -> None:
         self._capacity = capacity
-        self._rows: OrderedDict[Key, Client] = OrderedDict()
-        self._tops: dict[tuple[Sort, str | None, str | None, str], _Top] = {}
+        self._rows: OrderedDict[Key, ClientRow] = OrderedDict()
+        self._tops: dict[tuple[Sort, str | None, str | None, str], _TopRows] = {}
         self._tenants: dict[str, str] = {}  # one text for each, whoever names it
-        self._mark = 0
+        self._slot = 0
         self.evicted = 0
 
     def __len__(self) -> int:
@@ -132,20 +132,20 @@ class ClientTable:
 
     def observe(self, r: RequestRecord) -> None:
         """Count one finished exchange for its address, user and tenant."""
-        mark = int(r.ts) // MARK_S
-        if mark == self._mark:
-            mark = self._mark  # the same object in every row
+        slot = int(r.ts) // SLOT_S
+        if slot == self._slot:
+            slot = self._slot  # the same object in every row
         else:
-            self._mark = mark
+            self._slot = slot
         tenant = self._tenants.setdefault(r.tenant, r.tenant)
-        self._row(("client_ip", tenant, r.client_ip), mark).add(mark, r)
-        self._row(("user", tenant, r.user), mark).add(mark, r)
-        self._row(("tenant", tenant, tenant), mark).add(mark, r)
+        self._row(("client_ip", tenant, r.client_ip), slot).add(slot, r)
+        self._row(("user", tenant, r.user), slot).add(slot, r)
+        self._row(("tenant", tenant, tenant), slot).add(slot, r)
 
-    def _row(self, key: Key, mark: int) -> Client:
+    def _row(self, key: Key, slot: int) -> ClientRow:
         row = self._rows.get(key)
         if row is None:
-            row = self._rows[key] = Client(mark)
+            row = self._rows[key] = ClientRow(slot)
             if len(self._rows) > self._capacity:
                 self._rows.popitem(last=False)
                 self.evicted += 1
@@ -186,7 +186,7 @@ class ClientTable:
         end = start + limit
         held = self._tops.get(wanted)
         if held is None or not 0 <= now - held.at < _FRESH_S or held.most < end:
-            held = _Top(now, max(end, _FOUND))
+            held = _TopRows(now, max(end, _FOUND))
             held.keys = self._find_top(wanted, now, held.most)
             self._tops = {k: v for k, v in self._tops.items() if now - v.at < _FRESH_S}
             self._tops[wanted] = held
@@ -201,8 +201,8 @@ class ClientTable:
         self, wanted: tuple[Sort, str | None, str | None, str], now: float, most: int
     ) -> list[Key]:
         sort, kind, tenant, text = wanted
-        mark = int(now) // MARK_S
-        oldest = mark - _MARKS
+        slot = int(now) // SLOT_S
+        oldest = slot - _SLOTS
         value = _values(sort, now)
         keys: list[Key] = []
         values: list[float] = []
@@ -211,17 +211,17 @@ class ClientTable:
                 continue
             older = row.older
             if (row.newest if older is None else older[0][0]) <= oldest:
-                row.expire(mark)
+                row.expire(slot)
             if not row.requests or (tenant is not None and tenant != key[1]):
                 continue
             if text and text not in key[2].lower() and text not in key[1].lower():
                 continue
             keys.append(key)
             values.append(value(row))
-        return _most(keys, values, most)
+        return _highest(keys, values, most)
 
 
-def _most(keys: list[Key], values: list[float], most: int) -> list[Key]:
+def _highest(keys: list[Key], values: list[float], most: int) -> list[Key]:
     """The keys of the highest values, most first; of equal ones those seen before."""
     if len(values) > most:
         # Sorting 100,000 numbers costs a tenth of sorting as many pairs.
@@ -235,7 +235,7 @@ def _most(keys: list[Key], values: list[float], most: int) -> list[Key]:
     return [keys[at] for at in chosen]
 
 
-class _Top:
+class _TopRows:
     """What a look at the whole table found; ``most`` is how many it looked for."""
 
     __slots__ = ("at", "keys", "most")
@@ -246,22 +246,22 @@ class _Top:
         self.keys: list[Key] = []
 
 
-def _values(sort: Sort, now: float) -> Callable[[Client], float]:
+def _values(sort: Sort, now: float) -> Callable[[ClientRow], float]:
     if sort == "now":
         return _now_values(now)
     field = {"usd": "nanos", "recent": "last_at"}.get(sort, sort)
     return attrgetter(field)
 
 
-def _now_values(now: float) -> Callable[[Client], float]:
+def _now_values(now: float) -> Callable[[ClientRow], float]:
     """Requests of the running mark, and what is left of the one before."""
-    mark = int(now) // MARK_S
-    before = mark - 1
-    left = 1.0 - (now / MARK_S - mark)
+    slot = int(now) // SLOT_S
+    before = slot - 1
+    left = 1.0 - (now / SLOT_S - slot)
 
-    def value(row: Client) -> float:
+    def value(row: ClientRow) -> float:
         at = row.newest
-        if at == mark:
+        if at == slot:
             older = row.older
             if older is not None and older[-1][0] == before:
                 return row.newest_requests + older[-1][1] * left
@@ -276,9 +276,9 @@ def moment(at: float) -> datetime:
     return datetime.fromtimestamp(at, UTC)
 
 
-def public_client(key: Key, row: Client, now: float) -> dict[str, Any]:
+def public_client(key: Key, row: ClientRow, now: float) -> dict[str, Any]:
     """A row as the admin API shows it."""
-    row.expire(int(now) // MARK_S)
+    row.expire(int(now) // SLOT_S)
     return {
         "kind": key[0],
         "id": key[2],

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 
-class Refused(Exception):  # noqa: N818 - becomes an answer
+class AdminError(Exception):
     """The operation cannot be done; the caller is told why."""
 
     def __init__(self, status: int, code: str, message: str) -> None:

@@ -16,20 +16,20 @@ import msgspec
 from gateway.core.model import DETECTOR, Block
 from gateway.detect.model import Output, Ref
 
-MOST_STORIES = 1000
-MOST_LINES = 100
+MOST_INCIDENTS = 1000
+MOST_OUTPUTS = 100
 MOST_STEPS = 100
 # Clients named in one step; all of them are counted.
 MOST_NAMED = 20
 STEP_S = 60.0
 # Clients whose incident is remembered: more than can be held at once.
-MOST_HOLDS = 50_000
+MOST_RESTRICTIONS = 50_000
 # A step is looked for among so many: kinds of steps that alternate.
 _NEAR = 4
 Key = tuple[str, str, str]  # kind, id, tenant
 
 
-class Step(msgspec.Struct):
+class IncidentStep(msgspec.Struct):
     """What happened, to how many, from when to when (epoch seconds)."""
 
     type: str
@@ -43,7 +43,7 @@ class Step(msgspec.Struct):
     clients: list[Ref] = msgspec.field(default_factory=list)
 
 
-class Hold(msgspec.Struct, frozen=True):
+class Restriction(msgspec.Struct, frozen=True):
     """Why a client is held: the incident, what is done, and since when."""
 
     incident: str
@@ -51,19 +51,19 @@ class Hold(msgspec.Struct, frozen=True):
     since: float
 
 
-class Story:
+class IncidentHistory:
     """Of one incident, oldest first."""
 
-    __slots__ = ("lines", "steps")
+    __slots__ = ("outputs", "steps")
 
     def __init__(self) -> None:
-        self.lines: list[Output] = []
-        self.steps: list[Step] = []
+        self.outputs: list[Output] = []
+        self.steps: list[IncidentStep] = []
 
     def add(self, output: Output) -> None:
         """One more line."""
-        _make_room(self.lines, MOST_LINES)
-        self.lines.append(output)
+        _make_room(self.outputs, MOST_OUTPUTS)
+        self.outputs.append(output)
         step = self._step_of(output)
         if step is None:
             _make_room(self.steps, MOST_STEPS)
@@ -74,7 +74,7 @@ class Story:
         if len(step.clients) < MOST_NAMED and output.type.startswith("client."):
             step.clients.append(output.subject)
 
-    def _step_of(self, output: Output) -> Step | None:
+    def _step_of(self, output: Output) -> IncidentStep | None:
         """The step that this belongs to; an incident's own line is always a new one."""
         if not output.type.startswith("client."):
             return None
@@ -84,8 +84,8 @@ class Story:
         return None
 
 
-def _step(output: Output) -> Step:
-    return Step(
+def _step(output: Output) -> IncidentStep:
+    return IncidentStep(
         type=output.type,
         since=output.at,
         until=output.at,
@@ -103,69 +103,73 @@ def _make_room(rows: list[Any], most: int) -> None:
         del rows[next(clients, 1)]
 
 
-def began(incident: Mapping[str, Any]) -> float:
+def start_of(incident: Mapping[str, Any]) -> float:
     """When what it is about began (epoch seconds); it is told a little later."""
     first = min(incident["window"]["from"], incident["opened_at"])
     return datetime.fromisoformat(first).timestamp()
 
 
-class Stories:
+class IncidentLog:
     """Of the last incidents; the oldest make room."""
 
     def __init__(self) -> None:
-        self._stories: OrderedDict[str, Story] = OrderedDict()
-        self._holds: OrderedDict[Key, Hold] = OrderedDict()
+        self._histories: OrderedDict[str, IncidentHistory] = OrderedDict()
+        self._restrictions: OrderedDict[Key, Restriction] = OrderedDict()
 
-    def take(self, output: Output) -> None:
+    def on_output(self, output: Output) -> None:
         """Something that the detector said."""
-        story = self._stories.get(output.id)
-        if story is None:
-            story = self._stories[output.id] = Story()
-            if len(self._stories) > MOST_STORIES:
-                self._stories.popitem(last=False)
-        story.add(output)
+        history = self._histories.get(output.id)
+        if history is None:
+            history = self._histories[output.id] = IncidentHistory()
+            if len(self._histories) > MOST_INCIDENTS:
+                self._histories.popitem(last=False)
+        history.add(output)
         if output.type.startswith("client."):
-            self._hold(output)
+            self._track_restriction(output)
 
-    def _hold(self, output: Output) -> None:
+    def _track_restriction(self, output: Output) -> None:
         key = (output.subject.kind, output.subject.id, output.tenant)
-        known = self._holds.pop(key, None)
+        previous = self._restrictions.pop(key, None)
         if output.type == "client.unblocked":
             return
-        same = known is not None and known.action == output.action
-        since = known.since if known is not None and same else output.at
-        self._holds[key] = Hold(output.id, output.action, since)
-        if len(self._holds) > MOST_HOLDS:
-            self._holds.popitem(last=False)
+        same = previous is not None and previous.action == output.action
+        since = previous.since if previous is not None and same else output.at
+        self._restrictions[key] = Restriction(output.id, output.action, since)
+        if len(self._restrictions) > MOST_RESTRICTIONS:
+            self._restrictions.popitem(last=False)
 
-    def of(self, incident: str) -> Story:
+    def history_of(self, incident: str) -> IncidentHistory:
         """An empty one where nothing is remembered."""
-        return self._stories.get(incident) or Story()
+        return self._histories.get(incident) or IncidentHistory()
 
-    def lines(self) -> Iterable[Output]:
+    def outputs(self) -> Iterable[Output]:
         """Of all of them."""
-        return (line for story in self._stories.values() for line in story.lines)
+        return (
+            line for history in self._histories.values() for line in history.outputs
+        )
 
-    def hold(self, kind: str, id_: str, tenant: str) -> Hold | None:
+    def restriction_of(self, kind: str, id_: str, tenant: str) -> Restriction | None:
         """Why a client is held, as far as this process knows."""
-        return self._holds.get((kind, id_, tenant))
+        return self._restrictions.get((kind, id_, tenant))
 
-    def held(
+    def blocks_by_incident(
         self, incidents: Sequence[Mapping[str, Any]], blocks: Iterable[Block]
     ) -> dict[str, list[Block]]:
         """By incident: what detection does to whom because of it."""
         found: dict[str, list[Block]] = {one["id"]: [] for one in incidents}
         by_class: dict[str, list[tuple[str, float, list[Block]]]] = {}
         for one in incidents:
-            row = (one["tenant"], began(one), found[one["id"]])
+            row = (one["tenant"], start_of(one), found[one["id"]])
             by_class.setdefault(one["class"], []).append(row)
         for block in blocks:
             if block.by != DETECTOR:
                 continue
-            hold = self._holds.get((block.kind, block.id, block.tenant or ""))
-            if hold is not None:
-                if hold.incident in found:
-                    found[hold.incident].append(block)
+            restriction = self._restrictions.get(
+                (block.kind, block.id, block.tenant or "")
+            )
+            if restriction is not None:
+                if restriction.incident in found:
+                    found[restriction.incident].append(block)
                 continue
             # From before this process, or of another gateway: the newest of its class.
             at = block.created_at

@@ -10,19 +10,19 @@ from typing import Any
 from aiohttp import web
 
 from gateway.admin.auth import ROLE
-from gateway.admin.backend import Backend
-from gateway.admin.blocking import count_actions, put_back
-from gateway.admin.errors import Refused
-from gateway.admin.impact import add_shares, impact
-from gateway.admin.incident_log import Key, Story, began
+from gateway.admin.backend import AdminBackend
+from gateway.admin.blocking import count_actions, restore_blocks
+from gateway.admin.errors import AdminError
+from gateway.admin.incident_impact import add_shares, impact
+from gateway.admin.incident_log import IncidentHistory, Key, start_of
 from gateway.admin.replies import (
     json_response,
-    note_change,
     page_response,
     public_block,
     read_choice,
+    set_audit_details,
 )
-from gateway.admin.undo import Lifted
+from gateway.admin.undo import UndoLog
 from gateway.core.model import Block
 
 # Clients of one incident that are shown; all of them are counted, and undone.
@@ -34,14 +34,17 @@ _AT_ONCE = 32
 Incident = Mapping[str, Any]
 
 
-class Incidents:
+class IncidentRoutes:
     """``lifted`` remembers what was undone."""
 
     def __init__(
-        self, backend: Backend, lifted: Lifted, clock: Callable[[], float] = time.time
+        self,
+        backend: AdminBackend,
+        undo_log: UndoLog,
+        clock: Callable[[], float] = time.time,
     ) -> None:
         self._backend = backend
-        self._lifted = lifted
+        self._undo_log = undo_log
         self._clock = clock
 
     def routes(self) -> list[web.AbstractRouteDef]:
@@ -63,55 +66,65 @@ class Incidents:
         state = read_choice(request, "state", ("open", "resolved"))
         cls = request.query.get("class")
         found = self._backend.incidents()
-        held = self._held(found)
+        held = self._blocks_by_incident(found)
         shown = [
-            self._with_held(one, held[one["id"]])
+            self._with_blocks(one, held[one["id"]])
             for one in found
             if state in (None, one["state"]) and cls in (None, one["class"])
         ]
         return page_response(request, shown)
 
-    def _held(self, incidents: Sequence[Incident]) -> dict[str, list[Block]]:
-        blocks = (*self._backend.blocks(), *self._backend.standings())
-        return self._backend.lookout.stories.held(incidents, blocks)
+    def _blocks_by_incident(
+        self, incidents: Sequence[Incident]
+    ) -> dict[str, list[Block]]:
+        blocks = (*self._backend.blocks(), *self._backend.enforcement_states())
+        return self._backend.activity.incident_log.blocks_by_incident(incidents, blocks)
 
-    def _with_held(self, incident: dict[str, Any], held: list[Block]) -> dict[str, Any]:
+    def _with_blocks(
+        self, incident: dict[str, Any], held: list[Block]
+    ) -> dict[str, Any]:
         """Beside it how many are held because of it, and what is done to its subject."""
         subject = incident["subject"]
         kind, id_, tenant = subject["kind"], subject["id"], incident["tenant"]
-        standing = self._backend.standing(kind, id_, tenant)
-        hold = self._backend.lookout.stories.hold(kind, id_, tenant)
+        state = self._backend.enforcement_state(kind, id_, tenant)
+        restriction = self._backend.activity.incident_log.restriction_of(
+            kind, id_, tenant
+        )
         since = None
-        if standing is not None:
-            same = hold is not None and hold.action == standing.action
-            since = hold.since if hold is not None and same else standing.created_at
+        if state is not None:
+            same = restriction is not None and restriction.action == state.action
+            since = (
+                restriction.since
+                if restriction is not None and same
+                else state.created_at
+            )
         return incident | {
             "held": count_actions(held),
-            "standing": None if standing is None else public_block(standing),
+            "standing": None if state is None else public_block(state),
             "standing_since": since,
         }
 
     async def get_incident(self, request: web.Request) -> web.Response:
         """One incident: what was said of it, what was done, and what came since."""
         incident = self._find(request.match_info["id"])
-        lookout, now = self._backend.lookout, self._clock()
-        story = lookout.stories.of(incident["id"])
-        held = self._held(self._backend.incidents())[incident["id"]]
+        activity, now = self._backend.activity, self._clock()
+        history = activity.incident_log.history_of(incident["id"])
+        held = self._blocks_by_incident(self._backend.incidents())[incident["id"]]
         kind, id_ = incident["subject"]["kind"], incident["subject"]["id"]
         tenant = "*" if id_ == "*" else incident["tenant"]
-        line = lookout.watched.line(kind, tenant, id_, now)
-        keys = _clients_of(incident, held, story)
+        line = activity.pinned.line(kind, tenant, id_, now)
+        keys = _clients_of(incident, held, history)
         clients = self._clients(keys[:MOST_WEIGHED])
         return json_response(
-            self._with_held(incident, held)
+            self._with_blocks(incident, held)
             | {
-                "story": story.lines,
-                "steps": story.steps,
+                "story": history.outputs,
+                "steps": history.steps,
                 "clients": clients[:MOST_CLIENTS],
                 "clients_total": len(keys),
-                "changes": self._changes(incident, clients),
+                "changes": self._audit_entries(incident, clients),
                 "timeline": line,
-                "impact": impact(line, began(incident), now),
+                "impact": impact(line, start_of(incident), now),
             }
         )
 
@@ -123,68 +136,68 @@ class Incidents:
         return sorted(rows, key=lambda row: (-(row["share"] or 0.0), row["kind"]))
 
     def _client(self, kind: str, id_: str, tenant: str) -> dict[str, Any]:
-        standing = self._backend.standing(kind, id_, tenant)
-        usual = self._backend.usual(kind, id_, tenant)
+        state = self._backend.enforcement_state(kind, id_, tenant)
+        baseline = self._backend.baseline(kind, id_, tenant)
         row = self._backend.clients.row(kind, id_, tenant, self._clock())
         return {
             "kind": kind,
             "id": id_,
             "tenant": tenant,
-            "standing": None if standing is None else public_block(standing),
-            "requests_1m": None if usual is None else usual.requests_1m,
-            "expected_1m": None if usual is None else usual.expected_1m,
-            "peers_1m": None if usual is None else usual.peers_1m,
-            "alike": None if usual is None else usual.alike,
+            "standing": None if state is None else public_block(state),
+            "requests_1m": None if baseline is None else baseline.requests_1m,
+            "expected_1m": None if baseline is None else baseline.expected_1m,
+            "peers_1m": None if baseline is None else baseline.peers_1m,
+            "alike": None if baseline is None else baseline.alike,
             "requests_1h": 0 if row is None else row["requests"],
             "tokens_1h": 0 if row is None else row["tokens"],
             "usd_1h": 0.0 if row is None else row["usd"],
         }
 
-    def _changes(
+    def _audit_entries(
         self, incident: Incident, clients: Sequence[Mapping[str, Any]]
     ) -> list[Any]:
         """What operators did about it, newest first."""
         about = {("incident", incident["id"])}
         about |= {(one["kind"], one["id"]) for one in clients}
-        since = began(incident)
+        since = start_of(incident)
         return [
-            change
-            for change in reversed(self._backend.lookout.changes)
-            if (change.kind, change.id) in about and change.at >= since
+            entry
+            for entry in reversed(self._backend.activity.audit_log)
+            if (entry.kind, entry.id) in about and entry.at >= since
         ]
 
     def _find(self, id_: str) -> dict[str, Any]:
         for incident in self._backend.incidents():
             if incident["id"] == id_:
                 return incident
-        raise Refused(404, "not_found", "there is no such incident any more")
+        raise AdminError(404, "not_found", "there is no such incident any more")
 
     # -- doing -------------------------------------------------------------------------
 
     async def post_acknowledge(self, request: web.Request) -> web.Response:
         """Somebody looks after it."""
         id_ = request.match_info["id"]
-        note_change(request, "acknowledge", "incident", id_)
+        set_audit_details(request, "acknowledge", "incident", id_)
         await self._backend.acknowledge_incident(id_, request[ROLE])
         return json_response(self._find(id_))
 
     async def post_resolve(self, request: web.Request) -> web.Response:
         """An operator says that it is over."""
         id_ = request.match_info["id"]
-        note_change(request, "resolve", "incident", id_)
+        set_audit_details(request, "resolve", "incident", id_)
         await self._backend.resolve_incident(id_, request[ROLE])
         return json_response(self._find(id_))
 
     async def post_undo(self, request: web.Request) -> web.Response:
         """Let in everybody whom detection holds because of it."""
         id_ = request.match_info["id"]
-        note_change(request, "undo", "incident", id_)
+        set_audit_details(request, "undo", "incident", id_)
         incident = self._find(id_)
-        held = self._held(self._backend.incidents())[incident["id"]]
+        held = self._blocks_by_incident(self._backend.incidents())[incident["id"]]
         for at in range(0, len(held), _AT_ONCE):
             batch = held[at : at + _AT_ONCE]
             # Noted as it goes: what a store that fails leaves half done can be undone.
-            self._lifted.note(("incident", id_), held[: at + len(batch)])
+            self._undo_log.remember(("incident", id_), held[: at + len(batch)])
             await asyncio.gather(
                 *(self._backend.remove_block(b.kind, b.id, b.tenant) for b in batch)
             )
@@ -193,12 +206,14 @@ class Incidents:
     async def post_restore(self, request: web.Request) -> web.Response:
         """Put back what was undone in the last minutes."""
         id_ = request.match_info["id"]
-        note_change(request, "restore", "incident", id_)
-        blocks = await put_back(self._backend, self._lifted, ("incident", id_))
+        set_audit_details(request, "restore", "incident", id_)
+        blocks = await restore_blocks(self._backend, self._undo_log, ("incident", id_))
         return json_response({"restored": len(blocks)} | count_actions(blocks))
 
 
-def _clients_of(incident: Incident, held: list[Block], story: Story) -> list[Key]:
+def _clients_of(
+    incident: Incident, held: list[Block], history: IncidentHistory
+) -> list[Key]:
     """Who is in it: the worst, and those who are or were held because of it."""
     worst = [one for one in incident["subjects"] if one["kind"] != "tenant"]
     if not worst and incident["subject"]["kind"] != "tenant":
@@ -206,7 +221,7 @@ def _clients_of(incident: Incident, held: list[Block], story: Story) -> list[Key
     keys = dict.fromkeys((c["kind"], c["id"], incident["tenant"]) for c in worst)
     for block in held:
         keys.setdefault((block.kind, block.id, block.tenant or incident["tenant"]))
-    for said in story.lines:
+    for said in history.outputs:
         if said.type.startswith("client."):
             keys.setdefault((said.subject.kind, said.subject.id, said.tenant))
     return list(keys)

@@ -10,14 +10,14 @@ from collections.abc import Iterator
 from typing import Any
 
 from gateway.admin.clients import moment
-from gateway.admin.timeline import Timeline
+from gateway.admin.timeline import TrafficTimeline
 from gateway.core.model import RequestRecord
 
 # About 1 KB each.
 MOST_RECORDS = 5000
-MOST_WATCHED = 64
+MOST_PINNED = 64
 # A watched subject's buckets: an hour.
-WATCHED_BUCKETS = 360
+PINNED_BUCKETS = 360
 
 Key = tuple[str, str, str]  # kind, tenant, id
 _FIELDS = (
@@ -27,11 +27,11 @@ _FIELDS = (
 )  # fmt: skip
 
 
-class Recent:
+class RecentRecords:
     """The last records of the whole gateway."""
 
-    def __init__(self, most: int = MOST_RECORDS) -> None:
-        self._records: deque[RequestRecord] = deque(maxlen=most)
+    def __init__(self, capacity: int = MOST_RECORDS) -> None:
+        self._records: deque[RequestRecord] = deque(maxlen=capacity)
         self.observe = self._records.append
 
     def __len__(self) -> int:
@@ -40,7 +40,9 @@ class Recent:
     def __iter__(self) -> Iterator[RequestRecord]:
         return iter(self._records)
 
-    def of(self, kind: str, id_: str, tenant: str | None) -> list[RequestRecord]:
+    def of_subject(
+        self, kind: str, id_: str, tenant: str | None
+    ) -> list[RequestRecord]:
         """Those of one subject, newest first."""
         field = {"client_ip": "client_ip", "user": "user"}.get(kind, "tenant")
         return [
@@ -50,26 +52,26 @@ class Recent:
         ]
 
 
-class Watched:
+class PinnedRecords:
     """A timeline of each subject that an incident is about, from before it began as far
     as the last records reach.
     """
 
-    def __init__(self, recent: Recent, most: int = MOST_WATCHED) -> None:
+    def __init__(self, recent: RecentRecords, capacity: int = MOST_PINNED) -> None:
         self._recent = recent
-        self._most = most
-        self._lines: dict[Key, Timeline] = {}
+        self._capacity = capacity
+        self._lines: dict[Key, TrafficTimeline] = {}
 
-    def watch(self, kind: str, tenant: str, id_: str) -> None:
+    def pin(self, kind: str, tenant: str, id_: str) -> None:
         """From now on; whoever is watched for longest makes room."""
         key = (kind, tenant, id_)
         line = self._lines.pop(key, None)
         if line is None:
-            line = Timeline(WATCHED_BUCKETS)
-            for record in reversed(self._recent.of(kind, id_, _where(tenant))):
+            line = TrafficTimeline(PINNED_BUCKETS)
+            for record in reversed(self._recent.of_subject(kind, id_, _where(tenant))):
                 line.observe(record)
         self._lines[key] = line
-        if len(self._lines) > self._most:
+        if len(self._lines) > self._capacity:
             del self._lines[next(iter(self._lines))]
 
     def observe(self, r: RequestRecord) -> None:

@@ -10,7 +10,7 @@ import msgspec
 from aiohttp import web
 
 from gateway.admin.clients import moment
-from gateway.admin.errors import Refused
+from gateway.admin.errors import AdminError
 from gateway.config.values import parse_duration
 from gateway.core.model import DETECTOR, Block
 from gateway.identity.cidr import Networks, normal_client_ip, parse_address, subject_of
@@ -28,7 +28,7 @@ LISTED_KINDS = (*BLOCK_KINDS, "prompts")
 T = TypeVar("T")
 _COUNT = re.compile("[0-9]{1,9}")
 # What the audit log says of a request.
-ABOUT: web.RequestKey[dict[str, str]] = web.RequestKey("about", dict)
+AUDIT_DETAILS: web.RequestKey[dict[str, str]] = web.RequestKey("about", dict)
 
 
 def json_response(body: Any, status: int = 200) -> web.Response:
@@ -53,7 +53,7 @@ def read_page(request: web.Request) -> tuple[int, int]:
     start = read_count(request, "cursor", 0)
     limit = read_count(request, "limit", DEFAULT_LIMIT)
     if start is None or limit is None or not 1 <= limit <= MAX_LIMIT:
-        raise Refused(
+        raise AdminError(
             400, "bad_page", f"limit is 1 to {MAX_LIMIT}, cursor is what `next` said"
         )
     return start, limit
@@ -72,7 +72,7 @@ def read_choice(request: web.Request, name: str, choices: Sequence[str]) -> str 
     given = request.query.get(name)
     if given is not None and given not in choices:
         text = f"{name} is one of {', '.join(choices)}"
-        raise Refused(400, f"bad_{name}", text)
+        raise AdminError(400, f"bad_{name}", text)
     return given
 
 
@@ -81,7 +81,7 @@ async def read_body(request: web.Request, kind: type[T]) -> T:
     try:
         return msgspec.json.decode(await request.read(), type=kind)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise Refused(400, "bad_body", str(error)) from error
+        raise AdminError(400, "bad_body", str(error)) from error
 
 
 def read_ttl(ttl: str | float | None) -> float | None:
@@ -89,9 +89,9 @@ def read_ttl(ttl: str | float | None) -> float | None:
     try:
         seconds = parse_duration(ttl) if isinstance(ttl, str) else ttl
     except ValueError as error:
-        raise Refused(400, "bad_ttl", str(error)) from error
+        raise AdminError(400, "bad_ttl", str(error)) from error
     if seconds is not None and not 0 < seconds <= MAX_TTL_S:
-        raise Refused(
+        raise AdminError(
             400, "bad_ttl", "ttl is more than nothing and less than ten years"
         )
     return seconds
@@ -101,23 +101,23 @@ def read_subject(request: web.Request, kinds: Sequence[str]) -> tuple[str, str]:
     """Kind and id of the path. Raises Refused."""
     kind = request.match_info["kind"]
     if kind not in kinds:
-        raise Refused(400, "bad_kind", f"kind is one of {', '.join(kinds)}")
+        raise AdminError(400, "bad_kind", f"kind is one of {', '.join(kinds)}")
     return kind, normal_id(kind, request.match_info["id"])
 
 
 def normal_id(kind: str, id_: str) -> str:
     """The id as it is counted by, however it was written. Raises Refused."""
     if not 0 < len(id_) <= MAX_ID_CHARS:
-        raise Refused(400, "bad_id", f"id has 1 to {MAX_ID_CHARS} characters")
+        raise AdminError(400, "bad_id", f"id has 1 to {MAX_ID_CHARS} characters")
     if kind == "client_ip":
         return _normal_ip(id_)
     if kind == "network":
         try:
             Networks([id_])
         except ValueError as error:
-            raise Refused(400, "bad_id", f"not a network: {error}") from error
+            raise AdminError(400, "bad_id", f"not a network: {error}") from error
     elif kind not in LISTED_KINDS:
-        raise Refused(400, "bad_kind", f"kind is one of {', '.join(BLOCK_KINDS)}")
+        raise AdminError(400, "bad_kind", f"kind is one of {', '.join(BLOCK_KINDS)}")
     return id_
 
 
@@ -125,7 +125,7 @@ def _normal_ip(id_: str) -> str:
     address = parse_address(id_.partition("/")[0])
     name = normal_client_ip(id_)
     if address is None or name != subject_of(address):
-        raise Refused(
+        raise AdminError(
             400, "bad_id", f"{id_!r} is not an address (a network: kind network)"
         )
     return name
@@ -153,9 +153,11 @@ def public_action(block: Block) -> str:
     return "allow" if block.by != DETECTOR and block.action == "tag" else block.action
 
 
-def note_change(request: web.Request, what: str, kind: str = "", id_: str = "") -> None:
+def set_audit_details(
+    request: web.Request, what: str, kind: str = "", id_: str = ""
+) -> None:
     """What the audit log says of this request."""
-    request[ABOUT] = {
+    request[AUDIT_DETAILS] = {
         "what": what[:MAX_ID_CHARS],
         "kind": kind[:MAX_ID_CHARS],
         "id": id_[:MAX_ID_CHARS],

@@ -23,13 +23,13 @@ SESSION_S = 12 * 3600
 MOST_SESSIONS = 1000
 # Wrong tokens from one address until it has to wait; everyone behind one address waits
 # together, so not for long.
-GUESSES = 10
-GUESSING_S = 300.0
-LOCKED_S = 60.0
-MOST_GUESSERS = 4096
+MAX_FAILURES = 10
+FAILURE_WINDOW_S = 300.0
+LOCKOUT_S = 60.0
+MOST_THROTTLED = 4096
 
 
-class Tokens(msgspec.Struct, frozen=True):
+class AdminTokens(msgspec.Struct, frozen=True):
     """What ``/api`` asks for. Without an operator's token: nothing."""
 
     operator: str | None = None
@@ -53,7 +53,7 @@ class Tokens(msgspec.Struct, frozen=True):
         """Whether anybody who reaches the port may do everything."""
         return self.operator is None
 
-    def mark(self, role: Role) -> bytes:
+    def fingerprint(self, role: Role) -> bytes:
         """Changes when the token of a role does."""
         return _digest((self.operator if role == "operator" else self.viewer) or "")
 
@@ -68,7 +68,7 @@ class Session(msgspec.Struct, frozen=True):
     role: Role
     csrf: str
     until: float
-    mark: bytes
+    fingerprint: bytes
 
     def is_csrf(self, given: str) -> bool:
         """Whether our own page sent it."""
@@ -82,22 +82,26 @@ class Sessions:
         self._clock = clock
         self._sessions: OrderedDict[bytes, Session] = OrderedDict()
 
-    def open(self, role: Role, tokens: Tokens) -> tuple[str, Session]:
+    def open(self, role: Role, tokens: AdminTokens) -> tuple[str, Session]:
         """A new session, and the secret for its cookie."""
         secret = secrets.token_urlsafe(32)
         until = self._clock() + SESSION_S
-        session = Session(role, secrets.token_urlsafe(24), until, tokens.mark(role))
+        session = Session(
+            role, secrets.token_urlsafe(24), until, tokens.fingerprint(role)
+        )
         self._sessions[_digest(secret)] = session
         if len(self._sessions) > MOST_SESSIONS:
             self._sessions.popitem(last=False)
         return secret, session
 
-    def find(self, secret: str, tokens: Tokens) -> Session | None:
+    def find(self, secret: str, tokens: AdminTokens) -> Session | None:
         """The session, unless its time is up or its token changed."""
         session = self._sessions.get(_digest(secret))
         if session is None:
             return None
-        same = hmac.compare_digest(session.mark, tokens.mark(session.role))
+        same = hmac.compare_digest(
+            session.fingerprint, tokens.fingerprint(session.role)
+        )
         if same and self._clock() < session.until:
             return session
         self.close(secret)
@@ -108,28 +112,30 @@ class Sessions:
         self._sessions.pop(_digest(secret), None)
 
 
-class Guessers:
+class LoginThrottle:
     """Wrong tokens by address; bounded, the oldest makes room."""
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock
-        self._wrong: OrderedDict[str, list[float]] = OrderedDict()
+        self._failures: OrderedDict[str, list[float]] = OrderedDict()
 
     def wait_s(self, remote: str) -> float:
         """How long this address has to wait; 0: not at all."""
-        wrong = self._wrong.get(remote, [])
-        if len(wrong) < GUESSES:
+        record_failure = self._failures.get(remote, [])
+        if len(record_failure) < MAX_FAILURES:
             return 0.0
-        return max(0.0, wrong[-1] + LOCKED_S - self._clock())
+        return max(0.0, record_failure[-1] + LOCKOUT_S - self._clock())
 
-    def wrong(self, remote: str) -> None:
+    def record_failure(self, remote: str) -> None:
         """A token that is none."""
         now = self._clock()
-        recent = [at for at in self._wrong.pop(remote, []) if at > now - GUESSING_S]
-        self._wrong[remote] = [*recent[-GUESSES:], now]
-        if len(self._wrong) > MOST_GUESSERS:
-            self._wrong.popitem(last=False)
+        recent = [
+            at for at in self._failures.pop(remote, []) if at > now - FAILURE_WINDOW_S
+        ]
+        self._failures[remote] = [*recent[-MAX_FAILURES:], now]
+        if len(self._failures) > MOST_THROTTLED:
+            self._failures.popitem(last=False)
 
-    def right(self, remote: str) -> None:
+    def clear(self, remote: str) -> None:
         """The right one: forgotten."""
-        self._wrong.pop(remote, None)
+        self._failures.pop(remote, None)

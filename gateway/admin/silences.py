@@ -10,14 +10,14 @@ import msgspec
 from aiohttp import web
 
 from gateway.admin.auth import ROLE
-from gateway.admin.backend import Backend
-from gateway.admin.errors import Refused
+from gateway.admin.backend import AdminBackend
+from gateway.admin.errors import AdminError
 from gateway.admin.replies import (
     json_response,
-    note_change,
     page_response,
     read_body,
     read_ttl,
+    set_audit_details,
 )
 from gateway.alerts.weekly import DAYS, Weekly, WeeklyError
 from gateway.detect.model import AttackClass, EventError, parse_time
@@ -56,11 +56,11 @@ class NewSilence(msgspec.Struct, forbid_unknown_fields=True, rename={"cls": "cla
     reason: str = ""
 
 
-class Quiet:
+class SilenceRoutes:
     """``backend`` keeps them."""
 
     def __init__(
-        self, backend: Backend, clock: Callable[[], float] = time.time
+        self, backend: AdminBackend, clock: Callable[[], float] = time.time
     ) -> None:
         self._backend = backend
         self._clock = clock
@@ -82,7 +82,7 @@ class Quiet:
         asked = await read_body(request, NewSilence)
         _check(asked)
         when = _when(asked, self._clock())
-        note_change(request, "silence", "alerts", asked.tenant[:MAX_CHARS])
+        set_audit_details(request, "silence", "alerts", asked.tenant[:MAX_CHARS])
         silence = await self._backend.add_silence(
             {
                 "tenant": asked.tenant[:MAX_CHARS],
@@ -98,7 +98,7 @@ class Quiet:
     async def delete_silence(self, request: web.Request) -> web.Response:
         """End it now."""
         id_ = request.match_info["id"]
-        note_change(request, "unsilence", "alerts", id_)
+        set_audit_details(request, "unsilence", "alerts", id_)
         await self._backend.remove_silence(id_)
         return web.Response(status=204)
 
@@ -108,21 +108,21 @@ def _check(asked: NewSilence) -> None:
     kind, _, id_ = asked.subject.partition(":")
     if asked.subject != ANY and not (kind and id_):
         text = 'subject: kind:id, such as client_ip:203.0.113.9, or "*"'
-        raise Refused(400, "bad_subject", text)
+        raise AdminError(400, "bad_subject", text)
     if asked.cls not in _CLASSES:
         text = f"class: {asked.cls!r} is none of {', '.join(sorted(_CLASSES))}"
-        raise Refused(400, "bad_class", text)
+        raise AdminError(400, "bad_class", text)
 
 
 def _when(asked: NewSilence, now: float) -> dict[str, Any]:
     """``since`` and ``until``, or ``weekly``. Raises Refused."""
     if asked.ttl is not None and asked.until is not None:
-        raise Refused(400, "bad_time", "say ttl or to, not both")
+        raise AdminError(400, "bad_time", "say ttl or to, not both")
     since = _moment(asked.since) or now
     ttl_s = read_ttl(asked.ttl)
     until = _moment(asked.until) or (None if ttl_s is None else since + ttl_s)
     if until is not None and until <= max(since, now):
-        raise Refused(400, "bad_time", "it would be over before it began")
+        raise AdminError(400, "bad_time", "it would be over before it began")
     if asked.repeat is None:
         return {"since": since, "until": until or since + DEFAULT_TTL_S}
     return {"since": 0.0, "until": 0.0, "weekly": _weekly(asked.repeat, since, until)}
@@ -132,7 +132,7 @@ def _moment(text: str | None) -> float | None:
     try:
         return None if text is None else parse_time(text)
     except EventError as error:
-        raise Refused(400, "bad_time", str(error)) from error
+        raise AdminError(400, "bad_time", str(error)) from error
 
 
 def _weekly(asked: NewRepeat, first: float, last: float | None) -> Weekly:
@@ -144,7 +144,7 @@ def _weekly(asked: NewRepeat, first: float, last: float | None) -> Weekly:
         weekly.check()
         possible = weekly.window(first) is not None
     except (WeeklyError, OverflowError) as error:
-        raise Refused(400, "bad_repeat", str(error)) from error
+        raise AdminError(400, "bad_repeat", str(error)) from error
     if not possible:
-        raise Refused(400, "bad_repeat", "no such window begins before it ends")
+        raise AdminError(400, "bad_repeat", "no such window begins before it ends")
     return weekly

@@ -28,7 +28,7 @@ MOST_TENANTS = 100
 PERSON_BYTES = 8
 
 
-class Sums(msgspec.Struct, array_like=True):
+class TenantDay(msgspec.Struct, array_like=True):
     """A tenant's day. ``nanos`` are 1e-9 USD. What starts with ``would`` is what
     observing let through, and part of the rest: requests by the action that enforcing
     would have taken, their tokens and their money.
@@ -43,12 +43,12 @@ class Sums(msgspec.Struct, array_like=True):
     would_tokens: int = 0
     would_nanos: int = 0
 
-    def add(self, other: Sums) -> None:
+    def add(self, other: TenantDay) -> None:
         """Take another's into these."""
         for name in self.__struct_fields__:
             setattr(self, name, getattr(self, name) + getattr(other, name))
 
-    def count(self, r: RequestRecord) -> bool:
+    def add_record(self, r: RequestRecord) -> bool:
         """Take a record in; whether observing let it through."""
         self.requests += 1
         self.tokens += r.total_tokens
@@ -71,30 +71,30 @@ class Sums(msgspec.Struct, array_like=True):
         return self.would_limit + self.would_throttle + self.would_block
 
 
-class Page(msgspec.Struct):
+class GatewayDay(msgspec.Struct):
     """One gateway's day, as it is kept. ``people``: short digests of those whom
     enforcing would have stopped; kept for the last days only.
     """
 
     since: float
-    tenants: dict[str, Sums] = msgspec.field(default_factory=dict)
+    tenants: dict[str, TenantDay] = msgspec.field(default_factory=dict)
     people: dict[str, set[bytes]] = msgspec.field(default_factory=dict)
 
-    def add(self, other: Page) -> None:
+    def add(self, other: GatewayDay) -> None:
         """Take another into this one."""
         self.since = min(self.since, other.since)
         for name, sums in other.tenants.items():
-            self.tenants.setdefault(name, Sums()).add(sums)
+            self.tenants.setdefault(name, TenantDay()).add(sums)
         for name, people in other.people.items():
             self.people.setdefault(name, set()).update(people)
 
 
-class Ledger:
+class SpendHistory:
     """This gateway's pages, and the others'."""
 
     def __init__(self) -> None:
-        self._own: dict[int, Page] = {}
-        self._others: dict[int, Page] = {}
+        self._own: dict[int, GatewayDay] = {}
+        self._others: dict[int, GatewayDay] = {}
         self._remembered = 0
         self.changed: set[int] = set()
         """Days whose page is not kept yet as it is now."""
@@ -102,29 +102,29 @@ class Ledger:
     def observe(self, r: RequestRecord) -> None:
         """Count a record for its tenant."""
         day = int(r.ts) // DAY_S
-        page = self._own.get(day) or self._turn(day, r.ts)
-        sums = page.tenants.get(r.tenant)
+        totals = self._own.get(day) or self._start_day(day, r.ts)
+        sums = totals.tenants.get(r.tenant)
         if sums is None:
-            sums = page.tenants[r.tenant] = Sums()
-        if sums.count(r):
-            self._remember(page, r)
+            sums = totals.tenants[r.tenant] = TenantDay()
+        if sums.add_record(r):
+            self._remember(totals, r)
         self.changed.add(day)
 
-    def _turn(self, day: int, now: float) -> Page:
-        page = self._own[day] = Page(now)
+    def _start_day(self, day: int, now: float) -> GatewayDay:
+        totals = self._own[day] = GatewayDay(now)
         newest = max(self._own)
-        for pages in (self._own, self._others):
-            for old in [one for one in pages if one <= newest - DAYS]:
-                del pages[old]
+        for kept in (self._own, self._others):
+            for old in [one for one in kept if one <= newest - DAYS]:
+                del kept[old]
         self.changed.intersection_update(self._own)
         self._remembered = 0
         for one in self._own:
             if one < newest - 1:
                 self._own[one].people.clear()
-        return page
+        return totals
 
-    def _remember(self, page: Page, r: RequestRecord) -> None:
-        people = page.people.setdefault(r.tenant, set())
+    def _remember(self, totals: GatewayDay, r: RequestRecord) -> None:
+        people = totals.people.setdefault(r.tenant, set())
         before = len(people)
         if self._remembered < MOST_PEOPLE:
             name = r.client_ip if r.user == "anonymous" else r.user
@@ -133,62 +133,62 @@ class Ledger:
 
     # -- kept elsewhere ------------------------------------------------------------------
 
-    def page(self, day: int) -> Page | None:
+    def own_day(self, day: int) -> GatewayDay | None:
         """This gateway's, to be kept."""
         return self._own.get(day)
 
-    def pages(self) -> dict[int, Page]:
+    def own_days(self) -> dict[int, GatewayDay]:
         """All of this gateway's."""
         return self._own
 
-    def recall(self, pages: Mapping[int, Page]) -> None:
+    def restore(self, days: Mapping[int, GatewayDay]) -> None:
         """What this gateway had counted before it was started again."""
-        for day, page in pages.items():
+        for day, totals in days.items():
             if day in self._own:
-                self._own[day].add(page)
+                self._own[day].add(totals)
                 self.changed.add(day)
             else:
-                self._own[day] = page
+                self._own[day] = totals
         newest = max(self._own, default=0)
         for day in [one for one in self._own if one <= newest - DAYS]:
             del self._own[day]
             self.changed.discard(day)
 
-    def others(self, pages: Mapping[int, Iterable[Page]]) -> None:
+    def set_others(self, days: Mapping[int, Iterable[GatewayDay]]) -> None:
         """What the other gateways of the store count, of these days."""
-        for day, found in pages.items():
-            whole = Page(float("inf"))
-            for page in found:
-                whole.add(page)
+        for day, found in days.items():
+            whole = GatewayDay(float("inf"))
+            for totals in found:
+                whole.add(totals)
             self._others[day] = whole
 
     # -- shown ---------------------------------------------------------------------------
 
-    def _pages(self, day: int) -> list[Page]:
+    def _totals_of(self, day: int) -> list[GatewayDay]:
         return [p for kept in (self._own, self._others) if (p := kept.get(day))]
 
     def spend_today(self, now: float) -> float:
         """US dollars of the running day, all tenants."""
-        pages = self._pages(int(now) // DAY_S)
-        return sum(one.nanos for page in pages for one in page.tenants.values()) / 1e9
+        totals = self._totals_of(int(now) // DAY_S)
+        return sum(one.nanos for day in totals for one in day.tenants.values()) / 1e9
 
     def public(self, tenants: Iterable[str], now: float) -> dict[str, Any]:
         """Of several tenants together and each: the last 30 days, and what enforcing
         would have stopped in them and today.
         """
         names, today = list(tenants), int(now) // DAY_S
-        days: dict[int, Sums] = {}
-        each: dict[str, Sums] = {}
+        days: dict[int, TenantDay] = {}
+        each: dict[str, TenantDay] = {}
         sinces = []
         for day in range(today - DAYS + 1, today + 1):
-            for page in self._pages(day):
-                sinces.append(page.since)
+            for totals in self._totals_of(day):
+                sinces.append(totals.since)
                 for name in names:
-                    sums = page.tenants.get(name)
+                    sums = totals.tenants.get(name)
                     if sums is not None:
-                        days.setdefault(day, Sums()).add(sums)
-                        each.setdefault(name, Sums()).add(sums)
-        whole = Sums()
+                        days.setdefault(day, TenantDay()).add(sums)
+                        each.setdefault(name, TenantDay()).add(sums)
+        whole = TenantDay()
         for sums in days.values():
             whole.add(sums)
         since = min(sinces, default=float("inf"))
@@ -200,14 +200,14 @@ class Ledger:
             "usd": whole.nanos / 1e9,
             "tenants": _dearest(each),
             "would": _would(whole),
-            "would_today": _would(days.get(today, Sums()))
+            "would_today": _would(days.get(today, TenantDay()))
             | {"clients": self._people(names, today)},
         }
 
     def _people(self, names: Iterable[str], day: int) -> int:
-        pages = self._pages(day)
+        totals = self._totals_of(day)
         return sum(
-            len(set().union(*(page.people.get(name, ()) for page in pages)))
+            len(set().union(*(one.people.get(name, ()) for one in totals)))
             for name in names
         )
 
@@ -220,7 +220,7 @@ def _date(day: int) -> str:
     return datetime.fromtimestamp(day * DAY_S, UTC).date().isoformat()
 
 
-def _cost(sums: Sums) -> dict[str, Any]:
+def _cost(sums: TenantDay) -> dict[str, Any]:
     return {
         "requests": sums.requests,
         "tokens": sums.tokens,
@@ -229,13 +229,13 @@ def _cost(sums: Sums) -> dict[str, Any]:
     }
 
 
-def _dearest(each: Mapping[str, Sums]) -> list[dict[str, Any]]:
+def _dearest(each: Mapping[str, TenantDay]) -> list[dict[str, Any]]:
     """Tenants, the dearest first."""
     order = sorted(each, key=lambda name: (-each[name].nanos, name))
     return [{"tenant": name, **_cost(each[name])} for name in order[:MOST_TENANTS]]
 
 
-def _would(sums: Sums) -> dict[str, Any]:
+def _would(sums: TenantDay) -> dict[str, Any]:
     return {
         "requests": sums.would,
         "limited": sums.would_limit,

@@ -40,7 +40,7 @@ def load_console() -> dict[str, StaticFile]:
     }
 
 
-class Console:
+class StaticRoutes:
     """Routes of the static shell; it needs no token, for it shows nothing."""
 
     def __init__(self) -> None:

@@ -15,87 +15,87 @@ from typing import Any
 import msgspec
 from aiohttp import hdrs, web
 
-from gateway.admin.errors import Refused
+from gateway.admin.errors import AdminError
 
 KEPT = 1000
-MOST_READERS = 64
+MOST_SUBSCRIBERS = 64
 # Events that may wait for one reader: half a minute of counters, or a storm's start.
 MOST_WAITING = 256
 TICK_S = 1.0
 _RETRY = b"retry: 1000\n\n"
 
 
-class Feed:
+class LiveStream:
     """``counters`` is asked once a second, while anybody listens."""
 
-    def __init__(self, born: int, counters: Callable[[], dict[str, Any]]) -> None:
-        self._born = born
+    def __init__(self, generation: int, counters: Callable[[], dict[str, Any]]) -> None:
+        self._generation = generation
         self._counters = counters
         self._count = 0
         self._kept: deque[tuple[int, bytes]] = deque(maxlen=KEPT)
-        self._readers: set[Reader] = set()
+        self._subscribers: set[StreamSubscriber] = set()
         self._closed = False
 
     def __len__(self) -> int:
-        return len(self._readers)
+        return len(self._subscribers)
 
     def publish(self, event: str, content: Any) -> None:
         """Something that must not be missed."""
         self._count += 1
-        id_ = f"{self._born}-{self._count}"
+        id_ = f"{self._generation}-{self._count}"
         text = encode_event(event, content, id_)
         self._kept.append((self._count, text))
         self._send(text)
 
     def _send(self, text: bytes) -> None:
-        for reader in tuple(self._readers):
-            reader.put(text)
+        for subscriber in tuple(self._subscribers):
+            subscriber.put(text)
 
     async def run(self) -> None:
         """Counters, once a second."""
         while True:
             await asyncio.sleep(TICK_S)
-            if self._readers:
+            if self._subscribers:
                 self._send(encode_event("counters", self._counters()))
 
-    def open(self, last_id: str | None) -> Reader:
+    def subscribe(self, last_id: str | None) -> StreamSubscriber:
         """A reader with what it missed. Raises Refused."""
-        if len(self._readers) >= MOST_READERS or self._closed:
-            raise Refused(503, "too_many_streams", "too many consoles are open")
-        reader = Reader()
-        reader.put(_RETRY)
+        if len(self._subscribers) >= MOST_SUBSCRIBERS or self._closed:
+            raise AdminError(503, "too_many_streams", "too many consoles are open")
+        subscriber = StreamSubscriber()
+        subscriber.put(_RETRY)
         for text in self._missed(last_id):
-            reader.put(text)
-        reader.put(encode_event("counters", self._counters()))
-        self._readers.add(reader)
-        return reader
+            subscriber.put(text)
+        subscriber.put(encode_event("counters", self._counters()))
+        self._subscribers.add(subscriber)
+        return subscriber
 
     def _missed(self, last_id: str | None) -> list[bytes]:
         """Events after ``last_id``; ``reset`` where that cannot be told."""
         if not last_id:
             return []
-        born, _, number = last_id.partition("-")
+        generation, _, number = last_id.partition("-")
         seen = int(number) if number.isascii() and number.isdigit() else -1
         oldest = self._kept[0][0] if self._kept else self._count + 1
-        if born != str(self._born) or not oldest - 1 <= seen <= self._count:
+        if generation != str(self._generation) or not oldest - 1 <= seen <= self._count:
             return [encode_event("reset", {})]
         missed = [text for count, text in self._kept if count > seen]
         # More than a reader may have waiting: it asks for the state anew.
         room = MOST_WAITING // 2
         return missed if len(missed) <= room else [encode_event("reset", {})]
 
-    def close(self, reader: Reader) -> None:
+    def unsubscribe(self, subscriber: StreamSubscriber) -> None:
         """It left."""
-        self._readers.discard(reader)
+        self._subscribers.discard(subscriber)
 
-    def shut(self) -> None:
+    def close_all(self) -> None:
         """Let everybody go: this process ends."""
         self._closed = True
-        for reader in self._readers:
-            reader.end()
+        for subscriber in self._subscribers:
+            subscriber.stop()
 
 
-class Reader:
+class StreamSubscriber:
     """What waits for one console."""
 
     __slots__ = ("_due", "_waiting", "ended")
@@ -113,12 +113,12 @@ class Reader:
             self._waiting.append(text)
         self._due.set()
 
-    def end(self) -> None:
+    def stop(self) -> None:
         """No more."""
         self.ended = True
         self._due.set()
 
-    async def take(self) -> bytes:
+    async def next_batch(self) -> bytes:
         """All that waits, as soon as there is something."""
         await self._due.wait()
         self._due.clear()
@@ -138,11 +138,11 @@ def encode_event(event: str, content: Any, id_: str = "") -> bytes:
 
 
 async def stream(
-    request: web.Request, feed: Feed, *, still_allowed: Callable[[], bool]
+    request: web.Request, live: LiveStream, *, still_allowed: Callable[[], bool]
 ) -> web.StreamResponse:
     """``GET /api/v1/stream`` until the reader leaves, or its session ends."""
     asked = request.headers.get("Last-Event-ID") or request.query.get("last")
-    reader = feed.open(asked)
+    subscriber = live.subscribe(asked)
     answer = web.StreamResponse(
         headers={
             hdrs.CONTENT_TYPE: "text/event-stream; charset=utf-8",
@@ -152,10 +152,10 @@ async def stream(
     )
     try:
         await answer.prepare(request)
-        while not reader.ended and still_allowed():
-            await answer.write(await reader.take())
+        while not subscriber.ended and still_allowed():
+            await answer.write(await subscriber.next_batch())
     except ConnectionError:
         pass  # the console was closed
     finally:
-        feed.close(reader)
+        live.unsubscribe(subscriber)
     return answer

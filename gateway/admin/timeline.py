@@ -21,7 +21,7 @@ STOPPED = frozenset({"limit", "throttle", "block"})
 _REFUSED = "refused"
 
 
-class Bucket:
+class TrafficBucket:
     """Sums of ten seconds. ``nanos`` are 1e-9 USD; ``expected`` and ``notable`` are
     requests a second, None while the tide is not known.
     """
@@ -67,12 +67,12 @@ class Bucket:
             self.tagged += 1
 
 
-class Timeline:
+class TrafficTimeline:
     """Buckets by number (epoch seconds ÷ ten), the oldest leaving after a day."""
 
     def __init__(self, kept: int = KEPT) -> None:
         self._kept = kept
-        self._buckets: dict[int, Bucket] = {}
+        self._buckets: dict[int, TrafficBucket] = {}
         self._newest = 0
         self.expected: float | None = None
         self.notable: float | None = None
@@ -93,8 +93,8 @@ class Timeline:
         bucket = self._buckets.get(int(now) // STEP_S) or self._open(int(now) // STEP_S)
         bucket.expected, bucket.notable = expected, notable
 
-    def _open(self, at: int) -> Bucket:
-        bucket = self._buckets[at] = Bucket()
+    def _open(self, at: int) -> TrafficBucket:
+        bucket = self._buckets[at] = TrafficBucket()
         bucket.expected, bucket.notable = self.expected, self.notable
         if at > self._newest:
             self._newest = at

@@ -15,25 +15,27 @@ MOST_BLOCKS = 50_000
 Name = tuple[str, str]  # ("incident", id), or kind and id of one subject
 
 
-class Lifted:
+class UndoLog:
     """By what they were lifted with; the oldest make room."""
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock
-        self._lifted: OrderedDict[Name, tuple[float, tuple[Block, ...]]] = OrderedDict()
+        self._entries: OrderedDict[Name, tuple[float, tuple[Block, ...]]] = (
+            OrderedDict()
+        )
         self._count = 0
 
-    def note(self, name: Name, blocks: Sequence[Block]) -> None:
+    def remember(self, name: Name, blocks: Sequence[Block]) -> None:
         """These were lifted now."""
         if not blocks:
             return
         self._forget(name)
-        self._lifted[name] = (self._clock(), tuple(blocks))
+        self._entries[name] = (self._clock(), tuple(blocks))
         self._count += len(blocks)
-        while self._count > MOST_BLOCKS and len(self._lifted) > 1:
-            self._forget(next(iter(self._lifted)))
+        while self._count > MOST_BLOCKS and len(self._entries) > 1:
+            self._forget(next(iter(self._entries)))
 
-    def take(self, name: Name) -> list[Block]:
+    def pop(self, name: Name) -> list[Block]:
         """What is to be put back, without what would be over by now."""
         now = self._clock()
         at, blocks = self._forget(name)
@@ -46,6 +48,6 @@ class Lifted:
         ]
 
     def _forget(self, name: Name) -> tuple[float, tuple[Block, ...]]:
-        found = self._lifted.pop(name, (0.0, ()))
+        found = self._entries.pop(name, (0.0, ()))
         self._count -= len(found[1])
         return found

@@ -8,18 +8,18 @@ from collections.abc import Callable
 import msgspec
 from aiohttp import web
 
-from gateway.admin.auth import SESSION_PATH, Door
-from gateway.admin.backend import Backend
-from gateway.admin.errors import Refused
+from gateway.admin.auth import SESSION_PATH, AccessControl
+from gateway.admin.backend import AdminBackend
+from gateway.admin.errors import AdminError
 from gateway.admin.openapi import document
 from gateway.admin.replies import (
     json_response,
-    note_change,
     page_response,
     public_block,
     read_body,
     read_choice,
     read_count,
+    set_audit_details,
 )
 from gateway.admin.sessions import COOKIE, SESSION_S, Session
 from gateway.admin.stream import stream
@@ -34,14 +34,17 @@ class Login(msgspec.Struct, forbid_unknown_fields=True):
     token: str
 
 
-class Views:
+class ConsoleRoutes:
     """``door`` knows who asks."""
 
     def __init__(
-        self, backend: Backend, door: Door, clock: Callable[[], float] = time.time
+        self,
+        backend: AdminBackend,
+        access: AccessControl,
+        clock: Callable[[], float] = time.time,
     ) -> None:
         self._backend = backend
-        self._door = door
+        self._door = access
         self._clock = clock
 
     def routes(self) -> list[web.AbstractRouteDef]:
@@ -64,10 +67,10 @@ class Views:
 
     async def get_session(self, request: web.Request) -> web.Response:
         """Who the console is: what it may do, and whether it has to say so first."""
-        door = self._door
-        if door.tokens.open:
+        access = self._door
+        if access.tokens.open:
             return _session_response("operator", "", needed=False)
-        session = door.session_of(request)
+        session = access.session_of(request)
         if session is None:
             return _session_response(None, "", needed=True)
         return _session_response(session.role, session.csrf, needed=True)
@@ -75,12 +78,12 @@ class Views:
     async def post_session(self, request: web.Request) -> web.Response:
         """A token for a cookie that no script can read."""
         asked = await read_body(request, Login)
-        door = self._door
-        if door.tokens.open:
+        access = self._door
+        if access.tokens.open:
             return _session_response("operator", "", needed=False)
         token = asked.token.strip()[:MAX_TOKEN_CHARS]
-        role = door.check_token(token, request.remote or "")
-        secret, session = door.sessions.open(role, door.tokens)
+        role = access.check_token(token, request.remote or "")
+        secret, session = access.sessions.open(role, access.tokens)
         answer = _session_response(role, session.csrf, needed=True)
         answer.set_cookie(
             COOKIE,
@@ -115,28 +118,28 @@ class Views:
             return not held or self._door.session_of(request) is not None
 
         return await stream(
-            request, self._backend.lookout.feed, still_allowed=still_allowed
+            request, self._backend.activity.live, still_allowed=still_allowed
         )
 
     async def get_timeline(self, request: web.Request) -> web.Response:
         """What came in, beside what was expected."""
         minutes = read_count(request, "minutes", 60)
         if minutes is None or not 1 <= minutes <= DAY_MINUTES:
-            raise Refused(400, "bad_minutes", f"minutes is 1 to {DAY_MINUTES}")
+            raise AdminError(400, "bad_minutes", f"minutes is 1 to {DAY_MINUTES}")
         return json_response(
-            self._backend.lookout.timeline.public(self._clock(), minutes)
+            self._backend.activity.timeline.public(self._clock(), minutes)
         )
 
     # -- standings and the audit log ---------------------------------------------------
 
     async def get_standings(self, request: web.Request) -> web.Response:
         """Who is tagged, throttled or let through, oldest first."""
-        found = [public_block(block) for block in self._backend.standings()]
+        found = [public_block(block) for block in self._backend.enforcement_states()]
         return page_response(request, found)
 
     async def get_audit(self, request: web.Request) -> web.Response:
         """What operators did, newest first."""
-        return page_response(request, list(reversed(self._backend.lookout.changes)))
+        return page_response(request, list(reversed(self._backend.activity.audit_log)))
 
     # -- alerts ------------------------------------------------------------------------
 
@@ -151,14 +154,14 @@ class Views:
     async def post_resend(self, request: web.Request) -> web.Response:
         """Try a message that was given up once more."""
         id_ = request.match_info["id"]
-        note_change(request, "resend", "alert", id_)
+        set_audit_details(request, "resend", "alert", id_)
         count = await self._backend.resend_alert(id_)
         return json_response({"resent": count}, 202)
 
     async def post_test(self, request: web.Request) -> web.Response:
         """Send a sample to one target."""
         name = request.match_info["name"]
-        note_change(request, "test", "target", name)
+        set_audit_details(request, "test", "target", name)
         await self._backend.test_alert(name)
         return web.Response(status=202)
 

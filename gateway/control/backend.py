@@ -15,11 +15,11 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.metrics_core import Metric
 
 from gateway import __version__
+from gateway.admin.activity import ActivityFeed, AuditEntry
 from gateway.admin.clients import ClientTable, moment
-from gateway.admin.errors import Refused
-from gateway.admin.live import Change, Lookout
+from gateway.admin.errors import AdminError
 from gateway.admin.metrics import Metrics, labelled_counter
-from gateway.admin.sessions import Tokens
+from gateway.admin.sessions import AdminTokens
 from gateway.alerts.outbox import OutboxUnavailable
 from gateway.alerts.silences import Silence
 from gateway.config.explain import policy_rows
@@ -56,7 +56,7 @@ T = TypeVar("T")
 _MOST_NOTES = 1000
 
 
-class Desk:
+class ControlBackend:
     """Holds no state of its own but ``draining``; asks the parts of control."""
 
     def __init__(
@@ -96,23 +96,23 @@ class Desk:
         self._traces = traces
         self._reload = reload
         self._started_at = time.time()
-        self.lookout = Lookout(int(self._started_at), self.counters)
+        self.activity = ActivityFeed(int(self._started_at), self.counters)
         self.draining = False
         metrics.extra = self.families
 
     @property
-    def tokens(self) -> Tokens:
+    def tokens(self) -> AdminTokens:
         """The admin tokens in force."""
         admin = self._settings.config.admin
-        return Tokens(
+        return AdminTokens(
             None if admin.token is None else admin.token.reveal(),
             None if admin.viewer_token is None else admin.viewer_token.reveal(),
         )
 
-    def changed(self, change: Change) -> None:
+    def audit(self, entry: AuditEntry) -> None:
         """An operator did something: the audit log, and every open console."""
-        _log.info("admin change", **msgspec.structs.asdict(change))
-        self.lookout.changed(change)
+        _log.info("admin change", **msgspec.structs.asdict(entry))
+        self.activity.on_change(entry)
 
     # -- looking -----------------------------------------------------------------------
 
@@ -139,7 +139,7 @@ class Desk:
             "detection": {
                 "events": self._detecting.learned,
                 "incidents": self._incidents.active,
-                "standings": len(self.standings()),
+                "standings": len(self.enforcement_states()),
             },
             "config": self._config_status(),
             "restarts": self.restarts(),
@@ -180,7 +180,7 @@ class Desk:
             tenants.setdefault(policy.name, []).append(name)
         by_name = {policy.name: policy for _, policy in found}
         now = time.time()
-        asked = models_by_tenant(self.lookout.recent)
+        asked = models_by_tenant(self.activity.recent)
         none: Counter[str] = Counter()
         return [
             public_policy(by_name[name])
@@ -191,7 +191,7 @@ class Desk:
                 ),
                 "tenants": tenants[name],
                 "effective": self._effective(name),
-                "spend": self.lookout.ledger.public(tenants[name], now),
+                "spend": self.activity.spend.public(tenants[name], now),
             }
             for name in sorted(by_name)
         ]
@@ -210,7 +210,7 @@ class Desk:
         alerts = self.alerts()
         return {
             "at": now,
-            "buckets": self.lookout.timeline.latest(now),
+            "buckets": self.activity.timeline.latest(now),
             "ready": not self.not_ready(),
             "reasons": self.not_ready(),
             "store_up": all(one.store_up for one in self.metrics.workers.values()),
@@ -218,8 +218,8 @@ class Desk:
             "inflight": self._inflight(),
             "incidents": sum(one["state"] == "open" for one in self.incidents()),
             "blocked": len(self.blocks()),
-            "standings": len(self.standings()),
-            "spend_today": self.lookout.ledger.spend_today(now),
+            "standings": len(self.enforcement_states()),
+            "spend_today": self.activity.spend.spend_today(now),
             "alerts": {
                 "targets": len(alerts["targets"]),
                 "failing": sum(one["state"] != "ok" for one in alerts["targets"]),
@@ -240,15 +240,15 @@ class Desk:
         """What may come from ``now`` on."""
         expected = None if tide is None else tide.expected
         notable = None if tide is None else tide.notable
-        self.lookout.timeline.expect(now, expected, notable)
+        self.activity.timeline.expect(now, expected, notable)
 
-    def usual(
+    def baseline(
         self, kind: str, id_: str, tenant: str, *, history: bool = False
     ) -> Usual | None:
         """What detection knows of a subject; None for a stranger."""
         return self._detecting.usual(kind, id_, tenant, history=history)
 
-    def standing(self, kind: str, id_: str, tenant: str) -> Block | None:
+    def enforcement_state(self, kind: str, id_: str, tenant: str) -> Block | None:
         """What is done to a subject now; everywhere goes before one tenant."""
         now = time.time()
         for where in ("", tenant):
@@ -267,7 +267,7 @@ class Desk:
         try:
             sums = await self._counters.peek([cell for _, cell in found])
         except CallError as error:
-            raise Refused(503, "store_unavailable", str(error)) from error
+            raise AdminError(503, "store_unavailable", str(error)) from error
         now = time.time()
         return [
             public_limit(tenant, cell, used, now)
@@ -287,21 +287,21 @@ class Desk:
             await self._counters.reset(cells)
             await self._blocks.forget([cell.key for cell in cells])
         except (CallError, BlocksUnavailable) as error:
-            raise Refused(503, "store_unavailable", str(error)) from error
+            raise AdminError(503, "store_unavailable", str(error)) from error
         return len(cells)
 
     async def reload(self) -> dict[str, Any]:
         """Read the configuration again."""
         result = self._reload()
         if not result.ok:
-            raise Refused(422, "bad_config", "\n".join(result.errors))
+            raise AdminError(422, "bad_config", "\n".join(result.errors))
         return result.public() | {"at": moment(result.at)}
 
     def blocks(self) -> list[Block]:
         """Blocks in force, oldest first."""
         return [block for block in self._blocks.items() if block.action == "block"]
 
-    def standings(self) -> list[Block]:
+    def enforcement_states(self) -> list[Block]:
         """Who is tagged or throttled, oldest first."""
         return [block for block in self._blocks.items() if block.action != "block"]
 
@@ -319,7 +319,7 @@ class Desk:
 
     async def _on_incident(self, done: Awaitable[bool]) -> None:
         if not await _asked(done):
-            raise Refused(404, "not_found", "there is no such open incident")
+            raise AdminError(404, "not_found", "there is no such open incident")
 
     # -- alerts ------------------------------------------------------------------------
 
@@ -332,7 +332,7 @@ class Desk:
         count = await _asked(self._alerting.resend(id_))
         if not count and not self._alerting.has_receiver(id_):
             text = f"there is no dead letter and no target {id_}"
-            raise Refused(404, "not_found", text)
+            raise AdminError(404, "not_found", text)
         return count
 
     async def test_alert(self, target: str) -> None:
@@ -341,9 +341,9 @@ class Desk:
             error = await self._alerting.test(target)
         except UnknownReceiver as unknown:
             text = f"there is no target {target}"
-            raise Refused(404, "not_found", text) from unknown
+            raise AdminError(404, "not_found", text) from unknown
         if error:
-            raise Refused(502, "not_delivered", f"{target}: {error}")
+            raise AdminError(502, "not_delivered", f"{target}: {error}")
 
     def silences(self) -> list[dict[str, Any]]:
         """Silences and maintenance windows."""
@@ -353,13 +353,15 @@ class Desk:
         """Do not send what matches for a while."""
         found = Silence(id=new_silence_id(), **silence)
         if not await _asked(self._alerting.add_silence(found)):
-            raise Refused(507, "too_many_silences", "remove some first")
+            raise AdminError(507, "too_many_silences", "remove some first")
         return found.public(time.time())
 
     async def remove_silence(self, id_: str) -> None:
         """End it now."""
         if not await _asked(self._alerting.remove_silence(id_)):
-            raise Refused(404, "not_found", f"there is no silence {id_} to be removed")
+            raise AdminError(
+                404, "not_found", f"there is no silence {id_} to be removed"
+            )
 
     async def add_block(self, block: Block) -> None:
         """Block everywhere."""
@@ -367,9 +369,9 @@ class Desk:
             await self._blocks.add(block)
         except BlocksFull as error:
             text = f"there are {MAX_BLOCKS} blocks already; remove some first"
-            raise Refused(507, "too_many_blocks", text) from error
+            raise AdminError(507, "too_many_blocks", text) from error
         except BlocksUnavailable as error:
-            raise Refused(503, "store_unavailable", str(error)) from error
+            raise AdminError(503, "store_unavailable", str(error)) from error
 
     async def remove_block(self, kind: str, id_: str, tenant: str | None) -> bool:
         """Unblock everywhere; without a tenant whatever stands about the subject."""
@@ -384,7 +386,7 @@ class Desk:
             removed = [await self._blocks.remove(kind, id_, where) for where in tenants]
             return any(removed)
         except BlocksUnavailable as error:
-            raise Refused(503, "store_unavailable", str(error)) from error
+            raise AdminError(503, "store_unavailable", str(error)) from error
 
     # -- metrics of control's own ------------------------------------------------------
 
@@ -419,7 +421,7 @@ class Desk:
         yield GaugeMetricFamily(
             "tidegate_standings_active",
             "Subjects tagged or throttled now.",
-            value=len(self.standings()),
+            value=len(self.enforcement_states()),
         )
         yield CounterMetricFamily(
             "tidegate_verdicts_turned_away",
@@ -530,7 +532,7 @@ async def _asked(done: Awaitable[T]) -> T:
     try:
         return await done
     except OutboxUnavailable as error:
-        raise Refused(503, "store_unavailable", str(error)) from error
+        raise AdminError(503, "store_unavailable", str(error)) from error
 
 
 def public_policy(policy: Policy) -> dict[str, Any]:

@@ -25,7 +25,7 @@ from gateway.admin.api import build_app
 from gateway.admin.clients import ClientTable
 from gateway.admin.metrics import Metrics
 from gateway.control.alerting import Alerting
-from gateway.control.backend import Desk
+from gateway.control.backend import ControlBackend
 from gateway.control.baselines import LOAD_S, Memory
 from gateway.control.blocks import (
     Blocks,
@@ -136,7 +136,7 @@ class Control:
         self._jwks = JwksFetcher(self._roster.broadcast, self._jwks_failed)
         self._jwks_due = asyncio.Event()
         counters = CounterDesk(config.store.prefix.encode(), self._roster)
-        self._desk = Desk(
+        self._backend = ControlBackend(
             spec=spec,
             settings=self._settings,
             metrics=metrics,
@@ -155,14 +155,14 @@ class Control:
             reload=self._reload,
         )
         self._spending = Spending(
-            self._desk.lookout.ledger,
+            self._backend.activity.spend,
             self._redis,
             config.store.prefix,
             spec.runtime_dir,
             self._name,
         )
-        self._collector.notice = self._desk.lookout.observe
-        self._detecting.on_tide = self._desk.expect
+        self._collector.notice = self._backend.activity.observe
+        self._detecting.on_tide = self._backend.expect
         self._admin: web.AppRunner | None = None
         self._apply()
 
@@ -207,7 +207,7 @@ class Control:
             (self._enforcer.run(), "enforce"),
             (self._memory.run(self._memory_state), "memory"),
             (self._alerting.run(), "alerting"),
-            (self._desk.lookout.feed.run(), "stream"),
+            (self._backend.activity.live.run(), "stream"),
             (self._history.run(), "history"),
             (self._spending.run(), "spending"),
         ):
@@ -250,7 +250,7 @@ class Control:
     def _say_output(self, output: Output) -> None:
         """What the detector says: for the log, the pager and the console."""
         self._alerting.take(output)
-        self._desk.lookout.take(output)
+        self._backend.activity.on_output(output)
         say = self._log.info if output.severity == "info" else self._log.warning
         say(
             output.type,
@@ -278,7 +278,7 @@ class Control:
     async def _open_admin(self) -> None:
         host, port = self._spec.admin
         self._admin = web.AppRunner(
-            build_app(self._desk, host),
+            build_app(self._backend, host),
             access_log=None,
             shutdown_timeout=ADMIN_SHUTDOWN_S,
         )
@@ -339,7 +339,7 @@ class Control:
 
     def _drain_begins(self) -> None:
         """SIGUSR1: the supervisor is about to stop the workers."""
-        self._desk.draining = True
+        self._backend.draining = True
         self._roster.broadcast({"type": "drain"})
         self._notify(b"draining\n")
 
@@ -360,7 +360,7 @@ class Control:
         if self._table.known:
             yield self._table.full_message()
         yield from self._detecting.greeting()
-        if self._desk.draining:
+        if self._backend.draining:
             yield {"type": "drain"}
 
     def _on_event(self, index: int, message: Message) -> None:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 from redis.exceptions import RedisError
 
-from gateway.admin.spend import DAY_S, DAYS, Ledger, Page
+from gateway.admin.spend import DAY_S, DAYS, GatewayDay, SpendHistory
 from gateway.serve.runtime import write_private
 
 if TYPE_CHECKING:
@@ -30,25 +30,25 @@ _KEPT_S = (DAYS + 1) * DAY_S
 _LIVE_DAYS = 2
 
 _encode = msgspec.msgpack.encode
-_decode_page = msgspec.msgpack.Decoder(Page).decode
-_decode_pages = msgspec.msgpack.Decoder(dict[int, Page]).decode
+_decode_page = msgspec.msgpack.Decoder(GatewayDay).decode
+_decode_pages = msgspec.msgpack.Decoder(dict[int, GatewayDay]).decode
 
 
 class Spending:
-    """Keeps what ``ledger`` counts; ``me`` names this gateway over its restarts,
+    """Keeps what ``history`` counts; ``me`` names this gateway over its restarts,
     ``client`` None: no store.
     """
 
     def __init__(  # noqa: PLR0917 - one caller
         self,
-        ledger: Ledger,
+        spend: SpendHistory,
         client: Redis | None,
         prefix: str,
         runtime_dir: str,
         me: str,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        self._ledger = ledger
+        self._history = spend
         self._client: Any = client
         self._prefix = prefix
         # Beside the runtime directory, which a clean end removes.
@@ -64,16 +64,16 @@ class Spending:
         async with asyncio.timeout(LOAD_S):
             own = await self._read()
         self._loaded = True
-        self._ledger.recall(own)
+        self._history.restore(own)
 
-    async def _read(self) -> dict[int, Page]:
+    async def _read(self) -> dict[int, GatewayDay]:
         today = int(self._clock()) // DAY_S
         if self._client is not None:
             return await self._fetch(range(today - DAYS + 1, today + 1))
         return _read_file(self._path)
 
-    async def _fetch(self, days: range) -> dict[int, Page]:
-        """This gateway's own pages; the others' go to the ledger."""
+    async def _fetch(self, days: range) -> dict[int, GatewayDay]:
+        """This gateway's own pages; the others' go to the history."""
         turn = self._client.pipeline(transaction=False)
         for day in days:
             turn.hgetall(self._key(day))
@@ -84,7 +84,7 @@ class Spending:
                 own[day] = mine
             read = map(_page, found.values())
             others[day] = [one for one in read if one is not None]
-        self._ledger.others(others)
+        self._history.set_others(others)
         return own
 
     def _key(self, day: int) -> str:
@@ -95,23 +95,23 @@ class Spending:
         written over what was not read yet.
         """
         await self.load()
-        days = sorted(self._ledger.changed)
+        days = sorted(self._history.changed)
         if not days:
             return
-        self._ledger.changed.clear()
+        self._history.changed.clear()
         try:
             await self._write(days)
         except BaseException:
-            self._ledger.changed.update(days)
+            self._history.changed.update(days)
             raise
 
     async def _write(self, days: list[int]) -> None:
-        pages = {day: page for day in days if (page := self._ledger.page(day))}
+        own_days = {day: page for day in days if (page := self._history.own_day(day))}
         if self._client is None:
-            write_private(self._path, _encode(self._ledger.pages()))
+            write_private(self._path, _encode(self._history.own_days()))
             return
         turn = self._client.pipeline(transaction=True)
-        for day, page in pages.items():
+        for day, page in own_days.items():
             turn.hset(self._key(day), self._me, _encode(page))
             turn.expire(self._key(day), _KEPT_S)
         async with asyncio.timeout(LOAD_S):
@@ -134,7 +134,7 @@ class Spending:
             await asyncio.sleep(KEEP_S)
 
 
-def _page(body: bytes) -> Page | None:
+def _page(body: bytes) -> GatewayDay | None:
     """None where there is none that this version understands."""
     try:
         return _decode_page(body)
@@ -142,7 +142,7 @@ def _page(body: bytes) -> Page | None:
         return None
 
 
-def _read_file(path: str) -> dict[int, Page]:
+def _read_file(path: str) -> dict[int, GatewayDay]:
     with suppress(FileNotFoundError, msgspec.DecodeError), open(path, "rb") as file:
         return _decode_pages(file.read())
     return {}

@@ -9,7 +9,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from gateway.admin.api import Api
+from gateway.admin.api import GatewayRoutes
 from gateway.config import load
 from gateway.sinks.records import PublicRecord
 
@@ -63,7 +63,7 @@ def test_links_lead_somewhere(page):
 
 def test_every_route_is_documented():
     """Each route of the admin port stands in the page, with its method."""
-    routes = {(route.method, route.path) for route in Api(None).routes()}
+    routes = {(route.method, route.path) for route in GatewayRoutes(None).routes()}
     assert [f"{m} {p}" for m, p in routes if f"`{m} {p}`" not in PAGE] == []
 
 

@@ -9,42 +9,42 @@ import pytest
 from aiohttp import web
 
 from gateway.admin.api import build_app
-from gateway.admin.sessions import Tokens
+from gateway.admin.sessions import AdminTokens
 from gateway.core.model import DETECTOR, Block
 from tests.records import make_record
-from tests.unit.admin.desk import NOW, Client, Desk, make_incident
+from tests.unit.admin.fake_backend import NOW, ApiClient, FakeBackend, make_incident
 
 
-@pytest.fixture(name="desk")
-def _desk():
-    return Desk()
+@pytest.fixture(name="backend")
+def _backend():
+    return FakeBackend()
 
 
 @pytest.fixture(name="call")
-async def _call(desk):
-    runner = web.AppRunner(build_app(desk, "127.0.0.1", lambda: NOW))
+async def _call(backend):
+    runner = web.AppRunner(build_app(backend, "127.0.0.1", lambda: NOW))
     await runner.setup()
     site = web.TCPSite(runner, "127.0.0.1", 0)
     await site.start()
     port = runner.addresses[0][1]
     async with aiohttp.ClientSession() as session:
-        yield Client(session, f"http://127.0.0.1:{port}")
+        yield ApiClient(session, f"http://127.0.0.1:{port}")
     await runner.cleanup()
 
 
-async def test_probes(call, desk):
+async def test_probes(call, backend):
     """Alive always; ready only without reasons."""
     assert await call("GET", "/healthz") == (200, {"status": "ok"})
     assert (await call("GET", "/readyz"))[0] == 200
-    desk.reasons = ["worker 0 is not ready"]
+    backend.reasons = ["worker 0 is not ready"]
     status, body = await call("GET", "/readyz")
     assert (status, body["reasons"]) == (503, ["worker 0 is not ready"])
     assert (await call("GET", "/healthz"))[0] == 200
 
 
-async def test_metrics_are_prometheus_text(call, desk):
+async def test_metrics_are_prometheus_text(call, backend):
     """The exposition format's own content type."""
-    desk.metrics.observe(make_record())
+    backend.metrics.observe(make_record())
     status, text = await call("GET", "/metrics")
     assert status == 200
     assert "tidegate_requests_total{" in text
@@ -57,7 +57,7 @@ async def test_the_port_opens_the_console(call):
     assert "<title>Tidegate" in body
 
 
-async def test_block_list_and_unblock(call, desk):
+async def test_block_list_and_unblock(call, backend):
     """The documented shape in, the list out, and away again."""
     body = {
         "kind": "client_ip",
@@ -68,22 +68,22 @@ async def test_block_list_and_unblock(call, desk):
     }
     status, made = await call("POST", "/api/v1/blocks", json=body)
     assert (status, made["until"]) == (201, "2025-11-23T16:56:27Z")
-    assert desk.list[0].until == NOW + 600
+    assert backend.list[0].until == NOW + 600
     _, page = await call("GET", "/api/v1/blocks")
     assert page == {"items": [made], "next": None}
     assert (await call("DELETE", "/api/v1/blocks/client_ip/203.0.113.9"))[0] == 204
     assert (await call("DELETE", "/api/v1/blocks/client_ip/203.0.113.9"))[0] == 404
 
 
-async def test_the_template_of_a_flood_is_listed_and_lifted(call, desk):
+async def test_the_template_of_a_flood_is_listed_and_lifted(call, backend):
     """Detection put it there; an operator cannot make one, but end it."""
     print_ = "0123456789abcdef"
-    desk.list.append(Block("prompts", print_, "acme", NOW + 60, by=DETECTOR))
+    backend.list.append(Block("prompts", print_, "acme", NOW + 60, by=DETECTOR))
     _, page = await call("GET", "/api/v1/blocks?kind=prompts")
     assert [(row["kind"], row["id"]) for row in page["items"]] == [("prompts", print_)]
     path = f"/api/v1/blocks/prompts/{print_}?tenant=acme"
     assert (await call("DELETE", path))[0] == 204
-    assert desk.list == []
+    assert backend.list == []
 
 
 @pytest.mark.parametrize(
@@ -97,12 +97,12 @@ async def test_the_template_of_a_flood_is_listed_and_lifted(call, desk):
         ("tenant", "acme", "acme"),
     ],
 )
-async def test_ids_are_normal_and_survive_the_path(call, desk, kind, given, stored):
+async def test_ids_are_normal_and_survive_the_path(call, backend, kind, given, stored):
     """However it is written, it is the subject that is counted; any id can be deleted."""
     await call("POST", "/api/v1/blocks", json={"kind": kind, "id": given})
-    assert desk.list[0].id == stored
+    assert backend.list[0].id == stored
     status, _ = await call("DELETE", f"/api/v1/blocks/{kind}/{quote(given, safe='')}")
-    assert (status, desk.list) == (204, [])
+    assert (status, backend.list) == (204, [])
 
 
 @pytest.mark.parametrize(
@@ -125,35 +125,35 @@ async def test_ids_are_normal_and_survive_the_path(call, desk, kind, given, stor
         (b"[" * 60_000, "bad_body"),
     ],
 )
-async def test_bad_block_is_a_clear_400(call, desk, body, code):
+async def test_bad_block_is_a_clear_400(call, backend, body, code):
     """What is wrong is said; nothing is blocked."""
     status, answer = await call("POST", "/api/v1/blocks", data=body)
     assert (status, answer["error"]["code"]) == (400, code)
     assert answer["error"]["message"]
-    assert desk.list == []
+    assert backend.list == []
 
 
-async def test_block_for_good_and_by_seconds(call, desk):
+async def test_block_for_good_and_by_seconds(call, backend):
     """No ttl: until removed. A number: seconds."""
     await call("POST", "/api/v1/blocks", json={"kind": "user", "id": "a"})
     await call("POST", "/api/v1/blocks", json={"kind": "user", "id": "b", "ttl": 90})
-    assert [block.until for block in desk.list] == [None, NOW + 90]
+    assert [block.until for block in backend.list] == [None, NOW + 90]
 
 
-async def test_large_body_is_413_and_full_list_507(call, desk):
+async def test_large_body_is_413_and_full_list_507(call, backend):
     """Bounded bodies, bounded list."""
     status, answer = await call("POST", "/api/v1/blocks", data=b"x" * 70_000)
     assert (status, answer["error"]["code"]) == (413, "request_entity_too_large")
-    desk.full = True
+    backend.full = True
     status, answer = await call(
         "POST", "/api/v1/blocks", json={"kind": "user", "id": "a"}
     )
     assert (status, answer["error"]["code"]) == (507, "too_many_blocks")
 
 
-async def test_lists_come_in_pages(call, desk):
+async def test_lists_come_in_pages(call, backend):
     """next is the cursor of the next page, null at the end; bad pages are refused."""
-    desk.list = [Block("user", str(number)) for number in range(5)]
+    backend.list = [Block("user", str(number)) for number in range(5)]
     ids, cursor = [], "0"
     while cursor is not None:
         _, page = await call("GET", f"/api/v1/blocks?limit=2&cursor={cursor}")
@@ -164,10 +164,10 @@ async def test_lists_come_in_pages(call, desk):
         assert (await call("GET", f"/api/v1/blocks?{query}"))[0] == 400
 
 
-async def test_clients_are_sorted_and_paged(call, desk):
+async def test_clients_are_sorted_and_paged(call, backend):
     """Who used most within the last hour."""
     for number in range(3):
-        desk.clients.observe(
+        backend.clients.observe(
             make_record(ts=NOW, user=f"u{number}", total_tokens=number)
         )
     _, page = await call("GET", "/api/v1/clients?kind=user&sort=tokens&limit=2")
@@ -180,11 +180,11 @@ async def test_clients_are_sorted_and_paged(call, desk):
     assert (await call("GET", "/api/v1/clients?kind=model"))[0] == 400
 
 
-async def test_incidents_by_state_and_class(call, desk):
+async def test_incidents_by_state_and_class(call, backend):
     """Newest first, as the book has them; filters narrow, pages follow."""
     rows = [("inc_c", "open", "ddos"), ("inc_b", "open", "scraping")]
     rows.append(("inc_a", "resolved", "scraping"))
-    desk.known = [
+    backend.known = [
         make_incident(**dict(zip(("id", "state", "class"), row, strict=True)))
         for row in rows
     ]
@@ -201,10 +201,10 @@ async def test_incidents_by_state_and_class(call, desk):
     assert await ids(f"?limit=2&cursor={page['next']}") == ["inc_a"]
 
 
-async def test_one_client_with_usage_limits_and_blocks(call, desk):
+async def test_one_client_with_usage_limits_and_blocks(call, backend):
     """Everything about a subject in one answer."""
-    desk.clients.observe(make_record(ts=NOW))
-    desk.list = [Block("user", "key_1")]
+    backend.clients.observe(make_record(ts=NOW))
+    backend.list = [Block("user", "key_1")]
     status, body = await call("GET", "/api/v1/clients/user/key_1")
     assert status == 200
     assert body["usage"][0]["tokens"] == 7
@@ -212,14 +212,14 @@ async def test_one_client_with_usage_limits_and_blocks(call, desk):
     assert body["blocks"][0]["id"] == "key_1"
 
 
-async def test_reset_of_one_subject(call, desk):
+async def test_reset_of_one_subject(call, backend):
     """The counters of a client_ip under one tenant."""
     path = (
         f"/api/v1/clients/client_ip/{quote('2001:db8::1', safe='')}/reset?tenant=acme"
     )
     status, body = await call("POST", path)
     assert (status, body["counters"]) == (200, 2)
-    assert desk.resets == [("client_ip", "2001:db8::/64", "acme")]
+    assert backend.resets == [("client_ip", "2001:db8::/64", "acme")]
 
 
 async def test_refused_reload_says_why(call):
@@ -236,17 +236,17 @@ async def test_unknown_routes_and_methods_are_json(call):
     assert (status, answer["error"]["code"]) == (405, "method_not_allowed")
 
 
-async def test_fault_of_ours_is_json_and_logged(call, desk, caplog):
+async def test_fault_of_ours_is_json_and_logged(call, backend, caplog):
     """A bug is a 500 in the same shape, with its trace in the log."""
-    desk.status = lambda: 1 / 0
+    backend.status = lambda: 1 / 0
     status, answer = await call("GET", "/api/v1/status")
     assert (status, answer["error"]["code"]) == (500, "internal_error")
     assert "ZeroDivisionError" in caplog.text
 
 
-async def test_token_guards_every_api_route_only(call, desk):
+async def test_token_guards_every_api_route_only(call, backend):
     """Probes and metrics stay open; no token, a wrong one, a wrong scheme: 401."""
-    desk.tokens = Tokens("s3cret")
+    backend.tokens = AdminTokens("s3cret")
     for header in (
         {},
         {"Authorization": "Bearer s3cre"},
@@ -284,11 +284,11 @@ async def test_names_of_this_machine_are_fine(call, host):
         {"Origin": "null"},
     ],
 )
-async def test_other_sites_pages_are_refused(call, desk, headers):
+async def test_other_sites_pages_are_refused(call, backend, headers):
     """A form on another site cannot block or unblock anybody."""
     body = {"kind": "user", "id": "x"}
     status, _ = await call("POST", "/api/v1/blocks", json=body, headers=headers)
-    assert (status, desk.list) == (403, [])
+    assert (status, backend.list) == (403, [])
 
 
 async def test_an_error_names_its_request(call):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.admin.clients import MARK_S, SPAN_S, ClientTable
+from gateway.admin.clients import SLOT_S, SPAN_S, ClientTable
 from tests.records import make_record
 
 NOW = 1_763_916_387.0
@@ -85,8 +85,8 @@ def test_sums_are_those_of_the_marks_within_the_hour(events):
     for at, tokens in sorted(events):
         table.observe(make_record(ts=float(at), total_tokens=tokens))
     now = 2 * SPAN_S
-    oldest = now // MARK_S - SPAN_S // MARK_S
-    alive = [tokens for at, tokens in events if at // MARK_S > oldest]
+    oldest = now // SLOT_S - SPAN_S // SLOT_S
+    alive = [tokens for at, tokens in events if at // SLOT_S > oldest]
     found = list(table.find("user", "key_1", None, now))
     if events:
         assert (found[0]["requests"], found[0]["tokens"]) == (len(alive), sum(alive))

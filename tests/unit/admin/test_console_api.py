@@ -13,10 +13,10 @@ from aiohttp import web
 import gateway.admin
 from gateway.admin.api import build_app
 from gateway.admin.openapi import document
-from gateway.admin.sessions import GUESSES, Tokens
+from gateway.admin.sessions import MAX_FAILURES, AdminTokens
 from gateway.detect.model import Output, Ref, Window
 from tests.records import make_record
-from tests.unit.admin.desk import NOW, Client, Desk, make_incident
+from tests.unit.admin.fake_backend import NOW, ApiClient, FakeBackend, make_incident
 
 CONSOLE = Path(gateway.admin.__file__).parent / "console"
 BLOCK = {"kind": "user", "id": "x"}
@@ -25,16 +25,16 @@ VIEWER = {"Authorization": "Bearer view"}
 OPEN = {"/", "/healthz", "/readyz", "/metrics", "/console/{name}"}
 
 
-@pytest.fixture(name="desk")
-def _desk():
-    desk = Desk()
-    desk.tokens = Tokens("op", "view")
-    return desk
+@pytest.fixture(name="backend")
+def _backend():
+    backend = FakeBackend()
+    backend.tokens = AdminTokens("op", "view")
+    return backend
 
 
 @pytest.fixture(name="app")
-def _app(desk):
-    return build_app(desk, "127.0.0.1", lambda: NOW)
+def _app(backend):
+    return build_app(backend, "127.0.0.1", lambda: NOW)
 
 
 @pytest.fixture(name="call")
@@ -44,7 +44,7 @@ async def _call(app):
     await web.TCPSite(runner, "127.0.0.1", 0).start()
     jar = aiohttp.CookieJar(unsafe=True)
     async with aiohttp.ClientSession(cookie_jar=jar) as session:
-        yield Client(session, f"http://127.0.0.1:{runner.addresses[0][1]}")
+        yield ApiClient(session, f"http://127.0.0.1:{runner.addresses[0][1]}")
     await runner.cleanup()
 
 
@@ -78,7 +78,7 @@ def test_every_route_is_in_the_document_and_the_other_way_round(app):
     assert documented == served
 
 
-async def test_a_viewer_looks_and_changes_nothing(app, call, desk):
+async def test_a_viewer_looks_and_changes_nothing(app, call, backend):
     """Every route that changes something refuses; what was tried is written down."""
     assert (await call("GET", "/api/v1/blocks", headers=VIEWER))[0] == 200
     tried = [row for row in routes(app) if row[0] in ("POST", "DELETE")]
@@ -87,10 +87,10 @@ async def test_a_viewer_looks_and_changes_nothing(app, call, desk):
         target = re.sub(r"\{\w+\}", "user", path)
         status, answer = await call(method, target, json=BLOCK, headers=VIEWER)
         assert (status, answer["error"]["code"]) == (403, "viewer")
-    assert [one.status for one in desk.lookout.changes] == [403] * len(tried)
+    assert [one.status for one in backend.activity.audit_log] == [403] * len(tried)
 
 
-async def test_a_token_is_traded_for_a_cookie(call, desk):
+async def test_a_token_is_traded_for_a_cookie(call, backend):
     """It works without the token, changes need the session's own header, and it ends."""
     status, session = await call("POST", "/api/v1/session", json={"token": "op"})
     assert (status, session["role"]) == (200, "operator")
@@ -117,7 +117,7 @@ async def test_guessing_is_locked_out(call):
     """Even the right token has to wait then; a session goes on."""
     await call("POST", "/api/v1/session", json={"token": "op"})
     wrong = {"Authorization": "Bearer no"}
-    for _ in range(GUESSES):
+    for _ in range(MAX_FAILURES):
         assert (await call("GET", "/api/v1/status", headers=wrong))[0] == 401
     status, answer = await call("GET", "/api/v1/status", headers=OPERATOR)
     assert (status, answer["error"]["code"]) == (429, "locked_out")
@@ -152,7 +152,7 @@ async def test_the_shell_is_served_and_light(call):
         assert (await call("GET", f"/console/{name}"))[0] == 404
 
 
-def make_output(**changes):
+def make_output(**audit_log):
     fields = {
         "type": "incident.opened", "id": "inc_a", "ts": "2025-11-23T16:46:27.000Z",
         "severity": "critical", "cls": "scraping", "score": 7.0,
@@ -160,16 +160,16 @@ def make_output(**changes):
         "action": "block", "until": None, "window": Window("a", "b"),
         "observed": {}, "expected": {}, "reasons": ("It walks a template.",),
     }  # fmt: skip
-    return Output(**{**fields, **changes})
+    return Output(**{**fields, **audit_log})
 
 
-async def test_one_incident_with_its_story_and_clients(call, desk):
+async def test_one_incident_with_its_story_and_clients(call, backend):
     """What was said, who was acted on, and what came since."""
-    desk.lookout.observe(make_record(ts=NOW))
-    desk.lookout.take(make_output())
+    backend.activity.observe(make_record(ts=NOW))
+    backend.activity.on_output(make_output())
     user = Ref("user", "key_1")
-    desk.lookout.take(make_output(type="client.blocked", subject=user))
-    desk.known = [make_incident()]
+    backend.activity.on_output(make_output(type="client.blocked", subject=user))
+    backend.known = [make_incident()]
     status, body = await call("GET", "/api/v1/incidents/inc_a", headers=OPERATOR)
     assert status == 200
     assert [one["type"] for one in body["story"]] == [
@@ -181,9 +181,9 @@ async def test_one_incident_with_its_story_and_clients(call, desk):
     assert (await call("GET", "/api/v1/incidents/x", headers=OPERATOR))[0] == 404
 
 
-async def test_the_live_stream(call, desk):
+async def test_the_live_stream(call, backend):
     """Server-sent events, and what was missed before."""
-    desk.lookout.take(make_output())
+    backend.activity.on_output(make_output())
     headers = OPERATOR | {"Last-Event-ID": "1-0"}
     async with call.session.get(
         f"{call.base}/api/v1/stream", headers=headers
@@ -195,11 +195,11 @@ async def test_the_live_stream(call, desk):
     assert b"id: 1-1" in text
 
 
-async def test_an_operator_lets_somebody_through(call, desk):
+async def test_an_operator_lets_somebody_through(call, backend):
     """The mildest word of an operator, which detection does not overrule."""
     body = BLOCK | {"action": "allow", "ttl": "1h"}
     _, made = await call("POST", "/api/v1/blocks", json=body, headers=OPERATOR)
-    assert (made["action"], desk.mild[0].action) == ("allow", "tag")
+    assert (made["action"], backend.lesser[0].action) == ("allow", "tag")
     change = (await call("GET", "/api/v1/audit", headers=OPERATOR))[1]["items"][0]
     assert (change["what"], change["id"], change["role"]) == ("allow", "x", "operator")
 
@@ -212,12 +212,12 @@ async def test_timeline_of_what_is_kept(call, minutes):
     assert (await call("GET", "/api/v1/timeline", headers=OPERATOR))[0] == 200
 
 
-async def test_first_view_and_metrics_with_many_clients(call, desk):
+async def test_first_view_and_metrics_with_many_clients(call, backend):
     """100,000 active clients: what the first view asks for comes at once."""
     for number in range(100_000):
         record = make_record(ts=NOW, client_ip=f"ip{number}", user="one")
-        desk.clients.observe(record)
-        desk.metrics.observe(record)
+        backend.clients.observe(record)
+        backend.metrics.observe(record)
     began = time.process_time()
     for path in ("timeline?minutes=30", "incidents", "clients?sort=now&limit=12"):
         assert (await call("GET", f"/api/v1/{path}", headers=OPERATOR))[0] == 200

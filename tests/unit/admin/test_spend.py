@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from gateway.admin import spend as module
-from gateway.admin.spend import DAY_S, DAYS, Ledger, Page, Sums
+from gateway.admin.spend import DAY_S, DAYS, GatewayDay, SpendHistory, TenantDay
 from tests.records import make_record
 
 NOW = 1_763_916_380.0
@@ -19,32 +19,32 @@ def stopped(action="block", **changes):
 
 def test_money_by_day_for_a_month():
     """Whole nano-dollars; of several tenants together; days beyond thirty are gone."""
-    ledger = Ledger()
+    spend = SpendHistory()
     for day in range(DAYS + 5):
-        ledger.observe(make_record(ts=NOW + day * DAY_S, usd_nanos=1_000_000))
+        spend.observe(make_record(ts=NOW + day * DAY_S, usd_nanos=1_000_000))
     end = NOW + (DAYS + 4) * DAY_S
-    ledger.observe(make_record(ts=end, tenant="other", usd_nanos=2_000_000))
-    shown = ledger.public(["acme", "other"], end)
-    assert len(shown["days"]) == len(ledger.pages()) == DAYS
+    spend.observe(make_record(ts=end, tenant="other", usd_nanos=2_000_000))
+    shown = spend.public(["acme", "other"], end)
+    assert len(shown["days"]) == len(spend.own_days()) == DAYS
     assert abs(shown["usd"] - 0.001 * DAYS - 0.002) < 1e-12
     assert shown["requests"] == DAYS + 1
-    assert abs(ledger.spend_today(end) - 0.003) < 1e-12
+    assert abs(spend.spend_today(end) - 0.003) < 1e-12
     assert f"{shown['since']:%Y-%m-%d}" == "2025-11-28"
 
 
 def test_what_observing_let_through():
     """Requests by action, people and money; yesterday's are not today's."""
-    ledger = Ledger()
+    spend = SpendHistory()
     for user in ("a", "a", "b"):
-        ledger.observe(stopped(user=user, usd_nanos=5))
-    ledger.observe(stopped("throttle", user="anonymous"))
-    ledger.observe(stopped("limit", user="a"))
-    ledger.observe(make_record(ts=NOW, action="tag", would="tag"))
-    ledger.observe(make_record(ts=NOW, action="block"))
-    today = ledger.public(["acme"], NOW)["would_today"]
+        spend.observe(stopped(user=user, usd_nanos=5))
+    spend.observe(stopped("throttle", user="anonymous"))
+    spend.observe(stopped("limit", user="a"))
+    spend.observe(make_record(ts=NOW, action="tag", would="tag"))
+    spend.observe(make_record(ts=NOW, action="block"))
+    today = spend.public(["acme"], NOW)["would_today"]
     assert (today["requests"], today["clients"], today["tokens"]) == (5, 3, 35)
     assert (today["limited"], today["throttled"], today["blocked"]) == (1, 1, 3)
-    later = ledger.public(["acme"], NOW + DAY_S)
+    later = spend.public(["acme"], NOW + DAY_S)
     assert later["would_today"]["requests"] == later["would_today"]["clients"] == 0
     assert later["would"]["requests"] == later["days"][0]["would"] == 5
 
@@ -52,52 +52,54 @@ def test_what_observing_let_through():
 def test_each_tenant_the_dearest_first(monkeypatch):
     """So many at most."""
     monkeypatch.setattr(module, "MOST_TENANTS", 2)
-    ledger = Ledger()
+    spend = SpendHistory()
     for nanos, tenant in enumerate(("a", "b", "c")):
-        ledger.observe(make_record(ts=NOW, tenant=tenant, usd_nanos=nanos))
-    shown = ledger.public(["a", "b", "c", "unseen"], NOW)
+        spend.observe(make_record(ts=NOW, tenant=tenant, usd_nanos=nanos))
+    shown = spend.public(["a", "b", "c", "unseen"], NOW)
     assert [one["tenant"] for one in shown["tenants"]] == ["c", "b"]
     assert shown["requests"] == 3
 
 
 def test_nothing_yet():
     """Zero, since nobody knows when."""
-    shown = Ledger().public(["acme"], NOW)
+    shown = SpendHistory().public(["acme"], NOW)
     assert (shown["since"], shown["days"], shown["usd"]) == (None, [], 0.0)
 
 
 def test_people_are_bounded(monkeypatch):
     """All tenants together; requests go on being counted."""
     monkeypatch.setattr(module, "MOST_PEOPLE", 3)
-    ledger = Ledger()
+    spend = SpendHistory()
     for n in range(5):
-        ledger.observe(stopped(user=f"u{n}", tenant=f"t{n % 2}"))
-    today = ledger.public(["t0", "t1"], NOW)["would_today"]
+        spend.observe(stopped(user=f"u{n}", tenant=f"t{n % 2}"))
+    today = spend.public(["t0", "t1"], NOW)["would_today"]
     assert (today["clients"], today["requests"]) == (3, 5)
 
 
 @pytest.mark.parametrize("counted", [0, 2])
 def test_what_was_counted_before_a_restart_is_added_once(counted):
     """Also when it is read late; the same person is one."""
-    before = Ledger()
+    before = SpendHistory()
     before.observe(stopped(user="a", usd_nanos=7))
-    ledger = Ledger()
+    spend = SpendHistory()
     for _ in range(counted):
-        ledger.observe(stopped(user="a", usd_nanos=1))
-    ledger.recall({**before.pages(), TODAY - DAYS: Page(1.0, {"acme": Sums(9)})})
-    today = ledger.public(["acme"], NOW)["would_today"]
+        spend.observe(stopped(user="a", usd_nanos=1))
+    spend.restore(
+        {**before.own_days(), TODAY - DAYS: GatewayDay(1.0, {"acme": TenantDay(9)})}
+    )
+    today = spend.public(["acme"], NOW)["would_today"]
     assert (today["requests"], today["clients"]) == (1 + counted, 1)
-    assert ledger.changed == ({TODAY} if counted else set())
+    assert spend.changed == ({TODAY} if counted else set())
 
 
 def test_other_gateways_count_and_a_person_is_one():
     """Their pages replace what was known of them."""
-    other, ledger = Ledger(), Ledger()
+    other, spend = SpendHistory(), SpendHistory()
     other.observe(stopped(user="a", usd_nanos=7))
     other.observe(stopped(user="b", usd_nanos=7))
-    ledger.observe(stopped(user="a", usd_nanos=1))
+    spend.observe(stopped(user="a", usd_nanos=1))
     for _ in range(2):
-        ledger.others({TODAY: list(other.pages().values())})
-    shown = ledger.public(["acme"], NOW)
+        spend.set_others({TODAY: list(other.own_days().values())})
+    shown = spend.public(["acme"], NOW)
     assert (shown["requests"], shown["would_today"]["clients"]) == (3, 2)
-    assert ledger.spend_today(NOW) == pytest.approx(15e-9)
+    assert spend.spend_today(NOW) == pytest.approx(15e-9)

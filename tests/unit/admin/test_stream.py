@@ -7,73 +7,75 @@ import asyncio
 import pytest
 
 from gateway.admin import stream
-from gateway.admin.errors import Refused
-from gateway.admin.stream import KEPT, MOST_READERS, MOST_WAITING, Feed
+from gateway.admin.errors import AdminError
+from gateway.admin.stream import KEPT, MOST_SUBSCRIBERS, MOST_WAITING, LiveStream
 
 
-@pytest.fixture(name="feed")
-def _feed():
-    return Feed(7, lambda: {"n": 1})
+@pytest.fixture(name="live")
+def _live():
+    return LiveStream(7, lambda: {"n": 1})
 
 
-async def taken(reader) -> str:
-    return (await reader.take()).decode()
+async def next_text(subscriber) -> str:
+    return (await subscriber.next_batch()).decode()
 
 
-async def test_a_reader_gets_counters_at_once_and_events_as_they_come(feed):
+async def test_a_reader_gets_counters_at_once_and_events_as_they_come(live):
     """With ids, one JSON object each."""
-    reader = feed.open(None)
-    assert 'event: counters\ndata: {"n":1}\n\n' in await taken(reader)
-    feed.publish("output", {"a": "x\ny"})
-    assert await taken(reader) == 'id: 7-1\nevent: output\ndata: {"a":"x\\ny"}\n\n'
+    subscriber = live.subscribe(None)
+    assert 'event: counters\ndata: {"n":1}\n\n' in await next_text(subscriber)
+    live.publish("output", {"a": "x\ny"})
+    assert (
+        await next_text(subscriber) == 'id: 7-1\nevent: output\ndata: {"a":"x\\ny"}\n\n'
+    )
 
 
-async def test_who_comes_back_gets_what_was_missed(feed):
+async def test_who_comes_back_gets_what_was_missed(live):
     """After the id named; a reset where that cannot be told."""
     for number in range(5):
-        feed.publish("output", number)
-    text = await taken(feed.open("7-3"))
+        live.publish("output", number)
+    text = await next_text(live.subscribe("7-3"))
     assert ("data: 3\n" in text, "data: 4\n" in text, "data: 2\n" in text) == (
         True,
         True,
         False,
     )
     for strange in ("6-3", "7-99", "7-x", "junk", "7-²"):
-        assert "event: reset" in await taken(feed.open(strange))
+        assert "event: reset" in await next_text(live.subscribe(strange))
     for _ in range(KEPT):
-        feed.publish("output", 0)
-    assert "event: reset" in await taken(feed.open("7-3"))
+        live.publish("output", 0)
+    assert "event: reset" in await next_text(live.subscribe("7-3"))
 
 
-async def test_who_does_not_keep_up_is_let_go(feed):
+async def test_who_does_not_keep_up_is_let_go(live):
     """Bounded: one reader cannot fill the memory."""
-    reader = feed.open(None)
+    subscriber = live.subscribe(None)
     for number in range(MOST_WAITING + 10):
-        feed.publish("output", number)
-    assert reader.ended
+        live.publish("output", number)
+    assert subscriber.ended
 
 
-async def test_so_many_and_no_more(feed):
+async def test_so_many_and_no_more(live):
     """Who left makes room; a gateway that ends lets nobody in."""
-    readers = [feed.open(None) for _ in range(MOST_READERS)]
-    with pytest.raises(Refused):
-        feed.open(None)
-    feed.close(readers.pop())
-    feed.open(None)
-    assert len(feed) == MOST_READERS
-    feed.shut()
-    assert readers[0].ended
-    feed.close(readers[0])
-    with pytest.raises(Refused):
-        feed.open(None)
+    subscribers = [live.subscribe(None) for _ in range(MOST_SUBSCRIBERS)]
+    with pytest.raises(AdminError):
+        live.subscribe(None)
+    live.unsubscribe(subscribers.pop())
+    live.subscribe(None)
+    assert len(live) == MOST_SUBSCRIBERS
+    live.close_all()
+    assert subscribers[0].ended
+    live.unsubscribe(subscribers[0])
+    with pytest.raises(AdminError):
+        live.subscribe(None)
 
 
-async def test_counters_come_by_themselves(feed, monkeypatch):
+async def test_counters_come_by_themselves(live, monkeypatch):
     """While somebody listens."""
     monkeypatch.setattr(stream, "TICK_S", 0.0)
-    reader = feed.open(None)
-    await reader.take()
-    task = asyncio.get_running_loop().create_task(feed.run())
-    assert "event: counters" in await taken(reader)
+    subscriber = live.subscribe(None)
+    await subscriber.next_batch()
+    task = asyncio.get_running_loop().create_task(live.run())
+    assert "event: counters" in await next_text(subscriber)
     task.cancel()
     await asyncio.gather(task, return_exceptions=True)

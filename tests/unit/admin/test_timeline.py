@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from gateway.admin.timeline import Timeline
+from gateway.admin.timeline import TrafficTimeline
 from tests.records import make_record
 
 NOW = 1_763_916_380.0
@@ -14,7 +14,7 @@ def add(line, at, **changes):
 
 def test_what_ended_is_counted_where_it_ended():
     """Requests, tokens, money, errors, refusals and overhead of ten seconds."""
-    line = Timeline()
+    line = TrafficTimeline()
     line.observe(make_record(ts=NOW - 10, duration_ms=10_000.0, usd_nanos=500_000_000))
     add(line, NOW, status=502, total_tokens=0)
     add(line, NOW + 1, status=429, outcome="refused", action="limit")
@@ -26,7 +26,7 @@ def test_what_ended_is_counted_where_it_ended():
 
 def test_silence_is_zero_and_the_unknown_is_not_there():
     """Every ten seconds since the first record; nothing before it."""
-    line = Timeline()
+    line = TrafficTimeline()
     add(line, NOW)
     shown = line.public(NOW + 40, 60)
     assert [one["requests"] for one in shown["items"]] == [1, 0, 0, 0, 0]
@@ -35,7 +35,7 @@ def test_silence_is_zero_and_the_unknown_is_not_there():
 
 def test_more_than_an_hour_is_shown_in_minutes():
     """Sums stay the same."""
-    line = Timeline()
+    line = TrafficTimeline()
     for second in range(0, 600, 5):
         add(line, NOW + second)
     fine, coarse = line.public(NOW + 600, 60), line.public(NOW + 600, 1440)
@@ -46,7 +46,7 @@ def test_more_than_an_hour_is_shown_in_minutes():
 
 def test_a_day_is_kept_and_no_more():
     """The oldest buckets leave; a record older than all is passed over."""
-    line = Timeline(kept=3)
+    line = TrafficTimeline(kept=3)
     for number in range(6):
         add(line, NOW + 10 * number)
     add(line, NOW - 1000)
@@ -56,7 +56,7 @@ def test_a_day_is_kept_and_no_more():
 
 def test_the_tide_stands_beside_what_came():
     """Expected and notable rates from the moment on when they were told."""
-    line = Timeline()
+    line = TrafficTimeline()
     add(line, NOW)
     line.expect(NOW + 10, 4.0, 9.0)
     add(line, NOW + 20)
@@ -66,7 +66,7 @@ def test_the_tide_stands_beside_what_came():
 
 def test_what_observing_let_through_is_no_refusal():
     """It counts as what would have been."""
-    line = Timeline()
+    line = TrafficTimeline()
     add(line, NOW, action="block", would="block")
     add(line, NOW, action="block", outcome="refused", status=403)
     add(line, NOW, action="throttle")

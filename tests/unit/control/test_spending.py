@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from redis.exceptions import RedisError
 
-from gateway.admin.spend import DAY_S, Ledger
+from gateway.admin.spend import DAY_S, SpendHistory
 from gateway.control.spending import Spending
 from gateway.store.client import open_redis
 from tests.records import make_record
@@ -20,10 +20,10 @@ class Place:
         self.path = f"{tmp_path}/run"
         self.client = client
 
-    def start(self, me="gw1", now=NOW) -> tuple[Ledger, Spending]:
-        ledger = Ledger()
-        kept = Spending(ledger, self.client, "t:", self.path, me, lambda: now)
-        return ledger, kept
+    def start(self, me="gw1", now=NOW) -> tuple[SpendHistory, Spending]:
+        history = SpendHistory()
+        kept = Spending(history, self.client, "t:", self.path, me, lambda: now)
+        return history, kept
 
 
 @pytest.fixture(name="store")
@@ -41,19 +41,19 @@ def _place(request, tmp_path):
     )
 
 
-def spend(ledger, times=1, ts=NOW) -> None:
+def spend(history, times=1, ts=NOW) -> None:
     """Requests for a dollar each."""
     for _ in range(times):
-        ledger.observe(make_record(ts=ts, usd_nanos=1_000_000_000))
+        history.observe(make_record(ts=ts, usd_nanos=1_000_000_000))
 
 
 async def test_a_restart_goes_on_counting(place):
     """Whatever was written counts once, however often it is written."""
-    ledger, kept = place.start()
-    spend(ledger, 2)
-    spend(ledger, 1, NOW - 3 * DAY_S)
+    history, kept = place.start()
+    spend(history, 2)
+    spend(history, 1, NOW - 3 * DAY_S)
     await kept.save()
-    spend(ledger)
+    spend(history)
     await kept.save()
     await kept.save()
     for count in (4, 5):
@@ -66,8 +66,8 @@ async def test_a_restart_goes_on_counting(place):
 
 async def test_what_came_before_the_store_answered_counts_too(place):
     """Nothing is written over what was not read yet."""
-    ledger, kept = place.start()
-    spend(ledger, 2)
+    history, kept = place.start()
+    spend(history, 2)
     await kept.save()
     late, kept = place.start()
     spend(late)
@@ -96,19 +96,19 @@ async def test_gateways_of_a_store_show_the_same(store):
 async def test_a_store_that_is_away_costs_nothing(tmp_path):
     """It is counted, and written when the store is back."""
     client = open_redis(f"unix://{tmp_path}/nobody")
-    ledger, kept = Place(tmp_path, client).start()
-    spend(ledger)
+    history, kept = Place(tmp_path, client).start()
+    spend(history)
     with pytest.raises((RedisError, OSError, TimeoutError)):
         await kept.save()
-    assert ledger.changed
-    assert ledger.spend_today(NOW) == pytest.approx(1)
+    assert history.changed
+    assert history.spend_today(NOW) == pytest.approx(1)
     await client.aclose()
 
 
 async def test_a_page_of_another_version_is_passed_over(store):
     """And the rest is read."""
-    ledger, kept = store.start()
-    spend(ledger)
+    history, kept = store.start()
+    spend(history)
     await kept.save()
     day = int(NOW) // DAY_S
     await store.client.hset(f"t:1:{{spend}}:{day}", "gw9", b"\xc1")

@@ -8,18 +8,18 @@ from typing import Any
 
 import msgspec
 
-from gateway.admin.incident_log import Stories
-from gateway.admin.recent import Recent, Watched
-from gateway.admin.spend import Ledger
-from gateway.admin.stream import Feed
-from gateway.admin.timeline import Timeline
+from gateway.admin.incident_log import IncidentLog
+from gateway.admin.recent import PinnedRecords, RecentRecords
+from gateway.admin.spend import SpendHistory
+from gateway.admin.stream import LiveStream
+from gateway.admin.timeline import TrafficTimeline
 from gateway.core.model import RequestRecord
 from gateway.detect.model import Output
 
-MOST_CHANGES = 500
+MOST_AUDIT_ENTRIES = 500
 
 
-class Change(msgspec.Struct, frozen=True):
+class AuditEntry(msgspec.Struct, frozen=True):
     """What an operator did. ``at`` is epoch seconds."""
 
     at: float
@@ -33,48 +33,48 @@ class Change(msgspec.Struct, frozen=True):
     id: str = ""
 
 
-class Lookout:
+class ActivityFeed:
     """``counters`` is asked by the live stream once a second."""
 
     def __init__(self, born: int, counters: Callable[[], dict[str, Any]]) -> None:
-        self.timeline = Timeline()
-        self.recent = Recent()
-        self.watched = Watched(self.recent)
-        self.ledger = Ledger()
-        self.feed = Feed(born, counters)
-        self.changes: deque[Change] = deque(maxlen=MOST_CHANGES)
-        self.stories = Stories()
+        self.timeline = TrafficTimeline()
+        self.recent = RecentRecords()
+        self.pinned = PinnedRecords(self.recent)
+        self.spend = SpendHistory()
+        self.live = LiveStream(born, counters)
+        self.audit_log: deque[AuditEntry] = deque(maxlen=MOST_AUDIT_ENTRIES)
+        self.incident_log = IncidentLog()
 
     def observe(self, r: RequestRecord) -> None:
         """One finished exchange."""
         self.timeline.observe(r)
         self.recent.observe(r)
-        self.ledger.observe(r)
-        self.watched.observe(r)
+        self.spend.observe(r)
+        self.pinned.observe(r)
 
-    def take(self, output: Output) -> None:
+    def on_output(self, output: Output) -> None:
         """Something that the detector said."""
-        self.stories.take(output)
+        self.incident_log.on_output(output)
         if output.type == "incident.opened":
-            self._watch(output)
-        self.feed.publish("output", output)
+            self._pin(output)
+        self.live.publish("output", output)
 
-    def _watch(self, output: Output) -> None:
+    def _pin(self, output: Output) -> None:
         for subject in (output.subject, *output.subjects[:3]):
             tenant = "*" if subject.id == "*" else output.tenant
-            self.watched.watch(subject.kind, tenant, subject.id)
+            self.pinned.pin(subject.kind, tenant, subject.id)
 
-    def about(self, kind: str, id_: str, most: int = 50) -> list[Output]:
+    def outputs_about(self, kind: str, id_: str, most: int = 50) -> list[Output]:
         """What was said of one subject, newest first."""
         found = [
             output
-            for output in self.stories.lines()
+            for output in self.incident_log.outputs()
             if output.subject.kind == kind and output.subject.id == id_
         ]
         found.sort(key=lambda output: output.ts, reverse=True)
         return found[:most]
 
-    def changed(self, change: Change) -> None:
+    def on_change(self, entry: AuditEntry) -> None:
         """An operator did something."""
-        self.changes.append(change)
-        self.feed.publish("change", change)
+        self.audit_log.append(entry)
+        self.live.publish("change", entry)

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import aiohttp
 
+from gateway.admin.activity import ActivityFeed
 from gateway.admin.clients import ClientTable
-from gateway.admin.errors import Refused
-from gateway.admin.live import Lookout
+from gateway.admin.errors import AdminError
 from gateway.admin.metrics import Metrics
-from gateway.admin.sessions import Tokens
+from gateway.admin.sessions import AdminTokens
 from gateway.core.model import Block
 
 NOW = 1_763_916_387.0
@@ -33,17 +33,17 @@ def make_incident(**changes):
     } | changes
 
 
-class Desk:
+class FakeBackend:
     """A backend in memory."""
 
     def __init__(self):
         self.metrics = Metrics("1.2.3")
         self.clients = ClientTable()
-        self.lookout = Lookout(1, dict)
-        self.tokens = Tokens()
+        self.activity = ActivityFeed(1, dict)
+        self.tokens = AdminTokens()
         self.reasons = []
         self.list: list[Block] = []
-        self.mild: list[Block] = []
+        self.lesser: list[Block] = []
         self.resets = []
         self.full = False
         self.known = []
@@ -60,18 +60,18 @@ class Desk:
     def blocks(self):
         return self.list
 
-    def standings(self):
-        return self.mild
+    def enforcement_states(self):
+        return self.lesser
 
-    def standing(self, kind, id_, tenant):
+    def enforcement_state(self, kind, id_, tenant):
         found = (
             block
-            for block in (*self.list, *self.mild)
+            for block in (*self.list, *self.lesser)
             if (block.kind, block.id) == (kind, id_) and block.tenant in (None, tenant)
         )
         return next(found, None)
 
-    def usual(self, kind, id_, tenant, *, history=False):
+    def baseline(self, kind, id_, tenant, *, history=False):
         return None
 
     def alerts(self):
@@ -84,37 +84,37 @@ class Desk:
         return silence
 
     async def remove_silence(self, id_):
-        raise Refused(404, "not_found", "no such silence")
+        raise AdminError(404, "not_found", "no such silence")
 
     async def resend_alert(self, id_):
-        raise Refused(404, "not_found", "no such message")
+        raise AdminError(404, "not_found", "no such message")
 
     async def test_alert(self, target):
-        raise Refused(404, "not_found", "no such target")
+        raise AdminError(404, "not_found", "no such target")
 
     async def acknowledge_incident(self, id_, by):
-        raise Refused(404, "not_found", "no such incident")
+        raise AdminError(404, "not_found", "no such incident")
 
     async def resolve_incident(self, id_, by):
-        raise Refused(404, "not_found", "no such incident")
+        raise AdminError(404, "not_found", "no such incident")
 
-    def changed(self, change):
-        self.lookout.changed(change)
+    def audit(self, entry):
+        self.activity.on_change(entry)
 
     def incidents(self):
         return self.known
 
     async def add_block(self, block):
         if self.full:
-            raise Refused(507, "too_many_blocks", "full")
-        (self.list if block.action == "block" else self.mild).append(block)
+            raise AdminError(507, "too_many_blocks", "full")
+        (self.list if block.action == "block" else self.lesser).append(block)
 
     async def remove_block(self, kind, id_, tenant):
-        before = len(self.list) + len(self.mild)
+        before = len(self.list) + len(self.lesser)
         gone = (kind, id_, tenant)
         self.list = [b for b in self.list if (b.kind, b.id, b.tenant) != gone]
-        self.mild = [b for b in self.mild if (b.kind, b.id, b.tenant) != gone]
-        return len(self.list) + len(self.mild) < before
+        self.lesser = [b for b in self.lesser if (b.kind, b.id, b.tenant) != gone]
+        return len(self.list) + len(self.lesser) < before
 
     async def limits_of(self, kind, id_, tenants):
         return [{"limit": "user.requests.1m", "tenants": list(tenants)}]
@@ -124,10 +124,10 @@ class Desk:
         return 2
 
     async def reload(self):
-        raise Refused(422, "bad_config", "tidegate.toml:3: x: no such key")
+        raise AdminError(422, "bad_config", "tidegate.toml:3: x: no such key")
 
 
-class Client:
+class ApiClient:
     """Requests to the running app."""
 
     def __init__(self, session, base):
