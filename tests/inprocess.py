@@ -123,7 +123,7 @@ class InProcess:
         listener, service = self.plane.listener, self.plane.service
         await until(lambda: not listener.connections and not service.open_exchanges)
         assert not listener.per_ip
-        for route in service.tables.routes:
+        for route in self.plane.shared.tables.routes:
             assert not route.draining
             for target in route.pool.targets:
                 assert {c for c in target.connections if not c.sink} == set(

@@ -11,8 +11,7 @@ import math
 from operator import gt
 from typing import TYPE_CHECKING, Final, Literal
 
-import msgspec
-
+from gateway.core.refusal import Refusal
 from gateway.limits.plans import (
     THROTTLED,
     LimitPlan,
@@ -38,7 +37,6 @@ if TYPE_CHECKING:
 __all__ = [
     "LimitPlan",
     "PlanBook",
-    "Refusal",
     "actual_costs",
     "cells_of_subject",
     "oversized",
@@ -54,22 +52,6 @@ __all__ = [
 
 _US: Final = 1_000_000
 _NO_RETRY: Final = b"x-should-retry: false\r\n"
-
-
-class Refusal(msgspec.Struct, frozen=True, gc=False):
-    """A request that may not pass: all that its answer and its record need.
-
-    ``code`` and ``message`` go into the dialect's error body, ``headers`` are whole
-    header lines. ``retry_after`` in seconds, -1 when waiting does not help.
-    """
-
-    status: int
-    code: str
-    message: str
-    headers: bytes
-    action: Literal["throttle", "limit", "block"]
-    limit: str | None = None
-    retry_after: float = -1.0
 
 
 def reserve_costs(
@@ -208,20 +190,35 @@ def refuse_oversized(plan: LimitPlan, place: int, costs: Sequence[int]) -> Refus
         f"{needed}. Sending it again will not help."
     )
     return Refusal(
-        429, "request_too_large_for_limit", message, _NO_RETRY, "limit", limit.name
+        429,
+        "request_too_large_for_limit",
+        message,
+        header_lines=_NO_RETRY,
+        action="limit",
+        limit=limit.name,
+        by_policy=True,
     )
 
 
 def refuse_block() -> Refusal:
     """On the block list: 403. Neither reason nor end is for the caller to know."""
-    return Refusal(403, "blocked", "This client is blocked.", b"", "block")
+    return Refusal(
+        403, "blocked", "This client is blocked.", action="block", by_policy=True
+    )
 
 
 def _refuse_unchecked(wait_s: float) -> Refusal:
     """``when_down = "closed"``: no limit said no, none could be asked."""
     message = f"Limits cannot be checked at the moment. {_wait_in_words(wait_s)}"
-    lines = _retry_lines(wait_s)
-    return Refusal(429, "rate_limit_exceeded", message, lines, "limit", None, wait_s)
+    return Refusal(
+        429,
+        "rate_limit_exceeded",
+        message,
+        header_lines=_retry_lines(wait_s),
+        action="limit",
+        by_policy=True,
+        retry_after=wait_s,
+    )
 
 
 def _refusal(limit: Limit, detail: str, wait_s: float, lines: bytes) -> Refusal:
@@ -234,7 +231,14 @@ def _refusal(limit: Limit, detail: str, wait_s: float, lines: bytes) -> Refusal:
         "throttle" if limit.per.startswith(THROTTLED) else "limit"
     )
     return Refusal(
-        429, "rate_limit_exceeded", message, lines, action, limit.name, wait_s
+        429,
+        "rate_limit_exceeded",
+        message,
+        header_lines=lines,
+        action=action,
+        limit=limit.name,
+        by_policy=True,
+        retry_after=wait_s,
     )
 
 

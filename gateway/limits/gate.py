@@ -18,9 +18,10 @@ from zlib import crc32
 from gateway.core.lru import Lru
 from gateway.core.model import STRANGERS
 from gateway.core.prompt import TEMPLATE_BITS
+from gateway.core.refusal import Refusal
 from gateway.identity.cidr import Address, NetworkMap, normal_client_ip, parse_network
 from gateway.identity.identify import ANONYMOUS
-from gateway.limits.admission import Refusal, refuse_block, refuse_over
+from gateway.limits.admission import refuse_block, refuse_over
 
 if TYPE_CHECKING:
     from gateway.core.model import Block

@@ -1,38 +1,40 @@
-"""What one request may ask for: ``max_tokens``, ``n`` and models without a price."""
+"""The policy's caps on one request: ``max_tokens``, ``n``, models without a price."""
 
 from __future__ import annotations
 
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING
 
-from gateway.proxy.refusal import Refusal
+from gateway.core.refusal import Refusal
 
 if TYPE_CHECKING:
     from gateway.core.model import Caps, Policy, RequestFacts
-    from gateway.proxy.exchange import Exchange
+    from gateway.proxy.flow import Flow
+    from gateway.proxy.prepare import RequestContext
 
 
-def check_caps(exchange: Exchange, facts: RequestFacts) -> Refusal | None:
-    """Refuse what asks for more than the policy's caps, or rewrite it (``clamp``)."""
-    identity = exchange.prepared.identity
+def check_caps(flow: Flow, facts: RequestFacts) -> Refusal | None:
+    """Refuse a request above the policy's caps, or rewrite its body (``clamp``)."""
+    context = flow.context
+    identity = context.identity
     if identity is None or identity.allowed:
         return None
     policy = identity.policy
     if policy.unknown_price == "deny":
-        refusal = _check_price(exchange, facts)
+        refusal = _check_price(context, facts)
         if refusal is not None:
             return refusal
     caps = caps_for(policy, facts.model)
     if not _exceeds(facts, caps):
         return None
-    if not caps.clamp or exchange.prepared.request_encoding or identity.signed:
+    if not caps.clamp or context.request_encoding or identity.signed:
         return _refuse(facts, caps)
-    _clamp(exchange, facts, caps)
+    _clamp(flow, facts, caps)
     return None
 
 
 def caps_for(policy: Policy, model: str) -> Caps:
-    """The caps of the first pattern that takes the model, else the policy's own."""
+    """The caps of the first pattern that matches the model, else the policy's own."""
     for rule in policy.model_caps:
         if any(fnmatchcase(model, pattern) for pattern in rule.models):
             return rule.caps
@@ -60,21 +62,22 @@ def _refuse(facts: RequestFacts, caps: Caps) -> Refusal:
     return Refusal(400, "invalid_request", message, param, by_policy=True)
 
 
-def _clamp(exchange: Exchange, facts: RequestFacts, caps: Caps) -> None:
-    identity, match = exchange.prepared.identity, exchange.prepared.match
+def _clamp(flow: Flow, facts: RequestFacts, caps: Caps) -> None:
+    """Rewrite the body and the facts to the caps; observe mode only notes it."""
+    identity, match = flow.context.identity, flow.context.match
     if identity is None or match is None or identity.policy.mode == "observe":
-        exchange.would = "clamp"
+        flow.leave_unclamped()
         return
     max_tokens, n = caps.max_tokens, caps.n
-    exchange.body = match.dialect.clamp(exchange.body, facts, max_tokens, n)
+    flow.replace_body(match.dialect.clamp(flow.body, facts, max_tokens, n))
     if max_tokens is not None and facts.max_tokens is not None:
         facts.max_tokens = min(facts.max_tokens, max_tokens)
     if n is not None:
         facts.n = min(facts.n, n)
 
 
-def _check_price(exchange: Exchange, facts: RequestFacts) -> Refusal | None:
-    prices = exchange.prepared.prices
+def _check_price(context: RequestContext, facts: RequestFacts) -> Refusal | None:
+    prices = context.prices
     if prices is None or prices.knows(facts.model):
         return None
     return Refusal(

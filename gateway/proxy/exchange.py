@@ -1,49 +1,62 @@
 """One request and its answer, in nine steps, top to bottom.
 
-    identify -> gate -> read -> reserve -> score -> decide -> forward -> settle -> record
+    1 identify   prepare.py         who asks for what: from the head, cached with it
+    2 gate       steps/gate.py      blocks, limits that are known to be exceeded
+    3 read       steps/read.py      the body of a metered request, and its caps
+    4 reserve    steps/reserve.py   the limits, in the store
+    5 score      steps/score.py     how unusual the request is
+    6 decide     steps/decide.py    pass, refuse or delay, by the policy's mode
+    7 forward    here               to the upstream, and its answer to the client
+    8 settle     settle.py          what was used, against what was reserved
+    9 record     settle.py          one record, whatever happened before
 
-The steps are called back by the wire (``http``) and the store; nothing here waits. An
-exchange ends exactly once, in ``_record``, whatever broke before.
+The steps are called back by ``http`` and the store; nothing here waits. Only this
+module changes the stage of an exchange, and an exchange ends exactly once.
 """
 
 from __future__ import annotations
 
 from enum import IntEnum
+from functools import partial
 from time import perf_counter
 from typing import TYPE_CHECKING
 
-from gateway.core.model import NO_TRACE, RequestFacts, Usage
-from gateway.detect.inline import NOTHING
+from gateway.core.model import RequestFacts, Usage
+from gateway.core.refusal import Refusal
 from gateway.http.response import RATE_LIMIT_FIELDS
-from gateway.metering.dialects import CountTask, DialectError
+from gateway.metering.dialects import CountTask
 from gateway.metering.inflate import InflateError
-from gateway.proxy import tunnelled
 from gateway.proxy.answer import AnswerWriter, status_line
-from gateway.proxy.caps import check_caps
+from gateway.proxy.flow import Flow
+from gateway.proxy.local_reply import compose_own, compose_refusal, upstream_failed
 from gateway.proxy.metering import Metering, open_lost_metering, open_metering
 from gateway.proxy.prepare import GZIP_LINE, IDENTITY_LINE
-from gateway.proxy.refusal import Refusal, compose_refusal
 from gateway.proxy.scoring import verdict_line
-from gateway.proxy.settle import record, settle
+from gateway.proxy.settle import record, record_opened, settle
+from gateway.proxy.steps.decide import Decision, decide, delay_s
+from gateway.proxy.steps.gate import check_head
+from gateway.proxy.steps.read import inflate_body, read_body
+from gateway.proxy.steps.reserve import limit_lines, plan_limits, refuse_reserved
+from gateway.proxy.steps.score import score
+from gateway.proxy.tunnelled import MeteredTunnel
 from gateway.proxy.upload import Upload
 
 if TYPE_CHECKING:
-    from gateway.core.model import Outcome
+    from collections.abc import Callable
+
     from gateway.http.client import ClientConnection
     from gateway.http.heads import Changing
     from gateway.http.response import AnswerHead
     from gateway.http.upstream import UpstreamConnection
-    from gateway.identity.identify import Identity
-    from gateway.limits.plans import LimitPlan
     from gateway.limits.ports import Reserved
-    from gateway.proxy.prepare import Prepared
+    from gateway.proxy.prepare import RequestContext
     from gateway.proxy.route import Route
-    from gateway.proxy.service import Service
+    from gateway.proxy.shared import Shared
 
 NO_FIELDS: frozenset[bytes] = frozenset()
-NO_TOKENS = Usage()
+NO_USAGE = Usage()
 FOREVER = float("inf")
-# What the upstream is told of a request that passes.
+# Actions of a request that passes which the upstream is told.
 _MARKED = frozenset({"tag", "throttle"})
 
 
@@ -60,177 +73,122 @@ class Stage(IntEnum):
 
 
 class Exchange:
-    """Owned by the service from ``begin`` to ``_record``."""
+    """Drives one flow from ``begin`` to ``_end``; owns its stage and connections."""
 
     __slots__ = (
-        "action",
-        "announced",
+        "_on_end",
         "answer",
-        "asked_usage",
-        "body",
-        "conn",
-        "costs",
-        "drains_until",
-        "facts",
-        "fingerprint",
-        "first_at",
-        "head",
-        "held",
+        "client",
+        "drain_until",
+        "flow",
         "hold",
-        "identity",
-        "last_rx",
-        "length",
-        "limit_name",
+        "in_begin",
+        "last_activity",
         "metering",
-        "opened_at",
-        "opening",
-        "outcome",
-        "own_lines",
-        "plan",
-        "prepared",
-        "prompt_estimate",
-        "read_at",
-        "request_id",
+        "must_end_at",
         "reserve_at",
-        "reserved",
         "reserving",
         "retried",
-        "score_s",
-        "sent_at",
-        "service",
+        "shared",
         "stage",
-        "status",
-        "store_s",
-        "stream_until",
-        "trace",
         "tunnel",
-        "unnamed",
-        "unpriced",
-        "up",
         "upload",
-        "verdict",
-        "waited_s",
-        "would",
+        "upstream",
         "writer",
     )
 
     def __init__(
         self,
-        service: Service,
-        conn: ClientConnection,
-        prepared: Prepared,
+        shared: Shared,
+        client: ClientConnection,
+        context: RequestContext,
         changing: Changing,
+        on_end: Callable[[Exchange], None],
     ) -> None:
-        self.service = service
-        self.conn: ClientConnection | None = conn
-        self.prepared = prepared
-        self.identity: Identity | None = prepared.identity
-        # Where the policy lets the body name the user, the head's may be many people's:
-        # until the body is read nobody knows who asks.
-        self.unnamed = prepared.identity is not None and (
-            prepared.identity.takes_body_user
+        self.shared = shared
+        self.client: ClientConnection | None = client
+        request_id = (
+            changing.request_id or context.request_id or shared.next_request_id()
         )
-        self.head = prepared.head
-        self.hold = prepared.hold
-        self.length = changing.length
-        if service.tracer is None:
-            self.own_lines, self.trace = changing.lines, NO_TRACE
-        else:
-            own_lines = prepared.trace_lines + changing.lines
-            self.trace, self.own_lines = service.tracer.join(own_lines)
-        self.writer = AnswerWriter(conn)
+        self.flow = Flow(context, changing, request_id, shared.tracer)
+        self._on_end = on_end
         self.stage = Stage.READING
-        self.opened_at = self.read_at = perf_counter()
-        self.waited_s = 0.0  # for the client's body
-        self.reserve_at = self.store_s = self.score_s = 0.0
-        self.sent_at = self.first_at = 0.0
-        self.last_rx = 0.0
-        self.stream_until = FOREVER
-        self.body = b""
+        self.hold = context.hold
+        self.writer = AnswerWriter(client)
         self.upload: Upload | None = None
-        self.facts: RequestFacts | None = None
-        self.plan: LimitPlan | None = None
-        self.costs: tuple[int, ...] = ()
-        self.prompt_estimate = 0
-        self.reserved: Reserved | None = None
-        self.reserving = False
-        # Still inside ``begin``: the wire has to pass over the body of a refusal.
-        self.opening = False
-        self.up: UpstreamConnection | None = None
-        self.retried = False
+        self.upstream: UpstreamConnection | None = None
         self.answer: AnswerHead | None = None
         self.metering: Metering | None = None
-        self.asked_usage = False  # the gateway did, so it takes the chunk out again
-        self.tunnel: tunnelled.MeteredTunnel | None = None
-        self.status = 0
-        self.action = "allow"
-        self.would = ""
-        self.unpriced = False
-        self.limit_name: str | None = None
-        self.verdict = NOTHING
-        self.fingerprint: int | None = None
-        self.held = False  # was throttled, and waits or has waited for it
-        self.announced = False  # control knows of it, though it has not ended
-        self.drains_until = FOREVER
-        self.outcome: Outcome = "ok"
-        self.request_id = (
-            changing.request_id or prepared.request_id or service.next_request_id()
-        )
+        self.tunnel: MeteredTunnel | None = None
+        # Inside ``begin`` the caller passes over the body of a refused request.
+        self.in_begin = False
+        self.reserve_at = 0.0
+        self.reserving = False  # the store has not answered yet
+        self.retried = False
+        # Times of the loop's clock.
+        self.last_activity = 0.0
+        self.must_end_at = self.drain_until = FOREVER
 
     # -- 1 identify, 2 gate -------------------------------------------------------
 
+    def answer_own(self) -> None:
+        """Answer a request for the gateway itself; it is not forwarded or recorded."""
+        conn, shared = self.client, self.shared
+        if conn is None:
+            return
+        keep = not (conn.close_after or conn.body_pending or shared.draining)
+        conn.close_after = not keep
+        self.writer.write(
+            compose_own(
+                self.flow.head,
+                shared.http_date(),
+                draining=shared.draining,
+                keep=keep,
+            )
+        )
+
     def begin(self) -> bool:
-        """Refuse from the head alone, or ask for the body. True: go on."""
-        prepared = self.prepared
-        refusal = self.service.gate_head(self)
-        if refusal is not None and not self._let_pass(refusal):
-            answer = compose_refusal(self, refusal)
-            self._record()
-            self.writer.write(answer)
-            return False
-        if not self.hold:
-            self.opening = True
-            match = prepared.match
-            billable = match is not None and match.billable
-            self.facts = RequestFacts(endpoint=self._endpoint(), billable=billable)
-            chunked = self.head.chunked
-            if chunked or self.length:
-                self.upload = Upload(self, None if chunked else self.length)
-            self._reserve()
-            self.opening = False
+        """Refuse from the head alone (False), or go on and ask for the body."""
+        self.in_begin = True
+        refusal = check_head(self.flow, self.shared)
+        if (refusal is None or self._passes(refusal)) and not self.hold:
+            self._begin_upload()
+        self.in_begin = False
         return self.stage != Stage.ENDED
 
-    def _let_pass(self, refusal: Refusal) -> bool:
-        """Observe mode: remember what would have been, and go on."""
-        identity = self.prepared.identity
-        if not refusal.by_policy or identity is None:
-            return False
-        if identity.policy.mode != "observe":
-            return False
-        self.would = self.would or refusal.action
-        self.limit_name = self.limit_name or refusal.limit
-        return True
+    def _begin_upload(self) -> None:
+        """Pass the body on unread: the request counts by its endpoint alone."""
+        flow = self.flow
+        match = flow.context.match
+        billable = match is not None and match.billable
+        flow.facts = RequestFacts(endpoint=self._endpoint(), billable=billable)
+        chunked = flow.head.chunked
+        if self.client is not None and (chunked or flow.content_length):
+            length = None if chunked else flow.content_length
+            self.upload = Upload(self.client, length)
+        self._reserve()
 
     # -- 3 read -------------------------------------------------------------------
 
     def on_body(self, body: bytes) -> None:
+        """The whole body of a metered request, or one piece of an upload."""
         if self.stage == Stage.ENDED:
             return
         if self.upload is not None:
             self.upload.take(body)
             return
-        self.waited_s = perf_counter() - self.read_at
-        self.body = body
-        encoding = self.prepared.request_encoding
-        if encoding:
-            self.service.inflate(encoding, body, self._on_inflated)
+        flow = self.flow
+        flow.client_wait_s = perf_counter() - flow.opened_at
+        flow.body = body
+        if flow.context.request_encoding:
+            inflate_body(flow, self.shared, self._on_inflated)
         else:
             self._read(body)
 
     def _on_inflated(self, plain: bytes | InflateError) -> None:
         if self.stage == Stage.ENDED:
             return
-        if self.conn is None:
+        if self.client is None:
             self._settle_unsent()
         elif isinstance(plain, bytes):
             self._read(plain)
@@ -239,233 +197,222 @@ class Exchange:
             self.refuse(Refusal(status, "invalid_request", str(plain)))
 
     def _read(self, plain: bytes) -> None:
-        try:
-            refusal = self._read_facts(plain)
-        except DialectError as error:
-            refusal = Refusal(
-                400, "invalid_request", error.message, error.param, by_policy=True
-            )
-        if refusal is not None and not self._let_pass(refusal):
-            self.refuse(refusal)
+        flow = self.flow
+        refusal = read_body(flow, self.shared, plain)
+        if refusal is not None and not self._passes(refusal):
             return
-        if self.facts is None:
-            # Observe mode, and a body that cannot be read: by its size.
-            self.facts = RequestFacts(
-                endpoint=self._endpoint(), prompt_bytes=len(plain)
-            )
+        if flow.facts is None:
+            # Observe mode, and a body that cannot be read: estimated by its size.
+            endpoint = self._endpoint()
+            flow.facts = RequestFacts(endpoint=endpoint, prompt_bytes=len(plain))
         self._reserve()
-
-    def _read_facts(self, plain: bytes) -> Refusal | None:
-        match = self.prepared.match
-        assert match is not None  # held bodies are of known endpoints
-        facts = match.dialect.read_request(
-            match,
-            plain,
-            self.head.query,
-            self.head.fields.get(b"content-type", b"").decode("latin-1"),
-        )
-        self.facts = facts
-        self.unnamed = False
-        self.service.look_at(self, plain)
-        refusal = None if self.prepared.capless else check_caps(self, facts)
-        if refusal is None and facts.stream and not self.prepared.request_encoding:
-            self._ask_usage(facts)
-        return refusal
-
-    def _ask_usage(self, facts: RequestFacts) -> None:
-        """Let an OpenAI-style stream state its usage where the client did not ask."""
-        route, match = self.prepared.route, self.prepared.match
-        if facts.usage_asked or route is None or match is None or not route.ask_usage:
-            return
-        identity = self.prepared.identity
-        if identity is not None and identity.signed:
-            return  # the signature covers the body
-        body = match.dialect.ask_usage(self.body, facts)
-        if body is not None:
-            self.body = body
-            self.asked_usage = True
 
     # -- 4 reserve ----------------------------------------------------------------
 
     def _reserve(self) -> None:
-        service = self.service
-        refusal = service.plan_limits(self)
-        if refusal is not None and not self._let_pass(refusal):
-            self._turn_away(refusal)
+        flow = self.flow
+        refusal = plan_limits(flow, self.shared)
+        if refusal is not None and not self._passes(refusal):
             return
-        if self.plan is None or not self.plan.cells:
-            self._decide()
-            return
-        self._ask_store()
+        if flow.plan is not None and flow.plan.cells:
+            self._ask_store()
+        else:
+            self._score()
 
     def _ask_store(self) -> None:
-        assert self.plan is not None
+        flow = self.flow
+        assert flow.plan is not None
         self.stage = Stage.RESERVING
         self.reserving = True
         self.reserve_at = perf_counter()
-        self.service.store.reserve(self.plan, self.costs, self._on_reserved)
+        self.shared.store.reserve(flow.plan, flow.costs, self._on_reserved)
 
     def _on_reserved(self, reserved: Reserved) -> None:
-        self.reserved = reserved
+        flow = self.flow
+        flow.reserved = reserved
         self.reserving = False
-        self.store_s = perf_counter() - self.reserve_at
-        if self.stage == Stage.ENDED or self.conn is None:
+        flow.store_s = perf_counter() - self.reserve_at
+        if self.stage == Stage.ENDED or self.client is None:
             if not reserved.admitted:
-                self.reserved = None  # refused, and nothing passes: nothing counts
+                flow.reserved = None  # refused, and nothing passes: nothing counts
             self._settle_unsent()
             return
-        if not reserved.admitted:
-            refusal = self.service.limit_refusal(self, reserved)
-            if not self._let_pass(refusal):
-                self._turn_away(refusal)
-                return
-        self._decide()
+        if reserved.admitted or self._passes(
+            refuse_reserved(flow, self.shared, reserved)
+        ):
+            self._score()
 
-    def _turn_away(self, refusal: Refusal) -> None:
-        """Refuse, unless the policy would rather slow a throttled client down."""
-        if refusal.action != "throttle" or not self.service.hold(self, refusal):
+    # -- 5 score ------------------------------------------------------------------
+
+    def _score(self) -> None:
+        flow = self.flow
+        identity = flow.identity
+        if identity is not None and identity.policy.anomaly.enabled:
+            began = perf_counter()
+            verdict = score(flow, self.shared, identity)
+            flow.score_s = perf_counter() - began
+            if flow.verdict.rung == "allow":  # else control has decided already
+                flow.verdict = verdict
+            decide(flow, self.shared, None)
+        self._forward()
+
+    # -- 6 decide -----------------------------------------------------------------
+
+    def _passes(self, refusal: Refusal) -> bool:
+        """Whether the request goes on; else it is refused or delayed."""
+        decision = decide(self.flow, self.shared, refusal)
+        if decision is Decision.REFUSE:
             self.refuse(refusal)
+        elif decision is Decision.DELAY:
+            self._delay(refusal)
+        return decision is Decision.PASS
 
-    def on_held(self) -> None:
-        """The throttled client has waited long enough."""
-        if self.stage == Stage.ENDED or self.conn is None:
+    def _delay(self, refusal: Refusal) -> None:
+        flow = self.flow
+        wait_s = delay_s(flow, refusal)
+        flow.delayed = True
+        flow.client_wait_s += wait_s
+        self.shared.loop.call_later(wait_s, self._on_delay_over)
+
+    def _on_delay_over(self) -> None:
+        """Ask the store again, without the limit of the throttle."""
+        self.shared.scoring.end_delay()
+        if self.stage == Stage.ENDED or self.client is None:
             return
-        self.reserved = None
-        if self.service.free_plan(self):
+        self.flow.reserved = None
+        if self.flow.release_throttle():
             self._ask_store()
         else:
-            self._decide()
-
-    # -- 5 score, 6 decide --------------------------------------------------------
-
-    def _decide(self) -> None:
-        if self.identity is not None and self.identity.policy.anomaly.enabled:
-            self.service.score(self, self.identity)
-        self.read_at = perf_counter()  # from here on the upstream has it
-        self._forward()
+            self._score()
 
     # -- 7 forward ----------------------------------------------------------------
 
     def _forward(self, *, fresh: bool = False) -> None:
-        route = self.prepared.route
+        route = self.flow.context.route
         assert route is not None
         self.stage = Stage.CONNECTING
-        self.sent_at = perf_counter()
+        self.flow.sent_at = perf_counter()
         up = route.pool.acquire(self, fresh=fresh)
         if up is not None:
             self.on_connected(up)
 
     def on_connected(self, up: UpstreamConnection) -> None:
+        """Send the request on the connection that the pool found or opened."""
         if self.stage != Stage.CONNECTING:
             up.release()
             return
-        self.up = up
+        self.upstream = up
         self.stage = Stage.SENT
-        head = self._request_head(up)
-        drop = RATE_LIMIT_FIELDS if self.plan and self.plan.cells else NO_FIELDS
-        up.send(self, self.head.method, head, self.body, drop)
+        flow = self.flow
+        drop = RATE_LIMIT_FIELDS if flow.plan and flow.plan.cells else NO_FIELDS
+        up.send(self, flow.head.method, self._request_head(up), flow.body, drop)
         if self.upload is not None:
             self.upload.connected(up)
-        conn = self.conn
+        conn = self.client
         if conn is not None:
-            route = self.prepared.route
-            now = self.service.now()
-            self.last_rx = now
-            if self.stream_until == FOREVER:
-                self.stream_until = now + self.prepared.longest_s
+            route = flow.context.route
+            self.last_activity = now = self.shared.now()
+            if self.must_end_at == FOREVER:
+                self.must_end_at = now + flow.context.longest_s
             first_byte_s = route.first_byte_s if route is not None else 0.0
-            conn.deadline = min(conn.deadline, now + first_byte_s, self.stream_until)
+            conn.deadline = min(conn.deadline, now + first_byte_s, self.must_end_at)
 
     def _request_head(self, up: UpstreamConnection) -> bytes:
-        prepared = self.prepared
+        flow = self.flow
         if self.upload is not None:
             framing = self.upload.framing
-        elif self.body or self.hold:
-            framing = b"Content-Length: %d\r\n" % len(self.body)
+        elif flow.body or self.hold:
+            framing = b"Content-Length: %d\r\n" % len(flow.body)
         else:
-            framing = b"Content-Length: 0\r\n" if self.length == 0 else b""
-        head = prepared.head_for(up.target)
-        if self.asked_usage:
+            framing = b"Content-Length: 0\r\n" if flow.content_length == 0 else b""
+        head = flow.context.head_for(up.target)
+        if flow.usage_requested:
             # In a coded stream the chunk could not be taken out again.
             head = head.replace(b"\r\n" + GZIP_LINE, b"\r\n" + IDENTITY_LINE, 1)
-        if self.action in _MARKED:
-            head += verdict_line(self.verdict)
+        if flow.action in _MARKED:
+            head += verdict_line(flow.verdict)
         return b"%b%bX-Request-Id: %b\r\n%b\r\n" % (
             head,
-            self.own_lines,
-            self.request_id,
+            flow.request_lines,
+            flow.request_id,
             framing,
         )
 
     def on_connect_failed(self, status: int, reason: str) -> None:
+        """No connection to any target of the upstream."""
         if self.stage != Stage.CONNECTING:
             return
-        self.outcome = "timeout" if status == 504 else "upstream_error"
-        self.refuse(Refusal.upstream(status, reason))
+        self.flow.outcome = "timeout" if status == 504 else "upstream_error"
+        self.refuse(upstream_failed(status, reason))
 
     def on_upstream_lost(self, status: int, reason: str, *, retry: bool) -> None:
-        self.up = None
+        """The connection broke before the answer's head was complete."""
+        self.upstream = None
         if self.stage != Stage.SENT:
             return
-        if retry and not self.retried and self.upload is None and self.conn:
+        if retry and not self.retried and self.upload is None and self.client:
             # Nothing came back on a connection that had been used before: it was
             # closed while idle, and the request never ran.
             self.retried = True
             self._forward(fresh=True)
             return
-        self.outcome = "upstream_error"
-        self.refuse(Refusal.upstream(status, reason))
+        self.flow.outcome = "upstream_error"
+        self.refuse(upstream_failed(status, reason))
 
     # -- the answer ---------------------------------------------------------------
 
     def on_interim(self, status: int, lines: bytes) -> None:
-        """103 and the like pass to whoever speaks HTTP/1.1."""
-        if self.conn is not None and not self.head.http10:
-            self.conn.transport.write(b"%b%b\r\n" % (status_line(status), lines))
+        """Pass 103 and the like to a client of HTTP/1.1."""
+        if self.client is not None and not self.flow.head.http10:
+            self.client.transport.write(b"%b%b\r\n" % (status_line(status), lines))
 
     def on_answer_head(self, answer: AnswerHead) -> None:
-        self.first_at = perf_counter()
+        """Open a meter and pass the head on."""
+        flow = self.flow
+        flow.first_byte_at = perf_counter()
         self.stage = Stage.ANSWERING
         self.answer = answer
-        self.status = answer.status
+        flow.status = answer.status
         if answer.status == 101:
             return  # on_upgraded follows
-        match, facts = self.prepared.match, self.facts
-        metering = None
+        context, facts = flow.context, flow.facts
+        match, metering = context.match, None
         if (
             match is not None
             and facts is not None
-            and self.head.method == "POST"
+            and flow.head.method == "POST"
             and not answer.no_body
         ):
-            settings = self.service.tables.settings
-            metering = open_metering(match, facts, answer, settings, self.asked_usage)
+            settings = self.shared.tables.settings
+            metering = open_metering(
+                match, facts, answer, settings, flow.usage_requested
+            )
             self.metering = metering
-        conn = self.conn
+        conn = self.client
         if conn is None:
             return
-        keep = not (conn.close_after or conn.body_pending or self.service.draining)
+        keep = not (conn.close_after or conn.body_pending or self.shared.draining)
         self.writer.head(
-            self.head,
+            flow.head,
             answer,
-            self._own_fields(answer),
+            self._own_lines(answer),
             keep=keep,
             rewritten=metering is not None and metering.filter is not None,
         )
-        route = self.prepared.route
-        self.last_rx = now = self.service.now()
+        route = context.route
+        self.last_activity = now = self.shared.now()
         if route is not None:
-            conn.deadline = min(conn.deadline, now + route.idle_s, self.stream_until)
+            conn.deadline = min(conn.deadline, now + route.idle_s, self.must_end_at)
 
-    def _own_fields(self, answer: AnswerHead) -> bytes:
-        fields = b""
-        if self.reserved is not None and self.plan is not None:
-            fields = self.service.limit_fields(self.plan, self.reserved)
+    def _own_lines(self, answer: AnswerHead) -> bytes:
+        flow = self.flow
+        lines = b"" if flow.reserved is None else limit_lines(flow, self.shared)
         if not answer.request_id:
-            fields += b"X-Request-Id: %b\r\n" % self.request_id
-        return fields
+            lines += b"X-Request-Id: %b\r\n" % flow.request_id
+        return lines
 
     def on_answer_body(self, data: bytes) -> None:
+        """One piece of the answer; ``on_answer_flush`` writes it."""
         metering = self.metering
         if metering is not None:
             data = metering.take(data)
@@ -473,28 +420,26 @@ class Exchange:
             self.writer.pieces.append(data)
 
     def on_answer_flush(self) -> None:
+        """Write what one read from the upstream gave, then meter it."""
         if self.stage == Stage.ANSWERING:
-            self.last_rx = self.service.now()
+            self.last_activity = self.shared.now()
             self.writer.flush()
             if self.metering is not None:
                 self.metering.read()
 
     def on_answer_end(self, complete: bool) -> None:
-        up, self.up = self.up, None
+        """The answer has ended, or broke off (not ``complete``)."""
         ended_at = perf_counter()
         metering = self.metering
         if metering is not None and metering.filter is not None:
             self.writer.pieces.append(metering.filter.flush())
-        conn, self.conn = self.conn, None
         if not complete:
-            self.outcome = "upstream_error"
+            self.flow.outcome = "upstream_error"
             self.writer.flush()
-            if up is not None:
-                up.abandon()
-            self._settle(complete=False, ended_at=ended_at)
-            if conn is not None:
-                conn.abort(reset=self.writer.until_close)
+            self._break_answer(ended_at)
             return
+        up, self.upstream = self.upstream, None
+        conn, self.client = self.client, None
         # The record first: a worker that is killed here has answered nobody without one.
         self._settle(complete=True, ended_at=ended_at)
         self.writer.finish()
@@ -505,93 +450,113 @@ class Exchange:
         if conn is not None:
             conn.exchange_done(keep=self.writer.keep)
 
+    def _break_answer(self, ended_at: float) -> None:
+        """End an answer that has begun and cannot be completed."""
+        self._abandon_upstream()
+        conn, self.client = self.client, None
+        self._settle(complete=False, ended_at=ended_at)
+        if conn is not None:
+            conn.abort(reset=self.writer.until_close)
+
     def on_upgraded(self, leftover: bytes) -> None:
-        answer, asked = self.answer, self.prepared.upgrade.split(b", ")
+        """101: join client and upstream; ``leftover`` follows the upstream's head."""
+        answer, asked = self.answer, self.flow.context.upgrade.split(b", ")
         if answer is None or answer.upgrade not in asked:
             self.stage = Stage.SENT
-            self.outcome = "upstream_error"
+            self.flow.outcome = "upstream_error"
             why = "the upstream switched to a protocol that was not asked for"
-            self.refuse(Refusal.upstream(502, why))
+            self.refuse(upstream_failed(502, why))
             return
         self.stage = Stage.TUNNEL
-        tunnelled.open_tunnel(self, leftover)
+        up, conn = self.upstream, self.client
+        if up is None or conn is None:
+            self.leave_upstream()
+            return
+        match = self.flow.context.match
+        self.tunnel = MeteredTunnel(
+            conn,
+            up,
+            self.shared.now,
+            self._on_tunnel_end,
+            metered=match is not None and match.endpoint == "realtime",
+        )
+        self.tunnel.start(self, answer, leftover)
+
+    def _on_tunnel_end(self, usage: Usage) -> None:
+        self.upstream = self.client = None
+        self.stage = Stage.ENDED
+        self._end(usage, perf_counter())
 
     # -- back-pressure and time ---------------------------------------------------
 
     def on_body_end(self) -> None:
+        """The last piece of an upload has come: the upstream must answer now."""
         if self.upload is not None:
             self.upload.end()
-            self.last_rx = now = self.service.now()
-            self.on_deadline(now)  # from here on it is the upstream's turn
+            self.last_activity = now = self.shared.now()
+            self.on_deadline(now)
 
     def on_client_writable(self, writable: bool) -> None:
-        up = self.up
+        """Read the upstream only while the client takes the answer."""
+        up = self.upstream
         if up is not None:
             up.resume_reading() if writable else up.pause_reading()
 
     def on_upstream_writable(self, writable: bool) -> None:
+        """Read an upload only while the upstream takes it."""
         if self.upload is not None:
-            self.upload.upstream_writable(writable=writable)
+            self.upload.upstream_writable(self.shared.now(), writable=writable)
 
     def on_deadline(self, now: float) -> None:
         """A time limit may have passed; find which, or set the next."""
-        route, conn = self.prepared.route, self.conn
+        route, conn = self.flow.context.route, self.client
         if route is None or conn is None:
             return
         until, why = FOREVER, ""
         if self.stage == Stage.SENT:
             until, why = self._answer_due(conn, route)
         elif self.stage in (Stage.ANSWERING, Stage.TUNNEL):
-            since = self.last_rx if conn.writable else now
+            since = self._last_activity() if conn.writable else now
             until, why = since + route.idle_s, "the upstream fell silent"
-        if self.stream_until <= until:
-            until, why = self.stream_until, "the exchange took too long"
+        if self.must_end_at <= until:
+            until, why = self.must_end_at, "the exchange took too long"
         if now >= until:
             self._time_out(why)
         else:
             conn.deadline = min(conn.deadline, until)
 
+    def _last_activity(self) -> float:
+        tunnel = self.tunnel
+        return self.last_activity if tunnel is None else tunnel.last_activity
+
     def _answer_due(self, conn: ClientConnection, route: Route) -> tuple[float, str]:
-        """When the upstream must have done what it is waited for, and that."""
+        """When the upstream must have answered or read on, and the error if not."""
         upload = self.upload
         if upload is None or upload.done:
-            return (
-                self.last_rx + route.first_byte_s,
-                "the upstream did not answer in time",
-            )
+            until = self.last_activity + route.first_byte_s
+            return until, "the upstream did not answer in time"
         if upload.stalled_at:
             longest = conn.listener.settings.write_timeout_s
             return upload.stalled_at + longest, "the upstream does not take the request"
-        return FOREVER, ""  # it is the client who is waited for
+        return FOREVER, ""  # the client has not sent the whole body
 
     def _time_out(self, why: str) -> None:
-        self.outcome = "timeout"
-        up, self.up = self.up, None
-        if up is not None:
-            up.abandon()
+        self.flow.outcome = "timeout"
+        self._abandon_upstream()
         if self.tunnel is not None:
             self.tunnel.break_off()
         elif self.stage in (Stage.CONNECTING, Stage.SENT):
-            self.refuse(Refusal.upstream(504, why))
+            self.refuse(upstream_failed(504, why))
         else:
-            self._break_answer()
-
-    def _break_answer(self) -> None:
-        """The answer has begun and cannot be brought to its end."""
-        up, self.up = self.up, None
-        if up is not None:
-            up.abandon()
-        conn, self.conn = self.conn, None
-        self._settle(complete=False, ended_at=perf_counter())
-        if conn is not None:
-            conn.abort(reset=self.writer.until_close)
+            self._break_answer(perf_counter())
 
     # -- ends before the answer's own ---------------------------------------------
 
     def on_body_refused(self, status: int, reason: str) -> None:
+        """The body is too large, too slow, or malformed."""
         if self.stage == Stage.ANSWERING:
-            self.outcome = "client_closed"
-            self._break_answer()
+            self.flow.outcome = "client_closed"
+            self._break_answer(perf_counter())
             return
         code = "payload_too_large" if status == 413 else "invalid_request"
         self.refuse(Refusal(status, code, reason))
@@ -600,41 +565,77 @@ class Exchange:
         """Answer in place of the upstream, give back what was reserved, end."""
         if self.stage == Stage.ENDED:
             return
-        up, self.up = self.up, None
-        if up is not None:
-            up.abandon()
-        conn = self.conn
-        answer = compose_refusal(self, refusal)
-        self.conn = None
+        self._abandon_upstream()
+        conn = self.client
+        answer = self._compose_refusal(refusal)
+        self.client = None
         self._settle_unsent()
         self.writer.write(answer)
-        if conn is not None and not self.opening:
+        if conn is not None and not self.in_begin:
             conn.exchange_done(keep=self.writer.keep)
 
+    def _compose_refusal(self, refusal: Refusal) -> bytes:
+        """The answer; b"" when the client is gone."""
+        flow, shared, conn = self.flow, self.shared, self.client
+        flow.refused_with(refusal)
+        if conn is None:
+            return b""
+        if conn.body_pending:
+            conn.close_after = True
+        self.writer.keep = keep = not (conn.close_after or shared.draining)
+        return compose_refusal(
+            refusal,
+            flow.head,
+            flow.context.match,
+            flow.request_id,
+            shared.http_date(),
+            keep=keep,
+        )
+
     def on_client_gone(self) -> None:
-        conn, self.conn = self.conn, None
+        """Drain the upstream's answer where the route says so, else cancel it."""
+        conn, self.client = self.client, None
         self.writer.conn = None
+        upload = self.upload
+        if upload is not None:
+            upload.conn = None
         if conn is None or self.stage == Stage.ENDED:
             return
-        self.outcome = "client_closed"
+        self.flow.outcome = "client_closed"
         if self.reserving:
             return  # settled when the store has answered
         if (
             self.stage in (Stage.SENT, Stage.ANSWERING)
-            and (self.upload is None or self.upload.done)
-            and self.service.may_drain(self)
+            and (upload is None or upload.done)
+            and self._may_drain()
         ):
             return
         self.leave_upstream()
 
+    def _may_drain(self) -> bool:
+        """Whether the answer for a client that left is read to its end."""
+        route = self.flow.context.route
+        if route is None or not route.drain_on_leave:
+            return False
+        if not route.start_drain():
+            self.shared.drain_refused += 1
+            return False
+        self.drain_until = self.shared.now() + route.drain_s
+        if self.upstream is not None:
+            self.upstream.resume_reading()
+        return True
+
+    def cancel_drain(self) -> None:
+        """The answer for a client that left has been drained for too long."""
+        self.flow.outcome = "client_closed"
+        self.leave_upstream()
+
     def leave_upstream(self) -> None:
-        """Nobody waits for this answer: close the upstream, settle what passed."""
+        """Close the upstream and settle what has passed: the client is gone."""
         if self.stage == Stage.ENDED:
             return  # only its tokens are still being counted
-        up, self.up = self.up, None
-        if up is not None:
-            up.abandon()
-        match, facts = self.prepared.match, self.facts
+        self._abandon_upstream()
+        match, facts = self.flow.context.match, self.flow.facts
         if self.stage == Stage.SENT and self.hold and match and facts:
             self.metering = open_lost_metering(match, facts)
         if self.stage in (Stage.SENT, Stage.ANSWERING):
@@ -642,13 +643,23 @@ class Exchange:
         else:
             self._settle_unsent()
 
+    def _abandon_upstream(self) -> None:
+        up, self.upstream = self.upstream, None
+        if up is not None:
+            up.abandon()
+
     # -- 8 settle, 9 record -------------------------------------------------------
 
-    def settle_tunnel(self, usage: Usage) -> None:
-        """A tunnel has ended; the frames said what it cost."""
-        self.conn = None
-        self.stage = Stage.ENDED
-        self.settled(usage, perf_counter())
+    def record_opened(self) -> None:
+        """Record a running exchange, once: detection cannot wait for a long answer."""
+        flow = self.flow
+        identity = flow.identity
+        # An incomplete request has no prompt: it waits for its record.
+        if flow.opening_recorded or not flow.sent_at or identity is None:
+            return
+        if identity.policy.anomaly.enabled:
+            flow.opening_recorded = True
+            record_opened(flow, self.shared)
 
     def _settle_unsent(self) -> None:
         """Nothing was used: tokens and money go back, the request stays counted."""
@@ -660,27 +671,30 @@ class Exchange:
 
     def _settle(self, *, complete: bool, ended_at: float) -> None:
         self.stage = Stage.ENDED
-        usage: Usage | CountTask | None = NO_TOKENS
+        usage: Usage | CountTask | None = NO_USAGE
         if self.metering is not None:
             self.metering.read()
             usage = self.metering.finish(complete=complete)
         if isinstance(usage, CountTask):
-            usage.body = b"" if self.prepared.request_encoding else self.body
-            usage.prompt_estimate = self.prompt_estimate
-            self.service.count(self, usage, ended_at)
+            flow = self.flow
+            usage.body = b"" if flow.context.request_encoding else flow.body
+            usage.prompt_estimate = flow.prompt_estimate
+            # Tokenized off the loop.
+            self.shared.counter.submit(usage, partial(self._end, ended_at=ended_at))
         else:
-            self.settled(usage or NO_TOKENS, ended_at)
+            self._end(usage or NO_USAGE, ended_at)
 
-    def settled(self, usage: Usage, ended_at: float) -> None:
-        nanos = settle(self, usage)
-        record(self, usage, nanos, ended_at)
-        self.service.closed(self)
-
-    def _record(self) -> None:
-        self.stage = Stage.ENDED
-        record(self, NO_TOKENS, 0, perf_counter())
-        self.service.closed(self)
+    def _end(self, usage: Usage, ended_at: float) -> None:
+        flow, shared = self.flow, self.shared
+        nanos = settle(flow, shared, usage)
+        if nanos is None:
+            flow.unpriced = True
+            nanos = 0
+        record(flow, shared, usage, nanos, ended_at)
+        if self.drain_until != FOREVER and flow.context.route is not None:
+            flow.context.route.end_drain()
+        self._on_end(self)
 
     def _endpoint(self) -> str:
-        match = self.prepared.match
+        match = self.flow.context.match
         return "other" if match is None else match.endpoint

@@ -10,10 +10,11 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
+from gateway.core.refusal import Refusal
 from gateway.http.head import RequestHead
 from gateway.identity.credentials import without_protocol_key, without_query_key
 from gateway.identity.identify import Identity, Unauthorized, is_preflight
-from gateway.proxy.refusal import Refusal
+from gateway.proxy.local_reply import unauthorized
 from gateway.proxy.route import find_route
 from gateway.proxy.tracing import split_trace_lines
 
@@ -36,7 +37,7 @@ _NEVER = re.compile(rb"q=0(?:\.0{0,3})?")
 RETRY_UNKNOWN_S = 5.0
 
 
-class Prepared:
+class RequestContext:
     """A head as one sender's request: immutable but for its caches."""
 
     __slots__ = (
@@ -118,90 +119,85 @@ def prepare(
     now: float,
     *,
     traced: bool = False,
-) -> Prepared:
+) -> RequestContext:
     """Find or make what is known of this head from this peer; ``now``: epoch seconds.
     ``traced``: the lines of a trace are left to the exchange.
     """
-    prepared: Prepared | None = known.memo.get(peer_ip)
+    context: RequestContext | None = known.memo.get(peer_ip)
     if (
-        prepared is not None
-        and prepared.generation == tables.generation
-        and prepared.expires_at > now
+        context is not None
+        and context.generation == tables.generation
+        and context.expires_at > now
     ):
-        return prepared
+        return context
     head = known.head
-    prepared = Prepared(head, tables.generation)
-    _find_route(prepared, tables, head)
-    _find_identity(prepared, tables, peer_ip, now)
-    _write_head(prepared, tables, peer_ip, tls=tls, traced=traced)
+    context = RequestContext(head, tables.generation)
+    _find_route(context, tables, head)
+    _find_identity(context, tables, peer_ip, now)
+    _write_head(context, tables, peer_ip, tls=tls, traced=traced)
     if len(known.memo) >= MAX_SENDERS:
         known.memo.clear()
-    known.memo[peer_ip] = prepared
-    return prepared
+    known.memo[peer_ip] = context
+    return context
 
 
-def _find_route(prepared: Prepared, tables: Tables, head: RequestHead) -> None:
-    prepared.answer_here = (
+def _find_route(context: RequestContext, tables: Tables, head: RequestHead) -> None:
+    context.answer_here = (
         head.max_forwards == 0 or head.path == tables.settings.health_path
     )
-    route = prepared.route = find_route(tables.routes, head.path)
+    route = context.route = find_route(tables.routes, head.path)
     if tables.settings.via_name in head.fields.get(b"via", b""):
-        prepared.refusal = Refusal(
+        context.refusal = Refusal(
             508, "loop_detected", "The request has come through this gateway already."
         )
     if route is None:
-        prepared.refusal = prepared.refusal or Refusal(
+        context.refusal = context.refusal or Refusal(
             404, "no_upstream", "No upstream is configured for this path."
         )
         return
-    match = prepared.match = tables.find_endpoint(head.method, head.path, route.dialect)
-    prepared.billable = match.billable
+    match = context.match = tables.find_endpoint(head.method, head.path, route.dialect)
+    context.billable = match.billable
     if match.metered:
-        prepared.hold = tables.settings.max_body
+        context.hold = tables.settings.max_body
         encoding = head.fields.get(b"content-encoding", b"").lower()
-        prepared.request_encoding = b"" if encoding == b"identity" else encoding
+        context.request_encoding = b"" if encoding == b"identity" else encoding
     if route.websocket:
-        prepared.upgrade = head.upgrade
+        context.upgrade = head.upgrade
 
 
 def _find_identity(
-    prepared: Prepared, tables: Tables, peer_ip: str, now: float
+    context: RequestContext, tables: Tables, peer_ip: str, now: float
 ) -> None:
-    head = prepared.head
+    head = context.head
     if is_preflight(head):
         found: Identity | Unauthorized = tables.identifier.identify_preflight(
             peer_ip, head
         )
     else:
         found = tables.identifier.identify(peer_ip, head, now)
-    prepared.client_ip = found.client_ip
-    prepared.address = found.address
+    context.client_ip = found.client_ip
+    context.address = found.address
     if isinstance(found, Unauthorized):
-        prepared.refusal = prepared.refusal or Refusal(
-            401,
-            "invalid_api_key",
-            found.message,
-            fields=b'WWW-Authenticate: Bearer realm="tidegate"\r\n',
-        )
+        context.refusal = context.refusal or unauthorized(found.message)
         # A key may become good without a reload (tokens, rotated key sets).
-        prepared.expires_at = now + RETRY_UNKNOWN_S
+        context.expires_at = now + RETRY_UNKNOWN_S
         return
-    prepared.identity = found
-    prepared.expires_at = found.expires_at
-    _apply_policy(prepared, tables, found)
+    context.identity = found
+    context.expires_at = found.expires_at
+    _apply_policy(context, tables, found)
 
 
-def _apply_policy(prepared: Prepared, tables: Tables, identity: Identity) -> None:
-    policy, route = identity.policy, prepared.route
+def _apply_policy(context: RequestContext, tables: Tables, identity: Identity) -> None:
+    policy, route = identity.policy, context.route
     caps = policy.caps
-    if prepared.hold and caps.body_bytes is not None:
-        prepared.hold = min(prepared.hold, caps.body_bytes)
+    if context.hold and caps.body_bytes is not None:
+        context.hold = min(context.hold, caps.body_bytes)
     if route is not None:
-        prepared.longest_s = route.total_s
+        context.longest_s = route.total_s
     if caps.stream_s is not None:
-        prepared.longest_s = min(prepared.longest_s, caps.stream_s)
-    prepared.prices = tables.prices_of(policy)
-    prepared.capless = identity.allowed or (
+        context.longest_s = min(context.longest_s, caps.stream_s)
+    context.prices = tables.prices_of(policy)
+    context.capless = identity.allowed or (
         policy.unknown_price != "deny"
         and not policy.model_caps
         and caps.max_tokens is None
@@ -210,19 +206,19 @@ def _apply_policy(prepared: Prepared, tables: Tables, identity: Identity) -> Non
 
 
 def _write_head(
-    prepared: Prepared, tables: Tables, peer_ip: str, *, tls: bool, traced: bool
+    context: RequestContext, tables: Tables, peer_ip: str, *, tls: bool, traced: bool
 ) -> None:
     """Fields for the upstream: as they came, then what an intermediary adds."""
-    head = prepared.head
+    head = context.head
     fields = head.fields
-    route = prepared.route
+    route = context.route
     forward = head.forward
     if traced:
-        forward, prepared.trace_lines = split_trace_lines(forward)
+        forward, context.trace_lines = split_trace_lines(forward)
     lines = [forward] if forward else []
     if route is not None:
-        lines.append(_credential_lines(prepared, route))
-    lines.append(_accept_encoding(prepared))
+        lines.append(_credential_lines(context, route))
+    lines.append(_accept_encoding(context))
     via = fields.get(b"via", b"")
     version = b"1.0" if head.http10 else b"1.1"
     mine = version + b" " + tables.settings.via_name
@@ -232,18 +228,18 @@ def _write_head(
     )
     if head.max_forwards is not None:
         lines.append(b"Max-Forwards: %d\r\n" % max(head.max_forwards - 1, 0))
-    if prepared.upgrade and lines:
-        lines[0] = _upgrade_lines(lines[0], prepared)
-        lines.append(b"Connection: Upgrade\r\nUpgrade: %b\r\n" % prepared.upgrade)
-    prepared.via_lines = b"".join(lines)
-    prepared.request_id = _request_id(fields.get(b"x-request-id", b""))
+    if context.upgrade and lines:
+        lines[0] = _upgrade_lines(lines[0], context)
+        lines.append(b"Connection: Upgrade\r\nUpgrade: %b\r\n" % context.upgrade)
+    context.via_lines = b"".join(lines)
+    context.request_id = _request_id(fields.get(b"x-request-id", b""))
 
 
-def _upgrade_lines(forward: bytes, prepared: Prepared) -> bytes:
+def _upgrade_lines(forward: bytes, context: RequestContext) -> bytes:
     """Fields of a handshake: no compression where frames are metered, and no client
     key in the protocol list where the upstream gets another one.
     """
-    match, route = prepared.match, prepared.route
+    match, route = context.match, context.route
     metered = match is not None and match.endpoint == "realtime"
     replaced = route is not None and bool(route.api_key_line)
     kept = []
@@ -262,17 +258,17 @@ def _upgrade_lines(forward: bytes, prepared: Prepared) -> bytes:
     return b"\r\n".join(kept)
 
 
-def _credential_lines(prepared: Prepared, route: Route) -> bytes:
+def _credential_lines(context: RequestContext, route: Route) -> bytes:
     if route.api_key_line:
         return route.api_key_line
-    return b"".join(b"%b: %b\r\n" % pair for pair in prepared.head.credentials)
+    return b"".join(b"%b: %b\r\n" % pair for pair in context.head.credentials)
 
 
-def _accept_encoding(prepared: Prepared) -> bytes:
+def _accept_encoding(context: RequestContext) -> bytes:
     """Metered answers are asked for in a coding that can be read (design 3)."""
-    asked = prepared.head.fields.get(b"accept-encoding")
-    match = prepared.match
-    if match is None or prepared.head.method != "POST":
+    asked = context.head.fields.get(b"accept-encoding")
+    match = context.match
+    if match is None or context.head.method != "POST":
         return b"" if asked is None else b"Accept-Encoding: %b\r\n" % asked
     return GZIP_LINE if asked is not None and _takes_gzip(asked) else IDENTITY_LINE
 
@@ -313,10 +309,10 @@ def _request_id(value: bytes) -> bytes:
     return b""
 
 
-def _without_key(prepared: Prepared) -> bytes:
+def _without_key(context: RequestContext) -> bytes:
     """Target without ``?key=`` where the upstream gets another credential."""
-    head = prepared.head
-    route = prepared.route
+    head = context.head
+    route = context.route
     if route is None or not route.api_key_line or not head.query:
         return head.target
     path, _, _ = head.target.partition(b"?")

@@ -53,6 +53,17 @@ class Route:
         self.idle_s = config.idle_s
         self.total_s = config.total_s
 
+    def start_drain(self) -> bool:
+        """Count one more drained answer; False: there are ``drain_max`` already."""
+        if self.draining >= self.drain_max:
+            return False
+        self.draining += 1
+        return True
+
+    def end_drain(self) -> None:
+        """A drained answer has ended."""
+        self.draining -= 1
+
     def target_path(self, target: Target, path: bytes) -> bytes:
         """Request target as the upstream gets it; bytes of ``path`` untouched."""
         if self.strip and self.prefix and path != b"*":

@@ -1,13 +1,11 @@
-"""Steps 5 and 6: what is thought of a request, and what was decided about its sender.
+"""What scoring keeps in one worker: fingerprints, throttled plans, delayed requests.
 
 Control's decisions come as entries of the gate: blocks are refused there, a tag goes
 along with the request, a throttle is one more limit that is reserved with the others.
-The score of the request itself is for its record and for the upstream's eyes.
 """
 
 from __future__ import annotations
 
-from time import perf_counter
 from typing import TYPE_CHECKING
 
 from gateway.core.lru import Lru
@@ -17,25 +15,31 @@ from gateway.detect.inline import InlineScorer, Verdict
 from gateway.limits.plans import LimitPlan, throttled_plan
 
 if TYPE_CHECKING:
-    from gateway.core.model import Block
+    from gateway.core.model import Block, Policy
     from gateway.identity.identify import Identity
-    from gateway.limits.gate import Gate
-    from gateway.proxy.exchange import Exchange
 
-# Heads of prompts whose fingerprint is remembered: the same again costs a look-up.
+# Prompts (their first bytes) whose fingerprint is kept: a repetition costs a look-up.
 MAX_PRINTS = 2048
 MAX_THROTTLED = 4096
 _UNSAFE = str.maketrans({";": " ", "\r": " ", "\n": " "})
 
 
 class Scoring:
-    """What scoring remembers in one worker."""
+    """The memory of steps 3 to 6."""
 
-    def __init__(self, gate: Gate, prefix: bytes) -> None:
-        self.gate = gate
-        self.prefix = prefix
+    __slots__ = (
+        "_plans",
+        "_prefix",
+        "_prints",
+        "delayed",
+        "delays_refused",
+        "inline",
+    )
+
+    def __init__(self, prefix: bytes) -> None:
+        self._prefix = prefix  # of the store's keys
         self.inline = InlineScorer()
-        self.delayed = 0
+        self.delayed = 0  # requests that are being delayed
         self.delays_refused = 0
         self._prints: Lru[bytes, int] = Lru(MAX_PRINTS)
         self._plans: Lru[tuple[LimitPlan, str, str, int], LimitPlan] = Lru(
@@ -43,7 +47,7 @@ class Scoring:
         )
 
     def fingerprint(self, body: bytes) -> int | None:
-        """The similarity hash of a request's newest text; None without any."""
+        """The similarity hash of a request's newest text; None without text."""
         head = prompt_head(body)
         if not head:
             return None
@@ -53,57 +57,35 @@ class Scoring:
             self._prints.put(head, found)
         return found
 
-    def plan(
-        self, exchange: Exchange, identity: Identity, plan: LimitPlan, epoch: float
+    def throttle(
+        self, plan: LimitPlan, identity: Identity, decision: Block
     ) -> LimitPlan:
-        """The plan with what a throttled sender is held to; notes where it stands."""
-        standing = self.gate.find_standing(identity, epoch)
-        if standing is None:
-            return plan
-        exchange.verdict = verdict_of(standing)
-        if standing.action != "throttle":
-            return plan
-        key = (plan, standing.kind, standing.id, standing.rate)
+        """The plan with the limit of a throttled subject behind its own."""
+        key = (plan, decision.kind, decision.id, decision.rate)
         throttled = self._plans.get(key)
         if throttled is None:
             name = identity.tenant.name
-            throttled = throttled_plan(plan, self.prefix, name, standing)
+            throttled = throttled_plan(plan, self._prefix, name, decision)
             self._plans.put(key, throttled)
         return throttled
 
-    def score(self, exchange: Exchange, identity: Identity, epoch: float) -> None:
-        """Score one admitted request; what was decided about its sender stands."""
-        began = perf_counter()
-        counted = 0
-        plan, reserved = exchange.plan, exchange.reserved
-        if plan is not None and reserved is not None and reserved.sums:
-            for place in plan.minute_places:
-                counted = max(counted, reserved.sums[place])
-        verdict = self.inline.score_one(identity, counted, exchange.fingerprint, epoch)
-        if exchange.verdict.rung == "allow":
-            exchange.verdict = verdict
-        exchange.score_s = perf_counter() - began
-
-    def may_hold(self, exchange: Exchange, identity: Identity) -> bool:
-        """Whether a throttled request is held instead of refused; counts it."""
-        anomaly = identity.policy.anomaly
-        if anomaly.delay_s <= 0.0 or exchange.held:
+    def start_delay(self, policy: Policy) -> bool:
+        """Count a request that is to be delayed; False: no delay, or too many."""
+        anomaly = policy.anomaly
+        if anomaly.delay_s <= 0.0:
             return False
         if self.delayed >= anomaly.max_delayed:
             self.delays_refused += 1
             return False
         self.delayed += 1
-        exchange.held = True
         return True
 
-
-def verdict_of(block: Block) -> Verdict:
-    """A decision of control as records show it."""
-    reasons = (block.reason,) if block.reason else ()
-    return Verdict(block.score, block.action, block.cls or None, reasons)
+    def end_delay(self) -> None:
+        """The delay of a request is over."""
+        self.delayed -= 1
 
 
 def verdict_line(verdict: Verdict) -> bytes:
-    """The header line for the upstream (interfaces: section 4)."""
+    """The header line that tells the upstream of a tagged or throttled request."""
     cls = (verdict.cls or "volume").translate(_UNSAFE)
     return f"X-Tidegate-Verdict: {cls};score={verdict.score:.1f};action={verdict.rung}\r\n".encode()

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from time import perf_counter
 from typing import TYPE_CHECKING
+
+import msgspec
 
 from gateway.core.model import (
     CLOSED,
@@ -16,75 +19,81 @@ from gateway.limits.admission import actual_costs
 from gateway.metering.usage import weigh
 
 if TYPE_CHECKING:
-    from gateway.proxy.exchange import Exchange
+    from gateway.proxy.flow import Flow
+    from gateway.proxy.shared import Shared
 
-# What observe mode notes of a decision that was not carried out.
+# Actions of observe mode that the record shows as ``action``; "clamp" is none.
 DECIDED = frozenset({"tag", "throttle", "limit", "block"})
 
+_encode = msgspec.msgpack.Encoder().encode
 
-def settle(exchange: Exchange, usage: Usage) -> int:
-    """Hand the true costs to the store, learn from them; nano-dollars of the usage.
 
-    Runs once for each exchange that was admitted. Without tokens (an error, or nothing
-    sent) everything but the request itself goes back.
+def settle(flow: Flow, shared: Shared, usage: Usage) -> int | None:
+    """Settle the reservation with the actual costs, and let the estimators learn.
+
+    Returns the price in nano-dollars, by the prices in force when the exchange began;
+    None for a model without a price. Runs once per admitted exchange. Without usage (an
+    error, or nothing was sent) all but the request itself is given back.
     """
-    service = exchange.service
-    facts, identity = exchange.facts, exchange.identity
+    facts, identity = flow.facts, flow.identity
     if facts is None or identity is None:
         return 0
-    nanos = 0
-    if usage.source != "none":
-        nanos = service.price(exchange, facts, usage)
-        service.learn(exchange, facts, usage)
-    plan, reserved = exchange.plan, exchange.reserved
+    used = usage.source != "none"
+    price: int | None = 0
+    if used:
+        prices = flow.context.prices
+        price = None if prices is None else prices.cost_nanos(facts.model, usage)
+        if usage.source == "upstream":
+            shared.estimator.learn(facts.model, facts, usage.prompt)
+        shared.expectation.learn(identity.key, usage.completion)
+    plan, reserved = flow.plan, flow.reserved
     if plan is not None and reserved is not None:
-        failed = usage.source == "none"
         weights = identity.policy.weights
-        tokens = weigh(usage, weights) if weights and not failed else usage.total
-        actual = actual_costs(plan, usage, tokens, nanos, failed=failed)
+        tokens = weigh(usage, weights) if weights and used else usage.total
+        actual = actual_costs(plan, usage, tokens, price or 0, failed=not used)
         if reserved.admitted:
-            service.store.settle(reserved, actual)
-        elif exchange.outcome != "refused":
+            shared.store.settle(reserved, actual)
+        elif flow.outcome != "refused":
             # Observe mode let it pass although a limit had no room: it counts.
-            service.store.charge(plan, actual)
-    return nanos
+            shared.store.charge(plan, actual)
+    return price
 
 
-def announce(exchange: Exchange) -> None:
-    """A record of an exchange that goes on: who asked what. Only detection reads it."""
-    record(exchange, Usage(), 0, exchange.service.clock(), phase=OPENED)
+def record_opened(flow: Flow, shared: Shared) -> None:
+    """Record an exchange that is still running. Only detection reads such records."""
+    record(flow, shared, Usage(), 0, perf_counter(), phase=OPENED)
 
 
 def record(
-    exchange: Exchange,
+    flow: Flow,
+    shared: Shared,
     usage: Usage,
     nanos: int,
     ended_at: float,
+    *,
     phase: int = WHOLE,
 ) -> None:
-    """Put the record into the ring; ``ended_at`` on the perf_counter clock."""
-    service = exchange.service
-    prepared, facts = exchange.prepared, exchange.facts
-    identity, match, head = exchange.identity, prepared.match, exchange.head
-    began = exchange.opened_at
-    first_at, sent_at = exchange.first_at, exchange.sent_at
-    status = exchange.status
-    outcome = exchange.outcome
+    """Write the record; ``ended_at`` by ``perf_counter``."""
+    context, facts, head = flow.context, flow.facts, flow.head
+    identity, match = flow.identity, context.match
+    opened_at, first_byte_at = flow.opened_at, flow.first_byte_at
+    status, outcome = flow.status, flow.outcome
     if outcome == "client_closed" and not status:
         status = 499
-    overhead = (sent_at or ended_at) - began - exchange.waited_s
-    if first_at:
-        overhead += service.clock() - ended_at
-    verdict, print_ = exchange.verdict, exchange.fingerprint
-    action = exchange.would if exchange.would in DECIDED else exchange.action
+    check_s = overhead_s = (flow.sent_at or ended_at) - opened_at - flow.client_wait_s
+    if first_byte_at:
+        overhead_s += perf_counter() - ended_at
+    verdict, fingerprint = flow.verdict, flow.fingerprint
+    action = flow.unenforced if flow.unenforced in DECIDED else flow.action
     # By position, in the order of the struct: by name it costs ten times as much.
-    service.write_record(
+    _write(
+        shared,
         RequestRecord(
-            service.epoch + began,
-            exchange.request_id.decode("latin-1"),
+            shared.epoch + opened_at,
+            flow.request_id.decode("latin-1"),
             "" if identity is None else identity.tenant.name,
             "anonymous" if identity is None else identity.user,
-            prepared.client_ip,
+            context.client_ip,
             head.method,
             head.path,
             "other" if match is None else match.endpoint,
@@ -98,26 +107,46 @@ def record(
             usage.reasoning,
             usage.source,
             nanos / NANOS_PER_USD,
-            (ended_at - began) * 1e3,
-            (first_at - began) * 1e3 if first_at else None,
-            max(overhead, 0.0) * 1e3,
-            # In observe mode the decision stands here, though it was not carried out.
+            (ended_at - opened_at) * 1e3,
+            (first_byte_at - opened_at) * 1e3 if first_byte_at else None,
+            max(overhead_s, 0.0) * 1e3,
+            # In observe mode the action that was decided, though not carried out.
             action,  # type: ignore[arg-type]
-            exchange.limit_name,
+            flow.limit_name,
             verdict.score,
             verdict.cls,
             verdict.reasons,
-            None if print_ is None else f"{print_:016x}",
+            None if fingerprint is None else f"{fingerprint:016x}",
             outcome,
-            "" if prepared.route is None else prepared.route.name,
-            ((sent_at or ended_at) - began - exchange.waited_s) * 1e6,  # check
-            exchange.score_s * 1e6,
-            exchange.store_s * 1e6,
-            exchange.would,
-            exchange.unpriced,
+            "" if context.route is None else context.route.name,
+            check_s * 1e6,
+            flow.score_s * 1e6,
+            flow.store_s * 1e6,
+            flow.unenforced,
+            flow.unpriced,
             nanos,
-            CLOSED if exchange.announced and phase == WHOLE else phase,
-            exchange.unnamed,
-            exchange.trace,
-        )
+            CLOSED if flow.opening_recorded and phase == WHOLE else phase,
+            flow.user_unread,
+            flow.trace,
+        ),
     )
+
+
+def _write(shared: Shared, record: RequestRecord) -> None:
+    """Hand the record to the ring; count it as dropped if the ring is full."""
+    try:
+        payload = _encode(record)
+    except UnicodeEncodeError:
+        # A model's name may hold half a surrogate pair: JSON allows it.
+        payload = _encode(_printable(record))
+    if not shared.append_record(payload):
+        shared.dropped_records += 1
+
+
+def _printable(record: RequestRecord) -> RequestRecord:
+    texts = {
+        name: value.encode("utf-8", "replace").decode()
+        for name in RequestRecord.__struct_fields__
+        if isinstance(value := getattr(record, name), str)
+    }
+    return msgspec.structs.replace(record, **texts)

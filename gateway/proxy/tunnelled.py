@@ -1,7 +1,7 @@
-"""Exchanges that became tunnels: joined sides, metered by frames where they are known.
+"""A tunnel that meters the frames of a realtime session.
 
-The request was admitted like any other. A realtime session is charged as it goes: what
-its responses state is settled at the end, when the lease ends too.
+The request was admitted like any other. What the responses of the session state is
+settled when the tunnel ends; until then its lease is renewed.
 """
 
 from __future__ import annotations
@@ -14,67 +14,73 @@ from gateway.http.tunnel import Tunnel
 from gateway.metering.realtime import RealtimeMeter
 
 if TYPE_CHECKING:
-    from gateway.proxy.exchange import Exchange
+    from collections.abc import Callable
 
-
-def open_tunnel(exchange: Exchange, leftover: bytes) -> None:
-    """101 from the upstream: pass the head on, then bytes both ways."""
-    up, conn, answer = exchange.up, exchange.conn, exchange.answer
-    if up is None or conn is None or answer is None:
-        exchange.leave_upstream()
-        return
-    exchange.status = 101
-    exchange.last_rx = exchange.service.now()
-    up.sink = None
-    tunnel = MeteredTunnel(exchange)
-    exchange.tunnel = tunnel
-    up.tunnel = conn.tunnel = tunnel.tunnel
-    conn.handler = exchange  # for its time limits
-    conn.phase = Phase.TUNNEL
-    conn.deadline = exchange.service.now() + 1.0
-    conn.transport.write(
-        b"HTTP/1.1 101 Switching Protocols\r\n%bConnection: Upgrade\r\nUpgrade: %b\r\n\r\n"
-        % (answer.forward, answer.upgrade)
-    )
-    early, conn.buf = conn.buf, b""
-    if leftover:
-        tunnel.tunnel.from_upstream(leftover)
-    if early:
-        tunnel.tunnel.from_client(early)
+    from gateway.http.client import ClientConnection
+    from gateway.http.handler import Handler
+    from gateway.http.response import AnswerHead
+    from gateway.http.upstream import UpstreamConnection
 
 
 class MeteredTunnel:
-    """A tunnel and what its frames said."""
+    """Bytes both ways, and the usage that their frames state.
 
-    __slots__ = ("exchange", "meter", "tunnel")
+    ``now`` is the loop's clock; ``on_end`` gets the usage when both sides are closed.
+    """
 
-    def __init__(self, exchange: Exchange) -> None:
-        up, conn = exchange.up, exchange.conn
-        assert up is not None
-        assert conn is not None
-        self.exchange = exchange
-        self.tunnel = Tunnel(conn, up, self._ended)
-        self.meter: RealtimeMeter | None = None
-        match = exchange.prepared.match
-        if match is not None and match.endpoint == "realtime":
-            self.meter = RealtimeMeter()
-        self.tunnel.watch_client = self._from_client
-        self.tunnel.watch_upstream = self._from_upstream
+    __slots__ = ("_meter", "_now", "_on_end", "_tunnel", "last_activity")
 
-    def _from_client(self, data: bytes) -> None:
-        self.exchange.last_rx = self.exchange.service.now()
-        if self.meter is not None:
-            self.meter.feed_client(data)
+    def __init__(
+        self,
+        conn: ClientConnection,
+        up: UpstreamConnection,
+        now: Callable[[], float],
+        on_end: Callable[[Usage], None],
+        *,
+        metered: bool,
+    ) -> None:
+        self._now = now
+        self._on_end = on_end
+        self.last_activity = now()
+        self._meter = RealtimeMeter() if metered else None
+        self._tunnel = Tunnel(conn, up, self._ended)
+        self._tunnel.watch_client = self._from_client
+        self._tunnel.watch_upstream = self._from_upstream
 
-    def _from_upstream(self, data: bytes) -> None:
-        self.exchange.last_rx = self.exchange.service.now()
-        if self.meter is not None:
-            self.meter.feed_upstream(data)
+    def start(self, handler: Handler, answer: AnswerHead, leftover: bytes) -> None:
+        """Pass the 101 on, then bytes both ways. ``leftover`` came behind the head;
+        ``handler`` enforces the time limits.
+        """
+        tunnel = self._tunnel
+        conn, up = tunnel.client, tunnel.upstream
+        up.sink = None
+        up.tunnel = conn.tunnel = tunnel
+        conn.handler = handler
+        conn.phase = Phase.TUNNEL
+        conn.deadline = self._now() + 1.0
+        conn.transport.write(
+            b"HTTP/1.1 101 Switching Protocols\r\n%bConnection: Upgrade\r\nUpgrade: %b\r\n\r\n"
+            % (answer.forward, answer.upgrade)
+        )
+        early, conn.buf = conn.buf, b""
+        if leftover:
+            tunnel.from_upstream(leftover)
+        if early:
+            tunnel.from_client(early)
 
     def break_off(self) -> None:
-        self.tunnel.break_off()
+        """Close both sides at once."""
+        self._tunnel.break_off()
+
+    def _from_client(self, data: bytes) -> None:
+        self.last_activity = self._now()
+        if self._meter is not None:
+            self._meter.feed_client(data)
+
+    def _from_upstream(self, data: bytes) -> None:
+        self.last_activity = self._now()
+        if self._meter is not None:
+            self._meter.feed_upstream(data)
 
     def _ended(self) -> None:
-        usage = Usage() if self.meter is None else self.meter.total
-        self.exchange.up = None
-        self.exchange.settle_tunnel(usage)
+        self._on_end(Usage() if self._meter is None else self._meter.total)

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from gateway.http.client import ClientConnection
     from gateway.http.upstream import UpstreamConnection
-    from gateway.proxy.exchange import Exchange
 
 # Held until the upstream is connected; beyond it the client is no longer read.
 MAX_HELD_BYTES = 64 * 1024
@@ -17,8 +17,8 @@ class Upload:
 
     __slots__ = (
         "chunked",
+        "conn",
         "done",
-        "exchange",
         "framing",
         "held",
         "held_bytes",
@@ -26,8 +26,8 @@ class Upload:
         "up",
     )
 
-    def __init__(self, exchange: Exchange, length: int | None) -> None:
-        self.exchange = exchange
+    def __init__(self, conn: ClientConnection, length: int | None) -> None:
+        self.conn: ClientConnection | None = conn
         self.chunked = length is None
         self.framing = (
             b"Transfer-Encoding: chunked\r\n"
@@ -49,13 +49,13 @@ class Upload:
             return
         self.held.append(data)
         self.held_bytes += len(data)
-        if self.held_bytes > MAX_HELD_BYTES and self.exchange.conn is not None:
-            self.exchange.conn.pause_reading()
+        if self.held_bytes > MAX_HELD_BYTES and self.conn is not None:
+            self.conn.pause_reading()
 
     def end(self) -> None:
         self.done = True
-        if self.exchange.conn is not None:
-            self.exchange.conn.resume_reading()  # to see it leave
+        if self.conn is not None:
+            self.conn.resume_reading()  # to see it leave
         if self.chunked:
             last = b"0\r\n\r\n"
             if self.up is not None:
@@ -70,18 +70,18 @@ class Upload:
             up.transport.writelines(self.held)
             self.held = []
             self.held_bytes = 0
-        if up.writable and self.exchange.conn is not None:
-            self.exchange.conn.resume_reading()
+        if up.writable and self.conn is not None:
+            self.conn.resume_reading()
 
-    def upstream_writable(self, *, writable: bool) -> None:
-        conn = self.exchange.conn
+    def upstream_writable(self, now: float, *, writable: bool) -> None:
+        conn = self.conn
         if conn is None or self.done:
             return
         if writable:
             self.stalled_at = 0.0
             conn.resume_reading()
         else:
-            self.stalled_at = now = self.exchange.service.now()
+            self.stalled_at = now
             longest = conn.listener.settings.write_timeout_s
             conn.deadline = min(conn.deadline, now + longest)
             conn.pause_reading()

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import ssl
+from time import perf_counter
 from typing import TYPE_CHECKING
 
 from gateway.http.listener import Listener
 from gateway.limits.gate import Gate
 from gateway.metering.counting import TokenCounter
 from gateway.proxy.service import Service
+from gateway.proxy.shared import Shared
 from gateway.serve.tls import ServerTls
 from gateway.store.memory import MemoryStore
 from gateway.store.redis import RedisStore
@@ -52,7 +54,7 @@ class Plane:
         self.gate = gate
         self.counter = TokenCounter(loop)
         tables = builder.build(config, secret)
-        self.service = Service(
+        self.shared = Shared(
             loop,
             tables,
             store=store,
@@ -62,6 +64,7 @@ class Plane:
             prefix=config.store.prefix.encode(),
             tracer=tracer,
         )
+        self.service = Service(self.shared)
         server = config.server
         self.listener = Listener(
             loop, self.service, wire_settings(server), believes=tables.trusts
@@ -78,7 +81,7 @@ class Plane:
     def apply(self, config: Config) -> None:
         """Later requests see the new configuration, open exchanges keep theirs."""
         tables = self.builder.build(config, self.secret)
-        self.service.replace_tables(tables)
+        self.shared.tables = tables
         self.listener.apply(wire_settings(config.server), tables.trusts)
         self.gate.forget_all()
         self.config = config
@@ -91,12 +94,12 @@ class Plane:
             (tenant, kind, id_): float(rate)
             for tenant, kind, id_, rate in message["subjects"]
         }
-        self.service.scoring.inline.take_baselines(subjects, message["busy"])
+        self.shared.scoring.inline.take_baselines(subjects, message["busy"])
 
     def tick(self) -> str:
         """Once a second; returns why the certificate could not be read again."""
         self.service.tick()
-        self.gate.drop_expired(self.service.epoch + self.service.clock())
+        self.gate.drop_expired(self.shared.epoch + perf_counter())
         try:
             if self.tls is not None:
                 self.tls.refresh()
@@ -106,8 +109,8 @@ class Plane:
 
     def begin_drain(self) -> None:
         """Not ready any more: nothing new is taken."""
-        if not self.service.draining:
-            self.service.draining = True
+        if not self.shared.draining:
+            self.shared.draining = True
             self.listener.begin_drain()
 
     async def drain(self) -> None:
@@ -131,12 +134,13 @@ class Plane:
     def stats(self) -> Message:
         """What control shows as gauges and counters of this worker."""
         service, listener, store = self.service, self.listener, self.store
+        shared = self.shared
         heads = listener.heads
         turned_away = dict(listener.counters)
-        turned_away["records"] = service.dropped_records
-        turned_away["drain"] = service.drain_refused
+        turned_away["records"] = shared.dropped_records
+        turned_away["drain"] = shared.drain_refused
         turned_away["blocks"] = self.gate.turned_away
-        turned_away["delays"] = service.scoring.delays_refused
+        turned_away["delays"] = shared.scoring.delays_refused
         stats: Message = {
             "type": "stats",
             "inflight": service.busy,
@@ -147,10 +151,10 @@ class Plane:
             "breakers": int(not store.up),
             "head_hits": heads.hits,
             "head_misses": heads.misses,
-            "plan_evictions": service.tables.plans.evictions,
+            "plan_evictions": shared.tables.plans.evictions,
             "count_turned_away": self.counter.turned_away,
             "over_limit": self.gate.full_cells,
-            "delayed": service.scoring.delayed,
+            "delayed": shared.scoring.delayed,
             "turned_away": turned_away,
         }
         if isinstance(store, RedisStore):

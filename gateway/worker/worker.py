@@ -216,7 +216,7 @@ class Worker:
             self.log.warning("key_set_refused", error=str(error))
             return
         if self.plane is not None:
-            self.plane.service.tables.identifier.forget()
+            self.plane.shared.tables.identifier.forget()
             self.plane.listener.heads.clear()
 
     async def _answer_call(self, message: Message) -> None:

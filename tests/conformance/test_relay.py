@@ -245,7 +245,7 @@ BIG = 200 * MIB
 
 def paused(gateway: InProcess) -> bool:
     """Whether an upstream's connection is not read at the moment."""
-    (target,) = gateway.plane.service.tables.routes[0].pool.targets
+    (target,) = gateway.plane.shared.tables.routes[0].pool.targets
     return any(conn.paused for conn in target.connections)
 
 
@@ -609,7 +609,7 @@ async def test_nothing_stays_behind(upstream):
         service = gateway.plane.service
         await until(lambda: not service.open_exchanges)
         await until(lambda: not gateway.plane.listener.connections)
-        (target,) = service.tables.routes[0].pool.targets
+        (target,) = gateway.plane.shared.tables.routes[0].pool.targets
         assert not target.opening
         assert set(target.idle) == target.connections
         assert not any(conn.paused or conn.sink for conn in target.connections)

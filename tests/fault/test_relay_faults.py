@@ -178,7 +178,7 @@ async def test_draining_is_bounded_in_time(upstream):
         client.send(request(b"POST", CHAT, body=PROMPT))
         await until(lambda: upstream.requests)
         client.close()
-        await until(lambda: gateway.plane.service.tables.routes[0].draining)
+        await until(lambda: gateway.plane.shared.tables.routes[0].draining)
         await asyncio.sleep(0.02)
         gateway.plane.tick()
         await until(upstream.connections[0].closed.is_set)

@@ -111,7 +111,7 @@ async def test_dead_target_is_passed_over(upstream):
     route = f'targets = ["http://127.0.0.1:{free_port()}"]'
     async with InProcess(upstream, route=route) as gateway:
         assert [await status(gateway) for _ in range(6)] == [200] * 6
-        pool = gateway.plane.service.tables.routes[0].pool
+        pool = gateway.plane.shared.tables.routes[0].pool
         assert pool.connect_failures == 1
 
 
@@ -165,7 +165,7 @@ async def test_idle_connections_are_dropped(upstream):
         gateway.plane.tick()
         await until(upstream.connections[0].closed.is_set)
         assert await status(gateway) == 200
-        (target,) = gateway.plane.service.tables.routes[0].pool.targets
+        (target,) = gateway.plane.shared.tables.routes[0].pool.targets
         assert len(target.connections) == len(target.idle) == 1
 
 
@@ -261,7 +261,7 @@ async def test_retired_pool_keeps_nothing(upstream):
     async with InProcess(upstream) as gateway:
         client = await gateway.client()
         client.send(request())
-        pool = gateway.plane.service.tables.routes[0].pool
+        pool = gateway.plane.shared.tables.routes[0].pool
         pool.close_idle()
         assert (await client.answer()).startswith(b"HTTP/1.1 200 ")
         await until(upstream.connections[0].closed.is_set)

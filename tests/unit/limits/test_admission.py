@@ -198,7 +198,7 @@ def test_refusal_by_a_limit_names_it_and_says_when_to_return():
         "Rate limit reached for user.tokens.1m: at most 1000 tokens per 1m for this "
         "user. Used 950 tokens, requested 300 tokens. Please try again in 12.3s."
     )
-    found = fields(no.headers)
+    found = fields(no.header_lines)
     assert found["retry-after"] == "13"
     assert found["retry-after-ms"] == "12300"
     assert found["x-ratelimit-remaining-requests"] == "60"
@@ -211,7 +211,7 @@ def test_refusal_without_sums_shows_nothing_left():
     """Local windows may not know what was used."""
     plan = plan_of(Limit("user", "requests", 100, MINUTE))
     no = refuse_limit(plan, refused(plan, 0, 0.001), NOW_US)
-    found = fields(no.headers)
+    found = fields(no.header_lines)
     assert found["x-ratelimit-remaining-requests"] == "0"
     assert (found["retry-after"], found["retry-after-ms"]) == ("1", "1")
 
@@ -232,7 +232,7 @@ def test_what_never_fits_is_not_to_be_sent_again():
     no = refuse_limit(plan, refused(plan, 0, -1, (0,), (150,)), NOW_US)
     assert no == refuse_oversized(plan, 0, (150,))
     assert (no.status, no.code) == (429, "request_too_large_for_limit")
-    assert no.headers == b"x-should-retry: false\r\n"
+    assert no.header_lines == b"x-should-retry: false\r\n"
     assert "it needs at least 150 tokens" in no.message
 
 
@@ -240,14 +240,14 @@ def test_refusal_because_no_limit_can_be_asked():
     """``when_down = "closed"``: no limit is named, since none said no."""
     no = refuse_limit(ALL, refused(ALL, -1, 1.0), NOW_US)
     assert (no.status, no.limit, no.retry_after) == (429, None, 1.0)
-    assert fields(no.headers) == {"retry-after": "1", "retry-after-ms": "1000"}
+    assert fields(no.header_lines) == {"retry-after": "1", "retry-after-ms": "1000"}
 
 
 def test_refusal_from_memory_shows_nothing_left():
     """A limit known to be full frees at a known moment."""
     no = refuse_over(ALL, 0, 2.5)
     assert (no.limit, no.retry_after) == ("user.requests.1m", 2.5)
-    found = fields(no.headers)
+    found = fields(no.header_lines)
     assert found["x-ratelimit-remaining-requests"] == "0"
     assert found["retry-after"] == "3"
 
@@ -256,4 +256,4 @@ def test_block_says_nothing_of_its_reason():
     """403, and no hint that would help to get around it."""
     no = refuse_block()
     assert (no.status, no.code, no.action) == (403, "blocked", "block")
-    assert (no.headers, no.retry_after) == (b"", -1.0)
+    assert (no.header_lines, no.retry_after) == (b"", -1.0)

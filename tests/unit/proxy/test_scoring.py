@@ -12,7 +12,8 @@ from gateway.core.model import CLOSED, DETECTOR, OPENED, WHOLE, Block
 from gateway.detect.event_mapping import event_from_request
 from gateway.detect.inline import Verdict
 from gateway.limits.gate import marks_of
-from gateway.proxy.scoring import verdict_line, verdict_of
+from gateway.proxy.flow import verdict_of
+from gateway.proxy.scoring import verdict_line
 from tests.inprocess import (
     CHAT,
     InProcess,
@@ -102,7 +103,7 @@ async def test_detection_off_looks_at_nothing(upstream):
         client = await gateway.client()
         client.send(chat())
         await until(lambda: upstream.requests)
-        gateway.plane.service._announce(perf_counter())
+        gateway.plane.service._record_opened(perf_counter())
         await client.rest()
         record = await gateway.record()
     assert (record.fingerprint, record.score_us, record.phase) == (None, 0.0, WHOLE)
@@ -374,10 +375,10 @@ async def test_a_held_client_that_leaves_gives_its_place_back(upstream):
         await gateway.talk(chat())
         client = await gateway.client()
         client.send(chat())
-        await until(lambda: gateway.plane.service.scoring.delayed == 1)
+        await until(lambda: gateway.plane.shared.scoring.delayed == 1)
         client.close()
         await until(lambda: len(gateway.records) == 2)
-        await until(lambda: gateway.plane.service.scoring.delayed == 0)
+        await until(lambda: gateway.plane.shared.scoring.delayed == 0)
     assert gateway.records[1].outcome == "client_closed"
     assert len(upstream.requests) == 1
 
@@ -393,10 +394,10 @@ async def test_long_requests_are_announced_once(upstream):
         client.send(chat())
         await until(lambda: upstream.requests)
         service = gateway.plane.service
-        service._announce(perf_counter() - 3600)
+        service._record_opened(perf_counter() - 3600)
         assert gateway.records == []
         for _ in range(2):
-            service._announce(perf_counter())
+            service._record_opened(perf_counter())
         await client.rest()
         opened, closed = gateway.records
     assert (opened.phase, closed.phase) == (OPENED, CLOSED)
@@ -414,7 +415,7 @@ async def test_a_request_whose_body_dawdles_is_not_announced(upstream):
         client.send(whole[:-9])
         service = gateway.plane.service
         await until(lambda: service.open_exchanges)
-        service._announce(perf_counter())
+        service._record_opened(perf_counter())
         client.send(whole[-9:])
         await client.rest()
         (record,) = gateway.records

@@ -142,7 +142,7 @@ async def test_on_the_wire(upstream, spelling):
     theirs = line().removeprefix(b"traceparent: ")
     fields = (b"traceparent: " if off else spelling) + theirs + b"Connection: close\r\n"
     async with InProcess(upstream) as gateway:
-        gateway.plane.service.tracer = None if off else tracer()
+        gateway.plane.shared.tracer = None if off else tracer()
         for _ in range(2):
             await gateway.talk(request(b"POST", CHAT, fields, b"{}"))
         texts = {record.trace for record in gateway.records}

@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from gateway.proxy.refusal import Refusal, wire_error_body
+from gateway.proxy.local_reply import upstream_failed, wire_error_body
 from tests.inprocess import (
     CHAT,
     InProcess,
@@ -39,8 +39,8 @@ def test_error_of_the_wire(status, kind, code):
 )
 def test_in_place_of_an_upstream(status, code):
     """Each has its code; only an overload says when to come back."""
-    refusal = Refusal.upstream(status, "why")
-    assert (refusal.code, bool(refusal.fields)) == (code, status == 503)
+    refusal = upstream_failed(status, "why")
+    assert (refusal.code, bool(refusal.header_lines)) == (code, status == 503)
 
 
 @pytest.mark.parametrize("method", [b"GET", b"HEAD"])
@@ -62,10 +62,10 @@ async def test_health_answers_on_this_port(upstream):
         client = await gateway.client()
         client.send(request(target=b"/-/health"))
         assert (await client.answer()).startswith(b"HTTP/1.1 200 ")
-        gateway.plane.service.draining = True
+        gateway.plane.shared.draining = True
         client.send(request(target=b"/-/health"))
         answer = await client.answer()
-        gateway.plane.service.draining = False
+        gateway.plane.shared.draining = False
         assert answer.startswith(b"HTTP/1.1 503 ")
         assert b"Connection: close\r\n" in answer
         assert not upstream.requests

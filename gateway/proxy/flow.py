@@ -1,0 +1,185 @@
+"""The data of one request, from its head to its record.
+
+Fields are written by the methods here and by ``exchange``, nowhere else
+(``tests/unit/test_architecture.py`` checks it): the steps read them and return values.
+"""
+
+from __future__ import annotations
+
+from time import perf_counter
+from typing import TYPE_CHECKING
+
+from gateway.core.model import NO_TRACE
+from gateway.detect.inline import NOTHING, Verdict
+from gateway.limits.gate import BLOCKED
+
+if TYPE_CHECKING:
+    from gateway.core.model import Block, Outcome, RequestFacts
+    from gateway.core.refusal import Refusal
+    from gateway.http.heads import Changing
+    from gateway.identity.identify import Identity
+    from gateway.limits.plans import LimitPlan
+    from gateway.limits.ports import Reserved
+    from gateway.proxy.prepare import RequestContext
+    from gateway.proxy.tracing import Tracer
+
+
+class Flow:
+    """What is known of one request so far. Times are of ``perf_counter``."""
+
+    __slots__ = (
+        "action",
+        "body",
+        "client_wait_s",
+        "content_length",
+        "context",
+        "costs",
+        "delayed",
+        "facts",
+        "fingerprint",
+        "first_byte_at",
+        "head",
+        "identity",
+        "limit_name",
+        "opened_at",
+        "opening_recorded",
+        "outcome",
+        "plan",
+        "prompt_estimate",
+        "request_id",
+        "request_lines",
+        "reserved",
+        "score_s",
+        "sent_at",
+        "status",
+        "store_s",
+        "trace",
+        "unenforced",
+        "unpriced",
+        "usage_requested",
+        "user_unread",
+        "verdict",
+    )
+
+    def __init__(
+        self,
+        context: RequestContext,
+        changing: Changing,
+        request_id: bytes,
+        tracer: Tracer | None,
+    ) -> None:
+        self.context = context
+        self.head = context.head
+        self.content_length = changing.length
+        self.request_id = request_id
+        # Header lines of this request alone, for the upstream.
+        if tracer is None:
+            self.request_lines, self.trace = changing.lines, NO_TRACE
+        else:
+            lines = context.trace_lines + changing.lines
+            self.trace, self.request_lines = tracer.join(lines)
+        self.identity: Identity | None = context.identity
+        # The policy lets the body name the user, and the body is not read yet: the
+        # credential may belong to many users.
+        self.user_unread = context.identity is not None and (
+            context.identity.takes_body_user
+        )
+        self.opened_at = perf_counter()
+        # Spent waiting for the client's body, or delaying a throttled request.
+        self.client_wait_s = 0.0
+        self.store_s = self.score_s = 0.0
+        self.sent_at = self.first_byte_at = 0.0
+        self.body = b""
+        self.facts: RequestFacts | None = None
+        self.fingerprint: int | None = None
+        # The gateway asked for the usage chunk, so the client must not see it.
+        self.usage_requested = False
+        self.plan: LimitPlan | None = None
+        self.costs: tuple[int, ...] = ()
+        self.prompt_estimate = 0
+        self.reserved: Reserved | None = None
+        self.verdict = NOTHING
+        self.action = "allow"
+        self.unenforced = ""  # the action that observe mode did not carry out
+        self.limit_name: str | None = None
+        self.delayed = False  # was throttled: a request is delayed once at most
+        self.status = 0
+        self.outcome: Outcome = "ok"
+        self.unpriced = False
+        self.opening_recorded = False  # its OPENED record is written
+
+    # -- what the steps found -----------------------------------------------------
+
+    def set_facts(self, facts: RequestFacts, fingerprint: int | None) -> None:
+        """The body was read."""
+        self.facts = facts
+        self.fingerprint = fingerprint
+        self.user_unread = False
+
+    def set_plan(
+        self, plan: LimitPlan, costs: tuple[int, ...] = (), prompt_estimate: int = 0
+    ) -> None:
+        """The limits of this request, and what it reserves of each."""
+        self.plan = plan
+        self.costs = costs
+        self.prompt_estimate = prompt_estimate
+
+    def set_identity(self, identity: Identity) -> None:
+        """The body named another user than the credential."""
+        self.identity = identity
+
+    def set_decision(self, block: Block) -> None:
+        """Show control's decision about the client as the verdict."""
+        self.verdict = verdict_of(block)
+
+    def blocked_by(self, block: Block) -> Refusal:
+        """Show the block as the verdict; return the refusal."""
+        self.verdict = verdict_of(block)
+        return BLOCKED
+
+    def replace_body(self, body: bytes, *, usage_requested: bool = False) -> None:
+        """The upstream gets this body instead of the client's."""
+        self.body = body
+        if usage_requested:
+            self.usage_requested = True
+
+    # -- what was decided ---------------------------------------------------------
+
+    def leave_unclamped(self) -> None:
+        """Observe mode: the caps would have rewritten the body."""
+        self.unenforced = "clamp"
+
+    def leave_unenforced(self, refusal: Refusal) -> None:
+        """Observe mode: the request passes; keep the first action and limit."""
+        self.unenforced = self.unenforced or refusal.action
+        self.limit_name = self.limit_name or refusal.limit
+
+    def act_on_verdict(self, action: str, *, enforced: bool) -> None:
+        """Tag or throttle the request, or note that observe mode did not."""
+        if not enforced:
+            self.unenforced = self.unenforced or action
+        elif self.action == "allow":
+            self.action = action
+
+    def refused_with(self, refusal: Refusal) -> None:
+        """Note what the record says of a refusal."""
+        self.status = refusal.status
+        if refusal.action != "allow":
+            self.action = refusal.action
+        self.limit_name = refusal.limit or self.limit_name
+        if not refusal.upstream_failed:
+            self.outcome = "refused"
+
+    def release_throttle(self) -> bool:
+        """Drop the throttle's limit after the delay; whether other limits remain."""
+        plan = self.plan
+        if plan is None or plan.unthrottled is None:
+            return False
+        self.plan, self.costs = plan.unthrottled, self.costs[:-1]
+        return bool(self.plan.cells)
+
+
+def verdict_of(block: Block) -> Verdict:
+    """The verdict that records show for a decision of control."""
+    reasons = (block.reason,) if block.reason else ()
+    return Verdict(block.score, block.action, block.cls or None, reasons)

@@ -1,0 +1,104 @@
+"""What the exchanges of one worker share: its clocks, tables, stores and counters."""
+
+from __future__ import annotations
+
+import secrets
+import time
+from email.utils import formatdate
+from time import perf_counter
+from typing import TYPE_CHECKING
+
+from gateway.limits.plans import DEFAULT_PREFIX
+from gateway.metering.usage import CompletionExpectation, PromptEstimator
+from gateway.proxy.scoring import Scoring
+
+if TYPE_CHECKING:
+    import asyncio
+    from collections.abc import Callable
+
+    from gateway.limits.gate import Gate
+    from gateway.limits.ports import Store
+    from gateway.metering.counting import TokenCounter
+    from gateway.proxy.tables import Tables
+    from gateway.proxy.tracing import Tracer
+
+
+class Shared:
+    """Made once for each worker. ``tables`` is replaced when the configuration changes:
+    later requests see the new ones.
+
+    Three clocks: ``now`` (the loop's, for deadlines), ``perf_counter`` (durations), and
+    epoch seconds, which are ``epoch + perf_counter()``.
+    """
+
+    __slots__ = (
+        "_date",
+        "_date_at",
+        "_id_count",
+        "_id_prefix",
+        "append_record",
+        "counter",
+        "drain_refused",
+        "draining",
+        "dropped_records",
+        "epoch",
+        "estimator",
+        "expectation",
+        "gate",
+        "loop",
+        "now",
+        "scoring",
+        "store",
+        "tables",
+        "tracer",
+    )
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        tables: Tables,
+        *,
+        store: Store,
+        gate: Gate,
+        counter: TokenCounter,
+        append_record: Callable[[bytes], bool],
+        prefix: bytes = DEFAULT_PREFIX,
+        tracer: Tracer | None = None,
+    ) -> None:
+        self.loop = loop
+        self.now = loop.time
+        self.epoch = 0.0
+        self.sync_clock()
+        self.tables = tables
+        self.store = store
+        self.gate = gate
+        self.counter = counter
+        self.append_record = append_record  # False: the ring is full
+        self.tracer = tracer
+        self.estimator = PromptEstimator()
+        self.expectation = CompletionExpectation()
+        self.scoring = Scoring(prefix)
+        self.draining = False
+        self.dropped_records = 0
+        self.drain_refused = 0  # answers of clients that left, over ``drain_max``
+        self._id_prefix = secrets.token_hex(8).encode()
+        self._id_count = 0
+        self._date = b""
+        self._date_at = 0
+
+    def sync_clock(self) -> None:
+        """Follow the system's clock, which may be set while the worker runs."""
+        self.epoch = time.time() - perf_counter()
+
+    def next_request_id(self) -> bytes:
+        """An id for a request whose client gave none."""
+        self._id_count += 1
+        return b"%b%08x" % (self._id_prefix, self._id_count)
+
+    def http_date(self) -> bytes:
+        """The value of ``Date``, made once a second (RFC 9110, section 6.6.1)."""
+        now = int(self.epoch + perf_counter())
+        if now != self._date_at:
+            self._date_at = now
+            self._date = formatdate(now, usegmt=True).encode()
+        return self._date

@@ -1,0 +1,96 @@
+"""Step 3: read the body of a metered request: its facts, its caps, its fingerprint."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from gateway.core.refusal import Refusal
+from gateway.metering.dialects import DialectError
+from gateway.metering.inflate import InflateError, Inflater
+from gateway.proxy.caps import check_caps
+
+if TYPE_CHECKING:
+    from asyncio import Future
+    from collections.abc import Callable
+
+    from gateway.core.model import RequestFacts
+    from gateway.proxy.flow import Flow
+    from gateway.proxy.shared import Shared
+
+
+def read_body(flow: Flow, shared: Shared, plain: bytes) -> Refusal | None:
+    """Read the decoded body; refuse what cannot be read or exceeds the caps."""
+    try:
+        return _read(flow, shared, plain)
+    except DialectError as error:
+        return Refusal(
+            400, "invalid_request", error.message, error.param, by_policy=True
+        )
+
+
+def _read(flow: Flow, shared: Shared, plain: bytes) -> Refusal | None:
+    context, head = flow.context, flow.head
+    match = context.match
+    assert match is not None  # only bodies of known endpoints are buffered
+    facts = match.dialect.read_request(
+        match,
+        plain,
+        head.query,
+        head.fields.get(b"content-type", b"").decode("latin-1"),
+    )
+    identity = context.identity
+    if identity is not None and identity.policy.anomaly.enabled:
+        flow.set_facts(facts, shared.scoring.fingerprint(plain))
+    else:
+        flow.set_facts(facts, None)
+    refusal = None if context.capless else check_caps(flow, facts)
+    if refusal is None and facts.stream and not context.request_encoding:
+        _request_usage(flow, facts)
+    return refusal
+
+
+def _request_usage(flow: Flow, facts: RequestFacts) -> None:
+    """Let an OpenAI-style stream state its usage where the client did not ask."""
+    context = flow.context
+    route, match, identity = context.route, context.match, context.identity
+    if facts.usage_asked or route is None or match is None or not route.ask_usage:
+        return
+    if identity is not None and identity.signed:
+        return  # the signature covers the body
+    body = match.dialect.ask_usage(flow.body, facts)
+    if body is not None:
+        flow.replace_body(body, usage_requested=True)
+
+
+def inflate_body(
+    flow: Flow, shared: Shared, done: Callable[[bytes | InflateError], None]
+) -> None:
+    """Decode a compressed body within the configured bounds, in a thread: a few
+    kilobytes may become tens of megabytes.
+    """
+    settings = shared.tables.settings
+
+    def inflated(future: Future[bytes | InflateError]) -> None:
+        done(future.result())
+
+    shared.loop.run_in_executor(
+        None,
+        _inflate,
+        flow.context.request_encoding.decode("latin-1"),
+        flow.body,
+        settings.max_inflate,
+        settings.max_inflate_ratio,
+    ).add_done_callback(inflated)
+
+
+def _inflate(
+    encoding: str, body: bytes, max_bytes: int, max_ratio: float
+) -> bytes | InflateError:
+    try:
+        inflater = Inflater(encoding, max_bytes, max_ratio)
+        plain = inflater.feed(body)
+    except InflateError as error:
+        return error
+    if not inflater.finished:
+        return InflateError("the compressed body is cut short")
+    return plain

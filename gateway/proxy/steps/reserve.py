@@ -1,0 +1,122 @@
+"""Step 4: the limits of a request, what it reserves of each, and their refusals."""
+
+from __future__ import annotations
+
+from time import perf_counter
+from typing import TYPE_CHECKING
+
+from gateway.core.model import Usage
+from gateway.identity.identify import with_body_user
+from gateway.limits.admission import (
+    actual_costs,
+    oversized,
+    ratelimit_headers,
+    refuse_limit,
+    refuse_oversized,
+    reserve_costs,
+)
+
+if TYPE_CHECKING:
+    from gateway.core.model import RequestFacts
+    from gateway.core.refusal import Refusal
+    from gateway.identity.identify import Identity
+    from gateway.limits.plans import LimitPlan
+    from gateway.limits.ports import Reserved
+    from gateway.proxy.flow import Flow
+    from gateway.proxy.shared import Shared
+
+# ``LimitPlan.least_usd`` of a plan without a limit in money.
+NO_BOUND = 1 << 62
+FOREVER = float("inf")
+_NO_USAGE = Usage()
+
+
+def plan_limits(flow: Flow, shared: Shared) -> Refusal | None:
+    """Find the limits and estimate the costs; refuse what is blocked by its body or
+    could never fit.
+    """
+    identity, facts = flow.context.identity, flow.facts
+    if facts is None or identity is None:
+        return None
+    refusal = None
+    if identity.takes_body_user:
+        identity = with_body_user(identity, facts.user)
+        flow.set_identity(identity)
+        block = shared.gate.find_block(identity, shared.epoch + perf_counter())
+        if block is not None:
+            return flow.blocked_by(block)
+    gate = shared.gate
+    if gate.floods and flow.fingerprint is not None:
+        epoch = shared.epoch + perf_counter()
+        block = gate.find_flood(identity, flow.fingerprint, epoch)
+        if block is not None:
+            return flow.blocked_by(block)
+    plan = _find_plan(flow, shared, identity, facts.model)
+    if not plan.cells:
+        flow.set_plan(plan)
+        return None
+    if not facts.billable or not flow.context.hold:
+        # Requests and open exchanges count, tokens and money do not.
+        flow.set_plan(plan, actual_costs(plan, _NO_USAGE, 0, 0, failed=True))
+        return None
+    prompt = shared.estimator.estimate(facts.model, facts)
+    completion = shared.expectation.expect(identity.key, facts)
+    nanos = 0
+    if plan.least_usd < NO_BOUND:
+        nanos = _expected_nanos(flow, facts, prompt, completion)
+    costs = reserve_costs(plan, prompt, completion, nanos)
+    flow.set_plan(plan, costs, prompt)
+    if not gate.quiet:
+        refusal = gate.check_costs(plan, costs, shared.now())
+    if refusal is None and (place := oversized(plan, costs)) >= 0:
+        refusal = refuse_oversized(plan, place, costs)
+    return refusal
+
+
+def _find_plan(flow: Flow, shared: Shared, identity: Identity, model: str) -> LimitPlan:
+    """The limits of this identity and model, and a throttle's."""
+    context = flow.context
+    if identity.takes_body_user:
+        plan = shared.tables.plans.plan(identity, model, shared.store.now_us() / 1e6)
+    elif context.plan is not None and context.plan_model == model:
+        plan = context.plan
+    else:
+        plan = shared.tables.plans.plan(identity, model, shared.store.now_us() / 1e6)
+        if plan.until == FOREVER:
+            context.plan, context.plan_model = plan, model
+    gate = shared.gate
+    if gate.standings:
+        decision = gate.find_standing(identity, shared.epoch + perf_counter())
+        if decision is not None:
+            flow.set_decision(decision)
+            if decision.action == "throttle":
+                plan = shared.scoring.throttle(plan, identity, decision)
+    return plan
+
+
+def _expected_nanos(
+    flow: Flow, facts: RequestFacts, prompt: int, completion: int
+) -> int:
+    """Nano-dollars that the request is expected to cost; 0 without a price."""
+    prices = flow.context.prices
+    if prices is None:
+        return 0
+    expected = Usage(prompt=prompt, completion=completion)
+    return prices.cost_nanos(facts.model, expected) or 0
+
+
+def refuse_reserved(flow: Flow, shared: Shared, reserved: Reserved) -> Refusal:
+    """The refusal of the limit that had no room in the store; the gate remembers it
+    while nothing can make room.
+    """
+    plan = flow.plan
+    assert plan is not None
+    shared.gate.remember(reserved, shared.now())
+    return refuse_limit(plan, reserved, shared.store.now_us())
+
+
+def limit_lines(flow: Flow, shared: Shared) -> bytes:
+    """Header lines of the answer that state the limits and what remains."""
+    if flow.reserved is None or flow.plan is None:
+        return b""
+    return ratelimit_headers(flow.plan, flow.reserved, shared.store.now_us())
