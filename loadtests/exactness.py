@@ -305,7 +305,7 @@ async def worker_faults(store: RedisStore, number: int, until: float) -> dict[st
             store.settle(answer, (1, tokens, 1))
 
     await reservers(each)
-    while not store.up or store.journal_size:  # noqa: ASYNC110 - there is no event
+    while not store.up or store.backlog:  # noqa: ASYNC110 - there is no event
         await asyncio.sleep(0.01)
     return {"settled": settled, "waits": waits, "back_at": back_at}
 

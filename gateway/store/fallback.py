@@ -1,4 +1,4 @@
-"""What is decided and owed while the store is away."""
+"""Decisions and bookkeeping while the store is unavailable."""
 
 from __future__ import annotations
 
@@ -7,20 +7,20 @@ from typing import Literal
 
 from gateway.limits.ports import Reserved
 from gateway.store import wire
-from gateway.store.journal import Journal
+from gateway.store.deferred import DeferredCharges
 from gateway.store.memory import DONE, HELD, LOCAL, MemoryStore
 
 WhenDown = Literal["local", "open", "closed"]
 
-# ``retry_after`` of a gateway that is closed while its store is away.
+# ``retry_after`` of a refusal by ``when_down = "closed"``.
 _CLOSED_RETRY_S = 1.0
 
 
 class Fallback:
-    """Decides by local windows (or lets all through, or nobody), and keeps the books.
+    """Decides by ``when_down``: local windows, admit all, or refuse all.
 
-    Exchanges admitted here are open until settled; what they cost goes into the
-    journal. ``take`` hands both over once the store is back.
+    Exchanges admitted here stay open until they are settled; their cost then goes into
+    the deferred charges. ``take`` hands both over once the store is back.
     """
 
     def __init__(
@@ -30,20 +30,20 @@ class Fallback:
         self.decided = 0
         self._when_down = when_down
         self._new_lease = new_lease
-        self._journal = Journal()
+        self._deferred = DeferredCharges()
         self._open: dict[Reserved, None] = {}
 
     def __len__(self) -> int:
-        """Operations owed to the store, at least."""
-        return len(self._open) + len(self._journal)
+        """Number of operations that the store has yet to get, at least."""
+        return len(self._open) + len(self._deferred)
 
     @property
     def exchanges(self) -> int:
-        """Exchanges of which the store does not know yet."""
-        return len(self._open) + self._journal.noted
+        """Number of exchanges that the store has no record of yet."""
+        return len(self._open) + self._deferred.exchanges
 
     def decide(self, reserved: Reserved) -> None:
-        """Fill in the answer; who is to settle it is left to the caller."""
+        """Fill in the answer; the caller arranges the settlement."""
         self.decided += 1
         reserved.local = True
         if not reserved.lease:
@@ -56,37 +56,37 @@ class Fallback:
             reserved.admitted = True
             reserved.sums = reserved.costs
         else:
-            # No limit said no: none could be asked.
+            # -1: no single limit is the reason, none could be checked.
             reserved.violated = -1
             reserved.retry_after = _CLOSED_RETRY_S
 
     def admit(self, reserved: Reserved) -> None:
-        """Decide, and be the one who settles it."""
+        """Decide, and track the exchange until it is settled here."""
         self.decide(reserved)
         if reserved.admitted:
-            self.keep(reserved)
+            self.track(reserved)
 
-    def keep(self, reserved: Reserved) -> None:
-        """An admitted exchange that the store knows nothing of."""
+    def track(self, reserved: Reserved) -> None:
+        """Track an admitted exchange that the store has no record of."""
         reserved.state = LOCAL
         self._open[reserved] = None
 
     def settle(self, reserved: Reserved, actual: Sequence[int]) -> None:
-        """End an exchange of ours."""
+        """End a tracked exchange and defer its cost."""
         reserved.state = DONE
         self._open.pop(reserved, None)
         self.windows.adjust(reserved, actual)
-        self.owe(reserved, actual)
+        self.defer(reserved, actual)
 
-    def owe(self, reserved: Reserved, actual: Sequence[int]) -> None:
-        """Note a cost that the store has to be told."""
-        self._journal.add(reserved.plan, actual, reserved.at_us)
+    def defer(self, reserved: Reserved, actual: Sequence[int]) -> None:
+        """Keep a cost until the store can be charged."""
+        self._deferred.add(reserved.plan, actual, reserved.at_us)
 
     def take(self, most: int) -> list[wire.Op]:
-        """Hand over up to ``most``: open exchanges become the store's."""
+        """Hand over up to ``most`` operations; open exchanges become the store's."""
         ops: list[wire.Op] = []
         while self._open and len(ops) < most:
             reserved, _ = self._open.popitem()
             reserved.state = HELD
             ops.append((wire.HOLD, reserved, None))
-        return ops + self._journal.take(most - len(ops))
+        return ops + self._deferred.take(most - len(ops))

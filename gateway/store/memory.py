@@ -1,6 +1,6 @@
-"""The in-process limiter: same answers as the store, for this process alone.
+"""The in-process limiter: the same decisions as the store, for one process.
 
-It is what ``memory:`` runs on, and what goes on enforcing while the store is away.
+Serves ``memory:``, and enforces limits locally while the store is unavailable.
 """
 
 from __future__ import annotations
@@ -14,24 +14,25 @@ from gateway.limits.ports import Cell, Plan, Reserved
 from gateway.limits.windows import LimitWindow, open_window
 from gateway.store import wire
 
-# Counters kept at most (an entry is about 1 KB); the least recently used one goes.
+# Most counters kept (about 1 KB each); the least recently used one is evicted.
 CAPACITY = 100_000
 
-# Reserved.state, for whoever holds the reservation.
-NEW, HELD, LOCAL, LIMBO, DONE = range(5)
+# Reserved.state: new; held by the store; tracked by the fallback; in a call without an
+# answer; settled or refused.
+NEW, HELD, LOCAL, IN_DOUBT, DONE = range(5)
 
 
 def wall_clock_us() -> Callable[[], int]:
-    """Epoch microseconds that never step back, whatever is done to the wall clock."""
+    """Return a clock of epoch microseconds that never steps back."""
     start_us = time.time_ns() // 1000 - time.monotonic_ns() // 1000
     return lambda: start_us + time.monotonic_ns() // 1000
 
 
 class MemoryStore:
-    """Exact limits within one process, forgotten when it ends.
+    """Exact limits within one process, lost when it ends.
 
-    ``clock`` gives epoch microseconds, ``monotonic`` the event loop's seconds.
-    ``replicas``: how many such limiters share each limit.
+    ``clock`` returns epoch microseconds, ``monotonic`` the event loop's seconds.
+    ``replicas``: number of limiters among which each limit is divided.
     """
 
     def __init__(
@@ -52,19 +53,19 @@ class MemoryStore:
 
     @property
     def up(self) -> bool:
-        """Always: there is nothing that could be away."""
+        """Always True: there is no connection to lose."""
         return True
 
     async def start(self) -> None:
-        """Nothing to connect."""
+        """No-op: there is nothing to connect to."""
 
     async def close(self) -> None:
-        """Nothing to send."""
+        """No-op: nothing is queued."""
 
     def reserve(
         self, plan: Plan, costs: Sequence[int], done: Callable[[Reserved], None]
     ) -> Reserved:
-        """Decide at once; see ``ports.Store``."""
+        """Decide immediately; see ``ports.Store``."""
         reserved = Reserved(plan, costs)
         self._leases += 1
         reserved.lease = b"%d" % self._leases
@@ -73,7 +74,7 @@ class MemoryStore:
         return reserved
 
     def decide(self, reserved: Reserved) -> None:
-        """Fill in the answer to a reserve, and count it if it is admitted."""
+        """Fill in the answer to a reserve, and count it if admitted."""
         plan, costs, now_us = reserved.plan, reserved.costs, self.now_us()
         windows = [self._window(plan, i) for i in range(len(plan.cells))]
         sums = [window.total(now_us) for window in windows]
@@ -88,7 +89,7 @@ class MemoryStore:
         reserved.state = HELD
         for i in wire.packed_plan(plan).distinct:
             windows[i].reserve(now_us, costs[i], reserved.lease)
-        # Twins stand for the same counter, so each sum grew by its own cost.
+        # Cells with the same key share a counter, so each sum grew by its own cost.
         reserved.sums = [
             before + cost for before, cost in zip(sums, costs, strict=True)
         ]
@@ -103,13 +104,13 @@ class MemoryStore:
         reserved.frees_at = self._monotonic() + frees_us / 1e6 if frees_us else 0.0
 
     def settle(self, reserved: Reserved, actual: Sequence[int]) -> None:
-        """Replace what was reserved by what it was; a second time changes nothing."""
+        """Replace the reserved cost by the actual one; idempotent."""
         if reserved.state == HELD:
             reserved.state = DONE
             self.adjust(reserved, actual)
 
     def adjust(self, reserved: Reserved, actual: Sequence[int]) -> None:
-        """Settle in those windows that are still known here."""
+        """Settle in those windows that are still kept."""
         now_us, costs, cells = self.now_us(), reserved.costs, reserved.plan.cells
         for i in wire.packed_plan(reserved.plan).distinct:
             window = self._windows.get(cells[i].key)
@@ -120,36 +121,36 @@ class MemoryStore:
             window.settle(now_us, reserved.at_us, costs[i], actual[i], reserved.lease)
 
     def charge(self, plan: Plan, actual: Sequence[int]) -> None:
-        """Count what passed without a reservation, whatever the limits say."""
+        """Count cost without a reservation, regardless of limits."""
         now_us = self.now_us()
         for i in wire.packed_plan(plan).distinct:
             if plan.cells[i].kind is not CellKind.CONCURRENT:
                 self._window(plan, i).charge(now_us, now_us, actual[i])
 
     def renew(self, reserved: Reserved) -> None:
-        """Prolong the leases of a long exchange."""
+        """Extend the leases of a long exchange."""
         now_us = self.now_us()
         for i, cell in enumerate(reserved.plan.cells):
             if cell.kind is CellKind.CONCURRENT and reserved.costs[i]:
                 self._window(reserved.plan, i).renew(now_us, reserved.lease)
 
     async def peek(self, cells: Sequence[Cell]) -> list[int]:
-        """Sums now, nothing counted."""
+        """Current sums of ``cells``; counts nothing."""
         return self.sums(cells)
 
     def sums(self, cells: Sequence[Cell]) -> list[int]:
-        """What ``peek`` answers."""
+        """Current sums of ``cells``, without a coroutine."""
         now_us = self.now_us()
         known = [self._windows.get(cell.key) for cell in cells]
         return [0 if window is None else window.total(now_us) for window in known]
 
     async def reset(self, cells: Sequence[Cell]) -> None:
-        """Forget these counters."""
+        """Delete these counters."""
         for cell in cells:
             self._windows.pop(cell.key, None)
 
     def clear(self) -> None:
-        """Forget every counter."""
+        """Delete every counter."""
         self._windows.clear()
 
     def _share(self, cell: Cell) -> int:
@@ -168,8 +169,8 @@ class MemoryStore:
             return window
         window = self._windows[cell.key] = open_window(cell)
         if plan.seen:
-            # What the store last said of this counter, so that an outage does not
-            # hand out a fresh quota; this process owns only its share of it.
+            # Start from the store's last sum, so that an outage does not grant a fresh
+            # quota; this process takes only its share of it.
             share = -(-plan.seen[index] // self.replicas)
             window.charge(self.now_us(), plan.seen_us, share)
         if len(self._windows) > self._capacity:

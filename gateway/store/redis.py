@@ -1,13 +1,15 @@
-"""The shared store: one script call for all that arrives during one loop turn.
+"""The shared store: one script call for all operations of one event loop turn.
 
-At most one call is under way; whatever comes meanwhile goes into the next one. When
-the store falls silent or refuses, a breaker opens: everybody waiting is answered from
-local windows at once, and what is spent meanwhile is kept and charged on return.
+At most one call is in flight; operations that arrive meanwhile go into the next one.
+When the store stops answering or returns an error, a breaker opens: every waiting
+caller is answered from local windows at once, and what is spent meanwhile is kept and
+charged when the store is back.
 
-How no operation is lost or counted twice: calls are numbered, and the store remembers
-the last number and what it admitted (see ``lua/gate.lua``). A call without an answer
-is in *limbo*. On return an empty call with a higher number comes first: it shows
-whether the limbo call was executed, and makes sure that it never will be later on.
+No operation is lost or counted twice: calls are numbered, and the store remembers the
+last number and which reserves it admitted (see ``lua/gate.lua``). A call without an
+answer is in doubt. After reconnecting, an empty call with a higher number comes first:
+its answer shows whether the call in doubt was executed, and the store will refuse that
+call from then on.
 """
 
 from __future__ import annotations
@@ -31,19 +33,19 @@ from gateway.store.channel import (
     pack_command,
 )
 from gateway.store.fallback import Fallback, WhenDown
-from gateway.store.journal import Recents
-from gateway.store.limbo import Limbo
-from gateway.store.memory import DONE, HELD, LIMBO, LOCAL, MemoryStore
-from gateway.store.silence import SilenceWatch
+from gateway.store.in_doubt import InDoubtCall
+from gateway.store.memory import DONE, HELD, IN_DOUBT, LOCAL, MemoryStore
+from gateway.store.replay_log import ReplayLog
 from gateway.store.url import StoreUrl, check_eviction, parse_store_url
+from gateway.store.watchdog import AnswerWatchdog
 
-# A call of so many operations keeps a store busy for about 5 ms.
+# Most operations in a call; a call of this size takes the store about 5 ms.
 MAX_OPS = 512
-# Old business that rides along with each call while live traffic goes on.
+# Operations of an outage that are added to each call beside live traffic.
 BACKLOG_OPS = 64
 RETRY_S = 0.25
 CLOSE_TIMEOUT_S = 3.0
-# Cells in one peek; a plan holds at most 255.
+# Cells in one peek (a plan holds at most 255).
 _PEEK_CELLS = 200
 
 _DOWN, _MERGING, _LIVE = range(3)
@@ -57,19 +59,19 @@ class StoreStats:
     def __init__(self) -> None:
         self.calls = 0  # script calls answered
         self.ops = 0  # operations in them
-        self.timeouts = 0  # times the breaker opened because of silence
-        self.merged = 0  # operations told to the store after an outage
-        self.replayed = 0  # calls the store had forgotten and was told again
-        self.lost = 0  # operations that could not be sent before close
+        self.timeouts = 0  # times the breaker opened because no answer came
+        self.merged = 0  # operations of an outage sent to the store afterwards
+        self.replayed = 0  # acknowledged calls that the store had lost, sent again
+        self.lost = 0  # operations not sent when the store was closed
 
 
 class RedisStore:
     """``ports.Store`` over Redis or Valkey.
 
-    ``prefix`` opens the key of this worker's own record (cells bring whole keys).
-    ``timeout_s``: how long a reserve may wait for a silent store. ``replicas``: how
-    many limiters share a limit while the store is away. Hooks: ``on_degraded(reason)``,
-    ``on_recovered(merged_ops)``, ``on_call(seconds)``.
+    ``prefix``: of the key of this worker's record (cells hold complete keys).
+    ``timeout_s``: longest wait of a reserve for an answer. ``replicas``: number of
+    limiters among which a limit is divided while the store is unavailable. Hooks:
+    ``on_degraded(reason)``, ``on_recovered(merged_ops)``, ``on_call(seconds)``.
     """
 
     def __init__(
@@ -102,25 +104,27 @@ class RedisStore:
         self._fallback = Fallback(when_down, windows, self._new_lease)
         self._mode = _DOWN
         self._queue: list[wire.Op] = []
-        # Calls that a forgetful store is to be told again, before the queue.
-        self._again: deque[bytes] = deque()
-        # The call under way: operations, packed form, and whether it is from _again.
+        # Calls that the store lost; they are sent before the queue.
+        self._replays: deque[bytes] = deque()
+        # The call in flight: operations, packed form, and whether it is a replay.
         self._sent: list[wire.Op] | None = None
         self._packed = b""
-        self._telling = False
+        self._replaying = False
         self._sent_at = 0.0
         self._reloaded = 0
-        # True: do not schedule a flush (one is under way, or the store is).
+        # True: do not schedule a flush (one is scheduled, or the store is unavailable).
         self._flushing = True
         self._channel: Channel | None = None
-        self._watch = SilenceWatch(self._loop, timeout_s, self._heard, self._on_silence)
-        self._recents = Recents()
-        self._limbo: Limbo | None = None
+        self._watchdog = AnswerWatchdog(
+            self._loop, timeout_s, self._received, self._on_silence
+        )
+        self._replay_log = ReplayLog()
+        self._in_doubt: InDoubtCall | None = None
         self._merge_left = 0
         self._merging = 0
         self._resumed_at = 0.0
         self._degraded = False
-        self._reviver: asyncio.Task[None] | None = None
+        self._reconnecting: asyncio.Task[None] | None = None
         self._drained: asyncio.Event | None = None
 
     # -- what the data plane calls ---------------------------------------------------
@@ -128,7 +132,7 @@ class RedisStore:
     def reserve(
         self, plan: Plan, costs: Sequence[int], done: Callable[[Reserved], None]
     ) -> Reserved:
-        """See ``ports.Store``; answers at once while the store is away."""
+        """See ``ports.Store``; answers immediately while the store is unavailable."""
         reserved = Reserved(plan, costs)
         if self._mode != _LIVE or not plan.cells:
             self._decide_now(reserved)
@@ -143,7 +147,7 @@ class RedisStore:
         return reserved
 
     def settle(self, reserved: Reserved, actual: Sequence[int]) -> None:
-        """See ``ports.Store``; a second settlement changes nothing."""
+        """See ``ports.Store``; idempotent."""
         if reserved.state == HELD:
             reserved.state = DONE
             self._queue.append((wire.SETTLE, reserved, actual))
@@ -156,21 +160,21 @@ class RedisStore:
             self._fallback.settle(reserved, actual)
             if self._mode == _LIVE:
                 self._schedule()
-        elif reserved.state == LIMBO:
-            self._settle_limbo(reserved, actual)
+        elif reserved.state == IN_DOUBT:
+            self._settle_in_doubt(reserved, actual)
 
     def charge(self, plan: Plan, actual: Sequence[int]) -> None:
-        """See ``ports.Store``; rides along with the next call."""
+        """See ``ports.Store``; sent with the next call."""
         reserved = Reserved(plan, actual)
         reserved.at_us = self.now_us()
         if self._mode != _LIVE:
-            self._fallback.owe(reserved, actual)
+            self._fallback.defer(reserved, actual)
         elif plan.cells:
             self._queue.append((wire.CHARGE, reserved, None))
             self._schedule()
 
     def renew(self, reserved: Reserved) -> None:
-        """Prolong the leases; while the store is away they need no renewing."""
+        """Extend the leases; not needed while the store is unavailable."""
         if reserved.state == LOCAL:
             self._fallback.windows.renew(reserved)
         elif reserved.state == HELD and self._mode == _LIVE and reserved.lease:
@@ -179,33 +183,33 @@ class RedisStore:
 
     @property
     def up(self) -> bool:
-        """Whether limits are shared now."""
+        """Whether the store answers, so that limits are shared."""
         return self._mode == _LIVE
 
     @property
     def degraded(self) -> bool:
-        """Whether it was told that limits are not shared, and not yet that they are."""
+        """Whether ``on_degraded`` was called and ``on_recovered`` was not yet."""
         return self._degraded
 
     @property
-    def journal_size(self) -> int:
-        """What waits for the store: operations, open exchanges and sums."""
-        limbo = len(self._limbo or ())
-        return len(self._queue) + len(self._again) + len(self._fallback) + limbo
+    def backlog(self) -> int:
+        """Number of operations, open exchanges and sums that wait for the store."""
+        in_doubt = len(self._in_doubt or ())
+        return len(self._queue) + len(self._replays) + len(self._fallback) + in_doubt
 
     @property
     def decided_locally(self) -> int:
-        """Reserves answered without the store."""
+        """Number of reserves answered without the store."""
         return self._fallback.decided
 
     @property
     def evicted(self) -> int:
-        """Counters the local windows had to forget for want of room."""
+        """Number of counters evicted from the local windows."""
         return self._fallback.windows.evicted
 
     @property
     def replicas(self) -> int:
-        """How many limiters share each limit while the store is away."""
+        """Number of limiters among which limits are divided during an outage."""
         return self._fallback.windows.replicas
 
     @replicas.setter
@@ -231,19 +235,19 @@ class RedisStore:
         channel = self._channel
         if self._mode == _DOWN or self._sent is not None or channel is None:
             return
-        self._telling = bool(self._again)
-        batch = [] if self._telling else self._take()
-        if not batch and not self._telling:
-            self._rest()
+        self._replaying = bool(self._replays)
+        batch = [] if self._replaying else self._take()
+        if not batch and not self._replaying:
+            self._go_idle()
             return
         self._packed = (
-            self._again.popleft() if self._telling else wire.encode_call(batch)
+            self._replays.popleft() if self._replaying else wire.encode_call(batch)
         )
         self._seq += 1
         self._sent = batch
-        # Not the loop's clock: it ticks in milliseconds.
+        # Not the loop's clock: its resolution is 1 ms.
         self._sent_at = time.perf_counter()
-        self._watch.expect()
+        self._watchdog.expect()
         channel.send(self._frame(), self._on_answer)
 
     def _frame(self) -> bytes:
@@ -269,37 +273,37 @@ class RedisStore:
             self._on_error(answer)
             return
         self._sent = None
-        self._watch.satisfied()
+        self._watchdog.answered()
         now = self._loop.time()
         self._clock_us = answer[0] - int(now * 1e6)
-        forgotten = answer[1] != self._acked and self._tell_again(answer[1])
+        forgotten = answer[1] != self._acked and self._queue_replays(answer[1])
         self._acked = self._seq
         self.stats.calls += 1
         self.stats.ops += len(batch)
         if self.on_call is not None:
             self.on_call(time.perf_counter() - self._sent_at)
-        refused = self._give(batch, answer, now)
-        self._recents.add(self._seq, now, self._packed, answer[0], refused)
+        refused = self._deliver_answers(batch, answer, now)
+        self._replay_log.add(self._seq, now, self._packed, answer[0], refused)
         if forgotten:
-            self._catch_up()
+            self._replay_lost_calls()
         elif self._mode == _MERGING:
             self._merge_left -= len(batch) or 1
             self._check_merged()
-        if self._queue or self._again or self._fallback:
+        if self._queue or self._replays or self._fallback:
             self._loop.call_soon(self._flush)
         else:
-            self._rest()
+            self._go_idle()
 
-    def _rest(self) -> None:
-        """Nothing left to send: the next operation schedules a flush again."""
+    def _go_idle(self) -> None:
+        """Stop flushing: the next operation schedules a flush again."""
         self._flushing = False
         if self._drained is not None:
             self._drained.set()
 
-    def _give(
+    def _deliver_answers(
         self, batch: list[wire.Op], answer: Sequence[int], now: float
     ) -> tuple[int, ...]:
-        """Answer everybody in the batch; which of the reserves were refused."""
+        """Deliver the answers; return the indices of refused reserves."""
         at = wire.ANSWER_HEAD
         reserves = 0
         refused: list[int] = []
@@ -312,18 +316,18 @@ class RedisStore:
                     reserved.state = DONE
                     refused.append(reserves)
                 reserves += 1
-                self._tell(done, reserved)
+                self._notify(done, reserved)
             elif code == wire.PEEK:
                 size = len(reserved.plan.cells)
                 reserved.sums = answer[at : at + size]
                 at += size
-                self._tell(done, reserved)
+                self._notify(done, reserved)
         return tuple(refused)
 
-    def _tell(self, done: Callable[[Reserved], None], reserved: Reserved) -> None:
+    def _notify(self, done: Callable[[Reserved], None], reserved: Reserved) -> None:
         try:
             done(reserved)
-        except Exception as error:  # noqa: BLE001 - one listener must not cost the rest
+        except Exception as error:  # noqa: BLE001 - the other callbacks must still run
             self._loop.call_exception_handler(
                 {"message": "a reserve's callback failed", "exception": error}
             )
@@ -336,7 +340,7 @@ class RedisStore:
             self._open(reason.removeprefix("LOST "))
 
     def _reload(self) -> None:
-        """The store forgot the script, so nothing was executed: load it, send again."""
+        """Load the script and send the call again: NOSCRIPT executed nothing."""
         channel = self._channel
         if channel is None:
             return
@@ -345,25 +349,25 @@ class RedisStore:
         channel.send(load, lambda _: None)
         channel.send(self._frame(), self._on_answer)
 
-    def _tell_again(self, past_seq: int) -> bool:
-        """The store lost the calls after ``past_seq``: they come first now."""
-        calls = self._recents.take_after(past_seq, self._loop.time())
+    def _queue_replays(self, past_seq: int) -> bool:
+        """Queue the calls after ``past_seq``, which the store lost; False if none."""
+        calls = self._replay_log.take_after(past_seq, self._loop.time())
         self.stats.replayed += len(calls)
-        self._again.extendleft(reversed(calls))
+        self._replays.extendleft(reversed(calls))
         return bool(calls)
 
-    def _catch_up(self) -> None:
-        """Until a forgetful store knows again what it knew, nobody waits for it."""
+    def _replay_lost_calls(self) -> None:
+        """Answer locally until the store has executed its lost calls again."""
         self._mode = _MERGING
         queue, self._queue = self._queue, []
         self._queue[:0] = [op for op in queue if not self._answer_queued(op)]
-        self._merge_left = len(self._queue) + len(self._again)
-        self._merging = self.journal_size
+        self._merge_left = len(self._queue) + len(self._replays)
+        self._merging = self.backlog
 
     # -- the breaker -----------------------------------------------------------------
 
-    def _heard(self) -> int:
-        return self._channel.heard if self._channel is not None else 0
+    def _received(self) -> int:
+        return self._channel.received if self._channel is not None else 0
 
     def _on_silence(self) -> None:
         self.stats.timeouts += 1
@@ -373,7 +377,7 @@ class RedisStore:
         self._open(reason)
 
     def _open(self, reason: str) -> None:
-        """Give the store up: answer everybody who waits, keep the rest for later."""
+        """Open the breaker: answer waiting callers locally, keep the rest."""
         if self._mode == _DOWN:
             return
         self._mode = _DOWN
@@ -382,7 +386,7 @@ class RedisStore:
         sent, self._sent = self._sent, None
         queue, self._queue = self._queue, []
         if sent is not None:
-            self._answer_limbo(sent)
+            self._answer_in_doubt(sent)
         kept = [op for op in queue if not self._answer_queued(op)]
         self._queue[:0] = kept
         self._degrade(reason)
@@ -392,33 +396,33 @@ class RedisStore:
         if not self._degraded and self.on_degraded is not None:
             self.on_degraded(reason)
         self._degraded = True
-        self._reviver = self._loop.create_task(self._revive())
+        self._reconnecting = self._loop.create_task(self._reconnect())
 
     def _drop_channel(self) -> None:
-        self._watch.stop()
+        self._watchdog.stop()
         if self._channel is not None:
             self._channel.abort()
             self._channel = None
 
-    def _answer_limbo(self, sent: list[wire.Op]) -> None:
-        """Decide what is in limbo first, then tell: a listener may settle at once."""
+    def _answer_in_doubt(self, sent: list[wire.Op]) -> None:
+        """Decide all reserves, then call back: a callback may settle immediately."""
         for code, reserved, _ in sent:
             if code == wire.RESERVE:
                 self._fallback.decide(reserved)
-        told = self._packed if self._telling else None
-        self._limbo = Limbo(self._seq, sent, told)
+        replay = self._packed if self._replaying else None
+        self._in_doubt = InDoubtCall(self._seq, sent, replay)
         for code, reserved, done in sent:
             if code == wire.RESERVE:
-                self._tell(done, reserved)
+                self._notify(done, reserved)
             elif code == wire.PEEK:
                 self._peek_locally(reserved, done)
 
     def _answer_queued(self, op: wire.Op) -> bool:
-        """Answer who waits; True when nothing is left to send."""
+        """Answer a waiting caller locally; True if nothing is left to send."""
         code, reserved, done = op
         if code == wire.RESERVE:
             self._decide_now(reserved)
-            self._tell(done, reserved)
+            self._notify(done, reserved)
         elif code == wire.PEEK:
             self._peek_locally(reserved, done)
         return code in (wire.RESERVE, wire.PEEK, wire.RENEW)
@@ -430,27 +434,27 @@ class RedisStore:
             reserved.admitted = True
             reserved.state = DONE
 
-    def _settle_limbo(self, reserved: Reserved, actual: Sequence[int]) -> None:
-        if self._limbo is not None and self._limbo.settle(reserved, actual):
+    def _settle_in_doubt(self, reserved: Reserved, actual: Sequence[int]) -> None:
+        if self._in_doubt is not None and self._in_doubt.settle(reserved, actual):
             self._fallback.windows.adjust(reserved, actual)
 
     def _peek_locally(
         self, reserved: Reserved, done: Callable[[Reserved], None]
     ) -> None:
         reserved.sums = self._fallback.windows.sums(reserved.plan.cells)
-        self._tell(done, reserved)
+        self._notify(done, reserved)
 
     # -- recovery --------------------------------------------------------------------
 
     async def start(self) -> None:
-        """Connect; where that fails the breaker is open and recovery goes on."""
+        """Connect; on failure start with an open breaker and keep reconnecting."""
         try:
             await self._connect()
         except StoreUnavailable as error:
             self._degrade(str(error))
 
-    async def _revive(self) -> None:
-        # At once, but no faster than that where it breaks again and again.
+    async def _reconnect(self) -> None:
+        # Immediately, unless the last connection broke within RETRY_S.
         if self._loop.time() - self._resumed_at < RETRY_S:
             await asyncio.sleep(RETRY_S)
         while True:
@@ -460,7 +464,7 @@ class RedisStore:
                 self.last_error = str(error)
             else:
                 return
-            # Not all workers at the same moment.
+            # Jitter, so that workers do not reconnect at the same moment.
             await asyncio.sleep(RETRY_S * random.uniform(0.8, 1.2))  # noqa: S311
 
     async def _connect(self) -> None:
@@ -475,7 +479,7 @@ class RedisStore:
         self._resume(answer)
 
     async def _probe(self, channel: Channel) -> Any:
-        """An empty call: what does the store remember, and the limbo call is void."""
+        """Send an empty call: learn the last executed one, void the one in doubt."""
         self._seq += 1
         frame = self._call.frame(wire.number_call(self._seq, wire.encode_call(())))
         return await channel.ask_framed(frame)
@@ -483,28 +487,29 @@ class RedisStore:
     def _resume(self, answer: Sequence[Any]) -> None:
         self._clock_us = answer[0] - int(self._loop.time() * 1e6)
         past_seq, at_us, flags = answer[1], answer[2], answer[3]
-        limbo, self._limbo = self._limbo, None
-        if limbo is not None:
-            executed = past_seq == limbo.seq
+        in_doubt, self._in_doubt = self._in_doubt, None
+        if in_doubt is not None:
+            executed = past_seq == in_doubt.seq
             if executed:
                 self._acked = past_seq
-            elif limbo.told is not None:
-                self._again.appendleft(limbo.told)
-            ops = limbo.resolve(at_us, flags if executed else None, self._fallback)
+            elif in_doubt.replay is not None:
+                self._replays.appendleft(in_doubt.replay)
+            ops = in_doubt.resolve(at_us, flags if executed else None, self._fallback)
             self._queue[:0] = ops
-        # In the order of old: what was answered and forgotten, the limbo, the rest.
+        # Replay in original order: lost acknowledged calls, the in-doubt call, the
+        # queue.
         if past_seq != self._acked:
-            self._tell_again(past_seq)
+            self._queue_replays(past_seq)
             self._acked = past_seq
         self._resumed_at = self._loop.time()
         self._mode = _MERGING
-        self._merge_left = len(self._queue) + len(self._again)
-        self._merging = len(self._queue) + len(self._again) + self._fallback.exchanges
+        self._merge_left = len(self._queue) + len(self._replays)
+        self._merging = len(self._queue) + len(self._replays) + self._fallback.exchanges
         self._check_merged()
         self._loop.call_soon(self._flush)
 
     def _check_merged(self) -> None:
-        """Close the breaker once everything that has an order has been told."""
+        """Close the breaker once all ordered operations were sent."""
         if self._merge_left > 0:
             return
         self._mode = _LIVE
@@ -516,7 +521,7 @@ class RedisStore:
     # -- administration --------------------------------------------------------------
 
     async def peek(self, cells: Sequence[Cell]) -> list[int]:
-        """Sums now, nothing counted; local ones while the store is away."""
+        """Current sums; local ones while the store is unavailable."""
         sums: list[int] = []
         for start in range(0, len(cells), _PEEK_CELLS):
             sums += await self._peek_some(tuple(cells[start : start + _PEEK_CELLS]))
@@ -536,7 +541,7 @@ class RedisStore:
         return await answered
 
     async def reset(self, cells: Sequence[Cell]) -> None:
-        """Forget these counters; raises StoreUnavailable while the store is away."""
+        """Delete these counters; raises StoreUnavailable."""
         await self._fallback.windows.reset(cells)
         if not cells:
             return
@@ -546,7 +551,7 @@ class RedisStore:
         await self._channel.ask("UNLINK", *(cell.key for cell in cells))
 
     async def eviction_warning(self) -> str | None:
-        """What to warn of where the store may evict keys; raises StoreUnavailable."""
+        """A warning if the store may evict keys; raises StoreUnavailable."""
         if self._channel is None:
             msg = f"the store is away: {self.last_error}"
             raise StoreUnavailable(msg)
@@ -558,11 +563,11 @@ class RedisStore:
         return check_eviction(policy, int(fields.get("maxmemory", "0")))
 
     async def close(self) -> None:
-        """Send everything still queued, for CLOSE_TIMEOUT_S at most."""
-        if self.journal_size or self._sent:
+        """Send everything still queued, within CLOSE_TIMEOUT_S."""
+        if self.backlog or self._sent:
             await self._drain()
-        if self._reviver is not None:
-            self._reviver.cancel()
+        if self._reconnecting is not None:
+            self._reconnecting.cancel()
         self._mode = _DOWN
         self._drop_channel()
 
@@ -573,4 +578,4 @@ class RedisStore:
             async with asyncio.timeout(CLOSE_TIMEOUT_S):
                 await self._drained.wait()
         except TimeoutError:
-            self.stats.lost += self.journal_size + len(self._sent or ())
+            self.stats.lost += self.backlog + len(self._sent or ())

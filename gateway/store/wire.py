@@ -1,7 +1,7 @@
 """The wire form of the script's argument and answers; pure.
 
-``lua/gate.lua`` states the format. A plan is packed once (``compile_plan``) and named
-by its index in every operation of a call, so that the per-request part is one
+``lua/gate.lua`` specifies the format. A plan is packed once (``packed_plan``) and each
+operation of a call refers to it by index, so that the per-request part is one
 ``struct.pack`` of the costs.
 """
 
@@ -20,10 +20,10 @@ from gateway.limits.ports import Cell, Plan, Reserved
 from gateway.limits.windows import is_firm
 
 SCRIPT = files("gateway.store").joinpath("lua/gate.lua").read_bytes()
-# The name under which the store knows the script; not a matter of security.
+# The script's name for EVALSHA; not used for security.
 SCRIPT_SHA = sha1(SCRIPT, usedforsecurity=False).hexdigest().encode()
 
-# Answers open with now, the last call's seq, its time, its flags.
+# An answer starts with four values: now, and the last call's seq, time and flags.
 ANSWER_HEAD = 4
 
 _FIRM = 4
@@ -34,8 +34,8 @@ _PLANS = struct.Struct("<H")
 _OP = struct.Struct("<BH")
 _LEASE_BYTES = 16
 
-# One operation as it waits in the queue: code, reservation, and its argument (settle:
-# the actual costs; reserve and peek: whom to answer).
+# A queued operation: code, reservation, and argument (settle: the actual costs; reserve
+# and peek: the callback).
 Op = tuple[int, Reserved, Any]
 
 
@@ -50,15 +50,15 @@ class Code(IntEnum):
     PEEK = 6
 
 
-# Plain integers: an enum member's look-up costs more than the comparison it serves.
+# Plain integers: looking up an enum member costs more than the comparison itself.
 RESERVE, SETTLE, RENEW, HOLD, CHARGE, PEEK = (int(code) for code in Code)
 
 
 class PackedPlan:
-    """A plan as the script reads it, and the packers of its operations.
+    """The packed form of a plan, and the packers of its operations.
 
-    ``mark`` and ``index`` say where it stands in the call that is being packed;
-    ``distinct`` are the cells that are the first of their key.
+    ``mark`` and ``index``: its position in the call that is being packed. ``distinct``:
+    indices of the cells that are the first with their key.
     """
 
     __slots__ = (
@@ -88,8 +88,8 @@ class PackedPlan:
 
 @cache
 def _packers(size: int, *, leased: bool) -> tuple[Callable[..., bytes], ...]:
-    """Reserve, settle, renew, hold, charge of any plan of this shape."""
-    # A lease of no bytes where the plan has none keeps the calls alike.
+    """Packers of reserve, settle, renew, hold and charge for plans of this shape."""
+    # Without leases an empty field keeps the arguments of all packers the same.
     lease = "16s" if leased else "0s"
     layouts = (
         f"<BH{size}d{lease}",
@@ -102,7 +102,7 @@ def _packers(size: int, *, leased: bool) -> tuple[Callable[..., bytes], ...]:
 
 
 def packed_plan(plan: Plan) -> PackedPlan:
-    """The packed form of a plan, made at first sight."""
+    """The packed form of a plan, made on first use."""
     form: PackedPlan | None = plan.packed
     if form is None:
         form = plan.packed = PackedPlan(plan)
@@ -123,14 +123,14 @@ def _pack_cells(cells: Sequence[Cell], distinct: Sequence[int]) -> bytes:
 
 
 def number_call(seq: int, packed: bytes) -> bytes:
-    """The script's argument: a packed call with its number."""
+    """Prefix a packed call with its number: the script's argument."""
     return _SEQ.pack(seq) + packed
 
 
 def encode_call(batch: Sequence[Op]) -> bytes:
-    """Pack one call: every plan once, then the operations in their order.
+    """Pack one call: each plan once, then the operations in order.
 
-    Longer than most, for it is the inner loop of the whole gateway.
+    Long on purpose: this is the hottest loop of the store client.
     """
     mark = object()
     heads: list[bytes] = []
@@ -173,9 +173,9 @@ def _encode_rare(code: int, form: PackedPlan, reserved: Reserved) -> bytes:
 def read_reserve(
     answer: Sequence[int], at: int, reserved: Reserved, clock_s: float
 ) -> int:
-    """Fill in one reserve from the answer, from index ``at``; returns the next index.
+    """Fill in one reserve from the answer at index ``at``; return the next index.
 
-    ``clock_s`` is the event loop's time of the answer.
+    ``clock_s``: the event loop's time of the answer.
     """
     plan = reserved.plan
     end = at + 1 + len(plan.cells)
@@ -192,11 +192,12 @@ def read_reserve(
     return end + 2
 
 
-def tell_again(packed: bytes, at_us: int, refused: Sequence[int]) -> bytes:
-    """A packed call as a store must be told it that has forgotten it.
+def encode_replay(packed: bytes, at_us: int, refused: Sequence[int]) -> bytes:
+    """Rewrite a packed call for a store that lost it after acknowledging it.
 
-    Reserves that were admitted then (all but those numbered in ``refused``) are held
-    at their time ``at_us``, whether there is room now or not. Empty: nothing is left.
+    Admitted reserves (all but the indices in ``refused``) become HOLD operations of
+    their time ``at_us``, which are not checked against the limits; peeks are dropped.
+    Empty: nothing is left to send.
     """
     sizes, at = _plan_sizes(packed)
     parts, reserves = [packed[:at]], -1
@@ -216,7 +217,7 @@ def tell_again(packed: bytes, at_us: int, refused: Sequence[int]) -> bytes:
 
 
 def _plan_sizes(packed: bytes) -> tuple[list[tuple[int, int]], int]:
-    """Of each plan its number of cells and bytes of lease; and where they end."""
+    """Per plan its number of cells and bytes of lease; and the end of the plans."""
     sizes: list[tuple[int, int]] = []
     at = _PLANS.size
     for _ in range(_PLANS.unpack_from(packed)[0]):
@@ -231,7 +232,7 @@ def _plan_sizes(packed: bytes) -> tuple[list[tuple[int, int]], int]:
 
 
 def _body_size(code: int, cells: int, lease: int) -> int:
-    """Bytes of an operation after its code and plan."""
+    """Length of an operation after its code and plan index, in bytes."""
     if code == RESERVE:
         return 8 * cells + lease
     if code == SETTLE:

@@ -160,7 +160,7 @@ class Plane:
         if isinstance(store, RedisStore):
             for name in store.stats.__slots__:
                 stats[f"store_{name}"] = getattr(store.stats, name)
-            stats["journal"] = store.journal_size
+            stats["journal"] = store.backlog
         elif isinstance(store, MemoryStore):
             turned_away["windows"] = store.evicted
         return stats

@@ -100,7 +100,7 @@ async def test_books_balance_after_a_freeze(engine, store, plan):
     for answer in (before, limbo[0], limbo[1], local[0]):
         store.settle(answer, (1, 40, 1))
     engine.thaw()
-    await until(lambda: store.up and store.journal_size == 0)
+    await until(lambda: store.up and store.backlog == 0)
     assert await store.peek(plan.cells) == [8, 4 * 40 + 4 * 100, 4]
     for answer in (*limbo[2:], *local[1:]):
         store.settle(answer, (1, 70, 1))
@@ -115,7 +115,7 @@ async def test_books_balance_after_a_kill(engine, store, plan):
     store.settle(before, (1, 30, 1))
     store.settle(local[0], (1, 30, 1))
     engine.start()
-    await until(lambda: store.up and store.journal_size == 0)
+    await until(lambda: store.up and store.backlog == 0)
     for answer in local[1:]:
         store.settle(answer, (1, 30, 1))
     assert await store.peek(plan.cells) == [4, 120, 0]
@@ -128,7 +128,7 @@ async def test_a_store_that_lost_its_last_seconds_is_told_again(engine, store, p
     assert await store.peek(plan.cells) == [2, 130, 1]
     engine.command(b"FLUSHALL")
     await reserve(store, plan, 1, 5, 1)
-    await until(lambda: store.stats.replayed > 0 and store.journal_size == 0)
+    await until(lambda: store.stats.replayed > 0 and store.backlog == 0)
     assert await store.peek(plan.cells) == [3, 135, 2]
     store.settle(open_still, (1, 0, 1))
     assert await store.peek(plan.cells) == [3, 35, 1]
@@ -143,7 +143,7 @@ async def test_a_store_that_comes_back_empty_is_told_again(engine, store, plan):
     engine.forget()
     engine.start()
     store.settle(open_still, (1, 60, 1))
-    await until(lambda: store.up and store.journal_size == 0)
+    await until(lambda: store.up and store.backlog == 0)
     assert await store.peek(plan.cells) == [2, 90, 0]
 
 
@@ -156,7 +156,7 @@ async def test_a_store_that_forgets_twice_counts_once(engine, store, plan):
         engine.command(b"FLUSHALL")
         await reserve(store, plan, 0, 5, 0)
         await until(
-            lambda seen=before: store.stats.replayed > seen and store.journal_size == 0
+            lambda seen=before: store.stats.replayed > seen and store.backlog == 0
         )
         await until(lambda: store.up)
         assert await store.peek(plan.cells) == [1, 30 + 5 * told, 0]
@@ -186,7 +186,7 @@ async def test_books_balance_whatever_the_timing(engine, store, plan, seed):
             await asyncio.sleep(dice.random() * 0.1)
             await hurt(engine, dice)
         busy = False
-    await until(lambda: store.up and store.journal_size == 0)
+    await until(lambda: store.up and store.backlog == 0)
     assert await store.peek(plan.cells) == [*used, 0]
 
 
@@ -213,7 +213,7 @@ async def test_a_call_that_wakes_late_changes_nothing(engine, plan):
         engine.freeze()
         store.settle(await away(store, plan), (1, 10, 1))
         engine.thaw()
-        await until(lambda: store.up and store.journal_size == 0)
+        await until(lambda: store.up and store.backlog == 0)
     assert await store.peek(plan.cells) == [5, 50, 0]
     await store.close()
 
@@ -239,7 +239,7 @@ async def test_a_store_that_refuses_writes_is_away(engine, store, plan, fault, c
     assert (answer.admitted, answer.local) == (True, True)
     store.settle(answer, (1, 60, 1))
     engine.command(cure)
-    await until(lambda: store.up and store.journal_size == 0)
+    await until(lambda: store.up and store.backlog == 0)
     assert await store.peek(plan.cells) == [1, 60, 0]
 
 
@@ -279,7 +279,7 @@ async def test_when_down_may_let_all_through_or_nobody(engine, choice, admitted)
     assert {answer.admitted for answer in answers} == {admitted}
     assert answers[0].retry_after == (0.0 if admitted else 1.0)
     engine.start()
-    await until(lambda: store.up and store.journal_size == 0)
+    await until(lambda: store.up and store.backlog == 0)
     assert await store.peek(plan.cells) == [21 if admitted else 0]
     await store.close()
 
@@ -307,7 +307,7 @@ async def test_a_locally_refused_reserve_that_the_store_admitted_is_undone(engin
     refused = await reserve(store, plan, 1, 1)
     assert not refused.admitted
     engine.thaw()
-    await until(lambda: store.up and store.journal_size == 0)
+    await until(lambda: store.up and store.backlog == 0)
     assert await store.peek(plan.cells) == [0, 0]
     await store.close()
 

@@ -108,7 +108,7 @@ def test_no_engine_says_what_to_install(monkeypatch):
 def test_a_directory_that_cannot_be_made(tmp_path):
     """A file in its place, or a symbolic link of somebody."""
     (tmp_path / "file").write_text("")
-    with pytest.raises(EngineFailed, match="cannot be made"):
+    with pytest.raises(EngineFailed, match="cannot create"):
         EmbeddedEngine(tmp_path / "file" / "x", tmp_path / "run").prepare()
     (tmp_path / "link").symlink_to(tmp_path)
     with pytest.raises(EngineFailed, match="not a directory of this user"):

@@ -74,4 +74,4 @@ def test_a_call_told_again_holds_what_was_admitted():
     ops = [(wire.RESERVE, r, None) for r in (first, refused, third)]
     sent = wire.encode_call([*ops, peek, *rest])
     held = [(wire.HOLD, r, None) for r in (first, third)]
-    assert wire.tell_again(sent, 77, (1,)) == wire.encode_call([*held, *rest])
+    assert wire.encode_replay(sent, 77, (1,)) == wire.encode_call([*held, *rest])

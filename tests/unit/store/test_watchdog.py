@@ -1,12 +1,12 @@
-"""Silence is counted in ticks of an honest loop; the loop here is a scripted one."""
+"""The answer watchdog, driven by a scripted event loop."""
 
 from __future__ import annotations
 
-from gateway.store.silence import SilenceWatch
+from gateway.store.watchdog import AnswerWatchdog
 
 
 class Handle:
-    """A timer that can be cancelled."""
+    """A cancellable timer."""
 
     def __init__(self, when, callback):
         self.when = when
@@ -17,7 +17,7 @@ class Handle:
 
 
 class ScriptedLoop:
-    """A clock, and at most one timer."""
+    """A clock and at most one timer."""
 
     def __init__(self):
         self.now = 100.0
@@ -31,26 +31,26 @@ class ScriptedLoop:
         return self.handle
 
     def fire(self, late_s=0.0):
-        """Run the timer, so much later than it asked for."""
+        """Run the timer ``late_s`` after its due time."""
         handle, self.handle = self.handle, None
         self.now = handle.when + late_s
         handle.callback()
 
 
 class Case:
-    """A watch with a time-out of 50 ms and what it heard."""
+    """A watchdog with a time-out of 50 ms and scripted data."""
 
     def __init__(self):
         self.loop = ScriptedLoop()
-        self.heard = 0
+        self.received = 0
         self.silent_at = None
-        self.watch = SilenceWatch(self.loop, 0.05, lambda: self.heard, self.silent)
+        self.watch = AnswerWatchdog(self.loop, 0.05, lambda: self.received, self.silent)
 
     def silent(self):
         self.silent_at = self.loop.now
 
     def run(self, ticks, late_s=0.0):
-        """Ticks until silence is called or so many are over; how many there were."""
+        """Run up to ``ticks`` ticks or until it trips; return how many ran."""
         for number in range(ticks):
             if self.silent_at is not None or self.loop.handle is None:
                 return number
@@ -58,20 +58,20 @@ class Case:
         return ticks
 
 
-def test_silence_is_called_within_the_time_out():
-    """Four ticks of eight and a half milliseconds."""
+def test_it_trips_within_the_time_out():
+    """It trips after four ticks of 8.5 ms."""
     case = Case()
     case.watch.expect()
     case.run(20)
     assert 0.03 < case.silent_at - 100.0 <= 0.041
 
 
-def test_any_sound_starts_over():
-    """An answer of another call is life enough."""
+def test_any_data_restarts_the_count():
+    """Data of another call's answer restarts the count as well."""
     case = Case()
     case.watch.expect()
     case.run(3)
-    case.heard += 1
+    case.received += 1
     case.run(4)
     assert case.silent_at is None
     case.run(1)
@@ -79,24 +79,24 @@ def test_any_sound_starts_over():
 
 
 def test_the_worst_case_stays_within_the_time_out():
-    """A call sent right after a tick that heard something waits one tick more."""
+    """A call sent right after a tick with data waits one tick more."""
     case = Case()
     case.watch.expect()
-    case.heard += 1
+    case.received += 1
     sent_at = case.loop.now
     case.run(20)
     assert case.silent_at - sent_at <= 0.05
 
 
 def test_lateness_of_the_own_loop_does_not_count():
-    """Ticks that come a tick too late prove nothing about the store."""
+    """Time by which a tick came late is not counted against the store."""
     case = Case()
     case.watch.expect()
     assert case.run(30, late_s=0.02) == 30
 
 
-def test_a_loop_that_is_always_late_is_sure_in_the_end():
-    """Many polls and a second without a sound are silence all the same."""
+def test_a_loop_that_is_always_late_trips_in_the_end():
+    """Ten late ticks and one second without data trip it as well."""
     case = Case()
     case.watch.expect()
     case.run(1000, late_s=0.05)
@@ -104,10 +104,10 @@ def test_a_loop_that_is_always_late_is_sure_in_the_end():
 
 
 def test_the_timer_runs_only_while_something_is_awaited():
-    """An idle gateway sleeps."""
+    """Without an awaited answer no timer is armed, so an idle gateway sleeps."""
     case = Case()
     case.watch.expect()
-    case.watch.satisfied()
+    case.watch.answered()
     case.run(1)
     assert case.loop.handle is None
     case.watch.expect()

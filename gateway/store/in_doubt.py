@@ -1,4 +1,4 @@
-"""The call nobody answered: was it executed, and what follows from that."""
+"""A call without an answer: whether the store executed it, and what is left to do."""
 
 from __future__ import annotations
 
@@ -7,32 +7,33 @@ from collections.abc import Sequence
 from gateway.limits.ports import Reserved
 from gateway.store import wire
 from gateway.store.fallback import Fallback
-from gateway.store.memory import DONE, HELD, LIMBO
+from gateway.store.memory import DONE, HELD, IN_DOUBT
 
 
-class Limbo:
-    """One call in limbo: its number, its operations, or its packed form (``told``).
+class InDoubtCall:
+    """The unanswered call ``seq`` and its operations.
 
-    Its reserves were answered by the fallback meanwhile; some may be settled already.
+    ``replay``: its packed form if it was itself a replay, else None. The fallback has
+    answered its reserves meanwhile; some may be settled already.
     """
 
-    __slots__ = ("_ops", "_settled", "seq", "told")
+    __slots__ = ("_ops", "_settled", "replay", "seq")
 
-    def __init__(self, seq: int, ops: list[wire.Op], told: bytes | None) -> None:
+    def __init__(self, seq: int, ops: list[wire.Op], replay: bytes | None) -> None:
         self.seq = seq
-        self.told = told
+        self.replay = replay
         self._ops = ops
         self._settled: dict[Reserved, Sequence[int]] = {}
         for code, reserved, _ in ops:
             if code == wire.RESERVE:
-                reserved.state = LIMBO
+                reserved.state = IN_DOUBT
 
     def __len__(self) -> int:
-        """Operations in it."""
+        """Number of operations in the call."""
         return len(self._ops)
 
     def settle(self, reserved: Reserved, actual: Sequence[int]) -> bool:
-        """Remember a settlement in limbo; False: there was one already."""
+        """Record a settlement for later; False if there is one already."""
         first = reserved not in self._settled
         self._settled.setdefault(reserved, actual)
         return first
@@ -40,10 +41,10 @@ class Limbo:
     def resolve(
         self, at_us: int, flags: bytes | None, fallback: Fallback
     ) -> list[wire.Op]:
-        """What is left to do.
+        """Return the operations that are left to send.
 
-        The store executed the call at ``at_us`` with these ``flags``, or (None) it
-        never will.
+        ``flags``: the store executed the call at ``at_us`` with this result (one
+        character per reserve: 1 admitted). None: it did not and never will.
         """
         ops: list[wire.Op] = []
         reserves = 0
@@ -60,7 +61,7 @@ class Limbo:
         return ops
 
     def _counted(self, reserved: Reserved, at_us: int) -> list[wire.Op]:
-        """The store holds the reservation: settle what is over, undo a refusal."""
+        """The store holds the reservation: settle it if it ended or was refused."""
         actual = self._settled.get(reserved)
         reserved.at_us = at_us
         if reserved.admitted and actual is None:
@@ -72,10 +73,10 @@ class Limbo:
         return [(wire.SETTLE, reserved, actual)]
 
     def _not_counted(self, reserved: Reserved, fallback: Fallback) -> None:
-        """Only we know of it: keep it open, or owe what it cost."""
+        """The store lacks the reservation: track it as open, or defer its cost."""
         actual = self._settled.get(reserved)
         reserved.state = DONE
         if reserved.admitted and actual is None:
-            fallback.keep(reserved)
+            fallback.track(reserved)
         elif reserved.admitted and actual is not None:
-            fallback.owe(reserved, actual)
+            fallback.defer(reserved, actual)

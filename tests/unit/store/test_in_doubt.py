@@ -1,4 +1,4 @@
-"""A call in limbo: every combination of what was decided and what the store did."""
+"""Calls in doubt: each combination of the local decision and the store's result."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ import pytest
 from gateway.limits.ports import Plan, Reserved
 from gateway.store import wire
 from gateway.store.fallback import Fallback
-from gateway.store.limbo import Limbo
-from gateway.store.memory import DONE, HELD, LIMBO, LOCAL, MemoryStore
+from gateway.store.in_doubt import InDoubtCall
+from gateway.store.memory import DONE, HELD, IN_DOUBT, LOCAL, MemoryStore
 from tests.cells import concurrent, sliding
 
 PLAN = Plan((sliding("a", 10), concurrent("c", 10)))
@@ -16,12 +16,12 @@ PLAN = Plan((sliding("a", 10), concurrent("c", 10)))
 
 @pytest.fixture(name="fallback")
 def _fallback() -> Fallback:
-    """Nothing owed yet."""
+    """A fallback without deferred charges."""
     return Fallback("local", MemoryStore(), lambda: b"0123456789abcdef")
 
 
 def decided(*, admitted: bool) -> Reserved:
-    """A reserve in the call, as it was answered meanwhile."""
+    """A reserve of the call, with the local answer."""
     reserved = Reserved(PLAN, (5, 1))
     reserved.admitted = admitted
     reserved.at_us = 1_000
@@ -29,7 +29,7 @@ def decided(*, admitted: bool) -> Reserved:
 
 
 def no_answer(reserved: Reserved) -> None:
-    """Everybody was answered before."""
+    """Callback of a reserve that was answered locally."""
 
 
 @pytest.mark.parametrize(
@@ -49,14 +49,14 @@ def no_answer(reserved: Reserved) -> None:
 def test_a_reserve_ends_on_the_books_once(
     fallback, flags, admitted, settled, state, settles, owed
 ):
-    """Held, settled, undone, still to be told, or nothing."""
+    """Each reserve is held, settled, undone, deferred or dropped, exactly once."""
     reserved = decided(admitted=admitted)
-    limbo = Limbo(7, [(wire.RESERVE, reserved, no_answer)], None)
-    assert (reserved.state, len(limbo)) == (LIMBO, 1)
+    call = InDoubtCall(7, [(wire.RESERVE, reserved, no_answer)], None)
+    assert (reserved.state, len(call)) == (IN_DOUBT, 1)
     if settled:
-        assert limbo.settle(reserved, (3, 1))
-        assert not limbo.settle(reserved, (9, 1))
-    ops = limbo.resolve(2_000, flags, fallback)
+        assert call.settle(reserved, (3, 1))
+        assert not call.settle(reserved, (9, 1))
+    ops = call.resolve(2_000, flags, fallback)
     assert [op[2] for op in ops] == ([] if settles is None else [settles])
     assert (reserved.state, len(fallback)) == (state, owed)
     assert reserved.at_us == (2_000 if flags == b"1" else 1_000)
@@ -64,9 +64,9 @@ def test_a_reserve_ends_on_the_books_once(
 
 @pytest.mark.parametrize("flags", [b"", None])
 def test_other_operations_are_sent_again_only_if_never_executed(fallback, flags):
-    """In their order; nobody waits for an old peek."""
+    """Other operations keep their order; a peek was answered locally."""
     reserved = decided(admitted=True)
     reserved.state = DONE
     ops = [(wire.RENEW, reserved, None), (wire.SETTLE, reserved, (1, 1))]
-    limbo = Limbo(7, [*ops, (wire.PEEK, reserved, no_answer)], None)
-    assert limbo.resolve(2_000, flags, fallback) == ([] if flags is not None else ops)
+    call = InDoubtCall(7, [*ops, (wire.PEEK, reserved, no_answer)], None)
+    assert call.resolve(2_000, flags, fallback) == ([] if flags is not None else ops)
