@@ -33,16 +33,16 @@ from gateway.control.blocks import (
     BlockTable,
     is_over,
 )
-from gateway.control.counters import CounterDesk, public_limit
-from gateway.control.detection import Detecting
+from gateway.control.counters import SubjectCounters, public_limit
+from gateway.control.detection import Detection
 from gateway.control.enforcer import Enforcer
 from gateway.control.history import History
-from gateway.control.incidents import IncidentBook
+from gateway.control.incidents import LocalIncidents
 from gateway.control.price_list import models_by_tenant, price_list
 from gateway.control.records import Collector
-from gateway.control.settings import Reload, Settings
+from gateway.control.running_config import ReloadResult, RunningConfig
 from gateway.control.spans import trace_families
-from gateway.control.workers import CallError, Roster
+from gateway.control.workers import CallError, WorkerRegistry
 from gateway.core.model import Block, Limit, Policy
 from gateway.detect.export import Tide, Usual
 from gateway.serve.runtime import ChildSpec
@@ -63,21 +63,21 @@ class ControlBackend:
         self,
         *,
         spec: ChildSpec,
-        settings: Settings,
+        settings: RunningConfig,
         metrics: Metrics,
         clients: ClientTable,
-        roster: Roster,
+        roster: WorkerRegistry,
         blocks: Blocks,
         table: BlockTable,
-        counters: CounterDesk,
+        counters: SubjectCounters,
         collector: Collector,
         enforcer: Enforcer,
-        incidents: IncidentBook,
+        incidents: LocalIncidents,
         alerting: Alerting,
-        detecting: Detecting,
+        detecting: Detection,
         history: History,
         traces: TraceSink | None,
-        reload: Callable[[], Reload],
+        reload: Callable[[], ReloadResult],
     ) -> None:
         self._spec = spec
         self._settings = settings

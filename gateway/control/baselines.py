@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from redis.exceptions import RedisError
 
-from gateway.control.detection import Detecting
+from gateway.control.detection import Detection
 from gateway.core.baselines import BaselinesError, pack_baselines, unpack_baselines
 from gateway.serve.runtime import write_private
 from gateway.store.baselines import load_baselines, save_baselines
@@ -29,12 +29,12 @@ LOAD_S = 3.0
 SAVING_S = 10.0
 
 
-class Memory:
-    """Loads and saves the state of ``Detecting``; ``client`` None: no store."""
+class BaselinePersistence:
+    """Loads and saves the state of ``Detection``; ``client`` None: no store."""
 
     def __init__(
         self,
-        detecting: Detecting,
+        detecting: Detection,
         client: Redis | None,
         prefix: str,
         runtime_dir: str,

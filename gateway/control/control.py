@@ -26,7 +26,7 @@ from gateway.admin.clients import ClientTable
 from gateway.admin.metrics import Metrics
 from gateway.control.alerting import Alerting
 from gateway.control.backend import ControlBackend
-from gateway.control.baselines import LOAD_S, Memory
+from gateway.control.baselines import LOAD_S, BaselinePersistence
 from gateway.control.blocks import (
     Blocks,
     BlocksUnavailable,
@@ -34,21 +34,21 @@ from gateway.control.blocks import (
     MemoryBlocks,
     RedisBlocks,
 )
-from gateway.control.counters import CounterDesk
-from gateway.control.detection import Detecting
+from gateway.control.counters import SubjectCounters
+from gateway.control.detection import Detection
 from gateway.control.enforcer import Enforcer
 from gateway.control.history import History
-from gateway.control.incidents import IncidentBook
+from gateway.control.incidents import LocalIncidents
 from gateway.control.jwks import JwksFetcher
 from gateway.control.labels import model_labels
 from gateway.control.records import Collector
 from gateway.control.replicas import Replicas
+from gateway.control.running_config import ReloadResult, RunningConfig
 from gateway.control.secret import SecretKeeper
-from gateway.control.settings import Reload, Settings
 from gateway.control.spans import open_traces
 from gateway.control.spending import Spending
 from gateway.control.watching import changes
-from gateway.control.workers import Roster
+from gateway.control.workers import WorkerRegistry
 from gateway.core.baselines import BaselinesError
 from gateway.serve.background import Background
 from gateway.serve.link import Message
@@ -89,14 +89,16 @@ class Control:
     def __init__(self, spec: ChildSpec) -> None:
         self._spec = spec
         self._name = gateway_name(spec.runtime_dir)
-        self._settings = Settings(spec.runtime_dir, read_snapshot(spec.runtime_dir))
+        self._settings = RunningConfig(
+            spec.runtime_dir, read_snapshot(spec.runtime_dir)
+        )
         config = self._settings.config
         logs = config.server.log
         self._log = set_up_logs(logs.level, logs.format, "control")
         self._background = Background(self._task_failed)
         metrics, clients = Metrics(__version__), ClientTable()
         self._metrics = metrics
-        self._roster = Roster(
+        self._roster = WorkerRegistry(
             spec.link, spec.workers, metrics, self._greeting, self._on_event
         )
         self._roster.on_ready = lambda: self._notify(b"ready\n")
@@ -114,11 +116,11 @@ class Control:
             self._alerting_state,
         )
         self._roster.on_stats = self._on_stats
-        self._incidents = IncidentBook(self._say_output, self._alerting.recall)
-        self._detecting = Detecting(
+        self._incidents = LocalIncidents(self._say_output, self._alerting.recall)
+        self._detecting = Detection(
             self._enforcer, self._incidents, self._roster.broadcast
         )
-        self._memory = Memory(
+        self._memory = BaselinePersistence(
             self._detecting, self._redis, config.store.prefix, spec.runtime_dir
         )
         self._collector = Collector(spec.rings, metrics, clients, self._detecting.take)
@@ -135,7 +137,7 @@ class Control:
         self._secret = SecretKeeper(spec.store_url, config.store.prefix)
         self._jwks = JwksFetcher(self._roster.broadcast, self._jwks_failed)
         self._jwks_due = asyncio.Event()
-        counters = CounterDesk(config.store.prefix.encode(), self._roster)
+        counters = SubjectCounters(config.store.prefix.encode(), self._roster)
         self._backend = ControlBackend(
             spec=spec,
             settings=self._settings,
@@ -420,7 +422,7 @@ class Control:
                 str(events.file), max_bytes=events.max_size, keep=events.keep
             )
 
-    def _reload(self) -> Reload:
+    def _reload(self) -> ReloadResult:
         """Read the configuration again; a bad one changes nothing."""
         result = self._settings.reload()
         if not result.ok:

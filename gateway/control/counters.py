@@ -8,13 +8,13 @@ from typing import Any
 
 from gateway.admin.clients import moment
 from gateway.config.resolve import Resolved
-from gateway.control.workers import Roster, read_sums
+from gateway.control.workers import WorkerRegistry, read_sums
 from gateway.core.model import NANOS_PER_USD, SUB_BUCKETS, Policy
 from gateway.limits.plans import cells_of_subject
 from gateway.limits.ports import Cell
 
 
-class CounterDesk:
+class SubjectCounters:
     """Asks the workers: they have the store's connections, and what they keep of a
     subject themselves (local windows, who was over a limit) is forgotten with it.
     """
@@ -22,7 +22,7 @@ class CounterDesk:
     def __init__(
         self,
         prefix: bytes,
-        roster: Roster,
+        roster: WorkerRegistry,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._prefix = prefix

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from gateway.control.enforcer import Enforcer
-from gateway.control.incidents import IncidentBook
+from gateway.control.incidents import LocalIncidents
 from gateway.core.model import CLOSED, STRANGERS, RequestRecord
 from gateway.core.pace import is_due
 from gateway.detect.blocked_templates import floods_of, settled_in
@@ -45,13 +45,13 @@ _IDLE_S = 3600.0
 FULL_DETAIL = 40
 
 
-class Detecting:
+class Detection:
     """Detection of one gateway."""
 
     def __init__(
         self,
         enforcer: Enforcer,
-        book: IncidentBook,
+        book: LocalIncidents,
         broadcast: Callable[[Message], None],
         clock: Callable[[], float] = time.time,
     ) -> None:

@@ -18,7 +18,7 @@ MAX_INCIDENTS = 1000
 _RESOLVED: OutputType = "incident.resolved"
 
 
-class IncidentBook:
+class LocalIncidents:
     """``on_output`` hears everything that the detector says, in order, ``on_recall`` of
     incidents that go on from before.
     """

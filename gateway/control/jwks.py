@@ -19,7 +19,7 @@ TIMEOUT_S = 10.0
 MAX_BYTES = 1024 * 1024
 
 
-class JwksError(Exception):
+class JwksFetchError(Exception):
     """The answer is no key set."""
 
 
@@ -58,7 +58,12 @@ class JwksFetcher:
         for url in sorted(self._urls):
             try:
                 keys = read_key_set(await self._fetch(url))
-            except (aiohttp.ClientError, OSError, TimeoutError, JwksError) as error:
+            except (
+                aiohttp.ClientError,
+                OSError,
+                TimeoutError,
+                JwksFetchError,
+            ) as error:
                 failed = True
                 self._on_error(url, str(error) or type(error).__name__)
                 continue
@@ -78,10 +83,10 @@ def read_key_set(body: bytes) -> dict[str, Any]:
         found = msgspec.json.decode(body)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         msg = f"not JSON: {error}"
-        raise JwksError(msg) from error
+        raise JwksFetchError(msg) from error
     if not isinstance(found, dict) or not isinstance(found.get("keys"), list):
         msg = "no key set: an object with a list of keys was expected"
-        raise JwksError(msg)
+        raise JwksFetchError(msg)
     return {"keys": found["keys"]}
 
 
@@ -100,5 +105,5 @@ async def fetch_bounded(url: str) -> bytes:
             body += chunk
     if len(body) > MAX_BYTES:
         msg = f"larger than {MAX_BYTES} bytes"
-        raise JwksError(msg)
+        raise JwksFetchError(msg)
     return body

@@ -18,7 +18,7 @@ class CallError(Exception):
     """No worker answered in time, or it could not do what was asked."""
 
 
-class Worker:
+class WorkerState:
     """What is known of one worker index."""
 
     __slots__ = ("connected", "generation", "incarnation", "pid", "ready", "stats")
@@ -32,7 +32,7 @@ class Worker:
         self.stats: Message = {}
 
 
-class Roster:
+class WorkerRegistry:
     """``greeting`` gives the messages that a worker gets when it says hello;
     ``on_event`` hears of ``event`` messages.
     """
@@ -52,7 +52,7 @@ class Roster:
         self._calls: dict[int, asyncio.Future[Any]] = {}
         self._call_id = 0
         self._was_ready = False
-        self.workers = [Worker() for _ in range(count)]
+        self.workers = [WorkerState() for _ in range(count)]
         self.on_ready: Callable[[], None] = lambda: None
         """Called once, when every worker is ready for the first time."""
         self.on_stats: Callable[[int, Message], None] = lambda _index, _stats: None
@@ -153,7 +153,7 @@ class Roster:
             case _:
                 pass  # a newer worker says more than we know
 
-    def _greet(self, peer: Peer, worker: Worker, message: Message) -> None:
+    def _greet(self, peer: Peer, worker: WorkerState, message: Message) -> None:
         worker.pid = message.get("pid", 0)
         worker.incarnation = message.get("incarnation", 0)
         worker.connected = True

@@ -10,11 +10,11 @@ from redis.exceptions import RedisError
 
 from gateway.config.resolve import Resolved
 from gateway.control import baselines as module
-from gateway.control.baselines import Memory
+from gateway.control.baselines import BaselinePersistence
 from gateway.control.blocks import BlockTable, MemoryBlocks
-from gateway.control.detection import Detecting
+from gateway.control.detection import Detection
 from gateway.control.enforcer import Enforcer
-from gateway.control.incidents import IncidentBook
+from gateway.control.incidents import LocalIncidents
 from gateway.core.baselines import BaselinesError, pack_baselines
 from gateway.core.model import Anomaly, Policy, Tenant
 from gateway.serve.background import Background
@@ -27,18 +27,18 @@ NOW = 1_767_600_000.0
 PREFIX = "t:"
 
 
-def detecting(tmp_path, *, enabled=True) -> Detecting:
+def detecting(tmp_path, *, enabled=True) -> Detection:
     """Detection of one tenant."""
     policy = Policy("p", anomaly=Anomaly(enabled=enabled))
     tenants = (Tenant("acme", policy),)
     table = BlockTable(lambda _message: None)
     enforcer = Enforcer(table, MemoryBlocks(table, str(tmp_path / "blocks")))
-    found = Detecting(enforcer, IncidentBook(lambda _o: None), lambda _m: None)
+    found = Detection(enforcer, LocalIncidents(lambda _o: None), lambda _m: None)
     found.configure(Resolved(tenants, (), "anonymous", None, "UTC", 1, policy))
     return found
 
 
-def teach(room: Detecting, users=4) -> None:
+def teach(room: Detection, users=4) -> None:
     """Let it see some clients."""
     room.take([make_record(ts=NOW + n, user=f"key_{n}") for n in range(users)])
 
@@ -50,9 +50,9 @@ class Place:
         self.tmp_path = tmp_path
         self.client = client
 
-    def open(self, **options) -> tuple[Detecting, Memory]:
+    def open(self, **options) -> tuple[Detection, BaselinePersistence]:
         room = detecting(self.tmp_path, **options)
-        return room, Memory(room, self.client, PREFIX, str(self.tmp_path))
+        return room, BaselinePersistence(room, self.client, PREFIX, str(self.tmp_path))
 
 
 @pytest.fixture(name="place", params=["store", "file"])

@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from gateway.config.resolve import Resolved
 from gateway.control import detection as module
 from gateway.control.blocks import BlockTable, MemoryBlocks
-from gateway.control.detection import EXPECT_S, RENEW_S, Detecting, group_records
+from gateway.control.detection import EXPECT_S, RENEW_S, Detection, group_records
 from gateway.control.enforcer import Enforcer
-from gateway.control.incidents import IncidentBook
+from gateway.control.incidents import LocalIncidents
 from gateway.core.baselines import BaselinesError
 from gateway.core.model import (
     CLOSED,
@@ -58,8 +58,8 @@ class Room:
         enforcer = Enforcer(
             self.table, MemoryBlocks(self.table, path), lambda: self.now
         )
-        self.book = IncidentBook(self.said.append)
-        self.detecting = Detecting(
+        self.book = LocalIncidents(self.said.append)
+        self.detecting = Detection(
             enforcer, self.book, self.messages.append, lambda: self.now
         )
         self.detecting.configure(config or resolved())
@@ -382,7 +382,7 @@ def test_a_worker_before_the_first_minute_hears_nothing(tmp_path):
     """There is nothing to say yet."""
     table = BlockTable(lambda _message: None)
     enforcer = Enforcer(table, MemoryBlocks(table, str(tmp_path / "b")))
-    detecting = Detecting(enforcer, IncidentBook(print), print)
+    detecting = Detection(enforcer, LocalIncidents(print), print)
     assert list(detecting.greeting()) == []
     assert (detecting.learned, detecting.state()) == (0, None)
 

@@ -6,7 +6,7 @@ import msgspec
 import pytest
 
 from gateway.control import incidents as module
-from gateway.control.incidents import IncidentBook
+from gateway.control.incidents import LocalIncidents
 from gateway.detect.model import Output, Ref, Window, format_time
 
 NOW = 1_767_600_000.0
@@ -31,7 +31,7 @@ def _heard():
 
 @pytest.fixture(name="book")
 def _book(heard):
-    return IncidentBook(heard.append)
+    return LocalIncidents(heard.append)
 
 
 def test_everything_is_heard_in_order_and_only_incidents_are_kept(book, heard):

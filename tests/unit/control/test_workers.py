@@ -8,7 +8,7 @@ import pytest
 
 from gateway.admin.metrics import Metrics
 from gateway.control import workers as module
-from gateway.control.workers import CallError, Roster, read_sums
+from gateway.control.workers import CallError, WorkerRegistry, read_sums
 from gateway.serve.link import WorkerLink
 
 
@@ -22,7 +22,7 @@ class Stage:
         self.ready = asyncio.Event()
         self.answers = [{"result": [1]}, {"result": [2]}]
         self.metrics = Metrics("1")
-        self.roster = Roster(
+        self.roster = WorkerRegistry(
             self.path,
             2,
             self.metrics,

@@ -15,7 +15,12 @@ from aiohttp import web
 
 from gateway.config.structs import StoreTable
 from gateway.config.values import FilePath, Secret, StoreUrl
-from gateway.control.jwks import JwksError, JwksFetcher, fetch_bounded, read_key_set
+from gateway.control.jwks import (
+    JwksFetcher,
+    JwksFetchError,
+    fetch_bounded,
+    read_key_set,
+)
 from gateway.control.secret import SecretKeeper
 from gateway.core.model import JwtRule, Policy, Tenant
 from gateway.serve.background import Background
@@ -260,7 +265,7 @@ async def test_key_sets_are_pushed_when_they_change():
 @pytest.mark.parametrize("body", [b"", b"[]", b'{"keys":1}', b"\xff", b"[" * 100_000])
 def test_what_is_no_key_set(body):
     """Refused with a reason."""
-    with pytest.raises(JwksError):
+    with pytest.raises(JwksFetchError):
         read_key_set(body)
 
 
@@ -277,7 +282,7 @@ async def test_fetch_is_bounded():
     await web.TCPSite(runner, "127.0.0.1", 0).start()
     base = f"http://127.0.0.1:{runner.addresses[0][1]}"
     assert await fetch_bounded(f"{base}/5000") == b"x" * 5000
-    with pytest.raises(JwksError, match="larger"):
+    with pytest.raises(JwksFetchError, match="larger"):
         await fetch_bounded(f"{base}/2000000")
     await runner.cleanup()
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from gateway.control.settings import Settings
+from gateway.control.running_config import RunningConfig
 from gateway.serve.runtime import Snapshot, read_snapshot, write_snapshot
 from tests.disks import full_disk
 
@@ -22,7 +22,7 @@ def _file(tmp_path):
 def _settings(tmp_path, file):
     snapshot = Snapshot(1, str(file), {}, GOOD)
     write_snapshot(str(tmp_path), snapshot)
-    return Settings(str(tmp_path), snapshot, clock=lambda: 5.0)
+    return RunningConfig(str(tmp_path), snapshot, clock=lambda: 5.0)
 
 
 def test_good_file_is_taken_over(settings, file, tmp_path):
@@ -92,6 +92,6 @@ def test_each_content_is_tried_once(settings, file):
 def test_no_file_nothing_to_reload(tmp_path):
     """Only flags: a reload applies them again."""
     overrides = {"upstream": "http://127.0.0.1:9"}
-    settings = Settings(str(tmp_path), Snapshot(1, None, overrides, None))
+    settings = RunningConfig(str(tmp_path), Snapshot(1, None, overrides, None))
     assert not settings.is_changed()
     assert settings.reload().ok

@@ -24,7 +24,7 @@ NEEDS_RESTART: dict[str, Callable[[Config], Any]] = {
 }
 
 
-class Reload(msgspec.Struct, frozen=True):
+class ReloadResult(msgspec.Struct, frozen=True):
     """How an attempt to read the configuration went."""
 
     ok: bool
@@ -46,7 +46,7 @@ class Reload(msgspec.Struct, frozen=True):
         }
 
 
-class Settings:
+class RunningConfig:
     """Holds the snapshot that every worker runs on, and its meaning."""
 
     def __init__(
@@ -62,7 +62,7 @@ class Settings:
         self._at_start: Config = load_snapshot(snapshot).config
         self.loaded: Loaded = load_snapshot(snapshot)
         self.resolved: Resolved = resolve(self.loaded.config)
-        self.last = Reload(True, clock(), snapshot.generation)
+        self.last = ReloadResult(True, clock(), snapshot.generation)
         self.failures = 0
         self._tried = snapshot.text
 
@@ -86,7 +86,7 @@ class Settings:
             "snapshot": self._snapshot,
         }
 
-    def reload(self) -> Reload:
+    def reload(self) -> ReloadResult:
         """Read the file again; the old configuration stays when it is not usable."""
         self._tried = None
         try:
@@ -99,7 +99,7 @@ class Settings:
         except ConfigError as error:
             self.failures += 1
             problems = tuple(str(problem) for problem in error.problems)
-            self.last = Reload(False, self._clock(), self.generation, problems)
+            self.last = ReloadResult(False, self._clock(), self.generation, problems)
             return self.last
         self._snapshot, self.loaded, self.resolved = snapshot, loaded, resolved
         warnings = [str(warning) for warning in loaded.warnings]
@@ -107,7 +107,7 @@ class Settings:
             write_snapshot(self._runtime_dir, snapshot)
         except OSError as error:  # processes that start learn it from control
             warnings.append(f"in force, but not kept for a restart: {error.strerror}")
-        self.last = Reload(
+        self.last = ReloadResult(
             True,
             self._clock(),
             self.generation,
