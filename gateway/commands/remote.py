@@ -1,7 +1,8 @@
-"""Calls to a running gateway's admin API, with the standard library alone."""
+"""Client of a running gateway's admin API; standard library and msgspec only."""
 
 from __future__ import annotations
 
+import os
 import urllib.error
 import urllib.request
 from collections.abc import Iterable, Iterator
@@ -11,15 +12,29 @@ from urllib.parse import quote, urlencode, urlsplit
 
 import msgspec
 
-# A block list of 100,000 entries fits.
-ANSWER_BYTES_MAX = 64 << 20
+from gateway.commands.flags import TOKEN_VARIABLE
+from gateway.config import find_file, load
+from gateway.config.structs import AdminTable
+
+ANSWER_BYTES_MAX = 64 << 20  # a block list of 100,000 entries has 15 MB
 TIMEOUT_S = 10.0
-# A sample is two messages, behind what is being sent; a letter may take half a minute.
+# A sample is two messages, queued behind others; one e-mail may take 30 s.
 SAMPLE_S = 100.0
 
 
+def open_admin(config: str | None, admin: str | None, token: str | None) -> AdminClient:
+    """The gateway named by the flags, the environment or the configuration file."""
+    token = token or os.environ.get(TOKEN_VARIABLE)
+    if admin is None and find_file(config):
+        table = load(config).config.admin
+        admin = table.listen
+        if token is None and table.token:
+            token = table.token.reveal()
+    return AdminClient(admin or AdminTable().listen, token)
+
+
 class RemoteError(Exception):
-    """The admin API refused or could not be reached; ``usage`` says whose fault."""
+    """The admin API refused a call or is unreachable; ``usage``: the call was wrong."""
 
     def __init__(self, message: str, *, usage: bool = False) -> None:
         super().__init__(message)
@@ -27,51 +42,39 @@ class RemoteError(Exception):
 
 
 class AdminClient:
-    """One gateway's admin API."""
+    """Calls to one gateway's admin API. Every call raises RemoteError."""
 
     def __init__(self, base: str, token: str | None) -> None:
-        """Raises RemoteError where ``base`` is no address."""
+        """Raises RemoteError if ``base`` is not an address."""
         self.base = base.rstrip("/") if "://" in base else f"http://{base}"
         if not _is_address(self.base):
-            raise RemoteError(f"{base!r} is no address; use host:port", usage=True)
+            raise RemoteError(f"{base!r} is not an address; use host:port", usage=True)
         self.token = token
-        # Never through a proxy: the admin port is near, and the token is secret.
+        # Never through a proxy of the environment: it would see the token.
         self._open = urllib.request.build_opener(urllib.request.ProxyHandler({})).open
 
-    def list_blocks(self) -> list[dict[str, Any]]:
-        """Every block in force, page by page."""
-        blocks: list[dict[str, Any]] = []
-        cursor: str | None = None
-        while True:
-            query = f"?{urlencode({'cursor': cursor})}" if cursor else ""
-            page = self._call("GET", f"/api/v1/blocks{query}")
-            blocks += page["items"]
-            cursor = page.get("next")
-            if not cursor:
-                return blocks
-
     def list_all(self, path: str, **query: str | None) -> list[dict[str, Any]]:
-        """Every item of a list, page by page; a query of None is left out."""
+        """Every item of a list, page by page; query values of None are left out."""
         items: list[dict[str, Any]] = []
         asked = {name: value for name, value in query.items() if value is not None}
         while True:
-            page = self._call("GET", f"{path}?{urlencode(asked)}")
+            page = self._call("GET", f"{path}?{urlencode(asked)}" if asked else path)
             items += page["items"]
             if not page.get("next"):
                 return items
             asked["cursor"] = page["next"]
 
     def post(self, *path: str, timeout_s: float = TIMEOUT_S) -> Any:
-        """An operation without a body, at ``/api/v1/`` and these segments."""
+        """POST without content to ``/api/v1/`` and these path segments."""
         return self._call("POST", _path(path), {}, timeout_s)
 
     def send(self, path: str, content: dict[str, Any]) -> dict[str, Any]:
-        """Make something; what was made."""
+        """POST ``content``; returns the created object."""
         answer: dict[str, Any] = self._call("POST", path, content)
         return answer
 
     def delete(self, *path: str) -> None:
-        """Remove what is at ``/api/v1/`` and these segments."""
+        """DELETE at ``/api/v1/`` and these path segments."""
         self._call("DELETE", _path(path))
 
     def add_block(self, block: dict[str, Any]) -> dict[str, Any]:
@@ -80,17 +83,17 @@ class AdminClient:
         return answer
 
     def remove_block(self, kind: str, subject: str, tenant: str | None) -> None:
-        """End a block."""
+        """Remove a block."""
         query = f"?{urlencode({'tenant': tenant})}" if tenant else ""
         self._call("DELETE", _path(("blocks", kind, subject)) + query)
 
     def get(self, path: str) -> Any:
-        """What a route of ``/api/v1`` answers."""
+        """GET below ``/api/v1``."""
         return self._call("GET", f"/api/v1/{path}")
 
     def stream(self) -> Iterator[tuple[str, Any]]:
-        """Live events (name, content). Raises RemoteError, also at their end: a gateway
-        sends them for as long as it runs.
+        """Live events (name, content). The end of the stream is an error, because a
+        gateway sends events for as long as it runs.
         """
         request = urllib.request.Request(f"{self.base}/api/v1/stream")  # noqa: S310 - the operator's own address
         if self.token:
@@ -141,18 +144,18 @@ def _is_address(base: str) -> bool:
     try:
         parts = urlsplit(base)
         known = parts.scheme in ("http", "https") and parts.port != 0
-    except ValueError:  # of a port, too, that is none
+    except ValueError:  # also: a port that is not a number
         return False
     return known and bool(parts.hostname)
 
 
 def _path(segments: Iterable[str]) -> str:
-    """Under ``/api/v1``; what stands in an id is no part of the path."""
+    """A path under ``/api/v1``; slashes inside a segment are percent-encoded."""
     return "/api/v1/" + "/".join(quote(one, safe="") for one in segments)
 
 
 def _events(lines: Iterable[bytes]) -> Iterator[tuple[str, Any]]:
-    """Server-sent events of which each has one line of JSON."""
+    """Server-sent events with one line of JSON each, as (name, content)."""
     name = ""
     for line in lines:
         field, _, value = line.rstrip(b"\r\n").partition(b": ")

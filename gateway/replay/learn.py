@@ -7,11 +7,11 @@ from collections.abc import Callable
 
 from gateway.config import Config, find_file, load
 from gateway.config.structs import StoreTable
-from gateway.replay.command import TOLD, complain, progress_bar
 from gateway.replay.keeping import KeepError, check_store, write_file, write_store
 from gateway.replay.learning import learn_from
 from gateway.replay.logs import Guide, read_log
 from gateway.replay.reading import Reader, check_usable, told
+from gateway.replay.run import TOLD, complain, progress_bar
 from gateway.replay.sorting import Sorter
 from gateway.stream.source import STDIN, SourceError
 from gateway.stream.watch import printable

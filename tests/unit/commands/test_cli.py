@@ -57,7 +57,7 @@ def _admin():
 def _became(monkeypatch):
     """What ``serve`` would replace this process by."""
     calls = []
-    monkeypatch.setattr(cli.os, "execve", lambda *args: calls.append(args))
+    monkeypatch.setattr("os.execve", lambda *args: calls.append(args))
     return calls
 
 

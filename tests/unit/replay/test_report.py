@@ -8,8 +8,8 @@ import json
 import msgspec
 
 from gateway.config import load_config
-from gateway.replay.command import run
 from gateway.replay.reading import read_all
+from gateway.replay.run import run
 from gateway.replay.simulate import Simulation
 from gateway.replay.sorting import Sorter
 from gateway.replay.table import write_tables

@@ -16,7 +16,7 @@ from gateway.replay.report import Report
 from gateway.replay.simulate import Decision, Simulation, decision_of_then
 from gateway.replay.sorting import Sorter
 from gateway.replay.tally import Column, Tally
-from gateway.stream.command import read_baselines
+from gateway.stream.run import read_baselines
 from gateway.stream.source import STDIN, SourceError
 from gateway.stream.watch import printable
 
