@@ -149,12 +149,20 @@ class Exchange:
 
     def begin(self) -> bool:
         """Refuse from the head alone (False), or go on and ask for the body."""
-        self.in_begin = True
-        refusal = check_head(self.flow, self.shared)
-        if (refusal is None or self._passes(refusal)) and not self.hold:
+        flow, shared = self.flow, self.shared
+        refusal = check_head(flow, shared)
+        if refusal is not None and decide(flow, shared, refusal) is not Decision.PASS:
+            # Nothing is reserved or connected yet: shorter than ``refuse``.
+            answer = self._compose_refusal(refusal)
+            self.stage = Stage.ENDED
+            self._end(NO_USAGE, perf_counter())
+            self.writer.write(answer)
+            return False
+        if not self.hold:
+            self.in_begin = True
             self._begin_upload()
-        self.in_begin = False
-        return self.stage != Stage.ENDED
+            self.in_begin = False
+        return self.stage is not Stage.ENDED
 
     def _begin_upload(self) -> None:
         """Pass the body on unread: the request counts by its endpoint alone."""
@@ -172,7 +180,7 @@ class Exchange:
 
     def on_body(self, body: bytes) -> None:
         """The whole body of a metered request, or one piece of an upload."""
-        if self.stage == Stage.ENDED:
+        if self.stage is Stage.ENDED:
             return
         if self.upload is not None:
             self.upload.take(body)
@@ -186,7 +194,7 @@ class Exchange:
             self._read(body)
 
     def _on_inflated(self, plain: bytes | InflateError) -> None:
-        if self.stage == Stage.ENDED:
+        if self.stage is Stage.ENDED:
             return
         if self.client is None:
             self._settle_unsent()
@@ -232,7 +240,7 @@ class Exchange:
         flow.reserved = reserved
         self.reserving = False
         flow.store_s = perf_counter() - self.reserve_at
-        if self.stage == Stage.ENDED or self.client is None:
+        if self.stage is Stage.ENDED or self.client is None:
             if not reserved.admitted:
                 flow.reserved = None  # refused, and nothing passes: nothing counts
             self._settle_unsent()
@@ -277,7 +285,7 @@ class Exchange:
     def _on_delay_over(self) -> None:
         """Ask the store again, without the limit of the throttle."""
         self.shared.scoring.end_delay()
-        if self.stage == Stage.ENDED or self.client is None:
+        if self.stage is Stage.ENDED or self.client is None:
             return
         self.flow.reserved = None
         if self.flow.release_throttle():
@@ -298,7 +306,7 @@ class Exchange:
 
     def on_connected(self, up: UpstreamConnection) -> None:
         """Send the request on the connection that the pool found or opened."""
-        if self.stage != Stage.CONNECTING:
+        if self.stage is not Stage.CONNECTING:
             up.release()
             return
         self.upstream = up
@@ -340,7 +348,7 @@ class Exchange:
 
     def on_connect_failed(self, status: int, reason: str) -> None:
         """No connection to any target of the upstream."""
-        if self.stage != Stage.CONNECTING:
+        if self.stage is not Stage.CONNECTING:
             return
         self.flow.outcome = "timeout" if status == 504 else "upstream_error"
         self.refuse(upstream_failed(status, reason))
@@ -348,7 +356,7 @@ class Exchange:
     def on_upstream_lost(self, status: int, reason: str, *, retry: bool) -> None:
         """The connection broke before the answer's head was complete."""
         self.upstream = None
-        if self.stage != Stage.SENT:
+        if self.stage is not Stage.SENT:
             return
         if retry and not self.retried and self.upload is None and self.client:
             # Nothing came back on a connection that had been used before: it was
@@ -421,7 +429,7 @@ class Exchange:
 
     def on_answer_flush(self) -> None:
         """Write what one read from the upstream gave, then meter it."""
-        if self.stage == Stage.ANSWERING:
+        if self.stage is Stage.ANSWERING:
             self.last_activity = self.shared.now()
             self.writer.flush()
             if self.metering is not None:
@@ -513,7 +521,7 @@ class Exchange:
         if route is None or conn is None:
             return
         until, why = FOREVER, ""
-        if self.stage == Stage.SENT:
+        if self.stage is Stage.SENT:
             until, why = self._answer_due(conn, route)
         elif self.stage in (Stage.ANSWERING, Stage.TUNNEL):
             since = self._last_activity() if conn.writable else now
@@ -554,7 +562,7 @@ class Exchange:
 
     def on_body_refused(self, status: int, reason: str) -> None:
         """The body is too large, too slow, or malformed."""
-        if self.stage == Stage.ANSWERING:
+        if self.stage is Stage.ANSWERING:
             self.flow.outcome = "client_closed"
             self._break_answer(perf_counter())
             return
@@ -563,7 +571,7 @@ class Exchange:
 
     def refuse(self, refusal: Refusal) -> None:
         """Answer in place of the upstream, give back what was reserved, end."""
-        if self.stage == Stage.ENDED:
+        if self.stage is Stage.ENDED:
             return
         self._abandon_upstream()
         conn = self.client
@@ -599,7 +607,7 @@ class Exchange:
         upload = self.upload
         if upload is not None:
             upload.conn = None
-        if conn is None or self.stage == Stage.ENDED:
+        if conn is None or self.stage is Stage.ENDED:
             return
         self.flow.outcome = "client_closed"
         if self.reserving:
@@ -632,11 +640,11 @@ class Exchange:
 
     def leave_upstream(self) -> None:
         """Close the upstream and settle what has passed: the client is gone."""
-        if self.stage == Stage.ENDED:
+        if self.stage is Stage.ENDED:
             return  # only its tokens are still being counted
         self._abandon_upstream()
         match, facts = self.flow.context.match, self.flow.facts
-        if self.stage == Stage.SENT and self.hold and match and facts:
+        if self.stage is Stage.SENT and self.hold and match and facts:
             self.metering = open_lost_metering(match, facts)
         if self.stage in (Stage.SENT, Stage.ANSWERING):
             self._settle(complete=False, ended_at=perf_counter())

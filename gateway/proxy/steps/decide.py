@@ -28,31 +28,27 @@ def decide(flow: Flow, shared: Shared, refusal: Refusal | None) -> Decision:
     Observe mode lets pass what the policy refuses, and the record says so. A throttled
     request is delayed instead of refused where the policy has a ``delay``.
     """
-    if refusal is None:
-        _decide_admitted(flow)
-        return Decision.PASS
-    identity = flow.context.identity
-    if refusal.by_policy and identity is not None:
-        if identity.policy.mode == "observe":
-            flow.leave_unenforced(refusal)
-            return Decision.PASS
-        if (
-            refusal.action == "throttle"
-            and not flow.delayed
-            and shared.scoring.start_delay(identity.policy)
-        ):
-            return Decision.DELAY
-    return Decision.REFUSE
-
-
-def _decide_admitted(flow: Flow) -> None:
-    """Tag or throttle an admitted request, unless the mode is observe."""
     identity = flow.identity
-    if identity is None or not identity.policy.anomaly.enabled:
-        return
-    action = flow.verdict.rung
-    if action != "allow":
-        flow.act_on_verdict(action, enforced=identity.policy.mode != "observe")
+    if identity is None:
+        return Decision.PASS if refusal is None else Decision.REFUSE
+    policy = identity.policy
+    if refusal is None:
+        action = flow.verdict.rung
+        if action != "allow" and policy.anomaly.enabled:
+            flow.act_on_verdict(action, enforced=policy.mode != "observe")
+        return Decision.PASS
+    if not refusal.by_policy:
+        return Decision.REFUSE
+    if policy.mode == "observe":
+        flow.leave_unenforced(refusal)
+        return Decision.PASS
+    if (
+        refusal.action == "throttle"
+        and not flow.delayed
+        and shared.scoring.start_delay(policy)
+    ):
+        return Decision.DELAY
+    return Decision.REFUSE
 
 
 def delay_s(flow: Flow, refusal: Refusal) -> float:

@@ -20,32 +20,23 @@ if TYPE_CHECKING:
 
 def read_body(flow: Flow, shared: Shared, plain: bytes) -> Refusal | None:
     """Read the decoded body; refuse what cannot be read or exceeds the caps."""
+    context, head = flow.context, flow.head
+    match, identity = context.match, context.identity
+    assert match is not None  # only bodies of known endpoints are buffered
+    content_type = head.fields.get(b"content-type", b"").decode("latin-1")
     try:
-        return _read(flow, shared, plain)
+        facts = match.dialect.read_request(match, plain, head.query, content_type)
+        fingerprint = None
+        if identity is not None and identity.policy.anomaly.enabled:
+            fingerprint = shared.scoring.fingerprint(plain)
+        flow.set_facts(facts, fingerprint)
+        refusal = None if context.capless else check_caps(flow, facts)
+        if refusal is None and facts.stream and not context.request_encoding:
+            _request_usage(flow, facts)
     except DialectError as error:
         return Refusal(
             400, "invalid_request", error.message, error.param, by_policy=True
         )
-
-
-def _read(flow: Flow, shared: Shared, plain: bytes) -> Refusal | None:
-    context, head = flow.context, flow.head
-    match = context.match
-    assert match is not None  # only bodies of known endpoints are buffered
-    facts = match.dialect.read_request(
-        match,
-        plain,
-        head.query,
-        head.fields.get(b"content-type", b"").decode("latin-1"),
-    )
-    identity = context.identity
-    if identity is not None and identity.policy.anomaly.enabled:
-        flow.set_facts(facts, shared.scoring.fingerprint(plain))
-    else:
-        flow.set_facts(facts, None)
-    refusal = None if context.capless else check_caps(flow, facts)
-    if refusal is None and facts.stream and not context.request_encoding:
-        _request_usage(flow, facts)
     return refusal
 
 

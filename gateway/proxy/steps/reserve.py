@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from gateway.limits.plans import LimitPlan
     from gateway.limits.ports import Reserved
     from gateway.proxy.flow import Flow
+    from gateway.proxy.prepare import RequestContext
     from gateway.proxy.shared import Shared
 
 # ``LimitPlan.least_usd`` of a plan without a limit in money.
@@ -51,11 +52,17 @@ def plan_limits(flow: Flow, shared: Shared) -> Refusal | None:
         block = gate.find_flood(identity, flow.fingerprint, epoch)
         if block is not None:
             return flow.blocked_by(block)
-    plan = _find_plan(flow, shared, identity, facts.model)
+    context = flow.context
+    if context.plan is not None and context.plan_model == facts.model:
+        plan = context.plan
+    else:
+        plan = _find_plan(context, shared, identity, facts.model)
+    if gate.standings:
+        plan = _throttle(flow, shared, identity, plan)
     if not plan.cells:
         flow.set_plan(plan)
         return None
-    if not facts.billable or not flow.context.hold:
+    if not facts.billable or not context.hold:
         # Requests and open exchanges count, tokens and money do not.
         flow.set_plan(plan, actual_costs(plan, _NO_USAGE, 0, 0, failed=True))
         return None
@@ -73,25 +80,27 @@ def plan_limits(flow: Flow, shared: Shared) -> Refusal | None:
     return refusal
 
 
-def _find_plan(flow: Flow, shared: Shared, identity: Identity, model: str) -> LimitPlan:
-    """The limits of this identity and model, and a throttle's."""
-    context = flow.context
-    if identity.takes_body_user:
-        plan = shared.tables.plans.plan(identity, model, shared.store.now_us() / 1e6)
-    elif context.plan is not None and context.plan_model == model:
-        plan = context.plan
-    else:
-        plan = shared.tables.plans.plan(identity, model, shared.store.now_us() / 1e6)
-        if plan.until == FOREVER:
-            context.plan, context.plan_model = plan, model
-    gate = shared.gate
-    if gate.standings:
-        decision = gate.find_standing(identity, shared.epoch + perf_counter())
-        if decision is not None:
-            flow.set_decision(decision)
-            if decision.action == "throttle":
-                plan = shared.scoring.throttle(plan, identity, decision)
+def _find_plan(
+    context: RequestContext, shared: Shared, identity: Identity, model: str
+) -> LimitPlan:
+    """The limits of this identity and model, kept with the head while they last."""
+    plan = shared.tables.plans.plan(identity, model, shared.store.now_us() / 1e6)
+    if plan.until == FOREVER and not identity.takes_body_user:
+        context.plan, context.plan_model = plan, model
     return plan
+
+
+def _throttle(
+    flow: Flow, shared: Shared, identity: Identity, plan: LimitPlan
+) -> LimitPlan:
+    """Show what control decided about the client; a throttle adds its limit."""
+    decision = shared.gate.find_standing(identity, shared.epoch + perf_counter())
+    if decision is None:
+        return plan
+    flow.set_decision(decision)
+    if decision.action != "throttle":
+        return plan
+    return shared.scoring.throttle(plan, identity, decision)
 
 
 def _expected_nanos(
