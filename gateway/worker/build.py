@@ -1,4 +1,4 @@
-"""From a configuration to the data plane's tables: where concrete classes are picked."""
+"""Makes the data plane's tables from a configuration; chooses the concrete classes."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 
 class Builder:
-    """Makes the tables of each generation; pools of unchanged upstreams live on."""
+    """Makes the tables of each generation; unchanged upstreams keep their pools."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop, via_name: bytes) -> None:
         self._loop = loop
@@ -39,7 +39,7 @@ class Builder:
         self._jwks: dict[str, Any] = {}
 
     def build(self, config: Config, secret: bytes) -> Tables:
-        """Raises ValueError (a key set) and OSError (files, certificates)."""
+        """Make the tables. Raises ValueError (a key set), OSError (files, certificates)."""
         resolved = resolve(config)
         self._generation += 1
         rules = [t.jwt for t in resolved.tenants if t.jwt is not None]
@@ -64,7 +64,7 @@ class Builder:
     def _verifier(self, rules: Sequence[JwtRule]) -> JwtVerifier | None:
         if not rules:
             return None
-        # 9 MB of cryptography that only tenants with tokens need.
+        # Imported late: 9 MB of cryptography that only tenants with tokens need.
         from gateway.worker.jwt import JwtVerifier  # noqa: PLC0415
 
         verifier = JwtVerifier(rules)
@@ -73,7 +73,7 @@ class Builder:
         return verifier
 
     def take_keys(self, url: str, keys: Any) -> None:
-        """A key set that control has fetched. Raises ValueError."""
+        """Take a key set that control has fetched. Raises ValueError."""
         if self.jwt is not None:
             self.jwt.set_keys(url, keys)
         self._jwks[url] = keys
@@ -100,7 +100,7 @@ class Builder:
             )
             for policy in policies
         }
-        # Strangers of a gateway that denies them still have a policy by name.
+        # Clients without a tenant have a policy by name even if they are denied.
         tables.setdefault("anonymous", self._packaged)
         return tables
 
@@ -146,7 +146,7 @@ class Builder:
 
 
 def trust_check(trusted: Networks) -> Callable[[str], bool]:
-    """Whether a peer's address is a trusted proxy's; remembered while few."""
+    """A cached check whether an address belongs to a trusted proxy."""
     known: dict[str, bool] = {}
 
     def trusts(peer: str) -> bool:
@@ -161,7 +161,7 @@ def trust_check(trusted: Networks) -> Callable[[str], bool]:
 
 
 def data_settings(server: ServerTable, via_name: bytes) -> DataSettings:
-    """Switches of the data plane from ``[server]``."""
+    """Settings of the data plane from ``[server]``."""
     return DataSettings(
         max_body=server.max_body,
         max_inflate=server.max_inflate,
@@ -172,7 +172,7 @@ def data_settings(server: ServerTable, via_name: bytes) -> DataSettings:
 
 
 def wire_settings(server: ServerTable) -> WireSettings:
-    """Limits of the client's side from ``[server]``."""
+    """Limits on client connections from ``[server]``."""
     unlimited = server.max_connections
     return WireSettings(
         head_timeout_s=float(server.head_timeout),
@@ -190,7 +190,7 @@ def wire_settings(server: ServerTable) -> WireSettings:
 
 
 def upstream_tls(config: ResolvedRoute) -> ssl.SSLContext:
-    """TLS 1.2 and up, verified unless the configuration says otherwise."""
+    """A context for TLS 1.2 or later, with verification unless ``tls_verify = false``."""
     context = ssl.create_default_context(cafile=config.ca_file)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     context.set_alpn_protocols(["http/1.1"])

@@ -1,8 +1,8 @@
-"""Verifies JSON Web Tokens against key sets from files or pushed by control.
+"""Verifies JSON Web Tokens (RFC 7519) against key sets (RFC 7517).
 
-Workers never fetch keys: control downloads the sets of ``jwks_url`` and pushes them.
-A signature costs 30 to 100 µs, so what was verified is remembered by the token's hash
-until it expires, and what failed for a few seconds.
+Key sets come from files or from control: workers never fetch keys, control downloads
+the sets of ``jwks_url`` and pushes them. A signature costs 30 to 100 µs, so results are
+cached by the token's hash: claims until they expire, failures for a few seconds.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ import msgspec
 from gateway.core.lru import Lru
 from gateway.core.model import JwtRule
 
-# Clocks of issuers differ from ours.
+# Allowed difference between the clock of an issuer and ours.
 LEEWAY_S: Final = 30.0
-# A failure may be mended by keys that are about to arrive.
+# Short, because the missing keys may be about to arrive.
 FAILURE_TTL_S: Final = 5.0
-# Real key sets hold two to ten keys; each one without a ``kid`` costs a signature.
+# Real key sets hold two to ten keys; a token without ``kid`` is checked against each.
 MAX_KEYS: Final = 64
-# As long as most servers let a header be.
+# Most servers limit a header to this.
 _MAX_TOKEN_CHARS: Final = 16_384
 _DEFAULT_CAPACITY: Final = 10_000
 _MAX_JWKS_BYTES: Final = 1_048_576
@@ -33,8 +33,8 @@ _RSA_FAMILY: Final = ("RS256", "RS384", "RS512", "PS256", "PS384", "PS512")
 Claims = Mapping[str, object]
 
 
-class JwksError(ValueError):
-    """A key set that cannot be used; the message says which one and why."""
+class KeySetError(ValueError):
+    """A key set cannot be used; the message says which one and why."""
 
 
 class _KeySet:
@@ -46,40 +46,41 @@ class _KeySet:
         self._all = list(keys)
 
     def candidates(self, kid: object, algorithm: str) -> list[pyjwt.PyJWK]:
-        """The keys to try: the one of this ``kid``; without a kid, all that fit."""
+        """The keys to try: the one with this ``kid``; all of the algorithm without it."""
         fitting = [key for key in self._all if key.algorithm_name == algorithm]
         if not isinstance(kid, str):
             return fitting
-        # A key without an id may be meant by any; one with another id is not.
+        # A key without an id may belong to any ``kid``.
         return [key for key in fitting if not key.key_id or key.key_id == kid]
 
 
 class JwtVerifier:
-    """Verifies tokens; ``verify`` is what ``core.identify`` asks for.
+    """Verifies tokens; ``identity.identify`` calls ``verify``.
 
-    Only asymmetric algorithms of the rule are taken: a public key must never serve as
-    an HMAC secret, and ``none`` signs nothing. ``exp`` is required; ``nbf``, issuer
-    and audience are checked where given, times with 30 s of leeway.
+    Only the asymmetric algorithms of the rule are accepted: a public key must never be
+    used as an HMAC secret, and ``none`` signs nothing (RFC 8725, section 3). ``exp`` is
+    required; ``nbf``, issuer and audience are checked where given, times with 30 s of
+    leeway.
     """
 
     def __init__(
         self, rules: Iterable[JwtRule] = (), *, capacity: int = _DEFAULT_CAPACITY
     ) -> None:
-        """Read the files that ``rules`` name. Raises JwksError."""
+        """Read the files that ``rules`` name. Raises KeySetError."""
         self._sets: dict[str, _KeySet] = {}
-        # (hash of the token, what the rule asks) -> claims or None, valid until.
+        # (hash of the token, checks of the rule) -> (claims or None, cached until).
         self._seen: Lru[object, tuple[Claims | None, float]] = Lru(capacity)
         for rule in rules:
             if rule.jwks_file is not None:
                 self._sets[rule.jwks_file] = _read_file(rule.jwks_file)
 
     def set_keys(self, url: str, jwks: bytes | str | Mapping[str, Any]) -> None:
-        """Take the key set behind ``url``. Raises JwksError and keeps the old one."""
+        """Replace the key set of ``url``. Raises KeySetError and keeps the old one."""
         self._sets[url] = _parse_jwks(url, jwks)
         self._seen.clear()
 
     def verify(self, token: str, rule: JwtRule, now: float) -> Claims | None:
-        """The claims of a good token, None for any other; ``now`` in epoch seconds."""
+        """The claims of a valid token, else None; ``now`` in epoch seconds."""
         if len(token) > _MAX_TOKEN_CHARS:
             return None
         digest = hashlib.sha256(token.encode("utf-8", "surrogatepass")).digest()
@@ -113,7 +114,7 @@ class JwtVerifier:
 def _decode(
     token: str, key: pyjwt.PyJWK, algorithm: str, rule: JwtRule
 ) -> Claims | None:
-    """Signature, issuer and audience; times are checked against our own ``now``."""
+    """Check signature, issuer and audience; ``_in_time`` checks the times."""
     try:
         return pyjwt.decode(
             token,
@@ -132,7 +133,7 @@ def _decode(
             },
         )
     except (pyjwt.PyJWTError, ValueError, TypeError, RecursionError):
-        # PyJWT lets errors of its JSON and key layers through for odd tokens.
+        # PyJWT does not wrap the errors of its JSON and key layers.
         return None
 
 
@@ -160,39 +161,39 @@ def _read_file(path: str) -> _KeySet:
     try:
         raw = Path(path).read_bytes()
     except OSError as error:
-        raise JwksError(f"{path}: {error.strerror}") from error
+        raise KeySetError(f"{path}: {error.strerror}") from error
     return _parse_jwks(path, raw)
 
 
 def _parse_jwks(source: str, jwks: bytes | str | Mapping[str, Any]) -> _KeySet:
     if not isinstance(jwks, Mapping):
         if len(jwks) > _MAX_JWKS_BYTES:
-            raise JwksError(f"{source}: larger than a key set can be")
+            raise KeySetError(f"{source}: larger than a key set can be")
         try:
             jwks = msgspec.json.decode(jwks, type=dict[str, Any])
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-            raise JwksError(f"{source}: not a JSON object: {error}") from error
+            raise KeySetError(f"{source}: not a JSON object: {error}") from error
     listed = jwks.get("keys")
     if not isinstance(listed, list):
-        raise JwksError(f'{source}: no list "keys"')
+        raise KeySetError(f'{source}: no list "keys"')
     keys = [key for entry in listed[:MAX_KEYS] for key in _usable(entry)]
     if not keys:
-        raise JwksError(f"{source}: no public signature key that can be used")
+        raise KeySetError(f"{source}: no public signature key that can be used")
     return _KeySet(keys)
 
 
 def _usable(entry: object) -> list[pyjwt.PyJWK]:
-    """The key, unless it is secret, for encryption, or of an unknown kind."""
+    """The key (once per algorithm), unless it is secret, for encryption or unknown."""
     if not isinstance(entry, dict) or entry.get("kty") == "oct":
         return []
     if entry.get("use", "sig") != "sig":
         return []
-    # An RSA key that names no algorithm may be used with any of its family.
-    unnamed = entry.get("kty") == "RSA" and not entry.get("alg")
+    # An RSA key that names no algorithm may be used with any RSA algorithm.
+    any_rsa = entry.get("kty") == "RSA" and not entry.get("alg")
     try:
         return [
             pyjwt.PyJWK.from_dict(entry, algorithm)
-            for algorithm in (_RSA_FAMILY if unnamed else (None,))
+            for algorithm in (_RSA_FAMILY if any_rsa else (None,))
         ]
     except (pyjwt.PyJWTError, ValueError, TypeError, KeyError):
         return []

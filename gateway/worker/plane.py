@@ -1,4 +1,4 @@
-"""The data plane of one worker: service, listener, store and their common life."""
+"""The data plane of one worker: starts, reconfigures and drains its parts."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ if TYPE_CHECKING:
     from gateway.proxy.tracing import Tracer
     from gateway.serve.link import Message
 
-# How often the end of a drain is looked for.
+# Interval of the check whether a drain has ended.
 POLL_S = 0.02
-# What is broken off at the drain limit still has to be settled.
-LAST_S = 4.0
+# Exchanges aborted at the drain timeout may settle for this long.
+SETTLE_ABORTED_S = 4.0
 
 
 class Plane:
-    """Serves with one configuration after the other; raises what ``Builder`` raises."""
+    """Serves requests; its configuration can be replaced. Raises as ``Builder`` does."""
 
     def __init__(
         self,
@@ -74,12 +74,12 @@ class Plane:
             self.tls = ServerTls(server.tls.cert, server.tls.key)
 
     async def start(self, host: str, port: int) -> None:
-        """Take connections."""
+        """Accept connections."""
         context = self.tls.context if self.tls is not None else None
         await self.listener.start(host, port, context)
 
     def apply(self, config: Config) -> None:
-        """Later requests see the new configuration, open exchanges keep theirs."""
+        """Use a new configuration for later requests; open exchanges keep theirs."""
         tables = self.builder.build(config, self.secret)
         self.shared.tables = tables
         self.listener.apply(wire_settings(config.server), tables.trusts)
@@ -89,7 +89,7 @@ class Plane:
             self.tls.refresh()
 
     def take_baselines(self, message: Message) -> None:
-        """What control knows of the usual, in requests a minute."""
+        """Take the expected rates from control, in requests per minute."""
         subjects = {
             (tenant, kind, id_): float(rate)
             for tenant, kind, id_, rate in message["subjects"]
@@ -97,7 +97,7 @@ class Plane:
         self.shared.scoring.inline.take_baselines(subjects, message["busy"])
 
     def tick(self) -> str:
-        """Once a second; returns why the certificate could not be read again."""
+        """Once a second. Returns why the certificate could not be reloaded, if so."""
         self.service.tick()
         self.gate.drop_expired(self.shared.epoch + perf_counter())
         try:
@@ -108,17 +108,17 @@ class Plane:
         return ""
 
     def begin_drain(self) -> None:
-        """Not ready any more: nothing new is taken."""
+        """Stop accepting connections."""
         if not self.shared.draining:
             self.shared.draining = True
             self.listener.begin_drain()
 
     async def drain(self) -> None:
-        """What is open runs to its end or the limit; then everything is settled."""
+        """Finish open exchanges until ``drain_timeout``, abort the rest, settle, close."""
         self.begin_drain()
         await self._until_settled(float(self.config.server.drain_timeout))
         self.listener.abort_all()
-        await self._until_settled(LAST_S)
+        await self._until_settled(SETTLE_ABORTED_S)
         await self.store.close()
         self.listener.close()
         self.builder.close()
@@ -128,11 +128,11 @@ class Plane:
         until = self.loop.time() + longest_s
         service, listener = self.service, self.listener
         while (service.busy or listener.unsent) and self.loop.time() < until:  # noqa: ASYNC110
-            # Nothing on the hot path should have to signal this one moment.
+            # Polled: a signal would cost the hot path something for each exchange.
             await asyncio.sleep(POLL_S)
 
     def stats(self) -> Message:
-        """What control shows as gauges and counters of this worker."""
+        """Gauges and counters of this worker, for control."""
         service, listener, store = self.service, self.listener, self.store
         shared = self.shared
         heads = listener.heads

@@ -1,4 +1,4 @@
-"""One worker process: the data plane, joined to control by the link and the ring."""
+"""One worker process: the data plane, with a link and a record ring to control."""
 
 from __future__ import annotations
 
@@ -42,14 +42,14 @@ if TYPE_CHECKING:
 
 STATS_S = 0.5
 TICK_S = 1.0
-# Control says the secret at once; while it is away the wait is told of this often.
-FIRST_WORDS_S = 2.0
-# A request leaves no cycles behind, so the collector may look seldom.
+# How often the wait for control's first message (the secret) is logged.
+SECRET_WAIT_LOG_S = 2.0
+# Requests leave no reference cycles, so garbage collection may run rarely.
 GC_THRESHOLD = (50_000, 20, 50)
 
 
 class Worker:
-    """Composition and life of one worker."""
+    """Builds the parts of one worker and runs them."""
 
     def __init__(self, spec: ChildSpec, loop: asyncio.AbstractEventLoop) -> None:
         self.spec = spec
@@ -81,7 +81,7 @@ class Worker:
         self.stopping = asyncio.Event()
         self.plane: Plane | None = None
 
-    # -- life ---------------------------------------------------------------------
+    # -- start and stop -----------------------------------------------------------
 
     async def run(self) -> None:
         """Serve until SIGTERM, then drain."""
@@ -107,7 +107,7 @@ class Worker:
             append_record=self.ring.append,
             tracer=open_tracer(os.environ),
         )
-        _settle_collector()
+        _tune_collector()
         await plane.start(*self.spec.listen)
         self.link.send({"type": "ready"})
         self.background.start(self._report(plane), "report")
@@ -120,12 +120,12 @@ class Worker:
         self.ring.close()
 
     async def _wait_for_secret(self) -> bytes | None:
-        """User ids need the service's secret; control has it from the store. None: the
-        worker was stopped before it knew.
+        """Wait for the secret of user ids, which control reads from the store. None:
+        the worker was stopped meanwhile.
         """
         while self.secret is None and not self.stopping.is_set():
             try:
-                await asyncio.wait_for(self.secret_known.wait(), FIRST_WORDS_S)
+                await asyncio.wait_for(self.secret_known.wait(), SECRET_WAIT_LOG_S)
             except TimeoutError:
                 self.log.warning("waiting_for_control")
         return self.secret
@@ -138,7 +138,7 @@ class Worker:
         self.link.send(_degraded(reason))
 
     def _trouble(self) -> Message | None:
-        """For a control that was not there when it began."""
+        """The message for a control that started after the store became unavailable."""
         store = self.store
         if isinstance(store, RedisStore) and store.degraded:
             return _degraded(store.last_error)
@@ -148,14 +148,14 @@ class Worker:
         self.link.send({"type": "event", "name": "gateway.recovered", "merged": merged})
 
     def _task_failed(self, name: str, error: BaseException) -> None:
-        """A fault of ours: end, and let the supervisor start a sound process."""
+        """Stop after an unexpected error: the supervisor starts a new process."""
         self.log.error("task_failed", task=name, exc_info=error)
         self.stopping.set()
 
-    # -- what control says --------------------------------------------------------
+    # -- messages from control ----------------------------------------------------
 
     def on_message(self, message: Message) -> None:
-        """Orders of control; unknown ones are for a later version."""
+        """Handle a message of control; unknown types are of a later version."""
         kind = message["type"]
         if kind == "secret":
             if message["value"]:
@@ -220,7 +220,7 @@ class Worker:
             self.plane.listener.heads.clear()
 
     async def _answer_call(self, message: Message) -> None:
-        """``peek`` and ``reset`` of counters that live in this process."""
+        """Answer ``peek`` and ``reset`` of counters in this process's memory."""
         cells = msgspec.convert(message["args"]["cells"], list[Cell])
         answer: Message = {"type": "answer", "id": message["id"]}
         try:
@@ -255,7 +255,7 @@ def _degraded(reason: str) -> Message:
 
 
 def slim(block: Block) -> Block:
-    """The same block, sharing what is the same for thousands of others."""
+    """The same block with interned strings: thousands of blocks share them."""
     intern = sys.intern
     return msgspec.structs.replace(
         block,
@@ -267,8 +267,8 @@ def slim(block: Block) -> Block:
     )
 
 
-def _settle_collector() -> None:
-    """What start-up made lives for ever: the collector need not look at it again."""
+def _tune_collector() -> None:
+    """Exempt the objects of the start-up from garbage collection."""
     gc.collect()
     gc.freeze()
     gc.set_threshold(*GC_THRESHOLD)

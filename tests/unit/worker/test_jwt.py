@@ -1,4 +1,4 @@
-"""Tokens against key sets: what is taken, what is not, what is remembered."""
+"""Verification of tokens against key sets, and the cache of its results."""
 
 import base64
 import json
@@ -9,7 +9,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from gateway.core.model import JwtRule
-from gateway.worker.jwt import FAILURE_TTL_S, LEEWAY_S, JwksError, JwtVerifier
+from gateway.worker.jwt import FAILURE_TTL_S, LEEWAY_S, JwtVerifier, KeySetError
 
 NOW = 1_795_000_000.0
 URL = "https://id.example/jwks"
@@ -50,13 +50,13 @@ def holds(token: str, *keys: dict, rule: JwtRule = RULE, now=NOW) -> bool:
 
 @pytest.mark.parametrize("algorithm", KINDS)
 def test_good_tokens_give_their_claims(algorithm):
-    """Each kind of key that rules allow by default."""
+    """A token signed by any key type of the default algorithms is accepted."""
     claims = verifier(jwk(algorithm)).verify(sign(algorithm), RULE, NOW)
     assert claims["sub"] == "alice"
 
 
 def test_key_of_a_file_is_read_at_once(tmp_path):
-    """A rule may name a file instead of a URL."""
+    """A rule may read its key set from a file."""
     path = tmp_path / "jwks.json"
     path.write_text(json.dumps({"keys": [jwk()]}))
     rule = JwtRule(jwks_file=str(path))
@@ -64,9 +64,9 @@ def test_key_of_a_file_is_read_at_once(tmp_path):
 
 
 def test_unreadable_file_is_an_error_that_names_it(tmp_path):
-    """The operator learns which file and why."""
+    """An unreadable key set file raises an error with the file and the reason."""
     rule = JwtRule(jwks_file=str(tmp_path / "none.json"))
-    with pytest.raises(JwksError, match=r"none\.json: No such file"):
+    with pytest.raises(KeySetError, match=r"none\.json: No such file"):
         JwtVerifier([rule])
 
 
@@ -81,13 +81,13 @@ def test_unreadable_file_is_an_error_that_names_it(tmp_path):
     ],
 )
 def test_times_have_leeway(claims, good):
-    """Thirty seconds on both ends; a token without an end is not taken."""
+    """``exp`` and ``nbf`` have 30 s of leeway; a token without ``exp`` is rejected."""
     assert holds(sign(**claims)) is good
 
 
 @pytest.mark.parametrize("claims", [{"exp": "soon"}, {"exp": True}, {"nbf": []}])
 def test_odd_times_are_refused(claims):
-    """Never an exception, whatever a signed token holds."""
+    """Malformed claims in a signed token are rejected without an exception."""
     assert not holds(sign(**claims))
 
 
@@ -104,12 +104,12 @@ def test_odd_times_are_refused(claims):
     ],
 )
 def test_issuer_and_audience(wanted, claims, good):
-    """Checked where the rule names them."""
+    """Issuer and audience are checked where the rule states them."""
     assert holds(sign(**claims), rule=JwtRule(jwks_url=URL, **wanted)) is good
 
 
 def test_public_key_is_never_an_hmac_secret():
-    """The classic confusion: HS256 signed with the published key's own bytes."""
+    """HS256 signed with the bytes of the public key is rejected."""
     public = RSA.public_key().public_bytes(
         Encoding.PEM, PublicFormat.SubjectPublicKeyInfo
     )
@@ -122,19 +122,19 @@ def test_public_key_is_never_an_hmac_secret():
 
 
 def test_unsigned_tokens_are_refused_even_if_allowed():
-    """``none`` signs nothing."""
+    """The algorithm ``none`` is rejected."""
     token = pyjwt.encode({"exp": NOW + 9}, None, "none")
     assert not holds(token, rule=JwtRule(jwks_url=URL, algorithms=("none",)))
 
 
 def test_algorithms_outside_of_the_rule_are_refused():
-    """A good signature by an algorithm that the rule does not name."""
+    """A valid signature by an algorithm that the rule does not list is rejected."""
     rule = JwtRule(jwks_url=URL, algorithms=("ES256",))
     assert not holds(sign(), rule=rule)
 
 
 def test_rsa_key_without_an_algorithm_serves_its_family():
-    """Key sets often leave ``alg`` out; the rule decides."""
+    """A key without ``alg`` is used with the algorithms of the rule."""
     token = pyjwt.encode({"exp": NOW + 9}, RSA, "PS384")
     bare = {name: value for name, value in jwk().items() if name != "alg"}
     assert holds(token, bare, rule=JwtRule(jwks_url=URL, algorithms=("PS384",)))
@@ -155,7 +155,7 @@ def test_rsa_key_without_an_algorithm_serves_its_family():
     ],
 )
 def test_key_id_chooses_the_key(kid, keys, good):
-    """With an id only that key or one without an id; without, any that fits."""
+    """A ``kid`` selects that key or keys without an id; without it all are tried."""
     assert holds(sign(kid=kid), *keys) is good
 
 
@@ -164,18 +164,18 @@ def test_key_id_chooses_the_key(kid, keys, good):
     ["", "a.b.c", "..", "a" * 20_000, "\ud800.b.c", sign() + "x", sign()[:-9]],
 )
 def test_junk_is_refused(token):
-    """Any text at all is answered by None."""
+    """Any text that is no token is rejected without an exception."""
     assert not holds(token)
 
 
 def test_deep_header_is_refused():
-    """Nesting in the unverified part does not get an exception out."""
+    """Deep nesting in the unverified header raises no exception."""
     deep = base64.urlsafe_b64encode(b"[" * 9000).rstrip(b"=").decode()
     assert not holds(deep + ".b.c")
 
 
 def test_unknown_source_is_refused_until_its_keys_arrive():
-    """Control pushes keys a moment later; the failure is forgotten then."""
+    """New keys discard a cached failure at once."""
     made = JwtVerifier()
     token = sign()
     assert made.verify(token, RULE, NOW) is None
@@ -184,7 +184,7 @@ def test_unknown_source_is_refused_until_its_keys_arrive():
 
 
 def test_good_tokens_are_remembered_until_they_expire():
-    """The same claims without another signature; then the end counts."""
+    """Cached claims are returned without another check until the token expires."""
     made, token = verifier(), sign()
     first = made.verify(token, RULE, NOW)
     assert made.verify(token, RULE, NOW + 600) is first
@@ -192,7 +192,7 @@ def test_good_tokens_are_remembered_until_they_expire():
 
 
 def test_failures_are_remembered_briefly():
-    """A token not valid yet is looked at again a few seconds later."""
+    """The failure of a token before its ``nbf`` is cached for seconds only."""
     made, token = verifier(), sign(nbf=NOW + LEEWAY_S + 1)
     assert made.verify(token, RULE, NOW) is None
     assert made.verify(token, RULE, NOW + FAILURE_TTL_S - 1) is None
@@ -200,14 +200,14 @@ def test_failures_are_remembered_briefly():
 
 
 def test_rules_do_not_share_their_answers():
-    """A token good for one audience is not good for another."""
+    """Cached claims of one audience are not used for another."""
     made, token = verifier(), sign(aud="web")
     assert made.verify(token, RULE, NOW) is not None
     assert made.verify(token, JwtRule(jwks_url=URL, audience="llm"), NOW) is None
 
 
 def test_withdrawn_keys_withdraw_their_tokens():
-    """New keys clear what was remembered under the old ones."""
+    """New keys discard the results cached under the old ones."""
     made, token = verifier(), sign()
     assert made.verify(token, RULE, NOW) is not None
     made.set_keys(URL, {"keys": [jwk(key=OTHER_RSA)]})
@@ -229,8 +229,8 @@ def test_withdrawn_keys_withdraw_their_tokens():
     ],
 )
 def test_unusable_key_sets_are_errors_and_change_nothing(jwks, why):
-    """The old keys stay until better ones come."""
+    """An invalid key set is refused, and the old keys stay."""
     made = verifier()
-    with pytest.raises(JwksError, match=why):
+    with pytest.raises(KeySetError, match=why):
         made.set_keys(URL, jwks)
     assert made.verify(sign(), RULE, NOW) is not None
