@@ -122,7 +122,7 @@ class InProcess:
         """Until nothing is open on the client's side, and no exchange."""
         listener, service = self.plane.listener, self.plane.service
         await until(lambda: not listener.connections and not service.open_exchanges)
-        assert not listener.per_ip
+        assert not listener.state.per_ip
         for route in self.plane.shared.tables.routes:
             assert not route.draining
             for target in route.pool.targets:

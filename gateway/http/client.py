@@ -1,22 +1,18 @@
-"""The client's side of the wire: one protocol object for each accepted connection.
+"""HTTP/1.1 from a client: one protocol object for each accepted connection.
 
-It finds the end of a head, hands the head to the pure rules, frames the body by itself
-(so that nothing a parser might swallow stays unseen), and gives both to the service.
-One exchange at a time: pipelined requests wait in ``buf``, in order. While an exchange
-is open the socket stays read, because a paused socket would not show that the client
-left.
+It finds the end of a head, passes the head to the pure rules in ``head``, and frames
+the body itself, so that no byte is consumed without being counted. Both go to an
+exchange. There is one exchange at a time: pipelined requests wait in ``buf``, in order.
+While an exchange is open the socket is still read, because a paused socket does not
+report that the client left.
 """
 
 from __future__ import annotations
 
-import asyncio
-import socket
-import struct
-from enum import IntEnum
-from http import HTTPStatus
 from typing import TYPE_CHECKING, cast
 
 from gateway.http.chunked import ChunkedDecoder
+from gateway.http.client_socket import FOREVER, ClientSocket, Phase
 from gateway.http.head import (
     RequestHead,
     WireError,
@@ -27,113 +23,50 @@ from gateway.http.head import (
 from gateway.http.proxyproto import parse_proxy_header
 
 if TYPE_CHECKING:
-    from gateway.http.handler import Handler
-    from gateway.http.listener import Listener
-    from gateway.http.tunnel import Tunnel
+    import asyncio
 
-# Data of later requests held while an exchange is open (wire rule of the design).
+    from gateway.http.handler import ClientTunnel, Handler
+    from gateway.http.shared import ServerState
+
+# Bytes of later requests that are buffered while an exchange is open.
 MAX_PIPELINED_BYTES = 64 * 1024
-# After a refusal: what is still read and thrown away so that the answer is not lost
-# to a reset (RFC 9112 9.6), and how long.
-LINGER_BYTES = 64 << 20
-LINGER_S = 2.0
-# Pipelined requests that are taken in one turn of the loop: others want their turn too.
+# Pipelined requests that are taken in one turn of the loop, so that one connection does
+# not delay the others.
 MAX_REQUESTS_A_TURN = 32
-# Pieces of a held body are joined beyond this many: tiny ones cost more than they hold.
+# Pieces of a held body are joined beyond this many: the overhead of a bytes object (33
+# bytes, and its place in the list) exceeds a tiny piece.
 MAX_BODY_PARTS = 1024
-# An unread body up to this size is skipped instead of closing the connection.
+# An unread body up to this size is read and discarded instead of closing the
+# connection.
 SKIP_BODY_BYTES = 64 * 1024
-RATE_CHECK_S = 2.0
-FOREVER = float("inf")
 CR = 0x0D
-# Lingering for no time makes the kernel send RST instead of FIN.
-RESET_ON_CLOSE = struct.pack("ii", 1, 0)
-# ``tcpi_state`` of Linux' tcp.h: the peer has reset, or said that it sends no more.
-TCP_CLOSE, TCP_CLOSE_WAIT = 7, 8
 
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
-REASONS: dict[int, bytes] = {s.value: s.phrase.encode() for s in HTTPStatus}
 
 
-def reason_phrase(status: int) -> bytes:
-    """Reason phrase of the status line."""
-    return REASONS.get(status, b"Unknown")
-
-
-class Phase(IntEnum):
-    """Where a connection stands."""
-
-    PREFACE = 0  # a PROXY header is due
-    IDLE = 1  # nothing of the next request has come
-    HEAD = 2
-    BODY = 3
-    SKIP = 4  # body of a request that is answered already
-    WAIT = 5  # request read, exchange open
-    TUNNEL = 6
-    LINGER = 7
-    CLOSED = 8
-
-
-class ClientConnection(asyncio.Protocol):
-    """Reads requests and writes answers of one client."""
+class ClientConnection(ClientSocket):
+    """Reads the requests of one client."""
 
     __slots__ = (
         "body_left",
-        "body_parts",
-        "body_size",
-        "body_started_at",
-        "buf",
-        "close_after",
-        "counted_as",
-        "deadline",
-        "decoder",
-        "handler",
+        "cannot_drain",
         "head",
-        "lingered",
-        "listener",
-        "paused_at",
-        "peer_ip",
-        "phase",
-        "poisoned",
         "pumping",
-        "reading_paused",
         "scanned",
-        "stall_at",
-        "stall_left",
-        "transport",
-        "tunnel",
-        "unskippable",
-        "writable",
+        "unparseable_backlog",
     )
 
-    def __init__(self, listener: Listener) -> None:
-        self.listener = listener
-        self.transport: asyncio.Transport = cast("asyncio.Transport", None)
-        self.peer_ip = ""
-        self.counted_as = ""  # among the connections of one address
-        self.buf = b""
-        self.phase = Phase.IDLE
-        self.handler: Handler | None = None
+    def __init__(self, state: ServerState) -> None:
+        super().__init__(state)
         self.head: RequestHead | None = None
-        self.decoder: ChunkedDecoder | None = None
         self.body_left = 0
-        self.body_parts: list[bytes] = []
-        self.body_size = 0
-        self.body_started_at = 0.0
-        self.deadline = FOREVER
-        self.stall_at = 0.0
-        self.stall_left = FOREVER  # unsent bytes when it was last looked at
-        self.paused_at = 0.0
-        self.lingered = 0
-        self.scanned = 0  # bytes of an unfinished head that were looked at
-        self.writable = True
-        self.reading_paused = False
+        self.scanned = 0  # bytes of an unfinished head that were checked
         self.pumping = False
-        self.poisoned = False
-        self.close_after = False
-        # A body follows the head that is too long to be passed over.
-        self.unskippable = False
-        self.tunnel: Tunnel | None = None
+        # More than MAX_PIPELINED_BYTES arrived behind an open exchange without the end
+        # of a head: refused once the exchange is over.
+        self.unparseable_backlog = False
+        # The body is too long, or of unknown length, to be read and discarded.
+        self.cannot_drain = False
 
     # -- connection ---------------------------------------------------------------
 
@@ -141,18 +74,18 @@ class ClientConnection(asyncio.Protocol):
         self.transport = cast("asyncio.Transport", transport)
         peer = transport.get_extra_info("peername")
         self.peer_ip = peer[0] if isinstance(peer, tuple) else "unix"
-        settings = self.listener.settings
+        settings = self.state.settings
         if settings.proxy_protocol:
             self.phase = Phase.PREFACE
-        self.deadline = self.listener.now() + settings.head_timeout_s
-        self.listener.admit(self)
+        self.deadline = self.state.now() + settings.head_timeout_s
+        self.state.add(self)
 
     def connection_lost(self, exc: Exception | None) -> None:
         del exc
         self.phase = Phase.CLOSED
         self.deadline = FOREVER
         self.buf = b""
-        self.listener.forget(self)
+        self.state.remove(self)
         if self.tunnel is not None:
             self.tunnel.client_lost()
         elif self.handler is not None:
@@ -160,17 +93,10 @@ class ClientConnection(asyncio.Protocol):
             handler.on_client_gone()
 
     def eof_received(self) -> bool:
-        """Take the end of the client's bytes as its leaving, except in a tunnel."""
+        """Close on FIN: a half-closed client counts as gone, except in a tunnel."""
         if self.tunnel is not None:
             return self.tunnel.client_eof()
         return False
-
-    def pause_writing(self) -> None:
-        self.writable = False
-        self.stall_at = self.listener.now() + self.listener.settings.write_timeout_s
-        self.stall_left = self.transport.get_write_buffer_size()
-        self.deadline = min(self.deadline, self.stall_at)
-        self._tell_writable()
 
     def resume_writing(self) -> None:
         self.writable = True
@@ -178,13 +104,7 @@ class ClientConnection(asyncio.Protocol):
         if self.phase <= Phase.HEAD:
             self._pump()
         else:
-            self._tell_writable()
-
-    def _tell_writable(self) -> None:
-        if self.tunnel is not None:
-            self.tunnel.client_writable(writable=self.writable)
-        elif self.handler is not None:
-            self.handler.on_client_writable(self.writable)
+            self._notify_writable()
 
     # -- bytes in -----------------------------------------------------------------
 
@@ -199,7 +119,7 @@ class ClientConnection(asyncio.Protocol):
             assert self.tunnel is not None
             self.tunnel.from_client(data)
         elif phase == Phase.WAIT:
-            self._hold_back(data)
+            self._buffer_pipelined(data)
         elif phase == Phase.SKIP:
             self._skip(data)
             self._pump()
@@ -207,7 +127,7 @@ class ClientConnection(asyncio.Protocol):
             self._linger(data)
 
     def _pump(self) -> None:
-        """Take requests off the buffer until one stays open or bytes run out."""
+        """Take requests off the buffer until one stays open or the buffer is empty."""
         if self.pumping:
             return
         self.pumping = True
@@ -222,11 +142,12 @@ class ClientConnection(asyncio.Protocol):
                 if not more:
                     return
             else:
-                self.listener.loop.call_soon(self._pump)
+                self.state.loop.call_soon(self._pump)
         finally:
             self.pumping = False
         if self.phase <= Phase.HEAD:
-            # What waits here for its turn, or for answers to be taken, is bounded.
+            # Bound the requests that wait for the next turn of the loop, or for a full
+            # write buffer to drain.
             if len(self.buf) > MAX_PIPELINED_BYTES:
                 self.pause_reading()
             else:
@@ -244,7 +165,7 @@ class ClientConnection(asyncio.Protocol):
         self.buf = self.buf[consumed:]
         self.phase = Phase.IDLE
         if source is not None:
-            self.listener.take_proxied(self, source)
+            self.state.set_source(self, source)
         return self.phase == Phase.IDLE
 
     def _take_head(self) -> bool:
@@ -257,40 +178,38 @@ class ClientConnection(asyncio.Protocol):
         end = raw.find(b"\r\n\r\n", max(0, self.scanned - 5)) + 4
         if end < len(b"\r\n\r\n"):
             return self._wait_for_head(raw)
-        limit = self.listener.settings.max_header_bytes
+        limit = self.state.settings.max_header_bytes
         if end > limit:
             self._refuse(oversize_error(raw, limit))
             return False
         self.scanned = 0
         self.buf = raw[end:]
         try:
-            known, changing = self.listener.heads.parse(
-                raw if end == len(raw) else raw[:end]
-            )
+            cached, own = self.state.heads.parse(raw if end == len(raw) else raw[:end])
         except WireError as error:
             self._refuse(error)
             return False
-        self.head = head = known.head
-        length = changing.length
+        self.head = head = cached.head
+        length = own.length
         self.phase = Phase.WAIT
         self.deadline = FOREVER
         self.close_after = not head.keep_alive
-        self.unskippable = (
+        self.cannot_drain = (
             head.chunked or head.expect_continue or (length or 0) > SKIP_BODY_BYTES
         )
-        handler = self.listener.service.open(self, known, changing)
+        handler = self.state.exchanges.open(self, cached, own)
         if self.phase != Phase.WAIT:
-            return True  # refused, or closed, while it was opened
+            return True  # refused or closed meanwhile
         if handler is None:
             return self._begin_skip(length)
         self.handler = handler
         return self._begin_body(handler, head, length)
 
     def _wait_for_head(self, raw: bytes) -> bool:
-        settings = self.listener.settings
+        settings = self.state.settings
         if self.phase == Phase.IDLE and raw:
             self.phase = Phase.HEAD
-            self.deadline = self.listener.now() + settings.head_timeout_s
+            self.deadline = self.state.now() + settings.head_timeout_s
         try:
             if len(raw) > settings.max_header_bytes or (
                 len(raw) > settings.max_target_bytes + 64 and b"\r\n" not in raw
@@ -319,7 +238,7 @@ class ClientConnection(asyncio.Protocol):
             self._too_large(handler)
             return True
         elif len(self.buf) >= length:
-            # The common case: the whole body came with the head.
+            # The common case: the whole body arrived with the head.
             buf = self.buf
             self.buf = buf[length:]
             handler.on_body(buf if len(buf) == length else buf[:length])
@@ -331,8 +250,8 @@ class ClientConnection(asyncio.Protocol):
         self.phase = Phase.BODY
         self.body_parts = []
         self.body_size = 0
-        self.body_started_at = now = self.listener.now()
-        self.deadline = min(self.deadline, now + self.listener.settings.head_timeout_s)
+        self.body_started_at = now = self.state.now()
+        self.deadline = min(self.deadline, now + self.state.settings.head_timeout_s)
         if head.expect_continue and not self.buf:
             self.transport.write(CONTINUE)
         if self.buf:
@@ -407,14 +326,14 @@ class ClientConnection(asyncio.Protocol):
     def _too_large(self, handler: Handler) -> None:
         self.body_parts = []
         self.close_after = True
-        self.phase = Phase.BODY  # it stays unread
+        self.phase = Phase.BODY  # the rest stays unread
         handler.on_body_refused(
             413, f"the body is larger than {int(handler.hold)} bytes"
         )
 
     def _begin_skip(self, length: int | None) -> bool:
-        """The answer is out before the body was read: pass over it, or close."""
-        if self.unskippable:
+        """Discard the body of a request that was answered early, or close."""
+        if self.cannot_drain:
             self._begin_linger()
             return False
         if self.close_after and not length:
@@ -422,7 +341,7 @@ class ClientConnection(asyncio.Protocol):
             return False
         self.body_left = length or 0
         self.phase = Phase.SKIP
-        self.deadline = self.listener.now() + self.listener.settings.head_timeout_s
+        self.deadline = self.state.now() + self.state.settings.head_timeout_s
         data, self.buf = self.buf, b""
         self._skip(data)
         return self.phase <= Phase.HEAD
@@ -439,56 +358,28 @@ class ClientConnection(asyncio.Protocol):
         else:
             self._become_idle()
 
-    def _hold_back(self, data: bytes) -> None:
-        """Keep what comes while an exchange is open; it belongs to later requests."""
-        if self.poisoned:
+    def _buffer_pipelined(self, data: bytes) -> None:
+        """Buffer bytes of later requests while an exchange is open."""
+        if self.unparseable_backlog:
             return
         self.buf = self.buf + data if self.buf else data
         if len(self.buf) > MAX_PIPELINED_BYTES:
             if b"\r\n\r\n" in self.buf:
                 self.pause_reading()
             else:
-                self.poisoned = True
-
-    def pause_reading(self) -> None:
-        if not self.reading_paused and self.phase != Phase.CLOSED:
-            self.reading_paused = True
-            self.paused_at = self.listener.now()
-            self.transport.pause_reading()
-            self.listener.watch(self)
-
-    def resume_reading(self) -> None:
-        if self.reading_paused:
-            self.reading_paused = False
-            self.listener.paused.discard(self)
-            # The client is not to blame for the time that nobody read.
-            self.body_started_at += self.listener.now() - self.paused_at
-            if self.phase != Phase.CLOSED:
-                self.transport.resume_reading()
-
-    def has_left(self) -> bool:
-        """Whether the client is gone although its socket is not read."""
-        sock = self.transport.get_extra_info("socket")
-        try:
-            state = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0]
-        except OSError:  # not TCP
-            return False
-        # In a tunnel the end of one direction is not the end.
-        return state == TCP_CLOSE or (
-            state == TCP_CLOSE_WAIT and self.phase != Phase.TUNNEL
-        )
+                self.unparseable_backlog = True
 
     @property
     def body_pending(self) -> bool:
-        """Whether a body is left that ends the connection if it is answered now."""
+        """Whether answering now leaves an unread body, so that the connection ends."""
         return self.phase == Phase.BODY or (
-            self.unskippable and self.phase == Phase.WAIT and self.handler is None
+            self.cannot_drain and self.phase == Phase.WAIT and self.handler is None
         )
 
     # -- answers ------------------------------------------------------------------
 
     def exchange_done(self, *, keep: bool) -> None:
-        """The answer is written whole: go on with the next request, or close."""
+        """Go on with the next request, or close: the answer is written whole."""
         body_unread = self.phase == Phase.BODY
         self.handler = None
         if self.phase == Phase.CLOSED:
@@ -498,121 +389,27 @@ class ClientConnection(asyncio.Protocol):
             self._begin_linger()
         elif closing:
             self.finish()
-        elif self.poisoned:
+        elif self.unparseable_backlog:
             self.refuse(400, "no request ends within the bytes that were sent")
         else:
             self._become_idle()
             self._pump()
 
+    def begin_tunnel(self, tunnel: ClientTunnel, handler: Handler) -> bytes:
+        """Pass all later bytes to ``tunnel``; returns those already received.
+
+        ``handler`` gets only the time limits from now on.
+        """
+        self.tunnel = tunnel
+        self.handler = handler
+        self.phase = Phase.TUNNEL
+        self.deadline = self.state.now() + 1.0
+        early, self.buf = self.buf, b""
+        return early
+
     def _become_idle(self) -> None:
         self.phase = Phase.IDLE
         self.head = None
-        self.deadline = self.listener.now() + self.listener.settings.keepalive_timeout_s
-        if self.listener.draining and not self.buf:
+        self.deadline = self.state.now() + self.state.settings.keepalive_timeout_s
+        if self.state.draining and not self.buf:
             self.finish()
-
-    def refuse(self, status: int, reason: str, fields: bytes = b"") -> None:
-        """Answer bytes that are no request, then close."""
-        if self.phase == Phase.CLOSED:
-            return
-        more, body = self.listener.service.refuse_wire(self, status, reason)
-        self.transport.write(
-            b"HTTP/1.1 %d %b\r\n%b%bContent-Length: %d\r\nConnection: close\r\n\r\n%b"
-            % (status, reason_phrase(status), fields, more, len(body), body)
-        )
-        self._begin_linger()
-
-    def _begin_linger(self) -> None:
-        """Close so that the answer arrives although the client is still sending."""
-        if self.phase == Phase.CLOSED:
-            return
-        self.phase = Phase.LINGER
-        self.handler = None
-        self.decoder = None
-        self.body_parts = []
-        self.buf = b""
-        self.lingered = 0
-        self.stall_left = FOREVER
-        self.deadline = self.listener.now() + LINGER_S
-        self.resume_reading()
-        if self.transport.can_write_eof():
-            self.transport.write_eof()
-        else:
-            self.transport.close()
-
-    def _linger(self, data: bytes) -> None:
-        self.lingered += len(data)
-        if self.lingered > LINGER_BYTES:
-            self.transport.abort()
-
-    def finish(self) -> None:
-        """Close when what was written has left; not later than it stops moving."""
-        if self.phase == Phase.CLOSED:
-            return
-        self.phase = Phase.LINGER
-        self.buf = b""
-        self.listener.paused.discard(self)
-        self.stall_left = FOREVER
-        self.deadline = self.listener.now() + self.listener.settings.write_timeout_s
-        self.transport.close()
-
-    def abort(self, *, reset: bool = False) -> None:
-        """Break the connection: the client must see that the answer is not whole.
-
-        ``reset``: only the close says where the answer ends, so it must not look like
-        an ordinary one.
-        """
-        self.handler = None
-        if self.phase == Phase.CLOSED:
-            return
-        if reset:
-            sock = self.transport.get_extra_info("socket")
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET_ON_CLOSE)
-        self.transport.abort()
-
-    def close_if_idle(self) -> None:
-        if self.phase <= Phase.IDLE and not self.buf:
-            self.finish()
-
-    # -- time ---------------------------------------------------------------------
-
-    def on_deadline(self, now: float) -> None:
-        """Act on a time limit that has passed; called by the listener's sweep."""
-        phase = self.phase
-        if self.stall_at and now >= self.stall_at and not self._moves(now):
-            self.listener.count("write_stalled")
-            self.transport.abort()
-        elif phase in (Phase.WAIT, Phase.TUNNEL, Phase.BODY):
-            self.deadline = self.stall_at or FOREVER
-            if phase == Phase.BODY:
-                self._check_body_rate(now)
-            if self.handler is not None:
-                self.handler.on_deadline(now)
-        elif phase == Phase.HEAD or (phase <= Phase.IDLE and self.buf):
-            self.refuse(408, "the head did not arrive in time")
-        elif phase == Phase.LINGER:
-            if self.deadline <= now and not self._moves(now):
-                self.transport.abort()
-        else:
-            self.finish()
-
-    def _moves(self, now: float) -> bool:
-        """Whether the client has taken any of what waits for it since the last look."""
-        left = self.transport.get_write_buffer_size()
-        if not 0 < left < self.stall_left:
-            return False
-        self.stall_left = left
-        self.deadline = now + self.listener.settings.write_timeout_s
-        if self.stall_at:
-            self.stall_at = self.deadline
-        return True
-
-    def _check_body_rate(self, now: float) -> None:
-        rate = self.listener.settings.min_body_rate
-        elapsed = now - self.body_started_at
-        self.deadline = min(self.deadline, now + RATE_CHECK_S)
-        if self.reading_paused or self.body_size >= rate * elapsed:
-            return
-        self.close_after = True
-        if self.handler is not None:
-            self.handler.on_body_refused(408, "the body arrives too slowly")

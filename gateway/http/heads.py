@@ -1,14 +1,15 @@
-"""Parsed heads by their exact bytes.
+"""A cache of parsed request heads by their exact bytes.
 
-A client on a kept-alive connection repeats its head to the letter but for
-Content-Length and what tracing adds. Parsing is a pure function of those bytes, so its
-result may be kept: the key is the head without those lines, and only a head in which
-each of them is spelled plainly takes this way. What was cut out is handed back with the
-parsed head: the length as a number, the request id, the rest as the lines they were.
+A client repeats its head on a kept-alive connection, byte for byte except for
+Content-Length and the lines of tracing. Parsing is a pure function of the bytes, so the
+result is cached: the key is the head without those lines, and only a head that spells
+each of them plainly is cached. The lines that were cut out are returned beside the
+parsed head: the length as a number, the request id, and the other lines unchanged.
 
-Everything derived from a head (route, identity, the head sent upstream) hangs on the
-parsed head's ``memo`` and so is kept with it. A rule of ``Expect`` or TRACE depends on
-whether there is a body, and ``Connection`` may name any field: such heads are not kept.
+Whatever is derived from a head (route, identity, the head sent upstream) is stored in
+``CachedHead.derived`` and so evicted with it. Heads with ``Expect`` or TRACE are not
+cached, because their rules depend on whether there is a body; nor heads whose
+``Connection`` names fields.
 """
 
 from __future__ import annotations
@@ -19,15 +20,15 @@ from typing import Any
 from gateway.core.lru import Lru
 from gateway.http.head import RequestHead, parse_request_head
 
-MAX_KNOWN = 512
-# Larger heads are parsed each time, so that all kept ones, with what hangs
-# on them for each of up to 16 senders, stay below 64 MiB.
-MAX_KEPT_BYTES = 2048
+MAX_CACHED = 512
+# Larger heads are parsed each time, so that all cached heads, each with the values
+# derived for up to 16 senders, stay below 64 MiB.
+MAX_HEAD_BYTES = 2048
 
-# Lines that differ from request to request. All of a line is matched, so what is left
-# of the head holds no part of one; a field folded onto a second line leaves that line
-# behind, and the parser refuses it.
-_CHANGING = re.compile(
+# Lines that differ from request to request. The pattern matches whole lines, so the rest
+# of the head contains no part of one. A folded field leaves its second line behind,
+# which the parser refuses.
+_OWN_LINES = re.compile(
     rb"\r\n(?:[Cc]ontent-[Ll]ength: (0|[1-9][0-9]{0,11})"
     rb"|[Xx]-[Rr]equest-[Ii][Dd]: ([!-~]{1,128})"
     rb"|((?:[Tt]raceparent|[Tt]racestate|[Bb]aggage|[Ss]entry-[Tt]race"
@@ -36,12 +37,12 @@ _CHANGING = re.compile(
     rb"|[Xx]-[Dd]atadog-[A-Za-z-]{1,24}): [ -~]{0,512}))(?=\r\n)"
 )
 _LENGTH, _REQUEST_ID, _LINE = 1, 2, 3
-MAX_CHANGING = 8
-_KEPT_CONNECTIONS = frozenset({b"keep-alive", b"close"})
+MAX_OWN_LINES = 8
+_CACHED_CONNECTIONS = frozenset({b"keep-alive", b"close"})
 
 
-class Changing:
-    """What one request has of its own beside the head that it shares."""
+class RequestFields:
+    """The fields of one request that are not part of its cached head."""
 
     __slots__ = ("length", "lines", "request_id")
 
@@ -50,24 +51,24 @@ class Changing:
     ) -> None:
         self.length = length  # Content-Length
         self.request_id = request_id
-        self.lines = lines  # whole header lines for the upstream
+        self.lines = lines  # complete header lines for the upstream
 
 
-class KnownHead:
-    """A parsed head, and what others derived from it (``memo``, theirs to fill)."""
+class CachedHead:
+    """A parsed head, and values that its users derive from it (``derived``)."""
 
-    __slots__ = ("head", "memo")
+    __slots__ = ("derived", "head")
 
     def __init__(self, head: RequestHead) -> None:
         self.head = head
-        self.memo: dict[str, Any] = {}
+        self.derived: dict[str, Any] = {}
 
 
 class HeadCache:
-    """``parse_request_head`` with a memory."""
+    """``parse_request_head`` with a cache."""
 
     __slots__ = (
-        "_known",
+        "_cached",
         "_last",
         "_last_raw",
         "_max_headers",
@@ -79,61 +80,61 @@ class HeadCache:
     def __init__(self, max_headers: int, max_target: int) -> None:
         self._max_headers = max_headers
         self._max_target = max_target
-        self._known: Lru[bytes, KnownHead] = Lru(MAX_KNOWN)
-        # The last head that was found, to the letter: a busy client sends it again.
+        self._cached: Lru[bytes, CachedHead] = Lru(MAX_CACHED)
+        # The last head that was found, unchanged: a busy client sends the same again.
         self._last_raw = b""
-        self._last = (KnownHead(RequestHead()), Changing(None))
+        self._last = (CachedHead(RequestHead()), RequestFields(None))
         self.hits = 0
         self.misses = 0
 
-    def parse(self, raw: bytes) -> tuple[KnownHead, Changing]:
-        """The head up to and including the blank line, and what is its own.
+    def parse(self, raw: bytes) -> tuple[CachedHead, RequestFields]:
+        """Parse a head, up to and including the empty line.
 
         Raises:
-            WireError: the head breaks a rule; it names the answer's status.
+            WireError: the head breaks a rule; it holds the answer's status.
         """
         if raw == self._last_raw:
             self.hits += 1
             return self._last
-        shared, key, changing = _cut(raw)
-        known = self._known.get(key) if changing is not None else None
-        if known is not None and changing is not None:
+        shared, key, own = _cut(raw)
+        cached = self._cached.get(key) if own is not None else None
+        if cached is not None and own is not None:
             self.hits += 1
-            self._last_raw, self._last = raw, (known, changing)
-            return known, changing
+            self._last_raw, self._last = raw, (cached, own)
+            return cached, own
         self.misses += 1
-        return self._parse_new(raw, shared, key, changing)
+        return self._parse_new(raw, shared, key, own)
 
     def _parse_new(
-        self, raw: bytes, shared: bytes, key: bytes, changing: Changing | None
-    ) -> tuple[KnownHead, Changing]:
+        self, raw: bytes, shared: bytes, key: bytes, own: RequestFields | None
+    ) -> tuple[CachedHead, RequestFields]:
         limits = {"max_headers": self._max_headers, "max_target": self._max_target}
         head = parse_request_head(shared, **limits)
-        if changing is not None and _may_be_kept(head, changing):
-            known = KnownHead(head)
-            if len(key) <= MAX_KEPT_BYTES:
-                self._known.put(key, known)
-            return known, changing
+        if own is not None and _is_cacheable(head, own):
+            cached = CachedHead(head)
+            if len(key) <= MAX_HEAD_BYTES:
+                self._cached.put(key, cached)
+            return cached, own
         if shared is not raw:
             head = parse_request_head(raw, **limits)
-        return KnownHead(head), Changing(head.content_length)
+        return CachedHead(head), RequestFields(head.content_length)
 
     def clear(self) -> None:
-        """Forget all, and with it what was derived (after a reload)."""
-        self._known.clear()
+        """Drop all heads, with what was derived from them."""
+        self._cached.clear()
         self._last_raw = b""
 
 
-def _cut(raw: bytes) -> tuple[bytes, bytes, Changing | None]:
-    """The head without tracing, the key, and what was cut out.
+def _cut(raw: bytes) -> tuple[bytes, bytes, RequestFields | None]:
+    """Return the head without tracing lines, its cache key, and what was cut out.
 
-    None: a line stands there twice or there are too many; the head goes its own way.
+    None in the last place: a line is repeated, or there are too many; do not cache.
     """
     length, request_id, lines = None, b"", b""
     shared: list[bytes] = []
     key: list[bytes] = []
     start = count = 0
-    for found in _CHANGING.finditer(raw):
+    for found in _OWN_LINES.finditer(raw):
         count += 1
         part = raw[start : found.start()]
         start = found.end()
@@ -144,8 +145,8 @@ def _cut(raw: bytes) -> tuple[bytes, bytes, Changing | None]:
             if length is not None:
                 return raw, raw, None
             length = int(found[_LENGTH])
-            # An empty line stands in its place: no head holds one before its end, so
-            # no head without a length can have this key.
+            # An empty line replaces it: no head contains one before its end, so the
+            # key differs from that of the same head without a length.
             key.append(b"\r\n")
             shared.append(found[0])
         elif kind == _REQUEST_ID:
@@ -154,25 +155,25 @@ def _cut(raw: bytes) -> tuple[bytes, bytes, Changing | None]:
             request_id = found[_REQUEST_ID]
         else:
             lines += found[_LINE] + b"\r\n"
-    if count > MAX_CHANGING:
+    if count > MAX_OWN_LINES:
         return raw, raw, None
     if not count:
-        return raw, raw, Changing(None)
+        return raw, raw, RequestFields(None)
     rest = raw[start:]
     key.append(rest)
     whole = b"".join(key)
     if length is not None and count == 1:
-        return raw, whole, Changing(length)
+        return raw, whole, RequestFields(length)
     shared.append(rest)
-    return b"".join(shared), whole, Changing(length, request_id, lines)
+    return b"".join(shared), whole, RequestFields(length, request_id, lines)
 
 
-def _may_be_kept(head: RequestHead, changing: Changing) -> bool:
+def _is_cacheable(head: RequestHead, own: RequestFields) -> bool:
     fields = head.fields
     return (
-        head.content_length == changing.length
+        head.content_length == own.length
         and head.method != "TRACE"
         and not head.upgrade
         and b"expect" not in fields
-        and fields.get(b"connection", b"keep-alive").lower() in _KEPT_CONNECTIONS
+        and fields.get(b"connection", b"keep-alive").lower() in _CACHED_CONNECTIONS
     )

@@ -1,120 +1,33 @@
-"""Connections to upstreams: targets of one upstream, and a pool for each target.
+"""The connection pool of one upstream: choosing a target, connecting, retiring.
 
-A pool hands out the connection that was used last (the warmest), opens new ones up to
-its cap, and forgets those that sat idle or lived too long, so that a change of DNS is
-followed. A target that cannot be reached is passed over for a few seconds.
+A request gets the most recently used idle connection of a target, or a new one up to
+the cap. Connections that were idle for too long or are too old are closed, so that DNS
+changes take effect. A target that cannot be reached is skipped for ``EJECT_S``.
 """
 
 from __future__ import annotations
 
 import asyncio
 import ssl
-from collections import OrderedDict
-from time import monotonic
 from typing import TYPE_CHECKING, cast
 from urllib.parse import unquote, urlsplit
-
-import msgspec
 
 from gateway.http.upstream import UpstreamConnection
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
 
-    from gateway.http.handler import AnswerSink
+    from gateway.http.handler import AnswerSink, UpstreamSide
+    from gateway.http.target import Target, UpstreamSettings
 
-# Connections older than this are not used again: DNS changes are followed.
-MAX_AGE_S = 300.0
-# A target that could not be reached is passed over this long if another one can be.
+# A target that could not be reached is skipped for this long while another one is up.
 EJECT_S = 5.0
+# An egress proxy's answer to CONNECT may have at most this many bytes.
 MAX_PROXY_HEAD_BYTES = 16 * 1024
 
 
-class UpstreamSettings(msgspec.Struct, frozen=True):
-    """How one upstream is reached; seconds."""
-
-    connect_s: float = 5.0
-    keepalive_s: float = 30.0
-    max_connections: int = 10_000
-    proxy: str | None = None
-
-
-class Target:
-    """One host and port behind an upstream.
-
-    ``authority`` is what its Host field says; ``base_path`` comes before the path of
-    every request and has no slash at its end.
-    """
-
-    __slots__ = (
-        "authority",
-        "base_path",
-        "clock",
-        "connections",
-        "ejected_until",
-        "host",
-        "idle",
-        "keepalive_s",
-        "opening",
-        "port",
-        "tls",
-    )
-
-    def __init__(
-        self, host: str, port: int, *, tls: bool, authority: bytes, base_path: bytes
-    ) -> None:
-        self.host = host
-        self.port = port
-        self.tls = tls
-        self.authority = authority
-        self.base_path = base_path
-        self.keepalive_s = UpstreamSettings().keepalive_s
-        # In the order in which they became idle.
-        self.idle: OrderedDict[UpstreamConnection, None] = OrderedDict()
-        self.connections: set[UpstreamConnection] = set()
-        self.opening = 0  # under way, not among the connections yet
-        self.ejected_until = 0.0
-        # The pool's loop; asking for the running one costs a system call.
-        self.clock: Callable[[], float] = monotonic
-
-    def put(self, conn: UpstreamConnection) -> None:
-        conn.idle_since = self.clock()
-        self.idle[conn] = None
-
-    def forget(self, conn: UpstreamConnection) -> None:
-        self.connections.discard(conn)
-        self.idle.pop(conn, None)
-
-    def take(self, now: float) -> UpstreamConnection | None:
-        """Warmest idle connection that is still good."""
-        idle = self.idle
-        while idle:
-            conn, _ = idle.popitem()
-            if conn.spent or conn.transport.is_closing():
-                continue
-            if (
-                now - conn.idle_since > self.keepalive_s
-                or now - conn.born_at > MAX_AGE_S
-            ):
-                conn.spent = True
-                conn.transport.close()
-                continue
-            return conn
-        return None
-
-    def prune(self, now: float) -> None:
-        """Close connections idle for too long (oldest first)."""
-        while self.idle:
-            conn = next(iter(self.idle))
-            if now - conn.idle_since <= self.keepalive_s:
-                return
-            del self.idle[conn]
-            conn.spent = True
-            conn.transport.close()
-
-
 class Pool:
-    """All targets of one upstream."""
+    """The targets of one upstream."""
 
     def __init__(
         self,
@@ -133,14 +46,14 @@ class Pool:
         self._turn = 0
         self._tasks: set[asyncio.Task[None]] = set()
         self.connect_failures = 0
-        self.turned_away = 0
-        self.retired = False  # by a new configuration
+        self.rejected = 0
+        self.retired = False  # replaced by a new configuration
 
-    def acquire(
-        self, sink: AnswerSink, *, fresh: bool = False
-    ) -> UpstreamConnection | None:
-        """A connection at once, or None: then ``sink.on_connected`` or
-        ``on_connect_failed`` is called later. ``fresh``: not a pooled one.
+    def acquire(self, sink: AnswerSink, *, fresh: bool = False) -> UpstreamSide | None:
+        """Return an idle connection, or None and call ``sink`` later.
+
+        The later call is ``on_connected`` or ``on_connect_failed``. ``fresh``: always
+        open a new connection.
         """
         now = self.loop.time()
         target = self._choose(now)
@@ -149,7 +62,7 @@ class Pool:
             if conn is not None:
                 return conn
         if len(target.connections) + target.opening >= self.settings.max_connections:
-            self.turned_away += 1
+            self.rejected += 1
             self.loop.call_soon(
                 sink.on_connect_failed, 503, "too many upstream connections are open"
             )
@@ -213,14 +126,14 @@ class Pool:
         if conn.lost or conn.transport.is_closing():
             msg = "it closed the connection at once"
             raise OSError(msg)
-        conn.spent = self.retired
+        conn.reusable = not self.retired
         target.connections.add(conn)
         return conn
 
     async def _open_through_proxy(
         self, target: Target, proxy: str, context: ssl.SSLContext | None
     ) -> UpstreamConnection:
-        """Open a tunnel with CONNECT (RFC 9110 9.3.6) for any target."""
+        """Connect through an egress proxy with CONNECT (RFC 9110 section 9.3.6)."""
         parts = urlsplit(proxy)
         ready: asyncio.Future[None] = self.loop.create_future()
         host = target.host.encode("idna")
@@ -255,21 +168,18 @@ class Pool:
         return conn
 
     def prune(self, now: float) -> None:
+        """Close connections that were idle for too long."""
         for target in self.targets:
             target.prune(now)
 
     def close_idle(self) -> None:
-        """No new exchange comes here: let the open ones end."""
+        """Close idle connections, and busy ones after their exchange (a reload)."""
         self.retired = True
         for target in self.targets:
-            for conn in list(target.idle):
-                conn.spent = True
-                conn.transport.close()
-            target.idle.clear()
-            for conn in target.connections:
-                conn.spent = True
+            target.retire()
 
     def close(self) -> None:
+        """Close everything, also connections being opened."""
         for task in self._tasks:
             task.cancel()
         for target in self.targets:
@@ -278,7 +188,7 @@ class Pool:
 
 
 class _ConnectProtocol(asyncio.Protocol):
-    """Asks an egress proxy for a tunnel; done when it answered 2xx."""
+    """Sends CONNECT to an egress proxy; ``ready`` is done when it answers 2xx."""
 
     def __init__(
         self, ready: asyncio.Future[None], authority: bytes, login: bytes
@@ -322,7 +232,7 @@ class _ConnectProtocol(asyncio.Protocol):
 def _basic(user: str | None, password: str | None) -> bytes:
     if user is None:
         return b""
-    import base64  # noqa: PLC0415 - only where a proxy wants a password
+    import base64  # noqa: PLC0415 - only for proxies with a password
 
     plain = f"{unquote(user)}:{unquote(password or '')}"
     pair = base64.b64encode(plain.encode())
@@ -330,7 +240,7 @@ def _basic(user: str | None, password: str | None) -> bytes:
 
 
 def _reason(error: Exception) -> str:
-    """Short cause, without addresses of the inside."""
+    """Short cause for the client, without internal addresses."""
     if isinstance(error, ssl.SSLCertVerificationError):
         return f"its certificate is not valid ({error.verify_message})"
     if isinstance(error, ssl.SSLError):

@@ -1,31 +1,33 @@
-"""After an upgrade: bytes both ways, back-pressure both ways, until either side ends."""
+"""After an upgrade: bytes and back-pressure both ways, until either side ends."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from gateway.http.answer import status_line
+
 if TYPE_CHECKING:
     import asyncio
     from collections.abc import Callable
 
-    from gateway.http.client import ClientConnection
-    from gateway.http.upstream import UpstreamConnection
+    from gateway.http.handler import ClientSide, Handler, UpstreamSide
+    from gateway.http.response import AnswerHead
 
 
 class Tunnel:
     """Joins a client's connection to an upstream's.
 
-    ``watch_client`` and ``watch_upstream`` see every piece of bytes after it has been
-    passed on (metering by frames); ``on_end`` is called once, when either side is gone.
+    ``watch_client`` and ``watch_upstream`` get every piece of bytes after it was passed
+    on (for metering); ``on_end`` is called once, when either side is closed.
     """
 
     __slots__ = (
+        "active",
         "bytes_down",
         "bytes_up",
         "client",
         "halves",
         "on_end",
-        "open",
         "upstream",
         "watch_client",
         "watch_upstream",
@@ -33,42 +35,58 @@ class Tunnel:
 
     def __init__(
         self,
-        client: ClientConnection,
-        upstream: UpstreamConnection,
+        client: ClientSide,
+        upstream: UpstreamSide,
         on_end: Callable[[], None],
     ) -> None:
         self.client = client
         self.upstream = upstream
         self.on_end = on_end
-        self.open = True
-        self.halves = 0  # sides that said that they will send no more
+        self.active = True
+        self.halves = 0  # sides that sent FIN
         self.bytes_up = 0
         self.bytes_down = 0
         self.watch_client: Callable[[bytes], None] | None = None
         self.watch_upstream: Callable[[bytes], None] | None = None
 
+    def start(self, answer: AnswerHead, handler: Handler, leftover: bytes) -> None:
+        """Pass the 101 answer on and join both sides.
+
+        ``leftover``: bytes of the new protocol that arrived with the answer.
+        """
+        self.upstream.begin_tunnel(self)
+        early = self.client.begin_tunnel(self, handler)
+        self.client.transport.write(
+            b"%b%bConnection: Upgrade\r\nUpgrade: %b\r\n\r\n"
+            % (status_line(101), answer.forward, answer.upgrade)
+        )
+        if leftover:
+            self.from_upstream(leftover)
+        if early:
+            self.from_client(early)
+
     def from_client(self, data: bytes) -> None:
         self.bytes_up += len(data)
-        if self.open:
+        if self.active:
             self.upstream.transport.write(data)
         if self.watch_client is not None:
             self.watch_client(data)
 
     def from_upstream(self, data: bytes) -> None:
         self.bytes_down += len(data)
-        if self.open:
+        if self.active:
             self.client.transport.write(data)
         if self.watch_upstream is not None:
             self.watch_upstream(data)
 
     def client_writable(self, *, writable: bool) -> None:
         transport = self.upstream.transport
-        if self.open and not transport.is_closing():
+        if self.active and not transport.is_closing():
             transport.resume_reading() if writable else transport.pause_reading()
 
     def upstream_writable(self, *, writable: bool) -> None:
         client = self.client
-        if self.open and not client.transport.is_closing():
+        if self.active and not client.transport.is_closing():
             client.resume_reading() if writable else client.pause_reading()
 
     def client_eof(self) -> bool:
@@ -78,13 +96,13 @@ class Tunnel:
         return self._half_closed(self.upstream.transport, self.client.transport)
 
     def _half_closed(self, own: asyncio.Transport, other: asyncio.Transport) -> bool:
-        """Pass a half-close on where the transport can; True keeps the other half.
+        """Pass a half-close on where both transports can; True keeps the other half.
 
-        The second one ends the tunnel: no side would close it otherwise.
+        The second half-close ends the tunnel: neither side would close it otherwise.
         """
         self.halves += 1
-        if not (self.open and own.can_write_eof() and other.can_write_eof()):
-            return False  # TLS knows no half-close
+        if not (self.active and own.can_write_eof() and other.can_write_eof()):
+            return False  # TLS has no half-close
         other.write_eof()
         if self.halves == 1:
             return True
@@ -94,22 +112,22 @@ class Tunnel:
         return False
 
     def client_lost(self) -> None:
-        if self.open:
+        if self.active:
             self.upstream.transport.abort()
             self._end()
 
     def upstream_lost(self) -> None:
-        if self.open:
+        if self.active:
             self.client.finish()
             self._end()
 
     def break_off(self) -> None:
-        """End both sides now (time limit, drain)."""
-        if self.open:
+        """Close both sides at once (time limit, drain)."""
+        if self.active:
             self.upstream.transport.abort()
             self.client.finish()
             self._end()
 
     def _end(self) -> None:
-        self.open = False
+        self.active = False
         self.on_end()

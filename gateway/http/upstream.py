@@ -1,8 +1,8 @@
-"""The upstream's side of the wire: one protocol object for each pooled connection.
+"""HTTP/1.1 to an upstream: one protocol object for each pooled connection.
 
-httptools parses the answer; framing rules that it does not know (HEAD, close-delimited
-bodies, 304 with a length) are kept here. One exchange uses a connection at a time; the
-connection goes back to its pool when the answer ended cleanly.
+httptools parses the answer; the framing rules that it lacks (HEAD, close-delimited
+bodies, 304 with a length) are applied here. A connection carries one exchange at a
+time, and goes back to its target when the answer ended cleanly.
 """
 
 from __future__ import annotations
@@ -16,12 +16,15 @@ from gateway.http.head import WireError
 from gateway.http.response import AnswerHead, read_answer_head
 
 if TYPE_CHECKING:
-    from gateway.http.handler import AnswerSink
-    from gateway.http.pool import Target
-    from gateway.http.tunnel import Tunnel
+    from gateway.http.handler import AnswerSink, UpstreamTunnel
+    from gateway.http.target import Target
 
-# Bytes that bring neither body nor end: a head without end, chunk extensions.
-MAX_BARREN_BYTES = 256 * 1024
+# Connections older than this in seconds are not used again, so that DNS changes take
+# effect.
+MAX_AGE_S = 300.0
+# Bytes that may arrive without body or end of message: an endless head, chunk
+# extensions.
+MAX_BYTES_WITHOUT_PROGRESS = 256 * 1024
 CONTINUE, SWITCHING, FINAL = 100, 101, 200
 
 
@@ -30,8 +33,8 @@ class UpstreamConnection(asyncio.Protocol):
 
     __slots__ = (
         "answer",
-        "barren",
         "born_at",
+        "bytes_without_progress",
         "drop",
         "feeding",
         "fields",
@@ -42,9 +45,9 @@ class UpstreamConnection(asyncio.Protocol):
         "parser",
         "paused",
         "returning",
+        "reusable",
         "reused",
         "sink",
-        "spent",
         "target",
         "transport",
         "tunnel",
@@ -63,15 +66,15 @@ class UpstreamConnection(asyncio.Protocol):
         self.reused = False
         self.feeding = False
         self.paused = False
-        self.spent = False  # must not be used for another exchange
+        self.reusable = True  # may carry another exchange after this one
         self.lost = False
         self.returning = False
         self.interim = False
-        self.barren = 0
+        self.bytes_without_progress = 0
         self.born_at = born_at
         self.idle_since = 0.0
         self.writable = True
-        self.tunnel: Tunnel | None = None
+        self.tunnel: UpstreamTunnel | None = None
 
     # -- connection ---------------------------------------------------------------
 
@@ -79,7 +82,7 @@ class UpstreamConnection(asyncio.Protocol):
         self.transport = cast("asyncio.Transport", transport)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self.lost = self.spent = True
+        self.lost, self.reusable = True, False
         self.target.forget(self)
         if self.tunnel is not None:
             self.tunnel.upstream_lost()
@@ -90,12 +93,12 @@ class UpstreamConnection(asyncio.Protocol):
         answer = self.answer
         self.sink = None
         if answer is None:
-            retry = self.reused and not self.barren and not self.interim
+            retry = self.reused and not self.bytes_without_progress and not self.interim
             sink.on_upstream_lost(
                 502, "the upstream closed the connection", retry=retry
             )
         else:
-            # Without a declared length or last chunk the end of bytes is the end.
+            # Without a length and chunks the close ends the body.
             sink.on_answer_end(answer.close_delimited and exc is None)
 
     def eof_received(self) -> bool:
@@ -105,13 +108,13 @@ class UpstreamConnection(asyncio.Protocol):
 
     def pause_writing(self) -> None:
         self.writable = False
-        self._tell_writable()
+        self._notify_writable()
 
     def resume_writing(self) -> None:
         self.writable = True
-        self._tell_writable()
+        self._notify_writable()
 
-    def _tell_writable(self) -> None:
+    def _notify_writable(self) -> None:
         if self.tunnel is not None:
             self.tunnel.upstream_writable(writable=self.writable)
         elif self.sink is not None:
@@ -135,7 +138,7 @@ class UpstreamConnection(asyncio.Protocol):
         self.drop = drop
         self.answer = None
         self.interim = False
-        self.barren = 0
+        self.bytes_without_progress = 0
         if body:
             self.transport.writelines((head, body))
         else:
@@ -145,23 +148,43 @@ class UpstreamConnection(asyncio.Protocol):
         self.transport.write(data)
 
     def abandon(self) -> None:
-        """The exchange is over before its answer is: close at once."""
+        """Close at once: the exchange ended before its answer did."""
         self.sink = None
-        self.spent = True
+        self.reusable = False
         if not self.lost:
             self.transport.abort()
 
     def pause_reading(self) -> None:
-        """The client takes nothing more for now."""
+        """Stop reading the answer: the client's write buffer is full."""
         if not self.paused and not self.lost:
             self.paused = True
             self.transport.pause_reading()
 
     def resume_reading(self) -> None:
-        """Read on, if reading was paused."""
+        """Go on reading, if reading was paused."""
         if self.paused and not self.lost:
             self.paused = False
             self.transport.resume_reading()
+
+    def begin_tunnel(self, tunnel: UpstreamTunnel) -> None:
+        """Pass all later bytes to ``tunnel``."""
+        self.sink = None
+        self.tunnel = tunnel
+
+    # -- pool ---------------------------------------------------------------------
+
+    def is_available(self) -> bool:
+        """Whether an idle connection can carry an exchange."""
+        return self.reusable and not self.transport.is_closing()
+
+    def has_expired(self, now: float, keepalive_s: float) -> bool:
+        """Whether it was idle for longer than ``keepalive_s``, or is too old."""
+        return now - self.idle_since > keepalive_s or now - self.born_at > MAX_AGE_S
+
+    def close(self) -> None:
+        """Close; the connection carries no further exchange."""
+        self.reusable = False
+        self.transport.close()
 
     # -- answer -------------------------------------------------------------------
 
@@ -171,11 +194,11 @@ class UpstreamConnection(asyncio.Protocol):
             return
         sink = self.sink
         if sink is None:
-            # Bytes nobody asked for: whatever they are, they are no answer.
-            self.spent = True
+            # Bytes without a request are not an answer.
+            self.reusable = False
             self.transport.abort()
             return
-        self.barren += len(data)
+        self.bytes_without_progress += len(data)
         self.feeding = True
         try:
             self.parser.feed_data(data)
@@ -188,8 +211,8 @@ class UpstreamConnection(asyncio.Protocol):
         finally:
             self.feeding = False
         if self.sink is sink:
-            if self.barren > MAX_BARREN_BYTES:
-                self._broken("the upstream's framing holds no end")
+            if self.bytes_without_progress > MAX_BYTES_WITHOUT_PROGRESS:
+                self._broken("the upstream's framing has no end")
             else:
                 sink.on_answer_flush()
         elif self.returning:
@@ -206,7 +229,7 @@ class UpstreamConnection(asyncio.Protocol):
 
     def _broken(self, why: str) -> None:
         sink, self.sink = self.sink, None
-        self.spent = True
+        self.reusable = False
         self.transport.abort()
         if sink is None:
             return
@@ -220,7 +243,7 @@ class UpstreamConnection(asyncio.Protocol):
     def on_message_begin(self) -> None:
         self.fields = []
         if self.sink is None:
-            self.spent = True
+            self.reusable = False
 
     def on_header(self, name: bytes, value: bytes) -> None:
         self.fields.append((name, value))
@@ -229,13 +252,13 @@ class UpstreamConnection(asyncio.Protocol):
         sink = self.sink
         if sink is None:
             # A second answer on one request.
-            self.spent = True
+            self.reusable = False
             return
         version = self.parser.get_http_version()
         if version not in ("1.1", "1.0"):
             raise WireError(502, "the answer is not HTTP/1.1")
         status = self.parser.get_status_code()
-        self.barren = 0
+        self.bytes_without_progress = 0
         answer = read_answer_head(
             status, version == "1.0", self.fields, self.method, drop=self.drop
         )
@@ -249,19 +272,19 @@ class UpstreamConnection(asyncio.Protocol):
             return
         self.answer = answer
         if not answer.keep_alive or answer.close_delimited:
-            self.spent = True
+            self.reusable = False
         sink.on_answer_head(answer)
         if answer.no_body and status != SWITCHING:
-            # HEAD, 204, 304: the parser might wait for a body that never comes.
+            # HEAD, 204, 304: llhttp may wait for a body that does not come.
             self.parser = httptools.HttpResponseParser(self)
             self._finish(sink)
 
     def on_body(self, data: bytes) -> None:
         sink = self.sink
         if sink is None:
-            self.spent = True  # a body behind an answer that has none
+            self.reusable = False  # a body after an answer that has none
             return
-        self.barren = 0
+        self.bytes_without_progress = 0
         sink.on_answer_body(data)
 
     def on_message_complete(self) -> None:
@@ -276,23 +299,23 @@ class UpstreamConnection(asyncio.Protocol):
 
     def _upgraded(self, leftover: bytes) -> None:
         sink, self.sink = self.sink, None
-        self.spent = True
+        self.reusable = False
         if sink is not None and self.answer is not None:
             sink.on_upgraded(leftover)
         else:
             self.transport.abort()
 
     def release(self) -> None:
-        """The sink has its whole answer: back to the pool, or closed.
+        """Go back to the target, or close: the sink has its whole answer.
 
-        Not before the read that brought its end is parsed whole: what may follow in it
-        was asked for by nobody, and must not answer the next request.
+        Waits until the read that held the answer's end is parsed to its end: bytes
+        behind the answer must not be taken for the answer to the next request.
         """
         if self.feeding:
             self.returning = True
-        elif self.spent or self.transport.get_write_buffer_size():
-            # What it was sent and did not read must not stand before a new request.
-            self.spent = True
+        elif not self.reusable or self.transport.get_write_buffer_size():
+            # Unsent bytes of this request must not precede the next one.
+            self.reusable = False
             if not self.lost:
                 self.transport.close()
         else:

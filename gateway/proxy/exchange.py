@@ -23,10 +23,10 @@ from typing import TYPE_CHECKING
 
 from gateway.core.model import RequestFacts, Usage
 from gateway.core.refusal import Refusal
+from gateway.http.answer import AnswerWriter, status_line
 from gateway.http.response import RATE_LIMIT_FIELDS
 from gateway.metering.dialects import CountTask
 from gateway.metering.inflate import InflateError
-from gateway.proxy.answer import AnswerWriter, status_line
 from gateway.proxy.flow import Flow
 from gateway.proxy.local_reply import compose_own, compose_refusal, upstream_failed
 from gateway.proxy.metering import Metering, open_lost_metering, open_metering
@@ -44,10 +44,9 @@ from gateway.proxy.upload import Upload
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from gateway.http.client import ClientConnection
-    from gateway.http.heads import Changing
+    from gateway.http.handler import ClientSide, UpstreamSide
+    from gateway.http.heads import RequestFields
     from gateway.http.response import AnswerHead
-    from gateway.http.upstream import UpstreamConnection
     from gateway.limits.ports import Reserved
     from gateway.proxy.prepare import RequestContext
     from gateway.proxy.route import Route
@@ -100,23 +99,21 @@ class Exchange:
     def __init__(
         self,
         shared: Shared,
-        client: ClientConnection,
+        client: ClientSide,
         context: RequestContext,
-        changing: Changing,
+        own: RequestFields,
         on_end: Callable[[Exchange], None],
     ) -> None:
         self.shared = shared
-        self.client: ClientConnection | None = client
-        request_id = (
-            changing.request_id or context.request_id or shared.next_request_id()
-        )
-        self.flow = Flow(context, changing, request_id, shared.tracer)
+        self.client: ClientSide | None = client
+        request_id = own.request_id or context.request_id or shared.next_request_id()
+        self.flow = Flow(context, own, request_id, shared.tracer)
         self._on_end = on_end
         self.stage = Stage.READING
         self.hold = context.hold
         self.writer = AnswerWriter(client)
         self.upload: Upload | None = None
-        self.upstream: UpstreamConnection | None = None
+        self.upstream: UpstreamSide | None = None
         self.answer: AnswerHead | None = None
         self.metering: Metering | None = None
         self.tunnel: MeteredTunnel | None = None
@@ -304,7 +301,7 @@ class Exchange:
         if up is not None:
             self.on_connected(up)
 
-    def on_connected(self, up: UpstreamConnection) -> None:
+    def on_connected(self, up: UpstreamSide) -> None:
         """Send the request on the connection that the pool found or opened."""
         if self.stage is not Stage.CONNECTING:
             up.release()
@@ -325,7 +322,7 @@ class Exchange:
             first_byte_s = route.first_byte_s if route is not None else 0.0
             conn.deadline = min(conn.deadline, now + first_byte_s, self.must_end_at)
 
-    def _request_head(self, up: UpstreamConnection) -> bytes:
+    def _request_head(self, up: UpstreamSide) -> bytes:
         flow = self.flow
         if self.upload is not None:
             framing = self.upload.framing
@@ -453,7 +450,7 @@ class Exchange:
         self.writer.finish()
         if up is not None:
             if self.upload is not None and not self.upload.done:
-                up.spent = True  # it answered before it had the whole request
+                up.reusable = False  # it answered before it had the whole request
             up.release()
         if conn is not None:
             conn.exchange_done(keep=self.writer.keep)
@@ -537,14 +534,14 @@ class Exchange:
         tunnel = self.tunnel
         return self.last_activity if tunnel is None else tunnel.last_activity
 
-    def _answer_due(self, conn: ClientConnection, route: Route) -> tuple[float, str]:
+    def _answer_due(self, conn: ClientSide, route: Route) -> tuple[float, str]:
         """When the upstream must have answered or read on, and the error if not."""
         upload = self.upload
         if upload is None or upload.done:
             until = self.last_activity + route.first_byte_s
             return until, "the upstream did not answer in time"
         if upload.stalled_at:
-            longest = conn.listener.settings.write_timeout_s
+            longest = conn.write_timeout_s
             return upload.stalled_at + longest, "the upstream does not take the request"
         return FOREVER, ""  # the client has not sent the whole body
 

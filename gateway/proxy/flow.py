@@ -16,7 +16,7 @@ from gateway.limits.gate import BLOCKED
 if TYPE_CHECKING:
     from gateway.core.model import Block, Outcome, RequestFacts
     from gateway.core.refusal import Refusal
-    from gateway.http.heads import Changing
+    from gateway.http.heads import RequestFields
     from gateway.identity.identify import Identity
     from gateway.limits.plans import LimitPlan
     from gateway.limits.ports import Reserved
@@ -64,19 +64,19 @@ class Flow:
     def __init__(
         self,
         context: RequestContext,
-        changing: Changing,
+        own: RequestFields,
         request_id: bytes,
         tracer: Tracer | None,
     ) -> None:
         self.context = context
         self.head = context.head
-        self.content_length = changing.length
+        self.content_length = own.length
         self.request_id = request_id
         # Header lines of this request alone, for the upstream.
         if tracer is None:
-            self.request_lines, self.trace = changing.lines, NO_TRACE
+            self.request_lines, self.trace = own.lines, NO_TRACE
         else:
-            lines = context.trace_lines + changing.lines
+            lines = context.trace_lines + own.lines
             self.trace, self.request_lines = tracer.join(lines)
         self.identity: Identity | None = context.identity
         # The policy lets the body name the user, and the body is not read yet: the

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from gateway.core.refusal import Refusal
-from gateway.proxy.answer import status_line
+from gateway.http.answer import status_line
 
 if TYPE_CHECKING:
     from gateway.http.head import RequestHead

@@ -2,7 +2,7 @@
 
 A kept-alive client repeats its head; so route, dialect, identity, the gate's keys and
 the head that goes upstream are made at the first sight of a head and found again with
-it (``KnownHead.memo``). Everything here is dropped when the configuration changes.
+it (``CachedHead.derived``). Everything here is dropped when the configuration changes.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from gateway.proxy.route import find_route
 from gateway.proxy.tracing import split_trace_lines
 
 if TYPE_CHECKING:
-    from gateway.http.heads import KnownHead
-    from gateway.http.pool import Target
+    from gateway.http.handler import UpstreamAddress
+    from gateway.http.heads import CachedHead
     from gateway.identity.cidr import Address
     from gateway.limits.plans import LimitPlan
     from gateway.metering.dialects import Match
@@ -95,7 +95,7 @@ class RequestContext:
         # Head for upstream up to what differs between requests, by target.
         self.heads: dict[int, bytes] = {}
 
-    def head_for(self, target: Target) -> bytes:
+    def head_for(self, target: UpstreamAddress) -> bytes:
         """Request line and fields for one target, without framing and request id."""
         found = self.heads.get(id(target))
         if found is None:
@@ -113,7 +113,7 @@ class RequestContext:
 
 def prepare(
     tables: Tables,
-    known: KnownHead,
+    cached: CachedHead,
     peer_ip: str,
     tls: bool,
     now: float,
@@ -123,21 +123,21 @@ def prepare(
     """Find or make what is known of this head from this peer; ``now``: epoch seconds.
     ``traced``: the lines of a trace are left to the exchange.
     """
-    context: RequestContext | None = known.memo.get(peer_ip)
+    context: RequestContext | None = cached.derived.get(peer_ip)
     if (
         context is not None
         and context.generation == tables.generation
         and context.expires_at > now
     ):
         return context
-    head = known.head
+    head = cached.head
     context = RequestContext(head, tables.generation)
     _find_route(context, tables, head)
     _find_identity(context, tables, peer_ip, now)
     _write_head(context, tables, peer_ip, tls=tls, traced=traced)
-    if len(known.memo) >= MAX_SENDERS:
-        known.memo.clear()
-    known.memo[peer_ip] = context
+    if len(cached.derived) >= MAX_SENDERS:
+        cached.derived.clear()
+    cached.derived[peer_ip] = context
     return context
 
 

@@ -8,7 +8,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from gateway.config.resolve import ResolvedRoute
-    from gateway.http.pool import Pool, Target
+    from gateway.http.handler import UpstreamAddress
+    from gateway.http.pool import Pool
 
 
 class Route:
@@ -64,7 +65,7 @@ class Route:
         """A drained answer has ended."""
         self.draining -= 1
 
-    def target_path(self, target: Target, path: bytes) -> bytes:
+    def target_path(self, target: UpstreamAddress, path: bytes) -> bytes:
         """Request target as the upstream gets it; bytes of ``path`` untouched."""
         if self.strip and self.prefix and path != b"*":
             path = path[len(self.prefix) :]

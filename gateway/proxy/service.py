@@ -10,8 +10,8 @@ from gateway.proxy.local_reply import wire_error_body, wire_error_lines
 from gateway.proxy.prepare import prepare
 
 if TYPE_CHECKING:
-    from gateway.http.client import ClientConnection
-    from gateway.http.heads import Changing, KnownHead
+    from gateway.http.handler import ClientSide
+    from gateway.http.heads import CachedHead, RequestFields
     from gateway.proxy.shared import Shared
 
 # A request that is open for longer is recorded before it ends.
@@ -30,30 +30,27 @@ class Service:
         self._renewed_at = shared.now()
 
     def open(
-        self, conn: ClientConnection, known: KnownHead, changing: Changing
+        self, conn: ClientSide, cached: CachedHead, own: RequestFields
     ) -> Exchange | None:
         """Open an exchange. None: it is answered already, its body is not wanted."""
         shared = self.shared
         context = prepare(
             shared.tables,
-            known,
+            cached,
             conn.peer_ip,
-            conn.listener.settings.tls,
+            conn.tls,
             shared.epoch + perf_counter(),
             traced=shared.tracer is not None,
         )
-        exchange = Exchange(shared, conn, context, changing, self._on_end)
+        exchange = Exchange(shared, conn, context, own, self._on_end)
         if context.answer_here:
             exchange.answer_own()
             return None
         self.open_exchanges.add(exchange)
         return exchange if exchange.begin() else None
 
-    def refuse_wire(
-        self, conn: ClientConnection, status: int, reason: str
-    ) -> tuple[bytes, bytes]:
+    def refuse_wire(self, status: int, reason: str) -> tuple[bytes, bytes]:
         """Header lines and body of the answer to bytes that are not a request."""
-        conn.listener.count(f"refused_{status}")
         lines = wire_error_lines(self.shared.http_date())
         return lines, wire_error_body(status, reason)
 

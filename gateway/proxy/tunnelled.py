@@ -9,17 +9,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from gateway.core.model import Usage
-from gateway.http.client import Phase
 from gateway.http.tunnel import Tunnel
 from gateway.metering.realtime import RealtimeMeter
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from gateway.http.client import ClientConnection
-    from gateway.http.handler import Handler
+    from gateway.http.handler import ClientSide, Handler, UpstreamSide
     from gateway.http.response import AnswerHead
-    from gateway.http.upstream import UpstreamConnection
 
 
 class MeteredTunnel:
@@ -32,8 +29,8 @@ class MeteredTunnel:
 
     def __init__(
         self,
-        conn: ClientConnection,
-        up: UpstreamConnection,
+        conn: ClientSide,
+        up: UpstreamSide,
         now: Callable[[], float],
         on_end: Callable[[Usage], None],
         *,
@@ -51,22 +48,7 @@ class MeteredTunnel:
         """Pass the 101 on, then bytes both ways. ``leftover`` came behind the head;
         ``handler`` enforces the time limits.
         """
-        tunnel = self._tunnel
-        conn, up = tunnel.client, tunnel.upstream
-        up.sink = None
-        up.tunnel = conn.tunnel = tunnel
-        conn.handler = handler
-        conn.phase = Phase.TUNNEL
-        conn.deadline = self._now() + 1.0
-        conn.transport.write(
-            b"HTTP/1.1 101 Switching Protocols\r\n%bConnection: Upgrade\r\nUpgrade: %b\r\n\r\n"
-            % (answer.forward, answer.upgrade)
-        )
-        early, conn.buf = conn.buf, b""
-        if leftover:
-            tunnel.from_upstream(leftover)
-        if early:
-            tunnel.from_client(early)
+        self._tunnel.start(answer, handler, leftover)
 
     def break_off(self) -> None:
         """Close both sides at once."""

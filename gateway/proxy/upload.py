@@ -5,8 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from gateway.http.client import ClientConnection
-    from gateway.http.upstream import UpstreamConnection
+    from gateway.http.handler import ClientSide, UpstreamSide
 
 # Held until the upstream is connected; beyond it the client is no longer read.
 MAX_HELD_BYTES = 64 * 1024
@@ -26,8 +25,8 @@ class Upload:
         "up",
     )
 
-    def __init__(self, conn: ClientConnection, length: int | None) -> None:
-        self.conn: ClientConnection | None = conn
+    def __init__(self, conn: ClientSide, length: int | None) -> None:
+        self.conn: ClientSide | None = conn
         self.chunked = length is None
         self.framing = (
             b"Transfer-Encoding: chunked\r\n"
@@ -36,7 +35,7 @@ class Upload:
         )
         self.held: list[bytes] = []
         self.held_bytes = 0
-        self.up: UpstreamConnection | None = None
+        self.up: UpstreamSide | None = None
         self.done = False
         # Since when the upstream has taken nothing (the loop's clock); 0: it takes.
         self.stalled_at = 0.0
@@ -63,7 +62,7 @@ class Upload:
             else:
                 self.held.append(last)
 
-    def connected(self, up: UpstreamConnection) -> None:
+    def connected(self, up: UpstreamSide) -> None:
         """The head is sent: what was held follows, the rest as it comes."""
         self.up = up
         if self.held:
@@ -82,6 +81,6 @@ class Upload:
             conn.resume_reading()
         else:
             self.stalled_at = now
-            longest = conn.listener.settings.write_timeout_s
+            longest = conn.write_timeout_s
             conn.deadline = min(conn.deadline, now + longest)
             conn.pause_reading()

@@ -8,8 +8,9 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from gateway.config.resolve import Resolved, resolve
-from gateway.http.listener import WireSettings
-from gateway.http.pool import Pool, Target, UpstreamSettings
+from gateway.http.pool import Pool
+from gateway.http.shared import WireSettings
+from gateway.http.target import Target, UpstreamSettings
 from gateway.identity.cidr import Networks, parse_address
 from gateway.identity.identify import Identifier
 from gateway.limits.plans import PlanBook

@@ -67,7 +67,7 @@ class Plane:
         self.service = Service(self.shared)
         server = config.server
         self.listener = Listener(
-            loop, self.service, wire_settings(server), believes=tables.trusts
+            loop, self.service, wire_settings(server), is_trusted_proxy=tables.trusts
         )
         self.tls: ServerTls | None = None
         if server.tls is not None:
@@ -135,7 +135,7 @@ class Plane:
         """Gauges and counters of this worker, for control."""
         service, listener, store = self.service, self.listener, self.store
         shared = self.shared
-        heads = listener.heads
+        heads = listener.state.heads
         turned_away = dict(listener.counters)
         turned_away["records"] = shared.dropped_records
         turned_away["drain"] = shared.drain_refused
@@ -146,7 +146,7 @@ class Plane:
             "inflight": service.busy,
             "connections": len(listener.connections),
             "upstream_connections": service.upstream_connections,
-            "accepted": listener.accepted,
+            "accepted": listener.state.accepted,
             "store_up": store.up,
             "breakers": int(not store.up),
             "head_hits": heads.hits,

@@ -217,7 +217,7 @@ class Worker:
             return
         if self.plane is not None:
             self.plane.shared.tables.identifier.forget()
-            self.plane.listener.heads.clear()
+            self.plane.listener.state.heads.clear()
 
     async def _answer_call(self, message: Message) -> None:
         """Answer ``peek`` and ``reset`` of counters in this process's memory."""

@@ -488,7 +488,7 @@ async def test_content_length_follows_each_request(upstream):
             int(re.search(rb"Content-Length: (\d+)", raw)[1])
             for raw in upstream.requests
         ] == [3, 0, 1, 0]
-        assert gateway.plane.listener.heads.hits == 3
+        assert gateway.plane.listener.state.heads.hits == 3
 
 
 async def test_routes_and_paths(upstream):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from gateway.http.client import MAX_BODY_PARTS, reason_phrase
+from gateway.http.client import MAX_BODY_PARTS
 from tests.inprocess import (
     CHAT,
     InProcess,
@@ -16,12 +16,6 @@ from tests.inprocess import (
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 CLOSE = b"Connection: close\r\n"
-
-
-def test_reason_phrases():
-    """Known ones by name."""
-    assert reason_phrase(429) == b"Too Many Requests"
-    assert reason_phrase(599) == b"Unknown"
 
 
 async def test_tiny_pieces_of_a_body_are_joined(upstream):

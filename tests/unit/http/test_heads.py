@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from gateway.http.head import WireError
-from gateway.http.heads import MAX_KEPT_BYTES, MAX_KNOWN, HeadCache
+from gateway.http.heads import MAX_CACHED, MAX_HEAD_BYTES, HeadCache
 
 START = b"POST /x HTTP/1.1\r\nHost: a\r\n"
 
@@ -82,9 +82,9 @@ def test_odd_spelling_is_read_and_not_kept(length, name, cache):
 def test_no_length_is_another_head(cache):
     """Without a body there is no length, whatever was seen before."""
     with_body, _ = cache.parse(sized(b"5"))
-    without, changing = cache.parse(START + b"\r\n")
+    without, own = cache.parse(START + b"\r\n")
     assert without is not with_body
-    assert changing.length is None
+    assert own.length is None
 
 
 @pytest.mark.parametrize(
@@ -92,7 +92,7 @@ def test_no_length_is_another_head(cache):
     [
         b"Expect: 100-continue\r\n",
         b"Connection: Upgrade\r\nUpgrade: websocket\r\n",
-        b"X-Large: %b\r\n" % (b"x" * MAX_KEPT_BYTES),
+        b"X-Large: %b\r\n" % (b"x" * MAX_HEAD_BYTES),
     ],
 )
 def test_some_heads_are_not_kept(fields, cache):
@@ -103,9 +103,9 @@ def test_some_heads_are_not_kept(fields, cache):
 
 def test_random_heads_stay_bounded(cache):
     """The memory holds so many heads and no more; the oldest go first."""
-    for number in range(MAX_KNOWN + 50):
+    for number in range(MAX_CACHED + 50):
         cache.parse(START + b"X-Number: %d\r\n\r\n" % number)
-    assert MAX_KNOWN // 2 <= len(cache._known) <= MAX_KNOWN
+    assert MAX_CACHED // 2 <= len(cache._cached) <= MAX_CACHED
     hits = cache.hits
     cache.parse(START + b"X-Number: 0\r\n\r\n")
     assert cache.hits == hits
@@ -114,9 +114,9 @@ def test_random_heads_stay_bounded(cache):
 def test_clear_forgets(cache):
     """What was derived from a head goes with it."""
     known, _ = cache.parse(sized(b"5"))
-    known.memo["peer"] = object()
+    known.derived["peer"] = object()
     cache.clear()
-    assert cache.parse(sized(b"5"))[0].memo == {}
+    assert cache.parse(sized(b"5"))[0].derived == {}
 
 
 def test_tracing_does_not_make_another_head(cache):

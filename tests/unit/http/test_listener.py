@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from gateway.http.listener import TURNED_AWAY_MAX, _subject
+from gateway.http.shared import MAX_503_ANSWERS, address_key
 from tests.inprocess import (
     InProcess,
     event_loop_policy,  # noqa: F401
@@ -30,21 +30,21 @@ CLOSE = b"Connection: close\r\n"
 )
 def test_connections_count_by_subject(ip, subject):
     """IPv6 by its /64, mapped IPv4 as IPv4, anything else as it is."""
-    assert _subject(ip) == subject
+    assert address_key(ip) == subject
 
 
 async def test_flood_of_connections_is_not_answered(upstream):
     """Far beyond the cap nobody is told why: a socket is all that it would cost."""
     async with InProcess(upstream, server="max_connections = 1") as gateway:
-        clients = [await gateway.client() for _ in range(TURNED_AWAY_MAX + 3)]
+        clients = [await gateway.client() for _ in range(MAX_503_ANSWERS + 3)]
         await until(
             lambda: clients[-1].reader.at_eof() or clients[-1].reader.exception()
         )
-        assert gateway.plane.listener.counters["connections"] == TURNED_AWAY_MAX + 2
+        assert gateway.plane.listener.counters["connections"] == MAX_503_ANSWERS + 2
         for client in clients:
             client.close()
         await until(lambda: not gateway.plane.listener.connections)
-        assert not gateway.plane.listener.per_ip
+        assert not gateway.plane.listener.state.per_ip
 
 
 async def test_idle_connection_is_closed(upstream):

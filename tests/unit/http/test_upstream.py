@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from gateway.http.pool import Target
-from gateway.http.upstream import MAX_BARREN_BYTES, UpstreamConnection
+from gateway.http.target import Target
+from gateway.http.upstream import MAX_BYTES_WITHOUT_PROGRESS, UpstreamConnection
 
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}"
 
@@ -118,7 +118,7 @@ def test_unsent_bytes_keep_it_out_of_the_pool(target):
         b"HTTP/1.1 101 Switching Protocols\r\n\r\n",
         b"HTTP/2.0 200 OK\r\n\r\n",
         b"garbage\r\n\r\n",
-        b"HTTP/1.1 200 OK\r\nX: " + b"x" * MAX_BARREN_BYTES,
+        b"HTTP/1.1 200 OK\r\nX: " + b"x" * MAX_BYTES_WITHOUT_PROGRESS,
         b"HTTP/1.1 103 Early Hints\r\nContent-Length: x\r\n\r\n",
     ],
 )

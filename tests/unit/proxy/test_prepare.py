@@ -38,7 +38,7 @@ async def test_same_head_from_different_peers(upstream):
             re.search(rb"X-Forwarded-For: (\S+)", raw)[1] for raw in upstream.requests
         ]
         assert hops == [b"192.0.2.1", b"192.0.2.2", b"192.0.2.1"]
-        assert gateway.plane.listener.heads.hits == 2
+        assert gateway.plane.listener.state.heads.hits == 2
 
 
 @pytest.mark.parametrize("trusted", [False, True])

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from gateway.http.pool import Target
+from gateway.http.target import Target
 from gateway.proxy.route import Route, find_route
 
 

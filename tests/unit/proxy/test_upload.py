@@ -35,7 +35,7 @@ async def test_waits_for_the_store_within_bounds(upstream):
     async with InProcess(upstream, policy=LIMITS, store=store) as gateway:
         client = await gateway.client()
         client.send(request(b"POST", fields=CLOSE, body=body))
-        await until(lambda: gateway.plane.listener.paused)
+        await until(lambda: gateway.plane.listener.state.paused)
         (exchange,) = gateway.plane.service.open_exchanges
         assert exchange.upload.held_bytes < MAX_HELD_BYTES + (1 << 18)
         assert not upstream.connections
@@ -70,6 +70,6 @@ async def test_client_is_read_again_once_its_body_is_whole(upstream):
         await until(lambda: gateway.plane.service.open_exchanges)
         store.let_go()
         await until(lambda: upstream.requests)
-        assert not gateway.plane.listener.paused
+        assert not gateway.plane.listener.state.paused
         client.close()
         assert (await gateway.record()).outcome == "client_closed"

@@ -6,9 +6,9 @@ from types import SimpleNamespace
 
 import pytest
 
+from gateway.http.answer import AnswerWriter, status_line
 from gateway.http.head import parse_request_head
 from gateway.http.response import read_answer_head
-from gateway.proxy.answer import AnswerWriter, status_line
 
 
 class Wire:

@@ -1,49 +1,51 @@
-"""Writing one answer to the client: its framing, and as few writes as can be."""
+"""Writing one answer to the client: status line, framing, and few writes."""
 
 from __future__ import annotations
 
+from http import HTTPStatus
 from typing import TYPE_CHECKING
 
-from gateway.http.client import reason_phrase
-
 if TYPE_CHECKING:
-    from gateway.http.client import ClientConnection
+    from gateway.http.handler import ClientSide
     from gateway.http.head import RequestHead
     from gateway.http.response import AnswerHead
 
+_REASONS: dict[int, bytes] = {s.value: s.phrase.encode() for s in HTTPStatus}
 _STATUS_LINES: dict[int, bytes] = {}
 LAST_CHUNK = b"0\r\n\r\n"
 
 
 def status_line(status: int) -> bytes:
-    """First line of an answer, with its line end."""
+    """Return the first line of an answer, with its line end."""
     line = _STATUS_LINES.get(status)
     if line is None:
-        line = b"HTTP/1.1 %d %b\r\n" % (status, reason_phrase(status))
+        line = b"HTTP/1.1 %d %b\r\n" % (status, _REASONS.get(status, b"Unknown"))
         if len(_STATUS_LINES) < 1000:
             _STATUS_LINES[status] = line
     return line
 
 
 class AnswerWriter:
-    """Collects what one read from the upstream gives and writes it at once."""
+    """Collects the output of one read from the upstream and writes it at once."""
 
     __slots__ = ("chunked", "conn", "keep", "pending", "pieces", "until_close")
 
-    def __init__(self, conn: ClientConnection) -> None:
-        self.conn: ClientConnection | None = conn
+    def __init__(self, conn: ClientSide) -> None:
+        self.conn: ClientSide | None = conn
         self.chunked = False
         self.keep = True
-        self.pending = b""  # head, not written yet
+        self.pending = b""  # the head, until it is written
         self.pieces: list[bytes] = []
-        self.until_close = False  # nothing but the close says where the answer ends
+        self.until_close = False  # the answer is delimited by the close alone
 
     def head(
         self, request: RequestHead, answer: AnswerHead, more: bytes, *, keep: bool,
         rewritten: bool,
     ) -> None:  # fmt: skip
-        """Take the upstream's head; ``more`` is our own field lines. ``rewritten``:
-        the body will not have the length that the upstream stated.
+        """Take the upstream's head.
+
+        ``more``: our own header lines. ``rewritten``: the body will not have the length
+        that the upstream stated.
         """
         length = answer.content_length
         if answer.no_body:
@@ -70,12 +72,12 @@ class AnswerWriter:
         )
 
     def write(self, data: bytes) -> None:
-        """Write an answer that is whole."""
+        """Write a complete answer."""
         if data and self.conn is not None:
             self.conn.transport.write(data)
 
     def flush(self) -> None:
-        """Write what is there: one write, one chunk."""
+        """Write what was collected, in one write and one chunk."""
         pieces = self.pieces
         if pieces:
             body = pieces[0] if len(pieces) == 1 else b"".join(pieces)
@@ -93,7 +95,7 @@ class AnswerWriter:
             self.conn.transport.write(data)
 
     def finish(self) -> None:
-        """Write the rest and the end of a whole answer."""
+        """Write the rest of a complete answer and its end."""
         if not self.chunked:
             self.flush()
             return
