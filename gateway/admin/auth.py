@@ -235,7 +235,7 @@ async def _answer(request: web.Request, handler: Handler) -> web.StreamResponse:
     except Exception:  # noqa: BLE001 - the edge: a fault is an answer and a log line
         id_ = request[REQUEST_ID]
         _log.exception(
-            "admin request %s failed: %s %s", id_, request.method, request.path
+            "admin_request_failed %s: %s %s", id_, request.method, request.path
         )
         text = "a fault of the gateway; its log has the request id"
         return error_response(request, 500, "internal_error", text)

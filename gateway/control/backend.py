@@ -10,7 +10,6 @@ from contextlib import suppress
 from typing import Any, TypeVar
 
 import msgspec
-import structlog
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.metrics_core import Metric
 
@@ -45,11 +44,12 @@ from gateway.control.spans import trace_families
 from gateway.control.workers import CallError, WorkerRegistry
 from gateway.core.model import Block, Limit, Policy
 from gateway.detect.export import Tide, Usual
+from gateway.serve.logs import get_logger
 from gateway.serve.runtime import ChildSpec
 from gateway.serve.store_url import masked_url
 from gateway.sinks.traces import TraceSink
 
-_log = structlog.get_logger()
+_log = get_logger()
 _DRAINING = "draining"
 T = TypeVar("T")
 # Acknowledgements that are remembered.
@@ -111,7 +111,7 @@ class ControlBackend:
 
     def audit(self, entry: AuditEntry) -> None:
         """An operator did something: the audit log, and every open console."""
-        _log.info("admin change", **msgspec.structs.asdict(entry))
+        _log.info("admin_change", **msgspec.structs.asdict(entry))
         self.activity.on_change(entry)
 
     # -- looking -----------------------------------------------------------------------

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import os
 import signal
 import ssl
@@ -24,6 +25,7 @@ from gateway import __version__
 from gateway.admin.api import build_app
 from gateway.admin.clients import ClientTable
 from gateway.admin.metrics import Metrics
+from gateway.alerts.model import DEGRADED, RECOVERED
 from gateway.control.alerting import Alerting
 from gateway.control.backend import ControlBackend
 from gateway.control.baselines import LOAD_S, BaselinePersistence
@@ -52,7 +54,7 @@ from gateway.control.workers import WorkerRegistry
 from gateway.core.baselines import BaselinesError
 from gateway.serve.background import Background
 from gateway.serve.link import Message
-from gateway.serve.logs import set_up_logs
+from gateway.serve.logs import log_state, set_up_logs
 from gateway.serve.runtime import (
     ChildSpec,
     child_spec,
@@ -227,9 +229,9 @@ class Control:
             learned = await self._memory.load()
         except (BaselinesError, RedisError, OSError, TimeoutError) as error:
             why = str(error) or type(error).__name__
-            self._log.warning("baselines not loaded: detection starts anew", why=why)
+            self._log.warning("baselines_not_loaded", why=why)
         else:
-            self._log.info("baselines", found=learned)
+            self._log.info("baselines_loaded", found=learned)
 
     async def _recall_blocks(self) -> None:
         """Who is blocked is refused from the first request on. Where the store is away,
@@ -240,22 +242,27 @@ class Control:
                 await self._blocks.load()
 
     def _memory_state(self, problem: str) -> None:
-        say = self._log.warning if problem else self._log.info
-        say(
-            "baselines are not saved" if problem else "baselines are saved", why=problem
+        log_state(
+            self._log, problem, failing="baselines_not_saved", working="baselines_saved"
         )
 
     def _history_state(self, problem: str) -> None:
-        say = self._log.warning if problem else self._log.info
-        say("InfluxDB does not take records" if problem else "InfluxDB", why=problem)
+        log_state(
+            self._log,
+            problem,
+            failing="influx_write_failed",
+            working="influx_write_recovered",
+        )
 
     def _say_output(self, output: Output) -> None:
         """What the detector says: for the log, the pager and the console."""
         self._alerting.take(output)
         self._backend.activity.on_output(output)
-        say = self._log.info if output.severity == "info" else self._log.warning
-        say(
-            output.type,
+        level = logging.INFO if output.severity == "info" else logging.WARNING
+        self._log.log(
+            level,
+            "verdict",
+            type=output.type,
             id=output.id,
             severity=output.severity,
             cls=output.cls,
@@ -305,8 +312,14 @@ class Control:
                 tls.refresh()
             except (OSError, ssl.SSLError) as error:
                 problem = str(error)
-            if problem and problem != before:
-                self._log.warning("certificate of the admin port", why=problem)
+            if problem != before:
+                log_state(
+                    self._log,
+                    problem,
+                    failing="certificate_not_reloaded",
+                    working="certificate_reloaded",
+                    level=logging.ERROR,
+                )
 
     async def _close(self) -> None:
         await self._background.close()
@@ -347,7 +360,7 @@ class Control:
 
     def _task_failed(self, name: str, error: BaseException) -> None:
         """A fault of ours: end, and let the supervisor start a sound process."""
-        self._log.error("task failed", task=name, exc_info=error)
+        self._log.error("task_failed", task=name, exc_info=error)
         os.kill(os.getpid(), signal.SIGTERM)
 
     # -- workers -----------------------------------------------------------------------
@@ -367,21 +380,25 @@ class Control:
 
     def _on_event(self, index: int, message: Message) -> None:
         name = str(message.get("name", ""))
-        fields: dict[str, Any] = {
-            key: value for key, value in message.items() if key not in ("type", "name")
-        }
-        degraded = name == "gateway.degraded"
-        say = self._log.warning if degraded else self._log.info
-        say(name, worker=index, **fields)
-        self._alerting.take_event(index, name, str(message.get("reason", "")))
+        reason = str(message.get("reason", ""))
+        if name == DEGRADED:
+            self._log.warning("gateway_degraded", worker=index, reason=reason)
+        elif name == RECOVERED:
+            merged = message.get("merged", 0)
+            self._log.info("gateway_recovered", worker=index, merged=merged)
+        self._alerting.take_event(index, name, reason)
 
     def _on_stats(self, index: int, message: Message) -> None:
         up = bool(message.get("store_up", True))
         self._alerting.take_stats(index, store_up=up)
 
     def _alerting_state(self, problem: str) -> None:
-        say = self._log.warning if problem else self._log.info
-        say("alerts wait for the store" if problem else "alerts flow", why=problem)
+        log_state(
+            self._log,
+            problem,
+            failing="alert_outbox_unavailable",
+            working="alert_outbox_available",
+        )
 
     async def _collect(self) -> None:
         problem, collected = "", 0
@@ -390,8 +407,13 @@ class Control:
             sink = self._collector.sink
             now = "" if sink is None else sink.error
             if now != problem:
-                say = self._log.error if now else self._log.info
-                say("records are dropped" if now else "records are written", why=now)
+                log_state(
+                    self._log,
+                    now,
+                    failing="records_dropped",
+                    working="records_written",
+                    level=logging.ERROR,
+                )
                 problem = now
             self._alerting.take_trouble("records", now and f"records are lost: {now}")
             busy = self._collector.collected != collected
@@ -426,7 +448,7 @@ class Control:
         """Read the configuration again; a bad one changes nothing."""
         result = self._settings.reload()
         if not result.ok:
-            self._log.error("configuration refused", errors=list(result.errors))
+            self._log.error("configuration_refused", errors=list(result.errors))
             # Not which: it may quote what is secret, and the old one stays in force.
             why = f"A changed configuration was refused, faults: {len(result.errors)}."
             self._alerting.take_trouble("configuration", why)
@@ -435,7 +457,7 @@ class Control:
         self._apply()
         self._roster.broadcast(self._settings.message())
         self._log.info(
-            "configuration applied",
+            "configuration_applied",
             generation=result.generation,
             warnings=list(result.warnings),
             needs_restart=list(result.needs_restart),
@@ -456,14 +478,18 @@ class Control:
                 self._reload()
 
     def _watch_state(self, problem: str) -> None:
-        self._log.warning("the file is looked at now and then", why=problem)
+        self._log.warning("configuration_polled", why=problem)
 
     # -- the store ---------------------------------------------------------------------
 
     def _blocks_state(self, problem: str) -> None:
         if bool(problem) != bool(self._block_problem):
-            say = self._log.warning if problem else self._log.info
-            say("block list is not followed" if problem else "block list", why=problem)
+            log_state(
+                self._log,
+                problem,
+                failing="block_list_not_followed",
+                working="block_list_followed",
+            )
         self._block_problem = problem
 
     async def _keep_secret(self) -> None:
@@ -490,7 +516,7 @@ class Control:
         policy = str(memory.get("maxmemory_policy", ""))
         warning = check_eviction(policy, int(memory.get("maxmemory", 0)))
         if warning is not None:
-            self._log.warning(warning)
+            self._log.warning("store_may_evict_keys", why=warning)
 
     async def _keep_keys(self) -> None:
         """Key sets of tenants: at once when the configuration changes, and often."""
@@ -502,7 +528,7 @@ class Control:
                     await self._jwks_due.wait()
 
     def _jwks_failed(self, url: str, why: str) -> None:
-        self._log.warning("key set not fetched", url=url, why=why)
+        self._log.warning("key_set_not_fetched", url=url, why=why)
 
 
 async def _if_possible(save: Awaitable[None]) -> None:

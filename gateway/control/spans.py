@@ -10,6 +10,7 @@ from prometheus_client.metrics_core import Metric
 
 from gateway import __version__
 from gateway.admin.metrics import labelled_counter
+from gateway.serve.logs import log_state
 from gateway.serve.tracing import read_tracing
 from gateway.sinks.traces import TraceSink
 
@@ -25,13 +26,12 @@ def open_traces(
     """
     found = read_tracing(environ)
     for problem in found.problems:
-        log.warning("OpenTelemetry", why=problem)
+        log.warning("tracing_misconfigured", why=problem)
     if not found.on:
         return None
 
-    def say(problem: str) -> None:
-        tell = log.warning if problem else log.info
-        tell("spans are lost" if problem else "spans are taken", why=problem)
+    def on_state(problem: str) -> None:
+        log_state(log, problem, failing="spans_lost", working="spans_exported")
 
     return TraceSink(
         queue=found.queue,
@@ -40,7 +40,7 @@ def open_traces(
         scheme="https" if tls else "http",
         version=__version__,
         environ=environ,
-        on_state=say,
+        on_state=on_state,
     )
 
 

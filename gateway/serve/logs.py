@@ -30,6 +30,11 @@ _LEVELS = {
 }
 
 
+# For modules that log without a role. Import it from here: this module keeps structlog
+# from loading rich.
+get_logger = structlog.get_logger
+
+
 def set_up_logs(level: str, form: str, role: str) -> FilteringBoundLogger:
     """Configure this process; ``form`` is json, console or auto. The logger's lines
     carry ``role`` ("control", "worker-0").
@@ -64,6 +69,23 @@ def set_up_logs(level: str, form: str, role: str) -> FilteringBoundLogger:
     # Libraries log through the standard library; only their troubles matter.
     logging.basicConfig(level=logging.WARNING, stream=sys.stderr)
     return cast("FilteringBoundLogger", structlog.get_logger(role=role))
+
+
+def log_state(
+    log: FilteringBoundLogger,
+    problem: str,
+    *,
+    failing: str,
+    working: str,
+    level: int = logging.WARNING,
+) -> None:
+    """Log that a part fails (event ``failing``, at ``level``, with the reason) or, where
+    ``problem`` is "", that it works again (event ``working``, at ``info``).
+    """
+    if problem:
+        log.log(level, failing, why=problem)
+    else:
+        log.info(working)
 
 
 def _to_json(event: dict[str, Any], **options: Any) -> bytes:

@@ -115,9 +115,9 @@ class SupervisedStore:
             self.fallback = str(missing)
             log(
                 "warning",
-                "NO STORE ENGINE: one worker, limits of this process only, forgotten "
-                "at restart",
+                "store_engine_missing",
                 reason=self.fallback,
+                effect="one worker; limits of this process, lost at restart",
             )
             return
         except (EngineBusy, EngineFailed) as error:
@@ -233,8 +233,10 @@ class Supervisor:
         if self._store.url.startswith(_MEMORY) and count > 1:
             self.log(
                 "warning",
-                "one worker instead of several: memory: counts within one process",
-                workers=count,
+                "workers_reduced",
+                configured=count,
+                workers=1,
+                reason="memory: counts within one process",
             )
             return 1
         return count
@@ -297,7 +299,7 @@ class Supervisor:
             self._look_after(self._children())
             hopeless = self._hopeless()
             if hopeless is not None:
-                self.log("error", "cannot start", child=hopeless.name)
+                self.log("error", "start_abandoned", child=hopeless.name)
                 self._stop()
                 return 1
 
@@ -330,7 +332,7 @@ class Supervisor:
             status = child.reap(now)
             if status is not None:
                 how = describe_status(status)
-                self.log("error", "child died", child=child.name, how=how)
+                self.log("error", "child_died", child=child.name, how=how)
             if child.start_at is not None and child.start_at <= now:
                 self._restart(child, now)
                 changed = True
@@ -342,9 +344,9 @@ class Supervisor:
             child.start(now)
         except OSError as error:  # no memory, no processes left
             child.start_at = now + 1.0
-            self.log("error", "cannot start", child=child.name, why=str(error))
+            self.log("error", "child_start_failed", child=child.name, why=str(error))
         else:
-            self.log("info", "restarted", child=child.name, pid=child.pid)
+            self.log("info", "child_restarted", child=child.name, pid=child.pid)
 
     def _hopeless(self) -> Child | None:
         if self._ready:
@@ -420,7 +422,7 @@ class Supervisor:
             for child in children:
                 child.reap(now)
                 if now >= until:
-                    self.log("warning", "killed: did not end in time", child=child.name)
+                    self.log("warning", "child_killed", child=child.name)
                     child.signal(signal.SIGKILL)
             if all(child.pid is None for child in children):
                 return
@@ -461,7 +463,7 @@ def main() -> NoReturn:
     except (AddressTaken, StartError, OSError) as error:
         fail(1, str(error))
     for warning in loaded.warnings:
-        supervisor.log("warning", str(warning))
+        supervisor.log("warning", "configuration_warning", why=str(warning))
     raise SystemExit(supervisor.run())
 
 

