@@ -1,4 +1,8 @@
-"""What the console shows beyond sums: one place that records and outputs go through."""
+"""The activity feed: fans records, detector outputs and operator actions out.
+
+Records go to the timeline, the recent records, the spend and the pinned records;
+detector outputs to the incident log; both outputs and actions to the live stream.
+"""
 
 from __future__ import annotations
 
@@ -16,11 +20,13 @@ from gateway.admin.timeline import TrafficTimeline
 from gateway.core.model import RequestRecord
 from gateway.detect.model import Output
 
-MOST_AUDIT_ENTRIES = 500
+MAX_AUDIT_ENTRIES = 500
 
 
 class AuditEntry(msgspec.Struct, frozen=True):
-    """What an operator did. ``at`` is epoch seconds."""
+    """One operator action in the audit log. ``at``: epoch seconds; ``what``: the action,
+    on the subject ``kind`` and ``id``; ``status``: HTTP status of the response.
+    """
 
     at: float
     role: str
@@ -34,26 +40,28 @@ class AuditEntry(msgspec.Struct, frozen=True):
 
 
 class ActivityFeed:
-    """``counters`` is asked by the live stream once a second."""
+    """State of the console. ``generation`` prefixes the event ids of the live stream;
+    ``counters`` gives the data of its event of every second.
+    """
 
-    def __init__(self, born: int, counters: Callable[[], dict[str, Any]]) -> None:
+    def __init__(self, generation: int, counters: Callable[[], dict[str, Any]]) -> None:
         self.timeline = TrafficTimeline()
         self.recent = RecentRecords()
         self.pinned = PinnedRecords(self.recent)
         self.spend = SpendHistory()
-        self.live = LiveStream(born, counters)
-        self.audit_log: deque[AuditEntry] = deque(maxlen=MOST_AUDIT_ENTRIES)
+        self.live = LiveStream(generation, counters)
+        self.audit_log: deque[AuditEntry] = deque(maxlen=MAX_AUDIT_ENTRIES)
         self.incident_log = IncidentLog()
 
     def observe(self, r: RequestRecord) -> None:
-        """One finished exchange."""
+        """Add the record of a finished exchange."""
         self.timeline.observe(r)
         self.recent.observe(r)
         self.spend.observe(r)
         self.pinned.observe(r)
 
     def on_output(self, output: Output) -> None:
-        """Something that the detector said."""
+        """Log a detector output and send it to open consoles."""
         self.incident_log.on_output(output)
         if output.type == "incident.opened":
             self._pin(output)
@@ -65,7 +73,7 @@ class ActivityFeed:
             self.pinned.pin(subject.kind, tenant, subject.id)
 
     def outputs_about(self, kind: str, id_: str, most: int = 50) -> list[Output]:
-        """What was said of one subject, newest first."""
+        """Detector outputs about one subject, newest first."""
         found = [
             output
             for output in self.incident_log.outputs()
@@ -75,6 +83,6 @@ class ActivityFeed:
         return found[:most]
 
     def on_change(self, entry: AuditEntry) -> None:
-        """An operator did something."""
+        """Log an operator action and send it to open consoles."""
         self.audit_log.append(entry)
         self.live.publish("change", entry)

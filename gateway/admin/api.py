@@ -1,4 +1,4 @@
-"""The port for operators: probes, metrics, and ``/api/v1``."""
+"""The admin application: probes, metrics, status, policies and clients; ``build_app``."""
 
 from __future__ import annotations
 
@@ -34,11 +34,11 @@ from gateway.admin.undo import UndoLog
 from gateway.admin.views import ConsoleRoutes
 
 MAX_BODY_BYTES = 64 * 1024
-MOST_RECORDS_SHOWN = 50
+MAX_RECORDS_SHOWN = 50
 
 
 class GatewayRoutes:
-    """The routes; ``backend`` knows the answers."""
+    """Routes for probes, metrics, status, policies and clients."""
 
     def __init__(
         self, backend: AdminBackend, clock: Callable[[], float] = time.time
@@ -47,7 +47,7 @@ class GatewayRoutes:
         self._clock = clock
 
     def routes(self) -> list[web.AbstractRouteDef]:
-        """Every route of this port."""
+        """Route definitions."""
         subject = "/api/v1/clients/{kind}/{id}"
         return [
             web.get("/healthz", self.get_health),
@@ -64,7 +64,7 @@ class GatewayRoutes:
     # -- probes and metrics ------------------------------------------------------------
 
     async def get_health(self, _request: web.Request) -> web.Response:
-        """Alive: this process answers. Says nothing of the workers."""
+        """Liveness of the control process; does not cover workers."""
         return json_response({"status": "ok"})
 
     async def get_ready(self, _request: web.Request) -> web.Response:
@@ -81,7 +81,7 @@ class GatewayRoutes:
     # -- the gateway -------------------------------------------------------------------
 
     async def get_status(self, _request: web.Request) -> web.Response:
-        """The state of every part."""
+        """State of every component."""
         return json_response(self._backend.status())
 
     async def get_policies(self, request: web.Request) -> web.Response:
@@ -89,28 +89,30 @@ class GatewayRoutes:
         return page_response(request, self._backend.policies())
 
     async def post_reload(self, _request: web.Request) -> web.Response:
-        """Read the configuration again."""
+        """Reload the configuration."""
         return json_response(await self._backend.reload())
 
     # -- clients -----------------------------------------------------------------------
 
     async def get_clients(self, request: web.Request) -> web.Response:
-        """Who used most within the last hour."""
+        """Clients of the last hour, sorted and paged."""
         sort = request.query.get("sort", "tokens")
         if sort not in get_args(Sort):
             raise AdminError(
-                400, "bad_sort", f"sort by one of {', '.join(get_args(Sort))}"
+                400, "bad_sort", f"sort must be one of {', '.join(get_args(Sort))}"
             )
         kind = request.query.get("kind")
         if kind is not None and kind not in SUBJECT_KINDS:
             raise AdminError(
-                400, "bad_kind", f"kind is one of {', '.join(SUBJECT_KINDS)}"
+                400, "bad_kind", f"kind must be one of {', '.join(SUBJECT_KINDS)}"
             )
         text = request.query.get("q", "")
         if len(text) > MAX_ID_CHARS:
-            raise AdminError(400, "bad_q", f"q has at most {MAX_ID_CHARS} characters")
+            raise AdminError(
+                400, "bad_q", f"q must have at most {MAX_ID_CHARS} characters"
+            )
         start, limit = read_page(request)
-        # One more than asked for tells whether there is another page.
+        # One row more than the page shows whether there is a next page.
         items = self._backend.clients.top(
             cast("Sort", sort),
             kind,
@@ -125,7 +127,7 @@ class GatewayRoutes:
         return json_response({"items": rows, "next": more})
 
     def _with_baseline(self, row: dict[str, Any]) -> dict[str, Any]:
-        """A row beside what is usual for it, and what is done to it."""
+        """Add the expected rate and the enforcement state to a row."""
         kind, id_, tenant = row["kind"], row["id"], row["tenant"]
         baseline = self._backend.baseline(kind, id_, tenant)
         state = self._backend.enforcement_state(kind, id_, tenant)
@@ -137,7 +139,7 @@ class GatewayRoutes:
         return row
 
     async def get_client(self, request: web.Request) -> web.Response:
-        """One subject: the last hour, and how much is used of each of its limits."""
+        """One subject: usage of the last hour, limits, blocks, history."""
         kind, id_ = read_subject(request, SUBJECT_KINDS)
         tenant = request.query.get("tenant")
         backend = self._backend
@@ -154,7 +156,7 @@ class GatewayRoutes:
         ]
         if not rows and not limits and not blocks:
             raise AdminError(
-                404, "not_found", f"{kind} {id_} was not seen within the hour"
+                404, "not_found", f"{kind} {id_} had no requests in the last hour"
             )
         body = {"kind": kind, "id": id_, "usage": rows, "limits": limits}
         baseline = {
@@ -162,7 +164,7 @@ class GatewayRoutes:
             for name in dict.fromkeys(tenants)
         }
         activity = backend.activity
-        records = activity.recent.of_subject(kind, id_, tenant)[:MOST_RECORDS_SHOWN]
+        records = activity.recent.of_subject(kind, id_, tenant)[:MAX_RECORDS_SHOWN]
         return json_response(
             body
             | {
@@ -179,7 +181,7 @@ class GatewayRoutes:
         )
 
     async def post_reset(self, request: web.Request) -> web.Response:
-        """Forget what the subject used: its limits start anew."""
+        """Reset the limit counters of a subject."""
         kind, id_ = read_subject(request, SUBJECT_KINDS)
         set_audit_details(request, "reset", kind, id_)
         count = await self._backend.reset(kind, id_, request.query.get("tenant"))
@@ -189,7 +191,7 @@ class GatewayRoutes:
 def build_app(
     backend: AdminBackend, listen_host: str, clock: Callable[[], float] = time.time
 ) -> web.Application:
-    """The application, guarded."""
+    """Build the admin application with access control on every route."""
     undo_log = UndoLog(clock)
     access = AccessControl(lambda: backend.tokens, backend.audit, clock)
     app = web.Application(
@@ -208,11 +210,11 @@ def build_app(
         backend.activity.live.close_all()
 
     app.on_shutdown.append(close_streams)
-    logging.getLogger("aiohttp.server").addFilter(_is_our_fault)
+    logging.getLogger("aiohttp.server").addFilter(_is_not_bad_http)
     return app
 
 
-def _is_our_fault(line: logging.LogRecord) -> bool:
-    """What is no HTTP is answered 400, and is no news of ours."""
+def _is_not_bad_http(line: logging.LogRecord) -> bool:
+    """Drop log lines about malformed requests, which aiohttp answers with 400."""
     error = line.exc_info[1] if line.exc_info else None
     return not isinstance(error, BadHttpMessage)

@@ -1,8 +1,8 @@
-"""Who may use the admin port, and no web page behind anybody's back.
+"""Access control of the admin port: tokens, sessions, CSRF and DNS rebinding.
 
-A page in an operator's browser can reach a loopback port. A name that an attacker
-points at 127.0.0.1 (DNS rebinding) shows in ``Host``; a form or script of another site
-shows in ``Origin`` or ``Sec-Fetch-Site``. Both are refused before anything else.
+A web page in an operator's browser can reach a loopback port. DNS rebinding (a foreign
+name that resolves to 127.0.0.1) shows in ``Host``; forms and scripts of another site
+show in ``Origin`` or ``Sec-Fetch-Site``. Both are refused before authentication.
 """
 
 from __future__ import annotations
@@ -34,18 +34,18 @@ from gateway.config.values import is_loopback
 
 _log = logging.getLogger(__name__)
 _SAME_SITE = ("", "same-origin", "none")
-_LOOKING = ("GET", "HEAD", "OPTIONS")
-_CHANGING = ("POST", "DELETE")
-# The one route that has no session yet: it checks the token itself.
+_SAFE_METHODS = ("GET", "HEAD", "OPTIONS")
+_AUDITED_METHODS = ("POST", "DELETE")
+# Exempt from authentication: it checks the token itself.
 SESSION_PATH = "/api/v1/session"
 UNAUTHORIZED = 401
-# Who asks, once that is known.
+# Role of the caller, set after authentication.
 ROLE: web.RequestKey[str] = web.RequestKey("role", str)
-# Names one request in its answer, in an error that it was, and in the log.
+# Request id in the response header, in error bodies and in the log.
 REQUEST_ID: web.RequestKey[str] = web.RequestKey("request_id", str)
 REQUEST_ID_HEADER = "X-Request-Id"
 
-# No script or style but our files, nothing from or to anywhere else, in no frame.
+# Only scripts and styles served by this port, same-origin requests, no framing.
 SECURITY_HEADERS = {
     "Content-Security-Policy": (
         "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; "
@@ -63,7 +63,7 @@ SECURITY_HEADERS = {
 def error_response(
     request: web.Request, status: int, code: str, message: str
 ) -> web.Response:
-    """Every error of this port has this shape."""
+    """Build an error response; every error of this port has this JSON shape."""
     error = {"code": code, "message": message, "request_id": request[REQUEST_ID]}
     body = msgspec.json.encode({"error": error})
     headers = {hdrs.WWW_AUTHENTICATE: "Bearer"} if status == UNAUTHORIZED else None
@@ -73,7 +73,7 @@ def error_response(
 
 
 def is_local_host(host: str, listen_host: str) -> bool:
-    """Whether a Host header names this machine as only this machine would."""
+    """Whether a ``Host`` header is a loopback name or the listen address."""
     try:
         name = urlsplit(f"//{host}").hostname or ""
     except ValueError:
@@ -82,7 +82,7 @@ def is_local_host(host: str, listen_host: str) -> bool:
 
 
 def is_foreign(request: web.Request) -> bool:
-    """Whether a page of another site made the browser send this."""
+    """Whether the request was caused by a page of another site."""
     if request.headers.get("Sec-Fetch-Site", "") not in _SAME_SITE:
         return True
     origin = request.headers.get(hdrs.ORIGIN)
@@ -92,7 +92,10 @@ def is_foreign(request: web.Request) -> bool:
 
 
 class AccessControl:
-    """Who asks; ``tokens`` and ``on_change`` are control's."""
+    """Authenticates and authorizes requests, and reports changes to the audit log.
+
+    ``tokens`` gives the tokens in force, which a reload can change.
+    """
 
     def __init__(
         self,
@@ -108,15 +111,15 @@ class AccessControl:
 
     @property
     def tokens(self) -> AdminTokens:
-        """In force now."""
+        """The tokens in force."""
         return self._tokens()
 
     def check_token(self, given: str, remote: str) -> Role:
-        """The role of a token that somebody shows. Raises Refused."""
+        """Return the role of a token. Raises AdminError; locks out after failures."""
         wait_s = self._throttle.wait_s(remote)
         if wait_s:
             seconds = math.ceil(wait_s)
-            text = f"too many wrong tokens from here; try again in {seconds} s"
+            text = f"too many wrong tokens from this address; retry in {seconds} s"
             raise AdminError(429, "locked_out", text)
         role = self.tokens.role_of(given)
         if role is None:
@@ -126,12 +129,12 @@ class AccessControl:
         return role
 
     def session_of(self, request: web.Request) -> Session | None:
-        """Of the console that asks."""
+        """The console session of the request's cookie, if it is valid."""
         secret = request.cookies.get(COOKIE)
         return self.sessions.find(secret, self.tokens) if secret else None
 
     def role_of(self, request: web.Request) -> Role:
-        """Who asks. Raises Refused."""
+        """Return the role of the caller. Raises AdminError."""
         if self.tokens.open:
             return "operator"
         scheme, _, given = request.headers.get(hdrs.AUTHORIZATION, "").partition(" ")
@@ -141,31 +144,34 @@ class AccessControl:
         if session is None:
             text = "a valid bearer token is required"
             raise AdminError(UNAUTHORIZED, "unauthorized", text)
-        if request.method not in _LOOKING and not session.is_csrf(
+        if request.method not in _SAFE_METHODS and not session.is_csrf(
             request.headers.get(CSRF_HEADER, "")
         ):
             raise AdminError(
-                403, "csrf", f"{CSRF_HEADER} is missing or not this session's"
+                403, "csrf", f"{CSRF_HEADER} is missing or does not match the session"
             )
         return session.role
 
     def authorize(self, request: web.Request) -> None:
-        """Raises Refused."""
+        """Check origin, credentials and role. Raises AdminError."""
         if is_foreign(request):
-            raise AdminError(403, "cross_site", "sent by another site's page")
+            raise AdminError(
+                403, "cross_site", "the request was sent by a page of another site"
+            )
         if request.path == SESSION_PATH:
             return
         role = self.role_of(request)
         request[ROLE] = role
-        if role == "viewer" and request.method not in _LOOKING:
-            text = "a viewer looks; the operator's token is needed to change anything"
+        if role == "viewer" and request.method not in _SAFE_METHODS:
+            text = "viewers cannot make changes; use the operator token"
             raise AdminError(403, "viewer", text)
 
     def audit(self, request: web.Request, status: int) -> None:
-        """What somebody known changed, or tried to, is written down; strangers could
-        otherwise push it out.
+        """Report an authenticated change, also a failed one, to the audit log.
+
+        Unauthenticated requests are left out: they could evict real entries.
         """
-        if request.method not in _CHANGING or ROLE not in request:
+        if request.method not in _AUDITED_METHODS or ROLE not in request:
             return
         if request.match_info.http_exception is not None:
             return  # no such route
@@ -184,7 +190,7 @@ class AccessControl:
 
 
 def access_middleware(listen_host: str, access: AccessControl) -> Middleware:
-    """Middleware for every route."""
+    """Middleware: request id, ``Host`` check, authorization, audit, JSON errors."""
     loopback = is_loopback(listen_host)
 
     @web.middleware
@@ -192,16 +198,16 @@ def access_middleware(listen_host: str, access: AccessControl) -> Middleware:
         request[REQUEST_ID] = f"adm_{secrets.token_hex(8)}"
         host = request.headers.get(hdrs.HOST, "")
         if loopback and host and not is_local_host(host, listen_host):
-            text = f"{host!r} is not this machine"
+            text = f"Host {host!r} is not a name of this machine"
             return error_response(request, 403, "bad_host", text)
         if not request.path.startswith("/api/"):
-            return await _answer(request, handler)
+            return await _respond(request, handler)
 
         async def admitted(request: web.Request) -> web.StreamResponse:
             access.authorize(request)
             return await handler(request)
 
-        answer = await _answer(request, admitted)
+        answer = await _respond(request, admitted)
         access.audit(request, answer.status)
         return answer
 
@@ -209,7 +215,7 @@ def access_middleware(listen_host: str, access: AccessControl) -> Middleware:
 
 
 async def add_headers(request: web.Request, answer: web.StreamResponse) -> None:
-    """On every answer of this port, live streams too."""
+    """Set security and cache headers on every response, including live streams."""
     for name, value in SECURITY_HEADERS.items():
         answer.headers[name] = value
     answer.headers.setdefault(hdrs.CACHE_CONTROL, "no-store")
@@ -217,13 +223,13 @@ async def add_headers(request: web.Request, answer: web.StreamResponse) -> None:
         answer.headers[REQUEST_ID_HEADER] = request[REQUEST_ID]
 
 
-async def _answer(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """Errors as JSON, whoever raised them."""
+async def _respond(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Run the handler; turn errors into JSON responses."""
     try:
         return await handler(request)
-    except AdminError as refused:
-        answer = error_response(request, refused.status, refused.code, refused.message)
-        if refused.code == "locked_out":
+    except AdminError as error:
+        answer = error_response(request, error.status, error.code, error.message)
+        if error.code == "locked_out":
             answer.headers[hdrs.RETRY_AFTER] = "60"
         return answer
     except web.HTTPException as error:
@@ -232,10 +238,10 @@ async def _answer(request: web.Request, handler: Handler) -> web.StreamResponse:
         if hdrs.ALLOW in error.headers:
             answer.headers[hdrs.ALLOW] = error.headers[hdrs.ALLOW]
         return answer
-    except Exception:  # noqa: BLE001 - the edge: a fault is an answer and a log line
+    except Exception:  # noqa: BLE001 - any other fault becomes a 500 and a log line
         id_ = request[REQUEST_ID]
         _log.exception(
             "admin_request_failed %s: %s %s", id_, request.method, request.path
         )
-        text = "a fault of the gateway; its log has the request id"
+        text = "internal error; search the gateway's log for the request id"
         return error_response(request, 500, "internal_error", text)

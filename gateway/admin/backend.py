@@ -1,4 +1,4 @@
-"""What the admin API asks of control, and what can go wrong there."""
+"""The interface between the admin API and the control process."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from gateway.detect.export import Usual
 
 
 class AdminBackend(Protocol):
-    """Control, as far as the admin API is concerned."""
+    """Operations of the control process that the admin API needs."""
 
     @property
     def metrics(self) -> Metrics: ...
@@ -27,19 +27,19 @@ class AdminBackend(Protocol):
 
     @property
     def tokens(self) -> AdminTokens:
-        """What ``/api`` asks for as a bearer token."""
+        """Bearer tokens accepted under ``/api``."""
         ...
 
     def audit(self, entry: AuditEntry) -> None:
-        """An operator did something, or tried to: the audit log."""
+        """Add an operator action, also a failed one, to the audit log."""
         ...
 
     def not_ready(self) -> list[str]:
-        """Why requests cannot be served now; empty when they can."""
+        """Reasons why the gateway is not ready; empty when it is."""
         ...
 
     def status(self) -> dict[str, Any]:
-        """The state of every part."""
+        """State of every component."""
         ...
 
     def policies(self) -> list[dict[str, Any]]:
@@ -51,7 +51,7 @@ class AdminBackend(Protocol):
         ...
 
     def enforcement_states(self) -> list[Block]:
-        """Who is tagged, throttled or let through by an operator, oldest first."""
+        """Tagged, throttled and allowed subjects, oldest first."""
         ...
 
     def incidents(self) -> list[dict[str, Any]]:
@@ -61,15 +61,15 @@ class AdminBackend(Protocol):
         ...
 
     async def acknowledge_incident(self, id_: str, by: str) -> None:
-        """Somebody looks after it. Raises Refused (404) when it is not known."""
+        """Mark as being handled. Raises AdminError (404) if unknown."""
         ...
 
     async def resolve_incident(self, id_: str, by: str) -> None:
-        """An operator says that it is over. Raises Refused (404)."""
+        """Close it. Raises AdminError (404)."""
         ...
 
     def alerts(self) -> dict[str, Any]:
-        """Delivery: ``{"targets": [{"name", "type", "state": "ok" | "failing" |
+        """State of alert delivery: ``{"targets": [{"name", "type", "state": "ok" | "failing" |
         "disabled", "since", "pending", "sent", "last_error"}], "pending": int,
         "items": [{"id", "type", "incident", "target", "state": "sent" | "pending" |
         "dead", "at", "attempts", "next_at", "answer"}]}``, newest items first.
@@ -77,57 +77,59 @@ class AdminBackend(Protocol):
         ...
 
     async def resend_alert(self, id_: str) -> int:
-        """Try a dead letter once more, or all of a target; how many. Raises Refused."""
+        """Queue one dead letter, or all of a target; return the count.
+        Raises AdminError.
+        """
         ...
 
     async def test_alert(self, target: str) -> None:
-        """Send a sample to one target. Raises Refused."""
+        """Send a test alert to one target. Raises AdminError."""
         ...
 
     def silences(self) -> list[dict[str, Any]]:
-        """``{"id", "tenant", "class", "subject", "from", "to", "state": "pending" |
+        """Silences: ``{"id", "tenant", "class", "subject", "from", "to", "state": "pending" |
         "active" | "over", "repeat", "reason", "by"}``.
         """
         ...
 
     async def add_silence(self, silence: dict[str, Any]) -> dict[str, Any]:
-        """``since`` and ``until`` (epoch seconds) or ``weekly``, ``tenant``, ``cls``,
-        ``subject``, ``reason``, ``by``. Raises Refused.
+        """Add a silence: ``since`` and ``until`` (epoch seconds) or ``weekly``,
+        ``tenant``, ``cls``, ``subject``, ``reason``, ``by``. Raises AdminError.
         """
         ...
 
     async def remove_silence(self, id_: str) -> None:
-        """Raises Refused (404)."""
+        """End a silence. Raises AdminError (404)."""
         ...
 
     def baseline(
         self, kind: str, id_: str, tenant: str, *, history: bool = False
     ) -> Usual | None:
-        """What detection knows of a subject; None for a stranger."""
+        """Observed and expected rates of a subject; None if unknown to detection."""
         ...
 
     def enforcement_state(self, kind: str, id_: str, tenant: str) -> Block | None:
-        """What is done to a subject now, in this tenant or everywhere."""
+        """Action in force on a subject, in this tenant or in all tenants."""
         ...
 
     async def add_block(self, block: Block) -> None:
-        """Raises Refused."""
+        """Add or replace a block. Raises AdminError."""
         ...
 
     async def remove_block(self, kind: str, id_: str, tenant: str | None) -> bool:
-        """False when there was none. Raises Refused."""
+        """Remove a block; False if there was none. Raises AdminError."""
         ...
 
     async def limits_of(
         self, kind: str, id_: str, tenants: Sequence[str]
     ) -> list[dict[str, Any]]:
-        """Each limit of the subject with what is used of it. Raises Refused."""
+        """Limits of the subject with their usage. Raises AdminError."""
         ...
 
     async def reset(self, kind: str, id_: str, tenant: str | None) -> int:
-        """Forget the subject's counters; how many. Raises Refused."""
+        """Reset the subject's counters; return their number. Raises AdminError."""
         ...
 
     async def reload(self) -> dict[str, Any]:
-        """Read the configuration again. Raises Refused when it is not usable."""
+        """Reload the configuration. Raises AdminError if it is invalid."""
         ...

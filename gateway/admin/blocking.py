@@ -1,4 +1,4 @@
-"""Routes for blocks: what operators do to a subject, and take back."""
+"""Routes for blocks: block or allow a subject, remove and restore."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ from gateway.core.model import Block
 
 
 class NewBlock(msgspec.Struct, forbid_unknown_fields=True):
-    """Body of ``POST /api/v1/blocks``. ``ttl`` is a duration or seconds; null: until
-    removed. ``action`` "allow": whatever detection thinks, it is let through.
+    """Body of ``POST /api/v1/blocks``. ``ttl``: a duration or seconds; null: until
+    removed. ``action`` "allow": detection does not act on the subject.
     """
 
     kind: str
@@ -43,7 +43,7 @@ class NewBlock(msgspec.Struct, forbid_unknown_fields=True):
 
 
 class BlockRoutes:
-    """``lifted`` remembers what was lifted."""
+    """Block routes; ``undo_log`` keeps removed blocks for a restore."""
 
     def __init__(
         self,
@@ -56,7 +56,7 @@ class BlockRoutes:
         self._clock = clock
 
     def routes(self) -> list[web.AbstractRouteDef]:
-        """Theirs."""
+        """Route definitions."""
         block = "/api/v1/blocks/{kind}/{id}"
         return [
             web.get("/api/v1/blocks", self.get_blocks),
@@ -80,11 +80,11 @@ class BlockRoutes:
         """Block a subject, or change its block."""
         asked = await read_body(request, NewBlock)
         allow = asked.action == "allow"
-        # Named before it is checked: what was refused is in the audit log too.
+        # Set before validation, so that the audit log also names refused requests.
         set_audit_details(request, asked.action, asked.kind, asked.id)
         if asked.kind not in BLOCK_KINDS:
             raise AdminError(
-                400, "bad_kind", f"kind is one of {', '.join(BLOCK_KINDS)}"
+                400, "bad_kind", f"kind must be one of {', '.join(BLOCK_KINDS)}"
             )
         now = self._clock()
         ttl_s = read_ttl(asked.ttl)
@@ -95,8 +95,8 @@ class BlockRoutes:
             until=None if ttl_s is None else now + ttl_s,
             reason=asked.reason[:MAX_ID_CHARS],
             created_at=now,
-            # What an operator said about a subject is what detection keeps its hands
-            # off; the mildest that can be said lets it through.
+            # Detection does not override an entry of an operator, so an operator's
+            # "tag", the weakest action, allows the subject.
             action="tag" if allow else "block",
         )
         replaced = self._blocks_of(block.kind, block.id, block.tenant)
@@ -106,7 +106,7 @@ class BlockRoutes:
         return json_response(public_block(block), 201)
 
     def _blocks_of(self, kind: str, id_: str, *tenants: str | None) -> list[Block]:
-        """What is done to a subject, in these tenants or (none named) in all."""
+        """Blocks and enforcement states of a subject in ``tenants``; none given: all."""
         return [
             block
             for block in (*self._backend.blocks(), *self._backend.enforcement_states())
@@ -115,8 +115,8 @@ class BlockRoutes:
         ]
 
     async def delete_block(self, request: web.Request) -> web.Response:
-        """Unblock, everywhere or (``?tenant=``) where it was blocked. ``?undo=true``: the
-        block was a slip, and what it replaced holds again.
+        """Unblock in all tenants or in ``?tenant=``. ``?undo=true`` also restores the
+        entries that the block had replaced.
         """
         kind, id_ = read_subject(request, LISTED_KINDS)
         set_audit_details(request, "unblock", kind, id_)
@@ -131,7 +131,7 @@ class BlockRoutes:
         return web.Response(status=204)
 
     async def post_restore(self, request: web.Request) -> web.Response:
-        """Put back, as it was, what was lifted of a subject in the last minutes."""
+        """Restore the entries removed from a subject in the last 15 minutes."""
         kind, id_ = read_subject(request, LISTED_KINDS)
         set_audit_details(request, "restore", kind, id_)
         blocks = await restore_blocks(self._backend, self._undo_log, (kind, id_))
@@ -145,10 +145,12 @@ def _replaced(kind: str, id_: str) -> tuple[str, str]:
 async def restore_blocks(
     backend: AdminBackend, undo_log: UndoLog, name: tuple[str, str]
 ) -> list[Block]:
-    """What was lifted under a name, in force again. Raises Refused."""
+    """Restore the blocks removed under ``name``. Raises AdminError (404)."""
     blocks = undo_log.pop(name)
     if not blocks:
-        text = "nothing was lifted of it in the last 15 minutes that would still hold"
+        text = (
+            "nothing to restore: no unexpired block was removed in the last 15 minutes"
+        )
         raise AdminError(404, "not_found", text)
     for block in blocks:
         await backend.add_block(block)
@@ -156,7 +158,7 @@ async def restore_blocks(
 
 
 def count_actions(blocks: list[Block]) -> dict[str, Any]:
-    """How many are blocked, throttled and tagged."""
+    """Number of blocked, throttled and tagged entries."""
     counts = dict.fromkeys(("block", "throttle", "tag"), 0)
     for block in blocks:
         counts[block.action] += 1

@@ -1,8 +1,8 @@
-"""Who used how much within the last hour: a bounded table, fed by records.
+"""Usage by client in the last hour: a bounded table fed by records.
 
 One row per (kind, tenant, id) for client_ip and user, and one per tenant. A row holds
-running sums and the marks they are made of: one per five minutes in which it was seen,
-of which a stranger has none beside the running one. The least recently seen row leaves when there is no room.
+the sums of the hour and one slot for each five minutes with requests; a new client has
+only the current slot. At capacity the least recently seen row is evicted.
 """
 
 from __future__ import annotations
@@ -27,14 +27,15 @@ _REFUSED = frozenset({"limit", "block"})
 Kind = Literal["client_ip", "user", "tenant"]
 Key = tuple[str, str, str]  # kind, tenant, id
 Sort = Literal["now", "tokens", "requests", "usd", "score", "recent"]
-# Rows that one look at the whole table finds; it is not looked at again for so long.
-_FOUND = 200
-_FRESH_S = 1.0
+# Rows kept from one scan of the table, and the seconds for which they are reused.
+_SCAN_ROWS = 200
+_SCAN_TTL_S = 1.0
 
 
 class ClientRow:
-    """One row: sums of the last hour. ``older`` are marks before the newest one, as
-    [index, requests, tokens, nanos], oldest first; who came once has none.
+    """Sums of one client over the last hour. ``older``: earlier slots as
+    [index, requests, tokens, nanos], oldest first; None if there are none.
+    ``nanos``: 1e-9 USD.
     """
 
     __slots__ = (
@@ -55,7 +56,7 @@ class ClientRow:
         self.tokens = 0
         self.nanos = 0
         self.limited = 0
-        """Requests limited or blocked since the row exists."""
+        """Requests limited or blocked since the row was created."""
         self.last_at = 0.0
         self.last_action = "allow"
         self.score = 0.0
@@ -64,7 +65,7 @@ class ClientRow:
         self.older: list[list[int]] | None = None
 
     def add(self, slot: int, r: RequestRecord) -> None:
-        """Count a record that belongs to ``mark``."""
+        """Count a record in ``slot``."""
         if slot > self.newest:
             self._start_slot(slot)
         self.newest_requests += 1
@@ -72,7 +73,7 @@ class ClientRow:
         self.tokens += r.total_tokens
         self.nanos += r.usd_nanos
         self.last_at = r.ts
-        # Constants where they can be: a hundred thousand rows share them.
+        # Interned, so that 100,000 rows share the strings.
         self.score = r.score or 0.0
         action = r.action
         self.last_action = _ACTIONS.get(action, action)
@@ -80,7 +81,7 @@ class ClientRow:
             self.limited += 1
 
     def _start_slot(self, slot: int) -> None:
-        """Begin a new mark; what no older one has is the newest one's."""
+        """Begin a slot; the previous one gets the sums minus those of older slots."""
         self.expire(slot)
         if self.newest_requests:
             older = self.older or []
@@ -94,13 +95,11 @@ class ClientRow:
         self.newest_requests = 0
 
     def rate_m(self, now: float) -> float:
-        """Requests a minute over the running five minutes and what is left of those
-        before.
-        """
+        """Requests per minute over a sliding window of five minutes."""
         return _now_values(now)(self) / (SLOT_S / 60)
 
     def expire(self, slot: int) -> None:
-        """Forget what is an hour older than ``mark``."""
+        """Drop slots that are an hour older than ``slot``."""
         oldest = slot - _SLOTS
         if self.newest <= oldest:
             self.requests = self.tokens = self.nanos = self.newest_requests = 0
@@ -117,13 +116,13 @@ class ClientRow:
 
 
 class ClientTable:
-    """The rows, least recently seen first."""
+    """Rows by client, least recently seen first."""
 
     def __init__(self, capacity: int = CAPACITY) -> None:
         self._capacity = capacity
         self._rows: OrderedDict[Key, ClientRow] = OrderedDict()
         self._tops: dict[tuple[Sort, str | None, str | None, str], _TopRows] = {}
-        self._tenants: dict[str, str] = {}  # one text for each, whoever names it
+        self._tenants: dict[str, str] = {}  # interned tenant names
         self._slot = 0
         self.evicted = 0
 
@@ -131,7 +130,7 @@ class ClientTable:
         return len(self._rows)
 
     def observe(self, r: RequestRecord) -> None:
-        """Count one finished exchange for its address, user and tenant."""
+        """Count a finished exchange for its address, user and tenant."""
         slot = int(r.ts) // SLOT_S
         if slot == self._slot:
             slot = self._slot  # the same object in every row
@@ -164,7 +163,7 @@ class ClientTable:
     def row(
         self, kind: str, id_: str, tenant: str, now: float
     ) -> dict[str, Any] | None:
-        """One row, as the admin API shows it; None: not seen lately."""
+        """One row as the admin API shows it; None if there is none."""
         found = self._rows.get((kind, tenant, id_))
         return None if found is None else public_client((kind, tenant, id_), found, now)
 
@@ -179,16 +178,18 @@ class ClientTable:
         tenant: str | None = None,
         text: str = "",
     ) -> list[dict[str, Any]]:
-        """``limit`` rows from place ``start`` on, most first; idle ones left out.
-        ``text``: only where it occurs in the id or the tenant.
+        """Rows ``start`` to ``start + limit`` in descending order, without idle ones.
+        ``text``: only rows whose id or tenant contains it, ignoring case.
         """
         wanted = (sort, kind, tenant, text.lower())
         end = start + limit
         held = self._tops.get(wanted)
-        if held is None or not 0 <= now - held.at < _FRESH_S or held.most < end:
-            held = _TopRows(now, max(end, _FOUND))
+        if held is None or not 0 <= now - held.at < _SCAN_TTL_S or held.most < end:
+            held = _TopRows(now, max(end, _SCAN_ROWS))
             held.keys = self._find_top(wanted, now, held.most)
-            self._tops = {k: v for k, v in self._tops.items() if now - v.at < _FRESH_S}
+            self._tops = {
+                k: v for k, v in self._tops.items() if now - v.at < _SCAN_TTL_S
+            }
             self._tops[wanted] = held
         rows = self._rows
         return [
@@ -222,9 +223,9 @@ class ClientTable:
 
 
 def _highest(keys: list[Key], values: list[float], most: int) -> list[Key]:
-    """The keys of the highest values, most first; of equal ones those seen before."""
+    """Keys of the ``most`` highest values, descending; ties keep the table order."""
     if len(values) > most:
-        # Sorting 100,000 numbers costs a tenth of sorting as many pairs.
+        # Sorting 100,000 numbers takes a tenth of the time of sorting pairs.
         cut = sorted(values)[-most]
         sure = [at for at, value in enumerate(values) if value > cut]
         even = (at for at, value in enumerate(values) if value == cut)
@@ -236,7 +237,7 @@ def _highest(keys: list[Key], values: list[float], most: int) -> list[Key]:
 
 
 class _TopRows:
-    """What a look at the whole table found; ``most`` is how many it looked for."""
+    """Result of one scan of the table: up to ``most`` keys."""
 
     __slots__ = ("at", "keys", "most")
 
@@ -254,7 +255,9 @@ def _values(sort: Sort, now: float) -> Callable[[ClientRow], float]:
 
 
 def _now_values(now: float) -> Callable[[ClientRow], float]:
-    """Requests of the running mark, and what is left of the one before."""
+    """Requests in a five-minute window: the current slot plus the part of the previous
+    one that the window still covers.
+    """
     slot = int(now) // SLOT_S
     before = slot - 1
     left = 1.0 - (now / SLOT_S - slot)
@@ -272,7 +275,7 @@ def _now_values(now: float) -> Callable[[ClientRow], float]:
 
 
 def moment(at: float) -> datetime:
-    """Epoch seconds as what JSON writes as RFC 3339."""
+    """Epoch seconds as a UTC datetime, which JSON encodes as RFC 3339."""
     return datetime.fromtimestamp(at, UTC)
 
 

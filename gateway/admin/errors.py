@@ -1,10 +1,10 @@
-"""What cannot be done, and how the caller is told."""
+"""Errors that the admin API answers with."""
 
 from __future__ import annotations
 
 
 class AdminError(Exception):
-    """The operation cannot be done; the caller is told why."""
+    """An operation failed. ``status``: HTTP status; ``code``: stable identifier."""
 
     def __init__(self, status: int, code: str, message: str) -> None:
         super().__init__(message)

@@ -1,5 +1,6 @@
-"""What an incident changed: requests and money before and since, who makes up the
-excess, and what it would have cost unhindered. Pure.
+"""Impact of an incident: rates before and since, savings, and shares of the excess.
+
+Pure functions.
 """
 
 from __future__ import annotations
@@ -8,20 +9,22 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 _SUMS = ("requests", "refused", "tokens", "usd")
-# A share is of the highest minute that is known; less than this is noise.
-LEAST_EXCESS = 0.5
+# Requests. With less excess than this in total, shares are noise and left out.
+MIN_EXCESS = 0.5
 
 
 def impact(
     line: Mapping[str, Any] | None, since: float, now: float
 ) -> dict[str, Any] | None:
-    """The subject's last hour, parted where it began (``since``, epoch seconds); what
-    was refused is priced at the average of what passed since then.
+    """Sums of the subject's last hour before and since ``since`` (epoch seconds).
+
+    ``saved`` estimates the refused requests at the average tokens and price of the
+    requests served since then (before, if none was served).
     """
     if line is None or not line["items"]:
         return None
     step = line["step_s"]
-    # The bucket in which it began belongs to it.
+    # The bucket in which it began counts as since.
     turn = max(since // step * step, line["from"])
     before = _part(
         (one for one in line["items"] if one["at"] < turn), turn, line["from"]
@@ -49,23 +52,24 @@ def _part(
 
 
 def add_shares(clients: Sequence[dict[str, Any]]) -> None:
-    """Sets ``share``: each client's part of what came beyond the usual, among those of
-    its kind (a request counts for its address and for its user). None: nothing did.
+    """Set ``share``: the client's part of the requests above the expected rate, among
+    clients of its kind (a request counts for its address and for its user). None:
+    there is no excess.
     """
     excess = [_excess(one) for one in clients]
     totals: dict[str, float] = {}
-    for one, much in zip(clients, excess, strict=True):
-        totals[one["kind"]] = totals.get(one["kind"], 0.0) + much
-    for one, much in zip(clients, excess, strict=True):
+    for one, surplus in zip(clients, excess, strict=True):
+        totals[one["kind"]] = totals.get(one["kind"], 0.0) + surplus
+    for one, surplus in zip(clients, excess, strict=True):
         total = totals[one["kind"]]
-        one["share"] = much / total if total >= LEAST_EXCESS else None
+        one["share"] = surplus / total if total >= MIN_EXCESS else None
 
 
 def _excess(client: Mapping[str, Any]) -> float:
-    """Requests of the last hour beyond what is usual in one. Whoever is new has no
-    usual: all of it is beyond.
+    """Requests of the last hour above the expected number; all of them for a client
+    without an expected rate.
     """
-    usual_h = 60.0 * (client["expected_1m"] or 0.0)
-    # A young gateway has seen less than an hour: never less than the last minute's.
+    expected_h = 60.0 * (client["expected_1m"] or 0.0)
+    # After a start less than an hour is known: use at least the last minute's excess.
     minute = (client["requests_1m"] or 0.0) - (client["expected_1m"] or 0.0)
-    return float(max(0.0, client["requests_1h"] - usual_h, minute))
+    return float(max(0.0, client["requests_1h"] - expected_h, minute))

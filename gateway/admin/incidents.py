@@ -1,4 +1,4 @@
-"""Routes for incidents: what happened, who, what was done, and to take it back."""
+"""Routes for incidents: list, detail, acknowledge, resolve, undo and restore."""
 
 from __future__ import annotations
 
@@ -25,17 +25,17 @@ from gateway.admin.replies import (
 from gateway.admin.undo import UndoLog
 from gateway.core.model import Block
 
-# Clients of one incident that are shown; all of them are counted, and undone.
-MOST_CLIENTS = 50
-# Of a flood so many are weighed against each other.
-MOST_WEIGHED = 1000
-# Blocks lifted at the same time.
-_AT_ONCE = 32
+# Clients listed in one incident; the count and an undo cover all of them.
+MAX_CLIENTS = 50
+# Clients whose shares of the excess are computed.
+MAX_COMPARED = 1000
+# Blocks removed concurrently by an undo.
+_BATCH = 32
 Incident = Mapping[str, Any]
 
 
 class IncidentRoutes:
-    """``lifted`` remembers what was undone."""
+    """Incident routes; ``undo_log`` keeps undone blocks for a restore."""
 
     def __init__(
         self,
@@ -48,7 +48,7 @@ class IncidentRoutes:
         self._clock = clock
 
     def routes(self) -> list[web.AbstractRouteDef]:
-        """Theirs."""
+        """Route definitions."""
         incident = "/api/v1/incidents/{id}"
         return [
             web.get("/api/v1/incidents", self.get_incidents),
@@ -59,7 +59,7 @@ class IncidentRoutes:
             web.post(f"{incident}/restore", self.post_restore),
         ]
 
-    # -- looking -----------------------------------------------------------------------
+    # -- reading -----------------------------------------------------------------------
 
     async def get_incidents(self, request: web.Request) -> web.Response:
         """Open and recent incidents, newest first (``?state=``, ``?class=``)."""
@@ -83,7 +83,7 @@ class IncidentRoutes:
     def _with_blocks(
         self, incident: dict[str, Any], held: list[Block]
     ) -> dict[str, Any]:
-        """Beside it how many are held because of it, and what is done to its subject."""
+        """Add the restricted clients and the action on the subject."""
         subject = incident["subject"]
         kind, id_, tenant = subject["kind"], subject["id"], incident["tenant"]
         state = self._backend.enforcement_state(kind, id_, tenant)
@@ -105,7 +105,7 @@ class IncidentRoutes:
         }
 
     async def get_incident(self, request: web.Request) -> web.Response:
-        """One incident: what was said of it, what was done, and what came since."""
+        """One incident with its history, clients, timeline and impact."""
         incident = self._find(request.match_info["id"])
         activity, now = self._backend.activity, self._clock()
         history = activity.incident_log.history_of(incident["id"])
@@ -114,13 +114,13 @@ class IncidentRoutes:
         tenant = "*" if id_ == "*" else incident["tenant"]
         line = activity.pinned.line(kind, tenant, id_, now)
         keys = _clients_of(incident, held, history)
-        clients = self._clients(keys[:MOST_WEIGHED])
+        clients = self._clients(keys[:MAX_COMPARED])
         return json_response(
             self._with_blocks(incident, held)
             | {
                 "story": history.outputs,
                 "steps": history.steps,
-                "clients": clients[:MOST_CLIENTS],
+                "clients": clients[:MAX_CLIENTS],
                 "clients_total": len(keys),
                 "changes": self._audit_entries(incident, clients),
                 "timeline": line,
@@ -129,10 +129,10 @@ class IncidentRoutes:
         )
 
     def _clients(self, keys: Sequence[Key]) -> list[dict[str, Any]]:
-        """The biggest share first."""
+        """Rows of clients, largest share of the excess first."""
         rows = [self._client(*key) for key in keys]
         add_shares(rows)
-        # Addresses and users say the same twice: each kind by itself.
+        # A request counts for its address and for its user: shares are per kind.
         return sorted(rows, key=lambda row: (-(row["share"] or 0.0), row["kind"]))
 
     def _client(self, kind: str, id_: str, tenant: str) -> dict[str, Any]:
@@ -156,7 +156,7 @@ class IncidentRoutes:
     def _audit_entries(
         self, incident: Incident, clients: Sequence[Mapping[str, Any]]
     ) -> list[Any]:
-        """What operators did about it, newest first."""
+        """Operator actions on the incident or its clients, newest first."""
         about = {("incident", incident["id"])}
         about |= {(one["kind"], one["id"]) for one in clients}
         since = start_of(incident)
@@ -170,33 +170,33 @@ class IncidentRoutes:
         for incident in self._backend.incidents():
             if incident["id"] == id_:
                 return incident
-        raise AdminError(404, "not_found", "there is no such incident any more")
+        raise AdminError(404, "not_found", "no such incident")
 
-    # -- doing -------------------------------------------------------------------------
+    # -- changing ----------------------------------------------------------------------
 
     async def post_acknowledge(self, request: web.Request) -> web.Response:
-        """Somebody looks after it."""
+        """Mark the incident as being handled."""
         id_ = request.match_info["id"]
         set_audit_details(request, "acknowledge", "incident", id_)
         await self._backend.acknowledge_incident(id_, request[ROLE])
         return json_response(self._find(id_))
 
     async def post_resolve(self, request: web.Request) -> web.Response:
-        """An operator says that it is over."""
+        """Close the incident."""
         id_ = request.match_info["id"]
         set_audit_details(request, "resolve", "incident", id_)
         await self._backend.resolve_incident(id_, request[ROLE])
         return json_response(self._find(id_))
 
     async def post_undo(self, request: web.Request) -> web.Response:
-        """Let in everybody whom detection holds because of it."""
+        """Remove all restrictions that detection made because of the incident."""
         id_ = request.match_info["id"]
         set_audit_details(request, "undo", "incident", id_)
         incident = self._find(id_)
         held = self._blocks_by_incident(self._backend.incidents())[incident["id"]]
-        for at in range(0, len(held), _AT_ONCE):
-            batch = held[at : at + _AT_ONCE]
-            # Noted as it goes: what a store that fails leaves half done can be undone.
+        for at in range(0, len(held), _BATCH):
+            batch = held[at : at + _BATCH]
+            # Logged per batch: if the store fails, the removed part can be restored.
             self._undo_log.remember(("incident", id_), held[: at + len(batch)])
             await asyncio.gather(
                 *(self._backend.remove_block(b.kind, b.id, b.tenant) for b in batch)
@@ -204,7 +204,7 @@ class IncidentRoutes:
         return json_response({"undone": len(held)} | count_actions(held))
 
     async def post_restore(self, request: web.Request) -> web.Response:
-        """Put back what was undone in the last minutes."""
+        """Restore what an undo removed in the last 15 minutes."""
         id_ = request.match_info["id"]
         set_audit_details(request, "restore", "incident", id_)
         blocks = await restore_blocks(self._backend, self._undo_log, ("incident", id_))
@@ -214,14 +214,14 @@ class IncidentRoutes:
 def _clients_of(
     incident: Incident, held: list[Block], history: IncidentHistory
 ) -> list[Key]:
-    """Who is in it: the worst, and those who are or were held because of it."""
+    """Clients of the incident: its worst, and those restricted now or earlier."""
     worst = [one for one in incident["subjects"] if one["kind"] != "tenant"]
     if not worst and incident["subject"]["kind"] != "tenant":
         worst = [incident["subject"]]
     keys = dict.fromkeys((c["kind"], c["id"], incident["tenant"]) for c in worst)
     for block in held:
         keys.setdefault((block.kind, block.id, block.tenant or incident["tenant"]))
-    for said in history.outputs:
-        if said.type.startswith("client."):
-            keys.setdefault((said.subject.kind, said.subject.id, said.tenant))
+    for output in history.outputs:
+        if output.type.startswith("client."):
+            keys.setdefault((output.subject.kind, output.subject.id, output.tenant))
     return list(keys)

@@ -1,12 +1,12 @@
-"""Prometheus metrics: counted from records, so that they are exact.
+"""Prometheus metrics, counted from the records of finished exchanges.
 
-Every counter and histogram here is derived from the record of a finished exchange. A
-worker that is killed takes nothing with it: its records are in its ring. What has no
-record (open exchanges, connections, the store's state) comes from the statistics that
-workers send twice a second; their counters carry on over a worker's restart.
+Counters and histograms come from records. They survive the end of a worker, because its
+records are in shared memory. Values without a record (open exchanges, connections, the
+state of the store) come from the statistics that workers send twice a second; their
+counters continue across worker restarts.
 
-Label sets are bounded: tenants are the configured ones, models the priced or configured
-ones, endpoints the first MAX_ENDPOINTS names seen; everything else is ``other``.
+Label sets are bounded: configured tenants, priced or configured models, and the first
+MAX_ENDPOINTS endpoint names; everything else is ``other``.
 """
 
 from __future__ import annotations
@@ -31,76 +31,82 @@ from gateway.core.model import RequestRecord
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 OTHER = "other"
-# Dialects name about forty endpoints; a name beyond these is a bug, not a series.
+# Dialects name about 40 endpoints; the bound only guards against a defect.
 MAX_ENDPOINTS = 64
 MAX_MODELS_CACHED = 4096
 MAX_REASONS = 32
 
-# What the gateway adds: 10 microseconds to 1 second.
+# Bucket bounds for time spent in the gateway: 10 microseconds to 1 second.
 SHORT_S = (
     10e-6, 25e-6, 50e-6, 100e-6, 250e-6, 500e-6, 1e-3, 2.5e-3, 5e-3, 10e-3, 25e-3,
     50e-3, 100e-3, 250e-3, 500e-3, 1.0,
 )  # fmt: skip
-# What an upstream takes: 5 milliseconds to 10 minutes.
+# Bucket bounds for upstream latency: 5 milliseconds to 10 minutes.
 LONG_S = (
     5e-3, 10e-3, 25e-3, 50e-3, 100e-3, 250e-3, 500e-3, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0,
     120.0, 300.0, 600.0,
 )  # fmt: skip
 
-# Statistics of workers: key in the message -> (metric, help).
+# Worker statistics: key in the message -> (metric, help text).
 STAT_GAUGES: Mapping[str, tuple[str, str]] = {
-    "inflight": ("tidegate_inflight", "Exchanges open now."),
-    "connections": ("tidegate_connections", "Client connections open now."),
+    "inflight": ("tidegate_inflight", "Requests in flight."),
+    "connections": ("tidegate_connections", "Open client connections."),
     "upstream_connections": (
         "tidegate_upstream_connections",
-        "Connections to upstreams open now.",
+        "Open upstream connections.",
     ),
     "journal": (
         "tidegate_store_journal_entries",
-        "Settlements waiting for the store to come back.",
+        "Settlements queued until the store is reachable.",
     ),
     "over_limit": (
         "tidegate_over_limit_subjects",
-        "Subjects refused from the local cache, without a store call.",
+        "Subjects in the over-limit cache, refused without a store call.",
     ),
-    "delayed": ("tidegate_delayed", "Throttled requests held back now."),
+    "delayed": ("tidegate_delayed", "Throttled requests being delayed."),
     "breakers": (
         "tidegate_store_breakers_open",
-        "Workers that limit on their own because the store is away.",
+        "Workers whose store circuit breaker is open (local limits apply).",
     ),
 }
 STAT_COUNTERS: Mapping[str, tuple[str, str]] = {
     "store_calls": ("tidegate_store_calls", "Script calls to the store."),
-    "store_ops": ("tidegate_store_ops", "Reserves, settlements and renewals in them."),
-    "store_timeouts": ("tidegate_store_timeouts", "Times that the store fell silent."),
+    "store_ops": (
+        "tidegate_store_ops",
+        "Reserve, settle and renew operations in store calls.",
+    ),
+    "store_timeouts": ("tidegate_store_timeouts", "Store calls that timed out."),
     "store_lost": (
         "tidegate_store_lost",
-        "Operations that could not be sent before a worker ended.",
+        "Store operations not sent before a worker exited.",
     ),
     "store_replayed": (
         "tidegate_store_replayed",
-        "Calls that the store had forgotten and was told again.",
+        "Acknowledged store calls that were lost and replayed.",
     ),
     "store_merged": (
         "tidegate_store_merged",
-        "Journalled operations merged after the store came back.",
+        "Journalled operations merged after the store became reachable.",
     ),
     "plan_evictions": (
         "tidegate_plan_evictions",
-        "Plans of limits forgotten for want of room.",
+        "Limit plans evicted from the cache.",
     ),
     "count_turned_away": (
         "tidegate_count_turned_away",
-        "Answers estimated because the token counter was busy.",
+        "Responses with estimated tokens because the token counter was overloaded.",
     ),
-    "accepted": ("tidegate_connections_accepted", "Client connections accepted."),
-    "head_hits": ("tidegate_head_cache_hits", "Request heads known already."),
-    "head_misses": ("tidegate_head_cache_misses", "Request heads parsed."),
+    "accepted": ("tidegate_connections_accepted", "Accepted client connections."),
+    "head_hits": ("tidegate_head_cache_hits", "Request heads found in the cache."),
+    "head_misses": (
+        "tidegate_head_cache_misses",
+        "Request heads parsed (not in the cache).",
+    ),
 }
 
 
 class Histogram:
-    """Counts by upper bound (seconds), and their sum."""
+    """A cumulative histogram with upper bounds in seconds."""
 
     __slots__ = ("bounds", "counts", "name", "text", "total")
 
@@ -112,26 +118,26 @@ class Histogram:
         self.total = 0.0
 
     def observe(self, seconds: float) -> None:
-        """Count one value; a bound belongs to its own bucket."""
+        """Count a value; bounds are inclusive."""
         self.counts[bisect_left(self.bounds, seconds)] += 1
         self.total += seconds
 
     def family(self) -> Metric:
-        """The exposition form: cumulative counts."""
+        """The metric family with cumulative counts."""
         family = HistogramMetricFamily(self.name, self.text)
-        seen = 0
+        cumulative = 0
         buckets = []
         for bound, count in zip(
             [*map(floatToGoString, self.bounds), "+Inf"], self.counts, strict=True
         ):
-            seen += count
-            buckets.append((bound, seen))
+            cumulative += count
+            buckets.append((bound, cumulative))
         family.add_metric([], buckets=buckets, sum_value=self.total)
         return family
 
 
 class WorkerStats:
-    """What one worker index said last; counters carry on over its restarts."""
+    """Latest statistics of one worker index; counters continue across restarts."""
 
     __slots__ = ("_base", "_last", "gauges", "incarnation", "store_up")
 
@@ -143,7 +149,7 @@ class WorkerStats:
         self.store_up = True
 
     def update(self, incarnation: int, message: Mapping[str, Any]) -> None:
-        """Take a ``stats`` message; unknown keys are passed over."""
+        """Apply a ``stats`` message; unknown keys are ignored."""
         if incarnation != self.incarnation:
             self._base.update(self._last)
             self._last = {}
@@ -155,30 +161,30 @@ class WorkerStats:
         for reason in sorted(reasons)[:MAX_REASONS]:
             self._last[f"turned_away:{reason}"] = reasons[reason]
 
-    def gone(self) -> None:
-        """The worker left: nothing is open in it any more."""
+    def on_exit(self) -> None:
+        """Clear the gauges of a worker that exited."""
         self.gauges = {}
 
     def counters(self) -> Counter[str]:
-        """Totals over every incarnation."""
+        """Totals over all incarnations of the worker."""
         total = Counter(self._base)
         total.update(self._last)
         return total
 
 
 class Metrics:
-    """All of them. ``observe`` runs once per record, everything else at a scrape."""
+    """The metrics of a gateway. ``observe`` runs per record, the rest at a scrape."""
 
     def __init__(
         self, version: str, known_model: Callable[[str], str] = lambda _model: OTHER
     ) -> None:
         self._version = version
-        # Not Counter: a count costs twice as much there, and these are counted per
-        # record.
         self._known_model = known_model
         self._models: dict[str, str] = {}
         self._endpoints: set[str] = set()
         self._tenants: frozenset[str] = frozenset()
+        # defaultdict, not Counter: an increment takes half the time, and there are
+        # several per record.
         self.requests: defaultdict[tuple[str, str, int, str], int] = defaultdict(int)
         self.tokens: defaultdict[tuple[str, str, str], int] = defaultdict(int)
         self.usd_nanos: defaultdict[tuple[str, str], int] = defaultdict(int)
@@ -188,40 +194,48 @@ class Metrics:
         self.unpriced: defaultdict[str, int] = defaultdict(int)
         self.duration = Histogram(
             "tidegate_request_duration_seconds",
-            "From a request's first byte to its answer's last.",
+            "Time from the first byte of a request to the last byte of its response.",
             LONG_S,
         )
         self.ttfb = Histogram(
             "tidegate_ttfb_seconds",
-            "From a request to its answer's first byte.",
+            "Time from a request to the first byte of its response.",
             LONG_S,
         )
         self.overhead = Histogram(
-            "tidegate_overhead_seconds", "Time spent in the gateway itself.", SHORT_S
+            "tidegate_overhead_seconds",
+            "Time of a request spent in the gateway itself.",
+            SHORT_S,
         )
         self.check = Histogram(
-            "tidegate_check_seconds", "Identify, admit and score.", SHORT_S
+            "tidegate_check_seconds",
+            "Time to identify, admit and score a request.",
+            SHORT_S,
         )
-        self.score = Histogram("tidegate_score_seconds", "Score alone.", SHORT_S)
+        self.score = Histogram(
+            "tidegate_score_seconds", "Time to score a request.", SHORT_S
+        )
         self.store = Histogram(
-            "tidegate_store_seconds", "Waiting for the store's answer.", SHORT_S
+            "tidegate_store_seconds",
+            "Time waiting for a response of the store.",
+            SHORT_S,
         )
         self.workers: dict[int, WorkerStats] = {}
         self.extra: Callable[[], Iterable[Metric]] = lambda: ()
-        """More families, from whoever owns their figures."""
+        """Further metric families, provided by the control process."""
         self._registry = CollectorRegistry(auto_describe=False)
         self._registry.register(_Families(self._families))
 
     def configure(
         self, tenants: Iterable[str], known_model: Callable[[str], str]
     ) -> None:
-        """The names in force from now on; series that exist stay."""
+        """Set the known tenants and models; existing series stay."""
         self._tenants = frozenset(tenants)
         self._known_model = known_model
         self._models = {}
 
     def observe(self, r: RequestRecord) -> None:
-        """Count one finished exchange."""
+        """Count a finished exchange."""
         tenant = r.tenant if r.tenant in self._tenants else OTHER
         endpoint = r.endpoint
         if endpoint not in self._endpoints:
@@ -282,12 +296,14 @@ class Metrics:
         return sum(stats.gauges.get(key, 0) for stats in self.workers.values())
 
     def render(self) -> bytes:
-        """The exposition text (CONTENT_TYPE)."""
+        """The exposition text, of type CONTENT_TYPE."""
         return generate_latest(self._registry)
 
     def _families(self) -> Iterator[Metric]:
         yield InfoMetricFamily(
-            "tidegate_build", "The version that runs.", {"version": self._version}
+            "tidegate_build",
+            "Version of the running gateway.",
+            {"version": self._version},
         )
         yield from self._counted()
         for histogram in (
@@ -303,7 +319,7 @@ class Metrics:
         yield from self.extra()
 
     def _counted(self) -> Iterator[Metric]:
-        """Counters made of records."""
+        """Counters from records."""
         yield labelled_counter(
             "tidegate_requests",
             "Finished requests.",
@@ -311,46 +327,54 @@ class Metrics:
             self.requests,
         )
         yield labelled_counter(
-            "tidegate_tokens", "Tokens.", ("tenant", "model", "kind"), self.tokens
+            "tidegate_tokens",
+            "Tokens of finished requests.",
+            ("tenant", "model", "kind"),
+            self.tokens,
         )
-        usd = CounterMetricFamily("tidegate_usd", "US dollars, by the price table.")
+        usd = CounterMetricFamily(
+            "tidegate_usd", "Spend in US dollars, by the price table."
+        )
         usd.add_metric([], sum(self.usd_nanos.values()) / 1e9)
         yield usd
         yield labelled_counter(
             "tidegate_tenant_usd",
-            "US dollars by tenant and model.",
+            "Spend in US dollars by tenant and model.",
             ("tenant", "model"),
             {key: nanos / 1e9 for key, nanos in self.usd_nanos.items()},
         )
         yield labelled_counter(
-            "tidegate_outcomes", "How exchanges ended.", ("outcome",), self.outcomes
+            "tidegate_outcomes",
+            "Finished requests by outcome.",
+            ("outcome",),
+            self.outcomes,
         )
         yield labelled_counter(
             "tidegate_usage",
-            "Where token counts came from.",
+            "Finished requests by source of the token counts.",
             ("source",),
             self.usage_sources,
         )
         yield labelled_counter(
             "tidegate_observed_actions",
-            "What observe mode would have done.",
+            "Actions that observe mode did not enforce.",
             ("tenant", "action"),
             self.would,
         )
         yield labelled_counter(
             "tidegate_unpriced_requests",
-            "Requests for models without a price.",
+            "Requests to models without a price.",
             ("tenant",),
             self.unpriced,
         )
 
     def _worker_families(self) -> Iterator[Metric]:
-        """Gauges and counters made of the workers' statistics."""
+        """Gauges and counters from worker statistics."""
         for key, (name, text) in STAT_GAUGES.items():
             yield GaugeMetricFamily(name, text, value=self.gauge(key))
         up = all(stats.store_up for stats in self.workers.values())
         yield GaugeMetricFamily(
-            "tidegate_store_up", "1 when every worker reaches the store.", value=up
+            "tidegate_store_up", "1 if all workers reach the store, else 0.", value=up
         )
         total: Counter[str] = Counter()
         for stats in self.workers.values():
@@ -375,7 +399,7 @@ def labelled_counter(
     labels: tuple[str, ...],
     values: Mapping[Any, float],
 ) -> Metric:
-    """A counter family with one series a key (a tuple of label values, or the one)."""
+    """A counter family; keys of ``values`` are label values (a tuple, or one value)."""
     family = CounterMetricFamily(name, text, labels=labels)
     for key in sorted(values):
         row = key if isinstance(key, tuple) else (key,)
@@ -384,7 +408,7 @@ def labelled_counter(
 
 
 class _Families(Collector):
-    """What prometheus-client's registry wants to see."""
+    """Adapter to prometheus-client's registry."""
 
     def __init__(self, families: Callable[[], Iterator[Metric]]) -> None:
         self._collect = families

@@ -1,4 +1,4 @@
-"""The admin API as an OpenAPI 3.1 document: one table, written out when asked for."""
+"""The OpenAPI 3.1 document of the admin API, generated from one table of routes."""
 
 from __future__ import annotations
 
@@ -119,7 +119,7 @@ _SCHEMAS: dict[str, Any] = {
     ),
 }  # fmt: skip
 
-_PLACES = {
+_PATH_PARAMETERS = {
     "kind": _KIND,
     "id": _ID,
     "name": _ID,
@@ -143,62 +143,62 @@ _INCIDENT = "/api/v1/incidents/{id}"
 _CLIENT = "/api/v1/clients/{kind}/{id}"
 _ANY: dict[str, Any] = {"type": "object"}
 
-# Method, path, summary, query, body, good status, answer, errors.
+# Method, path, summary, query parameters, body, status, response, error statuses.
 _Row = tuple[str, str, str, str, str, int, dict[str, Any] | None, str]
 _ROUTES: tuple[_Row, ...] = (
-    ("get", "/api/v1/status", "The state of every part", "", "", 200, _ANY, ""),
-    ("get", "/api/v1/policies", "Effective policies, what observing let through, spend",
+    ("get", "/api/v1/status", "State of every component", "", "", 200, _ANY, ""),
+    ("get", "/api/v1/policies", "Effective policies, refusals in observe mode, spend",
      _PAGE, "", 200, _list(_ANY), "400"),
-    ("post", "/api/v1/reload", "Read the configuration again", "", "", 200, _ANY, "422"),
-    ("get", "/api/v1/blocks", "Blocks in force", f"{_PAGE} tenant", "", 200,
+    ("post", "/api/v1/reload", "Reload the configuration", "", "", 200, _ANY, "422"),
+    ("get", "/api/v1/blocks", "Active blocks", f"{_PAGE} tenant", "", 200,
      _list(_ref("Block")), "400"),
-    ("post", "/api/v1/blocks", "Block a subject, or let it through", "", "NewBlock", 201,
+    ("post", "/api/v1/blocks", "Block or allow a subject", "", "NewBlock", 201,
      _ref("Block"), "400 413 503 507"),
-    ("delete", "/api/v1/blocks/{kind}/{id}", "Undo: unblock, or stop letting through",
+    ("delete", "/api/v1/blocks/{kind}/{id}", "Remove a block or an allow entry",
      "tenant undo", "", 204, None, "400 404 503 507"),
-    ("post", "/api/v1/blocks/{kind}/{id}/restore", "Put back what was lifted lately", "",
+    ("post", "/api/v1/blocks/{kind}/{id}/restore", "Restore entries removed in the last 15 minutes", "",
      "", 200, _record("items", items={"type": "array", "items": _ref("Block")}),
      "400 404 503 507"),
-    ("get", "/api/v1/standings", "Who is tagged, throttled or let through", _PAGE, "",
+    ("get", "/api/v1/standings", "Tagged, throttled and allowed subjects", _PAGE, "",
      200, _list(_ref("Block")), "400"),
-    ("get", "/api/v1/clients", "Who used most within the hour",
+    ("get", "/api/v1/clients", "Clients of the last hour",
      f"{_PAGE} sort kind tenant q", "", 200, _list(_ref("Client")), "400"),
-    ("get", _CLIENT, "One subject", "tenant", "", 200, _ref("ClientPage"),
+    ("get", _CLIENT, "One client", "tenant", "", 200, _ref("ClientPage"),
      "400 404 503"),
-    ("post", f"{_CLIENT}/reset", "Forget what it used", "tenant", "", 200, _ANY,
+    ("post", f"{_CLIENT}/reset", "Reset the limit counters of a client", "tenant", "", 200, _ANY,
      "400 503"),
     ("get", "/api/v1/incidents", "Open and recent incidents",
      f"{_PAGE} state class", "", 200, _list(_ref("Incident")), "400"),
     ("get", _INCIDENT, "One incident", "", "", 200, _ref("IncidentPage"), "404"),
-    ("post", f"{_INCIDENT}/acknowledge", "Somebody looks after it", "", "", 200,
+    ("post", f"{_INCIDENT}/acknowledge", "Acknowledge an incident", "", "", 200,
      _ref("Incident"), "404 503"),
-    ("post", f"{_INCIDENT}/resolve", "It is over", "", "", 200, _ref("Incident"),
+    ("post", f"{_INCIDENT}/resolve", "Resolve an incident", "", "", 200, _ref("Incident"),
      "404 503"),
-    ("post", f"{_INCIDENT}/undo", "Let in everybody whom it holds", "", "", 200,
+    ("post", f"{_INCIDENT}/undo", "Remove all restrictions of an incident", "", "", 200,
      _record("undone block throttle tag", undone=_COUNT), "404 503"),
-    ("post", f"{_INCIDENT}/restore", "Put back what was undone lately", "", "", 200,
+    ("post", f"{_INCIDENT}/restore", "Restore restrictions undone in the last 15 minutes", "", "", 200,
      _record("restored block throttle tag", restored=_COUNT), "404 503 507"),
-    ("get", "/api/v1/timeline", "What came in beside what was expected", "minutes", "",
+    ("get", "/api/v1/timeline", "Received and expected traffic over time", "minutes", "",
      200, _record("step_s from to items", step_s=_COUNT,
                   items={"type": "array", "items": _ref("Bucket")}), "400"),
     ("get", "/api/v1/stream", "Server-sent events", "last", "", 200, {}, "503"),
-    ("get", "/api/v1/audit", "What operators did", _PAGE, "", 200, _list(_ANY), "400"),
-    ("get", "/api/v1/alerts", "Delivery of alerts", f"{_PAGE} alert", "", 200,
+    ("get", "/api/v1/audit", "Audit log of operator actions", _PAGE, "", 200, _list(_ANY), "400"),
+    ("get", "/api/v1/alerts", "Alert targets and messages", f"{_PAGE} alert", "", 200,
      _list(_ANY, "targets pending", targets={"type": "array"}, pending=_COUNT), "400"),
-    ("post", "/api/v1/alerts/{id}/resend", "Send a dead letter again", "", "", 202,
+    ("post", "/api/v1/alerts/{id}/resend", "Resend a dead letter", "", "", 202,
      {"type": "object", "required": ["resent"],
       "properties": {"resent": {"type": "integer"}}}, "404 503"),
-    ("post", "/api/v1/alerts/targets/{name}/test", "Send a sample", "", "", 202, None,
+    ("post", "/api/v1/alerts/targets/{name}/test", "Send a test alert", "", "", 202, None,
      "404 502"),
     ("get", "/api/v1/silences", "Silences and maintenance windows", _PAGE, "", 200,
      _list(_ref("Silence")), "400"),
-    ("post", "/api/v1/silences", "Do not send what matches for a while", "",
+    ("post", "/api/v1/silences", "Add a silence or maintenance window", "",
      "NewSilence", 201, _ref("Silence"), "400 413 503 507"),
-    ("delete", "/api/v1/silences/{id}", "End it now", "", "", 204, None, "404 503"),
-    ("get", "/api/v1/session", "Who the console is", "", "", 200, _ref("Session"), ""),
-    ("post", "/api/v1/session", "A token for a cookie", "", "Login", 200,
+    ("delete", "/api/v1/silences/{id}", "End a silence", "", "", 204, None, "404 503"),
+    ("get", "/api/v1/session", "Current session", "", "", 200, _ref("Session"), ""),
+    ("post", "/api/v1/session", "Sign in: exchange a token for a session cookie", "", "Login", 200,
      _ref("Session"), "400 413"),
-    ("delete", "/api/v1/session", "Leave", "", "", 204, None, ""),
+    ("delete", "/api/v1/session", "Sign out", "", "", 204, None, ""),
     ("get", "/api/v1/openapi.json", "This document", "", "", 200, _ANY, ""),
 )  # fmt: skip
 _ALWAYS = ("401", "403", "429")
@@ -206,7 +206,7 @@ _ALWAYS = ("401", "403", "429")
 
 @cache
 def document() -> dict[str, Any]:
-    """The whole document."""
+    """Build the document."""
     paths: dict[str, Any] = {}
     for row in _ROUTES:
         paths.setdefault(row[1], {})[row[0]] = _operation(row)
@@ -236,7 +236,7 @@ def _operation(row: _Row) -> dict[str, Any]:
         "summary": summary,
         "operationId": f"{method}_{path.removeprefix('/api/v1/').replace('/', '_')}",
         "parameters": [*_path_parameters(path), *map(_query_parameter, query.split())],
-        "responses": {str(good): _answer(path, answer)}
+        "responses": {str(good): _response(path, answer)}
         | {code: _error() for code in (*errors.split(), *_ALWAYS)},
     }
     if body:
@@ -247,7 +247,7 @@ def _operation(row: _Row) -> dict[str, Any]:
 
 def _path_parameters(path: str) -> list[dict[str, Any]]:
     names = [part[1:-1] for part in path.split("/") if part.startswith("{")]
-    kinds = _PLACES | ({"kind": _LISTED_KIND} if "/blocks/" in path else {})
+    kinds = _PATH_PARAMETERS | ({"kind": _LISTED_KIND} if "/blocks/" in path else {})
     return [
         {"name": name, "in": "path", "required": True, "schema": kinds[name]}
         for name in names
@@ -259,13 +259,13 @@ def _query_parameter(name: str) -> dict[str, Any]:
     return {"name": shown, "in": "query", "schema": _QUERIES[name]}
 
 
-def _answer(path: str, schema: dict[str, Any] | None) -> dict[str, Any]:
+def _response(path: str, schema: dict[str, Any] | None) -> dict[str, Any]:
     if schema is None:
-        return {"description": "done"}
+        return {"description": "Success"}
     kind = "text/event-stream" if path.endswith("/stream") else "application/json"
-    return {"description": "as asked", "content": {kind: {"schema": schema}}}
+    return {"description": "Success", "content": {kind: {"schema": schema}}}
 
 
 def _error() -> dict[str, Any]:
     content = {"application/json": {"schema": _ref("Error")}}
-    return {"description": "refused", "content": content}
+    return {"description": "Error", "content": content}

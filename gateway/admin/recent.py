@@ -1,7 +1,4 @@
-"""The last records, and what concerns open incidents.
-
-Everything here is bounded: the last few thousand records, so many watched subjects.
-"""
+"""The last records, and pinned timelines of the subjects of incidents. Bounded."""
 
 from __future__ import annotations
 
@@ -13,10 +10,10 @@ from gateway.admin.clients import moment
 from gateway.admin.timeline import TrafficTimeline
 from gateway.core.model import RequestRecord
 
-# About 1 KB each.
-MOST_RECORDS = 5000
-MOST_PINNED = 64
-# A watched subject's buckets: an hour.
+# About 1 KB each: 5 MB.
+MAX_RECORDS = 5000
+MAX_PINNED = 64
+# One hour of 10-second buckets.
 PINNED_BUCKETS = 360
 
 Key = tuple[str, str, str]  # kind, tenant, id
@@ -30,7 +27,7 @@ _FIELDS = (
 class RecentRecords:
     """The last records of the whole gateway."""
 
-    def __init__(self, capacity: int = MOST_RECORDS) -> None:
+    def __init__(self, capacity: int = MAX_RECORDS) -> None:
         self._records: deque[RequestRecord] = deque(maxlen=capacity)
         self.observe = self._records.append
 
@@ -43,7 +40,7 @@ class RecentRecords:
     def of_subject(
         self, kind: str, id_: str, tenant: str | None
     ) -> list[RequestRecord]:
-        """Those of one subject, newest first."""
+        """Records of one subject, newest first."""
         field = {"client_ip": "client_ip", "user": "user"}.get(kind, "tenant")
         return [
             r
@@ -53,17 +50,15 @@ class RecentRecords:
 
 
 class PinnedRecords:
-    """A timeline of each subject that an incident is about, from before it began as far
-    as the last records reach.
-    """
+    """Timelines of the subjects of incidents, starting with their recent records."""
 
-    def __init__(self, recent: RecentRecords, capacity: int = MOST_PINNED) -> None:
+    def __init__(self, recent: RecentRecords, capacity: int = MAX_PINNED) -> None:
         self._recent = recent
         self._capacity = capacity
         self._lines: dict[Key, TrafficTimeline] = {}
 
     def pin(self, kind: str, tenant: str, id_: str) -> None:
-        """From now on; whoever is watched for longest makes room."""
+        """Keep a timeline of a subject; evicts the one pinned the longest."""
         key = (kind, tenant, id_)
         line = self._lines.pop(key, None)
         if line is None:
@@ -75,7 +70,7 @@ class PinnedRecords:
             del self._lines[next(iter(self._lines))]
 
     def observe(self, r: RequestRecord) -> None:
-        """Count a record for whoever is watched."""
+        """Count a record for the pinned subjects."""
         lines = self._lines
         if not lines:
             return
@@ -93,7 +88,7 @@ class PinnedRecords:
     def line(
         self, kind: str, tenant: str, id_: str, now: float
     ) -> dict[str, Any] | None:
-        """The last hour of a watched subject."""
+        """The last hour of a pinned subject; None if it is not pinned."""
         line = self._lines.get((kind, tenant, id_))
         return None if line is None else line.public(now, 60)
 

@@ -1,8 +1,7 @@
-"""Who is who on the admin port: tokens, the console's sessions, and who guesses.
+"""Tokens, console sessions and the lockout after wrong tokens.
 
-A token is compared by hash and never kept in a page: the console trades it for a
-session, whose secret is a cookie that scripts cannot read and other sites cannot send.
-A session ends with its token, after half a day, or when it is left.
+The console exchanges a token for a session cookie (``HttpOnly``, ``SameSite=Strict``).
+A session ends after 12 hours, on sign-out, or when its token changes.
 """
 
 from __future__ import annotations
@@ -20,23 +19,23 @@ Role = Literal["viewer", "operator"]
 COOKIE = "tidegate_session"
 CSRF_HEADER = "X-CSRF-Token"
 SESSION_S = 12 * 3600
-MOST_SESSIONS = 1000
-# Wrong tokens from one address until it has to wait; everyone behind one address waits
-# together, so not for long.
+MAX_SESSIONS = 1000
+# Wrong tokens per address within the window before a lockout. The lockout is short,
+# because it covers all users behind one address.
 MAX_FAILURES = 10
 FAILURE_WINDOW_S = 300.0
 LOCKOUT_S = 60.0
-MOST_THROTTLED = 4096
+MAX_ADDRESSES = 4096
 
 
 class AdminTokens(msgspec.Struct, frozen=True):
-    """What ``/api`` asks for. Without an operator's token: nothing."""
+    """Bearer tokens of ``/api``; without an operator token no token is required."""
 
     operator: str | None = None
     viewer: str | None = None
 
     def role_of(self, given: str) -> Role | None:
-        """Both are compared, whichever it is, and by hash: the time tells nothing."""
+        """The role of a token. Constant time: both are compared, by hash."""
         digest = _digest(given)
         operator = self._is(digest, self.operator)
         viewer = self._is(digest, self.viewer)
@@ -50,11 +49,11 @@ class AdminTokens(msgspec.Struct, frozen=True):
 
     @property
     def open(self) -> bool:
-        """Whether anybody who reaches the port may do everything."""
+        """Whether no token is required."""
         return self.operator is None
 
     def fingerprint(self, role: Role) -> bytes:
-        """Changes when the token of a role does."""
+        """Hash of the token of a role, to detect a change."""
         return _digest((self.operator if role == "operator" else self.viewer) or "")
 
 
@@ -63,7 +62,7 @@ def _digest(text: str) -> bytes:
 
 
 class Session(msgspec.Struct, frozen=True):
-    """A console that has shown a token. ``until`` is epoch seconds."""
+    """A signed-in console. ``until``: epoch seconds; ``fingerprint``: of its token."""
 
     role: Role
     csrf: str
@@ -71,31 +70,31 @@ class Session(msgspec.Struct, frozen=True):
     fingerprint: bytes
 
     def is_csrf(self, given: str) -> bool:
-        """Whether our own page sent it."""
+        """Whether ``given`` is the CSRF token of this session."""
         return hmac.compare_digest(_digest(given), _digest(self.csrf))
 
 
 class Sessions:
-    """Sessions by the hash of their secret; the oldest makes room."""
+    """Sessions by the hash of their secret; evicts the oldest."""
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock
         self._sessions: OrderedDict[bytes, Session] = OrderedDict()
 
     def open(self, role: Role, tokens: AdminTokens) -> tuple[str, Session]:
-        """A new session, and the secret for its cookie."""
+        """Create a session; returns the secret for the cookie, and the session."""
         secret = secrets.token_urlsafe(32)
         until = self._clock() + SESSION_S
         session = Session(
             role, secrets.token_urlsafe(24), until, tokens.fingerprint(role)
         )
         self._sessions[_digest(secret)] = session
-        if len(self._sessions) > MOST_SESSIONS:
+        if len(self._sessions) > MAX_SESSIONS:
             self._sessions.popitem(last=False)
         return secret, session
 
     def find(self, secret: str, tokens: AdminTokens) -> Session | None:
-        """The session, unless its time is up or its token changed."""
+        """The session of a secret, unless it expired or its token changed."""
         session = self._sessions.get(_digest(secret))
         if session is None:
             return None
@@ -108,34 +107,34 @@ class Sessions:
         return None
 
     def close(self, secret: str) -> None:
-        """It was left."""
+        """End a session."""
         self._sessions.pop(_digest(secret), None)
 
 
 class LoginThrottle:
-    """Wrong tokens by address; bounded, the oldest makes room."""
+    """Wrong tokens by address, for the lockout; evicts the oldest."""
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock
         self._failures: OrderedDict[str, list[float]] = OrderedDict()
 
     def wait_s(self, remote: str) -> float:
-        """How long this address has to wait; 0: not at all."""
+        """Seconds until the address may try again; 0 if now."""
         record_failure = self._failures.get(remote, [])
         if len(record_failure) < MAX_FAILURES:
             return 0.0
         return max(0.0, record_failure[-1] + LOCKOUT_S - self._clock())
 
     def record_failure(self, remote: str) -> None:
-        """A token that is none."""
+        """Count a wrong token."""
         now = self._clock()
         recent = [
             at for at in self._failures.pop(remote, []) if at > now - FAILURE_WINDOW_S
         ]
         self._failures[remote] = [*recent[-MAX_FAILURES:], now]
-        if len(self._failures) > MOST_THROTTLED:
+        if len(self._failures) > MAX_ADDRESSES:
             self._failures.popitem(last=False)
 
     def clear(self, remote: str) -> None:
-        """The right one: forgotten."""
+        """Reset the count after a valid token."""
         self._failures.pop(remote, None)

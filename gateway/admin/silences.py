@@ -1,4 +1,4 @@
-"""Routes for silences: alerts that nobody wants to hear for a while."""
+"""Routes for silences and maintenance windows, during which alerts are not sent."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ from gateway.detect.model import AttackClass, EventError, parse_time
 DEFAULT_TTL_S = 3600.0
 MAX_CHARS = 256
 ANY = "*"
-# The gateway's own troubles have a class too.
+# Alerts about the gateway itself have the class ``gateway``.
 _CLASSES = frozenset({ANY, "gateway", *get_args(AttackClass)})
 
 
 class NewRepeat(msgspec.Struct, forbid_unknown_fields=True):
-    """Each week on ``days`` from ``from`` to ``to`` (``HH:MM`` of ``zone``; not after
-    ``from``: on the next day).
+    """Weekly on ``days`` from ``from`` to ``to`` (``HH:MM`` in ``zone``). A ``to`` that
+    is not after ``from`` is on the next day.
     """
 
     days: tuple[str, ...]
@@ -41,9 +41,9 @@ class NewRepeat(msgspec.Struct, forbid_unknown_fields=True):
 
 
 class NewSilence(msgspec.Struct, forbid_unknown_fields=True, rename={"cls": "class"}):
-    """Body of ``POST /api/v1/silences``. It begins at ``from`` (RFC 3339; null: now)
-    and lasts ``ttl``, or until ``to``; ``"*"``: any. With ``repeat`` these bound the
-    windows, which otherwise come back for good.
+    """Body of ``POST /api/v1/silences``: from ``from`` (RFC 3339; null: now) for
+    ``ttl`` or until ``to``. ``"*"`` matches any value. With ``repeat`` these times
+    bound the weekly windows, which are otherwise unlimited.
     """
 
     tenant: str = "*"
@@ -57,7 +57,7 @@ class NewSilence(msgspec.Struct, forbid_unknown_fields=True, rename={"cls": "cla
 
 
 class SilenceRoutes:
-    """``backend`` keeps them."""
+    """Silence routes."""
 
     def __init__(
         self, backend: AdminBackend, clock: Callable[[], float] = time.time
@@ -66,7 +66,7 @@ class SilenceRoutes:
         self._clock = clock
 
     def routes(self) -> list[web.AbstractRouteDef]:
-        """Theirs."""
+        """Route definitions."""
         return [
             web.get("/api/v1/silences", self.get_silences),
             web.post("/api/v1/silences", self.post_silence),
@@ -78,7 +78,7 @@ class SilenceRoutes:
         return page_response(request, self._backend.silences())
 
     async def post_silence(self, request: web.Request) -> web.Response:
-        """Do not send what matches for a while."""
+        """Add a silence or a maintenance window."""
         asked = await read_body(request, NewSilence)
         _check(asked)
         when = _when(asked, self._clock())
@@ -96,7 +96,7 @@ class SilenceRoutes:
         return json_response(silence, 201)
 
     async def delete_silence(self, request: web.Request) -> web.Response:
-        """End it now."""
+        """End a silence now."""
         id_ = request.match_info["id"]
         set_audit_details(request, "unsilence", "alerts", id_)
         await self._backend.remove_silence(id_)
@@ -104,25 +104,25 @@ class SilenceRoutes:
 
 
 def _check(asked: NewSilence) -> None:
-    """A silence that can match nothing is a mistake. Raises Refused."""
+    """Reject a silence that cannot match any alert. Raises AdminError."""
     kind, _, id_ = asked.subject.partition(":")
     if asked.subject != ANY and not (kind and id_):
-        text = 'subject: kind:id, such as client_ip:203.0.113.9, or "*"'
+        text = 'subject must be "*" or kind:id, such as client_ip:203.0.113.9'
         raise AdminError(400, "bad_subject", text)
     if asked.cls not in _CLASSES:
-        text = f"class: {asked.cls!r} is none of {', '.join(sorted(_CLASSES))}"
+        text = f"class {asked.cls!r} must be one of {', '.join(sorted(_CLASSES))}"
         raise AdminError(400, "bad_class", text)
 
 
 def _when(asked: NewSilence, now: float) -> dict[str, Any]:
-    """``since`` and ``until``, or ``weekly``. Raises Refused."""
+    """Fields ``since`` and ``until``, or ``weekly``. Raises AdminError."""
     if asked.ttl is not None and asked.until is not None:
-        raise AdminError(400, "bad_time", "say ttl or to, not both")
+        raise AdminError(400, "bad_time", "give ttl or to, not both")
     since = _moment(asked.since) or now
     ttl_s = read_ttl(asked.ttl)
     until = _moment(asked.until) or (None if ttl_s is None else since + ttl_s)
     if until is not None and until <= max(since, now):
-        raise AdminError(400, "bad_time", "it would be over before it began")
+        raise AdminError(400, "bad_time", "the silence would end before it starts")
     if asked.repeat is None:
         return {"since": since, "until": until or since + DEFAULT_TTL_S}
     return {"since": 0.0, "until": 0.0, "weekly": _weekly(asked.repeat, since, until)}
@@ -138,7 +138,7 @@ def _moment(text: str | None) -> float | None:
 def _weekly(asked: NewRepeat, first: float, last: float | None) -> Weekly:
     days = tuple(day for day in DAYS if day in asked.days)
     if len(days) != len(set(asked.days)):
-        days = ()  # there are others among them
+        days = ()  # unknown or repeated days; check() rejects an empty list
     weekly = Weekly(days, asked.starts, asked.ends, asked.zone, first, last)
     try:
         weekly.check()
@@ -146,5 +146,5 @@ def _weekly(asked: NewRepeat, first: float, last: float | None) -> Weekly:
     except (WeeklyError, OverflowError) as error:
         raise AdminError(400, "bad_repeat", str(error)) from error
     if not possible:
-        raise AdminError(400, "bad_repeat", "no such window begins before it ends")
+        raise AdminError(400, "bad_repeat", "no window starts before the end")
     return weekly

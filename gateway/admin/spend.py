@@ -1,9 +1,8 @@
-"""Money of the last 30 days and what observing let through, by tenant and (UTC) day.
+"""Spend and observe-mode refusals of the last 30 days, by tenant and UTC day.
 
-A gateway counts its own days, and knows those of the others of its store as pages: one
-gateway's whole day. A page holds sums and no difference, so writing it twice, or after
-an answer that was lost, counts nothing twice. All of it is bounded: 30 days, the
-tenants of the configuration, so many people a day.
+A gateway counts its own days and reads those of the other gateways of its store. The
+unit of storage is one gateway's day (``GatewayDay``), which holds totals: writing it
+twice is idempotent. Bounded by 30 days, the configured tenants, and MAX_PEOPLE a day.
 """
 
 from __future__ import annotations
@@ -21,17 +20,18 @@ from gateway.core.model import RequestRecord
 
 DAYS = 30
 DAY_S = 86_400
-# People whom a gateway remembers of one day, of all tenants together.
-MOST_PEOPLE = 10_000
-# Tenants of a policy that are listed one by one, the dearest first.
-MOST_TENANTS = 100
-PERSON_BYTES = 8
+# Distinct clients kept per gateway and day, over all tenants.
+MAX_PEOPLE = 10_000
+# Tenants of a policy listed separately, by spend.
+MAX_TENANTS = 100
+DIGEST_BYTES = 8
 
 
 class TenantDay(msgspec.Struct, array_like=True):
-    """A tenant's day. ``nanos`` are 1e-9 USD. What starts with ``would`` is what
-    observing let through, and part of the rest: requests by the action that enforcing
-    would have taken, their tokens and their money.
+    """Totals of one tenant and day. ``nanos``: 1e-9 USD.
+
+    ``would_*`` counts the part that observe mode served and enforce mode would have
+    refused: requests by action, their tokens and their price.
     """
 
     requests: int = 0
@@ -44,12 +44,12 @@ class TenantDay(msgspec.Struct, array_like=True):
     would_nanos: int = 0
 
     def add(self, other: TenantDay) -> None:
-        """Take another's into these."""
+        """Add the totals of another day."""
         for name in self.__struct_fields__:
             setattr(self, name, getattr(self, name) + getattr(other, name))
 
     def add_record(self, r: RequestRecord) -> bool:
-        """Take a record in; whether observing let it through."""
+        """Add a record; return whether enforce mode would have refused it."""
         self.requests += 1
         self.tokens += r.total_tokens
         self.nanos += r.usd_nanos
@@ -67,13 +67,13 @@ class TenantDay(msgspec.Struct, array_like=True):
 
     @property
     def would(self) -> int:
-        """Requests that enforcing would have stopped."""
+        """Requests that enforce mode would have refused."""
         return self.would_limit + self.would_throttle + self.would_block
 
 
 class GatewayDay(msgspec.Struct):
-    """One gateway's day, as it is kept. ``people``: short digests of those whom
-    enforcing would have stopped; kept for the last days only.
+    """Totals of one gateway and day, as stored. ``people``: digests of the clients
+    that enforce mode would have refused, kept for the last two days only.
     """
 
     since: float
@@ -81,7 +81,7 @@ class GatewayDay(msgspec.Struct):
     people: dict[str, set[bytes]] = msgspec.field(default_factory=dict)
 
     def add(self, other: GatewayDay) -> None:
-        """Take another into this one."""
+        """Add another gateway's day."""
         self.since = min(self.since, other.since)
         for name, sums in other.tenants.items():
             self.tenants.setdefault(name, TenantDay()).add(sums)
@@ -90,14 +90,14 @@ class GatewayDay(msgspec.Struct):
 
 
 class SpendHistory:
-    """This gateway's pages, and the others'."""
+    """Days of this gateway, and the sums of the other gateways of the store."""
 
     def __init__(self) -> None:
         self._own: dict[int, GatewayDay] = {}
         self._others: dict[int, GatewayDay] = {}
         self._remembered = 0
         self.changed: set[int] = set()
-        """Days whose page is not kept yet as it is now."""
+        """Days with changes that are not stored yet."""
 
     def observe(self, r: RequestRecord) -> None:
         """Count a record for its tenant."""
@@ -126,23 +126,23 @@ class SpendHistory:
     def _remember(self, totals: GatewayDay, r: RequestRecord) -> None:
         people = totals.people.setdefault(r.tenant, set())
         before = len(people)
-        if self._remembered < MOST_PEOPLE:
+        if self._remembered < MAX_PEOPLE:
             name = r.client_ip if r.user == "anonymous" else r.user
             people.add(_digest(name))
             self._remembered += len(people) - before
 
-    # -- kept elsewhere ------------------------------------------------------------------
+    # -- storage ------------------------------------------------------------------------
 
     def own_day(self, day: int) -> GatewayDay | None:
-        """This gateway's, to be kept."""
+        """This gateway's totals of a day, for storage."""
         return self._own.get(day)
 
     def own_days(self) -> dict[int, GatewayDay]:
-        """All of this gateway's."""
+        """All days of this gateway."""
         return self._own
 
     def restore(self, days: Mapping[int, GatewayDay]) -> None:
-        """What this gateway had counted before it was started again."""
+        """Add the days that this gateway stored before a restart."""
         for day, totals in days.items():
             if day in self._own:
                 self._own[day].add(totals)
@@ -155,26 +155,26 @@ class SpendHistory:
             self.changed.discard(day)
 
     def set_others(self, days: Mapping[int, Iterable[GatewayDay]]) -> None:
-        """What the other gateways of the store count, of these days."""
+        """Replace the sums of the other gateways for these days."""
         for day, found in days.items():
             whole = GatewayDay(float("inf"))
             for totals in found:
                 whole.add(totals)
             self._others[day] = whole
 
-    # -- shown ---------------------------------------------------------------------------
+    # -- output --------------------------------------------------------------------------
 
     def _totals_of(self, day: int) -> list[GatewayDay]:
         return [p for kept in (self._own, self._others) if (p := kept.get(day))]
 
     def spend_today(self, now: float) -> float:
-        """US dollars of the running day, all tenants."""
+        """Spend of the current day in US dollars, all tenants."""
         totals = self._totals_of(int(now) // DAY_S)
         return sum(one.nanos for day in totals for one in day.tenants.values()) / 1e9
 
     def public(self, tenants: Iterable[str], now: float) -> dict[str, Any]:
-        """Of several tenants together and each: the last 30 days, and what enforcing
-        would have stopped in them and today.
+        """Totals of tenants, together and each, over 30 days; with the requests that
+        enforce mode would have refused in 30 days and today.
         """
         names, today = list(tenants), int(now) // DAY_S
         days: dict[int, TenantDay] = {}
@@ -198,7 +198,7 @@ class SpendHistory:
             "requests": whole.requests,
             "tokens": whole.tokens,
             "usd": whole.nanos / 1e9,
-            "tenants": _dearest(each),
+            "tenants": _by_spend(each),
             "would": _would(whole),
             "would_today": _would(days.get(today, TenantDay()))
             | {"clients": self._people(names, today)},
@@ -213,7 +213,7 @@ class SpendHistory:
 
 
 def _digest(name: str) -> bytes:
-    return hashlib.blake2b(name.encode(), digest_size=PERSON_BYTES).digest()
+    return hashlib.blake2b(name.encode(), digest_size=DIGEST_BYTES).digest()
 
 
 def _date(day: int) -> str:
@@ -229,10 +229,10 @@ def _cost(sums: TenantDay) -> dict[str, Any]:
     }
 
 
-def _dearest(each: Mapping[str, TenantDay]) -> list[dict[str, Any]]:
-    """Tenants, the dearest first."""
+def _by_spend(each: Mapping[str, TenantDay]) -> list[dict[str, Any]]:
+    """Rows of tenants by spend, descending."""
     order = sorted(each, key=lambda name: (-each[name].nanos, name))
-    return [{"tenant": name, **_cost(each[name])} for name in order[:MOST_TENANTS]]
+    return [{"tenant": name, **_cost(each[name])} for name in order[:MAX_TENANTS]]
 
 
 def _would(sums: TenantDay) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""The console's files: read once, served with a tag, and nothing else beside them."""
+"""Static files of the console: read at startup, served with an ETag."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ INDEX = "index.html"
 
 
 class StaticFile:
-    """One file, plain and compressed."""
+    """One file with its gzip form and ETag."""
 
-    __slots__ = ("content", "content_type", "etag", "packed")
+    __slots__ = ("content", "content_type", "etag", "gzipped")
 
     def __init__(self, name: str, content: bytes) -> None:
         self.content = content
-        self.packed = gzip.compress(content, 6, mtime=0)
+        self.gzipped = gzip.compress(content, 6, mtime=0)
         self.etag = f'"{hashlib.sha256(content).hexdigest()[:20]}"'
         self.content_type = _TYPES[name.rpartition(".")[2]]
 
 
 def load_console() -> dict[str, StaticFile]:
-    """Every file of the console by name."""
+    """Load all console files by name."""
     folder = files("gateway.admin").joinpath("console")
     return {
         entry.name: StaticFile(entry.name, entry.read_bytes())
@@ -41,38 +41,38 @@ def load_console() -> dict[str, StaticFile]:
 
 
 class StaticRoutes:
-    """Routes of the static shell; it needs no token, for it shows nothing."""
+    """Routes of the static page. No token needed: it contains no data."""
 
     def __init__(self) -> None:
         self._files = load_console()
 
     def routes(self) -> list[web.AbstractRouteDef]:
-        """The page and its files."""
+        """Route definitions."""
         return [
             web.get("/", self.get_index),
             web.get("/console/{name}", self.get_file),
         ]
 
     async def get_index(self, request: web.Request) -> web.Response:
-        """The page."""
+        """The console page."""
         return self._send(request, INDEX)
 
     async def get_file(self, request: web.Request) -> web.Response:
-        """A file of it."""
+        """A file of the console."""
         return self._send(request, request.match_info["name"])
 
     def _send(self, request: web.Request, name: str) -> web.Response:
         file = self._files.get(name)
         if file is None:
             raise web.HTTPNotFound
-        # Asked for again each time, and not sent again: a new version shows at once.
+        # Revalidated on each load, so that a new version is used at once.
         headers = {hdrs.ETAG: file.etag, hdrs.CACHE_CONTROL: "no-cache"}
         if request.headers.get(hdrs.IF_NONE_MATCH) == file.etag:
             return web.Response(status=304, headers=headers)
         body = file.content
         headers[hdrs.VARY] = hdrs.ACCEPT_ENCODING
         if "gzip" in request.headers.get(hdrs.ACCEPT_ENCODING, ""):
-            body = file.packed
+            body = file.gzipped
             headers[hdrs.CONTENT_ENCODING] = "gzip"
         return web.Response(
             body=body, content_type=file.content_type, charset="utf-8", headers=headers

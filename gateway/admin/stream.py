@@ -1,8 +1,8 @@
-"""Live events to every open console: encoded once, sent to all.
+"""The live stream: server-sent events for open consoles.
 
-What the detector says has ids and is kept for those who come back (``Last-Event-ID``);
-counters come every second and are worth nothing a second later. A reader who does not
-keep up is let go: its browser comes back and asks for what it missed.
+Detector outputs and operator actions have ids and are kept for clients that reconnect
+with ``Last-Event-ID``. Counters are sent every second and not kept. A subscriber that
+falls behind is disconnected; its browser reconnects and gets the missed events.
 """
 
 from __future__ import annotations
@@ -18,15 +18,17 @@ from aiohttp import hdrs, web
 from gateway.admin.errors import AdminError
 
 KEPT = 1000
-MOST_SUBSCRIBERS = 64
-# Events that may wait for one reader: half a minute of counters, or a storm's start.
-MOST_WAITING = 256
+MAX_SUBSCRIBERS = 64
+# Queued events per subscriber before it is disconnected.
+MAX_QUEUED = 256
 TICK_S = 1.0
 _RETRY = b"retry: 1000\n\n"
 
 
 class LiveStream:
-    """``counters`` is asked once a second, while anybody listens."""
+    """Distributes events. ``generation`` prefixes ids and differs for each process;
+    ``counters`` is called once a second while there are subscribers.
+    """
 
     def __init__(self, generation: int, counters: Callable[[], dict[str, Any]]) -> None:
         self._generation = generation
@@ -40,7 +42,7 @@ class LiveStream:
         return len(self._subscribers)
 
     def publish(self, event: str, content: Any) -> None:
-        """Something that must not be missed."""
+        """Send an event and keep it for reconnecting subscribers."""
         self._count += 1
         id_ = f"{self._generation}-{self._count}"
         text = encode_event(event, content, id_)
@@ -52,16 +54,16 @@ class LiveStream:
             subscriber.put(text)
 
     async def run(self) -> None:
-        """Counters, once a second."""
+        """Send counters once a second until cancelled."""
         while True:
             await asyncio.sleep(TICK_S)
             if self._subscribers:
                 self._send(encode_event("counters", self._counters()))
 
     def subscribe(self, last_id: str | None) -> StreamSubscriber:
-        """A reader with what it missed. Raises Refused."""
-        if len(self._subscribers) >= MOST_SUBSCRIBERS or self._closed:
-            raise AdminError(503, "too_many_streams", "too many consoles are open")
+        """Add a subscriber, first with the events after ``last_id``. Raises AdminError."""
+        if len(self._subscribers) >= MAX_SUBSCRIBERS or self._closed:
+            raise AdminError(503, "too_many_streams", "too many open live streams")
         subscriber = StreamSubscriber()
         subscriber.put(_RETRY)
         for text in self._missed(last_id):
@@ -71,7 +73,7 @@ class LiveStream:
         return subscriber
 
     def _missed(self, last_id: str | None) -> list[bytes]:
-        """Events after ``last_id``; ``reset`` where that cannot be told."""
+        """Events after ``last_id``, or a ``reset`` if they are not all kept."""
         if not last_id:
             return []
         generation, _, number = last_id.partition("-")
@@ -80,55 +82,55 @@ class LiveStream:
         if generation != str(self._generation) or not oldest - 1 <= seen <= self._count:
             return [encode_event("reset", {})]
         missed = [text for count, text in self._kept if count > seen]
-        # More than a reader may have waiting: it asks for the state anew.
-        room = MOST_WAITING // 2
+        # More than the queue should hold: the console reloads its state instead.
+        room = MAX_QUEUED // 2
         return missed if len(missed) <= room else [encode_event("reset", {})]
 
     def unsubscribe(self, subscriber: StreamSubscriber) -> None:
-        """It left."""
+        """Remove a subscriber."""
         self._subscribers.discard(subscriber)
 
     def close_all(self) -> None:
-        """Let everybody go: this process ends."""
+        """Disconnect all subscribers at shutdown."""
         self._closed = True
         for subscriber in self._subscribers:
             subscriber.stop()
 
 
 class StreamSubscriber:
-    """What waits for one console."""
+    """The event queue of one console."""
 
-    __slots__ = ("_due", "_waiting", "ended")
+    __slots__ = ("_queue", "_ready", "ended")
 
     def __init__(self) -> None:
-        self._due = asyncio.Event()
-        self._waiting: deque[bytes] = deque()
+        self._ready = asyncio.Event()
+        self._queue: deque[bytes] = deque()
         self.ended = False
 
     def put(self, text: bytes) -> None:
-        """One more event, or the end of a reader that does not keep up."""
-        if len(self._waiting) >= MOST_WAITING:
+        """Queue an event; a full queue ends the subscriber."""
+        if len(self._queue) >= MAX_QUEUED:
             self.ended = True
         else:
-            self._waiting.append(text)
-        self._due.set()
+            self._queue.append(text)
+        self._ready.set()
 
     def stop(self) -> None:
-        """No more."""
+        """End the stream."""
         self.ended = True
-        self._due.set()
+        self._ready.set()
 
     async def next_batch(self) -> bytes:
-        """All that waits, as soon as there is something."""
-        await self._due.wait()
-        self._due.clear()
-        text = b"".join(self._waiting)
-        self._waiting.clear()
+        """Wait for events; returns all queued ones."""
+        await self._ready.wait()
+        self._ready.clear()
+        text = b"".join(self._queue)
+        self._queue.clear()
         return text
 
 
 def encode_event(event: str, content: Any, id_: str = "") -> bytes:
-    """One server-sent event; JSON has no line ends of its own."""
+    """Encode a server-sent event; the JSON contains no line breaks."""
     head = f"id: {id_}\n" if id_ else ""
     return b"%sevent: %s\ndata: %s\n\n" % (
         head.encode(),
@@ -140,7 +142,7 @@ def encode_event(event: str, content: Any, id_: str = "") -> bytes:
 async def stream(
     request: web.Request, live: LiveStream, *, still_allowed: Callable[[], bool]
 ) -> web.StreamResponse:
-    """``GET /api/v1/stream`` until the reader leaves, or its session ends."""
+    """Serve ``GET /api/v1/stream`` until the client leaves or its session ends."""
     asked = request.headers.get("Last-Event-ID") or request.query.get("last")
     subscriber = live.subscribe(asked)
     answer = web.StreamResponse(
@@ -155,7 +157,7 @@ async def stream(
         while not subscriber.ended and still_allowed():
             await answer.write(await subscriber.next_batch())
     except ConnectionError:
-        pass  # the console was closed
+        pass  # the client disconnected
     finally:
         live.unsubscribe(subscriber)
     return answer

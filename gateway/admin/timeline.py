@@ -1,6 +1,6 @@
-"""What came in, per ten seconds for a day, beside what was expected. Bounded.
+"""Received and expected traffic in 10-second buckets for one day.
 
-Ten-second buckets are all that is kept; minutes are added up when somebody asks.
+Minutes are summed from the buckets on request.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from gateway.core.model import RequestRecord
 
 STEP_S = 10
 KEPT = 86_400 // STEP_S
-# Up to an hour is shown as it is held; more in minutes.
+# Ranges up to an hour use 10-second buckets, longer ones minutes.
 FINE_MINUTES = 60
 DAY_MINUTES = 1440
 COARSE_S = 60
@@ -22,8 +22,8 @@ _REFUSED = "refused"
 
 
 class TrafficBucket:
-    """Sums of ten seconds. ``nanos`` are 1e-9 USD; ``expected`` and ``notable`` are
-    requests a second, None while the tide is not known.
+    """Sums of 10 seconds. ``nanos``: 1e-9 USD; ``expected`` and ``notable``: requests
+    per second, None until the seasonal baseline is known.
     """
 
     __slots__ = (
@@ -40,7 +40,7 @@ class TrafficBucket:
         self.notable: float | None = None
 
     def add(self, r: RequestRecord) -> None:
-        """Count one finished exchange."""
+        """Count a finished exchange."""
         self.requests += 1
         self.tokens += r.total_tokens
         self.nanos += r.usd_nanos
@@ -68,7 +68,7 @@ class TrafficBucket:
 
 
 class TrafficTimeline:
-    """Buckets by number (epoch seconds ÷ ten), the oldest leaving after a day."""
+    """Buckets by number (epoch seconds // 10), kept for a day."""
 
     def __init__(self, kept: int = KEPT) -> None:
         self._kept = kept
@@ -78,7 +78,7 @@ class TrafficTimeline:
         self.notable: float | None = None
 
     def observe(self, r: RequestRecord) -> None:
-        """Count a record where its exchange ended."""
+        """Count a record in the bucket in which its exchange ended."""
         at = int(r.ts + r.duration_ms * 1e-3) // STEP_S
         bucket = self._buckets.get(at)
         if bucket is None:
@@ -88,7 +88,7 @@ class TrafficTimeline:
         bucket.add(r)
 
     def expect(self, now: float, expected: float | None, notable: float | None) -> None:
-        """What may come from ``now`` on, requests a second."""
+        """Set the expected rate and the threshold from ``now`` on, requests per second."""
         self.expected, self.notable = expected, notable
         bucket = self._buckets.get(int(now) // STEP_S) or self._open(int(now) // STEP_S)
         bucket.expected, bucket.notable = expected, notable
@@ -104,13 +104,13 @@ class TrafficTimeline:
         return bucket
 
     def latest(self, now: float) -> list[dict[str, Any]]:
-        """The running bucket and the one before, for the live view."""
+        """The previous and the current bucket, for the live stream."""
         at = int(now) // STEP_S
         return [self._public(index * STEP_S, (index,)) for index in (at - 1, at)]
 
     def public(self, now: float, minutes: int) -> dict[str, Any]:
-        """The last ``minutes`` as the admin API shows them, oldest first. Silence is
-        zero; time before this process is not there.
+        """The last ``minutes`` as the admin API shows them, oldest first. Buckets without
+        requests are zero; the time before the first record is left out.
         """
         step = STEP_S if minutes <= FINE_MINUTES else COARSE_S
         end = int(now) // step * step

@@ -1,4 +1,4 @@
-"""What operators lifted lately, so that a slip can be put back as it was."""
+"""Blocks that operators removed recently, kept for a restore."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ import msgspec
 
 from gateway.core.model import Block
 
-# Longer than anybody thinks about a slip.
+# 15 minutes, as the API documents.
 KEPT_S = 900.0
-MOST_BLOCKS = 50_000
+MAX_BLOCKS = 50_000
 Name = tuple[str, str]  # ("incident", id), or kind and id of one subject
 
 
 class UndoLog:
-    """By what they were lifted with; the oldest make room."""
+    """Removed blocks by the operation that removed them; evicts the oldest."""
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock
@@ -26,17 +26,17 @@ class UndoLog:
         self._count = 0
 
     def remember(self, name: Name, blocks: Sequence[Block]) -> None:
-        """These were lifted now."""
+        """Keep blocks that were removed now."""
         if not blocks:
             return
         self._forget(name)
         self._entries[name] = (self._clock(), tuple(blocks))
         self._count += len(blocks)
-        while self._count > MOST_BLOCKS and len(self._entries) > 1:
+        while self._count > MAX_BLOCKS and len(self._entries) > 1:
             self._forget(next(iter(self._entries)))
 
     def pop(self, name: Name) -> list[Block]:
-        """What is to be put back, without what would be over by now."""
+        """Take the blocks to restore, without expired ones."""
         now = self._clock()
         at, blocks = self._forget(name)
         if now - at > KEPT_S:

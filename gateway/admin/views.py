@@ -1,4 +1,4 @@
-"""Routes that the console stands on: sessions, the live stream, alerts."""
+"""Routes of the console: sessions, live stream, timeline, audit log, alerts."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Login(msgspec.Struct, forbid_unknown_fields=True):
 
 
 class ConsoleRoutes:
-    """``door`` knows who asks."""
+    """Console routes; ``access`` authenticates."""
 
     def __init__(
         self,
@@ -48,7 +48,7 @@ class ConsoleRoutes:
         self._clock = clock
 
     def routes(self) -> list[web.AbstractRouteDef]:
-        """Theirs."""
+        """Route definitions."""
         return [
             web.get(SESSION_PATH, self.get_session),
             web.post(SESSION_PATH, self.post_session),
@@ -66,7 +66,7 @@ class ConsoleRoutes:
     # -- sessions ----------------------------------------------------------------------
 
     async def get_session(self, request: web.Request) -> web.Response:
-        """Who the console is: what it may do, and whether it has to say so first."""
+        """The role of the console, and whether it must sign in."""
         access = self._door
         if access.tokens.open:
             return _session_response("operator", "", needed=False)
@@ -76,7 +76,7 @@ class ConsoleRoutes:
         return _session_response(session.role, session.csrf, needed=True)
 
     async def post_session(self, request: web.Request) -> web.Response:
-        """A token for a cookie that no script can read."""
+        """Sign in: exchange a token for an ``HttpOnly`` session cookie."""
         asked = await read_body(request, Login)
         access = self._door
         if access.tokens.open:
@@ -97,7 +97,7 @@ class ConsoleRoutes:
         return answer
 
     async def delete_session(self, request: web.Request) -> web.Response:
-        """Leave."""
+        """Sign out."""
         self._door.sessions.close(request.cookies.get(COOKIE, ""))
         answer = web.Response(status=204)
         answer.del_cookie(COOKIE, path="/")
@@ -106,7 +106,7 @@ class ConsoleRoutes:
     # -- live --------------------------------------------------------------------------
 
     async def get_openapi(self, _request: web.Request) -> web.Response:
-        """This API, as OpenAPI 3.1."""
+        """The OpenAPI 3.1 document of this API."""
         return json_response(document())
 
     async def get_stream(self, request: web.Request) -> web.StreamResponse:
@@ -122,29 +122,29 @@ class ConsoleRoutes:
         )
 
     async def get_timeline(self, request: web.Request) -> web.Response:
-        """What came in, beside what was expected."""
+        """Received and expected traffic."""
         minutes = read_count(request, "minutes", 60)
         if minutes is None or not 1 <= minutes <= DAY_MINUTES:
-            raise AdminError(400, "bad_minutes", f"minutes is 1 to {DAY_MINUTES}")
+            raise AdminError(400, "bad_minutes", f"minutes must be 1 to {DAY_MINUTES}")
         return json_response(
             self._backend.activity.timeline.public(self._clock(), minutes)
         )
 
-    # -- standings and the audit log ---------------------------------------------------
+    # -- enforcement states, audit log ---------------------------------------------------
 
     async def get_standings(self, request: web.Request) -> web.Response:
-        """Who is tagged, throttled or let through, oldest first."""
+        """Tagged, throttled and allowed subjects, oldest first."""
         found = [public_block(block) for block in self._backend.enforcement_states()]
         return page_response(request, found)
 
     async def get_audit(self, request: web.Request) -> web.Response:
-        """What operators did, newest first."""
+        """Operator actions, newest first."""
         return page_response(request, list(reversed(self._backend.activity.audit_log)))
 
     # -- alerts ------------------------------------------------------------------------
 
     async def get_alerts(self, request: web.Request) -> web.Response:
-        """Targets, and messages sent, pending and given up."""
+        """Targets and messages (sent, pending, dead)."""
         alerts = self._backend.alerts()
         state = read_choice(request, "state", ("sent", "pending", "dead"))
         items = [one for one in alerts["items"] if state in (None, one["state"])]
@@ -152,14 +152,14 @@ class ConsoleRoutes:
         return page_response(request, items, extra)
 
     async def post_resend(self, request: web.Request) -> web.Response:
-        """Try a message that was given up once more."""
+        """Queue a dead letter again."""
         id_ = request.match_info["id"]
         set_audit_details(request, "resend", "alert", id_)
         count = await self._backend.resend_alert(id_)
         return json_response({"resent": count}, 202)
 
     async def post_test(self, request: web.Request) -> web.Response:
-        """Send a sample to one target."""
+        """Send a test alert to one target."""
         name = request.match_info["name"]
         set_audit_details(request, "test", "target", name)
         await self._backend.test_alert(name)

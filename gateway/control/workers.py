@@ -179,7 +179,7 @@ class WorkerRegistry:
         if 0 <= peer.index < len(self.workers):
             worker = self.workers[peer.index]
             worker.connected = worker.ready = False
-            self._metrics.stats_of(peer.index).gone()
+            self._metrics.stats_of(peer.index).on_exit()
 
 
 def read_sums(result: Any) -> list[int]:

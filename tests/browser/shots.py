@@ -1,8 +1,9 @@
-"""Pictures of the console, in light and dark.
+"""Screenshots of the console, in light and dark.
 
-``python -m tests.browser.shots DIR`` takes one of each view, of a gateway with a scraper;
-with ``--demo`` those of the documentation's first pages, of ``tidegate demo`` while its
-botnet is at work (a minute and a half).
+``python -m tests.browser.shots DIR`` writes one picture of each view of a gateway under a
+scraping attack. With ``--demo`` it writes the pictures of the main views during the DDoS
+of ``tidegate demo`` (90 s). The committed pictures are those of the first run, then of
+the second over them.
 """
 
 from __future__ import annotations
@@ -40,16 +41,16 @@ from tests.gateway_process import (
 
 THEMES = ("light", "dark")
 SIZE = {"width": 1440, "height": 900}
-# Pages take their time to draw; the demo's act lasts 22 s.
+# Time for charts to draw; shorter in the demo, whose attack lasts 22 s.
 DRAWN_MS, DEMO_DRAWN_MS = 1500, 700
-INTO_THE_ACT_S = 5.0
-MOST_BYTES = 300_000
+INTO_ATTACK_S = 5.0
+MAX_BYTES = 300_000
 DAY = timedelta(days=1)
-_PLAY_S = 150.0
+DEMO_TIMEOUT_S = 150.0
 
 
 def shoot(folder: Path) -> None:
-    """Ordinary traffic, a scraper, and what the console shows of it."""
+    """Take the pictures of a gateway with ordinary traffic and a scraping attack."""
     with (
         running_mock() as mock,
         running_gateway(config_of(mock)) as gateway,
@@ -61,22 +62,22 @@ def shoot(folder: Path) -> None:
             attack(gateway)
             time.sleep(2)
             incident = gateway.api("GET", "/api/v1/incidents")["items"][0]["id"]
-            plan(gateway)
+            add_windows(gateway)
             views = {name: name for name in VIEWS}
             views |= {
                 "incident": f"incidents/{incident}",
                 "client": f"clients/client_ip/{ATTACKER}",
             }
             for theme in THEMES:
-                with look(chromium, gateway.admin, theme) as page:
+                with console(chromium, gateway.admin, theme) as page:
                     take(page, folder, views, theme, DRAWN_MS)
             narrow = chromium.new_page(viewport={"width": 380, "height": 800})
             shot = Page(narrow, gateway.admin).open("now")
             shot.screenshot(path=str(folder / "console-now-narrow.png"))
 
 
-def plan(gateway: Gateway) -> None:
-    """Two maintenance windows: each week, and once, tomorrow."""
+def add_windows(gateway: Gateway) -> None:
+    """Add a weekly maintenance window and one for tomorrow."""
     weekly = {"days": ["sun"], "from": "02:00", "to": "04:00", "zone": "Europe/Berlin"}
     gateway.api("POST", "/api/v1/silences", {"repeat": weekly, "reason": "backups"})
     starts = datetime.now(UTC).replace(minute=0, second=0, microsecond=0) + DAY
@@ -90,8 +91,8 @@ def plan(gateway: Gateway) -> None:
 
 
 @contextlib.contextmanager
-def look(chromium: Any, admin: str, theme: str) -> Iterator[Page]:
-    """The console in a window of its own."""
+def console(chromium: Any, admin: str, theme: str) -> Iterator[Page]:
+    """Open the console in a browser context of its own."""
     context = chromium.new_context(viewport=SIZE, color_scheme=theme)
     yield Page(context.new_page(), admin)
     context.close()
@@ -100,49 +101,49 @@ def look(chromium: Any, admin: str, theme: str) -> Iterator[Page]:
 def take(
     page: Page, folder: Path, views: Mapping[str, str], theme: str, drawn_ms: float
 ) -> None:
-    """One picture of each view."""
+    """Take one picture of each view."""
     for name, where in views.items():
         shot = page.open(where)
         shot.wait_for_timeout(drawn_ms)
         path = folder / f"console-{name}-{theme}.png"
         shot.screenshot(path=str(path))
-        assert path.stat().st_size < MOST_BYTES, path
+        assert path.stat().st_size < MAX_BYTES, path
 
 
 # -- the demo ------------------------------------------------------------------------------
 
 
 def shoot_demo(folder: Path) -> None:
-    """The first screen, the incidents and the clients in the middle of the flood."""
+    """Take the pictures of the main views during the DDoS of the demo."""
     log = folder / "demo.log"
-    with running_demo(log) as said, browser() as chromium:
-        until(lambda: "Console" in said(), _PLAY_S, "the gateway of the demo")
-        admin = said().partition("Console")[2].split()[0].rstrip("/")
+    with running_demo(log) as output, browser() as chromium:
+        until(lambda: "Console" in output(), DEMO_TIMEOUT_S, "the demo's gateway")
+        admin = output().partition("Console")[2].split()[0].rstrip("/")
         with (
-            look(chromium, admin, "light") as light,
-            look(chromium, admin, "dark") as dark,
+            console(chromium, admin, "light") as light,
+            console(chromium, admin, "dark") as dark,
         ):
-            light.open("now")  # what the browser needs once, it has
+            light.open("now")  # warms the browser's cache
             dark.open("now")
-            until(lambda: "A DDoS" in said(), _PLAY_S, "the flood")
-            time.sleep(INTO_THE_ACT_S)
+            until(lambda: "A DDoS" in output(), DEMO_TIMEOUT_S, "the DDoS")
+            time.sleep(INTO_ATTACK_S)
             views = {
                 "now": "now",
-                "incident": f"incidents/{flood(admin)}",
+                "incident": f"incidents/{ddos_incident(admin)}",
                 "clients": "clients",
             }
             for name, where in views.items():
                 take(light, folder, {name: where}, "light", DEMO_DRAWN_MS)
                 take(dark, folder, {name: where}, "dark", DEMO_DRAWN_MS)
-            assert "A campaign" not in said(), "too slow: the flood was over"
+            assert "A campaign" not in output(), "too slow: the DDoS had ended"
             views = {"incidents": "incidents"}
             take(light, folder, views, "light", DEMO_DRAWN_MS)
             take(dark, folder, views, "dark", DEMO_DRAWN_MS)
     log.unlink()
 
 
-def flood(admin: str) -> str:
-    """The incident of the botnet."""
+def ddos_incident(admin: str) -> str:
+    """The id of the DDoS incident."""
     with urllib.request.urlopen(f"{admin}/api/v1/incidents") as answer:
         items = json.load(answer)["items"]
     return next(one["id"] for one in items if one["class"] == "ddos")
@@ -150,7 +151,7 @@ def flood(admin: str) -> str:
 
 @contextlib.contextmanager
 def running_demo(log: Path) -> Iterator[Callable[[], str]]:
-    """``tidegate demo`` until the block ends; gives what it has said so far."""
+    """Run ``tidegate demo`` for the block; yields a function that reads its output."""
     environ = {"PYTHONPATH": str(REPOSITORY), "PYTHONUNBUFFERED": "1"}
     with log.open("wb") as out:
         child = subprocess.Popen(

@@ -1,4 +1,4 @@
-"""A gateway with ordinary clients and one attacker, and a browser that looks at it."""
+"""Traffic of ordinary clients and one attacker, and pages of the console."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from tests.gateway_process import Gateway, MockLLM
 from tests.words import WORDS
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
-# Within which a page shows what it should, on a busy machine too.
+# Timeout of every page operation; generous, for loaded machines.
 DRAWN_MS = 60_000
-MOST_ATTACKED_S = 90.0
+ATTACK_TIMEOUT_S = 90.0
 ATTACKER, KEY = "127.66.0.1", "sk-attacker"
 VIEWS = ("now", "incidents", "clients", "policies", "alerts")
 CONFIG = """
@@ -41,12 +41,12 @@ limits = [
 
 
 def config_of(mock: MockLLM, mode: str = "enforce") -> str:
-    """Limits that nobody reaches."""
+    """A configuration with limits that the tests do not reach."""
     return CONFIG.format(url=mock.url, mode=mode)
 
 
 def ask(gateway: Gateway, source: str, key: str, prompt: str) -> int:
-    """One chat call from an address of its own; its status."""
+    """Send one chat request from ``source`` and return the status."""
     connection = http.client.HTTPConnection(
         "127.0.0.1", gateway.port, timeout=60, source_address=(source, 0)
     )
@@ -60,7 +60,7 @@ def ask(gateway: Gateway, source: str, key: str, prompt: str) -> int:
 
 
 def crowd(gateway: Gateway, rounds: int = 1, pause_s: float = 0.0) -> set[int]:
-    """Ordinary clients, each with prompts of its own; what they were answered."""
+    """Send ordinary requests of 14 clients and return the set of statuses."""
     chance = random.Random(rounds)
     seen = set()
     for _ in range(rounds):
@@ -71,14 +71,14 @@ def crowd(gateway: Gateway, rounds: int = 1, pause_s: float = 0.0) -> set[int]:
     return seen
 
 
-def attack(gateway: Gateway, enough: threading.Event | None = None) -> int:
-    """Walk a template until it is refused, or enough; the last status."""
+def attack(gateway: Gateway, stop: threading.Event | None = None) -> int:
+    """Send variations of one prompt until blocked or stopped; return the last status."""
     chance = random.Random(ATTACKER)
     template = " ".join(chance.choices(WORDS, k=18))
-    enough = enough or threading.Event()
-    end = time.monotonic() + MOST_ATTACKED_S
+    stop = stop or threading.Event()
+    end = time.monotonic() + ATTACK_TIMEOUT_S
     status = count = 0
-    while status != 403 and time.monotonic() < end and not enough.is_set():
+    while status != 403 and time.monotonic() < end and not stop.is_set():
         count += 1
         prompt = f"{template} {chance.choice(WORDS)} {count}"
         status = ask(gateway, ATTACKER, KEY, prompt)
@@ -87,7 +87,7 @@ def attack(gateway: Gateway, enough: threading.Event | None = None) -> int:
 
 @contextlib.contextmanager
 def in_background(work: Any, *arguments: Any) -> Iterator[None]:
-    """``work(*arguments)`` beside the block, which waits for its end."""
+    """Run ``work(*arguments)`` in a thread and join it at the end of the block."""
     thread = threading.Thread(target=work, args=arguments)
     thread.start()
     try:
@@ -97,27 +97,27 @@ def in_background(work: Any, *arguments: Any) -> Iterator[None]:
 
 
 class Page:
-    """A page of the console that remembers what went wrong in it."""
+    """A page of the console that collects errors, warnings and foreign requests."""
 
     def __init__(self, page: Any, base: str) -> None:
         self.page = page
         self.base = base
         self.problems: list[str] = []
         page.set_default_timeout(DRAWN_MS)
-        page.on("console", self._said)
+        page.on("console", self._on_message)
         page.on("pageerror", lambda error: self.problems.append(f"error: {error}"))
-        page.on("request", self._asked)
+        page.on("request", self._on_request)
 
-    def _said(self, message: Any) -> None:
+    def _on_message(self, message: Any) -> None:
         if message.type in ("error", "warning"):
             self.problems.append(f"{message.type}: {message.text}")
 
-    def _asked(self, request: Any) -> None:
+    def _on_request(self, request: Any) -> None:
         if not request.url.startswith((self.base, "data:", "blob:")):
-            self.problems.append(f"asked elsewhere: {request.url}")
+            self.problems.append(f"foreign request: {request.url}")
 
     def open(self, view: str) -> Any:
-        """A view, loaded."""
+        """Open a view and wait until it is loaded."""
         self.page.goto(f"{self.base}/#/{view}")
         self.page.wait_for_selector("main h1")
         self.page.wait_for_selector(".skeleton", state="detached")
@@ -126,7 +126,7 @@ class Page:
 
 @contextlib.contextmanager
 def browser(**launch: Any) -> Iterator[Any]:
-    """Chromium without a window."""
+    """Run headless Chromium."""
     from playwright.sync_api import sync_playwright  # noqa: PLC0415 - may be missing
 
     with sync_playwright() as tool:

@@ -1,4 +1,4 @@
-"""The console in a real browser, on a real gateway."""
+"""End-to-end tests of the console in Chromium against a running gateway."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ WITHOUT = [
 pytestmark = [
     pytest.mark.browser,
     pytest.mark.slow,
-    pytest.mark.skipif(bool(WITHOUT), reason=f"not here: {', '.join(WITHOUT)}"),
+    pytest.mark.skipif(bool(WITHOUT), reason=f"not installed: {', '.join(WITHOUT)}"),
 ]
 CLIENT = f"clients/client_ip/{quote(ATTACKER)}?tenant=default"
 
@@ -52,9 +52,9 @@ def _gateway():
         yield gateway
 
 
-@pytest.fixture(name="young")
-def _young():
-    """A gateway of its own, for what changes its incident for good."""
+@pytest.fixture(name="fresh_gateway")
+def _fresh_gateway():
+    """A gateway of its own, for tests that change its incident permanently."""
     with running_mock() as mock, running_gateway(config_of(mock)) as gateway:
         crowd(gateway, 6)
         attack(gateway)
@@ -78,32 +78,34 @@ def _tab(chromium, gateway):
 
 
 def incident_of(gateway) -> str:
-    """Where the incident is shown."""
+    """The console path of the newest incident."""
     return f"incidents/{gateway.api('GET', '/api/v1/incidents')['items'][0]['id']}"
 
 
 @pytest.mark.parametrize("theme", ["light", "dark"])
 @pytest.mark.parametrize("view", [*VIEWS, "incident", "client"])
-def test_every_view_is_sound(chromium, gateway, view, theme):
-    """It opens without a word in the browser's log, and axe finds no serious fault."""
+def test_every_view_has_no_errors_and_no_serious_axe_violations(
+    chromium, gateway, view, theme
+):
+    """Every view opens without browser console messages or serious axe violations."""
     where = {"incident": incident_of(gateway), "client": CLIENT}.get(view, view)
     context = chromium.new_context(color_scheme=theme)
     tab = Page(context.new_page(), gateway.admin)
     page = tab.open(where)
     page.wait_for_timeout(300)
-    faults = serious_faults(page)
+    violations = serious_violations(page)
     context.close()
-    assert (tab.problems, faults) == ([], [])
+    assert (tab.problems, violations) == ([], [])
 
 
-def serious_faults(page) -> list[str]:
-    """What axe-core finds, where it can be had."""
+def serious_violations(page) -> list[str]:
+    """Serious and critical violations found by axe-core; empty if it is not installed."""
     spec = importlib.util.find_spec("axe_playwright_python")
     if spec is None:
         return []
     from axe_playwright_python.sync_playwright import Axe  # noqa: PLC0415
 
-    # In a world of its own: the page's policy lets no script in but ours.
+    # Evaluated by the driver: the page's CSP allows no other scripts.
     answer = Axe().run(page).response
     assert len(answer["passes"]) > 10
     found = answer["violations"]
@@ -115,7 +117,7 @@ def serious_faults(page) -> list[str]:
 
 
 def test_now_names_the_attack(tab, gateway):
-    """The strip says what, who and what was done."""
+    """The incident strip shows the class, the client and the action."""
     page = tab.open("now")
     strip = page.locator("section.strip").first.inner_text()
     assert "Scraping by" in strip
@@ -124,7 +126,7 @@ def test_now_names_the_attack(tab, gateway):
 
 
 def test_numbers_equal_those_of_the_api(tab, gateway):
-    """What the page shows of a client is what the API says of it."""
+    """A client's page shows the same figures as the API."""
     shown = tab.open(CLIENT).locator("section", has_text="Last hour")
 
     def is_equal() -> bool:
@@ -135,93 +137,99 @@ def test_numbers_equal_those_of_the_api(tab, gateway):
     until(is_equal)
 
 
-def test_undo_and_block_act_on_the_next_requests(chromium, young):
-    """Unblocked: served again. Blocked by hand: refused. Undone: served."""
-    tab = Page(chromium.new_page(), young.admin)
-    page = tab.open(incident_of(young))
-    page.get_by_role("button", name="Undo what was done").click()
-    page.get_by_text("let in again", exact=False).first.wait_for()
-    until(lambda: ask(young, ATTACKER, KEY, "hello again") == 200)
+def test_undo_and_block_act_on_the_next_requests(chromium, fresh_gateway):
+    """Unblocking and blocking in the console take effect on the next requests."""
+    tab = Page(chromium.new_page(), fresh_gateway.admin)
+    page = tab.open(incident_of(fresh_gateway))
+    page.get_by_role("button", name="Undo actions").click()
+    page.get_by_text("Restrictions removed", exact=False).first.wait_for()
+    until(lambda: ask(fresh_gateway, ATTACKER, KEY, "hello again") == 200)
     page = tab.open(CLIENT)
     page.get_by_role("button", name=f"Block {ATTACKER}").click()
     page.locator("dialog").get_by_role("button", name="Block").click()
     page.locator(".toast").filter(has_text="Blocked").wait_for()
-    until(lambda: ask(young, ATTACKER, KEY, "and again") == 403)
+    until(lambda: ask(fresh_gateway, ATTACKER, KEY, "and again") == 403)
     page.keyboard.press("u")
     page.locator(".toast").filter(has_text="Unblocked").wait_for()
-    until(lambda: ask(young, ATTACKER, KEY, "at last") == 200)
+    until(lambda: ask(fresh_gateway, ATTACKER, KEY, "at last") == 200)
     page.close()
     assert tab.problems == []
 
 
-def test_an_incident_is_acknowledged_and_resolved(chromium, young):
-    """The buttons do what they say, and everybody sees it."""
-    page = Page(chromium.new_page(), young.admin).open(incident_of(young))
+def test_an_incident_is_acknowledged_and_resolved(chromium, fresh_gateway):
+    """Acknowledge and Resolve change the incident in the API."""
+    page = Page(chromium.new_page(), fresh_gateway.admin).open(
+        incident_of(fresh_gateway)
+    )
     page.get_by_role("button", name="Acknowledge").click()
-    page.get_by_text("looked after since").wait_for()
+    page.get_by_text("acknowledged at").wait_for()
     page.get_by_role("button", name="Resolve", exact=True).click()
-    page.get_by_text("● Over").wait_for()
-    row = young.api("GET", "/api/v1/incidents?limit=1")["items"][0]
+    page.get_by_text("● Resolved").wait_for()
+    row = fresh_gateway.api("GET", "/api/v1/incidents?limit=1")["items"][0]
     assert (row["state"], row["acknowledged"]["by"]) == ("resolved", "operator")
     page.close()
 
 
-def test_undo_holds_and_lets_in_as_before(chromium, young):
-    """Undone from the strip: served. The note's undo: refused again, as it was."""
-    page = Page(chromium.new_page(), young.admin).open("now")
+def test_undo_of_an_incident_can_be_undone(chromium, fresh_gateway):
+    """Undo in the strip removes the block; undo in the notice restores it."""
+    page = Page(chromium.new_page(), fresh_gateway.admin).open("now")
     strip = page.locator("section.strip").first
     strip.get_by_role("button", name="Undo").click()
-    page.locator(".toast").filter(has_text="let in again").wait_for()
-    assert ask(young, ATTACKER, KEY, "hello") == 200
+    page.locator(".toast").filter(has_text="Restrictions removed").wait_for()
+    assert ask(fresh_gateway, ATTACKER, KEY, "hello") == 200
     page.keyboard.press("u")
-    page.locator(".toast").filter(has_text="held as before").wait_for()
-    assert ask(young, ATTACKER, KEY, "hello") == 403
+    page.locator(".toast").filter(has_text="Restrictions restored").wait_for()
+    assert ask(fresh_gateway, ATTACKER, KEY, "hello") == 403
     (row,) = [
-        b for b in young.api("GET", "/api/v1/blocks")["items"] if b["id"] == ATTACKER
+        b
+        for b in fresh_gateway.api("GET", "/api/v1/blocks")["items"]
+        if b["id"] == ATTACKER
     ]
     assert row["by"] == "detector"
     page.close()
 
 
-def test_what_cannot_be_taken_back_waits(chromium, young):
-    """Acknowledged with second thoughts: nobody was told. A page that is left: done."""
-    page = Page(chromium.new_page(), young.admin).open(incident_of(young))
+def test_acknowledge_is_delayed_and_can_be_cancelled(chromium, fresh_gateway):
+    """Cancelled within 5 s it is not sent; leaving the page sends it at once."""
+    page = Page(chromium.new_page(), fresh_gateway.admin).open(
+        incident_of(fresh_gateway)
+    )
     page.get_by_role("button", name="Acknowledge").click()
     page.get_by_role("button", name="Acknowledging").wait_for()
     page.keyboard.press("u")
-    page.locator(".toast").filter(has_text="Not done").wait_for()
-    assert acknowledged(young) is None
+    page.locator(".toast").filter(has_text="Cancelled").wait_for()
+    assert acknowledged(fresh_gateway) is None
     page.get_by_role("button", name="Acknowledge").click()
     page.get_by_role("button", name="Acknowledging").wait_for()
     page.goto("about:blank")
-    until(lambda: acknowledged(young), 30)
+    until(lambda: acknowledged(fresh_gateway), 30)
     page.close()
 
 
 def acknowledged(gateway):
-    """By whom, or None."""
+    """The acknowledgement of the newest incident, or None."""
     return gateway.api("GET", "/api/v1/incidents")["items"][0]["acknowledged"]
 
 
-def test_an_incident_says_why_who_what_and_what_it_saved(tab, gateway):
-    """Each with the API's figures."""
+def test_an_incident_shows_evidence_clients_actions_and_impact(tab, gateway):
+    """The incident page shows the figures of the API in each section."""
     page = tab.open(incident_of(gateway))
     one = gateway.api("GET", f"/api/v1/{incident_of(gateway)}")
     why = page.locator("section[aria-label=Why]").inner_text()
     assert all(reason in why for reason in one["reasons"])
     assert f"{one['observed']['requests_1m']:,.0f}" in why
-    who = page.locator("section[aria-label=Who] tbody tr").first.inner_text()
-    assert "100 %" in who
-    done = page.locator("section[aria-label='What was done']").inner_text()
-    assert "Blocked" in done
-    assert "Incident opened" in done
-    effect = page.locator("section[aria-label='Before and after']").inner_text()
-    assert "Unhindered it would have spent" in effect
-    assert f"{one['impact']['after']['requests']:,}" in effect
+    clients = page.locator("section[aria-label=Clients] tbody tr").first.inner_text()
+    assert "100 %" in clients
+    actions = page.locator("section[aria-label=Actions]").inner_text()
+    assert "Blocked" in actions
+    assert "Incident opened" in actions
+    impact = page.locator("section[aria-label='Before and after']").inner_text()
+    assert "Without action it would have spent" in impact
+    assert f"{one['impact']['after']['requests']:,}" in impact
 
 
-def test_a_part_of_a_chart_has_an_address(tab):
-    """Dragged across: every chart shows it, a reload too, and back leads back."""
+def test_a_zoomed_range_is_kept_in_the_url(tab):
+    """Dragging on a chart zooms; the range survives a reload; a double click leaves it."""
     page = tab.open("now")
     plot = page.locator(".u-over").first
     plot.wait_for()
@@ -240,8 +248,8 @@ def test_a_part_of_a_chart_has_an_address(tab):
     assert "from=" not in page.url
 
 
-def test_newer_figures_leave_the_row_at_hand(tab):
-    """What j chose is still chosen after the next figures."""
+def test_the_selected_row_survives_an_update(tab):
+    """A row selected with j stays selected and focused after the next update."""
     page = tab.open("now")
     page.locator("tr[data-open]").first.wait_for()
     page.keyboard.press("j")
@@ -254,8 +262,8 @@ def test_newer_figures_leave_the_row_at_hand(tab):
     assert page.evaluate("document.activeElement.tagName") == "A"
 
 
-def test_a_long_name_leaves_room_for_the_buttons(tab):
-    """In the dialog, and the page is no wider than the window."""
+def test_a_long_client_id_fits_the_dialog(tab):
+    """The buttons stay reachable and the page does not scroll sideways."""
     name = "x" * 250
     page = tab.open(f"clients?q={name}")
     page.get_by_role("button", name="Block").click()
@@ -265,11 +273,11 @@ def test_a_long_name_leaves_room_for_the_buttons(tab):
     assert wide <= 0
 
 
-def test_keys_lead_everywhere(tab):
-    """Views by number, rows by j and Enter, search by slash, help by question mark."""
+def test_keyboard_shortcuts(tab):
+    """Digits switch views, j and Enter open rows, / searches, ? shows the help."""
     page = tab.open("now")
     page.keyboard.press("3")
-    page.get_by_role("heading", name="Clients of the last hour").wait_for()
+    page.get_by_role("heading", name="Clients in the last hour").wait_for()
     page.locator("tr[data-open]").first.wait_for()
     page.keyboard.press("j")
     page.keyboard.press("Enter")
@@ -283,37 +291,37 @@ def test_keys_lead_everywhere(tab):
     page.get_by_role("heading", name="Keyboard").wait_for()
 
 
-def test_the_empty_gateway_says_what_to_do(chromium):
-    """Nothing wrong, nobody there: a line to copy."""
+def test_a_gateway_without_traffic_shows_how_to_send_some(chromium):
+    """Without traffic, the first view shows the base URL for clients."""
     with running_mock() as mock, running_gateway(config_of(mock)) as gateway:
         tab = Page(chromium.new_page(), gateway.admin)
         page = tab.open("now")
         assert page.get_by_text("No traffic yet").is_visible()
         assert page.get_by_text(f"http://127.0.0.1:{gateway.port}/v1").is_visible()
-        assert page.get_by_text("Quiet", exact=False).first.is_visible()
+        assert page.get_by_text("Normal", exact=False).first.is_visible()
         tab.page.close()
         assert tab.problems == []
 
 
 def test_an_attack_shows_without_a_reload(chromium):
-    """From its first request to the chart."""
+    """Charts and the incident strip update live while an attack runs."""
     with running_mock() as mock, running_gateway(config_of(mock)) as gateway:
         tab = Page(chromium.new_page(), gateway.admin)
         page = tab.open("now")
         page.wait_for_timeout(1500)
-        came = page.locator("section[aria-label=Requests] .now")
-        until(lambda: came.inner_text() == "0")
-        enough = threading.Event()
-        with in_background(attack, gateway, enough):
-            until(lambda: float(came.inner_text().replace(",", "")) >= 1)
+        received = page.locator("section[aria-label=Requests] .now")
+        until(lambda: received.inner_text() == "0")
+        stop = threading.Event()
+        with in_background(attack, gateway, stop):
+            until(lambda: float(received.inner_text().replace(",", "")) >= 1)
             page.locator("section.strip").wait_for()
-            enough.set()
+            stop.set()
         tab.page.close()
         assert tab.problems == []
 
 
-def test_lost_updates_are_said(chromium):
-    """A gateway that is gone: no figure poses as live for long."""
+def test_lost_live_updates_are_shown(chromium):
+    """When the gateway stops answering, the page says that its data is stale."""
     with running_mock() as mock, running_gateway(config_of(mock)) as gateway:
         page = Page(chromium.new_page(), gateway.admin).open("now")
         page.wait_for_timeout(1200)
@@ -330,9 +338,9 @@ def test_lost_updates_are_said(chromium):
 
 
 def test_a_token_opens_the_console(chromium, monkeypatch):
-    """A wrong one is told; the viewer's shows no buttons; no script can read it."""
-    monkeypatch.setenv("T", "operators-own")
-    monkeypatch.setenv("V", "viewers-own")
+    """A wrong token is rejected; the session cookie cannot be read by scripts."""
+    monkeypatch.setenv("T", "operator-token")
+    monkeypatch.setenv("V", "viewer-token")
     with running_mock() as mock:
         text = config_of(mock)
         keys = 'token = { env = "T" }\nviewer_token = { env = "V" }\n'
@@ -343,7 +351,7 @@ def test_a_token_opens_the_console(chromium, monkeypatch):
             page.get_by_label("Token").fill("wrong")
             page.get_by_role("button", name="Sign in").click()
             page.get_by_text("not valid").wait_for()
-            page.get_by_label("Token").fill("viewers-own")
+            page.get_by_label("Token").fill("viewer-token")
             page.get_by_role("button", name="Sign in").click()
             page.get_by_role("heading", name="Now", exact=True).wait_for()
             assert page.evaluate("document.cookie") == ""
@@ -351,26 +359,26 @@ def test_a_token_opens_the_console(chromium, monkeypatch):
             page.context.close()
 
 
-def test_a_window_is_planned_once_and_each_week(tab, gateway):
-    """What the form says is what the API knows; a fault is told beside it."""
+def test_maintenance_windows_once_and_weekly(tab, gateway):
+    """Windows scheduled in the form are stored as given and can be ended."""
     page = tab.open("alerts")
-    page.get_by_text("Nothing is silenced").wait_for()
-    page.get_by_role("button", name="Plan a window").click()
-    page.get_by_label("How often").select_option("weekly")
+    page.get_by_text("No silences").wait_for()
+    page.get_by_role("button", name="Schedule a window").click()
+    page.get_by_label("Repeat").select_option("weekly")
     zone = zone_without_sunday()
     page.get_by_label("Time zone").fill(zone)
     page.get_by_label("Reason").fill("backups")
     page.wait_for_timeout(100)
-    assert serious_faults(page) == []
-    page.get_by_role("button", name="Plan", exact=True).click()
-    page.get_by_text(f"each Sun 02:00\u201304:00 {zone}").wait_for()
-    page.get_by_role("button", name="Plan a window").click()
-    page.get_by_label("Of what").select_option("scraping")
+    assert serious_violations(page) == []
+    page.get_by_role("button", name="Schedule", exact=True).click()
+    page.get_by_text(f"weekly on Sun 02:00\u201304:00 {zone}").wait_for()
+    page.get_by_role("button", name="Schedule a window").click()
+    page.get_by_label("Class").select_option("scraping")
     tomorrow = datetime.now(UTC) + timedelta(days=1)
     for name, day in (("from", tomorrow), ("to", tomorrow + timedelta(days=1))):
         page.locator(f"input[name={name}]").fill(f"{day:%Y-%m-%dT%H:%M}")
-    page.get_by_role("button", name="Plan", exact=True).click()
-    page.get_by_role("cell", name="planned").nth(1).wait_for()
+    page.get_by_role("button", name="Schedule", exact=True).click()
+    page.get_by_role("cell", name="scheduled").nth(1).wait_for()
     weekly, once = sorted(
         gateway.api("GET", "/api/v1/silences")["items"], key=lambda one: one["class"]
     )
@@ -388,31 +396,31 @@ def test_a_window_is_planned_once_and_each_week(tab, gateway):
             ".filter(one => one.textContent === 'End').length < n",
             arg=before,
         )
-    page.get_by_text("Nothing is silenced").wait_for()
+    page.get_by_text("No silences").wait_for()
 
 
 def zone_without_sunday() -> str:
-    """Where the early Sunday that the form proposes is not just now."""
+    """A time zone in which the window that the form proposes is not active now."""
     in_berlin = datetime.now(ZoneInfo("Europe/Berlin"))
     return "Pacific/Auckland" if in_berlin.isoweekday() == 7 else "Europe/Berlin"
 
 
-def test_policies_show_the_price_and_what_observing_let_through(chromium):
-    """What the API says, with a limit that only observes, also after a restart."""
+def test_policies_show_spend_and_refusals_of_observe_mode(chromium):
+    """Policies show the API's totals, which survive a restart."""
     with running_mock() as mock:
         config = config_of(mock, "observe").replace("requests = 100000", "requests = 5")
         with running_gateway(config) as gateway:
             tab = Page(chromium.new_page(), gateway.admin)
             text = tab.open("policies").locator("main").inner_text()
-            assert "Nothing spent yet" in text
+            assert "No spend yet" in text
             for n in range(8):
                 assert ask(gateway, "127.1.0.1", "sk-1", f"hello {n}") == 200
             spend = until(lambda: spend_of(gateway, 8))
             for would in (spend["would"], spend["would_today"]):
                 assert would["requests"] == would["limited"] == 3
             shown = tab.page.locator("main")
-            words = "3 requests of 1 client today (3 over a limit)"
-            shown.get_by_text(words).wait_for()
+            text = "3 requests from 1 client today (3 over a limit)"
+            shown.get_by_text(text).wait_for()
             price = shown.get_by_text(f"${spend['usd']:.4f}", exact=True).first
             price.wait_for()
             assert tab.problems == []
@@ -424,6 +432,6 @@ def test_policies_show_the_price_and_what_observing_let_through(chromium):
 
 
 def spend_of(gateway, requests: int) -> dict | None:
-    """Once that many were counted."""
+    """The spend of the policy once it counts ``requests``, else None."""
     (policy,) = gateway.api("GET", "/api/v1/policies")["items"]
     return policy["spend"] if policy["spend"]["requests"] == requests else None

@@ -1,14 +1,14 @@
-// Line charts over time with one cursor across all of them, and a table behind each.
-import { clock, count, h, rate, tick } from "./lib.js";
+// Time series charts (uPlot) with a synchronised cursor and a data table each.
+import { timeText, count, h, rate, tick } from "./lib.js";
 
 const colour = (name) => getComputedStyle(document.documentElement).getPropertyValue(`--${name}`).trim();
 const sync = () => window.uPlot.sync("tidegate");
 
-function marks(chart, incidents) {
+function drawIncidentMarks(chart, incidents) {
   const { ctx, bbox } = chart;
   ctx.save();
   ctx.font = `${11 * devicePixelRatio}px system-ui, sans-serif`;
-  const taken = []; // where labels stand: one that would cover another goes a line lower
+  const taken = []; // extents of drawn labels; an overlapping label moves one line down
   for (const one of incidents()) {
     const at = Date.parse(one.opened_at) / 1000;
     if (at < chart.scales.x.min || at > chart.scales.x.max) continue;
@@ -36,8 +36,8 @@ function marks(chart, incidents) {
   ctx.restore();
 }
 
-// kinds of series: line, band (from zero up to the value), dash, area
-function series(one) {
+// Series kinds: line, band (filled from zero to the value), dash, area.
+function seriesOptions(one) {
   const base = { label: one.label, spanGaps: false, points: { show: (chart, at) => chart.data[at].filter((v) => v !== null).length === 1, size: 6 }, value: (_, v) => count(v) };
   if (one.kind === "band") return { ...base, stroke: "transparent", width: 0, fill: colour("band") };
   if (one.kind === "dash") return { ...base, stroke: colour("grey"), width: 1.5, dash: [5, 4] };
@@ -46,7 +46,7 @@ function series(one) {
 }
 
 export class Chart {
-  // parts: [{label, kind, of: bucket => number}]
+  // parts: [{label, kind, of: (bucket, seconds) => number, missing: text when there are no values}]
   constructor({ title, unit, height, parts, incidents = () => [], form = rate, key = true, onzoom = null, onunzoom = null }) {
     this.parts = parts;
     this.height = height;
@@ -60,7 +60,7 @@ export class Chart {
     this.key = h("div", { class: "key" });
     this.withKey = key;
     this.onzoom = onzoom;
-    this.rows = h("details", { ontoggle: () => this.table() }, h("summary", {}, "As a table"), h("div"));
+    this.rows = h("details", { ontoggle: () => this.table() }, h("summary", {}, "Show as table"), h("div"));
     this.root = h("section", { class: "card", "aria-label": title },
       h("div", { class: "chart-head" }, h("h2", {}, title), h("span", {}, this.now, h("span", { class: "dim" }, ` ${unit}`))),
       this.plot, this.key, this.rows);
@@ -74,7 +74,7 @@ export class Chart {
     const marksOf = { band: "band", dash: "dash", area: "refused", line: "" };
     this.key.replaceChildren();
     if (at === null && !this.withKey) return;
-    if (at !== null) this.key.append(h("strong", {}, clock(this.data[0][at])));
+    if (at !== null) this.key.append(h("strong", {}, timeText(this.data[0][at])));
     this.parts.forEach((part, n) => {
       if (at === null && part.kind !== "line" && this.data && this.data[n + 1].every((v) => v === null)) {
         if (part.missing) this.key.append(h("span", {}, part.missing));
@@ -93,19 +93,19 @@ export class Chart {
       legend: { show: false },
       scales: { x: { time: true, range: (_, from, to) => this.range(from, to) }, y: { range: (_, __, max) => [0, Math.max(max || 0, this.least || 1) * 1.1] } },
       axes: [
-        { ...axis, size: 24, space: 80, values: (_, ticks) => ticks.map((at) => clock(at, ticks[1] - ticks[0] < 60)) },
+        { ...axis, size: 24, space: 80, values: (_, ticks) => ticks.map((at) => timeText(at, ticks[1] - ticks[0] < 60)) },
         { ...axis, size: 52, space: 32, values: (_, ticks) => ticks.map(this.form === rate ? tick : this.form) },
       ],
-      series: [{}, ...this.parts.map(series)],
+      series: [{}, ...this.parts.map(seriesOptions)],
       hooks: {
-        draw: [(chart) => marks(chart, this.incidents)],
+        draw: [(chart) => drawIncidentMarks(chart, this.incidents)],
         setCursor: [(chart) => this.explain(chart.cursor.idx ?? null)],
         setSelect: [(chart) => this.selected(chart)],
       },
     };
   }
 
-  // Of two cursors that are one, only the chart that was dragged has a say.
+  // Cursors are synchronised, but only the dragged chart has a selection width.
   selected(chart) {
     const { left, width } = chart.select;
     if (width < 5) return;
@@ -114,13 +114,13 @@ export class Chart {
     this.onzoom?.(Math.floor(from), Math.ceil(to));
   }
 
-  // ``at``: when the figures were taken; the running bucket counts for its part.
+  // now: time of the data; rates of the running bucket divide by its elapsed seconds.
   set(items, step, now = Date.now() / 1000, span = 0, view = null) {
-    Object.assign(this, { view, step, now_at: now });
+    Object.assign(this, { view, step, dataTime: now });
     const age = items.length ? now - items.at(-1).at : step;
     if (!view && age < 2 && items.length > 1) items = items.slice(0, -1);
     const part = (one, n) => (n === items.length - 1 ? Math.min(step, Math.max(2, now - one.at)) : step);
-    // A young gateway knows little: it is not shown as a day of nothing.
+    // After a start, show the known time range instead of a mostly empty chart.
     const known = items.length ? items.at(-1).at - items[0].at : 0;
     this.span = Math.max(60, Math.min(span || 3600, known * 1.25));
     const at = items.map((one) => one.at);
@@ -133,14 +133,14 @@ export class Chart {
     if (this.rows.open) this.table();
   }
 
-  // All that was asked for, though less is known.
+  // The x range: the requested span, or the zoomed part.
   range(from, to) {
     if (this.view) return this.view;
     const all = this.data[0];
-    // Of less than two points uPlot makes a range of its own.
+    // With fewer than two points, uPlot would choose its own range.
     if (all.length < 2) from = to = all.at(-1) ?? Date.now() / 1000;
-    // A bucket stands where it begins: what opened within the last one is still shown.
-    to = Math.max(to, Math.min(this.now_at, to + this.step));
+    // Buckets are plotted at their start; extend the range to show marks in the last one.
+    to = Math.max(to, Math.min(this.dataTime, to + this.step));
     return [Math.min(from, to - this.span), to];
   }
 
@@ -163,7 +163,7 @@ export class Chart {
   table() {
     if (!this.rows.open || !this.data) return;
     const [at, ...values] = this.data;
-    const rows = at.map((time, n) => h("tr", {}, h("td", {}, clock(time)), values.map((v) => h("td", { class: "num" }, v[n] === null ? "–" : this.form(v[n]))))).slice(-60).reverse();
+    const rows = at.map((time, n) => h("tr", {}, h("td", {}, timeText(time)), values.map((v) => h("td", { class: "num" }, v[n] === null ? "–" : this.form(v[n]))))).slice(-60).reverse();
     this.rows.lastChild.replaceChildren(h("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": `${this.title}, last values` },
       h("table", {}, h("thead", {}, h("tr", {}, h("th", { scope: "col" }, "Time"), this.parts.map((p) => h("th", { scope: "col", class: "num" }, p.label)))), h("tbody", {}, rows))));
   }
@@ -174,10 +174,10 @@ export class Chart {
   }
 }
 
-// Columns by hand: a day of ten-minute counts, beside what is usual.
-export function columns(values, label, usual = null) {
+// SVG column chart with an optional dashed line at the expected value.
+export function columnChart(values, label, expected = null) {
   const svg = document.createElementNS("http://www.w3.org/2000/svg", "svg");
-  const top = Math.max(usual || 0, ...values) || 1, wide = Math.max(values.length, 1);
+  const top = Math.max(expected || 0, ...values) || 1, wide = Math.max(values.length, 1);
   svg.setAttribute("viewBox", `0 0 ${wide * 4} 64`);
   svg.setAttribute("preserveAspectRatio", "none");
   svg.setAttribute("role", "img");
@@ -186,8 +186,8 @@ export function columns(values, label, usual = null) {
     const tall = (62 * value) / top;
     svg.append(shape("rect", { x: at * 4, y: 64 - tall, width: 3, height: tall }));
   });
-  if (usual !== null) {
-    const y = 64 - (62 * usual) / top;
+  if (expected !== null) {
+    const y = 64 - (62 * expected) / top;
     svg.append(shape("line", { x1: 0, x2: wide * 4, y1: y, y2: y, stroke: colour("grey"), "stroke-dasharray": "6 4", "vector-effect": "non-scaling-stroke" }));
   }
   return h("div", { class: "spark" }, svg);
@@ -199,16 +199,16 @@ function shape(name, values) {
   return element;
 }
 
-// Two bars of one scale: what was seen above what is usual.
-export function pair(seen, usual, most = 0) {
-  const svg = document.createElementNS("http://www.w3.org/2000/svg", "svg"), top = Math.max(seen, usual || 0, most) || 1;
+// Two bars on one scale: observed above expected.
+export function comparisonBar(observed, expected, max = 0) {
+  const svg = document.createElementNS("http://www.w3.org/2000/svg", "svg"), top = Math.max(observed, expected || 0, max) || 1;
   for (const [name, value] of Object.entries({ viewBox: "0 0 100 16", preserveAspectRatio: "none", "aria-hidden": "true" })) svg.setAttribute(name, value);
-  svg.append(shape("rect", { x: 0, y: 0, width: Math.max(0.5, (100 * seen) / top), height: usual === null ? 16 : 8, class: "seen" }));
-  if (usual !== null) svg.append(shape("rect", { x: 0, y: 10, width: Math.max(0.5, (100 * usual) / top), height: 6, class: "usual" }));
+  svg.append(shape("rect", { x: 0, y: 0, width: Math.max(0.5, (100 * observed) / top), height: expected === null ? 16 : 8, class: "observed" }));
+  if (expected !== null) svg.append(shape("rect", { x: 0, y: 10, width: Math.max(0.5, (100 * expected) / top), height: 6, class: "expected" }));
   return h("span", { class: "pair" }, svg);
 }
 
-export function bar(share) {
+export function usageBar(share) {
   const svg = document.createElementNS("http://www.w3.org/2000/svg", "svg");
   svg.setAttribute("viewBox", "0 0 100 6");
   svg.setAttribute("preserveAspectRatio", "none");

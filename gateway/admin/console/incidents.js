@@ -1,119 +1,119 @@
-// Incidents: one after another, and one of them: why, who, what was done, and was it right.
-import { hand, isWaiting, may, silence, soon, undoAll } from "./actions.js";
-import { Chart, pair } from "./charts.js";
-import { calm, CLASSES, clientLink, clock, count, doneTag, doneWords, empty, fill, get, h, heldCount, heldWords, KINDS, moment, percent, rate, refill, SAID, sentence, table, times, timesWords, until, usd } from "./lib.js";
-import { ratioCell } from "./now.js";
+// Incidents: the list, and one incident with its evidence, clients, history and impact.
+import { clientActions, isPending, isOperator, addSilence, runDelayed, undoIncident } from "./actions.js";
+import { Chart, comparisonBar } from "./charts.js";
+import { isIdle, CLASS_LABELS, clientLink, timeText, count, actionTag, actionText, emptyState, setChildren, get, h, restrictedCount, restrictedText, KIND_LABELS, timeElement, percent, rate, updateChildren, EVENT_LABELS, incidentTitle, table, ratioOf, ratioText, untilText, usd } from "./lib.js";
+import { expectedRatioCell } from "./now.js";
 
-const FEW = 10;
+const SHORT_LIST = 10;
 const reload = (load) => () => { load().catch(() => {}); };
 
 export function incidents(root) {
   const list = h("div", { class: "card" }, h("div", { class: "skeleton" }));
-  fill(root, h("h1", {}, "Incidents"), list);
-  const heads = [{ text: "What" }, { text: "State" }, { text: "Opened" }, { text: "Ended" }, { text: "Score", num: true }, { text: "Held now" }];
+  setChildren(root, h("h1", {}, "Incidents"), list);
+  const heads = [{ text: "Incident" }, { text: "State" }, { text: "Opened" }, { text: "Resolved" }, { text: "Score", num: true }, { text: "Restricted now" }];
   async function load() {
     const { items } = await get("incidents?limit=200");
     const rows = items.map((one) => ({
       open: `#/incidents/${encodeURIComponent(one.id)}`,
-      cells: [h("a", { href: `#/incidents/${encodeURIComponent(one.id)}` }, sentence(one)),
-        h("span", { class: `sign ${one.state === "open" ? one.severity : "good"}` }, one.state === "open" ? `▲ ${one.severity}` : "● over"),
-        moment(one.opened_at), one.resolved ? moment(one.resolved.at) : h("span", { class: "dim" }, "–"), one.score.toFixed(1), heldCount(one.held) ? heldWords(one.held) : h("span", { class: "dim" }, one.action === "allow" ? "nobody" : "nobody any more")],
+      cells: [h("a", { href: `#/incidents/${encodeURIComponent(one.id)}` }, incidentTitle(one)),
+        h("span", { class: `sign ${one.state === "open" ? one.severity : "good"}` }, one.state === "open" ? `▲ ${one.severity}` : "● resolved"),
+        timeElement(one.opened_at), one.resolved ? timeElement(one.resolved.at) : h("span", { class: "dim" }, "–"), one.score.toFixed(1), restrictedCount(one.held) ? restrictedText(one.held) : h("span", { class: "dim" }, "none")],
     }));
-    refill(list, rows.length ? table(heads, rows, { label: "Incidents, newest first" })
-      : empty("No incidents", "Nothing stood out since the gateway started. Incidents appear here by themselves."));
+    updateChildren(list, rows.length ? table(heads, rows, { label: "Incidents, newest first" })
+      : emptyState("No incidents", "No incident since the gateway started. New incidents appear here automatically."));
   }
-  return { load, output: reload(load), acted: reload(load) };
+  return { load, onOutput: reload(load), onChange: reload(load) };
 }
 
 function header(one, where) {
-  const cls = CLASSES[one.class] || one.class, open = one.state === "open", acknowledging = isWaiting(`acknowledge ${one.id}`), resolving = isWaiting(`resolve ${one.id}`);
+  const cls = CLASS_LABELS[one.class] || one.class, open = one.state === "open", acknowledging = isPending(`acknowledge ${one.id}`), resolving = isPending(`resolve ${one.id}`);
   return h("div", { class: "row top" },
-    h("div", {}, h("p", { class: "dim" }, h("a", { href: "#/incidents" }, "Incidents"), ` / ${cls}`), h("h1", {}, sentence(one)),
-      h("p", {}, h("span", { class: `sign ${open ? one.severity : "good"}` }, open ? `▲ Open, ${one.severity}` : "● Over"),
-        " since ", moment(open || !one.resolved ? one.opened_at : one.resolved.at), h("span", { class: "dim", title: "calibrated sigma: 3 warns, 5 pages" }, `, score ${one.score.toFixed(1)}`),
-        one.acknowledged ? h("span", { class: "dim" }, `, looked after since ${clock(one.acknowledged.at)} (${one.acknowledged.by})`) : null, `. ${doneWords(one)}`)),
-    may() ? h("div", { class: "tools" },
-      open && !one.acknowledged ? h("button", { type: "button", disabled: acknowledging, title: "Tells the others that somebody looks after it", onclick: () => soon(`acknowledge ${one.id}`, "Acknowledged", "POST", `${where}/acknowledge`, () => "Acknowledged: the others see that somebody looks after it.") }, acknowledging ? "Acknowledging…" : "Acknowledge") : null,
-      open ? h("button", { type: "button", title: "No alert about this class in this tenant is sent for an hour; it is still acted on", onclick: () => silence({ tenant: one.tenant, class: one.class, ttl: "1h", reason: "from the console" }, `Nobody is alerted of ${cls.toLowerCase()} in ${one.tenant === "*" ? "any tenant" : one.tenant} for an hour.`) }, "Silence for 1 h") : null,
-      heldCount(one.held) ? h("button", { type: "button", title: `Lets in again everybody whom this incident holds: ${heldWords(one.held)}`, onclick: () => undoAll(one.id) }, "Undo what was done") : null,
-      open ? h("button", { class: "main", type: "button", disabled: resolving, title: "Closes the incident; blocks run out by themselves", onclick: () => soon(`resolve ${one.id}`, "Resolved", "POST", `${where}/resolve`, () => "Resolved. Blocks run out by themselves.") }, resolving ? "Resolving…" : "Resolve") : null) : null);
+    h("div", {}, h("p", { class: "dim" }, h("a", { href: "#/incidents" }, "Incidents"), ` / ${cls}`), h("h1", {}, incidentTitle(one)),
+      h("p", {}, h("span", { class: `sign ${open ? one.severity : "good"}` }, open ? `▲ Open, ${one.severity}` : "● Resolved"),
+        open ? " since " : " at ", timeElement(open || !one.resolved ? one.opened_at : one.resolved.at), h("span", { class: "dim", title: "Anomaly score: 3 is a warning, 5 is critical" }, `, score ${one.score.toFixed(1)}`),
+        one.acknowledged ? h("span", { class: "dim" }, `, acknowledged at ${timeText(one.acknowledged.at)} by ${one.acknowledged.by}`) : null, `. ${actionText(one)}`)),
+    isOperator() ? h("div", { class: "tools" },
+      open && !one.acknowledged ? h("button", { type: "button", disabled: acknowledging, title: "Show other operators that this incident is being handled", onclick: () => runDelayed(`acknowledge ${one.id}`, "Acknowledging", "POST", `${where}/acknowledge`, () => "Acknowledged.") }, acknowledging ? "Acknowledging…" : "Acknowledge") : null,
+      open ? h("button", { type: "button", title: "Send no alerts of this class for this tenant for 1 hour. Detection still acts", onclick: () => addSilence({ tenant: one.tenant, class: one.class, ttl: "1h", reason: "from the console" }, `${cls} alerts of ${one.tenant === "*" ? "all tenants" : one.tenant} are silenced for 1 hour.`) }, "Silence for 1 h") : null,
+      restrictedCount(one.held) ? h("button", { type: "button", title: `Remove all restrictions of this incident: ${restrictedText(one.held)}`, onclick: () => undoIncident(one.id) }, "Undo actions") : null,
+      open ? h("button", { class: "main", type: "button", disabled: resolving, title: "Close the incident. Blocks stay until they expire", onclick: () => runDelayed(`resolve ${one.id}`, "Resolving", "POST", `${where}/resolve`, () => "Resolved. Blocks stay until they expire.") }, resolving ? "Resolving…" : "Resolve") : null) : null);
 }
 
 export function incident(root, _params, id) {
   const where = `incidents/${encodeURIComponent(id)}`, opened = new Set();
   let chart = null, all = false, one = null;
-  const usual = () => one.expected.requests_1m ?? (one.expected.requests_10m ? one.expected.requests_10m / 10 : null);
-  const draw = () => new Chart({ title: one.subject.kind === "tenant" ? "All requests of the tenant" : "Its requests", unit: "a minute", height: 140,
+  const expected = () => one.expected.requests_1m ?? (one.expected.requests_10m ? one.expected.requests_10m / 10 : null);
+  const draw = () => new Chart({ title: one.subject.kind === "tenant" ? "Requests of the tenant" : "Requests of the client", unit: "per minute", height: 140,
     incidents: () => [{ ...one, label: "opened" }],
-    parts: [{ label: "usual, at most", kind: "dash", of: usual }, { label: "came", kind: "line", of: (b, s) => (b.requests / s) * 60 }, { label: "refused", kind: "area", of: (b, s) => (b.refused / s) * 60 }] });
-  const more = () => { all = true; load().catch(() => {}); };
+    parts: [{ label: "expected (upper bound)", kind: "dash", of: expected }, { label: "received", kind: "line", of: (b, s) => (b.requests / s) * 60 }, { label: "refused", kind: "area", of: (b, s) => (b.refused / s) * 60 }] });
+  const showAll = () => { all = true; load().catch(() => {}); };
   async function load() {
     one = await get(where);
     const line = one.timeline;
     if (line) chart ??= draw();
-    refill(root, header(one, where), h("div", { class: "two" },
+    updateChildren(root, header(one, where), h("div", { class: "two" },
       h("div", { class: "stack" },
-        h("section", { class: "card", "aria-label": "Why" }, h("h2", {}, "Why"), h("ul", { class: "plain" }, one.reasons.map((reason) => h("li", {}, reason))), evidence(one)),
-        chart?.root, people(one, all, more)),
+        h("section", { class: "card", "aria-label": "Why" }, h("h2", {}, "Why"), h("ul", { class: "plain" }, one.reasons.map((reason) => h("li", {}, reason))), evidenceTable(one)),
+        chart?.root, clientsCard(one, all, showAll)),
       h("div", { class: "stack" },
-        h("section", { class: "card", "aria-label": "What was done" }, h("h2", {}, "What was done"), story(one, opened)),
-        effect(one))));
+        h("section", { class: "card", "aria-label": "Actions" }, h("h2", {}, "Actions"), historyList(one, opened)),
+        impactCard(one))));
     if (line) chart.set(line.items, line.step_s);
   }
-  const again = setInterval(() => { if (calm(root)) load().catch(() => {}); }, 5000);
-  return { load, output: reload(load), acted: reload(load), repaint: () => chart?.repaint(), close: () => { clearInterval(again); chart?.destroy(); } };
+  const refresh = setInterval(() => { if (isIdle(root)) load().catch(() => {}); }, 5000);
+  return { load, onOutput: reload(load), onChange: reload(load), repaint: () => chart?.repaint(), close: () => { clearInterval(refresh); chart?.destroy(); } };
 }
 
 // -- why -----------------------------------------------------------------------------
 
-const MEASURES = { requests_1m: "Requests in a minute", requests_10m: "Requests in ten minutes", tokens_1m: "Tokens in a minute", tokens_10m: "Tokens in ten minutes" };
+const MEASURES = { requests_1m: "Requests per minute", requests_10m: "Requests per 10 min", tokens_1m: "Tokens per minute", tokens_10m: "Tokens per 10 min" };
 
-function evidence(one) {
+function evidenceTable(one) {
   const peers = one.expected.requests_1m !== undefined && one.class !== "surge";
-  const rows = Object.entries(one.observed).map(([name, seen]) => {
-    const usual = one.expected[name] ?? null, ratio = times(seen, usual);
-    return { cells: [MEASURES[name] || name.replaceAll("_", " "), count(seen), usual === null ? h("span", { class: "dim" }, "not known") : count(usual), ratio === null ? "" : timesWords(ratio), usual === null ? "" : pair(seen, usual)] };
+  const rows = Object.entries(one.observed).map(([name, observed]) => {
+    const expected = one.expected[name] ?? null, ratio = ratioOf(observed, expected);
+    return { cells: [MEASURES[name] || name.replaceAll("_", " "), count(observed), expected === null ? h("span", { class: "dim" }, "not known") : count(expected), ratio === null ? "" : ratioText(ratio), expected === null ? "" : comparisonBar(observed, expected)] };
   });
   const alike = one.clients.find((client) => client.kind === one.subject.kind && client.id === one.subject.id)?.alike;
-  if (alike) rows.push({ cells: ["Alike prompts, now", percent(alike, 1), h("span", { class: "dim" }, "few"), "", pair(100 * alike, null, 100)] });
+  if (alike) rows.push({ cells: ["Similar prompts, now", percent(alike, 1), h("span", { class: "dim" }, "low"), "", comparisonBar(100 * alike, null, 100)] });
   if (!rows.length) return null;
-  const heads = [{ text: "When it opened" }, { text: "Seen", num: true }, { text: peers ? "Busy others" : "Usual", num: true }, { text: "Ratio", num: true }, { text: "Seen above usual" }];
-  // Beside nothing known there is nothing to compare.
+  const heads = [{ text: "At opening" }, { text: "Observed", num: true }, { text: peers ? "Busy clients" : "Expected", num: true }, { text: "Ratio", num: true }, { text: "Observed above expected" }];
+  // Without expected values, leave out the ratio and the bars.
   const shown = rows.some((row) => row.cells[4]) ? 5 : 3;
-  return table(heads.slice(0, shown), rows.map((row) => ({ cells: row.cells.slice(0, shown) })), { label: "Evidence: what was seen, and what is usual" });
+  return table(heads.slice(0, shown), rows.map((row) => ({ cells: row.cells.slice(0, shown) })), { label: "Evidence: observed and expected values" });
 }
 
-// -- who -----------------------------------------------------------------------------
+// -- clients -------------------------------------------------------------------------
 
-function people(one, all, more) {
+function clientsCard(one, all, showAll) {
   const { clients } = one, tenants = one.tenant === "*" ? [] : [one.tenant];
-  const heads = [{ text: "Client" }, { text: "Share", num: true, title: "Of what came beyond the usual within the hour, among the addresses or among the users of this incident" }, { text: "Requests/min", num: true }, { text: "vs usual", num: true }, { text: "Now" }, { text: "" }];
-  const rows = (all ? clients : clients.slice(0, FEW)).map((client) => ({
+  const heads = [{ text: "Client" }, { text: "Share", num: true, title: "Share of the requests above the expected rate in the last hour, among the addresses or among the users of this incident" }, { text: "Requests/min", num: true }, { text: "vs expected", num: true }, { text: "Now" }, { text: "" }];
+  const rows = (all ? clients : clients.slice(0, SHORT_LIST)).map((client) => ({
     open: client.kind === "prompts" ? null : clientLink(client.kind, client.id, client.tenant),
-    cells: [h("span", {}, client.kind === "prompts" ? h("span", { class: "mono" }, client.id) : h("a", { class: "mono", href: clientLink(client.kind, client.id, client.tenant) }, client.id), h("span", { class: "dim small" }, ` ${KINDS[client.kind]}`)),
-      client.share === null ? h("span", { class: "dim" }, "–") : percent(client.share, 1), rate(client.requests_1m), ratioCell(client), doneTag(client.standing), hand(client, tenants)],
+    cells: [h("span", {}, client.kind === "prompts" ? h("span", { class: "mono" }, client.id) : h("a", { class: "mono", href: clientLink(client.kind, client.id, client.tenant) }, client.id), h("span", { class: "dim small" }, ` ${KIND_LABELS[client.kind]}`)),
+      client.share === null ? h("span", { class: "dim" }, "–") : percent(client.share, 1), rate(client.requests_1m), expectedRatioCell(client), actionTag(client.standing), clientActions(client, tenants)],
   }));
-  const title = clients.length > 1 ? `Who (${count(one.clients_total)}, the biggest share of the excess first)` : "Who";
+  const title = clients.length > 1 ? `Clients (${count(one.clients_total)}, by share of the excess)` : "Client";
   const rest = one.clients_total - rows.length;
-  return h("section", { class: "card", "aria-label": "Who" }, h("h2", {}, title),
-    rows.length ? table(heads, rows, { label: "Clients of this incident" }) : h("p", { class: "dim" }, "No single client stands out."),
-    rest > 0 ? h("p", { class: "after" }, all ? h("span", { class: "dim" }, `${count(rest)} more, each with less.`) : h("button", { type: "button", onclick: more }, `Show ${count(Math.min(rest, clients.length - rows.length))} more`), !all && one.clients_total > clients.length ? h("span", { class: "dim" }, ` of ${count(rest)}`) : null) : null);
+  return h("section", { class: "card", "aria-label": "Clients" }, h("h2", {}, title),
+    rows.length ? table(heads, rows, { label: "Clients of this incident" }) : h("p", { class: "dim" }, "No single client is responsible."),
+    rest > 0 ? h("p", { class: "after" }, all ? h("span", { class: "dim" }, `${count(rest)} more with smaller shares.`) : h("button", { type: "button", onclick: showAll }, `Show ${count(Math.min(rest, clients.length - rows.length))} more`), !all && one.clients_total > clients.length ? h("span", { class: "dim" }, ` of ${count(rest)}`) : null) : null);
 }
 
-// -- what was done -------------------------------------------------------------------
+// -- actions -------------------------------------------------------------------------
 
-const CHANGES = { acknowledge: "Acknowledged", resolve: "Resolved", undo: "Undone", restore: "Put back", block: "Blocked", allow: "Let through", unblock: "Let in again", reset: "Limits reset" };
+const AUDIT_LABELS = { acknowledge: "Acknowledged", resolve: "Resolved", undo: "Actions undone", restore: "Actions restored", block: "Blocked", allow: "Allowed", unblock: "Unblocked", reset: "Limits reset" };
 
-function story(one, opened) {
+function historyList(one, opened) {
   const steps = [...one.steps.map((step) => ({ at: step.from, step })), ...one.changes.filter((change) => change.status < 400).map((change) => ({ at: change.at, change }))].sort((a, b) => b.at - a.at);
-  if (!steps.length) return h("p", { class: "dim" }, "It began before this gateway started; its story is not remembered.");
-  return h("ol", { class: "story" }, steps.slice(0, 40).map(({ at, step, change }) => h("li", {}, moment(at), step ? stepWords(step, opened) : h("span", {}, h("strong", {}, CHANGES[change.what] || change.what), change.kind === "incident" ? "" : [" ", h("span", { class: "mono" }, change.id)], h("span", { class: "dim" }, ` by ${change.role === "operator" ? "an operator" : change.role}`)))));
+  if (!steps.length) return h("p", { class: "dim" }, "No history: the incident began before this gateway started.");
+  return h("ol", { class: "story" }, steps.slice(0, 40).map(({ at, step, change }) => h("li", {}, timeElement(at), step ? stepText(step, opened) : h("span", {}, h("strong", {}, AUDIT_LABELS[change.what] || change.what), change.kind === "incident" ? "" : [" ", h("span", { class: "mono" }, change.id)], h("span", { class: "dim" }, ` by ${change.role}`)))));
 }
 
-function stepWords(step, opened) {
-  const what = h("strong", {}, SAID[step.type] || step.type);
+function stepText(step, opened) {
+  const what = h("strong", {}, EVENT_LABELS[step.type] || step.type);
   if (!step.type.startsWith("client.")) return h("span", {}, what, ` (${step.severity}, score ${step.score.toFixed(1)})`);
-  const end = step.ends && step.type !== "client.unblocked" ? `, ${until(step.ends)}` : "";
+  const end = step.ends && step.type !== "client.unblocked" ? `, ${untilText(step.ends)}` : "";
   const name = (ref) => h("span", { class: "mono" }, ref.id);
   if (step.count <= 2) return h("span", {}, what, " ", step.clients.map((ref, n) => [n ? " and " : "", name(ref)]), end);
   const key = `${step.type} ${step.from}`, left = step.count - step.clients.length;
@@ -122,23 +122,23 @@ function stepWords(step, opened) {
     step.clients.map((ref, n) => [n ? ", " : "", name(ref)]), left > 0 ? ` and ${count(left)} more` : "");
 }
 
-// -- before and after ----------------------------------------------------------------
+// -- impact --------------------------------------------------------------------------
 
-function effect(one) {
+function impactCard(one) {
   const found = one.impact;
-  if (!found) return h("section", { class: "card" }, h("h2", {}, "Before and after"), h("p", { class: "dim" }, "Its requests are not remembered: it began before this gateway started."));
+  if (!found) return h("section", { class: "card" }, h("h2", {}, "Before and after"), h("p", { class: "dim" }, "No data: the incident began before this gateway started."));
   const { before, after, saved } = found;
-  // Of a second or two nobody knows a rate: ten are the least, as in a chart.
+  // Rates are computed over at least 10 s, one chart bucket.
   const per = (part, name, s) => (part.to > part.from ? (part[name] / Math.max(10, part.to - part.from)) * s : null);
-  const seen = before.to > before.from;
-  const unit = (text, s) => [text, h("span", { class: "dim" }, s === 60 ? " a min" : " an hour")];
-  const row = (text, name, s, form) => ({ cells: [text, seen ? unit(form(per(before, name, s)), s) : "–", unit(form(per(after, name, s)), s), form(after[name])] });
-  const heads = [{ text: "What" }, { text: "Before", num: true }, { text: "Since", num: true }, { text: "Since, in all", num: true }];
+  const hasBefore = before.to > before.from;
+  const unit = (text, s) => [text, h("span", { class: "dim" }, s === 60 ? "/min" : "/h")];
+  const row = (text, name, s, form) => ({ cells: [text, hasBefore ? unit(form(per(before, name, s)), s) : "–", unit(form(per(after, name, s)), s), form(after[name])] });
+  const heads = [{ text: "Measure" }, { text: "Before", num: true }, { text: "Since", num: true }, { text: "Total since", num: true }];
   const spent = usd(after.usd), gain = saved && after.refused
-    ? ["Unhindered it would have spent ", h("strong", {}, usd(after.usd + saved.usd)), ` by now instead of ${spent}: ${usd(saved.usd)} and ${rate(saved.tokens)} tokens saved.`]
-    : `Nothing of it was refused, so nothing was saved; it has spent ${spent}.`;
+    ? ["Without action it would have spent ", h("strong", {}, usd(after.usd + saved.usd)), ` instead of ${spent}: ${usd(saved.usd)} and ${rate(saved.tokens)} tokens saved.`]
+    : `No request was refused. Spend since it began: ${spent}.`;
   return h("section", { class: "card", "aria-label": "Before and after" }, h("h2", {}, "Before and after"),
-    h("p", { title: "What was refused, at the average price of what passed since it began" }, gain),
-    table(heads, [row("Requests", "requests", 60, count), row("Refused", "refused", 60, count), row("Tokens", "tokens", 60, rate), row("Spend", "usd", 3600, usd)], { label: "Before it began, and since" }),
-    h("p", { class: "dim small after" }, `It began ${clock(after.from)}. ${one.subject.kind === "tenant" ? "All of the tenant counts, ordinary clients too. " : ""}${seen ? `Before: since ${clock(before.from)}.` : "Nothing was seen of it before."}`));
+    h("p", { title: "Estimate: refused requests at the average price of the requests served since it began" }, gain),
+    table(heads, [row("Requests", "requests", 60, count), row("Refused", "refused", 60, count), row("Tokens", "tokens", 60, rate), row("Spend", "usd", 3600, usd)], { label: "Rates before and since the incident began" }),
+    h("p", { class: "dim small after" }, `Began at ${timeText(after.from)}. ${one.subject.kind === "tenant" ? "Includes all clients of the tenant. " : ""}${hasBefore ? `Before: from ${timeText(before.from)} on.` : "No earlier requests."}`));
 }

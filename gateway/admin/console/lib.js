@@ -1,6 +1,6 @@
-// Elements, figures in words, and calls of the API. Text is only ever set as text.
+// DOM helpers, number and time formats, labels, and API calls. Text is only set as text nodes.
 
-export const state = { role: null, csrf: "", needed: false, counters: null, lostAt: 0 };
+export const state = { role: null, csrf: "", needed: false, counters: null };
 
 export function h(tag, props, ...children) {
   const element = document.createElement(tag);
@@ -22,7 +22,7 @@ function append(element, children) {
   }
 }
 
-export function fill(element, ...children) {
+export function setChildren(element, ...children) {
   element.replaceChildren();
   append(element, children);
   return element;
@@ -30,19 +30,19 @@ export function fill(element, ...children) {
 
 const keyOf = (one) => [one.tagName, one.getAttribute("href"), one.getAttribute("aria-label"), one.textContent].join("|");
 
-// Newer figures in the same place: the row and the button that somebody is at stay so.
-export function refill(element, ...children) {
+// Replaces the children and keeps the selected row and the focused element.
+export function updateChildren(element, ...children) {
   const active = document.activeElement, at = element.querySelector("tr.at")?.dataset.open;
   const alike = (key) => [...element.querySelectorAll("a, button, summary")].filter((one) => keyOf(one) === key);
   const key = active !== element && element.contains(active) ? keyOf(active) : null;
   const place = key === null ? -1 : alike(key).indexOf(active);
-  fill(element, children);
+  setChildren(element, children);
   if (at) [...element.querySelectorAll("tr[data-open]")].find((row) => row.dataset.open === at)?.classList.add("at");
   if (place >= 0) alike(key)[place]?.focus({ preventScroll: true });
 }
 
-// Not under somebody's hands: a list that is open, text that is being marked.
-export function calm(element) {
+// False while the user selects text, edits a field, or has the page hidden.
+export function isIdle(element) {
   const active = document.activeElement;
   return !document.hidden && !String(getSelection()) && !(element.contains(active) && /^(SELECT|INPUT)$/.test(active.tagName));
 }
@@ -65,11 +65,11 @@ export async function call(method, path, body, keepalive = false) {
       body: body === undefined ? undefined : JSON.stringify(body),
     });
   } catch {
-    throw new ApiError(0, "unreachable", "The gateway's admin port does not answer.");
+    throw new ApiError(0, "unreachable", "The gateway's admin port is unreachable.");
   }
   const text = await answer.text();
   let content = null;
-  try { content = text ? JSON.parse(text) : null; } catch { /* said below */ }
+  try { content = text ? JSON.parse(text) : null; } catch { /* not JSON: reported below */ }
   if (answer.ok) return content;
   if (answer.status === 401 && path !== "session") window.dispatchEvent(new Event("signed-out"));
   const error = (content && content.error) || {};
@@ -78,7 +78,7 @@ export async function call(method, path, body, keepalive = false) {
 
 export const get = (path) => call("GET", path);
 
-// -- figures -------------------------------------------------------------------------
+// -- formats -------------------------------------------------------------------------
 
 const whole = new Intl.NumberFormat("en", { maximumFractionDigits: 0 });
 
@@ -94,7 +94,7 @@ export function rate(n) {
   return count(n);
 }
 
-// At an axis: as exact as its steps are.
+// Axis labels: enough digits to tell the ticks apart.
 export function tick(n) {
   if (n >= 1e6) return `${+(n / 1e6).toFixed(2)} M`;
   return n >= 1e4 ? `${+(n / 1e3).toFixed(2)} k` : n.toLocaleString("en", { maximumFractionDigits: 3 });
@@ -113,24 +113,25 @@ export function percent(part, all) {
   return share < 0.1 ? "< 0.1 %" : `${share.toFixed(share >= 99.95 || share >= 10 && Number.isInteger(share) ? 0 : 1)} %`;
 }
 
-export function times(now, usual) {
-  if (usual === null || usual === undefined || now === null || now === undefined) return null;
-  return now / Math.max(usual, 0.1);
+export function ratioOf(observed, expected) {
+  if (expected === null || expected === undefined || observed === null || observed === undefined) return null;
+  return observed / Math.max(expected, 0.1);
 }
 
-// A handful of requests is many times of next to nothing, and still no news.
-export function standsOut(now, usual, from) {
-  const ratio = times(now, usual);
-  return ratio !== null && ratio >= from && now - usual >= Math.max(5, from) * Math.sqrt(usual + 1);
+// A high ratio counts only with enough requests: the excess must be several standard
+// deviations of a Poisson count.
+export function isNotable(observed, expected, minRatio) {
+  const ratio = ratioOf(observed, expected);
+  return ratio !== null && ratio >= minRatio && observed - expected >= Math.max(5, minRatio) * Math.sqrt(expected + 1);
 }
 
-export function timesWords(ratio) {
+export function ratioText(ratio) {
   if (ratio === null) return "not known yet";
   if (ratio < 0.1) return "far below";
   return `${ratio >= 10 ? Math.round(ratio) : ratio.toFixed(1)} ×`;
 }
 
-export function clock(at, seconds = true) {
+export function timeText(at, seconds = true) {
   const date = typeof at === "number" ? new Date(at * 1000) : new Date(at);
   const form = { hour: "2-digit", minute: "2-digit", hourCycle: "h23" };
   if (seconds) form.second = "2-digit";
@@ -139,12 +140,12 @@ export function clock(at, seconds = true) {
   return far ? `${date.toLocaleDateString("en", { month: "short", day: "numeric" })} ${time}` : time;
 }
 
-export function moment(at, seconds = true) {
+export function timeElement(at, seconds = true) {
   const date = typeof at === "number" ? new Date(at * 1000) : new Date(at);
-  return h("time", { datetime: date.toISOString(), title: date.toISOString() }, clock(at, seconds));
+  return h("time", { datetime: date.toISOString(), title: date.toISOString() }, timeText(at, seconds));
 }
 
-export function span(ms) {
+export function durationText(ms) {
   const s = Math.max(0, Math.round(ms / 1000));
   if (s < 90) return `${s} s`;
   if (s < 5400) return `${Math.round(s / 60)} min`;
@@ -152,86 +153,86 @@ export function span(ms) {
   return `${Math.round(s / 86400)} days`;
 }
 
-export const until = (at, seconds = true) => (at ? `until ${clock(at, seconds)}` : "until removed");
+export const untilText = (at, seconds = true) => (at ? `until ${timeText(at, seconds)}` : "until removed");
 
-export const KINDS = { client_ip: "address", user: "user", tenant: "tenant", network: "network", prompts: "prompts like this" };
-export const CLASSES = {
-  cost_spike: "Cost spike", ddos: "Flood", scraping: "Scraping", credential_abuse: "Key abuse",
-  probing: "Probing", surge: "Surge", outage: "Outage", volume: "Unusual volume",
+export const KIND_LABELS = { client_ip: "IP address", user: "user", tenant: "tenant", network: "network", prompts: "prompt template" };
+export const CLASS_LABELS = {
+  cost_spike: "Cost spike", ddos: "DDoS", scraping: "Scraping", credential_abuse: "Credential abuse",
+  probing: "Probing", surge: "Surge", outage: "Outage", volume: "Abnormal volume",
 };
-export const DONE = {
-  allow: "Let through", tag: "Marked", throttle: "Throttled", block: "Blocked", limit: "Limited",
+export const ACTION_LABELS = {
+  allow: "Allowed", tag: "Tagged", throttle: "Throttled", block: "Blocked", limit: "Limited",
 };
 
-export const SAID = {
-  "incident.opened": "Incident opened", "incident.updated": "It became worse", "incident.resolved": "Over",
-  "client.tagged": "Marked", "client.throttled": "Throttled", "client.blocked": "Blocked", "client.unblocked": "Let in again",
+export const EVENT_LABELS = {
+  "incident.opened": "Incident opened", "incident.updated": "Incident escalated", "incident.resolved": "Incident resolved",
+  "client.tagged": "Tagged", "client.throttled": "Throttled", "client.blocked": "Blocked", "client.unblocked": "Unblocked",
 };
 
 export const path = (kind, id) => `${encodeURIComponent(kind)}/${encodeURIComponent(id)}`;
 export const clientLink = (kind, id, tenant) =>
   `#/clients/${path(kind, id)}${tenant && tenant !== "*" ? `?tenant=${encodeURIComponent(tenant)}` : ""}`;
 
-export function who(subject, tenant) {
+export function subjectText(subject, tenant) {
   if (subject.kind === "tenant") return subject.id === "*" ? "the whole service" : `many clients of ${subject.id}`;
   return `${subject.id}${tenant && tenant !== "*" ? ` (${tenant})` : ""}`;
 }
 
 const MEASURES = [
-  ["requests_10m", "requests in ten minutes", "its usual"],
-  ["tokens_10m", "tokens in ten minutes", "its usual"],
-  ["requests_1m", "requests a minute", "what busy others send"],
+  ["requests_10m", "requests in 10 min", "the expected rate"],
+  ["tokens_10m", "tokens in 10 min", "the expected rate"],
+  ["requests_1m", "requests per minute", "the rate of busy clients"],
 ];
 
-export function excess(incident) {
-  const seen = incident.observed || {}, usual = incident.expected || {};
+export function excessText(incident) {
+  const observed = incident.observed || {}, expected = incident.expected || {};
   const costs = incident.class === "cost_spike";
   const measures = costs ? [MEASURES[1], MEASURES[0], MEASURES[2]] : MEASURES;
-  for (const [key, words, usualWords] of measures) {
-    if (seen[key] && usual[key]) {
-      const ratio = times(seen[key], usual[key]);
-      if (ratio >= 1.5) return `${count(seen[key])} ${words}, ${timesWords(ratio)} ${usualWords}`;
+  for (const [key, unit, reference] of measures) {
+    if (observed[key] && expected[key]) {
+      const ratio = ratioOf(observed[key], expected[key]);
+      if (ratio >= 1.5) return `${count(observed[key])} ${unit}, ${ratioText(ratio)} ${reference}`;
     }
-    if (costs && key === "tokens_10m" && seen[key]) return `${count(seen[key])} ${words}`;
+    if (costs && key === "tokens_10m" && observed[key]) return `${count(observed[key])} ${unit}`;
   }
-  return seen.requests_1m ? `${count(seen.requests_1m)} requests a minute` : "";
+  return observed.requests_1m ? `${count(observed.requests_1m)} requests per minute` : "";
 }
 
-export function sentence(incident) {
-  const what = CLASSES[incident.class] || incident.class;
-  const more = excess(incident) || (incident.reasons[0] || "").replace(/\.$/, "");
-  return `${what} by ${who(incident.subject, incident.tenant)}${more ? `: ${more}` : ""}.`;
+export function incidentTitle(incident) {
+  const what = CLASS_LABELS[incident.class] || incident.class;
+  const more = excessText(incident) || (incident.reasons[0] || "").replace(/\.$/, "");
+  return `${what} by ${subjectText(incident.subject, incident.tenant)}${more ? `: ${more}` : ""}.`;
 }
 
-const HELD = [["block", "blocked"], ["throttle", "throttled"], ["tag", "marked"]];
-export const heldCount = (held) => HELD.reduce((all, [key]) => all + held[key], 0);
-export const heldWords = (held) => HELD.filter(([key]) => held[key]).map(([key, text]) => `${count(held[key])} ${text}`).join(", ");
+const RESTRICTIONS = [["block", "blocked"], ["throttle", "throttled"], ["tag", "tagged"]];
+export const restrictedCount = (held) => RESTRICTIONS.reduce((all, [key]) => all + held[key], 0);
+export const restrictedText = (held) => RESTRICTIONS.filter(([key]) => held[key]).map(([key, text]) => `${count(held[key])} ${text}`).join(", ");
 
-// What is done now, as a sentence: to its subject, else to how many of a crowd.
-export function doneWords(incident) {
-  if (state.counters?.modes.join() === "observe") return "Only observed: nobody was stopped.";
-  const { standing, held } = incident, all = heldCount(held);
+// The action in force as a sentence: on the subject, else the number of restricted clients.
+export function actionText(incident) {
+  if (state.counters?.modes.join() === "observe") return "Observe mode: no request was refused.";
+  const { standing, held } = incident, all = restrictedCount(held);
   if (standing) {
-    const how = standing.action === "throttle" && standing.rate ? ` to ${count(standing.rate)} requests a minute` : "";
-    const since = incident.standing_since ? ` since ${clock(incident.standing_since, false)}` : "";
-    return `${DONE[standing.action]}${how}${since}, ${until(standing.until, false)}.`;
+    const how = standing.action === "throttle" && standing.rate ? ` to ${count(standing.rate)} requests per minute` : "";
+    const since = incident.standing_since ? ` since ${timeText(incident.standing_since, false)}` : "";
+    return `${ACTION_LABELS[standing.action]}${how}${since}, ${untilText(standing.until, false)}.`;
   }
-  if (all) return `Held now: ${heldWords(held)}.`;
-  return incident.action === "allow" ? "Nobody was stopped." : `${DONE[incident.action]}; nobody is held any more.`;
+  if (all) return `Restricted now: ${restrictedText(held)}.`;
+  return incident.action === "allow" ? "No action taken." : `${ACTION_LABELS[incident.action]} earlier; no restriction is active now.`;
 }
 
-export function doneTag(standing) {
+export function actionTag(standing) {
   if (!standing) return h("span", { class: "dim none" }, "–");
   const by = standing.by === "detector" ? "by detection" : `by ${standing.by}`;
-  const title = `${DONE[standing.action]} ${by}, ${until(standing.until)}. ${standing.reason || ""}`;
-  return h("span", { class: `tag ${standing.action}`, title }, DONE[standing.action].toLowerCase());
+  const title = `${ACTION_LABELS[standing.action]} ${by}, ${untilText(standing.until)}. ${standing.reason || ""}`;
+  return h("span", { class: `tag ${standing.action}`, title }, ACTION_LABELS[standing.action].toLowerCase());
 }
 
-export function empty(title, ...rest) {
+export function emptyState(title, ...rest) {
   return h("div", { class: "empty" }, h("h2", {}, title), ...rest);
 }
 
-// A table whose heads also name the cells on a narrow screen.
+// A table. On narrow screens each cell repeats the column header.
 export function table(heads, rows, props = {}) {
   const cells = (row) => row.cells.map((cell, at) => {
     const head = heads[at];

@@ -1,4 +1,4 @@
-"""A backend in memory, and requests to the app that stands on it."""
+"""An in-memory admin backend, and a client for the app built on it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ NOW = 1_763_916_387.0
 
 
 def make_incident(**changes):
-    """An incident as the book shows it, with what matters to the admin API."""
+    """An incident with the fields that the admin API uses."""
     return {
         "id": "inc_a",
         "state": "open",
@@ -34,7 +34,7 @@ def make_incident(**changes):
 
 
 class FakeBackend:
-    """A backend in memory."""
+    """An in-memory ``AdminBackend``. ``lesser``: tagged, throttled, allowed subjects."""
 
     def __init__(self):
         self.metrics = Metrics("1.2.3")
@@ -128,7 +128,7 @@ class FakeBackend:
 
 
 class ApiClient:
-    """Requests to the running app."""
+    """Sends requests to the running app."""
 
     def __init__(self, session, base):
         self.session = session

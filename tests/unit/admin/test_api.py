@@ -1,4 +1,4 @@
-"""The admin API over real sockets, with a backend that remembers what it was asked."""
+"""The admin API over real sockets with a fake backend."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ async def _call(backend):
 
 
 async def test_probes(call, backend):
-    """Alive always; ready only without reasons."""
+    """``/healthz`` is always 200; ``/readyz`` is 503 while there are reasons."""
     assert await call("GET", "/healthz") == (200, {"status": "ok"})
     assert (await call("GET", "/readyz"))[0] == 200
     backend.reasons = ["worker 0 is not ready"]
@@ -43,7 +43,7 @@ async def test_probes(call, backend):
 
 
 async def test_metrics_are_prometheus_text(call, backend):
-    """The exposition format's own content type."""
+    """``/metrics`` answers in the Prometheus text format."""
     backend.metrics.observe(make_record())
     status, text = await call("GET", "/metrics")
     assert status == 200
@@ -51,14 +51,14 @@ async def test_metrics_are_prometheus_text(call, backend):
 
 
 async def test_the_port_opens_the_console(call):
-    """Somebody who opens the port in a browser sees the page."""
+    """``/`` serves the console page."""
     status, body = await call("GET", "/")
     assert status == 200
     assert "<title>Tidegate" in body
 
 
 async def test_block_list_and_unblock(call, backend):
-    """The documented shape in, the list out, and away again."""
+    """A block is created, listed and removed in the documented form."""
     body = {
         "kind": "client_ip",
         "id": "203.0.113.9",
@@ -75,8 +75,8 @@ async def test_block_list_and_unblock(call, backend):
     assert (await call("DELETE", "/api/v1/blocks/client_ip/203.0.113.9"))[0] == 404
 
 
-async def test_the_template_of_a_flood_is_listed_and_lifted(call, backend):
-    """Detection put it there; an operator cannot make one, but end it."""
+async def test_a_template_block_is_listed_and_removed(call, backend):
+    """Operators can list and remove template blocks made by detection."""
     print_ = "0123456789abcdef"
     backend.list.append(Block("prompts", print_, "acme", NOW + 60, by=DETECTOR))
     _, page = await call("GET", "/api/v1/blocks?kind=prompts")
@@ -97,8 +97,10 @@ async def test_the_template_of_a_flood_is_listed_and_lifted(call, backend):
         ("tenant", "acme", "acme"),
     ],
 )
-async def test_ids_are_normal_and_survive_the_path(call, backend, kind, given, stored):
-    """However it is written, it is the subject that is counted; any id can be deleted."""
+async def test_ids_are_normalized_and_survive_the_path(
+    call, backend, kind, given, stored
+):
+    """Ids are stored in the form used by limits, and any spelling can be deleted."""
     await call("POST", "/api/v1/blocks", json={"kind": kind, "id": given})
     assert backend.list[0].id == stored
     status, _ = await call("DELETE", f"/api/v1/blocks/{kind}/{quote(given, safe='')}")
@@ -126,7 +128,7 @@ async def test_ids_are_normal_and_survive_the_path(call, backend, kind, given, s
     ],
 )
 async def test_bad_block_is_a_clear_400(call, backend, body, code):
-    """What is wrong is said; nothing is blocked."""
+    """An invalid block gets a 400 with a code and a message, and blocks nothing."""
     status, answer = await call("POST", "/api/v1/blocks", data=body)
     assert (status, answer["error"]["code"]) == (400, code)
     assert answer["error"]["message"]
@@ -134,14 +136,14 @@ async def test_bad_block_is_a_clear_400(call, backend, body, code):
 
 
 async def test_block_for_good_and_by_seconds(call, backend):
-    """No ttl: until removed. A number: seconds."""
+    """Without ttl a block has no end; a number is in seconds."""
     await call("POST", "/api/v1/blocks", json={"kind": "user", "id": "a"})
     await call("POST", "/api/v1/blocks", json={"kind": "user", "id": "b", "ttl": 90})
     assert [block.until for block in backend.list] == [None, NOW + 90]
 
 
 async def test_large_body_is_413_and_full_list_507(call, backend):
-    """Bounded bodies, bounded list."""
+    """Too large a body is refused with 413, a full block list with 507."""
     status, answer = await call("POST", "/api/v1/blocks", data=b"x" * 70_000)
     assert (status, answer["error"]["code"]) == (413, "request_entity_too_large")
     backend.full = True
@@ -152,7 +154,7 @@ async def test_large_body_is_413_and_full_list_507(call, backend):
 
 
 async def test_lists_come_in_pages(call, backend):
-    """next is the cursor of the next page, null at the end; bad pages are refused."""
+    """``next`` is the cursor of the next page, null at the end; bad cursors get 400."""
     backend.list = [Block("user", str(number)) for number in range(5)]
     ids, cursor = [], "0"
     while cursor is not None:
@@ -165,7 +167,7 @@ async def test_lists_come_in_pages(call, backend):
 
 
 async def test_clients_are_sorted_and_paged(call, backend):
-    """Who used most within the last hour."""
+    """Clients are sorted and paged; an unknown sort or kind gets 400."""
     for number in range(3):
         backend.clients.observe(
             make_record(ts=NOW, user=f"u{number}", total_tokens=number)
@@ -181,7 +183,7 @@ async def test_clients_are_sorted_and_paged(call, backend):
 
 
 async def test_incidents_by_state_and_class(call, backend):
-    """Newest first, as the book has them; filters narrow, pages follow."""
+    """Incidents are listed newest first, filtered by state and class, and paged."""
     rows = [("inc_c", "open", "ddos"), ("inc_b", "open", "scraping")]
     rows.append(("inc_a", "resolved", "scraping"))
     backend.known = [
@@ -202,7 +204,7 @@ async def test_incidents_by_state_and_class(call, backend):
 
 
 async def test_one_client_with_usage_limits_and_blocks(call, backend):
-    """Everything about a subject in one answer."""
+    """A client's page has its usage, limits and blocks."""
     backend.clients.observe(make_record(ts=NOW))
     backend.list = [Block("user", "key_1")]
     status, body = await call("GET", "/api/v1/clients/user/key_1")
@@ -213,7 +215,7 @@ async def test_one_client_with_usage_limits_and_blocks(call, backend):
 
 
 async def test_reset_of_one_subject(call, backend):
-    """The counters of a client_ip under one tenant."""
+    """A reset normalizes the id and passes the tenant."""
     path = (
         f"/api/v1/clients/client_ip/{quote('2001:db8::1', safe='')}/reset?tenant=acme"
     )
@@ -223,21 +225,21 @@ async def test_reset_of_one_subject(call, backend):
 
 
 async def test_refused_reload_says_why(call):
-    """422 with file, line and key."""
+    """An invalid configuration gets 422 with file, line and key."""
     status, answer = await call("POST", "/api/v1/reload")
     assert (status, answer["error"]["code"]) == (422, "bad_config")
     assert "tidegate.toml:3" in answer["error"]["message"]
 
 
 async def test_unknown_routes_and_methods_are_json(call):
-    """Errors have one shape, whoever raises them."""
+    """Unknown routes and methods get the API's JSON error."""
     assert (await call("GET", "/api/v1/nothing"))[1]["error"]["code"] == "not_found"
     status, answer = await call("PUT", "/api/v1/blocks")
     assert (status, answer["error"]["code"]) == (405, "method_not_allowed")
 
 
-async def test_fault_of_ours_is_json_and_logged(call, backend, caplog):
-    """A bug is a 500 in the same shape, with its trace in the log."""
+async def test_internal_error_is_json_and_logged(call, backend, caplog):
+    """An unexpected exception gets a JSON 500 and a traceback in the log."""
     backend.status = lambda: 1 / 0
     status, answer = await call("GET", "/api/v1/status")
     assert (status, answer["error"]["code"]) == (500, "internal_error")
@@ -245,7 +247,7 @@ async def test_fault_of_ours_is_json_and_logged(call, backend, caplog):
 
 
 async def test_token_guards_every_api_route_only(call, backend):
-    """Probes and metrics stay open; no token, a wrong one, a wrong scheme: 401."""
+    """``/api`` without a valid token gets 401; probes and metrics need none."""
     backend.tokens = AdminTokens("s3cret")
     for header in (
         {},
@@ -264,7 +266,7 @@ async def test_token_guards_every_api_route_only(call, backend):
     "host", ["evil.example", "evil.example:9901", "[::2]", "10.0.0.1"]
 )
 async def test_rebound_name_is_refused(call, host):
-    """A page whose name points at loopback reads nothing, not even metrics."""
+    """A foreign ``Host`` on loopback (DNS rebinding) gets 403, also on metrics."""
     for path in ("/api/v1/status", "/metrics"):
         status, answer = await call("GET", path, headers={"Host": host})
         assert (status, answer["error"]["code"]) == (403, "bad_host")
@@ -272,7 +274,7 @@ async def test_rebound_name_is_refused(call, host):
 
 @pytest.mark.parametrize("host", ["localhost:9901", "127.0.0.1", "[::1]:9901"])
 async def test_names_of_this_machine_are_fine(call, host):
-    """Loopback by any of its names."""
+    """Every loopback name is accepted as ``Host``."""
     assert (await call("GET", "/healthz", headers={"Host": host}))[0] == 200
 
 
@@ -285,14 +287,14 @@ async def test_names_of_this_machine_are_fine(call, host):
     ],
 )
 async def test_other_sites_pages_are_refused(call, backend, headers):
-    """A form on another site cannot block or unblock anybody."""
+    """A request made by another site's page cannot block a client."""
     body = {"kind": "user", "id": "x"}
     status, _ = await call("POST", "/api/v1/blocks", json=body, headers=headers)
     assert (status, backend.list) == (403, [])
 
 
 async def test_an_error_names_its_request(call):
-    """In the answer, in its header, and not twice the same."""
+    """Errors have a unique request id, also in the response header."""
     seen = set()
     for path in ("/api/v1/blocks/model/x", "/api/v1/nothing", "/nothing"):
         url = aiohttp.client.URL(call.base + path)

@@ -1,4 +1,4 @@
-"""The table of clients: the last hour, bounded."""
+"""The table of clients of the last hour."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def rows(table, **options):
 
 
 def test_record_counts_for_address_user_and_tenant():
-    """One exchange, three rows."""
+    """One record counts in the rows of its address, user and tenant."""
     table = ClientTable()
     table.observe(make_record(ts=NOW))
     found = {(row["kind"], row["id"]): row["tokens"] for row in rows(table)}
@@ -29,8 +29,8 @@ def test_record_counts_for_address_user_and_tenant():
     }
 
 
-def test_most_first_in_pages():
-    """Sorted by what was asked for, cut where the last page ended."""
+def test_rows_are_sorted_and_paged():
+    """Pages continue in the requested descending order."""
     table = ClientTable()
     for number in range(5):
         record = make_record(ts=NOW, user=f"u{number}", total_tokens=number)
@@ -40,8 +40,8 @@ def test_most_first_in_pages():
     assert [row["id"] for row in first + rest] == ["u4", "u3", "u2", "u1", "u0"]
 
 
-def test_an_hour_later_nobody_is_left():
-    """What is older than the span no longer counts."""
+def test_rows_expire_after_an_hour():
+    """Requests older than an hour no longer count."""
     table = ClientTable()
     table.observe(make_record(ts=NOW))
     table.observe(make_record(ts=NOW + SPAN_S / 2))
@@ -49,8 +49,8 @@ def test_an_hour_later_nobody_is_left():
     assert rows(table, now=NOW + 2 * SPAN_S) == []
 
 
-def test_least_recently_seen_row_leaves():
-    """Strangers push each other out, not those who come often."""
+def test_least_recently_seen_row_is_evicted():
+    """New clients evict idle rows, not frequently seen ones."""
     table = ClientTable(capacity=6)
     for number in range(20):
         table.observe(make_record(ts=NOW, user="regular", client_ip=f"10.0.0.{number}"))
@@ -60,7 +60,7 @@ def test_least_recently_seen_row_leaves():
 
 
 def test_find_in_one_tenant_or_all():
-    """The same id under two tenants is two rows."""
+    """The same id in two tenants has two rows."""
     table = ClientTable()
     for tenant in ("a", "b"):
         table.observe(make_record(ts=NOW, tenant=tenant))
@@ -70,7 +70,7 @@ def test_find_in_one_tenant_or_all():
 
 
 def test_refusals_are_counted():
-    """Limited and blocked requests show, with the last action."""
+    """Rows count limited and blocked requests and keep the last action."""
     table = ClientTable()
     for action in ("allow", "limit", "block"):
         table.observe(make_record(ts=NOW, action=action))
@@ -79,8 +79,8 @@ def test_refusals_are_counted():
 
 
 @given(st.lists(st.tuples(st.integers(0, 2 * SPAN_S), st.integers(0, 99)), max_size=40))
-def test_sums_are_those_of_the_marks_within_the_hour(events):
-    """Against a plain list, in order of time."""
+def test_sums_equal_those_of_the_slots_within_the_hour(events):
+    """Sums equal a recomputation from a list of events."""
     table = ClientTable()
     for at, tokens in sorted(events):
         table.observe(make_record(ts=float(at), total_tokens=tokens))
@@ -93,7 +93,7 @@ def test_sums_are_those_of_the_marks_within_the_hour(events):
 
 
 def test_the_busiest_are_found_among_many():
-    """By requests a minute now; searched by text, narrowed to a tenant; ties bounded."""
+    """Sorting by current rate, text search and tenant filter work on many rows."""
     table = ClientTable()
     for number in range(500):
         table.observe(make_record(ts=NOW, user=f"u{number}", client_ip=f"ip{number}"))

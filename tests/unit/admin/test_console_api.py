@@ -1,4 +1,4 @@
-"""Who may do what on the admin port, and the API as its document says it is."""
+"""Roles and sessions of the admin port, and the API against its document."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def routes(app) -> set[tuple[str, str]]:
 
 
 async def test_every_api_route_refuses_without_the_token(app, call):
-    """A walk of the route table; the shell and the probes are open."""
+    """Every ``/api`` route gets 401 without a token, except the session."""
     for method, path in routes(app):
         if path in OPEN or path == "/api/v1/session":
             continue
@@ -67,8 +67,8 @@ async def test_every_api_route_refuses_without_the_token(app, call):
         assert status == 401, path
 
 
-def test_every_route_is_in_the_document_and_the_other_way_round(app):
-    """Nothing undocumented, nothing invented."""
+def test_document_and_routes_agree(app):
+    """The OpenAPI document lists exactly the served routes."""
     documented = {
         (method.upper(), path)
         for path, item in document()["paths"].items()
@@ -78,8 +78,8 @@ def test_every_route_is_in_the_document_and_the_other_way_round(app):
     assert documented == served
 
 
-async def test_a_viewer_looks_and_changes_nothing(app, call, backend):
-    """Every route that changes something refuses; what was tried is written down."""
+async def test_a_viewer_cannot_make_changes(app, call, backend):
+    """Viewers get 403 on every changing route, and the attempts are audited."""
     assert (await call("GET", "/api/v1/blocks", headers=VIEWER))[0] == 200
     tried = [row for row in routes(app) if row[0] in ("POST", "DELETE")]
     tried = [row for row in tried if not row[1].endswith("/session")]
@@ -90,8 +90,8 @@ async def test_a_viewer_looks_and_changes_nothing(app, call, backend):
     assert [one.status for one in backend.activity.audit_log] == [403] * len(tried)
 
 
-async def test_a_token_is_traded_for_a_cookie(call, backend):
-    """It works without the token, changes need the session's own header, and it ends."""
+async def test_a_token_is_exchanged_for_a_cookie(call, backend):
+    """A session authenticates, needs its CSRF token for changes, and can be ended."""
     status, session = await call("POST", "/api/v1/session", json={"token": "op"})
     assert (status, session["role"]) == (200, "operator")
     assert (await call("GET", "/api/v1/status"))[0] == 200
@@ -104,8 +104,8 @@ async def test_a_token_is_traded_for_a_cookie(call, backend):
     assert (await call("GET", "/api/v1/status"))[0] == 401
 
 
-async def test_the_cookie_is_out_of_reach(call):
-    """HttpOnly, SameSite=Strict."""
+async def test_the_cookie_is_httponly_and_strict(call):
+    """The session cookie is HttpOnly and SameSite=Strict."""
     url = f"{call.base}/api/v1/session"
     async with call.session.post(url, json={"token": "view"}) as answer:
         cookie = answer.headers["Set-Cookie"]
@@ -114,7 +114,7 @@ async def test_the_cookie_is_out_of_reach(call):
 
 
 async def test_guessing_is_locked_out(call):
-    """Even the right token has to wait then; a session goes on."""
+    """After too many wrong tokens even a valid one gets 429; sessions keep working."""
     await call("POST", "/api/v1/session", json={"token": "op"})
     wrong = {"Authorization": "Bearer no"}
     for _ in range(MAX_FAILURES):
@@ -125,7 +125,7 @@ async def test_guessing_is_locked_out(call):
 
 
 async def test_headers_on_every_answer(call):
-    """A strict policy, no frames, nothing kept; on pages, errors and the API."""
+    """Security headers are set on pages, errors and the API."""
     for path in ("/", "/console/app.js", "/api/v1/status", "/nothing", "/metrics"):
         async with call.session.get(call.base + path) as answer:
             policy = answer.headers["Content-Security-Policy"]
@@ -135,8 +135,8 @@ async def test_headers_on_every_answer(call):
             assert answer.headers["X-Frame-Options"] == "DENY"
 
 
-async def test_the_shell_is_served_and_light(call):
-    """Every file the page names, at most 200 KB in all, and sent once."""
+async def test_the_console_is_served_and_small(call):
+    """The console's files are below 200 KB in total and revalidated by ETag."""
     _, page = await call("GET", "/")
     names = re.findall(r"/console/([\w.]+)", page)
     total = len(page)
@@ -158,13 +158,13 @@ def make_output(**audit_log):
         "severity": "critical", "cls": "scraping", "score": 7.0,
         "subject": Ref("client_ip", "203.0.113.9"), "tenant": "acme",
         "action": "block", "until": None, "window": Window("a", "b"),
-        "observed": {}, "expected": {}, "reasons": ("It walks a template.",),
+        "observed": {}, "expected": {}, "reasons": ("Requests enumerate a prompt template.",),
     }  # fmt: skip
     return Output(**{**fields, **audit_log})
 
 
-async def test_one_incident_with_its_story_and_clients(call, backend):
-    """What was said, who was acted on, and what came since."""
+async def test_one_incident_with_its_history_and_clients(call, backend):
+    """An incident's page has its outputs, clients and timeline."""
     backend.activity.observe(make_record(ts=NOW))
     backend.activity.on_output(make_output())
     user = Ref("user", "key_1")
@@ -182,7 +182,7 @@ async def test_one_incident_with_its_story_and_clients(call, backend):
 
 
 async def test_the_live_stream(call, backend):
-    """Server-sent events, and what was missed before."""
+    """The stream resumes after ``Last-Event-ID``."""
     backend.activity.on_output(make_output())
     headers = OPERATOR | {"Last-Event-ID": "1-0"}
     async with call.session.get(
@@ -195,8 +195,8 @@ async def test_the_live_stream(call, backend):
     assert b"id: 1-1" in text
 
 
-async def test_an_operator_lets_somebody_through(call, backend):
-    """The mildest word of an operator, which detection does not overrule."""
+async def test_an_operator_allows_a_subject(call, backend):
+    """Allow is stored as an operator's tag and audited as ``allow``."""
     body = BLOCK | {"action": "allow", "ttl": "1h"}
     _, made = await call("POST", "/api/v1/blocks", json=body, headers=OPERATOR)
     assert (made["action"], backend.lesser[0].action) == ("allow", "tag")
@@ -205,15 +205,15 @@ async def test_an_operator_lets_somebody_through(call, backend):
 
 
 @pytest.mark.parametrize("minutes", ["0", "1441", "x", "-1", ""])
-async def test_timeline_of_what_is_kept(call, minutes):
-    """A minute to a day."""
+async def test_timeline_minutes_are_validated(call, minutes):
+    """The timeline accepts 1 to 1440 minutes."""
     path = f"/api/v1/timeline?minutes={minutes}"
     assert (await call("GET", path, headers=OPERATOR))[0] == 400
     assert (await call("GET", "/api/v1/timeline", headers=OPERATOR))[0] == 200
 
 
 async def test_first_view_and_metrics_with_many_clients(call, backend):
-    """100,000 active clients: what the first view asks for comes at once."""
+    """The requests of the first view take below 3 s of CPU with 100,000 clients."""
     for number in range(100_000):
         record = make_record(ts=NOW, client_ip=f"ip{number}", user="one")
         backend.clients.observe(record)
@@ -222,8 +222,8 @@ async def test_first_view_and_metrics_with_many_clients(call, backend):
     for path in ("timeline?minutes=30", "incidents", "clients?sort=now&limit=12"):
         assert (await call("GET", f"/api/v1/{path}", headers=OPERATOR))[0] == 200
     took_s = time.process_time() - began
-    print(f"first view: {took_s * 1e3:.0f} ms")  # noqa: T201 - a figure to see
-    assert took_s < 3.0  # of the processor; usually 0.3 s
+    print(f"first view: {took_s * 1e3:.0f} ms")  # noqa: T201 - the measured value
+    assert took_s < 3.0  # CPU time; typically 0.3 s
     assert len((await call("GET", "/metrics"))[1]) < 1_000_000
 
 
@@ -237,14 +237,14 @@ async def test_first_view_and_metrics_with_many_clients(call, backend):
         ("timeline?minutes=%2B5", "bad_minutes"),
     ],
 )
-async def test_numbers_are_digits_and_words_are_known(call, path, code):
-    """As the document says; what else Python takes for a number is none."""
+async def test_invalid_query_parameters_are_refused(call, path, code):
+    """Numbers must be ASCII digits and kinds must be known."""
     status, answer = await call("GET", f"/api/v1/{path}", headers=OPERATOR)
     assert (status, answer["error"]["code"]) == (400, code)
 
 
 async def test_a_name_that_begins_like_loopback_is_another_site(call):
-    """Its owner may point it here (DNS rebinding)."""
+    """A host name with a loopback prefix gets 403 (DNS rebinding)."""
     for name in ("127.0.0.1.example.com", "localhost.example.com"):
         headers = OPERATOR | {"Host": name}
         status, answer = await call("GET", "/api/v1/status", headers=headers)
@@ -262,7 +262,7 @@ async def test_a_name_that_begins_like_loopback_is_another_site(call):
     ],
 )
 async def test_a_silence_that_would_match_nothing_is_refused(call, silence, code):
-    """A slip of the pen must not be found out by the pager."""
+    """A silence with an unknown class or malformed subject gets 400."""
     headers = {"Authorization": "Bearer op"}
     status, answer = await call(
         "POST", "/api/v1/silences", json=silence, headers=headers

@@ -1,4 +1,4 @@
-"""Incidents on the admin API: who is held, what was done, and taking it back."""
+"""Incidents on the admin API: restricted clients, impact, undo and restore."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import pytest
 from aiohttp import web
 
 from gateway.admin.api import build_app
-from gateway.admin.incident_log import MOST_OUTPUTS, IncidentLog
+from gateway.admin.incident_log import MAX_OUTPUTS, IncidentLog
 from gateway.core.model import DETECTOR, Block
 from gateway.detect.model import Output, Ref, Window, format_time
 from tests.records import make_record
@@ -34,17 +34,17 @@ async def _call(backend):
 
 
 def said(type_, id_=IP, at=NOW, incident="inc_a", action="block"):
-    """One line of the detector."""
+    """A detector output."""
     return Output(
         type=type_, id=incident, ts=format_time(at), severity="critical",
         cls="scraping", score=7.0, subject=Ref("client_ip", id_), tenant="acme",
         action=action, until=format_time(at + 600), window=Window("a", "b"),
-        observed={}, expected={}, reasons=("It walks a template.",),
+        observed={}, expected={}, reasons=("Requests enumerate a prompt template.",),
     )  # fmt: skip
 
 
 def held(id_, action="block", **audit_log):
-    """What detection does to an address."""
+    """A block of an address by detection."""
     block = Block(
         "client_ip", id_, "acme", NOW + 600, by=DETECTOR, action=action, rate=12,
         cls="scraping", created_at=NOW,
@@ -54,11 +54,11 @@ def held(id_, action="block", **audit_log):
     )
 
 
-def test_a_flood_is_one_step_with_a_count():
-    """Of one kind and minute; how it began stays, however many are blocked."""
+def test_client_events_are_merged_into_steps():
+    """Client events of one type and minute are one step; the opening is never evicted."""
     incident_log = IncidentLog()
     incident_log.on_output(said("incident.opened"))
-    for n in range(3 * MOST_OUTPUTS):
+    for n in range(3 * MAX_OUTPUTS):
         kind = "client.throttled" if n % 2 else "client.blocked"
         incident_log.on_output(said(kind, f"198.51.100.{n}", NOW + n / 100))
     history = incident_log.history_of("inc_a")
@@ -68,13 +68,13 @@ def test_a_flood_is_one_step_with_a_count():
         ("client.throttled", 150),
     ]
     assert (len(history.outputs), history.outputs[0].type) == (
-        MOST_OUTPUTS,
+        MAX_OUTPUTS,
         "incident.opened",
     )
 
 
-async def test_what_holds_whom_is_counted_by_incident(call, backend):
-    """By the incident that said so; what is older than memory by class and time."""
+async def test_restrictions_are_counted_by_incident(call, backend):
+    """Blocks count for the incident that caused them, older ones by class and time."""
     backend.list = [held(IP), held("198.51.100.1")]
     backend.lesser = [held("198.51.100.2", "throttle"), held("x", "tag", by="operator")]
     backend.list.append(held("198.51.100.3", created_at=NOW - 86_400))
@@ -90,8 +90,8 @@ async def test_what_holds_whom_is_counted_by_incident(call, backend):
     assert (first["standing"]["action"], first["standing_since"]) == ("block", NOW - 20)
 
 
-async def test_undo_lets_in_everybody_and_restore_puts_them_back(call, backend):
-    """More than are shown; a throttle comes back as the throttle that it was."""
+async def test_undo_removes_all_restrictions_and_restore_adds_them_again(call, backend):
+    """Undo covers clients beyond the listed ones; restore keeps each action."""
     backend.list = [held(f"198.51.100.{n}") for n in range(80)]
     backend.lesser = [held(IP, "throttle")]
     status, done = await call("POST", "/api/v1/incidents/inc_a/undo")
@@ -107,8 +107,8 @@ async def test_undo_lets_in_everybody_and_restore_puts_them_back(call, backend):
     assert what == ["undo", "restore", "restore"]
 
 
-async def test_the_template_of_a_flood_is_undone_with_its_incident(call, backend):
-    """Though it was there for a while before it was a flood."""
+async def test_a_template_block_is_undone_with_its_incident(call, backend):
+    """A template block that is older than the incident is removed with it."""
     backend.list = [held("f" * 16, kind="prompts", created_at=NOW - 9000)]
     _, one = await call("GET", "/api/v1/incidents/inc_a")
     assert [row["kind"] for row in one["clients"]].count("prompts") == 1
@@ -116,8 +116,8 @@ async def test_the_template_of_a_flood_is_undone_with_its_incident(call, backend
     assert (done["undone"], backend.list) == (1, [])
 
 
-async def test_a_lifted_throttle_is_put_back_as_it_was(call, backend):
-    """Not as a block."""
+async def test_a_removed_throttle_is_restored_as_a_throttle(call, backend):
+    """Restoring a removed throttle does not make it a block."""
     backend.lesser = [held(IP, "throttle")]
     assert (await call("DELETE", f"/api/v1/blocks/client_ip/{IP}?tenant=acme"))[
         0
@@ -128,7 +128,7 @@ async def test_a_lifted_throttle_is_put_back_as_it_was(call, backend):
 
 
 async def test_shares_of_the_excess_and_before_and_after(call, backend):
-    """Who makes up what part, by kind; what was refused is priced by what passed."""
+    """Shares are per kind; savings use the average price of served requests."""
     ips = (("203.0.113.9", 6), ("198.51.100.1", 2))
     backend.known = [
         make_incident(
@@ -161,14 +161,14 @@ async def test_shares_of_the_excess_and_before_and_after(call, backend):
     assert impact["saved"]["usd"] == pytest.approx(4.0)
 
 
-async def test_a_block_by_mistake_leaves_what_was_before(call, backend):
-    """Undone: the throttle that it replaced holds again; without: nothing does."""
+async def test_undo_of_a_block_restores_what_it_replaced(call, backend):
+    """``undo=true`` restores the replaced throttle; a plain removal does not."""
     body = {"kind": "client_ip", "id": IP, "tenant": "acme", "ttl": "1h"}
     path = f"/api/v1/blocks/client_ip/{IP}?tenant=acme"
     for query, left in (("&undo=true", ["throttle"]), ("", [])):
         backend.list, backend.lesser = [], [held(IP, "throttle")]
         assert (await call("POST", "/api/v1/blocks", json=body))[0] == 201
-        backend.lesser = []  # a block stands where the throttle stood
+        backend.lesser = []  # the block replaced the throttle
         assert (await call("DELETE", path + query))[0] == 204
         assert [block.action for block in (*backend.list, *backend.lesser)] == left
     assert (await call("DELETE", f"{path}&undo=yes"))[0] == 400

@@ -1,4 +1,4 @@
-"""Metrics: exact, bounded, under their documented names."""
+"""Prometheus metrics: values, names and bounds."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def sample(metrics, name, **labels):
 
 
 def test_record_becomes_requests_tokens_and_dollars(metrics):
-    """The documented labels, and exact sums."""
+    """Records are summed exactly under the documented labels."""
     for _ in range(3):
         metrics.observe(make_record(usd_nanos=1_500_000_000))
     labels = {"tenant": "acme", "endpoint": "chat.completions"}
@@ -49,7 +49,7 @@ def test_record_becomes_requests_tokens_and_dollars(metrics):
 
 
 def test_unknown_names_become_other(metrics):
-    """A client cannot make a new series by making up a name."""
+    """Unknown tenants and models do not create series."""
     for number in range(200):
         metrics.observe(make_record(tenant=f"t{number}", model=f"m{number}"))
     labels = {"model": "other", "kind": "prompt", "tenant": "other"}
@@ -57,7 +57,7 @@ def test_unknown_names_become_other(metrics):
 
 
 def test_endpoints_are_bounded(metrics):
-    """Whatever workers call their endpoints, the set stays small."""
+    """Endpoint names beyond MAX_ENDPOINTS count as ``other``."""
     for number in range(MAX_ENDPOINTS + 50):
         metrics.observe(make_record(endpoint=f"e{number}"))
     names = [
@@ -69,7 +69,7 @@ def test_endpoints_are_bounded(metrics):
     assert "other" in names
 
 
-def test_times_land_in_seconds(metrics):
+def test_times_are_in_seconds(metrics):
     """Milliseconds and microseconds of records are seconds in metrics."""
     metrics.observe(make_record(check_us=30.0, score_us=0.0, store_us=200.0))
     assert sample(metrics, "tidegate_request_duration_seconds_sum") == 0.0125
@@ -81,7 +81,7 @@ def test_times_land_in_seconds(metrics):
 
 
 def test_refused_request_has_no_first_byte_and_no_tokens(metrics):
-    """Only what happened is counted."""
+    """A refused request has no time to first byte and no tokens."""
     refused = make_record(
         action="limit", status=429, ttfb_ms=None, usage_source="none", outcome="refused"
     )
@@ -91,7 +91,7 @@ def test_refused_request_has_no_first_byte_and_no_tokens(metrics):
 
 
 def test_observe_mode_and_unpriced_models_are_counted(metrics):
-    """What would have been, and what could not be priced."""
+    """Actions of observe mode and unpriced requests have their own counters."""
     metrics.observe(make_record(would="limit", unpriced=True))
     labels = {"tenant": "acme", "action": "limit"}
     assert sample(metrics, "tidegate_observed_actions_total", **labels) == 1
@@ -102,14 +102,14 @@ def test_observe_mode_and_unpriced_models_are_counted(metrics):
     ("value", "bucket"), [(0.0, 0), (1.0, 0), (1.1, 1), (2.0, 1), (9.0, 2)]
 )
 def test_bound_belongs_to_its_bucket(value, bucket):
-    """le means less than or equal."""
+    """A value equal to a bound counts in its bucket (``le``)."""
     histogram = Histogram("x", "x", (1.0, 2.0))
     histogram.observe(value)
     assert histogram.counts[bucket] == 1
 
 
 def test_counters_of_workers_carry_on_over_a_restart(metrics):
-    """A new incarnation starts at nothing; the total does not."""
+    """Totals include the counters of earlier incarnations of a worker."""
     stats = metrics.stats_of(0)
     stats.update(0, {"store_calls": 5, "inflight": 2, "turned_away": {"full": 1}})
     stats.update(0, {"store_calls": 7, "inflight": 3, "turned_away": {"full": 2}})
@@ -121,16 +121,16 @@ def test_counters_of_workers_carry_on_over_a_restart(metrics):
 
 
 def test_dead_worker_has_nothing_open(metrics):
-    """Gauges of a worker that left are gone, its counters are not."""
+    """An exited worker keeps its counters but has no gauges."""
     metrics.stats_of(0).update(0, {"inflight": 2, "store_calls": 5, "store_up": False})
     assert sample(metrics, "tidegate_store_up") == 0
-    metrics.stats_of(0).gone()
+    metrics.stats_of(0).on_exit()
     assert sample(metrics, "tidegate_inflight") == 0
     assert sample(metrics, "tidegate_store_calls_total") == 5
 
 
 def test_reasons_are_bounded(metrics):
-    """A worker cannot make series without end either."""
+    """A worker's refusal reasons are limited to MAX_REASONS series."""
     reasons = {f"r{number:03}": 1 for number in range(100)}
     metrics.stats_of(0).update(0, {"turned_away": reasons})
     found = [key for key in samples(metrics) if key[0] == "tidegate_turned_away_total"]
@@ -138,7 +138,7 @@ def test_reasons_are_bounded(metrics):
 
 
 def test_every_family_has_help(metrics):
-    """A name without a sentence helps nobody."""
+    """Every metric family has a help text that is a sentence."""
     text = metrics.render().decode()
     for family in text_string_to_metric_families(text):
         assert family.documentation.endswith("."), family.name

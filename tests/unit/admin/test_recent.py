@@ -1,4 +1,4 @@
-"""The last records, and watched subjects."""
+"""Recent records and pinned timelines."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ NOW = 1_763_916_380.0
 
 
 def test_records_of_one_subject_newest_first():
-    """By address, user or tenant; the oldest are forgotten."""
+    """Records are found by address, user or tenant; the oldest are evicted."""
     recent = RecentRecords(capacity=3)
     for number in range(4):
         recent.observe(make_record(request_id=f"r{number}", user=f"u{number % 2}"))
@@ -18,8 +18,8 @@ def test_records_of_one_subject_newest_first():
     assert recent.of_subject("client_ip", "203.0.113.9", "other") == []
 
 
-def test_who_is_watched_has_a_past():
-    """From the last records on; the one watched for longest makes room."""
+def test_a_pinned_timeline_includes_recent_records():
+    """A new pin starts with the recent records and evicts the oldest pin."""
     recent = RecentRecords()
     pinned = PinnedRecords(recent, capacity=1)
     recent.observe(make_record(ts=NOW))
@@ -33,8 +33,8 @@ def test_who_is_watched_has_a_past():
     assert pinned.line("tenant", "*", "*", NOW + 10)["items"][-1]["requests"] == 1
 
 
-def test_a_record_as_it_is_shown():
-    """Without its path, and with whether it was enforced."""
+def test_public_record():
+    """A public record has no path and says whether the action was enforced."""
     shown = public_record(make_record(would="block", action="block", cls="scraping"))
     assert (shown["class"], shown["enforced"]) == ("scraping", False)
     assert "path" not in shown

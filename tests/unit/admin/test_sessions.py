@@ -1,4 +1,4 @@
-"""Tokens, sessions and guessers."""
+"""Tokens, sessions and the lockout after wrong tokens."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ import pytest
 
 from gateway.admin.sessions import (
     LOCKOUT_S,
+    MAX_ADDRESSES,
     MAX_FAILURES,
-    MOST_SESSIONS,
-    MOST_THROTTLED,
+    MAX_SESSIONS,
     SESSION_S,
     AdminTokens,
     LoginThrottle,
@@ -33,13 +33,13 @@ def _clock():
     [("op", "operator"), ("view", "viewer"), ("", None), ("o", None), ("\udcff", None)],
 )
 def test_roles_of_tokens(given, role):
-    """Each token has its role; no token is none."""
+    """Each token has its role; an unset token matches nothing."""
     assert AdminTokens("op", "view").role_of(given) == role
     assert AdminTokens("op").role_of("") is None
 
 
 def test_a_session_ends_with_time_or_its_token(clock):
-    """Half a day; and at once when the token is another."""
+    """A session ends after SESSION_S, and at once when its token changes."""
     sessions, tokens = Sessions(clock), AdminTokens("op", "view")
     secret, session = sessions.open("viewer", tokens)
     assert sessions.find(secret, tokens) == session
@@ -50,10 +50,10 @@ def test_a_session_ends_with_time_or_its_token(clock):
     assert sessions.find(secret, tokens) is None
 
 
-def test_sessions_are_bounded_and_can_be_left(clock):
-    """The oldest makes room."""
+def test_sessions_are_bounded_and_can_be_closed(clock):
+    """The oldest session is evicted; a closed one is not found."""
     sessions, tokens = Sessions(clock), AdminTokens("op")
-    opened = [sessions.open("operator", tokens)[0] for _ in range(MOST_SESSIONS + 1)]
+    opened = [sessions.open("operator", tokens)[0] for _ in range(MAX_SESSIONS + 1)]
     assert sessions.find(opened[0], tokens) is None
     sessions.close(opened[1])
     assert sessions.find(opened[1], tokens) is None
@@ -61,15 +61,15 @@ def test_sessions_are_bounded_and_can_be_left(clock):
 
 
 def test_csrf_is_the_sessions_own(clock):
-    """Another session's does not do."""
+    """The CSRF token of another session is rejected."""
     sessions, tokens = Sessions(clock), AdminTokens("op")
     (_, one), (_, two) = (sessions.open("operator", tokens) for _ in range(2))
     assert one.is_csrf(one.csrf)
     assert not one.is_csrf(two.csrf)
 
 
-def test_who_guesses_has_to_wait(clock):
-    """A minute after the tenth wrong token within five; the right one wipes it out."""
+def test_wrong_tokens_lead_to_a_lockout(clock):
+    """MAX_FAILURES wrong tokens lock the address out; a valid one resets the count."""
     throttle = LoginThrottle(clock)
     for _ in range(MAX_FAILURES):
         assert throttle.wait_s("a") == 0
@@ -84,8 +84,8 @@ def test_who_guesses_has_to_wait(clock):
 
 
 def test_guessers_are_bounded(clock):
-    """However many addresses guess."""
+    """Failures are kept for at most MAX_ADDRESSES addresses."""
     throttle = LoginThrottle(clock)
-    for number in range(MOST_THROTTLED + 5):
+    for number in range(MAX_ADDRESSES + 5):
         throttle.record_failure(str(number))
-    assert len(throttle._failures) == MOST_THROTTLED
+    assert len(throttle._failures) == MAX_ADDRESSES

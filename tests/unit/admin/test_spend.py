@@ -1,4 +1,4 @@
-"""Money of the last 30 days, and what observing let through."""
+"""Spend of the last 30 days, and refusals in observe mode."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ TODAY = int(NOW) // DAY_S
 
 
 def stopped(action="block", **changes):
-    """What enforcing would have stopped."""
+    """A record that enforce mode would have refused."""
     return make_record(ts=NOW, action=action, would=action, **changes)
 
 
-def test_money_by_day_for_a_month():
-    """Whole nano-dollars; of several tenants together; days beyond thirty are gone."""
+def test_spend_by_day_for_thirty_days():
+    """Spend is exact, summed over tenants, and kept for 30 days."""
     spend = SpendHistory()
     for day in range(DAYS + 5):
         spend.observe(make_record(ts=NOW + day * DAY_S, usd_nanos=1_000_000))
@@ -32,8 +32,8 @@ def test_money_by_day_for_a_month():
     assert f"{shown['since']:%Y-%m-%d}" == "2025-11-28"
 
 
-def test_what_observing_let_through():
-    """Requests by action, people and money; yesterday's are not today's."""
+def test_refusals_of_observe_mode():
+    """Requests are counted by action and distinct client, separately for today."""
     spend = SpendHistory()
     for user in ("a", "a", "b"):
         spend.observe(stopped(user=user, usd_nanos=5))
@@ -49,9 +49,9 @@ def test_what_observing_let_through():
     assert later["would"]["requests"] == later["days"][0]["would"] == 5
 
 
-def test_each_tenant_the_dearest_first(monkeypatch):
-    """So many at most."""
-    monkeypatch.setattr(module, "MOST_TENANTS", 2)
+def test_tenants_by_spend(monkeypatch):
+    """Tenants are listed by spend, at most MAX_TENANTS."""
+    monkeypatch.setattr(module, "MAX_TENANTS", 2)
     spend = SpendHistory()
     for nanos, tenant in enumerate(("a", "b", "c")):
         spend.observe(make_record(ts=NOW, tenant=tenant, usd_nanos=nanos))
@@ -60,15 +60,15 @@ def test_each_tenant_the_dearest_first(monkeypatch):
     assert shown["requests"] == 3
 
 
-def test_nothing_yet():
-    """Zero, since nobody knows when."""
+def test_no_spend_yet():
+    """Without records all values are empty."""
     shown = SpendHistory().public(["acme"], NOW)
     assert (shown["since"], shown["days"], shown["usd"]) == (None, [], 0.0)
 
 
-def test_people_are_bounded(monkeypatch):
-    """All tenants together; requests go on being counted."""
-    monkeypatch.setattr(module, "MOST_PEOPLE", 3)
+def test_distinct_clients_are_bounded(monkeypatch):
+    """Distinct clients are bounded over all tenants; requests are still counted."""
+    monkeypatch.setattr(module, "MAX_PEOPLE", 3)
     spend = SpendHistory()
     for n in range(5):
         spend.observe(stopped(user=f"u{n}", tenant=f"t{n % 2}"))
@@ -78,7 +78,7 @@ def test_people_are_bounded(monkeypatch):
 
 @pytest.mark.parametrize("counted", [0, 2])
 def test_what_was_counted_before_a_restart_is_added_once(counted):
-    """Also when it is read late; the same person is one."""
+    """Stored days are added once, also when read late; clients are deduplicated."""
     before = SpendHistory()
     before.observe(stopped(user="a", usd_nanos=7))
     spend = SpendHistory()
@@ -92,8 +92,8 @@ def test_what_was_counted_before_a_restart_is_added_once(counted):
     assert spend.changed == ({TODAY} if counted else set())
 
 
-def test_other_gateways_count_and_a_person_is_one():
-    """Their pages replace what was known of them."""
+def test_other_gateways_count_and_clients_are_deduplicated():
+    """Days of other gateways replace the earlier values."""
     other, spend = SpendHistory(), SpendHistory()
     other.observe(stopped(user="a", usd_nanos=7))
     other.observe(stopped(user="b", usd_nanos=7))

@@ -1,4 +1,4 @@
-"""The live stream: nothing missed, nobody waited for."""
+"""The live stream: resuming, bounds and disconnects."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import pytest
 
 from gateway.admin import stream
 from gateway.admin.errors import AdminError
-from gateway.admin.stream import KEPT, MOST_SUBSCRIBERS, MOST_WAITING, LiveStream
+from gateway.admin.stream import KEPT, MAX_QUEUED, MAX_SUBSCRIBERS, LiveStream
 
 
 @pytest.fixture(name="live")
@@ -20,8 +20,8 @@ async def next_text(subscriber) -> str:
     return (await subscriber.next_batch()).decode()
 
 
-async def test_a_reader_gets_counters_at_once_and_events_as_they_come(live):
-    """With ids, one JSON object each."""
+async def test_a_subscriber_gets_counters_first_and_then_events(live):
+    """Events have ids and one JSON object each."""
     subscriber = live.subscribe(None)
     assert 'event: counters\ndata: {"n":1}\n\n' in await next_text(subscriber)
     live.publish("output", {"a": "x\ny"})
@@ -30,8 +30,8 @@ async def test_a_reader_gets_counters_at_once_and_events_as_they_come(live):
     )
 
 
-async def test_who_comes_back_gets_what_was_missed(live):
-    """After the id named; a reset where that cannot be told."""
+async def test_a_reconnecting_subscriber_gets_missed_events(live):
+    """Events after the given id are sent, or a reset if they are not all kept."""
     for number in range(5):
         live.publish("output", number)
     text = await next_text(live.subscribe("7-3"))
@@ -47,22 +47,22 @@ async def test_who_comes_back_gets_what_was_missed(live):
     assert "event: reset" in await next_text(live.subscribe("7-3"))
 
 
-async def test_who_does_not_keep_up_is_let_go(live):
-    """Bounded: one reader cannot fill the memory."""
+async def test_a_slow_subscriber_is_disconnected(live):
+    """A full queue ends the subscriber."""
     subscriber = live.subscribe(None)
-    for number in range(MOST_WAITING + 10):
+    for number in range(MAX_QUEUED + 10):
         live.publish("output", number)
     assert subscriber.ended
 
 
-async def test_so_many_and_no_more(live):
-    """Who left makes room; a gateway that ends lets nobody in."""
-    subscribers = [live.subscribe(None) for _ in range(MOST_SUBSCRIBERS)]
+async def test_subscribers_are_bounded(live):
+    """Unsubscribing frees a place; after close_all none is accepted."""
+    subscribers = [live.subscribe(None) for _ in range(MAX_SUBSCRIBERS)]
     with pytest.raises(AdminError):
         live.subscribe(None)
     live.unsubscribe(subscribers.pop())
     live.subscribe(None)
-    assert len(live) == MOST_SUBSCRIBERS
+    assert len(live) == MAX_SUBSCRIBERS
     live.close_all()
     assert subscribers[0].ended
     live.unsubscribe(subscribers[0])
@@ -70,8 +70,8 @@ async def test_so_many_and_no_more(live):
         live.subscribe(None)
 
 
-async def test_counters_come_by_themselves(live, monkeypatch):
-    """While somebody listens."""
+async def test_counters_are_sent_periodically(live, monkeypatch):
+    """Counters are sent while there are subscribers."""
     monkeypatch.setattr(stream, "TICK_S", 0.0)
     subscriber = live.subscribe(None)
     await subscriber.next_batch()

@@ -1,4 +1,4 @@
-"""Buckets of ten seconds, and the minutes made of them."""
+"""Ten-second buckets, and minutes summed from them."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ def add(line, at, **changes):
     line.observe(make_record(ts=at, duration_ms=0.0, **changes))
 
 
-def test_what_ended_is_counted_where_it_ended():
-    """Requests, tokens, money, errors, refusals and overhead of ten seconds."""
+def test_a_record_counts_when_its_exchange_ended():
+    """A bucket sums requests, tokens, spend, errors, refusals and overhead."""
     line = TrafficTimeline()
     line.observe(make_record(ts=NOW - 10, duration_ms=10_000.0, usd_nanos=500_000_000))
     add(line, NOW, status=502, total_tokens=0)
@@ -24,8 +24,8 @@ def test_what_ended_is_counted_where_it_ended():
     assert abs(bucket["overhead_ms"] - 0.2) < 1e-9
 
 
-def test_silence_is_zero_and_the_unknown_is_not_there():
-    """Every ten seconds since the first record; nothing before it."""
+def test_gaps_are_zero_and_earlier_time_is_left_out():
+    """There is one bucket per 10 s since the first record, none before."""
     line = TrafficTimeline()
     add(line, NOW)
     shown = line.public(NOW + 40, 60)
@@ -34,7 +34,7 @@ def test_silence_is_zero_and_the_unknown_is_not_there():
 
 
 def test_more_than_an_hour_is_shown_in_minutes():
-    """Sums stay the same."""
+    """Ranges above an hour use minutes with the same sums."""
     line = TrafficTimeline()
     for second in range(0, 600, 5):
         add(line, NOW + second)
@@ -45,7 +45,7 @@ def test_more_than_an_hour_is_shown_in_minutes():
 
 
 def test_a_day_is_kept_and_no_more():
-    """The oldest buckets leave; a record older than all is passed over."""
+    """The oldest buckets are dropped, and older records are ignored."""
     line = TrafficTimeline(kept=3)
     for number in range(6):
         add(line, NOW + 10 * number)
@@ -54,8 +54,8 @@ def test_a_day_is_kept_and_no_more():
     assert [one["requests"] for one in items] == [1, 1, 1]
 
 
-def test_the_tide_stands_beside_what_came():
-    """Expected and notable rates from the moment on when they were told."""
+def test_expected_rates_apply_from_when_they_are_set():
+    """Buckets have expected rates from the time at which they were set."""
     line = TrafficTimeline()
     add(line, NOW)
     line.expect(NOW + 10, 4.0, 9.0)
@@ -64,8 +64,8 @@ def test_the_tide_stands_beside_what_came():
     assert found == [None, 4.0, 4.0]
 
 
-def test_what_observing_let_through_is_no_refusal():
-    """It counts as what would have been."""
+def test_observe_mode_is_counted_separately():
+    """Actions of observe mode count as ``would``, not as refusals."""
     line = TrafficTimeline()
     add(line, NOW, action="block", would="block")
     add(line, NOW, action="block", outcome="refused", status=403)
