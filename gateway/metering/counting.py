@@ -17,8 +17,9 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable
+from importlib.util import find_spec
 from queue import Empty, SimpleQueue
-from typing import IO, Any
+from typing import IO, cast
 
 import msgspec
 
@@ -44,6 +45,10 @@ _FAMILIES = (
     (r"(?:meta-)?llama-?3", "llama3"),
     (r"qwen-?(?:2|2\.5|3)", "qwen3"),
 )
+# Encodings of quicktok, which the extra tidegate[tokenizers] installs: its 8 MB depend on
+# numpy's 73 MB. toktok, its port to Rust, has the others and gives the same counts.
+_QUICKTOK_ENCODINGS = frozenset({"llama3", "qwen3"})
+_DEFAULT_ENCODING = "o200k_base"
 _FAMILY = [(re.compile(pattern), encoding) for pattern, encoding in _FAMILIES]
 _VENDOR = re.compile(r"^(?:us\.|eu\.|apac\.)?(?:openai|meta|qwen)\.")
 
@@ -56,7 +61,7 @@ def encoding_of(model: str) -> tuple[str, bool]:
     for pattern, encoding in _FAMILY:
         if pattern.match(name):
             return encoding, True
-    return "o200k_base", False
+    return _DEFAULT_ENCODING, False
 
 
 class TokenCounter:
@@ -219,20 +224,31 @@ def _readable(pipe: IO[bytes], timeout_s: float) -> bool:
     return bool(poll.poll(timeout_s * 1000))
 
 
-def count_task(task: CountTask, encodings: dict[str, Any]) -> Usage:
+def count_task(task: CountTask, encodings: dict[str, Callable[[str], int]]) -> Usage:
     """Count one task with the model's tokenizer; ``encodings`` keeps loaded ones."""
-    import quicktok  # noqa: PLC0415  only the child may load it
-
     name, own = encoding_of(task.model)
+    if name in _QUICKTOK_ENCODINGS and find_spec("quicktok") is None:
+        name, own = _DEFAULT_ENCODING, False
     encoding = encodings.get(name)
     if encoding is None:
-        encoding = encodings[name] = quicktok.get_encoding(name)
+        encoding = encodings[name] = _load_encoding(name)
 
     def count(text: str) -> int:
         # Lone surrogates cannot be tokenized; providers replace them too.
-        return int(encoding.count(text.encode("utf-8", "replace").decode()))
+        return encoding(text.encode("utf-8", "replace").decode())
 
     return count_usage(task, count, exact=own)
+
+
+def _load_encoding(name: str) -> Callable[[str], int]:
+    """A function that counts tokens. Only the child may load the vocabularies."""
+    if name in _QUICKTOK_ENCODINGS:
+        import quicktok  # noqa: PLC0415
+
+        return cast("Callable[[str], int]", quicktok.get_encoding(name).count)
+    import toktok  # noqa: PLC0415
+
+    return lambda text: toktok.batch_count([text], name, threads=1)[0]
 
 
 def main() -> None:
@@ -240,7 +256,7 @@ def main() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the worker's to handle
     decode = msgspec.msgpack.Decoder(CountTask).decode
     encode = msgspec.msgpack.Encoder().encode
-    encodings: dict[str, Any] = {}
+    encodings: dict[str, Callable[[str], int]] = {}
     polite = False
     while (message := _read(sys.stdin.buffer)) is not None:
         counted = encode(count_task(decode(message), encodings))

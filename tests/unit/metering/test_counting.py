@@ -2,6 +2,7 @@
 
 import asyncio
 import io
+import sys
 
 import msgspec
 import pytest
@@ -10,6 +11,8 @@ from gateway.core.model import Usage
 from gateway.metering import counting
 from gateway.metering.counting import TokenCounter, encoding_of
 from gateway.metering.dialects import CountTask
+
+PLAIN = b'{"messages":[{"role":"user","content":"Say hi"}]}'
 
 
 def task(**fields) -> CountTask:
@@ -67,6 +70,22 @@ async def test_counts(counter):
     other = await counted(counter, task(body=body, model="claude-3"))
     assert (other.total, other.source) == (11, "estimated")
     assert counter.pending == 0
+
+
+def test_every_encoding_counts():
+    """Each encoding loads and counts one word as at least one token."""
+    for model in ("gpt-oss", "gpt-4o", "gpt-4", "llama-3", "qwen3"):
+        usage = counting.count_task(task(model=model, body=PLAIN), {})
+        assert (usage.source, usage.total > 0) == ("counted", True), model
+
+
+def test_an_encoding_that_is_not_installed(monkeypatch):
+    """Without the extra, Llama's tokens are estimated by the default encoding."""
+    monkeypatch.setitem(sys.modules, "quicktok", None)
+    usage = counting.count_task(task(model="llama-3", body=PLAIN), {})
+    estimate = counting.count_task(task(model="claude-3", body=PLAIN), {})
+    assert usage == estimate
+    assert usage.source == "estimated"
 
 
 async def test_a_killed_child(counter):
