@@ -19,7 +19,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from gateway.offline import Report, analyze
+from gateway.offline import AnalysisReport, analyze
 
 MONDAY = 1_767_571_200
 DAY_S, WINDOW_S = 86_400, 300
@@ -318,7 +318,7 @@ class Tally:
         )
 
 
-def judge(world: World, report: Report, start: int, days: float) -> Tally:
+def judge(world: World, report: AnalysisReport, start: int, days: float) -> Tally:
     """Compare one report with the truth."""
     tally = Tally(weeks=days / 7)
     bad = world.bad

@@ -14,7 +14,7 @@ import gzip
 import random
 from pathlib import Path
 
-from gateway.detect.baseline import Envelope, new_envelope
+from gateway.detect.baseline import UpperBaseline, new_upper_baseline
 from gateway.detect.score import Tail, new_tail
 
 TRACES = Path(__file__).parents[2] / "shared/traces/clients_10min.csv.gz"
@@ -54,7 +54,9 @@ class Count:
         self.caught = dict.fromkeys(FACTORS, 0)
         self.expected_over: list[float] = []
 
-    def add(self, envelope: Envelope, tail: Tail, index: int, count: float) -> None:
+    def add(
+        self, envelope: UpperBaseline, tail: Tail, index: int, count: float
+    ) -> None:
         """Score one window and its multiples, without learning them."""
         self.windows += 1
         score = sigma(envelope, tail, index, count)
@@ -74,20 +76,20 @@ class Count:
         return f"{false}  |  5x / 10x / 30x over 5 sigma: {caught} %"
 
 
-def surprise(envelope: Envelope, index: int, count: float) -> float:
+def surprise(envelope: UpperBaseline, index: int, count: float) -> float:
     """Spreads above the envelope."""
     expected = envelope.expect(index)
     return (envelope.value(count) - expected.level) / expected.spread
 
 
-def sigma(envelope: Envelope, tail: Tail, index: int, count: float) -> float:
+def sigma(envelope: UpperBaseline, tail: Tail, index: int, count: float) -> float:
     """The calibrated score of a window."""
-    return tail.sigma(surprise(envelope, index, count))
+    return tail.score(surprise(envelope, index, count))
 
 
 def run(clients: list[list[float]]) -> tuple[Count, Tail]:
     """Both weeks in order of time: score first, learn after."""
-    envelopes = [new_envelope(WINDOW_S, 10.0) for _ in clients]
+    envelopes = [new_upper_baseline(WINDOW_S, 10.0) for _ in clients]
     tail, count = new_tail(), Count()
     for index in range(len(clients[0])):
         for client, envelope in zip(clients, envelopes, strict=True):

@@ -10,7 +10,7 @@ from gateway.admin.clients import ClientTable
 from gateway.admin.metrics import Metrics
 from gateway.admin.sessions import AdminTokens
 from gateway.core.model import Block
-from gateway.detect.export import Usual
+from gateway.detect.export import SubjectActivity
 
 
 class AdminBackend(Protocol):
@@ -104,7 +104,7 @@ class AdminBackend(Protocol):
 
     def baseline(
         self, kind: str, id_: str, tenant: str, *, history: bool = False
-    ) -> Usual | None:
+    ) -> SubjectActivity | None:
         """Observed and expected rates of a subject; None if unknown to detection."""
         ...
 

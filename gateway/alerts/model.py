@@ -10,7 +10,7 @@ from typing import Any, Literal
 import msgspec
 
 from gateway.detect.incidents import EVERYWHERE, SHARED
-from gateway.detect.model import HARMLESS, RUNGS, Output, format_time
+from gateway.detect.model import ACTIONS, HARMLESS, Output, format_time
 
 # The payload as receivers see it (docs: Verdicts): a plain JSON object.
 Payload = dict[str, Any]
@@ -75,7 +75,7 @@ class LoggedEvent(msgspec.Struct, frozen=True):
         shown["severity"] = SEVERITIES[self.severity]
         if self.opened:
             shown["id"] = self.about
-            shown["action"] = RUNGS[self.action]
+            shown["action"] = ACTIONS[self.action]
             shown["opened_at"] = format_time(self.opened)
         if self.type in (RESOLVED, ACKNOWLEDGED):
             shown["ts"] = format_time(self.at)
@@ -154,7 +154,7 @@ class SharedIncident(msgspec.Struct, frozen=True):
             "type": RESOLVED if self.state == "resolved" else shown["type"],
             "id": self.id,
             "severity": SEVERITIES[self.severity],
-            "action": RUNGS[self.action],
+            "action": ACTIONS[self.action],
             "state": self.state,
             "opened_at": format_time(self.opened),
             "acknowledged": acknowledged,
@@ -175,7 +175,7 @@ def report_of(output: Output, gateway: str) -> IncidentReport:
         local=output.id,
         verb=output.type.partition(".")[2],
         severity=SEVERITIES.index(output.severity),
-        action=RUNGS.index(output.action),
+        action=ACTIONS.index(output.action),
         score=output.score,
         cls=output.cls,
         body=msgspec.json.encode(output),

@@ -43,7 +43,7 @@ from gateway.control.running_config import ReloadResult, RunningConfig
 from gateway.control.spans import trace_families
 from gateway.control.workers import CallError, WorkerRegistry
 from gateway.core.model import Block, Limit, Policy
-from gateway.detect.export import Tide, Usual
+from gateway.detect.export import ExpectedRate, SubjectActivity
 from gateway.serve.logs import get_logger
 from gateway.serve.runtime import ChildSpec
 from gateway.serve.store_url import masked_url
@@ -236,7 +236,7 @@ class ControlBackend:
             {tenant.policy.mode for tenant in self._settings.resolved.tenants}
         )
 
-    def expect(self, now: float, tide: Tide | None) -> None:
+    def expect(self, now: float, tide: ExpectedRate | None) -> None:
         """What may come from ``now`` on."""
         expected = None if tide is None else tide.expected
         notable = None if tide is None else tide.notable
@@ -244,7 +244,7 @@ class ControlBackend:
 
     def baseline(
         self, kind: str, id_: str, tenant: str, *, history: bool = False
-    ) -> Usual | None:
+    ) -> SubjectActivity | None:
         """What detection knows of a subject; None for a stranger."""
         return self._detecting.usual(kind, id_, tenant, history=history)
 

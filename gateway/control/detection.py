@@ -18,11 +18,17 @@ from gateway.control.enforcer import Enforcer
 from gateway.control.incidents import LocalIncidents
 from gateway.core.model import CLOSED, STRANGERS, RequestRecord
 from gateway.core.pace import is_due
-from gateway.detect.blocked_templates import floods_of, settled_in
-from gateway.detect.detectors import Rooms, Settings, settings_of
+from gateway.detect.blocked_templates import blocked_templates, established_clients
+from gateway.detect.detectors import DetectionSettings, Detectors, settings_of
 from gateway.detect.event_mapping import event_from_request
-from gateway.detect.export import Tide, Usual, expectations, tide_of, usual_of
-from gateway.detect.incidents import told
+from gateway.detect.export import (
+    ExpectedRate,
+    SubjectActivity,
+    expectations,
+    expected_rate_of,
+    subject_activity,
+)
+from gateway.detect.incidents import latest_output
 from gateway.detect.model import REFUSED_STATUS, Event, Output
 from gateway.identity.identify import ANONYMOUS
 from gateway.serve.link import Message
@@ -59,13 +65,15 @@ class Detection:
         self.book = book
         self._broadcast = broadcast
         self._clock = clock
-        self._rooms = Rooms(Settings(None))
+        self._rooms = Detectors(DetectionSettings(None))
         self._put_aside: bytes | None = None  # what was learned, while nobody detects
         self._expected: Message | None = None
         self._settled: Message | None = None
         self._flooded: dict[str, float] = {}
         self._renewed_at = self._told_at = self._tide_at = 0.0
-        self.on_tide: Callable[[float, Tide | None], None] = lambda _now, _tide: None
+        self.on_tide: Callable[[float, ExpectedRate | None], None] = (
+            lambda _now, _tide: None
+        )
         """Hears every ten seconds what may be expected of all tenants together."""
 
     # -- configuration and memory -------------------------------------------------------
@@ -81,33 +89,35 @@ class Detection:
         self.enforcer.configure(policies, resolved.default)
         self._hold_floods()
         self._tell_settled()
-        self.book.end(lambda name: self._rooms.of(name) is not None, self._clock())
+        self.book.end(
+            lambda name: self._rooms.engine_of(name) is not None, self._clock()
+        )
 
-    def _settle_in(self, settings: Settings) -> None:
+    def _settle_in(self, settings: DetectionSettings) -> None:
         """Detection that is switched off and on again knows what it knew."""
         learned = self._put_aside
         if learned is None and self._rooms.engines:
             learned = self._rooms.state()
-        self._rooms = Rooms(settings, learned)
+        self._rooms = Detectors(settings, learned)
         if self._put_aside is not None:
             # Everybody was let go meanwhile: who goes on is found anew.
             for engine in self._rooms.engines:
-                for standing in engine.bench.standings.values():
-                    standing.rung = "allow"
+                for standing in engine.responses.states.values():
+                    standing.action = "allow"
         self._put_aside = None if self._rooms.engines else learned
         self._recall()
 
     def load(self, baselines: bytes) -> None:
         """Take up what was learned before. Raises BaselinesError."""
-        self._rooms = Rooms(self._rooms.settings, baselines)
+        self._rooms = Detectors(self._rooms.settings, baselines)
         self._put_aside = None if self._rooms.engines else baselines
         self._recall()
 
     def _recall(self) -> None:
         """Incidents that were open when it was learned still are."""
         for engine in self._rooms.engines:
-            ongoing = engine.bench.incidents.values()
-            self.book.recall(told(one) for one in ongoing if one.announced)
+            ongoing = engine.responses.incidents.values()
+            self.book.recall(latest_output(one) for one in ongoing if one.announced)
 
     def state(self) -> bytes | None:
         """What was learned; None: nothing at all."""
@@ -123,7 +133,7 @@ class Detection:
     def take(self, records: Sequence[RequestRecord]) -> None:
         """Finished exchanges, and those announced as open."""
         out: list[Output] = []
-        observe, settle = self._rooms.observe, self._rooms.settle
+        observe, settle = self._rooms.observe, self._rooms.observe_outcome
         for event, phase in _events(records):
             if phase != CLOSED:
                 out += observe(event)
@@ -142,7 +152,7 @@ class Detection:
         """Refuse what crowds send; whether there is anything new."""
         now, engines = self._clock(), self._rooms.engines
         return self.enforcer.hold_floods(
-            flood for engine in engines for flood in floods_of(engine, now)
+            flood for engine in engines for flood in blocked_templates(engine, now)
         )
 
     def _tell_settled(self, *, anew: bool = False) -> None:
@@ -156,10 +166,10 @@ class Detection:
         self._flooded = flooded
         tenants: dict[str, bytes] = {}
         for name, born in flooded.items():
-            engine = self._rooms.of(name)
+            engine = self._rooms.engine_of(name)
             tenant = engine.tenants.get(name) if engine else None
             if tenant is not None:  # else nobody knows here who is new
-                tenants[name] = settled_in(tenant, born, now)
+                tenants[name] = established_clients(tenant, born, now)
         self._settled = {"type": "settled", "tenants": tenants} if tenants else None
         self._broadcast({"type": "settled", "tenants": tenants})
 
@@ -184,7 +194,7 @@ class Detection:
         if renews:
             self._renewed_at = now
             for engine in self._rooms.engines:
-                self.enforcer.renew(engine.bench.standings.items())
+                self.enforcer.renew(engine.responses.states.items())
         if is_due(self._tide_at, TIDE_S, now):
             self._tide_at = now
             self.on_tide(now, self._tide(now))
@@ -193,7 +203,7 @@ class Detection:
             self._expected = self._expectations()
             self._broadcast(self._expected)
 
-    def _tide(self, now: float) -> Tide | None:
+    def _tide(self, now: float) -> ExpectedRate | None:
         """Requests a second; None while that of an active tenant is not known."""
         expected = notable = 0.0
         active = False
@@ -201,22 +211,24 @@ class Detection:
             for name, tenant in engine.tenants.items():
                 if tenant.minute * 60.0 < now - _IDLE_S:
                     continue
-                tide = tide_of(engine, name)
+                tide = expected_rate_of(engine, name)
                 if tide is None:
                     return None
                 active = True
                 expected += tide.expected
                 notable += tide.notable
-        return Tide(expected, notable) if active else None
+        return ExpectedRate(expected, notable) if active else None
 
     def usual(
         self, kind: str, id_: str, tenant: str, *, history: bool = False
-    ) -> Usual | None:
+    ) -> SubjectActivity | None:
         """What is known of a subject; None for a stranger."""
-        engine = self._rooms.of(tenant)
+        engine = self._rooms.engine_of(tenant)
         if engine is None:
             return None
-        return usual_of(engine, tenant, kind, id_, self._clock(), history=history)
+        return subject_activity(
+            engine, tenant, kind, id_, self._clock(), history=history
+        )
 
     def _expectations(self) -> Message:
         subjects: list[Any] = []

@@ -26,12 +26,12 @@ from gateway.control.blocks import (
 )
 from gateway.core.model import DETECTOR, Block
 from gateway.detect.ladder import allowed_rate
-from gateway.detect.model import RUNGS
+from gateway.detect.model import ACTIONS
 
 if TYPE_CHECKING:
     from gateway.core.model import Policy
-    from gateway.detect.blocked_templates import Flood
-    from gateway.detect.ladder import Standing
+    from gateway.detect.blocked_templates import BlockedTemplate
+    from gateway.detect.ladder import EnforcementState
     from gateway.detect.model import Output
 
 # Half of the list is kept for operators; whoever is beyond it stays unblocked until
@@ -138,16 +138,18 @@ class Enforcer:
             rate=allowed_rate(output, share) if output.action == "throttle" else 0,
         )
 
-    def renew(self, standings: Iterable[tuple[tuple[str, str, str], Standing]]) -> None:
+    def renew(
+        self, standings: Iterable[tuple[tuple[str, str, str], EnforcementState]]
+    ) -> None:
         """Tags and throttles go on as long as their evidence does."""
         added: list[Block] = []
         for (tenant, kind, id_), standing in standings:
-            if standing.rung not in ("tag", "throttle"):
+            if standing.action not in ("tag", "throttle"):
                 continue
             known = self._table.find((kind, id_, tenant))
             if known is None or known.by != DETECTOR or known.until is None:
                 continue  # an operator said otherwise
-            if known.action != standing.rung:
+            if known.action != standing.action:
                 continue  # another gateway did
             if standing.until > known.until + _PROLONG_S:
                 added.append(
@@ -157,7 +159,7 @@ class Enforcer:
                 )
         self._change(added, [])
 
-    def hold_floods(self, floods: Iterable[Flood]) -> bool:
+    def hold_floods(self, floods: Iterable[BlockedTemplate]) -> bool:
         """Templates of crowds that are refused of newcomers, all of them; whether there
         is anything new. Whichever an operator has lifted stays lifted while its flood
         lasts.
@@ -258,7 +260,7 @@ class Enforcer:
         return True
 
 
-def _flood_block(flood: Flood) -> Block:
+def _flood_block(flood: BlockedTemplate) -> Block:
     return Block(
         kind="prompts",
         id=f"{flood.print:016x}",
@@ -278,7 +280,7 @@ def _stands(known: Block, block: Block) -> bool:
     """
     if known.by != DETECTOR:
         return True
-    held, said = RUNGS.index(known.action), RUNGS.index(block.action)
+    held, said = ACTIONS.index(known.action), ACTIONS.index(block.action)
     return held > said or (held == said and (known.until or 0) > (block.until or 0))
 
 

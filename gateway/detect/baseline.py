@@ -28,14 +28,14 @@ _LEAP = 0.69
 # around this time counts and what "around" is, how much of a jump is expected to
 # return an hour later (a young subject's jump: no more than a factor of e), the least
 # spread and the quantile of the surprises that gives it.
-LEAK_PER_HOUR = 0.9
+DECAY_PER_HOUR = 0.9
 DAY_RANK = 3
 # Days without a request about a time of day after which it is an odd hour.
 ODD_DAYS = 3
 AROUND_S = 1800.0
-ECHO_GROWN_S = 3 * 86_400.0
-ECHO_YOUNG = 1.0
-ECHO_KEPT_PER_HOUR = 0.6
+LEVEL_SHIFT_GROWN_S = 3 * 86_400.0
+LEVEL_SHIFT_YOUNG = 1.0
+LEVEL_SHIFT_KEPT_PER_HOUR = 0.6
 LEAST_SPREAD = 0.4
 SURPRISE_QUANTILE = 0.995
 # Surprises that widen no spread: most of them, and all of windows not yet learned.
@@ -56,7 +56,7 @@ class Expected(msgspec.Struct, frozen=True, gc=False):
     spread: float
 
 
-class Envelope(msgspec.Struct, array_like=True):
+class UpperBaseline(msgspec.Struct, array_like=True):
     """The week of one meter of one subject in windows of ``window_s`` seconds.
 
     ``unit`` is the count below which differences mean little (ten requests); windows
@@ -68,7 +68,7 @@ class Envelope(msgspec.Struct, array_like=True):
     first: int  # number of the first window learned, -1 before
     last: int  # number of the newest
     peak: float  # leaking maximum
-    echo: float  # what is left of the last jump
+    level_shift: float  # what is left of the last jump
     levels: bytearray
     surprises: bytearray
     spread: float
@@ -109,7 +109,7 @@ class Envelope(msgspec.Struct, array_like=True):
         if self.expected is None or index != self.last + 1:
             self._fill(index)
             peak = max(self.peak, self._time_of_day(index))
-            self.expected = Expected(peak + self.echo, self.spread)
+            self.expected = Expected(peak + self.level_shift, self.spread)
         return self.expected
 
     def learn(self, index: int, count: float, *, judged: bool = False) -> None:
@@ -120,14 +120,16 @@ class Envelope(msgspec.Struct, array_like=True):
         value = self.value(count)
         # The first window of all surprises nobody.
         surprise = value - expected.level if self.age else 0.0
-        plain = expected.level - self.echo
+        plain = expected.level - self.level_shift
         limit = CLIP_SPREADS * expected.spread
-        self.echo *= ECHO_KEPT_PER_HOUR ** self._hours()
+        self.level_shift *= LEVEL_SHIFT_KEPT_PER_HOUR ** self._hours()
         if judged:
             self._put(index, min(value, plain), 0.0)
             return
-        young = self.age * self.window_s < ECHO_GROWN_S
-        self.echo = max(self.echo, min(surprise, ECHO_YOUNG) if young else surprise)
+        young = self.age * self.window_s < LEVEL_SHIFT_GROWN_S
+        self.level_shift = max(
+            self.level_shift, min(surprise, LEVEL_SHIFT_YOUNG) if young else surprise
+        )
         self._put(index, min(value, plain + limit), min(surprise, limit))
 
     def _put(self, index: int, value: float, surprise: float) -> None:
@@ -139,7 +141,7 @@ class Envelope(msgspec.Struct, array_like=True):
         elif held == self.highest:
             self.highest = -1
         self.surprises[slot] = min(_TOP, max(0, round(surprise * _EXCESS_STEPS)))
-        self.peak = max(value, self.peak - self._hours() * LEAK_PER_HOUR)
+        self.peak = max(value, self.peak - self._hours() * DECAY_PER_HOUR)
         if self.first < 0:
             self.first = index
         self.last = index
@@ -161,8 +163,8 @@ class Envelope(msgspec.Struct, array_like=True):
             self.levels[skipped % size] = 0
             self.surprises[skipped % size] = 0
         hours = gap * self._hours()
-        self.peak = max(0.0, self.peak - hours * LEAK_PER_HOUR)
-        self.echo *= ECHO_KEPT_PER_HOUR**hours
+        self.peak = max(0.0, self.peak - hours * DECAY_PER_HOUR)
+        self.level_shift *= LEVEL_SHIFT_KEPT_PER_HOUR**hours
         self.last = index - 1
         self._spread()
 
@@ -209,16 +211,16 @@ class Envelope(msgspec.Struct, array_like=True):
         self.spread = max(least, top)
 
 
-def new_envelope(window_s: float, unit: float) -> Envelope:
+def new_upper_baseline(window_s: float, unit: float) -> UpperBaseline:
     """An envelope without history; ``window_s`` must divide a day."""
     size = DAYS * round(86_400 / window_s)
-    return Envelope(
+    return UpperBaseline(
         window_s=window_s,
         unit=unit,
         first=-1,
         last=-1,
         peak=0.0,
-        echo=0.0,
+        level_shift=0.0,
         levels=bytearray(size),
         surprises=bytearray(size),
         spread=YOUNG_SPREAD,

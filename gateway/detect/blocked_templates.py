@@ -14,14 +14,14 @@ import msgspec
 from gateway.detect.engine import Engine
 from gateway.detect.model import AttackClass
 from gateway.detect.templates import Template, is_member
-from gateway.detect.tenant import Tenant
+from gateway.detect.tenant import TenantState
 from gateway.limits.gate import marks_of
 
 # Templates of one tenant, the newest first; a crowd has some dozens of wordings.
 MOST_TEMPLATES = 64
 
 
-class Flood(msgspec.Struct, frozen=True, gc=False):
+class BlockedTemplate(msgspec.Struct, frozen=True, gc=False):
     """A template that is refused of newcomers. ``born`` and ``until`` are epoch
     seconds: since when it is there, and how long it is refused.
     """
@@ -35,18 +35,18 @@ class Flood(msgspec.Struct, frozen=True, gc=False):
     reason: str
 
 
-def floods_of(engine: Engine, now: float) -> Iterator[Flood]:
+def blocked_templates(engine: Engine, now: float) -> Iterator[BlockedTemplate]:
     """The templates whose crowds are blocked now."""
-    if not any(engine.bench.crowds()):
+    if not any(engine.responses.crowds()):
         return
     for tenant in engine.tenants.values():
-        incident = engine.bench.crowd_blocked(tenant, now)
+        incident = engine.responses.crowd_blocked(tenant, now)
         if incident is None:
             continue
         flooded = tenant.templates.flooded(now)
         refused = [one for one in flooded if is_refused(one, now)]
         for template in refused[-MOST_TEMPLATES:]:
-            yield Flood(
+            yield BlockedTemplate(
                 tenant=tenant.name,
                 print=template.print,
                 born=template.born,
@@ -63,11 +63,11 @@ def is_refused(template: Template, now: float) -> bool:
     return sure and template.abusive_until > now
 
 
-def settled_in(tenant: Tenant, born: float, now: float) -> bytes:
+def established_clients(tenant: TenantState, born: float, now: float) -> bytes:
     """Marks of who is no member of a crowd whose first template was born then."""
     return marks_of(
         (kind, track.id)
-        for kind, tracks in tenant.tracks.items()
+        for kind, tracks in tenant.subjects.items()
         for track in tracks.values()
         if not is_member(born, track, now)
     )
@@ -79,12 +79,12 @@ def refuses(engine: Engine, tenant: str, ids: dict[str, str], print_: int) -> bo
     """
     now = engine.clock.now
     held = engine.tenants.get(tenant)
-    if held is None or engine.bench.crowd_blocked(held, now) is None:
+    if held is None or engine.responses.crowd_blocked(held, now) is None:
         return False
     template, _ = held.templates.find(print_)
     if template is None or not is_refused(template, now):
         return False
-    tracks = [held.tracks[kind].get(id_) for kind, id_ in ids.items()]
+    tracks = [held.subjects[kind].get(id_) for kind, id_ in ids.items()]
     return any(
         track is None or is_member(template.born, track, now) for track in tracks
     )

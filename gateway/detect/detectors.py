@@ -18,10 +18,10 @@ from gateway.detect.model import DetectSettings, Event, LadderSettings, Output
 _ANYBODY = ""  # one entry for all tenants that nobody declared
 # What is kept of tenants whose detection is off, until it is on again: the ones seen
 # last, and of each the subjects seen last.
-_ASIDE = DetectSettings(max_tenants=64, max_subjects=2_000, max_baselines=2_000)
+_PARKED = DetectSettings(max_tenants=64, max_subjects=2_000, max_baselines=2_000)
 
 
-class Settings(msgspec.Struct, frozen=True):
+class DetectionSettings(msgspec.Struct, frozen=True):
     """Detection by tenant; None: its policy does not want any."""
 
     default: DetectSettings | None = DetectSettings()
@@ -37,12 +37,12 @@ def settings_of(
     default: Policy,
     campaigns: Iterable[Campaign] = (),
     reorder_s: float = 0.0,
-) -> Settings:
+) -> DetectionSettings:
     """Detection as the policies of tenants state it, as if all of them enforced: what
     observe mode leaves undone, it leaves undone where requests are decided.
     """
     declared = tuple(campaigns)
-    return Settings(
+    return DetectionSettings(
         default=_settings(default, declared, reorder_s),
         tenants={
             tenant: _settings(policy, declared, reorder_s)
@@ -83,46 +83,48 @@ def _ladder(rungs: Rungs, anomaly: Anomaly) -> LadderSettings:
     )
 
 
-class Rooms:
+class Detectors:
     """The detectors. ``baselines``: what ``state`` returned, or one detector's own."""
 
-    def __init__(self, settings: Settings, baselines: bytes | None = None) -> None:
+    def __init__(
+        self, settings: DetectionSettings, baselines: bytes | None = None
+    ) -> None:
         """Raises BaselinesError."""
         self._settings = settings
         self._engines: list[Engine] = []
         self._by_tenant: dict[str, Engine | None] = {}
-        self._aside: bytes | None = None
+        self._parked: bytes | None = None
         self._build(settings, [] if baselines is None else _states(baselines))
 
-    def _build(self, settings: Settings, states: list[bytes]) -> None:
+    def _build(self, settings: DetectionSettings, states: list[bytes]) -> None:
         self._settings = settings
         self._engines = []
         self._by_tenant = {}
         for wanted in (settings.default, *settings.tenants.values()):
             if wanted is not None and self._find(wanted) is None:
                 self._engines.append(Engine(wanted))
-        aside = Engine(_ASIDE)
+        aside = Engine(_PARKED)
         for state in states:
             for engine in self._engines:
                 self._load(engine, state, engine)
             self._load(aside, state, None)
-        self._aside = aside.state() if aside.tenants else None
+        self._parked = aside.state() if aside.tenants else None
 
     def _load(self, engine: Engine, state: bytes, of: Engine | None) -> None:
         try:
-            engine.load(state, keep=lambda tenant: self.of(tenant) is of)
+            engine.load(state, keep=lambda tenant: self.engine_of(tenant) is of)
         except (msgspec.DecodeError, ValueError, LookupError) as error:
             raise BaselinesError(f"these are no baselines: {error}") from None
 
     def observe(self, event: Event) -> list[Output]:
         """One event; nothing where its tenant's policy has detection off."""
-        engine = self.of(event.tenant)
+        engine = self.engine_of(event.tenant)
         return engine.observe(event) if engine else []
 
-    def settle(self, event: Event) -> list[Output]:
+    def observe_outcome(self, event: Event) -> list[Output]:
         """The end of a request whose beginning was observed (``Engine.settle``)."""
-        engine = self.of(event.tenant)
-        return engine.settle(event) if engine else []
+        engine = self.engine_of(event.tenant)
+        return engine.observe_outcome(event) if engine else []
 
     def advance(self, now: float) -> list[Output]:
         """Event time has come to ``now`` (epoch seconds)."""
@@ -137,7 +139,7 @@ class Rooms:
         states = self._states()
         return states[0] if len(states) == 1 else msgspec.msgpack.encode(states)
 
-    def configure(self, settings: Settings) -> bool:
+    def configure(self, settings: DetectionSettings) -> bool:
         """New settings, old knowledge; False when nothing is different."""
         if settings == self._settings:
             return False
@@ -148,11 +150,11 @@ class Rooms:
         """Of each detector, and before them what was set aside: the last one's tails
         and reach count.
         """
-        aside = [] if self._aside is None else [self._aside]
+        aside = [] if self._parked is None else [self._parked]
         return aside + [engine.state() for engine in self._engines]
 
     @property
-    def settings(self) -> Settings:
+    def settings(self) -> DetectionSettings:
         """What is in force."""
         return self._settings
 
@@ -166,7 +168,7 @@ class Rooms:
         """Events not counted: too late, or alone in the future."""
         return sum(engine.late + engine.clock.absurd for engine in self._engines)
 
-    def of(self, tenant: str) -> Engine | None:
+    def engine_of(self, tenant: str) -> Engine | None:
         """The detector of a tenant's events."""
         if tenant not in self._settings.tenants:
             tenant = _ANYBODY

@@ -11,49 +11,48 @@ from collections.abc import Callable, Iterable
 
 import msgspec
 
-from gateway.detect.baseline import Envelope, new_envelope
+from gateway.detect.baseline import UpperBaseline, new_upper_baseline
 from gateway.detect.model import (
     REFUSED_STATUS,
     DetectSettings,
     Event,
     Output,
     Ref,
-    Rung,
+    ResponseAction,
 )
 from gateway.detect.order import EventClock, ReorderBuffer
-from gateway.detect.peers import FEW_COUNT, LEAST_COUNT, Live
+from gateway.detect.peers import FEW_COUNT, LEAST_COUNT, ConcurrentPeers
 from gateway.detect.prompts import learn_prompt
-from gateway.detect.responses import Bench, Case
-from gateway.detect.roster import Roster
+from gateway.detect.responses import CandidateAlert, ResponseManager
 from gateway.detect.rules.classify import classify
 from gateway.detect.rules.crowd import judge_tenant
-from gateway.detect.rules.facts import EARLY_S, Facts, Finding, peer_sigma
+from gateway.detect.rules.facts import EARLY_S, Facts, Signal, peer_score
 from gateway.detect.rules.prefilter import LOUD_M, notable
 from gateway.detect.rules.stolen_key import SUSPICIOUS
-from gateway.detect.saved import Saved, save_tenant, tracks_of
+from gateway.detect.saved import Saved, save_tenant, subjects_of
 from gateway.detect.score import Tail, new_tail
-from gateway.detect.service_maximum import new_reach
+from gateway.detect.service_maximum import new_service_maxima
 from gateway.detect.subject import (
     DENIED,
     FAILED,
     FAN_OUT,
-    LITTLE_NEWS,
+    LITTLE_NOVELTY,
     MINUTE_S,
     MISSING,
-    NEWS_S,
+    NOVELTY_S,
     OK,
     REJECTED,
     WINDOW_S,
-    Track,
-    conduct_of,
+    SubjectState,
     nearness,
     network_of,
+    outcome_of,
 )
 from gateway.detect.tenant import (
     REQUESTS_UNIT,
     TOKENS_UNIT,
-    Remembered,
-    Tenant,
+    RecentKeys,
+    TenantState,
 )
 
 ANONYMOUS = "anonymous"
@@ -73,22 +72,22 @@ _STANDS_OUT = 4.0
 
 
 class Engine:
-    """The detector of one room: feed ``observe`` in the order of time."""
+    """One detector, for all tenants of the same settings: feed ``observe`` by time."""
 
     def __init__(
         self, settings: DetectSettings | None = None, baselines: bytes | None = None
     ) -> None:
         self.settings = settings or DetectSettings()
         self.clock = EventClock(recorded=self.settings.reorder_s > 0.0)
-        self.tenants: dict[str, Tenant] = {}
+        self.tenants: dict[str, TenantState] = {}
         self.tails: dict[str, Tail] = {"requests": new_tail(), "tokens": new_tail()}
-        self.reach = new_reach()
-        self.bench: Bench = Roster(self.settings)
+        self.service_maxima = new_service_maxima()
+        self.responses = ResponseManager(self.settings)
         self.events = 0
         self.forgotten = 0  # tenants that made room for others
         self._buffer = ReorderBuffer(self.settings.reorder_s)
         self._networks: dict[str, str] = {}
-        self._envelopes: Remembered = Remembered(self.settings.max_baselines)
+        self._baselines: RecentKeys = RecentKeys(self.settings.max_baselines)
         self._refit_at = 0.0
         self._sweep_at = 0.0
         self._started = 0.0
@@ -102,21 +101,21 @@ class Engine:
         ready = self.clock.admit(event)
         return self._take(ready) if ready else []
 
-    def settle(self, event: Event) -> list[Output]:
+    def observe_outcome(self, event: Event) -> list[Output]:
         """The end of a request that was observed at its beginning (with status 0, for
         it had no answer yet): how it was answered, and what it cost.
         """
         tenant = self.tenants.get(event.tenant)
         if tenant is None:
             return []
-        kind = conduct_of(event.status)
-        tenant.settle(event, kind)
-        ip = tenant.tracks["client_ip"].get(event.client_ip)
+        kind = outcome_of(event.status)
+        tenant.count_outcome(event, kind)
+        ip = tenant.subjects["client_ip"].get(event.client_ip)
         if ip is not None:
-            ip.settle(event, kind, event.user)
-        user = tenant.tracks["user"].get(event.user)
+            ip.count_outcome(event, kind, event.user)
+        user = tenant.subjects["user"].get(event.user)
         if user is not None:
-            user.settle(event, kind, network_of(event.client_ip))
+            user.count_outcome(event, kind, network_of(event.client_ip))
         return []
 
     def advance(self, now: float) -> list[Output]:
@@ -131,11 +130,13 @@ class Engine:
         """No more events: hand out what was held, end what is open."""
         out = self._take(self.clock.close())
         self._release(float("inf"), out)
-        return out + self.bench.close(self.clock.now)
+        return out + self.responses.close(self.clock.now)
 
-    def action_for(self, kind: str, id_: str, tenant: str | None = None) -> Rung:
+    def action_for(
+        self, kind: str, id_: str, tenant: str | None = None
+    ) -> ResponseAction:
         """What is done to a subject now; ``tenant`` None: the strictest anywhere."""
-        return self.bench.action_for(kind, id_, tenant, self.clock.now)
+        return self.responses.action_for(kind, id_, tenant, self.clock.now)
 
     @property
     def late(self) -> int:
@@ -167,14 +168,14 @@ class Engine:
         tenant = self.tenants.get(event.tenant)
         if tenant is None:
             tenant = self._tenant(event.tenant)
-        kind = conduct_of(event.status)
+        kind = outcome_of(event.status)
         window = int(ts // WINDOW_S)
         if window > tenant.window:
             self._turn_tenant(tenant, window)
         tenant.count(event, kind)
         address, name = event.client_ip, event.user
         tokens = event.total_tokens or event.prompt_tokens + event.completion_tokens
-        tenant.live_ips.count(address, tokens, times)
+        tenant.concurrent_ips.count(address, tokens, times)
         ip = tenant.ips.get(address) or self._track(tenant, "client_ip", address, ts)
         print_ = event.fingerprint
         near = None if print_ is None else nearness(ip.prints, print_)
@@ -187,13 +188,15 @@ class Engine:
             self._turn(tenant, ip, window)
         tenant.top = max(tenant.top, ip.requests)
         if user is not None:
-            tenant.live_users.count(name, tokens, times)
+            tenant.concurrent_users.count(name, tokens, times)
             if user.count(event, kind, self._network(address), same):
                 self._turn(tenant, user, window)
             tenant.top = max(tenant.top, user.requests)
         if print_ is not None:
             refused = kind in _TURNED_AWAY
-            out += learn_prompt(self.bench, tenant, event, ip, user, refused=refused)
+            out += learn_prompt(
+                self.responses, tenant, event, ip, user, refused=refused
+            )
         ip.skip -= times
         if ip.skip <= 0:
             ip.keyed = user is not None
@@ -204,7 +207,7 @@ class Engine:
             if user.skip <= 0:
                 self._look(tenant, user, event, out)
         if event.status == REFUSED_STATUS:
-            self.bench.knock(event)
+            self.responses.observe_blocked_retry(event)
 
     def _network(self, address: str) -> str:
         """As ``network_of``; remembered, for addresses come again."""
@@ -216,10 +219,10 @@ class Engine:
             network = known[address] = network_of(address)
         return network
 
-    def _tenant(self, name: str) -> Tenant:
+    def _tenant(self, name: str) -> TenantState:
         if len(self.tenants) >= self.settings.max_tenants:
             self._forget_tenants()
-        tenant = Tenant(name, self.settings.max_subjects, self.clock.now)
+        tenant = TenantState(name, self.settings.max_subjects, self.clock.now)
         if not self._started:
             self._started = self.clock.now
         self.tenants[name] = tenant
@@ -230,27 +233,30 @@ class Engine:
         with the least history.
         """
         tenants = sorted(
-            self.tenants.values(), key=lambda one: (one.minute, one.tide.age)
+            self.tenants.values(),
+            key=lambda one: (one.minute, one.seasonal_baseline.age),
         )
         for tenant in tenants[: 1 + len(tenants) // 4]:
             del self.tenants[tenant.name]
             self.forgotten += 1
 
-    def _track(self, tenant: Tenant, kind: str, id_: str, ts: float) -> Track:
+    def _track(
+        self, tenant: TenantState, kind: str, id_: str, ts: float
+    ) -> SubjectState:
         """A subject that was not seen before."""
-        track = Track(kind=kind, id=id_, tenant=tenant.name, born=ts, last=ts)
+        track = SubjectState(kind=kind, id=id_, tenant=tenant.name, born=ts, last=ts)
         track.window = int(ts // WINDOW_S)
         track.minute = int(ts // 60)
-        tenant.tracks[kind].put(id_, track)
+        tenant.subjects[kind].put(id_, track)
         return track
 
     # -- windows -----------------------------------------------------------------------
 
-    def _turn(self, tenant: Tenant, track: Track, window: int) -> None:
+    def _turn(self, tenant: TenantState, track: SubjectState, window: int) -> None:
         """A subject's window is over: score it for the tails, then learn it."""
-        self._give_envelope(track)
-        self._learn(track, track.envelope, "requests", track.requests)
-        self._learn(track, track.token_envelope, "tokens", track.tokens)
+        self._give_baseline(track)
+        self._learn(track, track.baseline, "requests", track.requests)
+        self._learn(track, track.token_baseline, "tokens", track.tokens)
         if track.requests and not track.judged:
             tenant.peers.learn(track.peak_m)
             tenant.peers_w.learn(track.requests)
@@ -259,42 +265,46 @@ class Engine:
                 self._reach(track)
         track.turn_window(window)
 
-    def _reach(self, track: Track) -> None:
+    def _reach(self, track: SubjectState) -> None:
         """What this subject came to counts as what subjects come to."""
         key = f"{track.tenant} {track.kind} {track.id}"
-        reach = self.reach
+        reach = self.service_maxima
         reach["minute"].learn(key, track.peak_m)
         reach["requests"].learn(key, track.requests)
         reach["tokens"].learn(key, track.tokens)
         reach["longest"].learn(key, track.longest)
-        if track.run and not track.run_judged:
+        if track.repetition_run and not track.repetition_judged:
             # Services run for days: what counts is how long newcomers' runs are.
             if not track.known(track.last):
-                reach["run"].learn(key, track.run)
-            reach["run_tokens"].learn(key, track.run_tokens)
+                reach["run"].learn(key, track.repetition_run)
+            reach["run_tokens"].learn(key, track.repetition_tokens)
 
-    def _give_envelope(self, track: Track) -> None:
+    def _give_baseline(self, track: SubjectState) -> None:
         """A week of its own for whoever comes back; taken from those who do not."""
         key = (track.tenant, track.kind, track.id)
-        if track.envelope is not None:
-            self._envelopes.get(key)  # used again
+        if track.baseline is not None:
+            self._baselines.get(key)  # used again
             return
         if track.born // WINDOW_S > track.window - _ENVELOPE_AFTER:
             return
-        track.envelope = new_envelope(WINDOW_S, REQUESTS_UNIT)
-        track.token_envelope = new_envelope(WINDOW_S, TOKENS_UNIT)
-        self._envelopes.put(key, True)
+        track.baseline = new_upper_baseline(WINDOW_S, REQUESTS_UNIT)
+        track.token_baseline = new_upper_baseline(WINDOW_S, TOKENS_UNIT)
+        self._baselines.put(key, True)
 
-    def _take_envelopes(self) -> None:
+    def _take_baselines(self) -> None:
         """Weeks of subjects that were not seen for long make room."""
         for tenant in self.tenants.values():
-            for track in tracks_of(tenant):
+            for track in subjects_of(tenant):
                 key = (track.tenant, track.kind, track.id)
-                if track.envelope is not None and key not in self._envelopes:
-                    track.envelope = track.token_envelope = None
+                if track.baseline is not None and key not in self._baselines:
+                    track.baseline = track.token_baseline = None
 
     def _learn(
-        self, track: Track, envelope: Envelope | None, meter: str, count: float
+        self,
+        track: SubjectState,
+        envelope: UpperBaseline | None,
+        meter: str,
+        count: float,
     ) -> None:
         if envelope is None:
             return
@@ -306,9 +316,9 @@ class Engine:
                 self.tails[meter].learn(surprise)
         envelope.learn(window, count, judged=track.judged)
 
-    def _turn_tenant(self, tenant: Tenant, window: int) -> None:
+    def _turn_tenant(self, tenant: TenantState, window: int) -> None:
         if tenant.window >= 0:
-            tenant.tide.learn(
+            tenant.seasonal_baseline.learn(
                 tenant.window,
                 tenant.requests,
                 judged=tenant.abused or tenant.surge_until > self.clock.now,
@@ -321,20 +331,20 @@ class Engine:
     # -- looking closely ---------------------------------------------------------------
 
     def _look(
-        self, tenant: Tenant, track: Track, event: Event, out: list[Output]
+        self, tenant: TenantState, track: SubjectState, event: Event, out: list[Output]
     ) -> None:
         track.skip = max(3, track.requests_m >> 3)
         now = event.ts
         if not self._notable(tenant, track, now):
-            self.bench.calm(track)
+            self.responses.calm(track)
             return
         finding = classify(self.facts(tenant, track, now))
         if finding is None or finding.score < self.settings.ladder.tag:
-            self.bench.calm(track)
+            self.responses.calm(track)
             return
-        if finding.behaviour and finding.alert:
+        if finding.behaviour and finding.page_worthy:
             tenant.abused = True
-            track.judged = track.run_judged = True
+            track.judged = track.repetition_judged = True
             sure = finding.score >= self.settings.ladder.block
             # Suspicion is no evidence for further suspicion.
             sure = sure and track.suspicious + track.suspicious_b < SUSPICIOUS
@@ -346,9 +356,9 @@ class Engine:
             if track.kind == "client_ip"
             else Ref("client_ip", event.client_ip)
         )
-        out += self.bench.verdict(self._case(tenant, track, finding, now), partner)
+        out += self.responses.verdict(self._case(tenant, track, finding, now), partner)
 
-    def _notable(self, tenant: Tenant, track: Track, now: float) -> bool:
+    def _notable(self, tenant: TenantState, track: SubjectState, now: float) -> bool:
         """Whether the rules may find anything; False is certain."""
         cold = now - tenant.born < self.settings.grace_s
         known = track.known(now)
@@ -359,7 +369,7 @@ class Engine:
             return False
         if notable(track, rate, known=False, cold=True):
             return True
-        live = tenant.live[track.kind]
+        live = tenant.concurrent[track.kind]
         heads = max(1, len(track.company)) if track.keyed else 1
         if rate >= (FEW_COUNT if live.silent else LEAST_COUNT) * heads:
             return True
@@ -368,7 +378,9 @@ class Engine:
         part = now / MINUTE_S - track.minute
         return live.size_score(track.id, part) >= self.settings.ladder.tag
 
-    def _case(self, tenant: Tenant, track: Track, finding: Finding, now: float) -> Case:
+    def _case(
+        self, tenant: TenantState, track: SubjectState, finding: Signal, now: float
+    ) -> CandidateAlert:
         observed: dict[str, float] = {
             "requests_1m": round(track.rate_m(now)),
             "tokens_1m": round(track.tokens_1m(now)),
@@ -376,14 +388,14 @@ class Engine:
             "tokens_10m": track.tokens,
         }
         expected = {"requests_1m": round(tenant.peers.busy(), 1)}
-        if track.envelope is not None and track.envelope.age:
-            level = track.envelope.expect(track.window).level
-            expected = {"requests_10m": round(track.envelope.count(level), 1)}
-        return Case(
+        if track.baseline is not None and track.baseline.age:
+            level = track.baseline.expect(track.window).level
+            expected = {"requests_10m": round(track.baseline.count(level), 1)}
+        return CandidateAlert(
             tenant=tenant,
             subject=Ref(track.kind, track.id),
             known=track.known(now),
-            finding=finding,
+            signal=finding,
             now=now,
             since=max(track.born, now - WINDOW_S),
             observed=observed,
@@ -391,9 +403,9 @@ class Engine:
             prints=track.prints,
         )
 
-    def facts(self, tenant: Tenant, track: Track, now: float) -> Facts:
+    def facts(self, tenant: TenantState, track: SubjectState, now: float) -> Facts:
         """What the classes are told apart by."""
-        conduct, before = track.conduct, track.conduct_b
+        conduct, before = track.outcomes, track.outcomes_b
         rate = track.rate_m(now)
         busy = tenant.peers.busy()
         known = track.known(now)
@@ -401,7 +413,7 @@ class Engine:
         # Behind one address may be many people; later on each is known by its key.
         heads = max(1, len(track.company)) if track.keyed else 1
         heads_now = heads if cold else 1
-        live = tenant.live[track.kind]
+        live = tenant.concurrent[track.kind]
         facts = Facts(
             kind=track.kind,
             known=known,
@@ -411,19 +423,19 @@ class Engine:
             requests=track.requests,
             tokens=track.tokens,
             expected_m=busy,
-            live_m=live.mean_of_others(track.id),
-            tide_m=tenant.tide_m(),
+            concurrent_m=live.mean_of_others(track.id),
+            expected_rate_m=tenant.expected_rate_m(),
             heads=heads,
             fan_out=(
                 tenant.fan_out(track, now)
                 if cold and track.kind == "user" and len(track.company) >= FAN_OUT
                 else 0
             ),
-            peer_sigma=max(
-                peer_sigma(rate / heads_now, busy),
-                peer_sigma(track.requests / heads_now, tenant.peers_w.busy()),
+            peer_score=max(
+                peer_score(rate / heads_now, busy),
+                peer_score(track.requests / heads_now, tenant.peers_w.busy()),
             ),
-            token_peer_sigma=peer_sigma(track.tokens, tenant.peers_t.busy()),
+            token_peer_score=peer_score(track.tokens, tenant.peers_t.busy()),
             backed=track.backed,
             keyed=track.keyed,
             failed=conduct[FAILED] + before[FAILED],
@@ -441,25 +453,25 @@ class Engine:
             newcomers=track.newcomers + track.newcomers_b,
             company=len(track.company),
             windows=track.windows,
-            run=track.run,
-            run_tokens=track.run_tokens,
-            run_judged=track.run_judged,
-            most_run=track.most_run,
-            most_run_tokens=track.most_run_tokens,
-            still=track.still,
-            stills=track.stills,
-            most_stills=track.most_stills,
+            repetition_run=track.repetition_run,
+            repetition_tokens=track.repetition_tokens,
+            repetition_judged=track.repetition_judged,
+            most_repetition_run=track.most_repetition_run,
+            most_repetition_tokens=track.most_repetition_tokens,
+            same_size=track.same_size,
+            same_size_streak=track.same_size_streak,
+            most_same_size_streak=track.most_same_size_streak,
             asked=track.asked,
             longest=track.longest,
             most_longest=track.most_longest,
-            reach_longest=self.reach["longest"].usual,
+            service_longest=self.service_maxima["longest"].usual,
             spoken=track.spoken + track.spoken_w,
             louder_answers=track.louder(),
-            reach_m=self.reach["minute"].usual,
-            reach_requests=self.reach["requests"].usual,
-            reach_tokens=self.reach["tokens"].usual,
-            reach_run=self.reach["run"].usual,
-            reach_run_tokens=self.reach["run_tokens"].usual,
+            service_m=self.service_maxima["minute"].usual,
+            service_requests=self.service_maxima["requests"].usual,
+            service_tokens=self.service_maxima["tokens"].usual,
+            service_repetition_run=self.service_maxima["run"].usual,
+            service_repetition_tokens=self.service_maxima["run_tokens"].usual,
             longer_asks=track.growth(),
             sized=track.sized,
             longer_answers=track.longer(),
@@ -469,20 +481,28 @@ class Engine:
         )
         if track.kind == "user":
             track.fade(now)
-            facts.met, facts.used = track.met, track.used
-            facts.most_met, facts.most_used = track.most_met, track.most_used
-            facts.swaps, facts.most_swaps = track.swaps, track.most_swaps
+            facts.new_networks, facts.new_models = track.new_networks, track.new_models
+            facts.most_new_networks, facts.most_new_models = (
+                track.most_new_networks,
+                track.most_new_models,
+            )
+            facts.alternations, facts.most_alternations = (
+                track.alternations,
+                track.most_alternations,
+            )
             if facts.familiar and not known:
-                facts.older = sum(now - at > NEWS_S for at in track.company.values())
+                facts.older = sum(now - at > NOVELTY_S for at in track.company.values())
             facts.suspicious = track.suspicious + track.suspicious_b
         if not known and (cold or rate >= LOUD_M):
-            facts.live_sigma = self._stands_out(live, track, heads, now)
-            facts.live_size = live.size_score(track.id, now / 60 - track.minute)
-        if track.envelope is not None and track.token_envelope is not None:
-            self._volumes(facts, track, track.envelope, track.token_envelope)
+            facts.concurrent_score = self._stands_out(live, track, heads, now)
+            facts.concurrent_size = live.size_score(track.id, now / 60 - track.minute)
+        if track.baseline is not None and track.token_baseline is not None:
+            self._volumes(facts, track, track.baseline, track.token_baseline)
         return facts
 
-    def _stands_out(self, live: Live, track: Track, heads: int, now: float) -> float:
+    def _stands_out(
+        self, live: ConcurrentPeers, track: SubjectState, heads: int, now: float
+    ) -> float:
         """Of an address with several users, each is compared with its peers."""
         before = minutes = 0.0
         if track.id not in live.loud:
@@ -495,22 +515,26 @@ class Engine:
         return score
 
     def _volumes(
-        self, facts: Facts, track: Track, requests: Envelope, tokens: Envelope
+        self,
+        facts: Facts,
+        track: SubjectState,
+        requests: UpperBaseline,
+        tokens: UpperBaseline,
     ) -> None:
         window = max(track.window, requests.last + 1)
         usual = requests.expect(window)
         facts.expected_requests = requests.count(usual.level)
         surprise = (requests.value(track.requests) - usual.level) / usual.spread
-        facts.request_sigma = self.tails["requests"].sigma(surprise)
-        facts.odd = facts.met >= LITTLE_NEWS and requests.is_odd(window)
+        facts.request_score = self.tails["requests"].score(surprise)
+        facts.odd = facts.new_networks >= LITTLE_NOVELTY and requests.is_odd(window)
         usual = tokens.expect(window)
         facts.expected_tokens = tokens.count(usual.level)
         surprise = (tokens.value(track.tokens) - usual.level) / usual.spread
-        facts.token_sigma = self.tails["tokens"].sigma(surprise)
-        if max(facts.token_sigma, facts.request_sigma) >= _NOTABLE:
+        facts.token_score = self.tails["tokens"].score(surprise)
+        if max(facts.token_score, facts.request_score) >= _NOTABLE:
             facts.most_tokens = tokens.most()
             facts.most_requests = requests.most()
-        if max(facts.token_sigma, facts.request_sigma) >= _STANDS_OUT:
+        if max(facts.token_score, facts.request_score) >= _STANDS_OUT:
             facts.steady = requests.steadiness()
 
     # -- time --------------------------------------------------------------------------
@@ -524,32 +548,30 @@ class Engine:
                 continue
             finding = judge_tenant(tenant, now, self.settings, self.tails["requests"])
             if finding is not None:
-                out += self.bench.whole(tenant, finding, now)
+                out += self.responses.whole(tenant, finding, now)
         if now >= self._refit_at:
             self._refit_at = now + _REFIT_S
             for tail in self.tails.values():
                 tail.refit()
             subjects = sum(one.population() for one in self.tenants.values()) // 2
-            for reach in self.reach.values():
-                reach.settle(now, subjects)
-            self._take_envelopes()
-        return out + self.bench.sweep(now)
+            for reach in self.service_maxima.values():
+                reach.refresh(now, subjects)
+            self._take_baselines()
+        return out + self.responses.sweep(now)
 
     # -- state -------------------------------------------------------------------------
 
     def state(self) -> bytes:
-        """Everything that must survive a restart; what is held back is handed out at
-        ``close`` and is no part of it.
-        """
+        """What must survive a restart, without the events held for ordering."""
         return msgspec.msgpack.encode(
             Saved(
                 now=self.clock.now,
                 started=self._started,
                 tails=self.tails,
-                reach=self.reach,
-                tracks=[one for t in self.tenants.values() for one in tracks_of(t)],
+                service_maxima=self.service_maxima,
+                subjects=[one for t in self.tenants.values() for one in subjects_of(t)],
                 tenants={name: save_tenant(t) for name, t in self.tenants.items()},
-                bench=msgspec.Raw(msgspec.msgpack.encode(self.bench.state())),
+                responses=msgspec.Raw(msgspec.msgpack.encode(self.responses.state())),
             )
         )
 
@@ -561,26 +583,21 @@ class Engine:
         self.clock.now = max(self.clock.now, held.now)
         self._started = min(self._started or held.started, held.started)
         self.tails = held.tails
-        self.reach |= held.reach
+        self.service_maxima |= held.service_maxima
         for name, known in held.tenants.items():
             if not keep(name):
                 continue
             tenant = self._tenant(name)
-            tenant.born, tenant.tide = known.born, known.tide
+            tenant.born, tenant.seasonal_baseline = known.born, known.seasonal_baseline
             tenant.window, tenant.requests = known.window, known.requests
             for peers, bins in zip(tenant.all_peers(), known.peers, strict=True):
                 peers.restore(bins)
             for template in known.templates:
                 tenant.templates.place(template)
-        for track in held.tracks:
+        for track in held.subjects:
             if not keep(track.tenant) or track.tenant not in self.tenants:
                 continue
-            self.tenants[track.tenant].tracks[track.kind].put(track.id, track)
-            if track.envelope is not None:
-                self._envelopes.put((track.tenant, track.kind, track.id), True)
-        self.bench.load(held.bench, keep)
-
-    @classmethod
-    def restore(cls, saved: bytes, settings: DetectSettings | None = None) -> Engine:
-        """An engine that goes on where another one stopped."""
-        return cls(settings, saved)
+            self.tenants[track.tenant].subjects[track.kind].put(track.id, track)
+            if track.baseline is not None:
+                self._baselines.put((track.tenant, track.kind, track.id), True)
+        self.responses.load(held.responses, keep)

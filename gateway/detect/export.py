@@ -6,10 +6,10 @@ from __future__ import annotations
 
 import msgspec
 
-from gateway.detect.baseline import LEVEL_STEPS, Envelope
+from gateway.detect.baseline import LEVEL_STEPS, UpperBaseline
 from gateway.detect.engine import Engine
-from gateway.detect.subject import MINUTE_S, WINDOW_S, Track
-from gateway.detect.tenant import TIDE_KNOWN
+from gateway.detect.subject import MINUTE_S, WINDOW_S, SubjectState
+from gateway.detect.tenant import BASELINE_KNOWN
 
 # Beyond these the busiest of the tenant stand for a subject.
 MOST_EXPECTED = 4096
@@ -30,7 +30,7 @@ def expectations(
     found: list[tuple[float, Key]] = []
     for name, tenant in engine.tenants.items():
         busy[name] = usual = tenant.peers.busy()
-        for tracks in tenant.tracks.values():
+        for tracks in tenant.subjects.values():
             for track in tracks.values():
                 if track.window >= window - 1:
                     expected = _expected_m(track, window)
@@ -40,15 +40,15 @@ def expectations(
     return {key: expected for expected, key in found[:most]}, busy
 
 
-def _expected_m(track: Track, window: int) -> float:
-    envelope = track.envelope
+def _expected_m(track: SubjectState, window: int) -> float:
+    envelope = track.baseline
     if envelope is None or not envelope.age:
         return 0.0
     level = envelope.expect(max(window, envelope.last + 1)).level
     return _BURST * envelope.count(level) / _MINUTES
 
 
-class Tide(msgspec.Struct, frozen=True, gc=False):
+class ExpectedRate(msgspec.Struct, frozen=True, gc=False):
     """Requests a second of one tenant: at most ``expected`` is usual now, and from
     ``notable`` on it stands out.
     """
@@ -57,18 +57,20 @@ class Tide(msgspec.Struct, frozen=True, gc=False):
     notable: float
 
 
-def tide_of(engine: Engine, name: str) -> Tide | None:
+def expected_rate_of(engine: Engine, name: str) -> ExpectedRate | None:
     """None while a tenant's tide is not known (six hours)."""
     tenant = engine.tenants.get(name)
-    if tenant is None or tenant.tide.age < TIDE_KNOWN:
+    if tenant is None or tenant.seasonal_baseline.age < BASELINE_KNOWN:
         return None
-    tide = tenant.tide
+    tide = tenant.seasonal_baseline
     now = tide.expect(max(tenant.window, tide.last + 1))
     notable = now.level + engine.settings.warning * now.spread
-    return Tide(tide.count(now.level) / WINDOW_S, tide.count(notable) / WINDOW_S)
+    return ExpectedRate(
+        tide.count(now.level) / WINDOW_S, tide.count(notable) / WINDOW_S
+    )
 
 
-class Usual(msgspec.Struct, frozen=True):
+class SubjectActivity(msgspec.Struct, frozen=True):
     """One subject now, beside what it usually does. ``expected_*`` None: not known yet.
 
     ``*_1m`` are of the last sixty seconds, ``*_10m`` of a ten-minute window; the
@@ -84,7 +86,7 @@ class Usual(msgspec.Struct, frozen=True):
     expected_1m: float | None
     expected_10m: float | None
     expected_tokens_10m: float | None
-    sigma: float | None
+    score: float | None
     alike: float
     peers_1m: float
     until: float
@@ -95,22 +97,22 @@ class Usual(msgspec.Struct, frozen=True):
 _DAY = 144  # windows
 
 
-def usual_of(
+def subject_activity(
     engine: Engine, name: str, kind: str, id_: str, now: float, *, history: bool = False
-) -> Usual | None:
+) -> SubjectActivity | None:
     """What is remembered of a subject; None for a stranger."""
     tenant = engine.tenants.get(name)
     track = None
-    if tenant is not None and kind in tenant.tracks:
-        track = tenant.tracks[kind].get(id_)
+    if tenant is not None and kind in tenant.subjects:
+        track = tenant.subjects[kind].get(id_)
     if tenant is None or track is None:
         return None
     current = int(now // WINDOW_S) == track.window
     window = max(track.window, int(now // WINDOW_S))
     requests = track.requests if current else 0
-    requests_10m = _level(track.envelope, window)
-    envelope = track.envelope
-    return Usual(
+    requests_10m = _level(track.baseline, window)
+    envelope = track.baseline
+    return SubjectActivity(
         since=track.born,
         known=track.known(now),
         requests_1m=track.rate_m(now),
@@ -118,17 +120,17 @@ def usual_of(
         tokens_10m=track.tokens if current else 0,
         expected_1m=None if requests_10m is None else requests_10m / _MINUTES,
         expected_10m=requests_10m,
-        expected_tokens_10m=_level(track.token_envelope, window),
-        sigma=_sigma(envelope, window, requests),
+        expected_tokens_10m=_level(track.token_baseline, window),
+        score=_score(envelope, window, requests),
         alike=track.alike,
         peers_1m=tenant.peers.busy(),
         until=((envelope.last + 1) if envelope else window) * WINDOW_S,
         requests=_day(envelope) if history else (),
-        tokens=_day(track.token_envelope) if history else (),
+        tokens=_day(track.token_baseline) if history else (),
     )
 
 
-def _level(envelope: Envelope | None, window: int) -> float | None:
+def _level(envelope: UpperBaseline | None, window: int) -> float | None:
     if envelope is None or not envelope.age:
         return None
     ahead = max(window, envelope.last + 1)
@@ -139,14 +141,14 @@ def _level(envelope: Envelope | None, window: int) -> float | None:
     return envelope.count(envelope.expect(ahead).level)
 
 
-def _sigma(envelope: Envelope | None, window: int, count: float) -> float | None:
+def _score(envelope: UpperBaseline | None, window: int, count: float) -> float | None:
     level = _level(envelope, window)
     if envelope is None or level is None:
         return None
     return (envelope.value(count) - envelope.value(level)) / envelope.spread
 
 
-def _day(envelope: Envelope | None) -> tuple[int, ...]:
+def _day(envelope: UpperBaseline | None) -> tuple[int, ...]:
     if envelope is None or not envelope.age:
         return ()
     size = len(envelope.levels)

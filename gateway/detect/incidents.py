@@ -8,13 +8,13 @@ from hashlib import blake2b
 import msgspec
 
 from gateway.detect.model import (
-    RUNGS,
+    ACTIONS,
     AttackClass,
+    EvidenceWindow,
     Output,
     Ref,
-    Rung,
+    ResponseAction,
     Severity,
-    Window,
     format_time,
 )
 from gateway.detect.templates import NEAR_BITS
@@ -31,7 +31,7 @@ MOST_PRINTS = 16
 _SEVERITIES: tuple[Severity, ...] = ("info", "warning", "critical")
 
 
-class Incident(msgspec.Struct, array_like=True):
+class IncidentState(msgspec.Struct, array_like=True):
     """Verdicts of one cause. ``subject`` is the tenant for a crowd. Until it is
     ``announced`` it only gives tags their id: nobody was told of it.
     """
@@ -44,7 +44,7 @@ class Incident(msgspec.Struct, array_like=True):
     last: float
     score: float
     severity: Severity
-    action: Rung
+    action: ResponseAction
     reasons: tuple[str, ...]
     observed: dict[str, float]
     expected: dict[str, float]
@@ -61,24 +61,26 @@ def incident_id(tenant: str, cls: str, subject: str, opened: float) -> str:
     return "inc_" + b32encode(digest).decode().lower()[:26]
 
 
-def worsen(incident: Incident, score: float, severity: Severity, action: Rung) -> bool:
+def worsen(
+    incident: IncidentState, score: float, severity: Severity, action: ResponseAction
+) -> bool:
     """Take a further verdict in; whether severity or action rose."""
     rose = _SEVERITIES.index(severity) > _SEVERITIES.index(incident.severity)
     if rose:
         incident.severity = severity
-    if RUNGS.index(action) > RUNGS.index(incident.action):
+    if ACTIONS.index(action) > ACTIONS.index(incident.action):
         incident.action = action
         rose = True
     incident.score = max(incident.score, score)
     return rose
 
 
-def concerns(incident: Incident, tenant: str) -> bool:
+def concerns(incident: IncidentState, tenant: str) -> bool:
     """Whether it goes on in this tenant."""
     return incident.tenant == tenant or tenant in incident.tenants
 
 
-def widen(incident: Incident, tenant: str) -> None:
+def widen(incident: IncidentState, tenant: str) -> None:
     """The same goes on in one more tenant: it is the service's, ``*``."""
     if incident.tenant != EVERYWHERE:
         incident.tenants.append(incident.tenant)
@@ -88,18 +90,18 @@ def widen(incident: Incident, tenant: str) -> None:
         incident.tenants.append(tenant)
 
 
-def same_crowd(incident: Incident, print_: int) -> bool:
+def same_crowd(incident: IncidentState, print_: int) -> bool:
     """Whether a template is one that its crowd sends."""
     return any((one ^ print_).bit_count() <= NEAR_BITS for one in incident.prints)
 
 
-def know_crowd(incident: Incident, print_: int) -> None:
+def know_crowd(incident: IncidentState, print_: int) -> None:
     """Remember a template by which the same crowd is known elsewhere."""
     if len(incident.prints) < MOST_PRINTS and not same_crowd(incident, print_):
         incident.prints.append(print_)
 
 
-def sharpen(incident: Incident, cls: AttackClass) -> bool:
+def sharpen(incident: IncidentState, cls: AttackClass) -> bool:
     """Call it by what was done as soon as that is known, and not by how much it was; a
     crowd that turns out to be larger than readers are is a flood.
     """
@@ -112,7 +114,9 @@ def sharpen(incident: Incident, cls: AttackClass) -> bool:
     return True
 
 
-def share_out(incident: Incident, subject: Ref, partner: Ref, cls: AttackClass) -> bool:
+def share_out(
+    incident: IncidentState, subject: Ref, partner: Ref, cls: AttackClass
+) -> bool:
     """Lay what a second source does, too, to the tenant; whether that is news."""
     own = incident.subject
     if cls not in SHARED or own.kind == "tenant" or own in (subject, partner):
@@ -121,7 +125,7 @@ def share_out(incident: Incident, subject: Ref, partner: Ref, cls: AttackClass) 
     return True
 
 
-def name_worst(incident: Incident, subject: Ref, score: float) -> None:
+def name_worst(incident: IncidentState, subject: Ref, score: float) -> None:
     """Remember one of the worst subjects."""
     worst = incident.worst
     key = f"{subject.kind}:{subject.id}"
@@ -134,7 +138,7 @@ def name_worst(incident: Incident, subject: Ref, score: float) -> None:
         worst[key] = score
 
 
-def told(incident: Incident) -> Output:
+def latest_output(incident: IncidentState) -> Output:
     """What was last to be said of it, as somebody hears it who comes later."""
     return Output(
         type="incident.updated",
@@ -147,7 +151,7 @@ def told(incident: Incident) -> Output:
         tenant=incident.tenant,
         action=incident.action,
         until=None,
-        window=Window(format_time(incident.opened), format_time(incident.last)),
+        window=EvidenceWindow(format_time(incident.opened), format_time(incident.last)),
         observed=incident.observed,
         expected=incident.expected,
         reasons=incident.reasons,
@@ -155,7 +159,7 @@ def told(incident: Incident) -> Output:
     )
 
 
-def worst_of(incident: Incident) -> tuple[Ref, ...]:
+def worst_of(incident: IncidentState) -> tuple[Ref, ...]:
     """The worst subjects, worst first."""
     ranked = sorted(incident.worst.items(), key=lambda item: (-item[1], item[0]))
     return tuple(Ref(*key.split(":", 1)) for key, _ in ranked)

@@ -15,7 +15,7 @@ import msgspec
 
 from gateway.core.lru import Lru
 from gateway.detect.fingerprint import ALIKE_BITS
-from gateway.detect.model import Rung
+from gateway.detect.model import ResponseAction
 from gateway.detect.score import MOST
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ class Verdict(msgspec.Struct, frozen=True, gc=False):
     """What is thought of one request, and done with it."""
 
     score: float = 0.0
-    rung: Rung = "allow"
+    action: ResponseAction = "allow"
     cls: str | None = None
     reasons: tuple[str, ...] = ()
 

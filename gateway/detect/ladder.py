@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import msgspec
 
-from gateway.detect.model import RUNGS, LadderSettings, Output, Rung
+from gateway.detect.model import ACTIONS, LadderSettings, Output, ResponseAction
 
 # Lowest rate of a throttle, requests per minute.
 LEAST_RATE = 2
@@ -17,12 +17,12 @@ VOLUME_TIMES = 2.0
 _VOLUME = frozenset({"volume", "cost_spike"})
 
 
-class Standing(msgspec.Struct, array_like=True, gc=False):
+class EnforcementState(msgspec.Struct, array_like=True, gc=False):
     """Where one subject stands. ``until`` is epoch seconds; ``strikes`` how often it
     was blocked before (and not forgiven since ``forgiven_at``).
     """
 
-    rung: Rung = "allow"
+    action: ResponseAction = "allow"
     until: float = 0.0
     strikes: int = 0
     forgiven_at: float = 0.0
@@ -31,9 +31,9 @@ class Standing(msgspec.Struct, array_like=True, gc=False):
     incident: str = ""
 
 
-def decide_rung(
+def decide_action(
     score: float, settings: LadderSettings, *, behaviour: bool, critical: float
-) -> Rung:
+) -> ResponseAction:
     """The response that a score deserves; ``behaviour`` as in Finding."""
     if score < settings.tag:
         return "allow"
@@ -45,31 +45,34 @@ def decide_rung(
 
 
 def raise_to(
-    standing: Standing, rung: Rung, now: float, settings: LadderSettings
+    standing: EnforcementState,
+    rung: ResponseAction,
+    now: float,
+    settings: LadderSettings,
 ) -> bool:
     """Put a subject on ``rung`` or prolong what it stands on; whether it rose."""
-    rose = RUNGS.index(rung) > RUNGS.index(standing.rung)
+    rose = ACTIONS.index(rung) > ACTIONS.index(standing.action)
     if rose:
-        standing.rung = rung
+        standing.action = rung
         if rung == "block":
             forgive(standing, now, settings)
             standing.strikes += 1
             standing.forgiven_at = now
             standing.until = now + block_ttl(standing, settings)
             return True
-    if standing.rung == "block":
+    if standing.action == "block":
         return rose
     standing.until = now + settings.calm_s
     return rose
 
 
-def block_ttl(standing: Standing, settings: LadderSettings) -> float:
+def block_ttl(standing: EnforcementState, settings: LadderSettings) -> float:
     """Seconds of a block, by the number of times it happened."""
     doubled = settings.block_ttl_s * 2.0 ** min(20, max(0, standing.strikes - 1))
     return float(min(settings.max_ttl_s, doubled))
 
 
-def forgive(standing: Standing, now: float, settings: LadderSettings) -> None:
+def forgive(standing: EnforcementState, now: float, settings: LadderSettings) -> None:
     """Take one strike back for each ``forgive_s`` of good conduct."""
     good = int((now - standing.forgiven_at) // settings.forgive_s)
     if standing.strikes and good > 0:
@@ -77,12 +80,12 @@ def forgive(standing: Standing, now: float, settings: LadderSettings) -> None:
         standing.forgiven_at = now
 
 
-def relax(standing: Standing, now: float) -> Rung | None:
+def relax(standing: EnforcementState, now: float) -> ResponseAction | None:
     """Come down when the time is over; the rung that was left, or None."""
-    if standing.rung == "allow" or now < standing.until:
+    if standing.action == "allow" or now < standing.until:
         return None
-    left = standing.rung
-    standing.rung = "allow"
+    left = standing.action
+    standing.action = "allow"
     standing.evidence = 0
     return left
 

@@ -32,8 +32,8 @@ OutputType = Literal[
     "client.unblocked",
 ]
 Severity = Literal["info", "warning", "critical"]
-Rung = Literal["allow", "tag", "throttle", "block"]
-RUNGS: tuple[Rung, ...] = ("allow", "tag", "throttle", "block")
+ResponseAction = Literal["allow", "tag", "throttle", "block"]
+ACTIONS: tuple[ResponseAction, ...] = ("allow", "tag", "throttle", "block")
 
 # Numbers below are epoch seconds, milliseconds or microseconds by their size: seconds
 # stay under 1e11 until the year 5138, and 1e11 ms is 1973.
@@ -83,7 +83,7 @@ class Ref(msgspec.Struct, frozen=True, gc=False):
     id: str
 
 
-class Window(msgspec.Struct, frozen=True, gc=False, rename={"since": "from"}):
+class EvidenceWindow(msgspec.Struct, frozen=True, gc=False, rename={"since": "from"}):
     """From when to when the evidence was seen, RFC 3339."""
 
     since: str
@@ -101,9 +101,9 @@ class Output(msgspec.Struct, frozen=True, rename={"cls": "class"}):
     score: float
     subject: Ref
     tenant: str
-    action: Rung
+    action: ResponseAction
     until: str | None
-    window: Window
+    window: EvidenceWindow
     observed: dict[str, float]
     expected: dict[str, float]
     reasons: tuple[str, ...]

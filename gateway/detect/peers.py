@@ -41,7 +41,7 @@ _DEVIATIONS_AT_3 = 4.0
 _LEAST_DEVIATION = 0.5
 
 
-class Live:
+class ConcurrentPeers:
     """Counts of one kind of subject: of the running minute, and what they were.
 
     ``tokens`` and ``tokens_b`` are of the running minute and of the one before.

@@ -14,9 +14,9 @@ from gateway.detect.templates import NEWCOMER_S, Template
 
 if TYPE_CHECKING:
     from gateway.detect.model import Event, Output
-    from gateway.detect.responses import Bench
-    from gateway.detect.subject import Track
-    from gateway.detect.tenant import Tenant
+    from gateway.detect.responses import ResponseManager
+    from gateway.detect.subject import SubjectState
+    from gateway.detect.tenant import TenantState
 
 # Prompts in a window that make a template.
 _DENSE = 3
@@ -27,11 +27,11 @@ _WORDED = 2
 
 
 def learn_prompt(
-    bench: Bench,
-    tenant: Tenant,
+    bench: ResponseManager,
+    tenant: TenantState,
     event: Event,
-    ip: Track,
-    user: Track | None,
+    ip: SubjectState,
+    user: SubjectState | None,
     *,
     refused: bool,
 ) -> list[Output]:
@@ -68,11 +68,13 @@ def learn_prompt(
     return out
 
 
-def _is_settled(user: Track | None, now: float) -> bool:
-    return user is not None and user.known(now) and user.most_met < ROAMS
+def _is_settled(user: SubjectState | None, now: float) -> bool:
+    return user is not None and user.known(now) and user.most_new_networks < ROAMS
 
 
-def _is_shared(tenant: Tenant, found: Template, event: Event, *, young: bool) -> bool:
+def _is_shared(
+    tenant: TenantState, found: Template, event: Event, *, young: bool
+) -> bool:
     """Whether other newcomers ask what this one asks; counts it as the one or the other."""
     ts, times = event.ts, event.times
     if young:
@@ -89,16 +91,16 @@ def _is_shared(tenant: Tenant, found: Template, event: Event, *, young: bool) ->
         shared = tenant.is_worded_anew(event.fingerprint or 0, ts)
         tenant.loose += times * shared
         tenant.varied += times * (not shared)
-    tenant.walked += times * shared
+    tenant.shared_prompts += times * shared
     return shared
 
 
 def _count_worded(
-    bench: Bench,
-    tenant: Tenant,
+    bench: ResponseManager,
+    tenant: TenantState,
     event: Event,
-    ip: Track,
-    user: Track | None,
+    ip: SubjectState,
+    user: SubjectState | None,
     *,
     refused: bool,
 ) -> list[Output]:
@@ -130,7 +132,11 @@ def _is_due(template: Template, times: int) -> bool:
 
 
 def _judge(
-    bench: Bench, tenant: Tenant, template: Template, ts: float, out: list[Output]
+    bench: ResponseManager,
+    tenant: TenantState,
+    template: Template,
+    ts: float,
+    out: list[Output],
 ) -> bool:
     """Look at a template as a whole; whether it is flooded."""
     declared = 1.0

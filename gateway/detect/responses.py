@@ -1,4 +1,4 @@
-"""Who stands where, and which incidents are open: verdicts in, outputs out."""
+"""The response manager: which subjects are acted on, and which incidents are open."""
 
 from __future__ import annotations
 
@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from gateway.detect.allowed import Allowed
+from gateway.detect.enforcement import EnforcementStates, Key
 from gateway.detect.incidents import (
     CALM_S,
     SHARED,
-    Incident,
+    IncidentState,
     concerns,
     incident_id,
     know_crowd,
@@ -23,31 +24,36 @@ from gateway.detect.incidents import (
     worsen,
     worst_of,
 )
-from gateway.detect.ladder import Standing, decide_rung, forgive, raise_to, relax
+from gateway.detect.ladder import (
+    EnforcementState,
+    decide_action,
+    forgive,
+    raise_to,
+)
 from gateway.detect.model import (
+    ACTIONS,
     HARMLESS,
-    RUNGS,
     AttackClass,
     DetectSettings,
     Event,
+    EvidenceWindow,
     LadderSettings,
     Output,
     OutputType,
     Ref,
-    Rung,
+    ResponseAction,
     Severity,
-    Window,
     format_time,
 )
 from gateway.detect.peers import LEAST_PEERS
 from gateway.detect.rules.crowd import PERSISTS
-from gateway.detect.rules.facts import Finding
-from gateway.detect.subject import Track
+from gateway.detect.rules.facts import Signal
+from gateway.detect.subject import SubjectState
 from gateway.detect.templates import SOURCES, is_member
 
 if TYPE_CHECKING:
     from gateway.detect.templates import Template
-    from gateway.detect.tenant import Tenant
+    from gateway.detect.tenant import TenantState
 
 # Evidence must last for so many looks and so long before an incident opens, unless it
 # is overwhelming.
@@ -61,25 +67,20 @@ _OVERWHELMING = 7.0
 _MARKED_S = 600.0
 # Members of a crowd ask seldom: their first block is as long as another's third.
 _CROWD_STRIKES = 2
-# Standings are remembered for so long after they began; and no more of them than this
-# (about 0.5 KB each).
-_REMEMBERED_S = 86_400.0
-MOST_STANDINGS = 100_000
-_LINES: dict[Rung, OutputType] = {
+_LINES: dict[ResponseAction, OutputType] = {
     "tag": "client.tagged",
     "throttle": "client.throttled",
     "block": "client.blocked",
 }
-Key = tuple[str, str, str]  # tenant, kind, id
 
 
-class Case(msgspec.Struct):
+class CandidateAlert(msgspec.Struct):
     """A finding about one subject and what is known around it."""
 
-    tenant: Tenant
+    tenant: TenantState
     subject: Ref
     known: bool
-    finding: Finding
+    signal: Signal
     now: float
     since: float
     observed: dict[str, float]
@@ -87,30 +88,29 @@ class Case(msgspec.Struct):
     prints: list[int] = []  # fingerprints of the subject's recent prompts
 
 
-class Bench:
-    """Standings and incidents of all subjects that were ever found."""
+class ResponseManager:
+    """Enforcement states and incidents: signals in, outputs out."""
 
     def __init__(self, settings: DetectSettings) -> None:
         self.settings = settings
         self.allowed = Allowed(settings.allow)
-        self.standings: dict[Key, Standing] = {}
-        self.incidents: dict[str, Incident] = {}
+        self.states = EnforcementStates()
+        self.incidents: dict[str, IncidentState] = {}
         self.unlisted = 0  # of a crowd, beyond what is remembered
-        self._tenants: dict[tuple[str, str], set[str]] = {}  # where a subject stands
 
     # -- single subjects ---------------------------------------------------------------
 
-    def calm(self, track: Track) -> None:
+    def calm(self, track: SubjectState) -> None:
         """A look found nothing: running evidence is void."""
-        standing = self.standings.get((track.tenant, track.kind, track.id))
+        standing = self.states.get((track.tenant, track.kind, track.id))
         if standing is not None and standing.evidence:
             standing.evidence = 0
 
-    def verdict(self, case: Case, partner: Ref) -> list[Output]:
+    def verdict(self, case: CandidateAlert, partner: Ref) -> list[Output]:
         """A look found something: count it, and act when it has lasted."""
-        finding, now = case.finding, case.now
+        finding, now = case.signal, case.now
         key = (case.tenant.name, case.subject.kind, case.subject.id)
-        standing = self._standing(key)
+        standing = self.states.obtain(key)
         if not standing.evidence:
             standing.first = now
         standing.evidence += 1
@@ -118,7 +118,7 @@ class Bench:
             return []
         return self._act(case, key, standing, partner)
 
-    def _lasts(self, standing: Standing, finding: Finding, now: float) -> bool:
+    def _lasts(self, standing: EnforcementState, finding: Signal, now: float) -> bool:
         held = self.incidents.get(standing.incident)
         if held is not None and held.announced:
             return True
@@ -129,15 +129,15 @@ class Bench:
         )
         if finding.behaviour and finding.score >= _OVERWHELMING:
             lasts = 0.0
-        if finding.behaviour and not finding.alert:
+        if finding.behaviour and not finding.page_worthy:
             return True  # a tag costs nobody anything
         return standing.evidence >= looks and now - standing.first >= lasts
 
     def _act(
-        self, case: Case, key: Key, standing: Standing, partner: Ref
+        self, case: CandidateAlert, key: Key, standing: EnforcementState, partner: Ref
     ) -> list[Output]:
-        finding, now = case.finding, case.now
-        rung = self._rung(case, key)
+        finding, now = case.signal, case.now
+        rung = self._action(case, key)
         if self.allowed.holds(key[0], partner.kind, partner.id):
             rung = "allow"  # what an allowed address sends is no fault of its key
         incident, opened = self._incident_of(case, standing, partner, rung)
@@ -165,15 +165,15 @@ class Bench:
     def _raise(
         self,
         key: Key,
-        rung: Rung,
-        incident: Incident,
-        finding: Finding,
+        rung: ResponseAction,
+        incident: IncidentState,
+        finding: Signal,
         now: float,
     ) -> list[Output]:
         if rung == "allow":
             return []
         settings = self._ladder(finding.cls)
-        standing = self._standing(key)
+        standing = self.states.obtain(key)
         if not raise_to(standing, rung, now, settings):
             return []
         line = self._line(_LINES[rung], incident, now)
@@ -188,15 +188,15 @@ class Bench:
             )
         ]
 
-    def _rung(self, case: Case, key: Key) -> Rung:
-        finding = case.finding
+    def _action(self, case: CandidateAlert, key: Key) -> ResponseAction:
+        finding = case.signal
         if self.settings.observe or finding.cls in HARMLESS:
             return "allow"
         if self.allowed.holds(*key):
             return "allow"
-        if not finding.alert:
+        if not finding.page_worthy:
             return "tag"
-        rung = decide_rung(
+        rung = decide_action(
             finding.score,
             self._ladder(finding.cls),
             behaviour=finding.behaviour,
@@ -212,14 +212,14 @@ class Bench:
             return "throttle" if case.known else "tag"
         return rung
 
-    def _lonely(self, tenant: Tenant, now: float) -> bool:
+    def _lonely(self, tenant: TenantState, now: float) -> bool:
         """Whether a tenant of few clients in its first day may just be trying things
         out: there is nobody to be compared with, and nobody else to be protected.
         """
         cold = now - tenant.born < self.settings.grace_s
         return cold and tenant.company() < LEAST_PEERS
 
-    def _room(self, tenant: Tenant, key: Key) -> bool:
+    def _room(self, tenant: TenantState, key: Key) -> bool:
         """Whether one more known subject of it may be blocked without a human."""
         blocked = tenant.blocked_known
         if key[2] in blocked:
@@ -234,19 +234,23 @@ class Bench:
     def _ladder(self, cls: str) -> LadderSettings:
         return self.settings.class_ladders.get(cls, self.settings.ladder)
 
-    def _severity(self, finding: Finding) -> Severity:
-        if finding.cls in HARMLESS or finding.mild:
+    def _severity(self, finding: Signal) -> Severity:
+        if finding.cls in HARMLESS or finding.informational:
             return "info"
         return "critical" if finding.score >= self.settings.critical else "warning"
 
     # -- incidents ---------------------------------------------------------------------
 
     def _incident_of(
-        self, case: Case, standing: Standing, partner: Ref, rung: Rung
-    ) -> tuple[Incident, bool]:
+        self,
+        case: CandidateAlert,
+        standing: EnforcementState,
+        partner: Ref,
+        rung: ResponseAction,
+    ) -> tuple[IncidentState, bool]:
         """The incident that a verdict belongs to, and whether it is a new one."""
         own = self.incidents.get(standing.incident)
-        if own is not None and (own.announced or not case.finding.alert):
+        if own is not None and (own.announced or not case.signal.page_worthy):
             return own, False
         found = self._related(case, partner)
         if found is not None:
@@ -254,43 +258,45 @@ class Bench:
         if own is not None:
             self._announce(own, case, rung)
             return own, True
-        return self._open(case, rung), case.finding.alert
+        return self._open(case, rung), case.signal.page_worthy
 
-    def _announce(self, incident: Incident, case: Case, rung: Rung) -> None:
+    def _announce(
+        self, incident: IncidentState, case: CandidateAlert, rung: ResponseAction
+    ) -> None:
         """What was only tagged so far is worth an incident now."""
-        finding = case.finding
+        finding = case.signal
         incident.announced = True
         incident.cls, incident.score = finding.cls, finding.score
         incident.severity, incident.action = self._severity(finding), rung
         incident.reasons = finding.reasons
         incident.observed, incident.expected = case.observed, case.expected
 
-    def _related(self, case: Case, partner: Ref) -> Incident | None:
+    def _related(self, case: CandidateAlert, partner: Ref) -> IncidentState | None:
         """An announced incident of the same cause."""
         tenant = case.tenant.name
-        other = self.standings.get((tenant, partner.kind, partner.id))
+        other = self.states.get((tenant, partner.kind, partner.id))
         if other is not None:
             incident = self.incidents.get(other.incident)
             if incident is not None and incident.announced:
                 return incident
-        if case.finding.cls in SHARED:
+        if case.signal.cls in SHARED:
             return next(
                 (one for one in self._shared(tenant) if _joins(one, case)), None
             )
         return None
 
-    def _shared(self, tenant: str) -> Iterator[Incident]:
+    def _shared(self, tenant: str) -> Iterator[IncidentState]:
         """Announced incidents of the tenant that may have several sources."""
         for incident in self.incidents.values():
             shared = incident.announced and incident.cls in SHARED
             if shared and concerns(incident, tenant):
                 yield incident
 
-    def _open(self, case: Case, rung: Rung) -> Incident:
-        finding, subject, now = case.finding, case.subject, case.now
+    def _open(self, case: CandidateAlert, rung: ResponseAction) -> IncidentState:
+        finding, subject, now = case.signal, case.subject, case.now
         tenant = case.tenant.name
         name = f"{subject.kind}:{subject.id}"
-        incident = Incident(
+        incident = IncidentState(
             id=incident_id(tenant, finding.cls, name, now),
             tenant=tenant,
             cls=finding.cls,
@@ -303,12 +309,12 @@ class Bench:
             reasons=finding.reasons,
             observed=case.observed,
             expected=case.expected,
-            announced=finding.alert,
+            announced=finding.page_worthy,
         )
         self.incidents[incident.id] = incident
         return incident
 
-    def _line(self, kind: OutputType, incident: Incident, now: float) -> Output:
+    def _line(self, kind: OutputType, incident: IncidentState, now: float) -> Output:
         return Output(
             type=kind,
             id=incident.id,
@@ -320,7 +326,7 @@ class Bench:
             tenant=incident.tenant,
             action=incident.action,
             until=None,
-            window=Window(format_time(incident.opened), format_time(now)),
+            window=EvidenceWindow(format_time(incident.opened), format_time(now)),
             observed=incident.observed,
             expected=incident.expected,
             reasons=incident.reasons,
@@ -330,7 +336,7 @@ class Bench:
     # -- crowds and tenants --------------------------------------------------------------
 
     def crowd(
-        self, tenant: Tenant, template: Template, finding: Finding, now: float
+        self, tenant: TenantState, template: Template, finding: Signal, now: float
     ) -> list[Output]:
         """A template is flooded: an incident of the tenant; its senders join it."""
         if finding.score < self.settings.warning:
@@ -356,7 +362,7 @@ class Bench:
         template.unsure = not finding.behaviour
         return out
 
-    def whole(self, tenant: Tenant, finding: Finding, now: float) -> list[Output]:
+    def whole(self, tenant: TenantState, finding: Signal, now: float) -> list[Output]:
         """A surge or an outage of the tenant."""
         if finding.cls == "surge" and self._open_crowd(tenant.name) is not None:
             return []  # the excess has a name already
@@ -366,23 +372,23 @@ class Bench:
         )
         return self._of_tenant(tenant, finding, now, tenant.requests, same)
 
-    def crowds(self, cls: str | None = None) -> Iterator[Incident]:
+    def crowds(self, cls: str | None = None) -> Iterator[IncidentState]:
         """Open incidents of whole tenants: of one class, or all that are abuse."""
         for incident in self.incidents.values():
             wanted = cls == incident.cls if cls else incident.cls not in HARMLESS
             if wanted and incident.subject.kind == "tenant":
                 yield incident
 
-    def _open_crowd(self, tenant: str, cls: str | None = None) -> Incident | None:
+    def _open_crowd(self, tenant: str, cls: str | None = None) -> IncidentState | None:
         return next((one for one in self.crowds(cls) if concerns(one, tenant)), None)
 
     def _of_tenant(
         self,
-        tenant: Tenant,
-        finding: Finding,
+        tenant: TenantState,
+        finding: Signal,
         now: float,
         requests: int,
-        same: Incident | None,
+        same: IncidentState | None,
     ) -> list[Output]:
         """``same``: an open incident of any tenant that has the same cause."""
         cls: AttackClass = finding.cls
@@ -400,11 +406,11 @@ class Bench:
                 incident.reasons = finding.reasons
                 incident.observed = {"requests_10m": requests}
             return [self._line("incident.updated", incident, now)] * (worse or wider)
-        case = Case(
+        case = CandidateAlert(
             tenant=tenant,
             subject=Ref("tenant", tenant.name),
             known=True,
-            finding=finding,
+            signal=finding,
             now=now,
             since=now,
             observed={"requests_10m": requests},
@@ -414,10 +420,10 @@ class Bench:
 
     def join(
         self,
-        tenant: Tenant,
+        tenant: TenantState,
         template: Template,
-        ip: Track,
-        user: Track | None,
+        ip: SubjectState,
+        user: SubjectState | None,
         now: float,
     ) -> list[Output]:
         """A newcomer sends a flooded template: it is part of the crowd."""
@@ -431,55 +437,55 @@ class Bench:
                 incident.last = now
                 track.judged = True
                 patient = template.soft and track.worded < PERSISTS
-                most: Rung = "tag" if template.unsure or patient else "block"
+                most: ResponseAction = "tag" if template.unsure or patient else "block"
                 out += self._join_one(tenant, incident, track, now, most)
         return out
 
-    def crowd_blocked(self, tenant: Tenant, now: float) -> Incident | None:
+    def crowd_blocked(self, tenant: TenantState, now: float) -> IncidentState | None:
         """The crowd of a tenant whose newcomers are blocked, where there is one."""
         incident = self._open_crowd(tenant.name)
         if incident is None:
             return None
         any_of_it = Ref("tenant", tenant.name)
         case = _member_case(tenant, incident, any_of_it, now)
-        rung = self._rung(case, (tenant.name, any_of_it.kind, any_of_it.id))
+        rung = self._action(case, (tenant.name, any_of_it.kind, any_of_it.id))
         return incident if rung == "block" else None
 
     def _join_one(
         self,
-        tenant: Tenant,
-        incident: Incident,
-        track: Track,
+        tenant: TenantState,
+        incident: IncidentState,
+        track: SubjectState,
         now: float,
-        most: Rung,
+        most: ResponseAction,
     ) -> list[Output]:
         key = (tenant.name, track.kind, track.id)
-        if key not in self.standings and len(self.standings) >= MOST_STANDINGS:
+        if key not in self.states and self.states.full:
             self.unlisted += 1
             return []
-        standing = self._standing(key)
-        if standing.rung == "block":
+        standing = self.states.obtain(key)
+        if standing.action == "block":
             return []
         standing.first = standing.first or now
         case = _member_case(tenant, incident, Ref(track.kind, track.id), now)
-        finding = case.finding
-        rung = min(self._rung(case, key), most, key=RUNGS.index)
+        finding = case.signal
+        rung = min(self._action(case, key), most, key=ACTIONS.index)
         standing.incident = incident.id
         if rung == "block":
             forgive(standing, now, self._ladder(incident.cls))
             standing.strikes = max(standing.strikes, _CROWD_STRIKES)
             standing.forgiven_at = now
         name_worst(incident, case.subject, finding.score)
-        incident.action = max(incident.action, rung, key=RUNGS.index)
+        incident.action = max(incident.action, rung, key=ACTIONS.index)
         return self._raise(key, rung, incident, finding, now)
 
     # -- time ------------------------------------------------------------------------------
 
-    def knock(self, event: Event) -> None:
+    def observe_blocked_retry(self, event: Event) -> None:
         """Somebody was refused: while who is blocked goes on, nothing has calmed down."""
         for kind, id_ in (("user", event.user), ("client_ip", event.client_ip)):
-            standing = self.standings.get((event.tenant, kind, id_))
-            if standing is None or standing.rung != "block":
+            standing = self.states.get((event.tenant, kind, id_))
+            if standing is None or standing.action != "block":
                 continue
             incident = self.incidents.get(standing.incident)
             if incident is not None:
@@ -488,14 +494,8 @@ class Bench:
     def sweep(self, now: float) -> list[Output]:
         """Come down from what is over, resolve what is calm."""
         out: list[Output] = []
-        crowded = len(self.standings) > MOST_STANDINGS // 2
-        patience = CALM_S if crowded else _REMEMBERED_S
-        for key, standing in list(self.standings.items()):
-            left = relax(standing, now)
-            if left == "block":
-                out += self._unblocked(key, standing, now)
-            if standing.rung == "allow" and now - standing.first > patience:
-                self._forget(key)
+        for key, standing in self.states.expire(now):
+            out += self._unblocked(key, standing, now)
         for incident in list(self.incidents.values()):
             if now - incident.last > CALM_S:
                 del self.incidents[incident.id]
@@ -503,7 +503,9 @@ class Bench:
                     out.append(self._line("incident.resolved", incident, now))
         return out
 
-    def _unblocked(self, key: Key, standing: Standing, now: float) -> list[Output]:
+    def _unblocked(
+        self, key: Key, standing: EnforcementState, now: float
+    ) -> list[Output]:
         incident = self.incidents.get(standing.incident)
         if incident is None:
             return []
@@ -525,36 +527,17 @@ class Bench:
             if one.announced
         ]
 
-    def action_for(self, kind: str, id_: str, tenant: str | None, now: float) -> Rung:
-        """The rung that a subject stands on; ``tenant`` None: the highest anywhere."""
-        if tenant is not None:
-            standing = self.standings.get((tenant, kind, id_))
-            return _rung_now(standing, now)
-        tenants = self._tenants.get((kind, id_))
-        if tenants is None:
-            return "allow"
-        rungs = (_rung_now(self.standings.get((t, kind, id_)), now) for t in tenants)
-        return max(rungs, key=RUNGS.index)
-
-    def _standing(self, key: Key) -> Standing:
-        standing = self.standings.get(key)
-        if standing is None:
-            standing = self.standings[key] = Standing()
-            self._tenants.setdefault(key[1:], set()).add(key[0])
-        return standing
-
-    def _forget(self, key: Key) -> None:
-        del self.standings[key]
-        tenants = self._tenants[key[1:]]
-        tenants.discard(key[0])
-        if not tenants:
-            del self._tenants[key[1:]]
+    def action_for(
+        self, kind: str, id_: str, tenant: str | None, now: float
+    ) -> ResponseAction:
+        """The action on a subject; ``tenant`` None: the strictest in any tenant."""
+        return self.states.action_for(kind, id_, tenant, now)
 
     # -- state -----------------------------------------------------------------------------
 
     def state(self) -> list[object]:
         """Standings and incidents, for ``load``."""
-        return [list(self.standings.items()), list(self.incidents.values())]
+        return [list(self.states.items()), list(self.incidents.values())]
 
     def load(
         self, saved: bytes, keep: Callable[[str], bool] = lambda _tenant: True
@@ -563,23 +546,24 @@ class Bench:
         standings, incidents = msgspec.msgpack.decode(saved, type=_Saved)
         for key, standing in standings:
             if keep(key[0]):
-                self._standing(key)
-                self.standings[key] = standing
+                self.states.put(key, standing)
         for incident in incidents:
             if keep(incident.tenant):
                 self.incidents[incident.id] = incident
 
 
-_Saved = tuple[list[tuple[Key, Standing]], list[Incident]]
+_Saved = tuple[list[tuple[Key, EnforcementState]], list[IncidentState]]
 
 
-def _member_case(tenant: Tenant, incident: Incident, subject: Ref, now: float) -> Case:
+def _member_case(
+    tenant: TenantState, incident: IncidentState, subject: Ref, now: float
+) -> CandidateAlert:
     """A newcomer of a crowd, of whom nothing is known but what its crowd does."""
-    return Case(
+    return CandidateAlert(
         tenant=tenant,
         subject=subject,
         known=False,
-        finding=Finding(incident.cls, incident.score, True, incident.reasons),
+        signal=Signal(incident.cls, incident.score, True, incident.reasons),
         now=now,
         since=now,
         observed=incident.observed,
@@ -587,16 +571,10 @@ def _member_case(tenant: Tenant, incident: Incident, subject: Ref, now: float) -
     )
 
 
-def _joins(incident: Incident, case: Case) -> bool:
+def _joins(incident: IncidentState, case: CandidateAlert) -> bool:
     """Whether a subject does what the subjects of an incident do: any of a crowd's, or
     one that is called the same, or sends the same.
     """
-    if incident.subject.kind == "tenant" or incident.cls == case.finding.cls:
+    if incident.subject.kind == "tenant" or incident.cls == case.signal.cls:
         return True
     return any(same_crowd(incident, one) for one in case.prints)
-
-
-def _rung_now(standing: Standing | None, now: float) -> Rung:
-    if standing is None or now >= standing.until:
-        return "allow"
-    return standing.rung

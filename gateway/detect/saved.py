@@ -6,12 +6,12 @@ from collections.abc import Iterable
 
 import msgspec
 
-from gateway.detect.baseline import Envelope
+from gateway.detect.baseline import UpperBaseline
 from gateway.detect.score import Tail
-from gateway.detect.service_maximum import Reach
-from gateway.detect.subject import Track
+from gateway.detect.service_maximum import ServiceMaximum
+from gateway.detect.subject import SubjectState
 from gateway.detect.templates import Template
-from gateway.detect.tenant import Tenant
+from gateway.detect.tenant import TenantState
 
 # Templates of a tenant that a state keeps.
 _SAVED_TEMPLATES = 512
@@ -21,30 +21,33 @@ class SavedTenant(msgspec.Struct, array_like=True):
     """A tenant without its subjects."""
 
     born: float
-    tide: Envelope
+    seasonal_baseline: UpperBaseline
     window: int
     requests: int
     peers: list[list[float]]
     templates: list[Template]
 
 
-class Saved(msgspec.Struct):
-    """All of it; ``bench`` is the bench's own business."""
+class Saved(
+    msgspec.Struct,
+    rename={"subjects": "tracks", "responses": "bench", "service_maxima": "reach"},
+):
+    """The whole detector; ``responses`` is what the response manager saved."""
 
     now: float
     started: float
     tails: dict[str, Tail]
-    tracks: list[Track]
+    subjects: list[SubjectState]
     tenants: dict[str, SavedTenant]
-    bench: msgspec.Raw
-    reach: dict[str, Reach] = {}
+    responses: msgspec.Raw
+    service_maxima: dict[str, ServiceMaximum] = {}
 
 
-def save_tenant(tenant: Tenant) -> SavedTenant:
+def save_tenant(tenant: TenantState) -> SavedTenant:
     """Its tide, peers and newest templates."""
     return SavedTenant(
         born=tenant.born,
-        tide=tenant.tide,
+        seasonal_baseline=tenant.seasonal_baseline,
         window=tenant.window,
         requests=tenant.requests,
         peers=[peers.bins for peers in tenant.all_peers()],
@@ -52,7 +55,7 @@ def save_tenant(tenant: Tenant) -> SavedTenant:
     )
 
 
-def tracks_of(tenant: Tenant) -> Iterable[Track]:
+def subjects_of(tenant: TenantState) -> Iterable[SubjectState]:
     """Subjects of both kinds."""
-    for tracks in tenant.tracks.values():
+    for tracks in tenant.subjects.values():
         yield from tracks.values()

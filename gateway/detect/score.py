@@ -39,7 +39,7 @@ _STRAIGHT = 1e-6  # a shape this small is an exponential tail
 _LEAST_SHAPE, _MOST_SHAPE = 0.0, 0.6
 
 
-def sigma_of(share: float) -> float:
+def score_of(share: float) -> float:
     """The score of an event that this share of ordinary windows reaches."""
     if share <= 0.0:
         return MOST
@@ -67,9 +67,9 @@ class Tail(msgspec.Struct, array_like=True):
     far: float = 2.33  # the surprise that scores 5
     beyond: float = 0.0  # windows counted over it
 
-    def sigma(self, surprise: float) -> float:
+    def score(self, surprise: float) -> float:
         """The calibrated score of a surprise (in spreads)."""
-        return 0.0 if surprise <= 0.0 else sigma_of(self.share(surprise))
+        return 0.0 if surprise <= 0.0 else score_of(self.share(surprise))
 
     def share(self, surprise: float) -> float:
         """Share of ordinary windows with at least this surprise."""

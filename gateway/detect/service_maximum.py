@@ -21,7 +21,7 @@ HELD = 64
 METERS = ("minute", "requests", "tokens", "longest", "run", "run_tokens")
 
 
-class Reach(msgspec.Struct, array_like=True):
+class ServiceMaximum(msgspec.Struct, array_like=True):
     """The highest figures of one meter, each subject once: of this span and the one
     before it. ``usual`` is what several subjects reached, 0 while too few are known.
     """
@@ -42,7 +42,7 @@ class Reach(msgspec.Struct, array_like=True):
             lowest = min(now, key=lambda one: (now[one], one))
             self.least = now.pop(lowest)
 
-    def settle(self, at: float, subjects: int) -> None:
+    def refresh(self, at: float, subjects: int) -> None:
         """Bring ``usual`` up to date (say, once an hour), and forget.
 
         ``at`` is epoch seconds, ``subjects`` how many there are.
@@ -60,6 +60,6 @@ class Reach(msgspec.Struct, array_like=True):
         self.usual = figures[rank - 1] if len(figures) >= rank else 0.0
 
 
-def new_reach() -> dict[str, Reach]:
+def new_service_maxima() -> dict[str, ServiceMaximum]:
     """One for each meter."""
-    return {meter: Reach() for meter in METERS}
+    return {meter: ServiceMaximum() for meter in METERS}

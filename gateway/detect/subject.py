@@ -11,7 +11,7 @@ from math import exp, log, sqrt
 
 import msgspec
 
-from gateway.detect.baseline import Envelope
+from gateway.detect.baseline import UpperBaseline
 from gateway.detect.fingerprint import ALIKE_BITS
 from gateway.detect.model import REFUSED_STATUS, Event
 
@@ -49,10 +49,10 @@ _RUN_USUAL_S = 21_600.0
 # What a run leaves of the highest one before it.
 _RUN_KEPT = 0.95
 # Two prompts are of one size within this share.
-_STILL = 0.02
+_SAME_SIZE = 0.02
 # News of a key (networks, models, endpoints) add up and fade: time constant, seconds,
 # and what an active window leaves of the most that was usual.
-NEWS_S = 3600.0
+NOVELTY_S = 3600.0
 # A newcomer on a tenant's first day is looked into from here on.
 _FEW = 8
 _FEW_TOKENS = 30_000
@@ -63,7 +63,7 @@ FEW_IN_A_MINUTE = 15
 FEW_TOKENS = 200_000
 FEW_REFUSED = 8
 SHORT_RUN = 20
-LITTLE_NEWS = 1.5
+LITTLE_NOVELTY = 1.5
 SPOKEN_TAGGED = 5_000
 # Windows of its own from which a subject is compared with itself alone.
 STEADY_WINDOWS = 72
@@ -71,20 +71,20 @@ STEADY_WINDOWS = 72
 SPIKE_REQUESTS = 300
 SPIKE_TOKENS = 50_000
 FAN_OUT = 10
-_NEWS_KEPT = 0.99
+_NOVELTY_KEPT = 0.99
 
 OK, DENIED, MISSING, REJECTED, FAILED = range(5)
 _NONE = (0,) * 5  # no answers of any kind
-_CONDUCT = {401: DENIED, 403: DENIED, 404: MISSING, 405: MISSING}
+_OUTCOMES = {401: DENIED, 403: DENIED, 404: MISSING, 405: MISSING}
 
 
-def conduct_of(status: int) -> int:
+def outcome_of(status: int) -> int:
     """Which kind of answer it was: one of the five above."""
     if status < 400:  # noqa: PLR2004 - HTTP's own classes
         return OK
     if status >= 500:  # noqa: PLR2004
         return FAILED
-    return _CONDUCT.get(status, REJECTED)
+    return _OUTCOMES.get(status, REJECTED)
 
 
 def network_of(address: str) -> str:
@@ -105,7 +105,7 @@ def nearness(prints: list[int], fingerprint: int) -> tuple[int, int]:
     return near, bits
 
 
-class Track(msgspec.Struct, array_like=True):
+class SubjectState(msgspec.Struct, array_like=True):
     """One client_ip or user of one tenant. Times are epoch seconds.
 
     ``*_m`` are of the running minute and ``*_b`` of the one before it; ``window`` is
@@ -126,8 +126,8 @@ class Track(msgspec.Struct, array_like=True):
     tokens: int = 0
     requests_w: int = 0  # of the window before
     tokens_w: int = 0
-    conduct: list[int] = msgspec.field(default_factory=lambda: [0] * 5)
-    conduct_b: Sequence[int] = _NONE
+    outcomes: list[int] = msgspec.field(default_factory=lambda: [0] * 5)
+    outcomes_b: Sequence[int] = _NONE
     answered: int = 0  # good answers ever
     prints: list[int] = []
     printed: int = 0
@@ -156,26 +156,32 @@ class Track(msgspec.Struct, array_like=True):
     backed: bool = False  # an address whose last user is known
     keyed: bool = False  # an address whose last request carried a key
     judged: bool = False  # found abusive in this window
-    run: int = 0  # requests of the running run, and what they cost
-    run_tokens: int = 0
-    run_since: float = 0.0
-    run_judged: bool = False
-    most_run: float = 0.0  # the most that one before was
-    most_run_tokens: float = 0.0
+    repetition_run: int = 0  # requests of the running run, and what they cost
+    repetition_tokens: int = 0
+    repetition_since: float = 0.0
+    repetition_judged: bool = False
+    most_repetition_run: float = 0.0  # the most that one before was
+    most_repetition_tokens: float = 0.0
     asked: int = 0  # prompt tokens of the last request
-    still: float = 0.0  # share of prompts as long as the one before
-    met: float = 0.0  # fading count of new networks, and of new models and endpoints
-    used: float = 0.0
-    place: str = ""  # where it came from last, and its comings and goings, fading
-    swaps: float = 0.0
-    peak_swaps: float = 0.0
-    most_swaps: float = 0.0
-    news_at: float = 0.0
-    news_since: float = 0.0
-    peak_met: float = 0.0  # the most of the running news, and of the ones before
-    peak_used: float = 0.0
-    most_met: float = 0.0
-    most_used: float = 0.0
+    same_size: float = 0.0  # share of prompts as long as the one before
+    new_networks: float = (
+        0.0  # fading count of new networks, and of new models and endpoints
+    )
+    new_models: float = 0.0
+    last_company: str = (
+        ""  # where it came from last, and its comings and goings, fading
+    )
+    alternations: float = 0.0
+    peak_alternations: float = 0.0
+    most_alternations: float = 0.0
+    novelty_at: float = 0.0
+    novelty_since: float = 0.0
+    peak_new_networks: float = (
+        0.0  # the most of the running news, and of the ones before
+    )
+    peak_new_models: float = 0.0
+    most_new_networks: float = 0.0
+    most_new_models: float = 0.0
     suspects: set[str] | None = None  # networks from which the key was abused
     suspicious: int = 0  # requests from there in this window, and in the one before
     suspicious_b: int = 0
@@ -184,10 +190,10 @@ class Track(msgspec.Struct, array_like=True):
     spoken: int = 0  # completion tokens of this window, and of the one before
     spoken_w: int = 0
     most_answer: float = 0.0  # highest mean log size of a window's answers
-    envelope: Envelope | None = None
-    token_envelope: Envelope | None = None
-    stills: int = 0  # prompts of one size in a row, and the most before
-    most_stills: float = 0.0
+    baseline: UpperBaseline | None = None
+    token_baseline: UpperBaseline | None = None
+    same_size_streak: int = 0  # prompts of one size in a row, and the most before
+    most_same_size_streak: float = 0.0
     longest: int = 0  # longest prompt since the last run, and before
     most_longest: float = 0.0
     tokens_m: int = 0
@@ -214,7 +220,7 @@ class Track(msgspec.Struct, array_like=True):
         self.requests_m += times
         self.requests += times
         if event.status != REFUSED_STATUS:
-            self.settle(event, kind, company)
+            self.count_outcome(event, kind, company)
         gap = ts - self.last
         if gap >= 0.0:
             if gap <= _RUN_GAP_S:
@@ -228,12 +234,12 @@ class Track(msgspec.Struct, array_like=True):
         if event.fingerprint is not None:
             self._compare(event.fingerprint, near)
             self._run_on(ts, times)
-        if company != self.place:
+        if company != self.last_company:
             if company not in self.company:
                 self._meet(company, ts)
             elif self.kind == "user":
                 self._swap(ts)
-            self.place = company
+            self.last_company = company
         if self.suspects is not None and company in self.suspects:
             if ts - self.suspected > _SUSPECTED_S:
                 self.suspects = None  # whoever moved was taken for a thief, perhaps
@@ -246,23 +252,23 @@ class Track(msgspec.Struct, array_like=True):
             self._use(event.endpoint, ts)
         return turned
 
-    def settle(self, event: Event, kind: int, company: str) -> None:
+    def count_outcome(self, event: Event, kind: int, company: str) -> None:
         """Count how a request was answered, and what it cost."""
         asked, answered = event.prompt_tokens, event.completion_tokens
         tokens = event.total_tokens or asked + answered
         times = event.times
         self.tokens += tokens
         self.tokens_m += tokens
-        if self.run:
-            self.run_tokens += tokens
+        if self.repetition_run:
+            self.repetition_tokens += tokens
         if asked:
             size = asked // times
-            near = abs(size - self.asked) <= _STILL * size
-            self.still += (near - self.still) * _ALIKE_STEP
-            if self.still >= _RUN_SHARE:
-                self.stills += times
-            elif self.stills and self.still < _RUN_OVER:
-                self._end_stills()
+            near = abs(size - self.asked) <= _SAME_SIZE * size
+            self.same_size += (near - self.same_size) * _ALIKE_STEP
+            if self.same_size >= _RUN_SHARE:
+                self.same_size_streak += times
+            elif self.same_size_streak and self.same_size < _RUN_OVER:
+                self._end_streak()
             self.asked = size
             self.longest = max(self.longest, size)
         if answered:
@@ -272,7 +278,7 @@ class Track(msgspec.Struct, array_like=True):
                 self.asks += times * log(asked / times)
             self.sized += times
             self.spoken += answered
-        self.conduct[kind] += times
+        self.outcomes[kind] += times
         if kind == OK:
             self.answered += times
         else:
@@ -372,44 +378,52 @@ class Track(msgspec.Struct, array_like=True):
     def _run_on(self, ts: float, times: int) -> None:
         """One more prompt: whether it goes on with the run."""
         share = max(self.alike, self.templated)
-        if self.run:
+        if self.repetition_run:
             if share < _RUN_OVER:
                 self._end_run()
             else:
-                self.run += times
+                self.repetition_run += times
         elif share >= _RUN_SHARE and self.printed >= RING:
-            self.run_since = ts
-            self.run = times
+            self.repetition_since = ts
+            self.repetition_run = times
 
     def _pause(self) -> None:
         self.gaps = self.gap = self.gap_square = 0.0
-        if self.run:
+        if self.repetition_run:
             self._end_run()
 
-    def _end_stills(self) -> None:
-        if not self.run_judged:
-            self.most_stills = max(_RUN_KEPT * self.most_stills, self.stills)
-        self.stills = 0
+    def _end_streak(self) -> None:
+        if not self.repetition_judged:
+            self.most_same_size_streak = max(
+                _RUN_KEPT * self.most_same_size_streak, self.same_size_streak
+            )
+        self.same_size_streak = 0
 
     def _learn_longest(self) -> None:
-        if not self.run_judged:
-            self.most_longest = max(_NEWS_KEPT * self.most_longest, self.longest)
+        if not self.repetition_judged:
+            self.most_longest = max(_NOVELTY_KEPT * self.most_longest, self.longest)
         self.longest = 0
 
     def _learn_run(self) -> None:
         self._learn_longest()
-        if not self.run_judged:
-            self.most_stills = max(self.most_stills, self.stills)
-            self.most_run = max(self.most_run, self.run)
-            self.most_run_tokens = max(self.most_run_tokens, self.run_tokens)
+        if not self.repetition_judged:
+            self.most_same_size_streak = max(
+                self.most_same_size_streak, self.same_size_streak
+            )
+            self.most_repetition_run = max(
+                self.most_repetition_run, self.repetition_run
+            )
+            self.most_repetition_tokens = max(
+                self.most_repetition_tokens, self.repetition_tokens
+            )
 
     def _end_run(self) -> None:
-        if self.run >= RING:
-            self.most_run *= _RUN_KEPT
-            self.most_run_tokens *= _RUN_KEPT
+        if self.repetition_run >= RING:
+            self.most_repetition_run *= _RUN_KEPT
+            self.most_repetition_tokens *= _RUN_KEPT
             self._learn_run()
-        self.run = self.run_tokens = 0
-        self.run_judged = False
+        self.repetition_run = self.repetition_tokens = 0
+        self.repetition_judged = False
 
     def _meet(self, company: str, ts: float) -> None:
         if len(self.company) >= COMPANY:
@@ -418,50 +432,58 @@ class Track(msgspec.Struct, array_like=True):
         self.company[company] = ts
         self.newcomers += 1
         self.fade(ts)
-        self.met += 1.0
-        self.peak_met = max(self.peak_met, self.met)
+        self.new_networks += 1.0
+        self.peak_new_networks = max(self.peak_new_networks, self.new_networks)
         self.skip = min(self.skip, 1)
 
     def _swap(self, ts: float) -> None:
         """Back to a network where it was before."""
         self.fade(ts)
-        self.swaps += 1.0
-        self.peak_swaps = max(self.peak_swaps, self.swaps)
+        self.alternations += 1.0
+        self.peak_alternations = max(self.peak_alternations, self.alternations)
 
     def _use(self, what: str, ts: float) -> None:
         """A model or an endpoint that it never used before."""
         if len(self.models) < TARGETS:
             self.models.append(what)
         self.fade(ts)
-        self.used += 1.0
-        self.peak_used = max(self.peak_used, self.used)
+        self.new_models += 1.0
+        self.peak_new_models = max(self.peak_new_models, self.new_models)
         self.skip = min(self.skip, 1)
 
     def fade(self, now: float) -> None:
         """Let news become old."""
-        kept = exp(min(0.0, self.news_at - now) / NEWS_S)
-        self.met *= kept
-        self.used *= kept
-        self.swaps *= kept
-        self.news_at = max(now, self.news_at)
+        kept = exp(min(0.0, self.novelty_at - now) / NOVELTY_S)
+        self.new_networks *= kept
+        self.new_models *= kept
+        self.alternations *= kept
+        self.novelty_at = max(now, self.novelty_at)
 
-    def _learn_news(self) -> None:
+    def _learn_novelty(self) -> None:
         """Take in what news were usual, once they are over or go on for long."""
         self.fade(self.last)
         if self.windows == 1:  # whatever it did first was new
-            self.met = self.used = self.peak_met = self.peak_used = 0.0
-            self.swaps = self.peak_swaps = 0.0
-        if self.met >= 1.0 and self.last - self.news_since < _RUN_USUAL_S:
+            self.new_networks = self.new_models = self.peak_new_networks = (
+                self.peak_new_models
+            ) = 0.0
+            self.alternations = self.peak_alternations = 0.0
+        if self.new_networks >= 1.0 and self.last - self.novelty_since < _RUN_USUAL_S:
             return
-        self.most_met = max(_NEWS_KEPT * self.most_met, self.peak_met)
-        self.most_used = max(_NEWS_KEPT * self.most_used, self.peak_used)
-        self.most_swaps = max(_NEWS_KEPT * self.most_swaps, self.peak_swaps)
-        self.peak_met = self.peak_used = self.peak_swaps = 0.0
-        self.news_since = self.last
+        self.most_new_networks = max(
+            _NOVELTY_KEPT * self.most_new_networks, self.peak_new_networks
+        )
+        self.most_new_models = max(
+            _NOVELTY_KEPT * self.most_new_models, self.peak_new_models
+        )
+        self.most_alternations = max(
+            _NOVELTY_KEPT * self.most_alternations, self.peak_alternations
+        )
+        self.peak_new_networks = self.peak_new_models = self.peak_alternations = 0.0
+        self.novelty_since = self.last
 
     def suspect(self, now: float) -> None:
         """The key is in strange hands: remember the networks that are new to it."""
-        since = max(self.news_since, now - NEWS_S)
+        since = max(self.novelty_since, now - NOVELTY_S)
         new = {net for net, met in self.company.items() if met >= since}
         self.suspects = new if self.suspects is None else self.suspects | new
         self.suspected = now
@@ -531,22 +553,22 @@ class Track(msgspec.Struct, array_like=True):
                 self._learn_sizes()
             self.usual_alike += (self.alike_share() - self.usual_alike) * _USUAL_STEP
             self.windows += 1
-            self._learn_news()
-        if self.run and self.last - self.run_since > _RUN_USUAL_S:
+            self._learn_novelty()
+        if self.repetition_run and self.last - self.repetition_since > _RUN_USUAL_S:
             self._learn_run()
         self.requests_w = self.requests if next_one else 0
         self.tokens_w = self.tokens if next_one else 0
-        self.conduct_b = self.conduct if next_one else _NONE
+        self.outcomes_b = self.outcomes if next_one else _NONE
         self.newcomers_b = self.newcomers if next_one else 0
         self.suspicious_b = self.suspicious if next_one else 0
         self.suspicious = 0
-        self.conduct = [0] * 5
+        self.outcomes = [0] * 5
         self.requests = self.tokens = self.newcomers = 0
         self.worded >>= 1
         self.spoken_w = self.spoken if next_one else 0
         self.peak_m = self.spoken = 0
         self.waited = not enough and self.sized > 0
-        if not self.run:
+        if not self.repetition_run:
             self._learn_longest()
         if enough or self.judged:
             self.sized = 0

@@ -14,7 +14,7 @@ from math import exp
 import msgspec
 
 from gateway.core.prompt import TEMPLATE_BITS
-from gateway.detect.subject import MINUTE_S, WINDOW_S, Track
+from gateway.detect.subject import MINUTE_S, WINDOW_S, SubjectState
 
 _BANDS = 8
 _SLOTS = 256
@@ -23,7 +23,7 @@ _BASES = tuple(range(0, _BANDS * _SLOTS, _SLOTS))
 NEAR_BITS = TEMPLATE_BITS
 # Sources of one template that are told apart.
 SOURCES = 64
-_LEAK_PER_WINDOW = 0.97
+_DECAY_PER_WINDOW = 0.97
 # A template seen in so many windows lasts; one not seen for so long does not.
 LASTING_WINDOWS = 3
 _FORGOTTEN_S = 3 * 86_400.0
@@ -106,7 +106,7 @@ class Template(msgspec.Struct, array_like=True):
         if window == self.window:
             return
         calm = self.last > self.abusive_until
-        leak = _LEAK_PER_WINDOW ** min(1000, window - self.window)
+        leak = _DECAY_PER_WINDOW ** min(1000, window - self.window)
         self.peak = max(self.peak * leak, self.requests if calm else 0.0)
         self.windows += calm
         self.window = window
@@ -152,7 +152,7 @@ def came_with(template_born: float, born: float, now: float) -> bool:
     return born > template_born - _ARRIVED_S and now - born < _CROWD_S
 
 
-def is_member(template_born: float, track: Track, now: float) -> bool:
+def is_member(template_born: float, track: SubjectState, now: float) -> bool:
     """Whether a subject belongs to the crowd of a template that was born then."""
     return came_with(template_born, track.born, now) and not track.known(now)
 

@@ -7,10 +7,10 @@ from itertools import accumulate
 from operator import mul
 
 from gateway.core.lru import Lru
-from gateway.detect.baseline import Envelope, new_envelope
+from gateway.detect.baseline import UpperBaseline, new_upper_baseline
 from gateway.detect.model import REFUSED_STATUS, Event
-from gateway.detect.peers import LEAST_PEERS, Live
-from gateway.detect.subject import FAILED, MINUTE_S, OK, WINDOW_S, Track
+from gateway.detect.peers import LEAST_PEERS, ConcurrentPeers
+from gateway.detect.subject import FAILED, MINUTE_S, OK, WINDOW_S, SubjectState
 from gateway.detect.templates import Template, Templates
 
 # Levels of peers are counted in bins of a quarter of a log unit.
@@ -27,9 +27,9 @@ PEER_QUANTILE = 0.99
 REQUESTS_UNIT = 10.0
 TOKENS_UNIT = 5_000.0
 # The tenant's own tide counts from this level on.
-TIDE_UNIT = 100.0
+BASELINE_UNIT = 100.0
 # Windows from which on it is known.
-TIDE_KNOWN = 36
+BASELINE_KNOWN = 36
 _FAILED_USERS = 64
 # New networks of a key are counted over so long, where so large a share of its peers has
 # one or two.
@@ -53,7 +53,7 @@ _TIDE_LEARNED = 3.0
 _TIDE_LEAST = 5.0
 
 
-class Peers:
+class HistoricalPeers:
     """How busy subjects usually are: their counts, as a histogram of logs."""
 
     __slots__ = ("_busy", "_fresh", "bins", "seen")
@@ -109,17 +109,17 @@ _GROWTH = 1.2840254166877414  # e ** (1 / _PEER_STEPS)
 _LEVELS = list(accumulate([_GROWTH] * (_PEER_BINS - 1), mul, initial=1.0))
 
 
-class Subjects(Lru[str, Track]):
+class Subjects(Lru[str, SubjectState]):
     """The subjects of one kind; the least recently seen are forgotten first."""
 
     __slots__ = ()
 
-    def values(self) -> list[Track]:
+    def values(self) -> list[SubjectState]:
         """All of them, those of the longer ago first."""
         return [*self._old.values(), *self._young.values()]
 
 
-class Remembered(Lru[tuple[str, str, str], bool]):
+class RecentKeys(Lru[tuple[str, str, str], bool]):
     """Keys (tenant, kind, id) used lately."""
 
     __slots__ = ()
@@ -128,7 +128,7 @@ class Remembered(Lru[tuple[str, str, str], bool]):
         return key in self._young or key in self._old
 
 
-class Tenant:
+class TenantState:
     """All that is known of one tenant, and of the subjects in it."""
 
     __slots__ = (
@@ -140,13 +140,13 @@ class Tenant:
         "born",
         "burst_b",
         "burst_m",
+        "concurrent",
+        "concurrent_ips",
+        "concurrent_users",
         "failed_users",
         "flooded",
         "insistent",
         "ips",
-        "live",
-        "live_ips",
-        "live_users",
         "loose",
         "minute",
         "name",
@@ -158,16 +158,16 @@ class Tenant:
         "requests",
         "requests_b",
         "requests_m",
+        "seasonal_baseline",
+        "shared_prompts",
+        "subjects",
         "surge_until",
         "templates",
-        "tide",
         "top",
-        "tracks",
         "users",
         "users_m",
         "varied",
         "varied_usual",
-        "walked",
         "window",
         "worded",
         "wordings",
@@ -178,24 +178,29 @@ class Tenant:
         self.name = name
         self.born = born
         self.ips, self.users = Subjects(subjects), Subjects(subjects)
-        self.tracks: dict[str, Subjects] = {"client_ip": self.ips, "user": self.users}
-        self.live_ips, self.live_users = Live(), Live()
-        self.live: dict[str, Live] = {
-            "client_ip": self.live_ips,
-            "user": self.live_users,
+        self.subjects: dict[str, Subjects] = {"client_ip": self.ips, "user": self.users}
+        self.concurrent_ips, self.concurrent_users = (
+            ConcurrentPeers(),
+            ConcurrentPeers(),
+        )
+        self.concurrent: dict[str, ConcurrentPeers] = {
+            "client_ip": self.concurrent_ips,
+            "user": self.concurrent_users,
         }
         self.templates = Templates()
-        self.peers = Peers()
-        self.peers_w = Peers(_PEER_WINDOW)
-        self.peers_t = Peers(_PEER_TOKENS)
-        self.tide: Envelope = new_envelope(WINDOW_S, TIDE_UNIT)
+        self.peers = HistoricalPeers()
+        self.peers_w = HistoricalPeers(_PEER_WINDOW)
+        self.peers_t = HistoricalPeers(_PEER_TOKENS)
+        self.seasonal_baseline: UpperBaseline = new_upper_baseline(
+            WINDOW_S, BASELINE_UNIT
+        )
         self.minute = 0
         self.window = -1
         self.requests = 0  # of the running window
         self.top = 0  # requests of the busiest subject in the running window
         self.young = 0  # of those, newcomers' prompts of young templates
         self.abused = False  # whether somebody was found abusive in it
-        self.walked = 0  # and of those that several sources share
+        self.shared_prompts = 0  # and of those that several sources share
         self.wordings: dict[int, float] = {}  # such templates, and when they came last
         self.asked: dict[str, int] = {}  # what established clients asked last
         self.worded: Template | None = None  # all of them together, and what is near
@@ -225,16 +230,16 @@ class Tenant:
         self.requests_m += event.times
         self.requests += event.times
         if event.status != REFUSED_STATUS:
-            self.settle(event, kind)
+            self.count_outcome(event, kind)
 
-    def settle(self, event: Event, kind: int) -> None:
+    def count_outcome(self, event: Event, kind: int) -> None:
         """Count how a request was answered."""
         self.answers_m[kind] += event.times
         if kind == FAILED and len(self.failed_users) < _FAILED_USERS:
             self.failed_users.add(event.user + event.client_ip)
 
     def _turn(self, minute: int) -> None:
-        for live in self.live.values():
+        for live in self.concurrent.values():
             live.turn(minute - self.minute)
         next_one = minute == self.minute + 1
         self.requests_b = self.requests_m if next_one else 0
@@ -253,7 +258,7 @@ class Tenant:
         usual = self.varied_usual
         seen = min(float(self.varied), _TIDE_LEARNED * max(usual, _TIDE_LEAST))
         self.varied_usual += (seen - usual) * _TIDE_STEP
-        self.varied = self.walked = self.loose = 0
+        self.varied = self.shared_prompts = self.loose = 0
         self.insistent = set()
         self.abused = False
 
@@ -294,7 +299,7 @@ class Tenant:
         """Whether what newcomers share is said in ever other words, as people would:
         visitors of a new application, or a crowd that hides among such.
         """
-        return self.loose > _LOOSE * self.walked
+        return self.loose > _LOOSE * self.shared_prompts
 
     def insist(self, source: str) -> None:
         """A newcomer asks what others do, for longer than a visitor would."""
@@ -335,33 +340,33 @@ class Tenant:
         failed = self.answers_m[FAILED] + self.answers_b[FAILED]
         return failed / max(1, failed + self.answers_m[OK] + self.answers_b[OK])
 
-    def fan_out(self, track: Track, now: float) -> int:
+    def fan_out(self, track: SubjectState, now: float) -> int:
         """Networks that a key came from for the first time in the last two minutes,
         where the keys of its peers have a single one; else 0.
         """
-        peers = [self.users.get(id_) for id_ in self.live_users.counts]
+        peers = [self.users.get(id_) for id_ in self.concurrent_users.counts]
         alone = sum(peer is not None and len(peer.company) <= 2 for peer in peers)  # noqa: PLR2004
         if len(peers) < LEAST_PEERS or alone < _ALONE_SHARE * len(peers):
             return 0
         return sum(now - since <= _FAN_OUT_S for since in track.company.values())
 
-    def tide_m(self) -> float:
+    def expected_rate_m(self) -> float:
         """Requests a minute that this tenant is expected to make at most; 0 while its
         tide is not known (six hours).
         """
-        tide = self.tide
-        if tide.age < TIDE_KNOWN or self.window <= tide.last:
+        tide = self.seasonal_baseline
+        if tide.age < BASELINE_KNOWN or self.window <= tide.last:
             return 0.0
         return tide.count(tide.expect(self.window).level) / (WINDOW_S / MINUTE_S)
 
-    def all_peers(self) -> tuple[Peers, Peers, Peers]:
+    def all_peers(self) -> tuple[HistoricalPeers, HistoricalPeers, HistoricalPeers]:
         """Requests a minute, requests a window, tokens a window."""
         return self.peers, self.peers_w, self.peers_t
 
     def company(self) -> int:
         """How many addresses, or users, have been seen; the larger."""
-        return max(len(tracks) for tracks in self.tracks.values())
+        return max(len(tracks) for tracks in self.subjects.values())
 
     def population(self) -> int:
         """Subjects remembered, of both kinds."""
-        return sum(len(tracks) for tracks in self.tracks.values())
+        return sum(len(tracks) for tracks in self.subjects.values())

@@ -12,15 +12,16 @@ from __future__ import annotations
 from gateway.offline.analyze import analyze, analyze_files
 from gateway.offline.columns import Choice
 from gateway.offline.errors import InputError
-from gateway.offline.report import Report, Share, Timeline, Window
+from gateway.offline.findings import AbnormalWindow, ServiceTimeline, Share
+from gateway.offline.report import AnalysisReport
 
 __all__ = [
+    "AbnormalWindow",
+    "AnalysisReport",
     "Choice",
     "InputError",
-    "Report",
+    "ServiceTimeline",
     "Share",
-    "Timeline",
-    "Window",
     "analyze",
     "analyze_files",
 ]

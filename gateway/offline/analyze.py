@@ -11,7 +11,7 @@ from gateway.offline.columns import ANY, Choice
 from gateway.offline.errors import InputError
 from gateway.offline.frames import gather_frame
 from gateway.offline.judge import judge
-from gateway.offline.report import Report
+from gateway.offline.report import AnalysisReport
 from gateway.offline.times import Times, check_zone
 from gateway.offline.traffic import Gatherer, gather_files
 
@@ -29,7 +29,7 @@ def analyze(
     completion_column: str | None = None,
     time_format: str | None = None,
     timezone: str = "UTC",
-) -> Report:
+) -> AnalysisReport:
     """Abnormal windows of a polars (also lazy) or pandas frame of requests.
 
     ``window`` is a duration that divides a day; ``timezone`` is that of times without
@@ -54,7 +54,7 @@ def analyze_files(
     time_format: str | None = None,
     timezone: str = "UTC",
     passed: Callable[[int], None] = lambda _bytes: None,
-) -> Report:
+) -> AnalysisReport:
     """The same for files: CSV, JSON lines (both also gzipped), Parquet. ``passed`` is
     told how many bytes of them were read. Raises InputError as ``analyze``, and for a
     file that cannot be read.

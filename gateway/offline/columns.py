@@ -70,7 +70,7 @@ class Choice(msgspec.Struct, frozen=True):
 ANY = Choice()
 
 
-class Columns(msgspec.Struct, frozen=True):
+class LogColumns(msgspec.Struct, frozen=True):
     """The columns of one file. ``user`` None: the file does not tell users apart."""
 
     time: str
@@ -94,7 +94,7 @@ class Columns(msgspec.Struct, frozen=True):
 
 def find_columns(
     names: Sequence[str], choice: Choice = ANY, *, source: str = "the frame"
-) -> Columns:
+) -> LogColumns:
     """The columns among ``names``; raises InputError for what is missing."""
     found = {role: _pick(names, role, getattr(choice, role), source) for role in USUAL}
     time = found["time"]
@@ -105,7 +105,7 @@ def find_columns(
     if not (found["total"] or found["prompt"] or found["completion"]):
         flags = "--tokens-column, or --prompt-column and --completion-column"
         raise InputError(_missing(source, "token", flags, names))
-    return Columns(
+    return LogColumns(
         time, found["user"], found["total"], found["prompt"], found["completion"]
     )
 

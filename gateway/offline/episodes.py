@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 import msgspec
 
-from gateway.offline.report import Severity, Window
+from gateway.offline.findings import AbnormalWindow, Severity
 
 # Windows apart that still belong to one episode.
 _GAP_WINDOWS = 2
@@ -19,7 +19,7 @@ class Episode(msgspec.Struct):
     subject: str
     cls: str
     severity: Severity
-    windows: list[Window]
+    windows: list[AbnormalWindow]
 
     @property
     def start(self) -> int:
@@ -52,12 +52,12 @@ class Episode(msgspec.Struct):
         return max(window.score for window in self.windows)
 
     @property
-    def worst(self) -> Window:
+    def worst(self) -> AbnormalWindow:
         """The window with the largest excess."""
         return max(self.windows, key=lambda one: one.tokens - one.expected)
 
 
-def episodes(windows: Iterable[Window], window_s: int) -> list[Episode]:
+def episodes(windows: Iterable[AbnormalWindow], window_s: int) -> list[Episode]:
     """All episodes, the worst first: by severity, then by excess."""
     running: dict[tuple[str, str], Episode] = {}
     found: list[Episode] = []

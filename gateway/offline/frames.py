@@ -7,7 +7,7 @@ from typing import Any
 
 import polars as pl
 
-from gateway.offline.columns import Choice, Columns, find_columns
+from gateway.offline.columns import Choice, LogColumns, find_columns
 from gateway.offline.errors import InputError
 from gateway.offline.rows import read_rows
 from gateway.offline.source import CHUNK_ROWS, with_lines
@@ -23,7 +23,7 @@ def gather_frame(frame: Any, choice: Choice, times: Times, gatherer: Gatherer) -
         gatherer.add(rows, gatherer.sum(rows.frame), None)
 
 
-def _chunks(frame: Any, choice: Choice) -> tuple[Columns, Iterator[pl.DataFrame]]:
+def _chunks(frame: Any, choice: Choice) -> tuple[LogColumns, Iterator[pl.DataFrame]]:
     if isinstance(frame, pl.LazyFrame):
         columns = find_columns(frame.collect_schema().names(), choice)
         return columns, _lazy(frame.select(columns.names))
@@ -48,7 +48,7 @@ def _slices(frame: pl.DataFrame) -> Iterator[pl.DataFrame]:
         yield with_lines(frame.slice(at, CHUNK_ROWS), at + 1)
 
 
-def _from_pandas(frame: Any, columns: Columns) -> pl.DataFrame:
+def _from_pandas(frame: Any, columns: LogColumns) -> pl.DataFrame:
     """The needed columns by way of numpy: pyarrow need not be there."""
     return pl.DataFrame({name: _series(frame[name], name) for name in columns.names})
 

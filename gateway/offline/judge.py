@@ -6,12 +6,19 @@ from typing import Any, Literal
 
 import numpy as np
 
-from gateway.offline.report import ALL, Report, Severity, Share, Timeline, Window
+from gateway.offline.findings import (
+    ALL,
+    AbnormalWindow,
+    ServiceTimeline,
+    Severity,
+    Share,
+)
+from gateway.offline.report import AnalysisReport
 from gateway.offline.service import (
     SCALES,
     WEIGHT,
     Meters,
-    Service,
+    ServiceVerdict,
     judge_service,
     median_window,
 )
@@ -32,7 +39,7 @@ MOST_OF_EXCESS = 0.7
 OWN_FACTOR = 4.0
 
 
-def judge(traffic: Traffic, zone: str = "UTC") -> Report:
+def judge(traffic: Traffic, zone: str = "UTC") -> AnalysisReport:
     """The report on a log's windows."""
     total = add_up(traffic.window, traffic.tokens, traffic.windows)
     median = median_window(total)
@@ -49,7 +56,7 @@ def judge(traffic: Traffic, zone: str = "UTC") -> Report:
     writer = _Writer(traffic, service, flagged)
     windows = [*writer.service_windows(), *writer.user_windows()]
     windows.sort(key=lambda one: (one.start, one.kind, one.subject))
-    return Report(
+    return AnalysisReport(
         rows=traffic.rows,
         users=len(traffic.users),
         start=traffic.from_us / 1e6,
@@ -57,7 +64,7 @@ def judge(traffic: Traffic, zone: str = "UTC") -> Report:
         window_s=traffic.window_s,
         threshold=_threshold(service),
         windows=windows,
-        timeline=Timeline(
+        timeline=ServiceTimeline(
             start=traffic.start_of(0),
             window_s=traffic.window_s,
             tokens=service.total,
@@ -78,7 +85,7 @@ class _Writer:
     """Findings with who made them up."""
 
     def __init__(
-        self, traffic: Traffic, service: Service, flagged: list[UserFlag]
+        self, traffic: Traffic, service: ServiceVerdict, flagged: list[UserFlag]
     ) -> None:
         self.traffic, self.service = traffic, service
         self.flagged = [one for one in flagged if one.user != _CROWD]
@@ -96,7 +103,7 @@ class _Writer:
             traffic.window[self.order], np.arange(traffic.windows + 1)
         )
 
-    def service_windows(self) -> list[Window]:
+    def service_windows(self) -> list[AbnormalWindow]:
         """Flagged windows of the whole service."""
         service = self.service
         found = []
@@ -114,7 +121,7 @@ class _Writer:
             )
         return found
 
-    def _named_by_service(self) -> list[Window]:
+    def _named_by_service(self) -> list[AbnormalWindow]:
         """Users who hold nearly all of the service's excess, where their own history
         (few users, large ones) was not enough to say so.
         """
@@ -148,7 +155,7 @@ class _Writer:
             return 0
         return int(rows[np.argmax(self.traffic.tokens[rows])])
 
-    def user_windows(self) -> list[Window]:
+    def user_windows(self) -> list[AbnormalWindow]:
         """Flagged windows of users."""
         found = self._named_by_service() if self.traffic.users else []
         for one in self.flagged:
@@ -177,7 +184,7 @@ class _Writer:
         *,
         cls: str,
         shares: tuple[Share, ...],
-    ) -> Window:
+    ) -> AbnormalWindow:
         tokens, expected, score = figures
         # Nobody is paged for a user whose excess the service hardly feels.
         weighs = kind == "all" or tokens - expected >= FELT * self.service.median
@@ -185,7 +192,7 @@ class _Writer:
         if score >= CRITICAL and weighs:
             severity = "critical"
         start = self.traffic.start_of(at)
-        return Window(
+        return AbnormalWindow(
             start=start,
             end=start + self.traffic.window_s,
             kind=kind,
@@ -262,7 +269,7 @@ class _Writer:
         return ", ".join(parts)
 
 
-def _threshold(service: Service) -> dict[str, Any]:
+def _threshold(service: ServiceVerdict) -> dict[str, Any]:
     """How windows were judged, in words and figures."""
     return {
         "method": "robust expectation of the log itself; what stood out was dropped, "

@@ -9,7 +9,7 @@ import numpy as np
 
 from gateway.offline.chart import timeline
 from gateway.offline.episodes import Episode, episodes
-from gateway.offline.report import Report
+from gateway.offline.findings import Findings
 from gateway.offline.table import made_up_by, where
 from gateway.offline.words import length, short, span, times
 
@@ -66,7 +66,7 @@ _KEY = (
 )
 
 
-def page(report: Report) -> str:
+def page(report: Findings) -> str:
     """The whole page."""
     zone = ZoneInfo(report.zone)
     found = episodes(report.windows, report.window_s)
@@ -90,7 +90,7 @@ def page(report: Report) -> str:
     return "\n".join(parts)
 
 
-def _tiles(report: Report, found: list[Episode]) -> str:
+def _tiles(report: Findings, found: list[Episode]) -> str:
     whole = [one for one in report.windows if one.kind == "all"]
     excess = sum(max(0, one.tokens - one.expected) for one in whole)
     tokens = float(np.sum(report.timeline.tokens))
@@ -146,7 +146,7 @@ def _whole(words: str) -> str:
     return escape(words).replace(" %", "&nbsp;%")
 
 
-def _top_users(report: Report) -> str:
+def _top_users(report: Findings) -> str:
     """Who had most of the abnormal windows of the service."""
     sums: dict[str, list[float]] = {}
     for window in report.windows:
@@ -179,7 +179,7 @@ def _table(names: tuple[str, ...] | list[str], rows: str) -> str:
     return f"<div class=card><table><tr>{head}</tr>{rows}</table></div>"
 
 
-def _how(report: Report) -> str:
+def _how(report: Findings) -> str:
     held = report.threshold
     return (
         "<h2>How windows were judged</h2><p>Each window stands against what the rest of "
@@ -192,7 +192,7 @@ def _how(report: Report) -> str:
     )
 
 
-def _skipped(report: Report) -> str:
+def _skipped(report: Findings) -> str:
     if not report.skipped:
         return ""
     rows = "".join(

@@ -7,7 +7,7 @@ from math import isfinite, isnan
 import msgspec
 import polars as pl
 
-from gateway.offline.columns import Columns
+from gateway.offline.columns import LogColumns
 from gateway.offline.source import LINE
 from gateway.offline.times import Times
 
@@ -20,7 +20,7 @@ _SHOWN = 60
 A_TIME = "a time"
 
 
-class Skipped(msgspec.Struct, frozen=True):
+class SkippedRow(msgspec.Struct, frozen=True):
     """A row that could not be used: its line (of a frame: row, from 1) and why."""
 
     line: int
@@ -35,11 +35,11 @@ class Rows(msgspec.Struct):
 
     frame: pl.DataFrame
     bad: int
-    skipped: list[Skipped]
+    skipped: list[SkippedRow]
 
 
 def read_rows(
-    raw: pl.DataFrame, columns: Columns, times: Times, *, most_skipped: int
+    raw: pl.DataFrame, columns: LogColumns, times: Times, *, most_skipped: int
 ) -> Rows:
     """Time, user and tokens of each row of a chunk; the raw frame must have LINE."""
     frame = raw.select(
@@ -62,7 +62,7 @@ def read_rows(
     named = frame.filter(~usable).head(most_skipped)
     origin = raw.filter(~usable).head(most_skipped)
     skipped = [
-        Skipped(row[LINE], _why(row, origin.row(at, named=True), columns))
+        SkippedRow(row[LINE], _why(row, origin.row(at, named=True), columns))
         for at, row in enumerate(named.iter_rows(named=True))
     ]
     return Rows(frame.filter(usable).select(wanted), bad, skipped)
@@ -73,7 +73,7 @@ def _gaps(counts: pl.Series) -> bool:
     return counts.null_count() > 0 or counts.is_nan().any()
 
 
-def _numbers(raw: pl.DataFrame, columns: Columns) -> list[pl.Expr | pl.Series]:
+def _numbers(raw: pl.DataFrame, columns: LogColumns) -> list[pl.Expr | pl.Series]:
     """Each count as a float; NaN where something stands there that is no count."""
     found: list[pl.Expr | pl.Series] = []
     for role in _NUMBERS:
@@ -115,7 +115,7 @@ def _within(number: pl.Series) -> bool:
     return low >= 0.0 and high <= _MOST_TOKENS and isfinite(total)
 
 
-def _user(raw: pl.DataFrame, columns: Columns) -> list[pl.Series]:
+def _user(raw: pl.DataFrame, columns: LogColumns) -> list[pl.Series]:
     if columns.user is None:
         return []
     text = raw[columns.user].cast(pl.String)
@@ -135,7 +135,7 @@ def _tokens() -> pl.Expr:
     return pl.when(known & ~odd).then(tokens)
 
 
-def _why(row: dict[str, object], origin: dict[str, object], columns: Columns) -> str:
+def _why(row: dict[str, object], origin: dict[str, object], columns: LogColumns) -> str:
     """One plain reason; the first that is true."""
     texts = {name: origin[name] for name in columns.names}
     if all(value is None for value in texts.values()):

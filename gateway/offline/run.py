@@ -13,7 +13,7 @@ from gateway.offline.analyze import analyze_files
 from gateway.offline.columns import Choice
 from gateway.offline.errors import InputError
 from gateway.offline.plot import write_png
-from gateway.offline.report import Report
+from gateway.offline.report import AnalysisReport
 from gateway.offline.table import HEAD, rows, summary
 
 
@@ -30,7 +30,7 @@ class Wanted(msgspec.Struct, frozen=True):
     plot: str | None
 
 
-def run(wanted: Wanted) -> Report:
+def run(wanted: Wanted) -> AnalysisReport:
     """Analyse, write what was asked for. Raises InputError for unusable input."""
     with _bar(wanted.files) as passed:
         report = analyze_files(
@@ -53,7 +53,7 @@ def run(wanted: Wanted) -> Report:
     return report
 
 
-def _print(report: Report) -> None:
+def _print(report: AnalysisReport) -> None:
     if not sys.stdout.isatty():
         sys.stdout.write(report.table())
         return

@@ -45,7 +45,7 @@ FEW_REQUESTS = 20.0
 CHANCE_SPREADS, SIZES_VARY = 2.5, 1.6
 
 
-class Service(msgspec.Struct):
+class ServiceVerdict(msgspec.Struct):
     """The service's windows: expected, the limit of the ordinary, excess, flags."""
 
     total: Floats
@@ -83,7 +83,7 @@ class Meters(msgspec.Struct, frozen=True):
     requests: Floats
 
 
-def judge_service(meters: Meters, grid: Grid, window_s: int) -> Service:
+def judge_service(meters: Meters, grid: Grid, window_s: int) -> ServiceVerdict:
     """Judge every window of the whole service."""
     return _Judge(meters, grid, window_s).judge()
 
@@ -103,7 +103,7 @@ class _Judge:
         around = around[: len(meters.requests)]
         self.repeated = (meters.requests > 1) & (around >= LEAST_REQUESTS)
 
-    def judge(self) -> Service:
+    def judge(self) -> ServiceVerdict:
         """Expect, drop what stands out, expect again; then judge what was dropped."""
         dropped = grow(self.heavy, 1)
         expected = self.y
@@ -148,7 +148,9 @@ class _Judge:
         highest: Floats = np.maximum(high, weekly(near, grid)[0])
         return highest
 
-    def _decide(self, expected: Floats, score: Floats, spread: Floats) -> Service:
+    def _decide(
+        self, expected: Floats, score: Floats, spread: Floats
+    ) -> ServiceVerdict:
         level = np.maximum(np.exp(expected) - self.unit, 0.0)
         excess = self.total - level
         calm = self.tempered - level
@@ -166,7 +168,7 @@ class _Judge:
         # Where a user's excess or the start of a level decided, the limit was lower.
         reached = np.maximum(level, np.minimum(level + weight, self.total))
         limit = np.where(flags, np.minimum(limit, reached), limit)
-        return Service(
+        return ServiceVerdict(
             total=self.total,
             expected=level,
             limit=limit,

@@ -42,7 +42,7 @@ class Piece(msgspec.Struct, frozen=True):
     passed: int  # bytes of the file read so far, as they are on disk
 
 
-class Source(msgspec.Struct, frozen=True):
+class LogSource(msgspec.Struct, frozen=True):
     """One file, looked at: its format and the names of its columns."""
 
     name: str
@@ -57,7 +57,7 @@ class Source(msgspec.Struct, frozen=True):
         return os.path.getsize(self.name)
 
 
-def open_source(name: str) -> Source:
+def open_source(name: str) -> LogSource:
     """Look at a file; raises InputError when it cannot be read or has nothing in it."""
     with _reading(name):
         with open(name, "rb") as file:
@@ -66,7 +66,7 @@ def open_source(name: str) -> Source:
             raise InputError(f"{name}: the text is UTF-16; save it as UTF-8")
         if magic == _PARQUET_MAGIC:
             schema = pl.read_parquet_schema(name)
-            return Source(name, "parquet", zipped=False, columns=tuple(schema))
+            return LogSource(name, "parquet", zipped=False, columns=tuple(schema))
         zipped = magic[:2] == _GZIP_MAGIC
         with _open(name, zipped=zipped) as text:
             head = [text.readline(_QUOTED_BYTES) for _ in range(_SAMPLE_LINES)]
@@ -79,12 +79,14 @@ def open_source(name: str) -> Source:
             f"{name}: a JSON array; one object a line is read: jq -c '.[]' makes it so"
         )
     if start.startswith(b"{"):
-        return Source(name, "jsonl", zipped=zipped, columns=_json_names(lines))
+        return LogSource(name, "jsonl", zipped=zipped, columns=_json_names(lines))
     separator = _separator(lines[0])
-    return Source(name, "csv", zipped, _csv_names(name, lines[0], separator), separator)
+    return LogSource(
+        name, "csv", zipped, _csv_names(name, lines[0], separator), separator
+    )
 
 
-def read_pieces(source: Source) -> Iterator[Piece]:
+def read_pieces(source: LogSource) -> Iterator[Piece]:
     """The lines of a text file, cut where a record ends."""
     quoted = source.format == "csv"
     with _reading(source.name), open(source.name, "rb") as disk:
@@ -104,7 +106,7 @@ def read_pieces(source: Source) -> Iterator[Piece]:
 
 
 def parse_piece(
-    source: Source, piece: Piece, names: Sequence[str], numbers: Sequence[str] = ()
+    source: LogSource, piece: Piece, names: Sequence[str], numbers: Sequence[str] = ()
 ) -> pl.DataFrame:
     """The named columns of a piece as text (``numbers`` as such where all are), and
     LINE. Lines that are no records are rows without any value.
@@ -115,7 +117,7 @@ def parse_piece(
 
 
 def read_parquet(
-    source: Source, names: Sequence[str], passed: Callable[[int], None]
+    source: LogSource, names: Sequence[str], passed: Callable[[int], None]
 ) -> Iterator[pl.DataFrame]:
     """The named columns of a Parquet file in their own types; LINE counts rows."""
     with _reading(source.name):
@@ -137,7 +139,7 @@ def with_lines(frame: pl.DataFrame, first: int) -> pl.DataFrame:
 
 
 def _parse_csv(
-    source: Source, piece: Piece, names: Sequence[str], numbers: Sequence[str]
+    source: LogSource, piece: Piece, names: Sequence[str], numbers: Sequence[str]
 ) -> pl.DataFrame:
     """Counts as numbers where all are; else as text; else line by line."""
     wanted = sorted(source.columns.index(name) for name in names)
@@ -164,7 +166,7 @@ def _parse_csv(
     return _slow_csv(source, piece, names)
 
 
-def _slow_csv(source: Source, piece: Piece, names: Sequence[str]) -> pl.DataFrame:
+def _slow_csv(source: LogSource, piece: Piece, names: Sequence[str]) -> pl.DataFrame:
     """Line by line, for pieces that polars refuses (a lone quote, say)."""
     text = io.StringIO(piece.text.decode("utf-8", "replace"), newline="")
     wanted = {name: source.columns.index(name) for name in names}

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from zoneinfo import ZoneInfo
 
 from gateway.offline.episodes import Episode, episodes
-from gateway.offline.report import ALL, Report
+from gateway.offline.findings import ALL, Findings
 from gateway.offline.words import length, short, span, times
 
 HEAD = (
@@ -26,14 +26,14 @@ _MOST = 40
 _ID_LENGTH = 40
 
 
-def rows(report: Report, most: int = _MOST) -> list[tuple[str, ...]]:
+def rows(report: Findings, most: int = _MOST) -> list[tuple[str, ...]]:
     """One row an episode, the worst first."""
     zone = ZoneInfo(report.zone)
     found = episodes(report.windows, report.window_s)
     return [_row(one, zone) for one in found[:most]]
 
 
-def summary(report: Report) -> list[str]:
+def summary(report: Findings) -> list[str]:
     """What was read and found, in a few lines."""
     zone = ZoneInfo(report.zone)
     found = episodes(report.windows, report.window_s)
@@ -65,8 +65,8 @@ def where(line: int, file: str | None) -> str:
     return f"{file}, line {line}" if file else f"row {line}"
 
 
-def text(report: Report) -> str:
-    """Plain columns, for pipes and for ``Report.table``."""
+def text(report: Findings) -> str:
+    """Plain columns, for pipes and for ``Findings.table``."""
     return "\n".join([*_columns(rows(report)), *summary(report)]) + "\n"
 
 

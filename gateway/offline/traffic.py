@@ -14,11 +14,11 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from gateway.offline.columns import Choice, Columns, find_columns
+from gateway.offline.columns import Choice, LogColumns, find_columns
 from gateway.offline.errors import InputError
-from gateway.offline.rows import A_TIME, Rows, Skipped, read_rows
+from gateway.offline.rows import A_TIME, Rows, SkippedRow, read_rows
 from gateway.offline.source import (
-    Source,
+    LogSource,
     open_source,
     parse_piece,
     read_parquet,
@@ -63,7 +63,7 @@ class Traffic(msgspec.Struct):
     largest: Floats  # tokens of the largest request
     rows: int
     bad: int
-    skipped: list[Skipped]
+    skipped: list[SkippedRow]
     from_us: int  # first and last row
     to_us: int
 
@@ -99,7 +99,7 @@ class Gatherer:
         self._lock = threading.Lock()
         self._with_users = False
         self.rows = self.bad = 0
-        self.skipped: list[Skipped] = []
+        self.skipped: list[SkippedRow] = []
         self._from_us, self._to_us = 1 << 62, 0
 
     def sum(self, frame: pl.DataFrame) -> pl.DataFrame:
@@ -134,7 +134,7 @@ class Gatherer:
         self.rows += len(rows.frame)
         self.bad += rows.bad
         for one in rows.skipped[: MOST_SKIPPED - len(self.skipped)]:
-            self.skipped.append(Skipped(one.line, one.why, file))
+            self.skipped.append(SkippedRow(one.line, one.why, file))
         if not len(sums):
             return
         self._from_us = min(self._from_us, int(sums["from"].min() or 0))  # type: ignore[arg-type]
@@ -213,7 +213,7 @@ class Gatherer:
         count = int(far["requests"].sum())
         self.bad += count
         self.rows -= count
-        self.skipped.append(Skipped(0, f"{count} rows years away from the others"))
+        self.skipped.append(SkippedRow(0, f"{count} rows years away from the others"))
         kept = table.filter(near)
         size_us = self._window_s * 1_000_000
         windows = kept["window"]
@@ -252,16 +252,16 @@ def gather_files(
     with ThreadPoolExecutor(_THREADS) as pool:
         for source, columns in zip(sources, found, strict=True):
             base = before
-            one = _File(source, columns, times, gatherer)
+            one = _LogFile(source, columns, times, gatherer)
             one.run(pool, lambda at, base=base: passed(base + at))  # type: ignore[misc]
             before += source.size
 
 
-class _File:
+class _LogFile:
     """One file on its way into the gatherer."""
 
     def __init__(
-        self, source: Source, columns: Columns, times: Times, gatherer: Gatherer
+        self, source: LogSource, columns: LogColumns, times: Times, gatherer: Gatherer
     ) -> None:
         self._source, self._columns = source, columns
         self._times, self._gatherer = times, gatherer

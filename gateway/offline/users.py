@@ -110,7 +110,7 @@ def make_grid(traffic: Traffic) -> Grid:
 def judge_users(traffic: Traffic, median: float) -> list[UserFlag]:
     """Every user's abnormal windows; ``median`` is the service's ordinary window."""
     grid = make_grid(traffic)
-    rows = _Rows(traffic, median * WEIGHT_SHARE)
+    rows = _UserRows(traffic, median * WEIGHT_SHARE)
     if not rows.count:
         return []
     surveys = [
@@ -134,7 +134,7 @@ def judge_users(traffic: Traffic, median: float) -> list[UserFlag]:
 
 
 def _flag(
-    rows: _Rows, shaper: Shaper, row: int, values: Floats, score: Floats
+    rows: _UserRows, shaper: Shaper, row: int, values: Floats, score: Floats
 ) -> UserFlag | None:
     requests = rows.dense(np.array([row]), rows.traffic.requests)[0]
     usual = shaper.usual(values, score > 0)
@@ -220,7 +220,7 @@ def weekly(near: Floats, grid: Grid) -> Floats:
     return same[:, grid.lead : grid.lead + near.shape[1]]
 
 
-class _Rows:
+class _UserRows:
     """Users that can matter, as dense rows; the last row is the short-lived crowd."""
 
     def __init__(self, traffic: Traffic, weight: float) -> None:
@@ -269,7 +269,7 @@ class _Rows:
         return values
 
 
-class _Scale(msgspec.Struct):
+class _UserScale(msgspec.Struct):
     """One length: every row's highest sum in each block, the population's busy block,
     and what is expected of each block.
     """
@@ -285,7 +285,7 @@ class _Scale(msgspec.Struct):
 class _Survey:
     """One meter: what is ordinary among all users first; then each user against it."""
 
-    def __init__(self, grid: Grid, rows: _Rows, meter: Floats) -> None:
+    def __init__(self, grid: Grid, rows: _UserRows, meter: Floats) -> None:
         self.grid, self.rows, self.meter = grid, rows, meter
         self.kind = np.searchsorted(CLASSES, rows.pace)
         self.settled = rows.settled
@@ -316,7 +316,7 @@ class _Survey:
             found.append(self._blocks(sums))
         return found
 
-    def _scale(self, length: int, peaks: Floats) -> _Scale:
+    def _scale(self, length: int, peaks: Floats) -> _UserScale:
         """Busy blocks of all users give the floor for those without own history."""
         seen = peaks[self.settled]
         seen = seen[seen > 0]
@@ -324,9 +324,9 @@ class _Survey:
             np.quantile(seen, (0.5, 0.9)).tolist() if len(seen) else (0.0, 0.0)
         )
         unit = 0.5 * floor + max(1e-9, float(self.meter.min(initial=1.0)))
-        return _Scale(length, peaks, floor, newcomer, unit, np.zeros(0))
+        return _UserScale(length, peaks, floor, newcomer, unit, np.zeros(0))
 
-    def _level(self, scale: _Scale, peaks: Floats) -> Floats:
+    def _level(self, scale: _UserScale, peaks: Floats) -> Floats:
         """What a busy block of the same user has on other days. Who was not there is
         compared with the busier of the others.
         """
@@ -377,7 +377,7 @@ class _Survey:
         return part
 
     def _expected(
-        self, picked: Ints, values: Floats, scale: _Scale
+        self, picked: Ints, values: Floats, scale: _UserScale
     ) -> tuple[Floats, Floats]:
         """Sums of this length, and the highest of the expectations for each."""
         grid = self.grid
@@ -420,7 +420,7 @@ class _Survey:
                 found[rose, at:] = np.where(group >= top, second, top)
         return found
 
-    def _over(self, sums: Floats, expected: Floats, scale: _Scale) -> Floats:
+    def _over(self, sums: Floats, expected: Floats, scale: _UserScale) -> Floats:
         over: Floats = np.log((sums + scale.unit) / (expected + scale.unit))
         return over
 

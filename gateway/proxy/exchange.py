@@ -256,7 +256,7 @@ class Exchange:
             began = perf_counter()
             verdict = score(flow, self.shared, identity)
             flow.score_s = perf_counter() - began
-            if flow.verdict.rung == "allow":  # else control has decided already
+            if flow.verdict.action == "allow":  # else control has decided already
                 flow.verdict = verdict
             decide(flow, self.shared, None)
         self._forward()

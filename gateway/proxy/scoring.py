@@ -88,4 +88,4 @@ class Scoring:
 def verdict_line(verdict: Verdict) -> bytes:
     """The header line that tells the upstream of a tagged or throttled request."""
     cls = (verdict.cls or "volume").translate(_UNSAFE)
-    return f"X-Tidegate-Verdict: {cls};score={verdict.score:.1f};action={verdict.rung}\r\n".encode()
+    return f"X-Tidegate-Verdict: {cls};score={verdict.score:.1f};action={verdict.action}\r\n".encode()

@@ -10,7 +10,7 @@ import msgspec
 from gateway.detect.engine import Engine
 from gateway.detect.model import DetectSettings, Output, format_time
 from gateway.detect.order import EventClock
-from gateway.detect.responses import Bench
+from gateway.detect.responses import ResponseManager
 from gateway.replay.requests import Request
 
 # The built-in settings: levels, tides and tails do not hang on a policy's ladder, and
@@ -104,11 +104,11 @@ def _note(learned: Learned, outputs: list[Output]) -> None:
 def _count(learned: Learned, engine: Engine) -> None:
     learned.tenants = len(engine.tenants)
     for tenant in engine.tenants.values():
-        learned.users += len(tenant.tracks["user"])
-        learned.addresses += len(tenant.tracks["client_ip"])
-        for tracks in tenant.tracks.values():
+        learned.users += len(tenant.subjects["user"])
+        learned.addresses += len(tenant.subjects["client_ip"])
+        for tracks in tenant.subjects.values():
             for track in tracks.values():
-                learned.with_history += track.envelope is not None
+                learned.with_history += track.baseline is not None
 
 
 def _bare_state(engine: Engine) -> bytes:
@@ -116,7 +116,7 @@ def _bare_state(engine: Engine) -> bytes:
     template that was flooded then, are no reason to act today. Without its clock, too:
     events that are older than what was learned are not late.
     """
-    engine.bench = Bench(engine.settings)
+    engine.responses = ResponseManager(engine.settings)
     engine.clock = EventClock()
     for tenant in engine.tenants.values():
         for template in tenant.templates.all():

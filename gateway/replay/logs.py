@@ -16,11 +16,11 @@ import polars as pl
 
 from gateway.detect.event_mapping import event_from_record
 from gateway.detect.model import EventError
-from gateway.offline.columns import ANY, Choice, Columns, find_columns
+from gateway.offline.columns import ANY, Choice, LogColumns, find_columns
 from gateway.offline.errors import InputError
 from gateway.offline.rows import read_rows
 from gateway.offline.source import (
-    Source,
+    LogSource,
     open_source,
     parse_piece,
     read_parquet,
@@ -66,7 +66,7 @@ class Guide(msgspec.Struct, frozen=True):
         return self == Guide(tenant=self.tenant)
 
 
-def is_of_records(source: Source) -> bool:
+def is_of_records(source: LogSource) -> bool:
     """Whether a file holds records or bare events, for the stricter reader."""
     if source.format == "csv" and _LINES.search(source.name):
         return True  # its first line is broken: the others may be fine
@@ -95,7 +95,7 @@ def read_log(
         rows.take(name, chunk, reader)
 
 
-def _find_further(source: Source, guide: Guide) -> dict[str, str]:
+def _find_further(source: LogSource, guide: Guide) -> dict[str, str]:
     if guide.address is not None and guide.address not in source.columns:
         raise InputError(f"{source.name}: no column {guide.address!r}")
     spelled = {_spell(name): name for name in reversed(source.columns)}
@@ -112,7 +112,7 @@ def _spell(name: str) -> str:
 
 
 def _chunks(
-    source: Source, names: Sequence[str], passed: Callable[[int], None]
+    source: LogSource, names: Sequence[str], passed: Callable[[int], None]
 ) -> Iterator[pl.DataFrame]:
     if source.format == "parquet":
         yield from read_parquet(source, names, passed)
@@ -126,7 +126,7 @@ class _Rows:
     """Rows of one file to requests."""
 
     def __init__(
-        self, columns: Columns, further: dict[str, str], times: Times, tenant: str
+        self, columns: LogColumns, further: dict[str, str], times: Times, tenant: str
     ) -> None:
         self._columns = columns
         self._further = further

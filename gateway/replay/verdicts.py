@@ -10,9 +10,9 @@ import msgspec
 
 from gateway.core.lru import Lru
 from gateway.core.model import DETECTOR, NANOS_PER_USD, Block, Campaign, Policy
-from gateway.detect.detectors import Rooms, settings_of
+from gateway.detect.detectors import Detectors, settings_of
 from gateway.detect.event_mapping import unanswered
-from gateway.detect.ladder import LEAST_RATE, Standing, allowed_rate
+from gateway.detect.ladder import LEAST_RATE, EnforcementState, allowed_rate
 from gateway.detect.model import Event, Output
 from gateway.identity.identify import ANONYMOUS
 from gateway.replay.requests import Request
@@ -50,8 +50,8 @@ class Verdicts:
         """Raises BaselinesError."""
         self._policies = policies
         self._default = default
-        rooms = Rooms(settings_of(policies, default, campaigns), baselines)
-        self._rooms: Rooms | Later = rooms
+        rooms = Detectors(settings_of(policies, default, campaigns), baselines)
+        self._rooms: Detectors | Later = rooms
         self._begun = baselines is None
         self._ahead_s = 0.0  # of the detector's own clock
         self._due: list[_Due] = []
@@ -66,14 +66,14 @@ class Verdicts:
 
     def advance(self, now: float) -> None:
         """All that ended until ``now`` (epoch seconds)."""
-        if not self._begun and isinstance(self._rooms, Rooms):
+        if not self._begun and isinstance(self._rooms, Detectors):
             # With the first request it is known how its time stands to the baselines'.
             self._rooms, self._begun = Later.for_first(self._rooms, now), True
             if isinstance(self._rooms, Later):
                 self._ahead_s = self._rooms.shift_s
         while self._due and self._due[0].at <= now:
             due = heapq.heappop(self._due)
-            take = self._rooms.settle if due.settles else self._rooms.observe
+            take = self._rooms.observe_outcome if due.settles else self._rooms.observe
             self._tick(due.at)
             self._hear(take(due.event))
         self._tick(now)
@@ -129,25 +129,27 @@ class Verdicts:
         """What is done to the sender now: the block first, then the slowest throttle,
         then a tag.
         """
-        engine = self._rooms.of(request.tenant)
+        engine = self._rooms.engine_of(request.tenant)
         if engine is None:
             return None
         now, worst = request.ts + self._ahead_s, None
         for kind, id_ in (("client_ip", request.client_ip), ("user", request.user)):
             if id_ == ANONYMOUS:
                 continue
-            standing = engine.bench.standings.get((request.tenant, kind, id_))
-            if standing is None or standing.rung == "allow" or now >= standing.until:
+            standing = engine.responses.states.get((request.tenant, kind, id_))
+            if standing is None or standing.action == "allow" or now >= standing.until:
                 continue
             found = self._block(request.tenant, kind, id_, standing)
             if worst is None or _order(found) < _order(worst):
                 worst = found
         return worst
 
-    def _block(self, tenant: str, kind: str, id_: str, standing: Standing) -> Block:
+    def _block(
+        self, tenant: str, kind: str, id_: str, standing: EnforcementState
+    ) -> Block:
         said = self._said.get((tenant, kind, id_))
         rate = 0
-        if standing.rung == "throttle":
+        if standing.action == "throttle":
             share = self._policies.get(tenant, self._default).anomaly.throttle_share
             rate = LEAST_RATE if said is None else allowed_rate(said, share)
         return Block(
@@ -156,7 +158,7 @@ class Verdicts:
             tenant,
             standing.until - self._ahead_s,
             by=DETECTOR,
-            action=standing.rung,  # type: ignore[arg-type]  # "allow" was left out
+            action=standing.action,  # type: ignore[arg-type]  # "allow" was left out
             cls=_NO_CLASS if said is None else said.cls,
             score=0.0 if said is None else said.score,
             rate=rate,

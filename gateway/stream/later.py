@@ -11,26 +11,26 @@ from datetime import datetime
 
 import msgspec
 
-from gateway.detect.detectors import Rooms, Settings
+from gateway.detect.detectors import DetectionSettings, Detectors
 from gateway.detect.engine import Engine
 from gateway.detect.model import (
     DetectSettings,
     Event,
+    EvidenceWindow,
     Output,
-    Window,
     format_time,
 )
 
 DAY_S, WEEK_S = 86_400.0, 604_800.0
 
 
-def known_span(rooms: Rooms) -> tuple[float, float]:
+def known_span(rooms: Detectors) -> tuple[float, float]:
     """The oldest and the newest request that the baselines know of, epoch seconds."""
     tenants = [one for engine in rooms.engines for one in engine.tenants.values()]
     newest = (
         track.last
         for tenant in tenants
-        for tracks in tenant.tracks.values()
+        for tracks in tenant.subjects.values()
         for track in tracks.values()
     )
     return min((one.born for one in tenants), default=0.0), max(newest, default=0.0)
@@ -39,12 +39,12 @@ def known_span(rooms: Rooms) -> tuple[float, float]:
 class Later:
     """Rooms for events that are ``shift_s`` older than they shall be seen."""
 
-    def __init__(self, rooms: Rooms, shift_s: float) -> None:
+    def __init__(self, rooms: Detectors, shift_s: float) -> None:
         self._rooms, self.shift_s = rooms, shift_s
         rooms.configure(_moved(rooms.settings, shift_s))
 
     @classmethod
-    def for_first(cls, rooms: Rooms, ts: float) -> Rooms | Later:
+    def for_first(cls, rooms: Detectors, ts: float) -> Detectors | Later:
         """The rooms themselves where their knowledge ends before ``ts``."""
         since, until = known_span(rooms)
         if until < ts:
@@ -52,29 +52,29 @@ class Later:
         unit_s = WEEK_S if until - since > WEEK_S - DAY_S else DAY_S
         return cls(rooms, ((until - ts) // unit_s + 1) * unit_s)
 
-    def of(self, tenant: str) -> Engine | None:
-        """As ``Rooms.of``; its own times are the moved ones."""
-        return self._rooms.of(tenant)
+    def engine_of(self, tenant: str) -> Engine | None:
+        """As ``Detectors.of``; its own times are the moved ones."""
+        return self._rooms.engine_of(tenant)
 
     @property
     def misplaced(self) -> int:
-        """As ``Rooms.misplaced``."""
+        """As ``Detectors.misplaced``."""
         return self._rooms.misplaced
 
     def observe(self, event: Event) -> list[Output]:
-        """As ``Rooms.observe``."""
+        """As ``Detectors.observe``."""
         return self._back(self._rooms.observe(self._forward(event)))
 
-    def settle(self, event: Event) -> list[Output]:
-        """As ``Rooms.settle``."""
-        return self._back(self._rooms.settle(self._forward(event)))
+    def observe_outcome(self, event: Event) -> list[Output]:
+        """As ``Detectors.settle``."""
+        return self._back(self._rooms.observe_outcome(self._forward(event)))
 
     def advance(self, now: float) -> list[Output]:
-        """As ``Rooms.advance``."""
+        """As ``Detectors.advance``."""
         return self._back(self._rooms.advance(now + self.shift_s))
 
     def close(self) -> list[Output]:
-        """As ``Rooms.close``."""
+        """As ``Detectors.close``."""
         return self._back(self._rooms.close())
 
     def _forward(self, event: Event) -> Event:
@@ -92,11 +92,11 @@ def _earlier(output: Output, shift_s: float) -> Output:
         output,
         ts=moved(output.ts),
         until=None if output.until is None else moved(output.until),
-        window=Window(moved(output.window.since), moved(output.window.to)),
+        window=EvidenceWindow(moved(output.window.since), moved(output.window.to)),
     )
 
 
-def _moved(settings: Settings, shift_s: float) -> Settings:
+def _moved(settings: DetectionSettings, shift_s: float) -> DetectionSettings:
     """The same settings with their campaigns at the moved time."""
 
     def one(held: DetectSettings | None) -> DetectSettings | None:
@@ -111,4 +111,4 @@ def _moved(settings: Settings, shift_s: float) -> Settings:
         return msgspec.structs.replace(held, campaigns=campaigns)
 
     tenants = {name: one(held) for name, held in settings.tenants.items()}
-    return Settings(one(settings.default), tenants)
+    return DetectionSettings(one(settings.default), tenants)

@@ -10,7 +10,7 @@ import msgspec
 from gateway.config import Config, effective_policy
 from gateway.config.resolve import declared_campaigns, tenant_tables
 from gateway.core.baselines import BaselinesError
-from gateway.detect.detectors import Rooms, Settings, settings_of
+from gateway.detect.detectors import DetectionSettings, Detectors, settings_of
 from gateway.detect.event_mapping import (
     EventLine,
     event_from_line,
@@ -38,12 +38,12 @@ SEVERITIES = ("info", "warning", "critical")
 DEFAULTS = DetectSettings(reorder_s=REORDER_S)
 
 
-def settings_from(config: Config | None) -> Settings:
+def settings_from(config: Config | None) -> DetectionSettings:
     """Detection as the policies state it, in enforce mode: ``watch`` acts on nobody,
     so it tells what would have been done.
     """
     if config is None:
-        return Settings(DEFAULTS)
+        return DetectionSettings(DEFAULTS)
     policies = {
         table.name: effective_policy(config, table.policy).policy
         for table in tenant_tables(config)
@@ -52,10 +52,12 @@ def settings_from(config: Config | None) -> Settings:
     return settings_of(policies, default, declared_campaigns(config), REORDER_S)
 
 
-def open_rooms(settings: Settings, baselines: bytes | None = None) -> Rooms:
+def open_rooms(
+    settings: DetectionSettings, baselines: bytes | None = None
+) -> Detectors:
     """Raises SourceError for what are no baselines."""
     try:
-        return Rooms(settings, baselines)
+        return Detectors(settings, baselines)
     except BaselinesError as error:
         raise SourceError(str(error)) from None
 
@@ -80,14 +82,14 @@ class Watch:
 
     def __init__(
         self,
-        rooms: Rooms,
+        rooms: Detectors,
         *,
         write: Callable[[bytes], object],
         complain: Callable[[str], object],
         as_json: bool = False,
     ) -> None:
         self.tally = Tally()
-        self._rooms: Rooms | Later = rooms
+        self._rooms: Detectors | Later = rooms
         self._write = write
         self._complain = complain
         self._encode = _json_line if as_json else readable_line
@@ -119,7 +121,7 @@ class Watch:
 
     def _begin(self, event: Event) -> None:
         """With the first event it is known how its time stands to the baselines'."""
-        if isinstance(self._rooms, Rooms):
+        if isinstance(self._rooms, Detectors):
             self._rooms = Later.for_first(self._rooms, event.ts)
         if isinstance(self._rooms, Later):
             self._complain(

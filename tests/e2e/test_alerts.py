@@ -18,7 +18,7 @@ from standardwebhooks.webhooks import Webhook
 
 from gateway.alerts.model import report_of
 from gateway.alerts.redis_outbox import RedisOutbox
-from gateway.detect.model import Output, Ref, Window, format_time
+from gateway.detect.model import EvidenceWindow, Output, Ref, format_time
 from tests.engines import engine_binaries, running_engine
 from tests.gateway_process import Gateway, call, running_gateway, until
 
@@ -102,7 +102,7 @@ def said(n=0, kind="incident.opened", **changes) -> Output:
         "severity": "warning", "cls": "cost_spike", "score": 4.5,
         "subject": Ref("user", f"key_{n}"), "tenant": "default", "action": "tag",
         "until": None, "observed": {}, "expected": {}, "reasons": ("It costs.",),
-        "window": Window(format_time(1_767_600_000.0), format_time(1_767_600_000.0)),
+        "window": EvidenceWindow(format_time(1_767_600_000.0), format_time(1_767_600_000.0)),
     }  # fmt: skip
     return Output(**(fields | changes))
 

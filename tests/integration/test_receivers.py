@@ -22,7 +22,7 @@ from gateway.alerts.delivery import DeliveryWorker
 from gateway.alerts.memory_outbox import MemoryOutbox
 from gateway.alerts.model import report_of
 from gateway.alerts.receivers import Receiver, open_sender
-from gateway.detect.model import Output, Ref, Window, format_time
+from gateway.detect.model import EvidenceWindow, Output, Ref, format_time
 from tests.gateway_process import call, until
 from tests.ports import free_port
 
@@ -36,7 +36,7 @@ def said(kind="incident.opened", **changes) -> Output:
         "type": kind, "id": "inc_1", "ts": now, "severity": "warning",
         "cls": "cost_spike", "score": 4.5, "subject": Ref("user", "key_1"),
         "tenant": "acme", "action": "tag", "until": None, "observed": {},
-        "expected": {}, "reasons": ("It costs.",), "window": Window(now, now),
+        "expected": {}, "reasons": ("It costs.",), "window": EvidenceWindow(now, now),
     }  # fmt: skip
     return Output(**(fields | changes))
 

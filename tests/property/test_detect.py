@@ -8,7 +8,7 @@ import msgspec
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.detect.baseline import new_envelope
+from gateway.detect.baseline import new_upper_baseline
 from gateway.detect.engine import Engine
 from gateway.detect.event_mapping import event_from_record
 from gateway.detect.fingerprint import distance, prompt_fingerprint
@@ -76,12 +76,12 @@ def test_names_do_not_matter(stream):
 @given(st.lists(st.floats(0, 1e12), min_size=1, max_size=400), st.floats(0, 1e12))
 def test_scores_are_finite_and_monotone(history, count):
     """Whatever was learned: more requests are never less of a surprise."""
-    envelope, tail = new_envelope(600, 10.0), new_tail()
+    envelope, tail = new_upper_baseline(600, 10.0), new_tail()
     for index, seen in enumerate(history):
         envelope.learn(index, seen)
     expected = envelope.expect(len(history))
     scores = [
-        tail.sigma((envelope.value(n) - expected.level) / expected.spread)
+        tail.score((envelope.value(n) - expected.level) / expected.spread)
         for n in (count, 2 * count + 1, 1e15)
     ]
     assert scores == sorted(scores)
@@ -97,9 +97,9 @@ def test_scores_are_finite_and_monotone(history, count):
         requests_m=st.floats(0, 1e6),
         requests=counts,
         tokens=counts,
-        request_sigma=sigmas,
-        token_sigma=sigmas,
-        peer_sigma=sigmas,
+        request_score=sigmas,
+        token_score=sigmas,
+        peer_score=sigmas,
         alike=shares,
         templated=shares,
         apart=st.floats(0, 10),
@@ -110,7 +110,7 @@ def test_scores_are_finite_and_monotone(history, count):
         longer_asks=st.floats(0, 1e6),
         longer_answers=st.floats(0, 1e6),
     ),
-    st.sampled_from(["request_sigma", "token_sigma", "peer_sigma"]),
+    st.sampled_from(["request_score", "token_score", "peer_score"]),
 )
 def test_more_evidence_is_never_less_score(facts, field):
     """Raising a signal does not lower the score."""

@@ -15,12 +15,12 @@ from gateway.detect.rules.facts import (
     CLEAR,
     TRIALS,
     Facts,
-    Finding,
-    count_sigma,
+    Signal,
+    count_score,
     familiarity,
     ramp,
 )
-from gateway.detect.rules.repetition import judge_loop, judge_walk
+from gateway.detect.rules.repetition import judge_enumeration, judge_loop
 from gateway.detect.rules.stolen_key import judge_key
 from gateway.detect.rules.volume import judge_answers, judge_newcomer, judge_volume
 from gateway.detect.subject import FEW_REFUSED
@@ -29,14 +29,14 @@ from gateway.detect.subject import FEW_REFUSED
 MANY_TARGETS = 4
 
 
-def classify(facts: Facts) -> Finding | None:
+def classify(facts: Facts) -> Signal | None:
     """The strongest class, or None when nothing reaches a score above 0."""
     found = [
         finding
         for rule in (
             _probing,
             judge_key,
-            judge_walk,
+            judge_enumeration,
             judge_loop,
             judge_answers,
             judge_volume,
@@ -51,7 +51,7 @@ def classify(facts: Facts) -> Finding | None:
     return msgspec.structs.replace(best, score=max(0.0, best.score - TRIALS))
 
 
-def _probing(facts: Facts) -> Finding | None:
+def _probing(facts: Facts) -> Signal | None:
     """Sweeps of refused requests: keys, paths or models tried one after the other."""
     bad = facts.denied + facts.missing + 0.5 * facts.rejected
     total = bad + facts.ok
@@ -65,7 +65,7 @@ def _probing(facts: Facts) -> Finding | None:
     # Who is new and tries many different things has nothing that may have broken.
     tries = not familiarity(facts) and facts.targets >= MANY_TARGETS
     score = min(
-        count_sigma(bad, 1.5 if tries else 2.0),
+        count_score(bad, 1.5 if tries else 2.0),
         ramp(bad / total, 0.3, 0.7),
         ramp(facts.targets + bad / 10.0, 0.0, 4.0),
     )
@@ -73,4 +73,4 @@ def _probing(facts: Facts) -> Finding | None:
     reasons = [what + "."]
     if facts.targets > 1:
         reasons.append(f"They tried {facts.targets} different keys, paths or models.")
-    return Finding("probing", score, behaviour=True, reasons=tuple(reasons))
+    return Signal("probing", score, behaviour=True, reasons=tuple(reasons))

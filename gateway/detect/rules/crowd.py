@@ -5,12 +5,12 @@ from __future__ import annotations
 from math import log
 
 from gateway.detect.model import AttackClass, DetectSettings
-from gateway.detect.rules.facts import Finding, count_sigma
-from gateway.detect.rules.repetition import FLOOD_M, FLOOD_TIDES
+from gateway.detect.rules.facts import Signal, count_score
+from gateway.detect.rules.repetition import FLOOD_M, FLOOD_TIMES_EXPECTED
 from gateway.detect.score import MOST, Tail
 from gateway.detect.subject import FAILED, MINUTE_S, OK, SAME_BITS
 from gateway.detect.templates import NEAR_BITS, NEWCOMER_S, Template
-from gateway.detect.tenant import Tenant
+from gateway.detect.tenant import TenantState
 
 # A crowd is at least so many sources of one template.
 CROWD_SOURCES = 6
@@ -24,8 +24,8 @@ _SIGMAS_PER_FOLD = 2.2
 _OUTAGE_SHARE = 0.25
 _OUTAGE_USERS = 4
 _OUTAGE_ANSWERS = 12
-OUTAGE_ECHO_S = 900.0
-SURGE_ECHO_S = 900.0
+OUTAGE_HOLD_S = 900.0
+SURGE_HOLD_S = 900.0
 # Prompts of a newcomer in ten minutes that are more than trying something out, the
 # share of a crowd that does so, and so many that one of it is acted on.
 INSISTS = 5
@@ -56,8 +56,8 @@ _TIDE_UNSURE = 2.0
 
 
 def judge_template(
-    tenant: Tenant, template: Template, now: float, declared: float = 1.0
-) -> Finding | None:
+    tenant: TenantState, template: Template, now: float, declared: float = 1.0
+) -> Signal | None:
     """Whether a template is flooded by a crowd of newcomers. In a campaign of so many
     times the usual (``declared``) nobody is acted on for the crowd alone.
     """
@@ -78,8 +78,8 @@ def judge_template(
     fresh, sources = template.fresh / template.requests, len(template.sources)
     excess = min(MOST, 2.0 + _SIGMAS_PER_FOLD * log(seen / usual))
     newness = 10.0 * (fresh - 0.4)
-    score = min(excess, newness, count_sigma(sources, 2.0))
-    return Finding(
+    score = min(excess, newness, count_score(sources, 2.0))
+    return Signal(
         _named(tenant, template, now),
         score,
         behaviour=part * _TIDE_UNSURE < 1.0 and (refused or declared <= 1.0),
@@ -99,7 +99,7 @@ def _before(peak: float) -> str:
     return f"Before, it was seen at most {peak:.0f} times in ten minutes."
 
 
-def _may_be_flooded(tenant: Tenant, template: Template, now: float) -> bool:
+def _may_be_flooded(tenant: TenantState, template: Template, now: float) -> bool:
     """Whether several newcomers, and few others, send what nobody sent before."""
     sources, requests = len(template.sources), template.requests
     if sources < CROWD_SOURCES or requests < 3 * CROWD_SOURCES or template.known(now):
@@ -114,45 +114,47 @@ def _may_be_flooded(tenant: Tenant, template: Template, now: float) -> bool:
     return not first_day or _outweighs(tenant, template, now)
 
 
-def _seen(tenant: Tenant, template: Template, now: float) -> float:
+def _seen(tenant: TenantState, template: Template, now: float) -> float:
     """How loud it is: all wordings that are flooded already, or that newcomers share,
     are one crowd with this one.
     """
     whole = tenant.flooded + template.requests
     if template.abusive_until > now:
         whole = tenant.flooded
-    return max(float(whole), float(tenant.walked), 3.0 * template.rate_m(now))
+    return max(float(whole), float(tenant.shared_prompts), 3.0 * template.rate_m(now))
 
 
-def _is_soft(tenant: Tenant, template: Template, now: float) -> bool:
+def _is_soft(tenant: TenantState, template: Template, now: float) -> bool:
     """Whether a crowd's prompts are as unlike as those of people, and no load."""
     return tenant.soft and not _is_loud(tenant, template, now)
 
 
-def _insists(tenant: Tenant) -> bool:
+def _insists(tenant: TenantState) -> bool:
     """Whether much of what newcomers share comes from sources that do not rest."""
     insistent, crowd = len(tenant.insistent), tenant.worded
     sources = 0 if crowd is None else len(crowd.sources)
     return insistent >= max(CROWD_SOURCES, _INSISTING * sources)
 
 
-def _is_loud(tenant: Tenant, template: Template, now: float) -> bool:
+def _is_loud(tenant: TenantState, template: Template, now: float) -> bool:
     """Whether it is a load by itself."""
-    tide = tenant.tide_m()
-    return tide > 0.0 and template.rate_m(now) >= max(FLOOD_M, FLOOD_TIDES * tide)
+    tide = tenant.expected_rate_m()
+    return tide > 0.0 and template.rate_m(now) >= max(
+        FLOOD_M, FLOOD_TIMES_EXPECTED * tide
+    )
 
 
-def _is_very_loud(tenant: Tenant, template: Template, now: float) -> bool:
+def _is_very_loud(tenant: TenantState, template: Template, now: float) -> bool:
     """Many times that: what began just now is taken to go on as fast as it began."""
-    tide, pace = tenant.tide_m(), template.rate_m(now)
+    tide, pace = tenant.expected_rate_m(), template.rate_m(now)
     age = now - template.born
     if age < MINUTE_S:
         pace = max(pace, template.requests_m * MINUTE_S / max(1.0, age))
-    return tide > 0.0 and pace >= _VERY * max(FLOOD_M, FLOOD_TIDES * tide)
+    return tide > 0.0 and pace >= _VERY * max(FLOOD_M, FLOOD_TIMES_EXPECTED * tide)
 
 
 def _explained(
-    tenant: Tenant, template: Template, now: float, declared: float
+    tenant: TenantState, template: Template, now: float, declared: float
 ) -> float:
     """How large a crowd is beside the tide of newcomers it came with: the excess of
     newcomers with other prompts, or what a campaign lets expect, as a share of it.
@@ -164,12 +166,14 @@ def _explained(
     if tenant.varied > max(_TIDE_FLOOR, _TIDE_TIMES * usual):
         part = (tenant.varied - usual) / crowd
     if declared > 1.0:
-        spare = declared * tenant.tide_m() - max(0.0, tenant.rate_m(now) - rate)
+        spare = declared * tenant.expected_rate_m() - max(
+            0.0, tenant.rate_m(now) - rate
+        )
         part = max(part, spare / max(1.0, rate))
     return part
 
 
-def _outweighs(tenant: Tenant, template: Template, now: float) -> bool:
+def _outweighs(tenant: TenantState, template: Template, now: float) -> bool:
     """Whether it came later than the tenant's own work, and drowns it; with all that
     came with it, where the tenant has been there for longer than what is new.
     """
@@ -181,13 +185,13 @@ def _outweighs(tenant: Tenant, template: Template, now: float) -> bool:
     return rate >= _OUTWEIGHS * (tenant.rate_m(now) - rate)
 
 
-def _named(tenant: Tenant, template: Template, now: float) -> AttackClass:
+def _named(tenant: TenantState, template: Template, now: float) -> AttackClass:
     if template.refused > _REFUSED_SHARE * template.requests:
         return "probing"
     return "ddos" if _flooding(tenant, template, now) else "scraping"
 
 
-def _flooding(tenant: Tenant, template: Template, now: float) -> bool:
+def _flooding(tenant: TenantState, template: Template, now: float) -> bool:
     """Load or coverage: many sources, or the same over and over beyond the tide."""
     loud = _is_loud(tenant, template, now)
     if template.apart > NEAR_BITS:
@@ -200,13 +204,13 @@ def _flooding(tenant: Tenant, template: Template, now: float) -> bool:
 
 
 def judge_tenant(
-    tenant: Tenant, now: float, settings: DetectSettings, tail: Tail
-) -> Finding | None:
+    tenant: TenantState, now: float, settings: DetectSettings, tail: Tail
+) -> Signal | None:
     """Whether a tenant is in an outage, or in a surge that nobody is to blame for."""
     return _outage(tenant, now) or _surge(tenant, now, settings, tail)
 
 
-def _outage(tenant: Tenant, now: float) -> Finding | None:
+def _outage(tenant: TenantState, now: float) -> Signal | None:
     failed = tenant.answers_m[FAILED] + tenant.answers_b[FAILED]
     answers = failed + tenant.answers_m[OK] + tenant.answers_b[OK]
     share = failed / max(1, answers)
@@ -214,38 +218,38 @@ def _outage(tenant: Tenant, now: float) -> Finding | None:
         return None
     if len(tenant.failed_users) < _OUTAGE_USERS:
         return None
-    tenant.outage_until = now + OUTAGE_ECHO_S
+    tenant.outage_until = now + OUTAGE_HOLD_S
     reason = (
         f"{100 * share:.0f} % of answers are upstream errors, across"
         f" {len(tenant.failed_users)} or more clients: nobody is to blame."
     )
-    return Finding("outage", 3.0 + 5.0 * share, False, (reason,))
+    return Signal("outage", 3.0 + 5.0 * share, False, (reason,))
 
 
 def _surge(
-    tenant: Tenant, now: float, settings: DetectSettings, tail: Tail
-) -> Finding | None:
-    tide = tenant.tide
+    tenant: TenantState, now: float, settings: DetectSettings, tail: Tail
+) -> Signal | None:
+    tide = tenant.seasonal_baseline
     if tide.age < 36 or tenant.window <= tide.last:  # noqa: PLR2004 - six hours
         return None
     usual = tide.expect(tenant.window)
     declared = declared_times(tenant.name, now, settings)
     value = tide.value(tenant.requests / declared)
-    score = tail.sigma((value - usual.level) / usual.spread)
+    score = tail.score((value - usual.level) / usual.spread)
     if score < settings.warning:
         return None
     expected = tide.count(usual.level) * declared
     if tenant.top > _NARROW * (tenant.requests - expected):
         return None  # one source makes up much of the excess
-    alike = max(tenant.young, tenant.walked)
+    alike = max(tenant.young, tenant.shared_prompts)
     if alike > _ALIKE * (tenant.requests - expected):
         return None  # newcomers' alike prompts do
-    tenant.surge_until = now + SURGE_ECHO_S
+    tenant.surge_until = now + SURGE_HOLD_S
     reason = (
         f"{tenant.requests} requests in the window where at most {expected:.0f} are"
         " usual; prompts and sources are as varied as ever."
     )
-    return Finding("surge", score, False, (reason,))
+    return Signal("surge", score, False, (reason,))
 
 
 def declared_times(tenant: str, now: float, settings: DetectSettings) -> float:

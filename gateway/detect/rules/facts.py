@@ -12,7 +12,7 @@ from math import log
 import msgspec
 
 from gateway.detect.model import AttackClass
-from gateway.detect.score import MOST, sigma_of
+from gateway.detect.score import MOST, score_of
 
 # Trying several classes on the same subject multiplies chances of a false alarm by
 # their number; this is what that is worth in sigma.
@@ -53,14 +53,14 @@ class Facts(msgspec.Struct, gc=False):
     expected_m: float = 0.0
     expected_requests: float = 0.0
     expected_tokens: float = 0.0
-    request_sigma: float = 0.0
-    token_sigma: float = 0.0
-    peer_sigma: float = 0.0
-    token_peer_sigma: float = 0.0
-    live_m: float = 0.0
-    live_sigma: float = 0.0
-    live_size: float = 0.0
-    tide_m: float = 0.0
+    request_score: float = 0.0
+    token_score: float = 0.0
+    peer_score: float = 0.0
+    token_peer_score: float = 0.0
+    concurrent_m: float = 0.0
+    concurrent_score: float = 0.0
+    concurrent_size: float = 0.0
+    expected_rate_m: float = 0.0
     heads: int = 1
     fan_out: int = 0
     alike: float = 0.0
@@ -74,35 +74,35 @@ class Facts(msgspec.Struct, gc=False):
     newcomers: int = 0
     company: int = 0
     older: int = 0
-    met: float = 0.0
-    most_met: float = 0.0
-    used: float = 0.0
+    new_networks: float = 0.0
+    most_new_networks: float = 0.0
+    new_models: float = 0.0
     odd: bool = False
-    swaps: float = 0.0
-    most_swaps: float = 0.0
-    most_used: float = 0.0
+    alternations: float = 0.0
+    most_alternations: float = 0.0
+    most_new_models: float = 0.0
     suspicious: int = 0
     windows: int = 0
     steady: float = 0.0
-    run: int = 0
-    run_tokens: int = 0
-    run_judged: bool = False
-    most_run: float = 0.0
-    most_run_tokens: float = 0.0
-    still: float = 0.0
-    stills: int = 0
-    most_stills: float = 0.0
+    repetition_run: int = 0
+    repetition_tokens: int = 0
+    repetition_judged: bool = False
+    most_repetition_run: float = 0.0
+    most_repetition_tokens: float = 0.0
+    same_size: float = 0.0
+    same_size_streak: int = 0
+    most_same_size_streak: float = 0.0
     asked: int = 0
     longest: int = 0
     most_longest: float = 0.0
-    reach_longest: float = 0.0
+    service_longest: float = 0.0
     spoken: int = 0
     louder_answers: float = 1.0
-    reach_m: float = 0.0
-    reach_requests: float = 0.0
-    reach_tokens: float = 0.0
-    reach_run: float = 0.0
-    reach_run_tokens: float = 0.0
+    service_m: float = 0.0
+    service_requests: float = 0.0
+    service_tokens: float = 0.0
+    service_repetition_run: float = 0.0
+    service_repetition_tokens: float = 0.0
     longer_asks: float = 1.0
     sized: int = 30
     longer_answers: float = 1.0
@@ -119,7 +119,7 @@ class Facts(msgspec.Struct, gc=False):
     surge: bool = False
 
 
-class Finding(msgspec.Struct, frozen=True):
+class Signal(msgspec.Struct, frozen=True):
     """A class that the facts speak for. ``behaviour``: the evidence is what was done
     and not only how much, so a block is allowed. ``alert``: it weighs enough for an
     incident; without, it is tagged and no more. ``sudden``: it need not last. ``mild``:
@@ -130,18 +130,18 @@ class Finding(msgspec.Struct, frozen=True):
     score: float
     behaviour: bool
     reasons: tuple[str, ...]
-    alert: bool = True
+    page_worthy: bool = True
     sudden: bool = False
-    mild: bool = False
+    informational: bool = False
 
 
-def count_sigma(seen: float, expected: float) -> float:
+def count_score(seen: float, expected: float) -> float:
     """The score of a count where so many were expected (Chernoff's bound of Poisson)."""
     if seen <= expected or seen <= 0.0:
         return 0.0
     surprise = seen * log(seen / expected) - (seen - expected)
     # exp(-surprise), on the scale of scores, without underflow.
-    return sigma_of(max(1e-30, 2.718281828459045**-surprise)) if surprise < 60 else MOST
+    return score_of(max(1e-30, 2.718281828459045**-surprise)) if surprise < 60 else MOST
 
 
 def ramp(value: float, low: float, high: float) -> float:
@@ -157,8 +157,8 @@ def familiarity(facts: Facts) -> float:
 def excess(facts: Facts) -> float:
     """How far beyond itself, or beyond its peers where it has little history."""
     if facts.known and facts.windows >= SEASONED:
-        return max(facts.request_sigma, facts.token_sigma)
-    return facts.peer_sigma
+        return max(facts.request_score, facts.token_score)
+    return facts.peer_score
 
 
 def folds(value: float, usual: float) -> float:
@@ -168,7 +168,7 @@ def folds(value: float, usual: float) -> float:
     return min(MOST, max(0.0, 3.0 + PER_FOLD * log(value / usual)))
 
 
-def peer_sigma(rate: float, busy: float) -> float:
+def peer_score(rate: float, busy: float) -> float:
     """How far beyond the busiest of its peers, in sigma; 0 up to them."""
     if rate <= busy:
         return 0.0

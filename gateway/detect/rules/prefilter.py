@@ -18,7 +18,7 @@ from gateway.detect.subject import (
     FEW_REFUSED,
     FEW_REQUESTS,
     FEW_TOKENS,
-    LITTLE_NEWS,
+    LITTLE_NOVELTY,
     MISSING,
     REJECTED,
     SHORT_RUN,
@@ -26,14 +26,14 @@ from gateway.detect.subject import (
     SPIKE_TOKENS,
     SPOKEN_TAGGED,
     STEADY_WINDOWS,
-    Track,
+    SubjectState,
 )
 
 # Requests a minute from which a newcomer of any day is compared with its live peers.
 LOUD_M = 60.0
 
 
-def notable(track: Track, rate: float, *, known: bool, cold: bool) -> bool:
+def notable(track: SubjectState, rate: float, *, known: bool, cold: bool) -> bool:
     """Whether any rule may apply, but for comparisons with live peers on a tenant's
     first day. ``rate`` is ``track.rate_m``.
     """
@@ -48,41 +48,41 @@ def notable(track: Track, rate: float, *, known: bool, cold: bool) -> bool:
         return much and not track.backed
     if rate >= LOUD_M:
         return True
-    return not track.backed and (much or _walks(track, rate, cold=cold))
+    return not track.backed and (much or _enumerates(track, rate, cold=cold))
 
 
-def refusals(track: Track) -> int:
+def refusals(track: SubjectState) -> int:
     """Requests of this window and the one before that were answered 4xx."""
-    now, before = track.conduct, track.conduct_b
+    now, before = track.outcomes, track.outcomes_b
     bad = now[DENIED] + now[MISSING] + now[REJECTED]
     return bad + before[DENIED] + before[MISSING] + before[REJECTED]
 
 
-def _handed_on(track: Track, *, cold: bool) -> bool:
+def _handed_on(track: SubjectState, *, cold: bool) -> bool:
     """A key in other hands."""
-    if track.suspects is not None or track.met >= LITTLE_NEWS:
+    if track.suspects is not None or track.new_networks >= LITTLE_NOVELTY:
         return True
     if cold and len(track.company) >= FAN_OUT:
         return True
     return track.newcomers + track.newcomers_b >= SHARED_NETWORKS
 
 
-def _spends(track: Track) -> bool:
+def _spends(track: SubjectState) -> bool:
     """A loop, or answers longer than ever."""
-    if track.run >= SHORT_RUN and track.alike >= 0.75:
+    if track.repetition_run >= SHORT_RUN and track.alike >= 0.75:
         return True
     if track.spoken + track.spoken_w < SPOKEN_TAGGED:
         return False
     return track.longer() >= 2.0
 
 
-def _much(track: Track) -> bool:
+def _much(track: SubjectState) -> bool:
     return track.requests >= 100 or track.tokens >= FEW_TOKENS
 
 
-def _spikes(track: Track) -> bool:
+def _spikes(track: SubjectState) -> bool:
     """More than twice of what it lately made at most."""
-    requests, tokens = track.envelope, track.token_envelope
+    requests, tokens = track.baseline, track.token_baseline
     if track.windows < STEADY_WINDOWS or requests is None or tokens is None:
         return False
     if track.tokens >= SPIKE_TOKENS and tokens.leaps(track.tokens):
@@ -90,9 +90,9 @@ def _spikes(track: Track) -> bool:
     return track.requests >= SPIKE_REQUESTS and requests.leaps(track.requests)
 
 
-def _walks(track: Track, rate: float, *, cold: bool) -> bool:
+def _enumerates(track: SubjectState, rate: float, *, cold: bool) -> bool:
     """Alike prompts for long, or many."""
     if max(track.alike, track.templated) <= 0.15 or (cold and rate < COLD_M):
         return False
-    busy = track.requests >= FEW_REQUESTS or track.run >= SHORT_RUN
+    busy = track.requests >= FEW_REQUESTS or track.repetition_run >= SHORT_RUN
     return busy or track.requests_m + track.requests_b >= FEW_IN_A_MINUTE

@@ -13,7 +13,7 @@ from gateway.detect.rules.facts import (
     SEASONED,
     TRIALS,
     Facts,
-    Finding,
+    Signal,
     excess,
     familiarity,
     how_much_more,
@@ -44,7 +44,7 @@ STEADY = 0.8
 SPIKE_TIMES = 3.0
 
 
-def judge_answers(facts: Facts) -> Finding | None:
+def judge_answers(facts: Facts) -> Signal | None:
     """Answers far longer than any it ever got, and more than a few of them."""
     if facts.keyed or facts.outage or facts.spoken < SPOKEN_TAGGED:
         return None
@@ -55,7 +55,7 @@ def judge_answers(facts: Facts) -> Finding | None:
     if larger < 2.5 or not familiar:
         return None
     score = ramp(log(larger), log(1.2), log(4.0))
-    return Finding(
+    return Signal(
         "cost_spike",
         score,
         behaviour=larger >= 4.0,
@@ -66,11 +66,11 @@ def judge_answers(facts: Facts) -> Finding | None:
             ),
             f"{facts.spoken:,} tokens were written in the last minutes.",
         ),
-        alert=larger >= 4.0 and facts.spoken >= SPOKEN_LONG,
+        page_worthy=larger >= 4.0 and facts.spoken >= SPOKEN_LONG,
     )
 
 
-def judge_volume(facts: Facts) -> Finding | None:
+def judge_volume(facts: Facts) -> Signal | None:
     """More than ever, and nothing sharper to say about it."""
     if facts.backed or facts.outage or facts.surge:
         return None
@@ -85,21 +85,21 @@ def judge_volume(facts: Facts) -> Finding | None:
     more = more or facts.tokens > 2.0 * facts.most_tokens
     if score <= 0.0 or (facts.known and not more):
         return None
-    if facts.requests < facts.reach_requests and facts.tokens < facts.reach_tokens:
+    if facts.requests < facts.service_requests and facts.tokens < facts.service_tokens:
         return None
-    spending = facts.token_sigma > facts.request_sigma + 1.5
+    spending = facts.token_score > facts.request_score + 1.5
     cls: AttackClass = "cost_spike" if spending else "volume"
     # What several others do now and then, a job, is tagged and not told.
     alert = (
-        facts.requests > 3.0 * facts.reach_requests
-        or facts.tokens > 3.0 * facts.reach_tokens
+        facts.requests > 3.0 * facts.service_requests
+        or facts.tokens > 3.0 * facts.service_tokens
     )
     if not alert:
         score = min(score, 3.9)
-    return Finding(cls, score, False, (how_much_more(facts),), alert)
+    return Signal(cls, score, False, (how_much_more(facts),), alert)
 
 
-def _spike(facts: Facts) -> Finding | None:
+def _spike(facts: Facts) -> Signal | None:
     """A client that is there all day, and suddenly makes several times the most of its
     week: there is nothing that others do to hold it against.
     """
@@ -112,10 +112,10 @@ def _spike(facts: Facts) -> Finding | None:
     ):
         if seen >= weight:
             fold = max(fold, seen / max(1.0, most))
-    score = max(facts.request_sigma, facts.token_sigma)
+    score = max(facts.request_score, facts.token_score)
     if fold < SPIKE_TIMES or score < FULL:
         return None
-    costs = facts.token_sigma >= FULL and facts.tokens >= SPIKE_TOKENS
+    costs = facts.token_score >= FULL and facts.tokens >= SPIKE_TOKENS
     reasons = (
         (
             f"{facts.requests:,} requests and {facts.tokens:,} tokens in the window:"
@@ -123,31 +123,31 @@ def _spike(facts: Facts) -> Finding | None:
         ),
         "It is there all day, and this is not what it does.",
     )
-    return Finding("cost_spike" if costs else "volume", score, False, reasons)
+    return Signal("cost_spike" if costs else "volume", score, False, reasons)
 
 
-def judge_newcomer(facts: Facts) -> Finding | None:
+def judge_newcomer(facts: Facts) -> Signal | None:
     """A newcomer far beyond what its peers do in these very minutes."""
     if facts.known or facts.backed or facts.outage:
         return None
     if facts.kind == "user" and facts.company >= MANY_HANDS:
         return None
-    if not facts.cold and facts.live_sigma < FULL:
+    if not facts.cold and facts.concurrent_score < FULL:
         return None  # later on newcomers are busy at times: first jobs, evaluations
     share = max(facts.alike, facts.templated)
     job = share >= 0.5
-    if job and facts.run < 1.5 * facts.most_run:
+    if job and facts.repetition_run < 1.5 * facts.most_repetition_run:
         return None  # its own runs are as long
     # Many requests are many tokens: sizes say more only where they are clearly beyond.
-    few = facts.requests < 5 or facts.live_size <= facts.live_sigma + 1.0
-    if not few and not (job and facts.live_sigma >= 3.0):
+    few = facts.requests < 5 or facts.concurrent_size <= facts.concurrent_score + 1.0
+    if not few and not (job and facts.concurrent_score >= 3.0):
         return _oversized(facts)
     reason = (
         f"{facts.requests_m:.0f} requests in a minute;"
-        f" its peers make {facts.live_m:.1f} on average right now."
+        f" its peers make {facts.concurrent_m:.1f} on average right now."
     )
     # One comparison by one number: there is nothing to pay TRIALS for.
-    score = facts.live_sigma + TRIALS
+    score = facts.concurrent_score + TRIALS
     reasons: tuple[str, ...] = (reason,)
     if job:
         reasons += (f"{100 * share:.0f} % of its recent prompts follow few templates.",)
@@ -159,7 +159,7 @@ def judge_newcomer(facts: Facts) -> Finding | None:
     small = facts.requests_m < job_m(facts) and facts.requests < RUN_LONG
     mild = small and not facts.early
     alert = _beyond_others(facts)
-    return Finding(cls, score, False, reasons, alert, sudden=True, mild=mild)
+    return Signal(cls, score, False, reasons, alert, sudden=True, informational=mild)
 
 
 def _beyond_others(facts: Facts) -> bool:
@@ -172,14 +172,14 @@ def _beyond_others(facts: Facts) -> bool:
     elif facts.cold or facts.requests_m < job_m(facts):
         # Fewer are enough to be told of where nobody comes near it; and after a while,
         # when the first jobs of the day come, more are needed.
-        hasty = facts.early and facts.live_sigma >= TOWERING
+        hasty = facts.early and facts.concurrent_score >= TOWERING
         if facts.requests < (HASTY if hasty else RUN_LARGE):
             return False
-    return facts.requests_m > facts.reach_m or facts.tokens > facts.reach_tokens
+    return facts.requests_m > facts.service_m or facts.tokens > facts.service_tokens
 
 
-def _oversized(facts: Facts) -> Finding:
+def _oversized(facts: Facts) -> Signal:
     """Tokens far beyond what its peers use in these very minutes."""
     reason = f"{facts.tokens:,} tokens in the window, far more than its peers use."
-    score = facts.live_size + TRIALS
-    return Finding("cost_spike", score, False, (reason,), _beyond_others(facts))
+    score = facts.concurrent_size + TRIALS
+    return Signal("cost_spike", score, False, (reason,), _beyond_others(facts))

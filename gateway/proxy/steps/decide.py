@@ -33,7 +33,7 @@ def decide(flow: Flow, shared: Shared, refusal: Refusal | None) -> Decision:
         return Decision.PASS if refusal is None else Decision.REFUSE
     policy = identity.policy
     if refusal is None:
-        action = flow.verdict.rung
+        action = flow.verdict.action
         if action != "allow" and policy.anomaly.enabled:
             flow.act_on_verdict(action, enforced=policy.mode != "observe")
         return Decision.PASS

@@ -14,7 +14,7 @@ import gateway.admin
 from gateway.admin.api import build_app
 from gateway.admin.openapi import document
 from gateway.admin.sessions import MAX_FAILURES, AdminTokens
-from gateway.detect.model import Output, Ref, Window
+from gateway.detect.model import EvidenceWindow, Output, Ref
 from tests.records import make_record
 from tests.unit.admin.fake_backend import NOW, ApiClient, FakeBackend, make_incident
 
@@ -157,7 +157,7 @@ def make_output(**audit_log):
         "type": "incident.opened", "id": "inc_a", "ts": "2025-11-23T16:46:27.000Z",
         "severity": "critical", "cls": "scraping", "score": 7.0,
         "subject": Ref("client_ip", "203.0.113.9"), "tenant": "acme",
-        "action": "block", "until": None, "window": Window("a", "b"),
+        "action": "block", "until": None, "window": EvidenceWindow("a", "b"),
         "observed": {}, "expected": {}, "reasons": ("Requests enumerate a prompt template.",),
     }  # fmt: skip
     return Output(**{**fields, **audit_log})

@@ -9,7 +9,7 @@ from aiohttp import web
 from gateway.admin.api import build_app
 from gateway.admin.incident_log import MAX_OUTPUTS, IncidentLog
 from gateway.core.model import DETECTOR, Block
-from gateway.detect.model import Output, Ref, Window, format_time
+from gateway.detect.model import EvidenceWindow, Output, Ref, format_time
 from tests.records import make_record
 from tests.unit.admin.fake_backend import NOW, ApiClient, FakeBackend, make_incident
 
@@ -38,7 +38,7 @@ def said(type_, id_=IP, at=NOW, incident="inc_a", action="block"):
     return Output(
         type=type_, id=incident, ts=format_time(at), severity="critical",
         cls="scraping", score=7.0, subject=Ref("client_ip", id_), tenant="acme",
-        action=action, until=format_time(at + 600), window=Window("a", "b"),
+        action=action, until=format_time(at + 600), window=EvidenceWindow("a", "b"),
         observed={}, expected={}, reasons=("Requests enumerate a prompt template.",),
     )  # fmt: skip
 

@@ -20,7 +20,7 @@ from gateway.alerts.model import (
 from gateway.alerts.outbox import OutboxUnavailable
 from gateway.alerts.receivers import Receiver, open_sender
 from gateway.alerts.send import Answer
-from gateway.detect.model import Output, Ref, Window, format_time
+from gateway.detect.model import EvidenceWindow, Output, Ref, format_time
 
 NOW = 1_767_600_000.0
 
@@ -29,7 +29,7 @@ def said(n=0, kind="incident.opened", **changes) -> Output:
     line = Output(
         type=kind, id=f"inc_{n}", ts=format_time(NOW), severity="warning",
         cls="cost_spike", score=4.5, subject=Ref("user", f"key_{n}"), tenant="acme",
-        action="tag", until=None, window=Window(format_time(NOW), format_time(NOW)),
+        action="tag", until=None, window=EvidenceWindow(format_time(NOW), format_time(NOW)),
         observed={}, expected={}, reasons=("It costs.",),
     )  # fmt: skip
     return msgspec.structs.replace(line, **changes)

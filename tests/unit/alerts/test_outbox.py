@@ -13,7 +13,7 @@ from gateway.alerts.memory_outbox import MemoryOutbox
 from gateway.alerts.model import AlertMessage, DeliveryState, client_event_of, report_of
 from gateway.alerts.outbox import Decision
 from gateway.alerts.redis_outbox import RedisOutbox
-from gateway.detect.model import Output, Ref, Window, format_time
+from gateway.detect.model import EvidenceWindow, Output, Ref, format_time
 from tests.engines import engine_binaries, running_engine
 
 NOW = 1_767_600_000.0
@@ -27,7 +27,7 @@ def said(id_="inc_a", kind="incident.opened", **changes) -> Output:
     line = Output(
         type=kind, id=id_, ts=moment, severity="warning", cls="cost_spike", score=4.5,
         subject=Ref("user", "key_1"), tenant="acme", action="tag", until=None,
-        window=Window(moment, moment), observed={"tokens_1m": 9e4}, expected={},
+        window=EvidenceWindow(moment, moment), observed={"tokens_1m": 9e4}, expected={},
         reasons=("It costs.",), subjects=(Ref("user", "key_1"),),
     )  # fmt: skip
     return msgspec.structs.replace(line, **changes)

@@ -14,7 +14,7 @@ from redis.asyncio import Redis
 
 from gateway.config import Config, load
 from gateway.control.alerting import Alerting
-from gateway.detect.model import Output, Ref, Window, format_time
+from gateway.detect.model import EvidenceWindow, Output, Ref, format_time
 from gateway.serve.background import Background
 
 NOW = 1_767_600_000.0
@@ -27,7 +27,7 @@ def said(id_="inc_a", kind="incident.opened", at=NOW, **changes) -> Output:
     line = Output(
         type=kind, id=id_, ts=moment, severity="warning", cls="cost_spike", score=4.5,
         subject=Ref("user", "key_1"), tenant="acme", action="tag", until=None,
-        window=Window(moment, moment), observed={}, expected={}, reasons=("It costs.",),
+        window=EvidenceWindow(moment, moment), observed={}, expected={}, reasons=("It costs.",),
     )  # fmt: skip
     return msgspec.structs.replace(line, **changes)
 

@@ -83,7 +83,7 @@ async def test_what_was_saved_is_there_after_a_restart(place):
     room, memory = place.open()
     assert await memory.load() is True
     (engine,) = room._rooms.engines
-    assert len(engine.tenants["acme"].tracks["user"].values()) == 4
+    assert len(engine.tenants["acme"].subjects["user"].values()) == 4
 
 
 async def test_only_news_are_written(place, monkeypatch):

@@ -133,8 +133,8 @@ def test_it_stays_out_while_it_is_refused(room, status):
     before = len(room.table.items())
     room.attack(seconds=30, status=status, outcome="refused", total_tokens=0)
     assert (room.action, len(room.table.items())) == ("block", before)
-    track = room.engine.tenants["acme"].tracks["client_ip"].get(ATTACKER)
-    assert track.conduct[1:] == [0, 0, 0, 0], "no refusal of ours is held against it"
+    track = room.engine.tenants["acme"].subjects["client_ip"].get(ATTACKER)
+    assert track.outcomes[1:] == [0, 0, 0, 0], "no refusal of ours is held against it"
 
 
 def test_a_crowds_prompts_are_refused_of_newcomers(room):
@@ -205,8 +205,8 @@ def test_the_end_of_an_announced_request_is_no_second_request(room):
             make_record(phase=CLOSED, ts=NOW, status=429, outcome="refused"),
         ]
     )
-    track = room.engine.tenants["acme"].tracks["user"].get("key_1")
-    assert (track.requests, track.tokens, track.conduct[0]) == (2, 70, 1)
+    track = room.engine.tenants["acme"].subjects["user"].get("key_1")
+    assert (track.requests, track.tokens, track.outcomes[0]) == (2, 70, 1)
 
 
 # -- records as events ----------------------------------------------------------------------
@@ -261,10 +261,10 @@ def counted(records, detail, path):
     module.FULL_DETAIL = detail
     room.detecting.take(records)
     tenant = room.engine.tenants["acme"]
-    tracks = [track for kind in tenant.tracks.values() for track in kind.values()]
+    tracks = [track for kind in tenant.subjects.values() for track in kind.values()]
     found = {
         (t.kind, t.id): (
-            t.requests, t.requests_m, t.tokens, t.conduct, t.answered,
+            t.requests, t.requests_m, t.tokens, t.outcomes, t.answered,
             sorted(t.models), sorted(t.company),
         )
         for t in tracks
@@ -411,7 +411,7 @@ def test_switched_off_and_on_again_it_knows_what_it_knew(room):
     room.detecting.configure(resolved(OFF, campaigns=(Campaign(NOW, NOW, 2.0),)))
     room.detecting.configure(resolved(ON))
     assert room.action is None
-    assert len(room.engine.tenants["acme"].tracks["user"].values()) == 15
+    assert len(room.engine.tenants["acme"].subjects["user"].values()) == 15
     assert room.attack() is not None
 
 

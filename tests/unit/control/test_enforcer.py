@@ -11,9 +11,9 @@ from gateway.control import enforcer as module
 from gateway.control.blocks import BlockTable, MemoryBlocks, RedisBlocks, block_key
 from gateway.control.enforcer import Enforcer
 from gateway.core.model import DETECTOR, OPERATOR, Anomaly, Block, Policy
-from gateway.detect.blocked_templates import Flood
-from gateway.detect.ladder import Standing
-from gateway.detect.model import Output, Ref, Window, format_time
+from gateway.detect.blocked_templates import BlockedTemplate
+from gateway.detect.ladder import EnforcementState
+from gateway.detect.model import EvidenceWindow, Output, Ref, format_time
 from gateway.serve.background import Background
 from gateway.store.client import open_redis
 from tests.engines import Engine, engine_binaries
@@ -31,7 +31,7 @@ def said(rung="block", *, lasts=600.0, at=NOW, ip=IP, **changes) -> Output:
     line = Output(
         type=f"client.{kind}", id="inc_1", ts=moment, severity="critical",
         cls="scraping", score=6.5, subject=Ref("client_ip", ip), tenant="acme",
-        action=rung, until=format_time(at + lasts), window=Window(moment, moment),
+        action=rung, until=format_time(at + lasts), window=EvidenceWindow(moment, moment),
         observed={}, expected={"requests_1m": 12.0}, reasons=("It walks.", "Fast."),
     )  # fmt: skip
     return msgspec.structs.replace(line, **changes)
@@ -148,8 +148,12 @@ def test_the_share_is_the_policys(alone):
 # -- templates of floods ------------------------------------------------------------------
 
 
-def flood(until=NOW + 600.0, print_=0xABC, born=NOW - 9.0, tenant="acme") -> Flood:
-    return Flood(tenant, print_, born, until, "ddos", 6.0, "Many ask the same.")
+def flood(
+    until=NOW + 600.0, print_=0xABC, born=NOW - 9.0, tenant="acme"
+) -> BlockedTemplate:
+    return BlockedTemplate(
+        tenant, print_, born, until, "ddos", 6.0, "Many ask the same."
+    )
 
 
 def test_a_flooded_template_is_an_entry_of_the_list(alone):
@@ -225,9 +229,9 @@ def test_renewal_prolongs_tags_and_throttles_only(alone):
     alone.take(*[said(rung, lasts=300.0, ip=ip) for ip, rung in others.items()])
     alone.table.add(Block("client_ip", "203.0.113.4", "acme"))
     alone.now = NOW + 200
-    standings = {ip: Standing(rung, NOW + 500) for ip, rung in others.items()}
-    standings |= {"203.0.113.4": Standing("tag", NOW + 500)}
-    standings |= {"203.0.113.5": Standing("tag", NOW + 500)}
+    standings = {ip: EnforcementState(rung, NOW + 500) for ip, rung in others.items()}
+    standings |= {"203.0.113.4": EnforcementState("tag", NOW + 500)}
+    standings |= {"203.0.113.5": EnforcementState("tag", NOW + 500)}
     alone.enforcer.renew(
         (("acme", "client_ip", ip), standing) for ip, standing in standings.items()
     )
@@ -239,12 +243,14 @@ def test_renewal_of_a_tag_prolongs_nobody_elses_block(alone):
     """What another gateway decided ends when it said; a little later is no news."""
     alone.take(said("block", lasts=300.0))
     key = ("acme", "client_ip", IP)
-    alone.enforcer.renew([(key, Standing("tag", NOW + 500))])
-    alone.enforcer.renew([(key, Standing("throttle", NOW + 320))])
+    alone.enforcer.renew([(key, EnforcementState("tag", NOW + 500))])
+    alone.enforcer.renew([(key, EnforcementState("throttle", NOW + 320))])
     assert alone.table.find(KEY).until == NOW + 300
     alone.take(said("tag", ip="203.0.113.1"))
     messages = len(alone.told)
-    alone.enforcer.renew([((*key[:2], "203.0.113.1"), Standing("tag", NOW + 620))])
+    alone.enforcer.renew(
+        [((*key[:2], "203.0.113.1"), EnforcementState("tag", NOW + 620))]
+    )
     assert len(alone.told) == messages
 
 

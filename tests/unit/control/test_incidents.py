@@ -7,7 +7,7 @@ import pytest
 
 from gateway.control import incidents as module
 from gateway.control.incidents import LocalIncidents
-from gateway.detect.model import Output, Ref, Window, format_time
+from gateway.detect.model import EvidenceWindow, Output, Ref, format_time
 
 NOW = 1_767_600_000.0
 
@@ -18,7 +18,7 @@ def line(id_="inc_a", kind="opened", at=0.0, **changes) -> Output:
     said = Output(
         type=f"incident.{kind}", id=id_, ts=moment, severity="warning", cls="scraping",
         score=4.5, subject=Ref("client_ip", "203.0.113.9"), tenant="acme",
-        action="tag", until=None, window=Window(format_time(NOW - 60), moment),
+        action="tag", until=None, window=EvidenceWindow(format_time(NOW - 60), moment),
         observed={"requests_1m": 90.0}, expected={}, reasons=("It walks.",),
     )  # fmt: skip
     return msgspec.structs.replace(said, **changes)

@@ -13,16 +13,16 @@ from gateway.detect.baseline import (
     LEAST_SPREAD,
     LEVEL_STEPS,
     YOUNG_SPREAD,
-    Envelope,
-    new_envelope,
+    UpperBaseline,
+    new_upper_baseline,
 )
 
 DAY = 144
 
 
-def grown(days: float, count: float = 100.0) -> Envelope:
+def grown(days: float, count: float = 100.0) -> UpperBaseline:
     """An envelope that saw the same count in every window."""
-    envelope = new_envelope(600, 10.0)
+    envelope = new_upper_baseline(600, 10.0)
     for index in range(int(days * DAY)):
         envelope.learn(index, count)
     return envelope
@@ -40,7 +40,7 @@ def test_a_steady_subject_is_expected_to_stay():
 
 def test_nothing_learned_expects_nothing():
     """A new envelope is wide and empty."""
-    envelope = new_envelope(600, 10.0)
+    envelope = new_upper_baseline(600, 10.0)
     assert envelope.age == 0
     assert envelope.expect(5) == envelope.expect(5)
     assert envelope.expect(5).level == 0.0
@@ -49,7 +49,7 @@ def test_nothing_learned_expects_nothing():
 
 def test_a_nightly_job_is_expected_at_its_hour():
     """What came every night is no surprise the next night, but is one at noon."""
-    envelope = new_envelope(600, 10.0)
+    envelope = new_upper_baseline(600, 10.0)
     for index in range(6 * DAY):
         envelope.learn(index, 500.0 if index % DAY in {12, 13} else 0.0)
     night = envelope.expect(6 * DAY + 12).level
@@ -59,7 +59,7 @@ def test_a_nightly_job_is_expected_at_its_hour():
 
 def test_an_odd_hour_is_one_at_which_nothing_ever_happens():
     """Told after days, and about the time of day: half an hour more or less is not odd."""
-    envelope = new_envelope(600, 10.0)
+    envelope = new_upper_baseline(600, 10.0)
     for index in range(4 * DAY):
         envelope.learn(index, 50 if 54 <= index % DAY < 108 else 0)
         if index == 2 * DAY:
@@ -67,7 +67,7 @@ def test_an_odd_hour_is_one_at_which_nothing_ever_happens():
     assert envelope.is_odd(4 * DAY + 20)
     assert not envelope.is_odd(4 * DAY + 52)
     assert not envelope.is_odd(4 * DAY + 80)
-    assert not new_envelope(600, 10.0).is_odd(5)
+    assert not new_upper_baseline(600, 10.0).is_odd(5)
 
 
 def test_a_single_flood_does_not_become_usual():
@@ -97,7 +97,7 @@ def test_a_young_jump_echoes_little():
     envelope = grown(1)
     calm = envelope.expect(DAY).level
     envelope.learn(DAY, 100_000.0)
-    assert envelope.echo == 1.0
+    assert envelope.level_shift == 1.0
     assert envelope.expect(DAY + 1).level <= calm + 8
     assert envelope.spread <= YOUNG_SPREAD
 
@@ -115,7 +115,7 @@ def test_silence_counts_as_empty_windows():
 def test_wild_subjects_get_a_wide_spread():
     """The spread comes from the subject's own surprises."""
     chance = random.Random(5)
-    envelope = new_envelope(600, 10.0)
+    envelope = new_upper_baseline(600, 10.0)
     for index in range(7 * DAY):
         envelope.learn(index, 10.0 * 60 ** chance.random() ** 4)
     assert envelope.expect(7 * DAY).spread >= LEAST_SPREAD
@@ -127,7 +127,7 @@ def test_wild_subjects_get_a_wide_spread():
 def test_an_envelope_survives_being_saved():
     """MessagePack and back: the same expectation."""
     envelope = grown(3)
-    copy = msgspec.msgpack.decode(msgspec.msgpack.encode(envelope), type=Envelope)
+    copy = msgspec.msgpack.decode(msgspec.msgpack.encode(envelope), type=UpperBaseline)
     assert copy == envelope
     assert copy.expect(3 * DAY) == envelope.expect(3 * DAY)
 
@@ -139,7 +139,7 @@ def test_an_envelope_survives_being_saved():
 )
 def test_the_highest_count_is_that_of_the_week(counts):
     """However it is remembered, it is the highest of what is held."""
-    envelope = new_envelope(600.0, 10.0)
+    envelope = new_upper_baseline(600.0, 10.0)
     at = 0
     for step, count in counts:
         at += step
@@ -149,7 +149,7 @@ def test_the_highest_count_is_that_of_the_week(counts):
 
 def test_the_highest_count_is_forgotten_after_a_week():
     """With each window full, nothing but the newer one overwrites it."""
-    envelope = new_envelope(600.0, 10.0)
+    envelope = new_upper_baseline(600.0, 10.0)
     for index in range(7 * DAY + 1):
         envelope.learn(index, 0 if index else 900)
         most = envelope.most()
@@ -158,7 +158,7 @@ def test_the_highest_count_is_forgotten_after_a_week():
 
 def test_steadiness_is_the_share_of_the_last_days_windows():
     """Of those since it came, at most a day; nothing learned is not steady."""
-    envelope = new_envelope(600.0, 10.0)
+    envelope = new_upper_baseline(600.0, 10.0)
     assert envelope.steadiness() == 0.0
     for n in range(100):
         envelope.learn(n, 50.0 * (n % 4 > 0))

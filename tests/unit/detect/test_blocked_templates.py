@@ -6,7 +6,11 @@ import random
 
 import pytest
 
-from gateway.detect.blocked_templates import floods_of, refuses, settled_in
+from gateway.detect.blocked_templates import (
+    blocked_templates,
+    established_clients,
+    refuses,
+)
 from gateway.detect.engine import Engine
 from gateway.detect.model import DetectSettings, Event, LadderSettings
 from gateway.limits.gate import marks_of
@@ -44,7 +48,7 @@ def _engine() -> Engine:
 
 def test_a_crowds_template_is_told_with_its_reason(engine):
     """Its print, since when it is there, how long it is refused, and why."""
-    (flood,) = floods_of(engine, engine.clock.now)
+    (flood,) = blocked_templates(engine, engine.clock.now)
     assert (flood.tenant, flood.print, flood.cls) == ("acme", PRINT, "ddos")
     assert flood.born == T + 7230
     assert flood.until > engine.clock.now + 500
@@ -54,8 +58,8 @@ def test_a_crowds_template_is_told_with_its_reason(engine):
 
 def test_it_is_over_when_the_crowd_is(engine):
     """Ten minutes after its last prompt; where nothing happens there is none."""
-    assert not list(floods_of(engine, engine.clock.now + 700))
-    assert not list(floods_of(Engine(), T))
+    assert not list(blocked_templates(engine, engine.clock.now + 700))
+    assert not list(blocked_templates(Engine(), T))
 
 
 def test_members_are_refused_at_their_first_prompt(engine):
@@ -70,7 +74,7 @@ def test_members_are_refused_at_their_first_prompt(engine):
 def test_who_was_there_before_is_marked(engine):
     """Every client of the first two hours, and nobody of the crowd."""
     tenant = engine.tenants["acme"]
-    settled = settled_in(tenant, T + 7230, engine.clock.now)
+    settled = established_clients(tenant, T + 7230, engine.clock.now)
     before = [("client_ip", f"10.0.{n}.7") for n in range(14)]
     before += [("user", f"key_{n}") for n in range(14)]
     assert sorted(settled[n : n + 4] for n in range(0, len(settled), 4)) == sorted(
@@ -89,7 +93,7 @@ def test_who_was_there_before_is_marked(engine):
 def test_where_the_crowd_is_not_blocked_its_prompts_are_not(settings):
     """Observed, allowed, a ladder without a block."""
     engine = attacked(**settings)
-    assert not list(floods_of(engine, engine.clock.now))
+    assert not list(blocked_templates(engine, engine.clock.now))
     assert not refuses(engine, "acme", BOT, PRINT)
 
 
@@ -97,12 +101,14 @@ def test_an_unsure_crowd_is_tagged_and_not_refused(engine):
     """It may be part of a tide of newcomers."""
     template, _ = engine.tenants["acme"].templates.find(PRINT)
     template.unsure = True
-    assert not list(floods_of(engine, engine.clock.now))
+    assert not list(blocked_templates(engine, engine.clock.now))
     assert not refuses(engine, "acme", BOT, PRINT)
 
 
 def test_the_tenant_next_door_is_not_flooded(engine):
     """It may ask the same."""
     send(engine, engine.clock.now, "10.9.9.9", "anonymous", PRINT, "beta")
-    assert [flood.tenant for flood in floods_of(engine, engine.clock.now)] == ["acme"]
+    assert [flood.tenant for flood in blocked_templates(engine, engine.clock.now)] == [
+        "acme"
+    ]
     assert not refuses(engine, "beta", BOT, PRINT)

@@ -6,7 +6,7 @@ import pytest
 
 from gateway.core.baselines import BaselinesError
 from gateway.core.model import Anomaly, Campaign, Policy, Rungs
-from gateway.detect.detectors import Rooms, Settings, settings_of
+from gateway.detect.detectors import DetectionSettings, Detectors, settings_of
 from gateway.detect.engine import Engine
 from gateway.detect.model import DetectSettings, Event
 
@@ -21,14 +21,14 @@ def event(tenant="acme", at=0.0, **fields):
 
 def begun(settings, baselines=None):
     """Detectors that know what time it is."""
-    rooms = Rooms(settings, baselines)
+    rooms = Detectors(settings, baselines)
     rooms.advance(T0)
     return rooms
 
 
 def two_rooms(baselines=None):
     """One tenant judged more strictly, one not at all."""
-    return begun(Settings(tenants={"strict": STRICT, "off": None}), baselines)
+    return begun(DetectionSettings(tenants={"strict": STRICT, "off": None}), baselines)
 
 
 def test_settings_follow_each_tenants_policy():
@@ -55,17 +55,26 @@ def test_events_go_to_the_detector_of_their_tenant():
     for name in ("acme", "other", "strict", "off"):
         rooms.observe(event(name))
     assert [engine.events for engine in rooms.engines] == [2, 1]
-    assert rooms.of("acme") is rooms.of("other") is not rooms.of("strict")
-    assert rooms.settle(event("off")) == rooms.advance(T0 + 60) == rooms.close() == []
+    assert (
+        rooms.engine_of("acme")
+        is rooms.engine_of("other")
+        is not rooms.engine_of("strict")
+    )
+    assert (
+        rooms.observe_outcome(event("off"))
+        == rooms.advance(T0 + 60)
+        == rooms.close()
+        == []
+    )
     assert rooms.misplaced == 0
 
 
 def test_settling_reaches_the_detector():
     """What an answer cost is added where its request was counted."""
-    rooms = begun(Settings())
+    rooms = begun(DetectionSettings())
     rooms.observe(event(status=0))
-    rooms.settle(event(total_tokens=90))
-    track = rooms.of("acme").tenants["acme"].tracks["user"].get("u1")
+    rooms.observe_outcome(event(total_tokens=90))
+    track = rooms.engine_of("acme").tenants["acme"].subjects["user"].get("u1")
     assert (track.requests, track.tokens, track.answered) == (1, 90, 1)
 
 
@@ -76,40 +85,42 @@ def test_state_is_taken_up_by_the_detectors_it_belongs_to():
     rooms.observe(event("strict"))
     again = two_rooms(rooms.state())
     assert [list(engine.tenants) for engine in again.engines] == [["acme"], ["strict"]]
-    alone = Rooms(Settings(), again.state())
-    assert list(alone.of("acme").tenants) == ["acme", "strict"]
-    assert Engine.restore(alone.state()).tenants.keys() == {"acme", "strict"}
+    alone = Detectors(DetectionSettings(), again.state())
+    assert list(alone.engine_of("acme").tenants) == ["acme", "strict"]
+    assert Engine(baselines=alone.state()).tenants.keys() == {"acme", "strict"}
 
 
 def test_new_settings_keep_what_is_known():
     """A reload changes sigmas, not baselines; the same settings change nothing."""
-    rooms = begun(Settings())
+    rooms = begun(DetectionSettings())
     rooms.observe(event())
-    assert not rooms.configure(Settings())
-    assert rooms.configure(Settings(STRICT))
-    assert rooms.settings == Settings(STRICT)
-    assert list(rooms.of("acme").tenants) == ["acme"]
-    assert rooms.configure(Settings(None))
+    assert not rooms.configure(DetectionSettings())
+    assert rooms.configure(DetectionSettings(STRICT))
+    assert rooms.settings == DetectionSettings(STRICT)
+    assert list(rooms.engine_of("acme").tenants) == ["acme"]
+    assert rooms.configure(DetectionSettings(None))
     assert rooms.engines == ()
 
 
 def test_a_tenant_that_is_switched_off_is_not_forgotten():
     """Its state is set aside, survives a restart, and counts when it is on again."""
-    rooms = begun(Settings())
+    rooms = begun(DetectionSettings())
     rooms.observe(event("acme"))
     rooms.observe(event("other"))
-    off = Settings(tenants={"acme": None})
+    off = DetectionSettings(tenants={"acme": None})
     assert rooms.configure(off)
-    assert list(rooms.of("other").tenants) == ["other"]
+    assert list(rooms.engine_of("other").tenants) == ["other"]
     assert rooms.observe(event("acme", 1.0)) == []
     rooms = begun(off, rooms.state())
-    assert rooms.configure(Settings())
-    assert rooms.of("acme").tenants["acme"].tracks["user"].get("u1").requests == 1
-    assert Engine.restore(rooms.state()).tenants.keys() == {"acme", "other"}
+    assert rooms.configure(DetectionSettings())
+    assert (
+        rooms.engine_of("acme").tenants["acme"].subjects["user"].get("u1").requests == 1
+    )
+    assert Engine(baselines=rooms.state()).tenants.keys() == {"acme", "other"}
 
 
 @pytest.mark.parametrize("text", [b"\x93abc", b"", b"\x80", b"\x91\xc4\x01a"])
 def test_what_is_no_state_is_refused(text):
     """One clear error, whatever the bytes."""
     with pytest.raises(BaselinesError, match="no baselines"):
-        Rooms(Settings(), text)
+        Detectors(DetectionSettings(), text)

@@ -183,7 +183,7 @@ def test_a_state_goes_on_where_it_was():
     engine = Engine()
     for event in stream[:half]:
         engine.observe(event)
-    copy = Engine.restore(engine.state())
+    copy = Engine(baselines=engine.state())
     assert copy.action_for("client_ip", "203.0.113.0") == "block"
     rest = [
         [o for e in stream[half:] for o in one.observe(e)] for one in (engine, copy)
@@ -196,14 +196,14 @@ def test_memory_is_bounded_by_the_settings():
     engine = Engine(DetectSettings(max_subjects=100, max_baselines=4))
     for n in range(1000):
         engine.observe(Event(T + n, f"10.{n // 250}.{n % 250}.1"))
-    tracks = engine.tenants["default"].tracks["client_ip"]
+    tracks = engine.tenants["default"].subjects["client_ip"]
     assert len(tracks) <= 100
     for n in range(60):
         for client in range(20):
             engine.observe(Event(T + 2000 + n * 600 + client, f"10.9.9.{client}"))
-    with_week = [t for t in tracks.values() if t.envelope is not None]
+    with_week = [t for t in tracks.values() if t.baseline is not None]
     assert len(with_week) <= 20
-    assert len(engine._envelopes) <= 4
+    assert len(engine._baselines) <= 4
 
 
 def test_growth_of_tokens_is_a_cost_spike():
@@ -384,10 +384,10 @@ def test_the_end_of_a_request_that_nobody_began_is_nothing():
     """An answer of a forgotten tenant, address or user changes nothing."""
     engine = Engine()
     answer = Event(T, "10.0.0.1", "u", total_tokens=9)
-    assert engine.settle(answer) == []
+    assert engine.observe_outcome(answer) == []
     engine.observe(Event(T, "10.0.0.2", "w"))
-    assert engine.settle(answer) == []
-    assert engine.tenants["default"].tracks["user"].get("u") is None
+    assert engine.observe_outcome(answer) == []
+    assert engine.tenants["default"].subjects["user"].get("u") is None
 
 
 def test_of_a_state_only_the_wanted_tenants_are_taken():
@@ -396,7 +396,11 @@ def test_of_a_state_only_the_wanted_tenants_are_taken():
     run(Stream().crowd(T, 150, 40, 15.0).walk(T + 90, 60, 40.0), engine)
     other = Engine()
     other.load(engine.state(), lambda tenant: tenant != "acme")
-    assert (other.bench.standings, other.bench.incidents, other.tenants) == ({}, {}, {})
+    assert (other.responses.states, other.responses.incidents, other.tenants) == (
+        {},
+        {},
+        {},
+    )
 
 
 def test_only_newcomers_tell_how_long_newcomers_runs_are():
@@ -406,9 +410,9 @@ def test_only_newcomers_tell_how_long_newcomers_runs_are():
         for n in range(60):
             at = T + day * 86_400.0 + 20.0 * n
             engine.observe(Event(at, "10.0.0.1", "svc", "t", "m", fingerprint=77))
-    assert max(engine.reach["run"].now.values()) < 60
-    assert engine.reach["run_tokens"].now == {}
-    assert Engine.restore(engine.state()).reach == engine.reach
+    assert max(engine.service_maxima["run"].now.values()) < 60
+    assert engine.service_maxima["run_tokens"].now == {}
+    assert Engine(baselines=engine.state()).service_maxima == engine.service_maxima
 
 
 def test_more_addresses_than_networks_are_remembered():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from gateway.detect.engine import Engine
-from gateway.detect.export import expectations, tide_of, usual_of
+from gateway.detect.export import expectations, expected_rate_of, subject_activity
 from gateway.detect.model import Event
 
 T0 = 1_767_600_000.0
@@ -51,23 +51,23 @@ def test_who_has_no_history_yet_is_one_of_its_peers():
 
 def test_the_tide_is_known_after_six_hours():
     """Requests a second: what is usual at most, and from where on it stands out."""
-    assert tide_of(fed({"big": 60}, windows=5), "acme") is None
-    tide = tide_of(fed({"big": 60}, windows=40), "acme")
+    assert expected_rate_of(fed({"big": 60}, windows=5), "acme") is None
+    tide = expected_rate_of(fed({"big": 60}, windows=40), "acme")
     assert 0.09 < tide.expected < tide.notable
-    assert tide_of(Engine(), "acme") is None
+    assert expected_rate_of(Engine(), "acme") is None
 
 
 def test_a_subject_beside_its_usual():
     """Now, what is expected, how far above, and its windows of the day."""
     engine = fed({"big": 60}, windows=12)
     now = T0 + 12 * WINDOW_S - 1
-    usual = usual_of(engine, "acme", "user", "big", now, history=True)
+    usual = subject_activity(engine, "acme", "user", "big", now, history=True)
     assert usual.requests_10m in (59, 60)
     assert usual.expected_10m > 40
-    assert usual.sigma < 1.0
+    assert usual.score < 1.0
     assert len(usual.requests) == len(usual.tokens) > 5
     assert max(usual.requests) > 40
-    later = usual_of(engine, "acme", "user", "big", now + 7200.0)
+    later = subject_activity(engine, "acme", "user", "big", now + 7200.0)
     assert (later.requests_10m, later.requests) == (0, ())
     assert later.expected_10m < usual.expected_10m
 
@@ -75,8 +75,8 @@ def test_a_subject_beside_its_usual():
 def test_a_stranger_has_no_usual():
     """Unknown tenant, kind or subject; and one without a window of its own."""
     engine = fed({"big": 60}, windows=1)
-    assert usual_of(engine, "other", "user", "big", T0) is None
-    assert usual_of(engine, "acme", "tenant", "acme", T0) is None
-    assert usual_of(engine, "acme", "user", "nobody", T0) is None
-    young = usual_of(engine, "acme", "user", "big", T0 + 300, history=True)
-    assert (young.expected_1m, young.sigma, young.requests) == (None, None, ())
+    assert subject_activity(engine, "other", "user", "big", T0) is None
+    assert subject_activity(engine, "acme", "tenant", "acme", T0) is None
+    assert subject_activity(engine, "acme", "user", "nobody", T0) is None
+    young = subject_activity(engine, "acme", "user", "big", T0 + 300, history=True)
+    assert (young.expected_1m, young.score, young.requests) == (None, None, ())

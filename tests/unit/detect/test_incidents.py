@@ -5,14 +5,14 @@ from __future__ import annotations
 from gateway.detect.incidents import (
     MOST_PRINTS,
     WORST,
-    Incident,
+    IncidentState,
     concerns,
     incident_id,
     know_crowd,
+    latest_output,
     name_worst,
     same_crowd,
     sharpen,
-    told,
     widen,
     worsen,
     worst_of,
@@ -20,9 +20,9 @@ from gateway.detect.incidents import (
 from gateway.detect.model import Ref, format_time
 
 
-def incident() -> Incident:
+def incident() -> IncidentState:
     """A fresh warning."""
-    return Incident(
+    return IncidentState(
         id="inc_a",
         tenant="t",
         cls="scraping",
@@ -109,7 +109,7 @@ def test_who_comes_later_is_told_how_it_stands():
     case = incident()
     case.opened, case.last = 60.0, 90.0
     name_worst(case, Ref("user", "u"), 3.5)
-    said = told(case)
+    said = latest_output(case)
     assert (said.type, said.id, said.ts) == (
         "incident.updated",
         "inc_a",

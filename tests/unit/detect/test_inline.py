@@ -39,7 +39,7 @@ def test_excess_with_alike_prompts_scores():
     assert scored(scorer, 10) is NOTHING
     found = scored(scorer, 100)
     assert found.score > 4
-    assert (found.rung, found.cls) == ("allow", "scraping")
+    assert (found.action, found.cls) == ("allow", "scraping")
     assert found.reasons[0] == "106 requests in a minute where 10 are usual."
 
 

@@ -6,15 +6,21 @@ import pytest
 
 from gateway.detect.ladder import (
     LEAST_RATE,
-    Standing,
+    EnforcementState,
     allowed_rate,
     block_ttl,
-    decide_rung,
+    decide_action,
     forgive,
     raise_to,
     relax,
 )
-from gateway.detect.model import LadderSettings, Output, Ref, Window, format_time
+from gateway.detect.model import (
+    EvidenceWindow,
+    LadderSettings,
+    Output,
+    Ref,
+    format_time,
+)
 
 SETTINGS = LadderSettings()
 
@@ -32,12 +38,12 @@ SETTINGS = LadderSettings()
 )
 def test_rungs(score, behaviour, rung):
     """Volume alone tags, and throttles when critical; behaviour may block."""
-    assert decide_rung(score, SETTINGS, behaviour=behaviour, critical=5.0) == rung
+    assert decide_action(score, SETTINGS, behaviour=behaviour, critical=5.0) == rung
 
 
 def test_a_block_doubles_with_every_return():
     """Ten minutes, twenty, forty, up to a day."""
-    standing, now = Standing(), 0.0
+    standing, now = EnforcementState(), 0.0
     for minutes in (10, 20, 40):
         assert raise_to(standing, "block", now, SETTINGS)
         assert standing.until == now + minutes * 60
@@ -50,7 +56,7 @@ def test_a_block_doubles_with_every_return():
 
 def test_good_conduct_is_forgiven():
     """Each quarter of a day takes a strike back; nothing below zero."""
-    standing = Standing(strikes=3, forgiven_at=0.0)
+    standing = EnforcementState(strikes=3, forgiven_at=0.0)
     forgive(standing, 2.5 * SETTINGS.forgive_s, SETTINGS)
     assert standing.strikes == 1
     forgive(standing, 99 * SETTINGS.forgive_s, SETTINGS)
@@ -61,7 +67,7 @@ def test_good_conduct_is_forgiven():
 
 def test_a_tag_is_prolonged_by_evidence_and_ends_on_calm():
     """The same rung again prolongs; afterwards nothing is left."""
-    standing = Standing()
+    standing = EnforcementState()
     assert raise_to(standing, "tag", 0.0, SETTINGS)
     assert not raise_to(standing, "tag", 100.0, SETTINGS)
     assert relax(standing, 399.0) is None
@@ -85,7 +91,7 @@ def test_the_rate_of_a_throttle(cls, expected, share, rate):
     output = Output(
         type="client.throttled", id="inc_1", ts=moment, severity="critical", cls=cls,
         score=6.5, subject=Ref("client_ip", "203.0.113.9"), tenant="acme",
-        action="throttle", until=moment, window=Window(moment, moment), observed={},
+        action="throttle", until=moment, window=EvidenceWindow(moment, moment), observed={},
         expected=expected, reasons=(),
     )  # fmt: skip
     assert allowed_rate(output, share) == rate

@@ -7,9 +7,9 @@ import pytest
 
 from gateway.detect.model import (
     EventError,
+    EvidenceWindow,
     Output,
     Ref,
-    Window,
     format_time,
     parse_time,
 )
@@ -55,7 +55,7 @@ def test_an_output_is_the_documented_json():
         tenant="acme",
         action="throttle",
         until=None,
-        window=Window("a", "b"),
+        window=EvidenceWindow("a", "b"),
         observed={"requests_1m": 412},
         expected={},
         reasons=("Because.",),

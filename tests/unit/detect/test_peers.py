@@ -6,17 +6,17 @@ import random
 
 import pytest
 
-from gateway.detect.peers import COUNTED, Live
+from gateway.detect.peers import COUNTED, ConcurrentPeers
 
 
-def started() -> Live:
+def started() -> ConcurrentPeers:
     """At the start of a minute."""
-    live = Live()
+    live = ConcurrentPeers()
     live.turn(1)
     return live
 
 
-def peopled(minutes: int = 3, clients: int = 40, most: int = 6) -> Live:
+def peopled(minutes: int = 3, clients: int = 40, most: int = 6) -> ConcurrentPeers:
     """Clients that make one to ``most`` requests a minute of about 500 tokens."""
     chance = random.Random(1)
     live = started()
@@ -39,7 +39,7 @@ def test_a_multiple_of_its_peers_stands_out():
 
 def test_without_peers_nothing_stands_out():
     """Nobody, or two: no crowd to compare with."""
-    for live in (Live(), peopled(clients=2)):
+    for live in (ConcurrentPeers(), peopled(clients=2)):
         assert live.silent
         assert (live.score(900.0), live.size_score("x", 0.0)) == (0.0, 0.0)
 
@@ -56,7 +56,7 @@ def test_among_few_it_takes_more_to_stand_out():
 
 def test_in_the_first_minute_others_so_far_are_the_peers():
     """Dozens of requests where a dozen others made one or two each; later, nothing."""
-    live = Live()
+    live = ConcurrentPeers()
     for n in range(12):
         live.count(f"c{n}", 500, 1 + n % 2)
     live.count("x", 500, 39)
@@ -65,7 +65,7 @@ def test_in_the_first_minute_others_so_far_are_the_peers():
     assert live.early_score("x") >= 4.0
     assert live.early_score("c1") == 0.0
     assert live.mean_of_others("x") == 1.5
-    alone = Live()
+    alone = ConcurrentPeers()
     alone.count("x", 500, 400)
     assert (alone.early_score("x"), alone.mean_of_others("x")) == (0.0, 0.0)
     known = peopled()
@@ -130,7 +130,7 @@ def test_the_loud_are_no_peers_until_a_pause():
 
 def test_half_a_minute_says_little():
     """What began in the middle of a minute, or after a pause, is not learned."""
-    live = Live()
+    live = ConcurrentPeers()
     for minutes in (1, 7, 1):
         for n in range(40):
             live.count(f"c{n}", 500)
@@ -145,7 +145,7 @@ def test_half_a_minute_says_little():
 @pytest.mark.parametrize("minutes", [1, 50_000])
 def test_counting_is_bounded(minutes):
     """So many subjects of a minute, whatever comes; any pause is fine."""
-    live = Live()
+    live = ConcurrentPeers()
     for n in range(2 * COUNTED):
         live.count(f"c{n}", 0)
     assert len(live.counts) == COUNTED

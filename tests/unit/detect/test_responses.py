@@ -8,29 +8,29 @@ import msgspec
 
 from gateway.detect.incidents import CALM_S
 from gateway.detect.model import DetectSettings, Event, LadderSettings, Output, Ref
-from gateway.detect.responses import LEAST_PEERS, Bench, Case
-from gateway.detect.rules.facts import Finding
-from gateway.detect.subject import Track
+from gateway.detect.responses import LEAST_PEERS, CandidateAlert, ResponseManager
+from gateway.detect.rules.facts import Signal
+from gateway.detect.subject import SubjectState
 from gateway.detect.templates import SOURCES, Template
-from gateway.detect.tenant import Tenant
+from gateway.detect.tenant import TenantState
 
 T = 1_767_607_200.0
 DAY = 86_400.0
-WALK = Finding("scraping", 9.0, behaviour=True, reasons=("Walks.",))
-MORE = Finding("volume", 9.0, behaviour=False, reasons=("More.",))
+WALK = Signal("scraping", 9.0, behaviour=True, reasons=("Walks.",))
+MORE = Signal("volume", 9.0, behaviour=False, reasons=("More.",))
 
 
 class Room:
     """One bench, one tenant, a clock."""
 
     def __init__(self, **settings: object) -> None:
-        self.bench = Bench(DetectSettings(**settings))
-        self.tenant = Tenant("t", 100, T - 2 * DAY)  # its first day is over
+        self.bench = ResponseManager(DetectSettings(**settings))
+        self.tenant = TenantState("t", 100, T - 2 * DAY)  # its first day is over
         self.now = T
 
     def find(
         self,
-        finding: Finding,
+        finding: Signal,
         id_: str = "203.0.113.9",
         *,
         times: int = 1,
@@ -43,7 +43,9 @@ class Room:
         for _ in range(times):
             self.now += 10.0
             subject = Ref("client_ip", id_)
-            case = Case(self.tenant, subject, known, finding, self.now, T, {}, {})
+            case = CandidateAlert(
+                self.tenant, subject, known, finding, self.now, T, {}, {}
+            )
             case.prints = list(prints)
             out += self.bench.verdict(case, Ref("user", partner))
         return out
@@ -78,7 +80,7 @@ def test_behaviour_is_blocked_at_the_second_look():
 def test_a_tag_for_behaviour_needs_one_look():
     """It stops nobody; what is told needs the second one."""
     room = Room()
-    hint = msgspec.structs.replace(WALK, alert=False)
+    hint = msgspec.structs.replace(WALK, page_worthy=False)
     assert types(room.find(hint)) == ["client.tagged"]
     assert types(room.find(WALK)) == ["incident.opened", "client.blocked"]
 
@@ -112,14 +114,16 @@ def test_without_peers_nobody_is_compared_with_them():
     room.tenant.born = T
     assert types(room.find(WALK, times=3)) == ["incident.opened", "client.tagged"]
     for n in range(LEAST_PEERS):
-        room.tenant.tracks["user"].put(f"u{n}", Track("user", f"u{n}", "t", T, T))
+        room.tenant.subjects["user"].put(
+            f"u{n}", SubjectState("user", f"u{n}", "t", T, T)
+        )
     assert types(room.find(WALK)) == ["incident.updated", "client.blocked"]
 
 
 def test_evidence_that_stops_is_void():
     """A calm look between two others starts the count again."""
     room = Room()
-    track = Track("client_ip", "203.0.113.9", "t", T, T)
+    track = SubjectState("client_ip", "203.0.113.9", "t", T, T)
     room.bench.calm(track)
     room.find(WALK)
     room.bench.calm(track)
@@ -150,9 +154,9 @@ def test_volume_lasts_longer_and_never_blocks():
     assert fresh.rung() == "tag"
 
 
-def light(score: float = 9.0) -> Finding:
+def light(score: float = 9.0) -> Signal:
     """A finding that does not weigh enough for an incident."""
-    return msgspec.structs.replace(WALK, score=score, alert=False)
+    return msgspec.structs.replace(WALK, score=score, page_worthy=False)
 
 
 def test_what_weighs_little_is_only_tagged():
@@ -188,7 +192,7 @@ def test_a_tag_joins_the_incident_of_its_partner():
     assert {line.id for line in joined} == {opened[0].id}
     stolen = msgspec.structs.replace(light(), cls="credential_abuse")
     other = Room()
-    case = Case(other.tenant, Ref("user", "p"), False, stolen, T, T, {}, {})
+    case = CandidateAlert(other.tenant, Ref("user", "p"), False, stolen, T, T, {}, {})
     for _ in range(2):
         case.now += 10.0
         other.bench.verdict(case, Ref("client_ip", "a"))
@@ -225,7 +229,7 @@ def test_allowed_networks_and_tenants():
         room.rung(ip) for ip in ("203.0.113.9", "2001:db8:0:1::/64", "203.0.114.9")
     ]
     assert rungs == ["allow", "allow", "block"]
-    case = Case(
+    case = CandidateAlert(
         room.tenant, Ref("user", "u"), False, WALK, room.now, T, {}, {}
     )  # fmt: skip
     for _ in range(2):
@@ -238,9 +242,9 @@ def test_an_allowed_address_joins_no_crowd():
     """Its prompts follow the template that is flooded; a crowd in a tide is tagged."""
     room = Room(allow=frozenset({"network:10.0.0.0/8"}))
     _, template = crowd(room)
-    inside = Track("client_ip", "10.0.0.1", "t", T, T)
-    outside = Track("client_ip", "198.51.100.1", "t", T, T)
-    user = Track("user", "u", "t", T, T)
+    inside = SubjectState("client_ip", "10.0.0.1", "t", T, T)
+    outside = SubjectState("client_ip", "198.51.100.1", "t", T, T)
+    user = SubjectState("user", "u", "t", T, T)
     assert room.bench.join(room.tenant, template, inside, user, room.now) == []
     template.unsure = True
     joined = room.bench.join(room.tenant, template, outside, None, room.now)
@@ -259,8 +263,8 @@ def test_only_so_many_known_subjects_are_blocked():
     room = Room(max_blocked_share=0.2)
     for n in range(10):
         id_ = f"10.0.0.{n}"
-        track = Track("client_ip", id_, "t", T, T)
-        room.tenant.tracks["client_ip"].put(id_, track)
+        track = SubjectState("client_ip", id_, "t", T, T)
+        room.tenant.subjects["client_ip"].put(id_, track)
     for n in range(4):
         room.find(WALK, f"10.0.0.{n}", times=2, known=True)
     rungs = [room.rung(f"10.0.0.{n}") for n in range(4)]
@@ -274,7 +278,9 @@ def test_user_and_address_of_one_cause_share_an_incident():
     """The partner's incident is joined instead of opening another."""
     room = Room()
     first = room.find(WALK, times=2)
-    case = Case(room.tenant, Ref("user", "u"), False, MORE, room.now, T, {}, {})
+    case = CandidateAlert(
+        room.tenant, Ref("user", "u"), False, MORE, room.now, T, {}, {}
+    )
     out: list[Output] = []
     for n in range(9):
         later = msgspec.structs.replace(case, now=room.now + 20 * n)
@@ -318,7 +324,7 @@ def test_calm_resolves_and_lets_go():
     assert types(room.bench.sweep(room.now + 601)) == ["client.unblocked"]
     assert types(room.bench.sweep(room.now + CALM_S + 1)) == ["incident.resolved"]
     assert room.bench.sweep(room.now + 200_000) == []
-    assert room.bench.standings == {}
+    assert room.bench.states == {}
     assert room.rung() == "allow"
 
 
@@ -327,17 +333,19 @@ def test_while_who_is_blocked_knocks_nothing_is_calm():
     room = Room()
     room.find(WALK, times=2)
     thief = Event(room.now + 1000, "203.0.113.9", "anonymous", "t")
-    room.bench.knock(thief)
-    room.bench.knock(msgspec.structs.replace(thief, ts=room.now))
-    room.bench.knock(msgspec.structs.replace(thief, client_ip="203.0.113.10"))
-    standing = room.bench.standings["t", "client_ip", "203.0.113.9"]
+    room.bench.observe_blocked_retry(thief)
+    room.bench.observe_blocked_retry(msgspec.structs.replace(thief, ts=room.now))
+    room.bench.observe_blocked_retry(
+        msgspec.structs.replace(thief, client_ip="203.0.113.10")
+    )
+    standing = room.bench.states["t", "client_ip", "203.0.113.9"]
     standing.until = room.now + 9000
     assert room.bench.sweep(room.now + CALM_S + 1) == []
-    standing.rung = "tag"
-    room.bench.knock(msgspec.structs.replace(thief, ts=room.now + 2000))
+    standing.action = "tag"
+    room.bench.observe_blocked_retry(msgspec.structs.replace(thief, ts=room.now + 2000))
     assert types(room.bench.sweep(thief.ts + CALM_S + 1)) == ["incident.resolved"]
-    standing.rung = "block"
-    room.bench.knock(thief)  # of what was resolved nobody hears again
+    standing.action = "block"
+    room.bench.observe_blocked_retry(thief)  # of what was resolved nobody hears again
     assert room.bench.incidents == {}
 
 
@@ -358,8 +366,8 @@ def test_one_subject_in_two_tenants():
     """The strictest standing anywhere, unless a tenant is asked for."""
     room = Room()
     room.find(WALK, times=2)
-    other = Case(
-        Tenant("b", 9, T),
+    other = CandidateAlert(
+        TenantState("b", 9, T),
         Ref("client_ip", "203.0.113.9"),
         False,
         msgspec.structs.replace(WALK, score=3.2),
@@ -382,7 +390,7 @@ def test_one_subject_in_two_tenants():
 def crowd(room: Room, score: float = 6.0) -> tuple[list[Output], Template]:
     """A template is flooded."""
     template = Template(print=1, born=T, last=T)
-    finding = Finding("ddos", score, behaviour=True, reasons=("Flood.",))
+    finding = Signal("ddos", score, behaviour=True, reasons=("Flood.",))
     return room.bench.crowd(room.tenant, template, finding, room.now), template
 
 
@@ -392,8 +400,8 @@ def test_senders_of_a_flooded_template_join_the_crowd():
     out, template = crowd(room)
     assert types(out) == ["incident.opened"]
     assert out[0].subject == Ref("tenant", "t")
-    ip = Track("client_ip", "10.0.0.1", "t", T, T)
-    user = Track("user", "u", "t", T - 1e6, T, answered=99)
+    ip = SubjectState("client_ip", "10.0.0.1", "t", T, T)
+    user = SubjectState("user", "u", "t", T - 1e6, T, answered=99)
     joined = room.bench.join(room.tenant, template, ip, user, room.now)
     assert types(joined) == ["client.blocked"]
     assert joined[0].id == out[0].id
@@ -415,7 +423,7 @@ def test_a_crowd_that_is_no_longer_open_is_not_joined():
     """Without an incident nobody is acted on; weak floods open none."""
     room = Room()
     assert crowd(room, 2.0)[0] == []
-    ip = Track("client_ip", "10.0.0.1", "t", T, T)
+    ip = SubjectState("client_ip", "10.0.0.1", "t", T, T)
     template = Template(print=1, born=T, last=T)
     assert room.bench.join(room.tenant, template, ip, None, room.now) == []
 
@@ -424,7 +432,7 @@ def test_crowds_of_one_tenant_are_one_incident():
     """Scraping beside a flood, worse than before: an update, not a second incident."""
     room = Room()
     crowd(room, 4.0)
-    finding = Finding("scraping", 7.0, behaviour=True, reasons=("Worse.",))
+    finding = Signal("scraping", 7.0, behaviour=True, reasons=("Worse.",))
     template = Template(print=2, born=T, last=T)
     out = room.bench.crowd(room.tenant, template, finding, room.now)
     assert types(out) == ["incident.updated"]
@@ -434,10 +442,10 @@ def test_crowds_of_one_tenant_are_one_incident():
 def test_surges_and_outages_are_information():
     """Opened once as info; a surge that a crowd explains is not told."""
     room = Room()
-    surge = Finding("surge", 9.0, behaviour=False, reasons=("Tide.",))
+    surge = Signal("surge", 9.0, behaviour=False, reasons=("Tide.",))
     assert [o.severity for o in room.bench.whole(room.tenant, surge, T)] == ["info"]
     assert room.bench.whole(room.tenant, surge, T) == []
-    outage = Finding("outage", 9.0, behaviour=False, reasons=("Down.",))
+    outage = Signal("outage", 9.0, behaviour=False, reasons=("Down.",))
     assert types(room.bench.whole(room.tenant, outage, T)) == ["incident.opened"]
     other = Room()
     crowd(other)
@@ -450,7 +458,7 @@ def test_standings_survive_a_restart():
     """Saved and loaded: the same actions, the same incidents."""
     room = Room()
     room.find(WALK, times=2)
-    fresh = Bench(DetectSettings())
+    fresh = ResponseManager(DetectSettings())
     fresh.load(msgspec.msgpack.encode(room.bench.state()))
     assert fresh.action_for("client_ip", "203.0.113.9", None, room.now) == "block"
     assert fresh.incidents == room.bench.incidents
@@ -474,15 +482,15 @@ def test_an_incident_of_volume_takes_the_name_of_what_is_done():
     assert {line.cls for line in out} == {"scraping"}
 
 
-def elsewhere(room: Room, name: str = "s") -> Tenant:
+def elsewhere(room: Room, name: str = "s") -> TenantState:
     """Another tenant of the same service."""
-    return Tenant(name, 100, T - 2 * DAY)
+    return TenantState(name, 100, T - 2 * DAY)
 
 
 def test_an_outage_of_several_tenants_is_one():
     """The second tenant widens it to the service, the third adds nothing to tell."""
     room = Room()
-    outage = Finding("outage", 9.0, behaviour=False, reasons=("Down.",))
+    outage = Signal("outage", 9.0, behaviour=False, reasons=("Down.",))
     first = room.bench.whole(room.tenant, outage, T)
     second = room.bench.whole(elsewhere(room), outage, T)
     assert types(first + second) == ["incident.opened", "incident.updated"]
@@ -495,7 +503,7 @@ def test_a_crowd_in_several_tenants_is_one():
     """The same template floods another tenant: the same incident; others are others."""
     room = Room()
     crowd(room)
-    flood = Finding("ddos", 6.0, behaviour=True, reasons=("Flood.",))
+    flood = Signal("ddos", 6.0, behaviour=True, reasons=("Flood.",))
     same, other = Template(print=3, born=T, last=T), Template(2**60 - 1, T, T)
     wider = room.bench.crowd(elsewhere(room), same, flood, T)
     assert [(line.type, line.tenant) for line in wider] == [("incident.updated", "*")]
@@ -507,21 +515,21 @@ def test_members_of_a_crowd_are_blocked_for_longer_and_remembered():
     """Forty minutes at first, double at the next, though they were never looked at."""
     room = Room()
     _, template = crowd(room)
-    ip = Track("client_ip", "10.0.0.1", "t", T, T)
+    ip = SubjectState("client_ip", "10.0.0.1", "t", T, T)
     key = ("t", "client_ip", "10.0.0.1")
     room.bench.join(room.tenant, template, ip, None, T)
-    assert room.bench.standings[key].until == T + 2400
+    assert room.bench.states[key].until == T + 2400
     next(iter(room.bench.incidents.values())).last = T + 2400  # others keep it open
     room.bench.sweep(T + 2401)
     room.bench.join(room.tenant, template, ip, None, T + 2402)
-    assert room.bench.standings[key].until == T + 2402 + 4800
+    assert room.bench.states[key].until == T + 2402 + 4800
 
 
 def test_who_was_there_before_the_template_is_no_member():
     """An ordinary newcomer whose prompt is flooded by others."""
     room = Room()
     _, template = crowd(room)
-    ip = Track("client_ip", "10.0.0.1", "t", T - 900, T)
+    ip = SubjectState("client_ip", "10.0.0.1", "t", T - 900, T)
     assert room.bench.join(room.tenant, template, ip, None, T) == []
     assert not ip.judged
 
@@ -530,7 +538,7 @@ def test_members_of_a_mild_crowd_are_slowed():
     """A crowd that is not critical: its members are throttled as anybody is."""
     room = Room()
     _, template = crowd(room, 4.5)
-    ip = Track("client_ip", "10.0.0.1", "t", T, T)
+    ip = SubjectState("client_ip", "10.0.0.1", "t", T, T)
     assert types(room.bench.join(room.tenant, template, ip, None, T)) == [
         "client.throttled"
     ]
@@ -538,12 +546,12 @@ def test_members_of_a_mild_crowd_are_slowed():
 
 def test_standings_are_bounded(monkeypatch):
     """A crowd beyond what is remembered is counted; the calm are forgotten sooner."""
-    monkeypatch.setattr("gateway.detect.responses.MOST_STANDINGS", 4)
+    monkeypatch.setattr("gateway.detect.enforcement.MOST_STATES", 4)
     room = Room()
     _, template = crowd(room)
     for n in range(6):
-        track = Track("client_ip", f"10.0.0.{n}", "t", T, T)
+        track = SubjectState("client_ip", f"10.0.0.{n}", "t", T, T)
         room.bench.join(room.tenant, template, track, None, T)
-    assert (len(room.bench.standings), room.bench.unlisted) == (4, 2)
+    assert (len(room.bench.states), room.bench.unlisted) == (4, 2)
     room.bench.sweep(T + 2401)
-    assert room.bench.standings == {}
+    assert room.bench.states == {}

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import msgspec
 
-from gateway.detect.saved import SavedTenant, save_tenant, tracks_of
-from gateway.detect.subject import Track
-from gateway.detect.tenant import Tenant
+from gateway.detect.saved import SavedTenant, save_tenant, subjects_of
+from gateway.detect.subject import SubjectState
+from gateway.detect.tenant import TenantState
 
 T = 1_767_600_000.0
 
 
 def test_a_tenant_is_saved_with_its_newest_templates():
     """At most 512 of them; what comes back is what went in."""
-    tenant = Tenant("t", 10, T)
+    tenant = TenantState("t", 10, T)
     tenant.requests = 7
     for n in range(600):
         tenant.templates.add(n * 0x0123_4567_89AB_CDEF % 2**64, T + n)
@@ -27,9 +27,9 @@ def test_a_tenant_is_saved_with_its_newest_templates():
 
 def test_subjects_of_both_kinds_are_kept():
     """Addresses and users."""
-    tenant = Tenant("t", 10, T)
+    tenant = TenantState("t", 10, T)
     for kind in ("client_ip", "user"):
-        tenant.tracks[kind].put(
-            "x", Track(kind=kind, id="x", tenant="t", born=T, last=T)
+        tenant.subjects[kind].put(
+            "x", SubjectState(kind=kind, id="x", tenant="t", born=T, last=T)
         )
-    assert [track.kind for track in tracks_of(tenant)] == ["client_ip", "user"]
+    assert [track.kind for track in subjects_of(tenant)] == ["client_ip", "user"]

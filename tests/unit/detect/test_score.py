@@ -13,35 +13,35 @@ from gateway.detect.score import (
     SHARE_AT_5,
     Tail,
     new_tail,
-    sigma_of,
+    score_of,
 )
 
 
 def test_the_two_promises():
     """3 and 5 are met by the shares of windows that are promised."""
-    assert sigma_of(SHARE_AT_3) == pytest.approx(3)
-    assert sigma_of(SHARE_AT_5) == pytest.approx(5)
-    assert sigma_of(1.0) == 0
-    assert sigma_of(0.0) == MOST == sigma_of(1e-30)
-    assert 0 < sigma_of(0.2) < sigma_of(0.01) < 3
+    assert score_of(SHARE_AT_3) == pytest.approx(3)
+    assert score_of(SHARE_AT_5) == pytest.approx(5)
+    assert score_of(1.0) == 0
+    assert score_of(0.0) == MOST == score_of(1e-30)
+    assert 0 < score_of(0.2) < score_of(0.01) < 3
 
 
 def test_a_fresh_tail_believes_in_production_traffic():
     """Without data a surprise of 2.3 spreads is about a 5."""
     tail = new_tail()
-    assert tail.sigma(-1.0) == 0.0
-    assert tail.sigma(0.05) < 2
-    assert tail.sigma(2.33) == pytest.approx(5, abs=0.3)
-    before = tail.sigma(1.2)
+    assert tail.score(-1.0) == 0.0
+    assert tail.score(0.05) < 2
+    assert tail.score(2.33) == pytest.approx(5, abs=0.3)
+    before = tail.score(1.2)
     tail.refit()
-    assert tail.sigma(1.2) == pytest.approx(before, abs=0.5)
+    assert tail.score(1.2) == pytest.approx(before, abs=0.5)
 
 
 def test_scores_grow_with_the_surprise():
     """More surprise is never less score, across the threshold of the fit too."""
     tail = new_tail()
     tail.refit()
-    scores = [tail.sigma(step / 50) for step in range(500)]
+    scores = [tail.score(step / 50) for step in range(500)]
     assert scores == sorted(scores)
     assert scores[-1] <= MOST
 
@@ -59,7 +59,7 @@ def test_a_tail_follows_its_traffic():
     tail = Tail(counts=[0.0] * 400, seen=1.0)
     exponential(tail, 60_000).refit()
     again = random.Random(2)
-    over = sum(tail.sigma(again.expovariate(1 / 0.2) - 0.5) > 3 for _ in range(60_000))
+    over = sum(tail.score(again.expovariate(1 / 0.2) - 0.5) > 3 for _ in range(60_000))
     assert 0.3 * SHARE_AT_3 < over / 60_000 < 3 * SHARE_AT_3
 
 
@@ -71,7 +71,7 @@ def test_floods_cannot_hide_floods():
         tail.learn(8.0)
     tail.refit()
     assert tail.far <= FAR_MOST
-    assert tail.sigma(4.0) > 5
+    assert tail.score(4.0) > 5
 
 
 def test_old_windows_are_forgotten_slowly():
@@ -94,10 +94,10 @@ def test_a_tail_of_nothing_stays_as_it_was():
 def test_a_tail_without_shape_is_exponential():
     """The limit of shape zero is used, not divided by."""
     tail = Tail(counts=[0.0] * 400, seen=1000.0, shape=0.0)
-    assert tail.sigma(1.0) > 0
+    assert tail.score(1.0) > 0
     for step in range(40):
         tail.learn(1.0 + step / 100)
     tail.refit()
     assert tail.shape == 0.0
     assert tail.far > 0
-    assert tail.sigma(9.0) == MOST
+    assert tail.score(9.0) == MOST

@@ -18,25 +18,27 @@ from gateway.detect.subject import (
     REJECTED,
     TARGETS,
     WINDOW_S,
-    Track,
-    conduct_of,
+    SubjectState,
     network_of,
+    outcome_of,
 )
 
 T = 1_767_607_200.0
 
 
-def new_track() -> Track:
+def new_track() -> SubjectState:
     """A user seen for the first time."""
-    track = Track(kind="user", id="u", tenant="t", born=T, last=T)
+    track = SubjectState(kind="user", id="u", tenant="t", born=T, last=T)
     track.window, track.minute = int(T // WINDOW_S), int(T // 60)
     return track
 
 
-def send(track: Track, ts: float, *, company: str = "net", **fields: object) -> bool:
+def send(
+    track: SubjectState, ts: float, *, company: str = "net", **fields: object
+) -> bool:
     """Count one event."""
     event = Event(ts, "10.0.0.1", "u", **fields)
-    return track.count(event, conduct_of(event.status), company)
+    return track.count(event, outcome_of(event.status), company)
 
 
 @pytest.mark.parametrize(
@@ -55,7 +57,7 @@ def send(track: Track, ts: float, *, company: str = "net", **fields: object) -> 
 )
 def test_conduct(status, kind):
     """Answers by what they say about the one who asked."""
-    assert conduct_of(status) == kind
+    assert outcome_of(status) == kind
 
 
 def test_networks():
@@ -83,7 +85,7 @@ def test_a_refusal_of_our_own_is_no_answer():
     """It counts as a request and as nothing else."""
     track = new_track()
     send(track, T, status=REFUSED_STATUS)
-    assert (track.requests, track.answered, sum(track.conduct)) == (1, 0, 0)
+    assert (track.requests, track.answered, sum(track.outcomes)) == (1, 0, 0)
 
 
 def test_targets_of_refused_requests_are_bounded():
@@ -128,7 +130,7 @@ def test_known_after_a_day_of_answers():
     assert track.known(T + 90_000)
 
 
-def turn(track: Track, windows: int = 1) -> float:
+def turn(track: SubjectState, windows: int = 1) -> float:
     """Go to another window; the time at which it begins."""
     track.turn_window(track.window + windows)
     return track.window * WINDOW_S
@@ -139,18 +141,18 @@ def test_news_of_a_key_fade_and_become_usual():
     track = new_track()
     send(track, T, model="a")
     later = turn(track)
-    assert (track.met, track.used) == (0, 0)
+    assert (track.new_networks, track.new_models) == (0, 0)
     for n in range(4):
         send(track, later + n, company=f"net{n}", model=f"m{n}", endpoint="chat")
-    assert track.met > 3.9
-    assert track.used > 4.9
+    assert track.new_networks > 3.9
+    assert track.new_models > 4.9
     assert track.skip <= 1
     later = turn(track)
-    assert track.most_met == 0
+    assert track.most_new_networks == 0
     send(track, later + 4 * 3600, company="net0")
     turn(track)
-    assert track.most_met > 3.9
-    assert track.met < 0.2
+    assert track.most_new_networks > 3.9
+    assert track.new_networks < 0.2
 
 
 def test_news_that_go_on_are_usual():
@@ -162,7 +164,7 @@ def test_news_that_go_on_are_usual():
         for n in range(3):
             send(track, at + n, company=f"net{hour}.{n}")
         turn(track, 6)
-    assert track.most_met > 3
+    assert track.most_new_networks > 3
 
 
 def test_networks_under_suspicion():
@@ -187,7 +189,7 @@ def test_networks_under_suspicion():
     assert (track.suspicious, track.suspects) == (0, None)
 
 
-def walk(track: Track, start: float, count: int, gap: float = 1.0) -> float:
+def walk(track: SubjectState, start: float, count: int, gap: float = 1.0) -> float:
     """So many equal prompts of equal size; the time after them."""
     for n in range(count):
         send(track, start + n * gap, fingerprint=5, prompt_tokens=100)
@@ -198,16 +200,16 @@ def test_runs_end_by_other_prompts_and_by_pauses():
     """The longest one before stays known, a little less with every further one."""
     track, chance = new_track(), random.Random(2)
     at = walk(track, T, 40)
-    assert (track.run, track.run_tokens) == (33, 3200)
-    assert track.still > 0.8
+    assert (track.repetition_run, track.repetition_tokens) == (33, 3200)
+    assert track.same_size > 0.8
     for n in range(30):
         send(track, at + n, fingerprint=chance.getrandbits(64))
-    assert (track.run, track.most_run) == (0, 33 + 21)
+    assert (track.repetition_run, track.most_repetition_run) == (0, 33 + 21)
     at = walk(track, at + 100, 40)
-    first = track.run
+    first = track.repetition_run
     send(track, at + 3600, fingerprint=5)
-    assert track.run == 1
-    assert track.most_run == pytest.approx(0.95 * 54)
+    assert track.repetition_run == 1
+    assert track.most_repetition_run == pytest.approx(0.95 * 54)
     assert first < 55
 
 
@@ -215,31 +217,31 @@ def test_rows_of_one_size_are_counted_and_learned_when_they_end():
     """What is judged abusive is no usual; the longest prompt is learned likewise."""
     track = new_track()
     at = walk(track, T, 40)
-    assert (track.stills, track.longest) == (29, 100)
+    assert (track.same_size_streak, track.longest) == (29, 100)
     for n in range(30):
         send(track, at + n, prompt_tokens=50 * (n % 8 + 1))
-    assert (track.stills, track.longest) == (0, 400)
-    assert track.most_stills >= 29
-    most = track.most_stills
-    track.run_judged = True
+    assert (track.same_size_streak, track.longest) == (0, 400)
+    assert track.most_same_size_streak >= 29
+    most = track.most_same_size_streak
+    track.repetition_judged = True
     at = walk(track, at + 40, 90)
     for n in range(30):
         send(track, at + n, prompt_tokens=50 * (n % 8 + 1))
-    assert (track.stills, track.most_stills) == (0, most)
+    assert (track.same_size_streak, track.most_same_size_streak) == (0, most)
 
 
 def test_runs_that_were_judged_teach_nothing_and_long_ones_are_usual():
     """Six hours of the same are a way of life."""
     track = new_track()
     walk(track, T, 40)
-    track.run_judged = True
+    track.repetition_judged = True
     send(track, T + 9000, fingerprint=5)
-    assert track.most_run == 0
+    assert track.most_repetition_run == 0
     at = walk(track, T + 9001, 60, 500.0)
-    assert track.run > 20
+    assert track.repetition_run > 20
     track.last = at
     turn(track)
-    assert track.most_run == track.run
+    assert track.most_repetition_run == track.repetition_run
 
 
 def test_answers_longer_than_ever():
@@ -316,11 +318,11 @@ def test_windows_that_turn():
     track = new_track()
     send(track, T, status=401)
     track.turn_window(track.window + 1)
-    assert (track.requests_w, sum(track.conduct_b), track.windows) == (1, 1, 1)
+    assert (track.requests_w, sum(track.outcomes_b), track.windows) == (1, 1, 1)
     send(track, T + 600, completion_tokens=5)
     track.judged = True
     track.turn_window(track.window + 5)
-    assert (track.requests_w, sum(track.conduct_b), track.windows) == (0, 0, 1)
+    assert (track.requests_w, sum(track.outcomes_b), track.windows) == (0, 0, 1)
     assert track.targets is None
     assert not track.judged
 
@@ -364,8 +366,8 @@ def test_comings_and_goings_of_a_key():
     for n in range(6):
         send(user, T + n, company=f"net{n % 2}")
         send(address, T + n, company=f"net{n % 2}")
-    assert user.swaps > 3.9
-    assert address.swaps == 0
+    assert user.alternations > 3.9
+    assert address.alternations == 0
 
 
 def test_few_answers_wait_for_more():
@@ -385,9 +387,9 @@ def test_short_runs_are_none():
     """A few alike prompts between others."""
     track = new_track()
     walk(track, T, 12)
-    track.run = 3
+    track.repetition_run = 3
     send(track, T + 9000, fingerprint=9)
-    assert track.most_run == 0
+    assert track.most_repetition_run == 0
 
 
 def test_tokens_of_the_last_minute():

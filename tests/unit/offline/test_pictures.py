@@ -9,7 +9,8 @@ import pytest
 
 from gateway.offline.chart import round_figures, timeline
 from gateway.offline.episodes import Episode
-from gateway.offline.report import Report, Share, Timeline, Window
+from gateway.offline.findings import AbnormalWindow, ServiceTimeline, Share
+from gateway.offline.report import AnalysisReport
 from gateway.offline.table import made_up_by
 from gateway.offline.usual import spans
 
@@ -20,7 +21,7 @@ def window(at, kind="all", requests=10):
     """An abnormal window, so many after the start."""
     start = MONDAY + at * WINDOW_S
     share = Share("u", 900, 0.9, requests, 10, f"{requests} requests, 90 tokens each")
-    return Window(
+    return AbnormalWindow(
         start, start + WINDOW_S, kind, "u", 1000, 100, 6.0, "critical", "cost_spike",
         (share,),
     )  # fmt: skip
@@ -29,11 +30,11 @@ def window(at, kind="all", requests=10):
 def report(*windows):
     """A day with these findings."""
     count = 288
-    line = Timeline(
+    line = ServiceTimeline(
         MONDAY, WINDOW_S, np.full(count, 1000.0), np.full(count, 900.0),
         np.full(count, 2000.0),
     )  # fmt: skip
-    return Report(
+    return AnalysisReport(
         1000, 1, MONDAY, MONDAY + 86_400, WINDOW_S, {}, list(windows), line, 0, []
     )
 

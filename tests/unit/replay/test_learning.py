@@ -52,7 +52,7 @@ def test_what_is_learned_is_known_again():
     assert learned.until - learned.since > 1.9 * DAY
     engine = Engine(baselines=state)
     (tenant,) = engine.tenants.values()
-    assert all(track.envelope is not None for track in tenant.tracks["user"].values())
+    assert all(track.baseline is not None for track in tenant.subjects["user"].values())
 
 
 def test_the_same_requests_give_the_same_baselines():
@@ -66,8 +66,8 @@ def test_verdicts_of_the_past_are_not_carried_over():
     assert learned.incidents
     assert "recognised on the way" in " ".join(learned.sentences())
     engine = Engine(baselines=state)
-    assert not engine.bench.standings
-    assert not engine.bench.incidents
+    assert not engine.responses.states
+    assert not engine.responses.incidents
     assert engine.action_for("client_ip", "198.51.100.7") == "allow"
 
 

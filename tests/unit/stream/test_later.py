@@ -6,11 +6,11 @@ import msgspec
 import pytest
 
 from gateway.core.model import Campaign
-from gateway.detect.detectors import Rooms, Settings
+from gateway.detect.detectors import DetectionSettings, Detectors
 from gateway.detect.engine import Engine
 from gateway.detect.model import DetectSettings, Event, Output
 from gateway.detect.order import EventClock
-from gateway.detect.responses import Bench
+from gateway.detect.responses import ResponseManager
 from gateway.stream.later import DAY_S, WEEK_S, Later, known_span
 from gateway.stream.watch import DEFAULTS, Watch, open_rooms
 
@@ -44,7 +44,7 @@ def _baselines(events):
         engine.advance(one.ts)
         engine.observe(one)
     engine.close()
-    engine.bench, engine.clock = Bench(engine.settings), EventClock()
+    engine.responses, engine.clock = ResponseManager(engine.settings), EventClock()
     return engine.state()
 
 
@@ -52,7 +52,7 @@ def watched(events, baselines):
     """Findings of these events, and what was said."""
     written: list[Output] = []
     said: list[str] = []
-    rooms = open_rooms(Settings(DEFAULTS), baselines)
+    rooms = open_rooms(DetectionSettings(DEFAULTS), baselines)
     room = Watch(
         rooms,
         write=lambda line: written.append(msgspec.json.decode(line, type=Output)),
@@ -79,7 +79,7 @@ def test_what_was_learned_can_be_watched_itself(events, baselines):
 
 def test_later_events_are_taken_as_they_are(events, baselines):
     """Nothing is moved where the baselines end before."""
-    rooms = Rooms(Settings(DEFAULTS), baselines)
+    rooms = Detectors(DetectionSettings(DEFAULTS), baselines)
     since, until = known_span(rooms)
     assert (since, until) == (events[0].ts, events[-1].ts)
     assert Later.for_first(rooms, until + 1) is rooms
@@ -89,7 +89,7 @@ def test_campaigns_move_with_the_events(baselines):
     """A declared launch stays at its hour; a week that is known moves events by weeks."""
     launch = Campaign(MONDAY + 60.0, MONDAY + 3600.0, 6.0)
     settings = msgspec.structs.replace(DEFAULTS, campaigns=(launch,))
-    rooms = Rooms(Settings(settings), baselines)
+    rooms = Detectors(DetectionSettings(settings), baselines)
     assert isinstance(Later.for_first(rooms, float(MONDAY)), Later)
     (moved,) = rooms.settings.default.campaigns
     assert moved.since - launch.since == moved.to - launch.to == DAY_S < WEEK_S

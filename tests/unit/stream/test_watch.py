@@ -6,8 +6,8 @@ import msgspec
 import pytest
 
 from gateway.config import load_config
-from gateway.detect.detectors import Settings
-from gateway.detect.model import Output, Ref, Window
+from gateway.detect.detectors import DetectionSettings
+from gateway.detect.model import EvidenceWindow, Output, Ref
 from gateway.stream.source import LINE_LIMIT_BYTES, SourceError
 from gateway.stream.watch import (
     DEFAULTS,
@@ -23,7 +23,7 @@ GOOD = b'{"timestamp": 1767600000, "client_ip": "10.0.0.1"}'
 FOUND = Output(
     "client.blocked", "inc_1", "2026-01-05T08:00:00.000Z", "critical", "ddos", 6.0,
     Ref("user", "eve\x1b[2J"), "acme", "block", None,
-    Window("2026-01-05T07:59:00.000Z", "2026-01-05T08:00:00.000Z"), {}, {},
+    EvidenceWindow("2026-01-05T07:59:00.000Z", "2026-01-05T08:00:00.000Z"), {}, {},
     ("Far too many.", "And more."),
 )  # fmt: skip
 
@@ -31,7 +31,7 @@ FOUND = Output(
 def watching(settings=None):
     """A watch that keeps what it writes and says."""
     written, said = [], []
-    rooms = open_rooms(settings or Settings(DEFAULTS))
+    rooms = open_rooms(settings or DetectionSettings(DEFAULTS))
     return Watch(rooms, write=written.append, complain=said.append), written, said
 
 
@@ -133,4 +133,4 @@ def test_lines_for_people_cannot_drive_a_terminal():
 def test_broken_baselines_are_refused():
     """A file that is no state of a detector is an error, not a crash."""
     with pytest.raises(SourceError, match="no baselines"):
-        open_rooms(Settings(DEFAULTS), b"\x93abc")
+        open_rooms(DetectionSettings(DEFAULTS), b"\x93abc")

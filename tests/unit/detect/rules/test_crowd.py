@@ -9,7 +9,7 @@ from gateway.detect.rules.crowd import judge_template, judge_tenant
 from gateway.detect.score import new_tail
 from gateway.detect.subject import FAILED, OK, WINDOW_S
 from gateway.detect.templates import Template
-from gateway.detect.tenant import Tenant
+from gateway.detect.tenant import TenantState
 
 T = 1_767_607_200.0
 SETTINGS = DetectSettings()
@@ -25,9 +25,11 @@ def flooded(**change: object) -> Template:
     return template
 
 
-def judged(template: Template, *, surge: bool = False, tenant: Tenant | None = None):
+def judged(
+    template: Template, *, surge: bool = False, tenant: TenantState | None = None
+):
     """The finding about a template, if it scores 3 or more."""
-    tenant = tenant or Tenant("t", 10, T - 1e6)
+    tenant = tenant or TenantState("t", 10, T - 1e6)
     tenant.surge_until = T + 100 if surge else 0.0
     finding = judge_template(tenant, template, T)
     return finding.cls if finding is not None and finding.score >= 3 else None
@@ -62,7 +64,7 @@ def test_a_refused_crowd_tries_doors():
 
 def test_wordings_of_one_crowd_count_together():
     """A further wording is judged by what the flooded ones hold already."""
-    tenant = Tenant("t", 10, T - 1e6)
+    tenant = TenantState("t", 10, T - 1e6)
     little = {"requests": 20, "fresh": 20}
     assert judged(flooded(**little), tenant=tenant) is None
     tenant.flooded = 300
@@ -72,7 +74,7 @@ def test_wordings_of_one_crowd_count_together():
 
 def test_the_first_day_has_its_own_rule():
     """What was there from the start is the tenant's own; a crowd drowns the rest."""
-    tenant = Tenant("t", 10, T - 300)
+    tenant = TenantState("t", 10, T - 300)
     tenant.minute, tenant.requests_m = int(T // 60), 500
     assert judged(flooded(requests_m=400, born=T - 295), tenant=tenant) is None
     assert judged(flooded(requests_m=400, born=T - 100), tenant=tenant) == "ddos"
@@ -82,7 +84,7 @@ def test_the_first_day_has_its_own_rule():
 def test_new_wordings_stand_together_on_a_first_day():
     """Where the tenant has been there for longer than what is new."""
     for hours, cls in ((0.4, None), (2, "ddos")):
-        tenant = Tenant("t", 10, T - hours * 3600)
+        tenant = TenantState("t", 10, T - hours * 3600)
         tenant.minute, tenant.requests_m = int(T // 60), 500
         tenant.burst_m = 400
         assert judged(flooded(requests_m=100, born=T - 100), tenant=tenant) == cls
@@ -91,7 +93,7 @@ def test_new_wordings_stand_together_on_a_first_day():
 
 def test_a_crowd_in_a_tide_of_newcomers_is_part_of_it():
     """As many newcomers with other prompts: no crowd; half as many: nobody is sure."""
-    tenant = Tenant("t", 10, T - 1e6)
+    tenant = TenantState("t", 10, T - 1e6)
     tenant.varied_usual = 10.0
     for varied, behaviour in ((15, True), (100, True), (300, False), (420, None)):
         tenant.varied = varied
@@ -101,7 +103,7 @@ def test_a_crowd_in_a_tide_of_newcomers_is_part_of_it():
 
 def test_a_refused_crowd_is_no_part_of_a_tide():
     """However many others come, and in a campaign too."""
-    tenant = Tenant("t", 10, T - 1e6)
+    tenant = TenantState("t", 10, T - 1e6)
     tenant.varied = 900
     finding = judge_template(tenant, flooded(refused=300), T, 8.0)
     assert finding is not None
@@ -138,38 +140,38 @@ def test_in_a_surge_more_is_asked():
     assert judged(flooded(requests=55, fresh=55), surge=True) is None
 
 
-def answered(tenant: Tenant, count: int, kind: int, clients: int) -> None:
+def answered(tenant: TenantState, count: int, kind: int, clients: int) -> None:
     """So many answers of one kind to so many clients."""
     for n in range(count):
         tenant.count(Event(T, f"10.0.0.{n % clients}"), kind)
 
 
-def whole(tenant: Tenant, settings: DetectSettings = SETTINGS):
+def whole(tenant: TenantState, settings: DetectSettings = SETTINGS):
     """The finding about a tenant."""
     return judge_tenant(tenant, T, settings, new_tail())
 
 
 def test_an_outage_hits_many_clients():
     """Upstream errors across clients are nobody's fault; one client's are its own."""
-    tenant = Tenant("t", 10, T)
+    tenant = TenantState("t", 10, T)
     answered(tenant, 30, FAILED, 10)
     answered(tenant, 30, OK, 10)
     finding = whole(tenant)
     assert finding is not None
     assert (finding.cls, finding.behaviour) == ("outage", False)
     assert tenant.outage_until > T
-    alone = Tenant("t", 10, T)
+    alone = TenantState("t", 10, T)
     answered(alone, 30, FAILED, 1)
     assert whole(alone) is None
-    assert whole(Tenant("t", 10, T)) is None
+    assert whole(TenantState("t", 10, T)) is None
 
 
-def busy_tenant(requests: int, top: int) -> Tenant:
+def busy_tenant(requests: int, top: int) -> TenantState:
     """A tenant with two days of 1,000 requests a window."""
-    tenant = Tenant("t", 10, T - 1e6)
+    tenant = TenantState("t", 10, T - 1e6)
     window = int(T // WINDOW_S)
     for index in range(window - 288, window):
-        tenant.tide.learn(index, 1000.0)
+        tenant.seasonal_baseline.learn(index, 1000.0)
     tenant.window, tenant.requests, tenant.top = window, requests, top
     return tenant
 
@@ -205,14 +207,14 @@ def test_a_tide_without_history_says_nothing():
     tenant = busy_tenant(20_000, 300)
     tenant.window -= 1
     assert whole(tenant) is None
-    young = Tenant("t", 10, T)
+    young = TenantState("t", 10, T)
     young.window, young.requests = int(T // WINDOW_S), 99_999
     assert whole(young) is None
 
 
 def test_the_reason_says_what_was_before():
     """How often, or that nobody had sent it."""
-    tenant = Tenant("t", 10, T - 1e6)
+    tenant = TenantState("t", 10, T - 1e6)
     (_, none), (_, some) = (
         judge_template(tenant, flooded(peak=peak), T).reasons for peak in (0.3, 12.0)
     )
@@ -224,7 +226,7 @@ def test_what_an_application_asks_is_no_flood():
     """Its visitors come with its wording, which its regulars use as well."""
     assert judged(flooded(usual=0)) == "ddos"
     assert judged(flooded(usual=1)) is None
-    tenant = Tenant("t", 10, T - 1e6)
+    tenant = TenantState("t", 10, T - 1e6)
     for n in range(3):
         tenant.learn_asked(f"c{n}", 1)
     assert judged(flooded(), tenant=tenant) is None
@@ -240,7 +242,7 @@ def test_a_large_crowd_is_waited_for_a_moment():
 def test_people_who_try_something_out_are_no_crowd():
     """Each in other words, and few for long; insisting ones are, unless it is a load."""
     tenant = busy_tenant(400, 10)
-    tenant.walked, tenant.loose = 300, 200
+    tenant.shared_prompts, tenant.loose = 300, 200
     assert judged(flooded(), tenant=tenant) is None
     for n in range(6):
         tenant.insist(f"s{n}")

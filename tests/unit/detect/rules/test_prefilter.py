@@ -10,7 +10,7 @@ from gateway.detect.engine import Engine
 from gateway.detect.model import Event
 from gateway.detect.rules.classify import classify
 from gateway.detect.rules.prefilter import LOUD_M, notable, refusals
-from gateway.detect.subject import OK, REJECTED, Track
+from gateway.detect.subject import OK, REJECTED, SubjectState
 
 T = 1_767_607_200.0
 DAY = 86_400.0
@@ -27,22 +27,22 @@ TRACKS = st.fixed_dictionaries(
         "requests_b": counts,
         "requests": counts,
         "tokens": st.sampled_from([0, 3000, 199_999, 200_000, 9_000_000]),
-        "conduct": st.lists(counts, min_size=5, max_size=5),
+        "outcomes": st.lists(counts, min_size=5, max_size=5),
         "alike": shares,
         "templated": shares,
         "apart": st.sampled_from([0.0, 2.0, 4.0, 8.0]),
-        "still": shares,
+        "same_size": shares,
         "printed": counts,
-        "met": news,
-        "used": news,
-        "swaps": news,
-        "most_met": news,
+        "new_networks": news,
+        "new_models": news,
+        "alternations": news,
+        "most_new_networks": news,
         "newcomers": counts,
         "company": st.integers(0, 48).map(lambda n: {str(i): T for i in range(n)}),
         "suspects": st.none() | st.just({"a"}),
         "suspicious": counts,
-        "run": counts,
-        "run_tokens": st.sampled_from([0, 49_000, 60_000, 5_000_000]),
+        "repetition_run": counts,
+        "repetition_tokens": st.sampled_from([0, 49_000, 60_000, 5_000_000]),
         "spoken": st.sampled_from([0, 4999, 5000, 90_000]),
         "sized": sizes,
         "usual_sized": sizes,
@@ -55,10 +55,10 @@ TRACKS = st.fixed_dictionaries(
 )
 
 
-def track_of(**fields: object) -> Track:
+def track_of(**fields: object) -> SubjectState:
     """A subject in its running minute and window."""
     fields = {"born": T - 60} | fields
-    track = Track(id="one", tenant="t", last=T, minute=int(T // 60), **fields)
+    track = SubjectState(id="one", tenant="t", last=T, minute=int(T // 60), **fields)
     track.window = int(T // 600)
     return track
 
@@ -82,11 +82,14 @@ def test_what_is_not_notable_is_found_by_no_rule(fields, cold):
     ("fields", "asked"),
     [
         ({}, {}),
-        ({"kind": "client_ip", "met": 9.0}, {}),
+        ({"kind": "client_ip", "new_networks": 9.0}, {}),
         ({"requests": 500, "backed": True}, {}),
         ({"requests": 500}, {"known": True, "cold": True}),
         ({"requests": 50, "alike": 0.1}, {}),
-        ({"requests": 80, "alike": 0.9, "run": 30, "keyed": True}, {"cold": True}),
+        (
+            {"requests": 80, "alike": 0.9, "repetition_run": 30, "keyed": True},
+            {"cold": True},
+        ),
         (
             {
                 "spoken": 9000,
@@ -108,12 +111,12 @@ def test_ordinary_subjects_are_passed_over(fields, asked):
 @pytest.mark.parametrize(
     ("fields", "asked"),
     [
-        ({"conduct": [0, 3, 3, 2, 0]}, {}),
+        ({"outcomes": [0, 3, 3, 2, 0]}, {}),
         ({"suspects": {"a"}}, {}),
-        ({"met": 2.0}, {"known": True}),
+        ({"new_networks": 2.0}, {"known": True}),
         ({"company": dict.fromkeys("abcdefghij", T)}, {"cold": True}),
         ({"newcomers": 5, "newcomers_b": 3}, {}),
-        ({"run": 20, "alike": 0.8}, {"known": True}),
+        ({"repetition_run": 20, "alike": 0.8}, {"known": True}),
         (
             {
                 "spoken": 9000,
@@ -145,6 +148,6 @@ def test_loud_newcomers_are_compared_with_their_peers():
 
 def test_refusals_of_two_windows_count():
     """Answers that are good, or the upstream's fault, are none."""
-    track = track_of(kind="user", conduct=[9, 1, 2, 3, 9], conduct_b=[9, 4, 5, 6, 9])
+    track = track_of(kind="user", outcomes=[9, 1, 2, 3, 9], outcomes_b=[9, 4, 5, 6, 9])
     assert refusals(track) == 21
-    assert track.conduct[OK] > track.conduct[REJECTED]
+    assert track.outcomes[OK] > track.outcomes[REJECTED]

@@ -18,11 +18,16 @@ def test_a_key_that_fans_out_on_the_first_day():
 
 def test_ways_are_known_in_part_within_the_first_day():
     """A key of ten hours that never roamed: much news tells, a little does not."""
-    young = {"known": False, "familiar": 0.4, "most_met": 0.0, "alike": 0.0}
-    assert named(STOLEN, **young, met=14.0)[0] == "credential_abuse"
-    assert named(STOLEN, **young, met=14.0, older=5)[0] is None
-    quiet = {"met": 4.0, "used": 0.0, "peer_sigma": 0.0, "usual_alike": 0.0}
-    assert named(STOLEN, **young | quiet, request_sigma=0.0, token_sigma=0.0)[0] is None
+    young = {"known": False, "familiar": 0.4, "most_new_networks": 0.0, "alike": 0.0}
+    assert named(STOLEN, **young, new_networks=14.0)[0] == "credential_abuse"
+    assert named(STOLEN, **young, new_networks=14.0, older=5)[0] is None
+    quiet = {
+        "new_networks": 4.0,
+        "new_models": 0.0,
+        "peer_score": 0.0,
+        "usual_alike": 0.0,
+    }
+    assert named(STOLEN, **young | quiet, request_score=0.0, token_score=0.0)[0] is None
     raised = {"known": False, "longer_answers": 17.0, "louder_answers": 17.0}
     assert named(RAISED, **raised, familiar=0.5)[0] == "cost_spike"
     assert named(RAISED, **raised, familiar=0.0)[0] is None
@@ -33,7 +38,7 @@ def test_ways_are_known_in_part_within_the_first_day():
 
 def test_a_new_key_in_many_hands():
     """Many networks at once, busier than its peers, varied prompts."""
-    facts = Facts(kind="user", newcomers=20, company=20, peer_sigma=8.0, requests_m=300)
+    facts = Facts(kind="user", newcomers=20, company=20, peer_score=8.0, requests_m=300)
     assert named(facts) == ("credential_abuse", True)
     assert named(facts, alike=0.9)[0] == "ddos"
     assert named(facts, alike=0.9, newcomers=15)[0] == "scraping"
@@ -41,20 +46,20 @@ def test_a_new_key_in_many_hands():
 
 def test_support_of_a_stolen_key():
     """New networks alone are tagged; with news or volume it is certain."""
-    alone = msgspec.structs.replace(STOLEN, used=0.0)
+    alone = msgspec.structs.replace(STOLEN, new_models=0.0)
     assert named(alone) == ("credential_abuse", True)
     finding = classify(alone)
     assert finding is not None
-    assert (finding.alert, finding.score < 4.5) == (False, True)
-    loud = classify(msgspec.structs.replace(alone, request_sigma=8.0))
+    assert (finding.page_worthy, finding.score < 4.5) == (False, True)
+    loud = classify(msgspec.structs.replace(alone, request_score=8.0))
     assert loud is not None
-    assert (loud.alert, len(loud.reasons), loud.score > 5) == (True, 2, True)
+    assert (loud.page_worthy, len(loud.reasons), loud.score > 5) == (True, 2, True)
     strange = classify(msgspec.structs.replace(alone, usual_alike=0.9))
     assert strange is not None
-    assert strange.alert
-    many = classify(msgspec.structs.replace(alone, met=9.0))
+    assert strange.page_worthy
+    many = classify(msgspec.structs.replace(alone, new_networks=9.0))
     assert many is not None
-    assert many.alert
+    assert many.page_worthy
 
 
 def test_networks_that_abused_a_key_come_back():
@@ -62,8 +67,10 @@ def test_networks_that_abused_a_key_come_back():
     facts = Facts(kind="user", known=True, suspicious=2, company=30)
     assert named(facts) == ("credential_abuse", True)
     assert named(msgspec.structs.replace(facts, company=60)) == (None, False)
-    assert named(msgspec.structs.replace(facts, most_met=9.0)) == (None, False)
-    roaming = msgspec.structs.replace(STOLEN, met=400, company=48, most_met=45)
+    assert named(msgspec.structs.replace(facts, most_new_networks=9.0)) == (None, False)
+    roaming = msgspec.structs.replace(
+        STOLEN, new_networks=400, company=48, most_new_networks=45
+    )
     assert named(roaming) == (None, False)
 
 
@@ -80,12 +87,17 @@ def test_an_odd_hour_adds_to_what_is_known_of_a_stolen_key():
 def test_many_networks_are_enough_by_themselves():
     """Nobody moves to so many places within an hour, in an outage neither."""
     facts = msgspec.structs.replace(
-        STOLEN, used=0.0, swaps=0.0, request_sigma=0.0, token_sigma=0.0, peer_sigma=0.0
+        STOLEN,
+        new_models=0.0,
+        alternations=0.0,
+        request_score=0.0,
+        token_score=0.0,
+        peer_score=0.0,
     )
     scores = []
     for met in (7, 9, 20):
         finding = classify(
-            msgspec.structs.replace(facts, met=met, company=met, outage=True)
+            msgspec.structs.replace(facts, new_networks=met, company=met, outage=True)
         )
         scores.append(finding.score if finding else 0.0)
     assert scores[0] == 0.0
@@ -96,11 +108,21 @@ def test_many_networks_are_enough_by_themselves():
 def test_a_settled_key_in_two_places_at_once():
     """It never moved, and goes back and forth: more may come of a few networks."""
     key = Facts(
-        kind="user", known=True, newcomers=2, met=2.0, used=1.0, company=3, windows=50
+        kind="user",
+        known=True,
+        newcomers=2,
+        new_networks=2.0,
+        new_models=1.0,
+        company=3,
+        windows=50,
     )
     alone = classify(key)
-    split = classify(msgspec.structs.replace(key, swaps=20.0))
+    split = classify(msgspec.structs.replace(key, alternations=20.0))
     assert (alone.score if alone else 0.0) < 3.0 <= split.score
-    roams = classify(msgspec.structs.replace(key, swaps=20.0, most_met=4.0))
+    roams = classify(
+        msgspec.structs.replace(key, alternations=20.0, most_new_networks=4.0)
+    )
     assert roams is None or roams.score < split.score
-    assert classify(msgspec.structs.replace(key, swaps=20.0, used=3.0)).alert
+    assert classify(
+        msgspec.structs.replace(key, alternations=20.0, new_models=3.0)
+    ).page_worthy
