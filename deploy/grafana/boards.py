@@ -1,9 +1,9 @@
-"""Grafana boards as code.
+"""Grafana dashboards as code.
 
 usage: python deploy/grafana/boards.py [--check]
 
-Writes ``boards/*.json`` beside this file; with ``--check`` it says whether they are
-what this program would write.
+Writes ``boards/*.json`` beside this file. With ``--check`` it writes nothing and exits 1
+if they differ.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ RANGE = "$__rate_interval"
 
 
 class Query(NamedTuple):
-    """PromQL, and how a series is named."""
+    """A PromQL expression and the legend of its series."""
 
     expr: str
     legend: str = ""
 
 
 class Panel(NamedTuple):
-    """One picture; ``wide`` of 24 columns, ``kind`` ``timeseries`` or ``stat``."""
+    """A panel of ``wide`` of 24 columns; ``kind``: ``timeseries`` or ``stat``."""
 
     title: str
     text: str
@@ -40,26 +40,26 @@ class Panel(NamedTuple):
 
 
 def rate(metric: str, more: str = "") -> str:
-    """Per second, of the gateways chosen."""
+    """Rate per second over the selected gateways."""
     return f"rate({metric}{{{JOB}{', ' + more if more else ''}}}[{RANGE}])"
 
 
 def total(expr: str, *by: str) -> str:
-    """Summed over everything but ``by``."""
+    """Sum over all labels except ``by``."""
     return f"sum by ({', '.join(by)}) ({expr})" if by else f"sum({expr})"
 
 
 def quantiles(metric: str) -> tuple[Query, ...]:
-    """Median, 95 and 99 of 100 of a histogram."""
+    """The p50, p95 and p99 of a histogram."""
     buckets = total(rate(f"{metric}_bucket"), "le")
     return tuple(
-        Query(f"histogram_quantile({q}, {buckets})", f"{100 * q:g} %")
+        Query(f"histogram_quantile({q}, {buckets})", f"p{100 * q:g}")
         for q in (0.5, 0.95, 0.99)
     )
 
 
 def gauge(metric: str) -> str:
-    """A gauge of the gateways chosen."""
+    """A gauge of the selected gateways."""
     return f"{metric}{{{JOB}}}"
 
 
@@ -67,69 +67,69 @@ REQUESTS, TOKENS = "tidegate_requests_total", "tidegate_tokens_total"
 REFUSED = 'action=~"limit|throttle|block", status=~"4.."'
 
 NOW = (
-    Panel("Requests", "A second.", (Query(total(rate(REQUESTS))),), "reqps", "stat", 4),
-    Panel("Tokens", "A second.", (Query(total(rate(TOKENS, 'kind=~"prompt|completion"'))),), "short", "stat", 4),
-    Panel("Dollars", "An hour.", (Query(f"3600 * {total(rate('tidegate_usd_total'))}"),), "currencyUSD", "stat", 4),
-    Panel("Incidents", "Open now.", (Query(total(gauge("tidegate_incidents_active"))),), "short", "stat", 4),
-    Panel("Blocked", "Clients, now.", (Query(f"max({gauge('tidegate_blocks_active')})"),), "short", "stat", 4),
-    Panel("Store", "1: every worker reaches it.", (Query(f"min({gauge('tidegate_store_up')})"),), "short", "stat", 4),
-    Panel("Requests by what was done", "Refused ones have a limit, a throttle or a block.", (Query(total(rate(REQUESTS), "action"), "{{action}}"),), "reqps", stacked=True),
-    Panel("Answers by status", "Of the gateway and of upstreams.", (Query(total(rate(REQUESTS), "status"), "{{status}}"),), "reqps", stacked=True),
-    Panel("Requests by tenant", "Who is busy.", (Query(total(rate(REQUESTS), "tenant"), "{{tenant}}"),), "reqps", stacked=True),
-    Panel("Tokens by kind", "Cached and reasoning tokens are parts of the others.", (Query(total(rate(TOKENS), "kind"), "{{kind}}"),)),
-    Panel("Time of a request", "From its first byte to the answer's last.", quantiles("tidegate_request_duration_seconds"), "s"),
-    Panel("Time to first byte", "Of the answer.", quantiles("tidegate_ttfb_seconds"), "s"),
-    Panel("How exchanges ended", "Failures of upstreams and clients that left.", (Query(total(rate("tidegate_outcomes_total", 'outcome!="ok"'), "outcome"), "{{outcome}}"),), "reqps"),
-    Panel("Open now", "Exchanges, and connections of clients and to upstreams.", (Query(total(gauge("tidegate_inflight")), "exchanges"), Query(total(gauge("tidegate_connections")), "clients"), Query(total(gauge("tidegate_upstream_connections")), "upstreams"))),
+    Panel("Requests", "Per second.", (Query(total(rate(REQUESTS))),), "reqps", "stat", 4),
+    Panel("Tokens", "Per second.", (Query(total(rate(TOKENS, 'kind=~"prompt|completion"'))),), "short", "stat", 4),
+    Panel("Spend", "USD per hour.", (Query(f"3600 * {total(rate('tidegate_usd_total'))}"),), "currencyUSD", "stat", 4),
+    Panel("Incidents", "Open incidents.", (Query(total(gauge("tidegate_incidents_active"))),), "short", "stat", 4),
+    Panel("Blocked", "Clients blocked now.", (Query(f"max({gauge('tidegate_blocks_active')})"),), "short", "stat", 4),
+    Panel("Store", "1 if all workers reach the store.", (Query(f"min({gauge('tidegate_store_up')})"),), "short", "stat", 4),
+    Panel("Requests by action", "limit, throttle and block include refused requests.", (Query(total(rate(REQUESTS), "action"), "{{action}}"),), "reqps", stacked=True),
+    Panel("Responses by status", "Of the gateway and of upstreams.", (Query(total(rate(REQUESTS), "status"), "{{status}}"),), "reqps", stacked=True),
+    Panel("Requests by tenant", "Per second.", (Query(total(rate(REQUESTS), "tenant"), "{{tenant}}"),), "reqps", stacked=True),
+    Panel("Tokens by kind", "Cached tokens are part of prompt, reasoning tokens part of completion.", (Query(total(rate(TOKENS), "kind"), "{{kind}}"),)),
+    Panel("Request duration", "First byte of the request to last byte of the response.", quantiles("tidegate_request_duration_seconds"), "s"),
+    Panel("Time to first byte", "From the request to the first byte of the response.", quantiles("tidegate_ttfb_seconds"), "s"),
+    Panel("Requests by outcome", "Without ok: upstream failures, disconnected clients.", (Query(total(rate("tidegate_outcomes_total", 'outcome!="ok"'), "outcome"), "{{outcome}}"),), "reqps"),
+    Panel("In flight", "Requests, client connections and upstream connections.", (Query(total(gauge("tidegate_inflight")), "requests"), Query(total(gauge("tidegate_connections")), "client connections"), Query(total(gauge("tidegate_upstream_connections")), "upstream connections"))),
 )  # fmt: skip
 
 ABUSE = (
-    Panel("Incidents opened", "In the time shown, by class.", (Query(total(f"increase(tidegate_incidents_total{{{JOB}}}[$__range])", "class"), "{{class}}"),), "short", "stat", 24),
-    Panel("Incidents open", "Each is one cause.", (Query(total(gauge("tidegate_incidents_active"), "instance"), "{{instance}}"),)),
-    Panel("Blocked, tagged, throttled", "Clients, now.", (Query(f"max({gauge('tidegate_blocks_active')})", "blocked"), Query(f"max({gauge('tidegate_standings_active')})", "tagged or throttled"))),
-    Panel("Refused", "By limits, throttles and blocks.", (Query(total(rate(REQUESTS, REFUSED), "action"), "{{action}}"),), "reqps", stacked=True),
-    Panel("Share refused", "Of all requests, by tenant.", (Query(f"{total(rate(REQUESTS, REFUSED), 'tenant')} / {total(rate(REQUESTS), 'tenant')}", "{{tenant}}"),), "percentunit"),
-    Panel("What observe mode would have done", "Nothing was done.", (Query(total(rate("tidegate_observed_actions_total"), "tenant", "action"), "{{tenant}} {{action}}"),), "reqps"),
-    Panel("Turned away before admission", "Wire rules, caps on connections.", (Query(total(rate("tidegate_turned_away_total"), "reason"), "{{reason}}"),), "reqps"),
-    Panel("Requests seen by detection", "A second; verdicts that wait for the store.", (Query(total(rate("tidegate_detected_events_total")), "requests"), Query(total(gauge("tidegate_verdicts_waiting")), "verdicts waiting"))),
-    Panel("Alerts", "Sent, by result; waiting.", (Query(total(rate("tidegate_alerts_total"), "type", "result"), "{{type}} {{result}}"), Query(total(gauge("tidegate_alerts_pending")), "waiting"))),
+    Panel("Incidents opened", "In the selected time range, by class.", (Query(total(f"increase(tidegate_incidents_total{{{JOB}}}[$__range])", "class"), "{{class}}"),), "short", "stat", 24),
+    Panel("Open incidents", "By gateway.", (Query(total(gauge("tidegate_incidents_active"), "instance"), "{{instance}}"),)),
+    Panel("Blocked, tagged, throttled", "Number of clients.", (Query(f"max({gauge('tidegate_blocks_active')})", "blocked"), Query(f"max({gauge('tidegate_standings_active')})", "tagged or throttled"))),
+    Panel("Refused requests", "By limits, throttles and blocks.", (Query(total(rate(REQUESTS, REFUSED), "action"), "{{action}}"),), "reqps", stacked=True),
+    Panel("Refused share", "Of all requests, by tenant.", (Query(f"{total(rate(REQUESTS, REFUSED), 'tenant')} / {total(rate(REQUESTS), 'tenant')}", "{{tenant}}"),), "percentunit"),
+    Panel("Actions in observe mode", "Not enforced.", (Query(total(rate("tidegate_observed_actions_total"), "tenant", "action"), "{{tenant}} {{action}}"),), "reqps"),
+    Panel("Refused before admission", "Malformed requests, connection caps.", (Query(total(rate("tidegate_turned_away_total"), "reason"), "{{reason}}"),), "reqps"),
+    Panel("Detection", "Requests per second; verdicts queued for the store.", (Query(total(rate("tidegate_detected_events_total")), "requests"), Query(total(gauge("tidegate_verdicts_waiting")), "verdicts queued"))),
+    Panel("Alerts", "Deliveries by result; pending alerts.", (Query(total(rate("tidegate_alerts_total"), "type", "result"), "{{type}} {{result}}"), Query(total(gauge("tidegate_alerts_pending")), "pending"))),
 )  # fmt: skip
 
 MONEY = (
-    Panel("Spent", "Dollars, in the time shown.", (Query(total(f"increase(tidegate_usd_total{{{JOB}}}[$__range])")),), "currencyUSD", "stat", 8),
-    Panel("An hour", "At the present rate.", (Query(f"3600 * {total(rate('tidegate_usd_total'))}"),), "currencyUSD", "stat", 8),
-    Panel("Without a price", "Requests, in the time shown.", (Query(total(f"increase(tidegate_unpriced_requests_total{{{JOB}}}[$__range])")),), "short", "stat", 8),
-    Panel("Dollars an hour by tenant", "By the price table.", (Query(f"3600 * {total(rate('tidegate_tenant_usd_total'), 'tenant')}", "{{tenant}}"),), "currencyUSD", stacked=True),
-    Panel("Dollars an hour by model", "By the price table.", (Query(f"3600 * {total(rate('tidegate_tenant_usd_total'), 'model')}", "{{model}}"),), "currencyUSD", stacked=True),
-    Panel("Tokens by model", "A second.", (Query(total(rate(TOKENS, 'kind=~"prompt|completion"'), "model"), "{{model}}"),), stacked=True),
-    Panel("Where counts came from", "The provider's own are exact.", (Query(total(rate("tidegate_usage_total"), "source"), "{{source}}"),), "reqps"),
+    Panel("Spend", "USD in the selected time range.", (Query(total(f"increase(tidegate_usd_total{{{JOB}}}[$__range])")),), "currencyUSD", "stat", 8),
+    Panel("Spend rate", "USD per hour.", (Query(f"3600 * {total(rate('tidegate_usd_total'))}"),), "currencyUSD", "stat", 8),
+    Panel("Unpriced requests", "In the selected time range.", (Query(total(f"increase(tidegate_unpriced_requests_total{{{JOB}}}[$__range])")),), "short", "stat", 8),
+    Panel("Spend by tenant", "USD per hour, by the price table.", (Query(f"3600 * {total(rate('tidegate_tenant_usd_total'), 'tenant')}", "{{tenant}}"),), "currencyUSD", stacked=True),
+    Panel("Spend by model", "USD per hour, by the price table.", (Query(f"3600 * {total(rate('tidegate_tenant_usd_total'), 'model')}", "{{model}}"),), "currencyUSD", stacked=True),
+    Panel("Tokens by model", "Per second.", (Query(total(rate(TOKENS, 'kind=~"prompt|completion"'), "model"), "{{model}}"),), stacked=True),
+    Panel("Source of token counts", "upstream: reported by the provider, exact.", (Query(total(rate("tidegate_usage_total"), "source"), "{{source}}"),), "reqps"),
 )  # fmt: skip
 
 HEALTH = (
     Panel("Workers ready", "By gateway.", (Query(gauge("tidegate_workers_ready"), "{{instance}}"),), "short", "stat", 8),
-    Panel("Configuration", "1: the last reading was fine.", (Query(gauge("tidegate_config_reload_success"), "{{instance}}"),), "short", "stat", 8),
-    Panel("Version", "That runs.", (Query(f"count by (version) (tidegate_build_info{{{JOB}}})", "{{version}}"),), "short", "stat", 8),
-    Panel("Time spent in the gateway", "The wait for the store included.", quantiles("tidegate_overhead_seconds"), "s"),
-    Panel("Identify, admit, score", "Of one request.", quantiles("tidegate_check_seconds"), "s"),
-    Panel("Waiting for the store", "Of one call.", quantiles("tidegate_store_seconds"), "s"),
-    Panel("Store", "Calls, and operations in them, a second.", (Query(total(rate("tidegate_store_calls_total")), "calls"), Query(total(rate("tidegate_store_ops_total")), "operations"), Query(total(rate("tidegate_store_timeouts_total")), "timeouts")), "ops"),
-    Panel("Away from the store", "Workers that limit on their own; settlements that wait.", (Query(total(gauge("tidegate_store_breakers_open")), "breakers"), Query(total(gauge("tidegate_store_journal_entries")), "settlements"))),
-    Panel("Records lost", "A second, by reason.", (Query(total(rate("tidegate_records_dropped_total"), "reason"), "{{reason}}"), Query(total(rate("tidegate_influx_records_total", 'result="dropped"')), "InfluxDB"))),
-    Panel("Records waiting", "Bytes in the rings; lines for InfluxDB.", (Query(total(gauge("tidegate_records_waiting_bytes")), "bytes"), Query(total(gauge("tidegate_influx_waiting")), "InfluxDB"))),
-    Panel("Spans", "OpenTelemetry, a second: exported, failed at the collector, turned away for want of room.", (Query(total(rate("tidegate_spans_total"), "result"), "{{result}}"),)),
-    Panel("Restarts", "Of children, in an hour.", (Query(total(f"increase(tidegate_restarts_total{{{JOB}}}[1h])", "child"), "{{child}}"),)),
+    Panel("Configuration", "1 if the last reload succeeded.", (Query(gauge("tidegate_config_reload_success"), "{{instance}}"),), "short", "stat", 8),
+    Panel("Version", "Gateways by version.", (Query(f"count by (version) (tidegate_build_info{{{JOB}}})", "{{version}}"),), "short", "stat", 8),
+    Panel("Gateway overhead", "Including the wait for the store.", quantiles("tidegate_overhead_seconds"), "s"),
+    Panel("Check time", "Identify, admit and score a request.", quantiles("tidegate_check_seconds"), "s"),
+    Panel("Store latency", "Per request.", quantiles("tidegate_store_seconds"), "s"),
+    Panel("Store calls", "Calls, their operations, and timeouts per second.", (Query(total(rate("tidegate_store_calls_total")), "calls"), Query(total(rate("tidegate_store_ops_total")), "operations"), Query(total(rate("tidegate_store_timeouts_total")), "timeouts")), "ops"),
+    Panel("Store outages", "Open circuit breakers; queued settlements.", (Query(total(gauge("tidegate_store_breakers_open")), "breakers"), Query(total(gauge("tidegate_store_journal_entries")), "settlements"))),
+    Panel("Records lost", "Per second, by reason.", (Query(total(rate("tidegate_records_dropped_total"), "reason"), "{{reason}}"), Query(total(rate("tidegate_influx_records_total", 'result="dropped"')), "InfluxDB"))),
+    Panel("Records queued", "Bytes in worker rings; records for InfluxDB.", (Query(total(gauge("tidegate_records_waiting_bytes")), "bytes"), Query(total(gauge("tidegate_influx_waiting")), "InfluxDB"))),
+    Panel("Spans", "OpenTelemetry, per second: exported, failed at the collector, dropped because the queue was full.", (Query(total(rate("tidegate_spans_total"), "result"), "{{result}}"),)),
+    Panel("Restarts", "Of child processes, per hour.", (Query(total(f"increase(tidegate_restarts_total{{{JOB}}}[1h])", "child"), "{{child}}"),)),
 )  # fmt: skip
 
 BOARDS: dict[str, tuple[str, tuple[Panel, ...]]] = {
-    "tidegate-now": ("Tidegate: now", NOW),
+    "tidegate-now": ("Tidegate: overview", NOW),
     "tidegate-abuse": ("Tidegate: abuse", ABUSE),
-    "tidegate-money": ("Tidegate: tokens and money", MONEY),
-    "tidegate-health": ("Tidegate: the gateway itself", HEALTH),
+    "tidegate-money": ("Tidegate: tokens and spend", MONEY),
+    "tidegate-health": ("Tidegate: health", HEALTH),
 }
 
 
 def board(uid: str) -> dict[str, Any]:
-    """One board as Grafana reads it."""
+    """One dashboard as Grafana JSON."""
     title, panels = BOARDS[uid]
     return {
         "uid": uid,
@@ -235,12 +235,12 @@ def _panel(number: int, panel: Panel) -> dict[str, Any]:
 
 
 def rendered(uid: str) -> str:
-    """The file of a board."""
+    """The file content of a dashboard."""
     return json.dumps(board(uid), indent=1, ensure_ascii=False) + "\n"
 
 
 def main(arguments: list[str]) -> int:
-    """Write, or check."""
+    """Write or check the files; returns the exit code."""
     stale = []
     FOLDER.mkdir(exist_ok=True)
     for uid in BOARDS:
@@ -251,7 +251,7 @@ def main(arguments: list[str]) -> int:
             if "--check" not in arguments:
                 path.write_text(text, encoding="utf-8")
     if stale and "--check" in arguments:
-        print("not what boards.py writes:", *stale)  # noqa: T201
+        print("differs from the output of boards.py:", *stale)  # noqa: T201
         return 1
     return 0
 

@@ -1,4 +1,4 @@
-"""What is under deploy/ holds together: rules, boards, compose, manifests, the docs."""
+"""Consistency of the files under deploy/: rules, boards, compose, manifests, docs."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def alerts():
 
 
 def documented():
-    """Names of metrics in the table of docs/operations.md."""
+    """Metric names in the table of docs/operations.md."""
     text = (REPOSITORY / "docs/operations.md").read_text()
     found = set(re.findall(r"^\| `(tidegate_[a-z_]+)", text, re.MULTILINE))
     histograms = {name for name in found if name.endswith("_seconds")}
@@ -46,8 +46,8 @@ def documented():
 
 @pytest.mark.skipif(not shutil.which("promtool"), reason="no promtool on PATH")
 @pytest.mark.parametrize("what", ["rules", "tests", "configuration"])
-def test_promtool_is_content(what):
-    """Rules are valid and do what their unit tests say."""
+def test_promtool_accepts_the_files(what):
+    """The Prometheus configuration and rules are valid and pass their unit tests."""
     commands = {
         "rules": ["check", "rules", "rules.yaml"],
         "tests": ["test", "rules", "rules_test.yaml"],
@@ -64,8 +64,8 @@ def test_promtool_is_content(what):
 
 
 @pytest.mark.skipif(not shutil.which("amtool"), reason="no amtool on PATH")
-def test_amtool_is_content():
-    """So is Alertmanager's configuration."""
+def test_amtool_accepts_the_configuration():
+    """The Alertmanager configuration is valid."""
     file = DEPLOY / "alertmanager/alertmanager.yml"
     done = subprocess.run(
         ["amtool", "check-config", str(file)],
@@ -77,8 +77,8 @@ def test_amtool_is_content():
 
 
 @pytest.mark.parametrize("rule", alerts(), ids=lambda rule: rule["alert"])
-def test_every_alert_can_be_acted_on(rule):
-    """Severity, summary, description, and a place in the docs that says what to do."""
+def test_every_alert_has_texts_and_a_runbook(rule):
+    """Every alert has a severity, texts, and an existing runbook section."""
     notes = rule["annotations"]
     assert rule["labels"]["severity"] in {"warning", "critical"}
     assert notes["summary"]
@@ -90,19 +90,19 @@ def test_every_alert_can_be_acted_on(rule):
 
 @pytest.mark.parametrize("rule", alerts(), ids=lambda rule: rule["alert"])
 def test_every_alert_has_a_unit_test(rule):
-    """It fires in one of promtool's tests."""
+    """Every alert occurs in promtool's unit tests."""
     assert rule["alert"] in (DEPLOY / "prometheus/rules_test.yaml").read_text()
 
 
 @pytest.mark.parametrize("path", [RULES, *BOARDS], ids=lambda path: path.name)
-def test_only_metrics_that_exist_are_asked_for(path):
-    """Every name is in the table of metrics."""
+def test_rules_and_boards_use_documented_metrics(path):
+    """Every metric in rules and boards is in the table of metrics."""
     unknown = set(METRIC.findall(path.read_text())) - documented()
     assert unknown == set()
 
 
-def test_the_boards_are_those_of_the_program():
-    """Nobody edited a board by hand."""
+def test_boards_are_generated_by_boards_py():
+    """The board files equal the output of boards.py."""
     program = DEPLOY / "grafana/boards.py"
     done = subprocess.run(
         [sys.executable, str(program), "--check"],
@@ -114,8 +114,8 @@ def test_the_boards_are_those_of_the_program():
 
 
 @pytest.mark.parametrize("path", BOARDS, ids=lambda path: path.stem)
-def test_a_board_is_what_grafana_reads(path):
-    """Grafana's own types take it, and give back its panels and queries."""
+def test_boards_load_in_grafanas_types(path):
+    """Grafana's SDK parses each board and keeps its panels."""
     models = pytest.importorskip("grafana_foundation_sdk.models.dashboard")
     board = json.loads(path.read_text())
     again = models.Dashboard.from_json(board).to_json()
@@ -130,7 +130,7 @@ def test_a_board_is_what_grafana_reads(path):
 
 @pytest.mark.parametrize("path", BOARDS, ids=lambda path: path.stem)
 def test_panels_do_not_overlap(path):
-    """Each has its own place within 24 columns."""
+    """Panels of a board do not overlap and fit in 24 columns."""
     taken = set()
     for panel in json.loads(path.read_text())["panels"]:
         place = panel["gridPos"]
@@ -144,8 +144,8 @@ def test_panels_do_not_overlap(path):
         taken |= cells
 
 
-def test_compose_joins_what_belongs_together():
-    """All six; files that are mounted exist; only loopback is published; volumes and
+def test_compose_services_are_consistent():
+    """Mounted files exist, ports are published on loopback only, and volumes and
     dependencies are declared.
     """
     compose = read(DEPLOY / "compose.yaml")
@@ -162,7 +162,7 @@ def test_compose_joins_what_belongs_together():
 
 
 def test_the_configuration_of_compose_is_valid():
-    """The gateway takes it, and talks to the services by their names."""
+    """The gateway's file is valid and refers to the services by name."""
     file = DEPLOY / "tidegate.toml"
     loaded = load(str(file), {}, ENV)
     hosts = set(read(DEPLOY / "compose.yaml")["services"])
@@ -174,7 +174,7 @@ def test_the_configuration_of_compose_is_valid():
 
 
 @pytest.mark.parametrize("path", MANIFESTS, ids=lambda path: path.stem)
-def test_manifests_keep_kubernetes_schemas(path):
+def test_manifests_match_kubernetes_schemas(path):
     """Every document is valid by the published schemas, without unknown fields."""
     judge = pytest.importorskip("kubernetes_validate")
     for document in yaml.safe_load_all(path.read_text()):
@@ -182,9 +182,9 @@ def test_manifests_keep_kubernetes_schemas(path):
 
 
 @pytest.mark.parametrize("path", MANIFESTS, ids=lambda path: path.stem)
-def test_manifests_fit_together(path):
-    """Selectors meet labels, mounts meet volumes, ports meet ports, the gateway's file
-    is valid, and a pod has more time to end than the gateway needs to drain.
+def test_manifests_are_consistent(path):
+    """Selectors, mounts and ports match, the gateway's file is valid, and the grace
+    period exceeds the drain timeout.
     """
     documents = list(yaml.safe_load_all(path.read_text()))
     kinds = {}
@@ -214,8 +214,8 @@ IMAGE = re.compile(r"^\s*(?:- )?image: (\S+)", re.MULTILINE)
 @pytest.mark.parametrize(
     "path", [DEPLOY / "compose.yaml", *MANIFESTS], ids=lambda path: path.stem
 )
-def test_images_are_pinned_and_secrets_are_elsewhere(path):
-    """To a patch release; no password or token stands in the file, nor as a default."""
+def test_images_are_pinned_and_no_secrets_are_included(path):
+    """Images have a patch version; no file contains a password or token."""
     text = path.read_text()
     images = IMAGE.findall(text)
     assert images
@@ -228,8 +228,8 @@ def test_images_are_pinned_and_secrets_are_elsewhere(path):
     assert [one for one in defaults if not one.startswith("${")] == []
 
 
-def test_the_model_outlives_its_sidecar():
-    """Kubernetes ends both at once; streams run to their end in the gateway's drain."""
+def test_the_model_server_stops_after_its_sidecar():
+    """The model server outlasts the gateway's drain, so open streams can finish."""
     for document in yaml.safe_load_all(
         (DEPLOY / "kubernetes/sidecar.yaml").read_text()
     ):

@@ -12,7 +12,7 @@ from tests.engines import engine_binaries, running_engine
 from tests.gateway_process import call, running_gateway, until
 
 CHAT = {"model": "gpt-4o-mini", "messages": [{"role": "user", "content": "hello"}]}
-# Families of the interface document with their labels, all of them and no others.
+# The documented core metrics with exactly their labels.
 DOCUMENTED = {
     "requests_total": {"tenant", "endpoint", "status", "action"},
     "tokens_total": {"tenant", "model", "kind"},
@@ -30,7 +30,7 @@ DOCUMENTED = {
     "alerts_pending": set(),
     "inflight": set(),
 }
-# Shows a sample only once there was one (see test_detection).
+# Has samples only after an incident (see test_detection.py).
 RARE = {"incidents_total"}
 RECEIVER = (
     '[[alert]]\ntype = "webhook"\nurl = "https://x.invalid"\nsecret = "whsec_bmV3"\n'
@@ -54,7 +54,7 @@ def _gateway(mock):
 
 
 def labels_of(text: str) -> dict[str, set[str]]:
-    """Names of labels by family, of what was scraped."""
+    """Label names by metric family of a scrape."""
     found: dict[str, set[str]] = {}
     for family in text_string_to_metric_families(text):
         name = family.name.removeprefix("tidegate_")
@@ -64,8 +64,8 @@ def labels_of(text: str) -> dict[str, set[str]]:
     return found
 
 
-def test_every_documented_metric_is_there(gateway):
-    """By name, with help, with the labels it is to have, and exact."""
+def test_every_documented_metric_is_exposed(gateway):
+    """Documented metrics have a help text and exactly the documented labels."""
     before = gateway.metrics().get("tidegate_records_total", 0)
     assert chat(gateway) == 200
     until(lambda: gateway.metrics()["tidegate_records_total"] > before)
@@ -80,7 +80,7 @@ def test_every_documented_metric_is_there(gateway):
 
 
 def test_subject_shows_usage_and_limits_and_can_be_reset(gateway):
-    """What a client used is what its limit says, until somebody forgets it."""
+    """A client's limits show its usage, and a reset sets it to zero."""
     gateway.reset("client_ip", "127.0.0.1")
     assert [chat(gateway) for _ in range(3)] == [200] * 3
     path = "/api/v1/clients/client_ip/127.0.0.1?tenant=default"
@@ -98,7 +98,7 @@ def test_subject_shows_usage_and_limits_and_can_be_reset(gateway):
     [("client_ip", "127.0.0.1"), ("network", "127.0.0.0/8"), ("tenant", "default")],
 )
 def test_block_takes_effect(gateway, kind, subject):
-    """403 soon after the call, and 200 again after the removal."""
+    """A block refuses with 403, and its removal serves requests again."""
     gateway.reset("client_ip", "127.0.0.1")
     gateway.api("POST", "/api/v1/blocks", {"kind": kind, "id": subject, "ttl": "1m"})
     until(lambda: chat(gateway) == 403)
@@ -107,13 +107,13 @@ def test_block_takes_effect(gateway, kind, subject):
     until(lambda: chat(gateway) == 200)
 
 
-def test_block_ends_by_itself(gateway):
-    """A ttl needs nobody to remember it."""
+def test_block_expires(gateway):
+    """A block with a ttl ends when it expires."""
     gateway.reset("client_ip", "127.0.0.1")
     block = {"kind": "client_ip", "id": "127.0.0.1", "ttl": "300ms"}
 
     def refused() -> bool:
-        # Put again and again: on a busy machine one could be over before it is met.
+        # Added repeatedly: on a loaded machine one could expire before the request.
         gateway.api("POST", "/api/v1/blocks", block)
         return chat(gateway) == 403
 
@@ -122,15 +122,15 @@ def test_block_ends_by_itself(gateway):
     until(lambda: gateway.api("GET", "/api/v1/blocks") == {"items": [], "next": None})
 
 
-def test_policies_show_what_is_in_force(gateway):
-    """Limits under their names, with the tenants they hold for."""
+def test_policies_show_effective_policies(gateway):
+    """Policies list their limits by name and their tenants."""
     (policy,) = gateway.api("GET", "/api/v1/policies")["items"]
     assert policy["limits"][0]["name"] == "client_ip.requests.1h"
     assert "default" in policy["tenants"]
 
 
-def test_token_is_asked_for(mock, monkeypatch):
-    """Every /api route wants it; the probes do not."""
+def test_token_is_required(mock, monkeypatch):
+    """``/api`` routes require the token; probes do not."""
     monkeypatch.setenv("TIDEGATE_ADMIN__TOKEN", "t0k")
     with running_gateway(config_for(mock)) as gateway:
         path = f"{gateway.admin}/api/v1/status"
@@ -145,7 +145,7 @@ def test_token_is_asked_for(mock, monkeypatch):
 
 @pytest.mark.skipif(not engine_binaries(), reason="no store engine")
 def test_block_reaches_every_machine(mock):
-    """Two gateways on one store: blocked at one, refused at both."""
+    """A block made on one gateway is enforced by all gateways of the store."""
     binary = next(iter(engine_binaries().values()))
     with (
         running_engine(binary) as engine,
@@ -158,7 +158,7 @@ def test_block_reaches_every_machine(mock):
         one.api("POST", "/api/v1/blocks", {"kind": "client_ip", "id": "127.0.0.1"})
         until(lambda: chat(two) == 403)
         two.children("control")[0].kill()
-        assert chat(two) == 403, "the worker keeps its list"
+        assert chat(two) == 403, "workers keep their block list without control"
         until(lambda: two.children("control"))
         body = json.loads(call("GET", f"{one.admin}/api/v1/blocks")[2])
         assert [item["id"] for item in body["items"]] == ["127.0.0.1"]

@@ -87,7 +87,7 @@ function evidenceTable(one) {
 
 function clientsCard(one, all, showAll) {
   const { clients } = one, tenants = one.tenant === "*" ? [] : [one.tenant];
-  const heads = [{ text: "Client" }, { text: "Share", num: true, title: "Share of the requests above the expected rate in the last hour, among the addresses or among the users of this incident" }, { text: "Requests/min", num: true }, { text: "vs expected", num: true }, { text: "Now" }, { text: "" }];
+  const heads = [{ text: "Client" }, { text: "Share", num: true, title: "Share of the requests above the expected rate in the last hour, among the addresses or among the users of this incident" }, { text: "Requests/min", num: true }, { text: "vs expected", num: true }, { text: "Action" }, { text: "" }];
   const rows = (all ? clients : clients.slice(0, SHORT_LIST)).map((client) => ({
     open: client.kind === "prompts" ? null : clientLink(client.kind, client.id, client.tenant),
     cells: [h("span", {}, client.kind === "prompts" ? h("span", { class: "mono" }, client.id) : h("a", { class: "mono", href: clientLink(client.kind, client.id, client.tenant) }, client.id), h("span", { class: "dim small" }, ` ${KIND_LABELS[client.kind]}`)),
