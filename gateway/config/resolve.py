@@ -30,7 +30,6 @@ from gateway.config.structs import (
 from gateway.config.values import FilePath, Secret, Url, parse_duration
 from gateway.core.model import (
     METERS,
-    NANOS_PER_USD,
     Anomaly,
     Campaign,
     Caps,
@@ -42,6 +41,8 @@ from gateway.core.model import (
     Rungs,
     Tenant,
 )
+from gateway.identity.identify import split_allow_entry
+from gateway.limits.meters import METER_TABLE
 
 Origin = str  # name of the policy that states a value, or "built in"
 BUILT_IN: Origin = "built in"
@@ -305,8 +306,9 @@ def to_limit(table: LimitTable, models: tuple[str, ...] = ()) -> Limit:
     """A limit in store units: nano-dollars, microseconds."""
     meter = next(m for m in METERS if getattr(table, m) is not None)
     amount = getattr(table, meter)
-    if meter == "usd":
-        amount = round(amount * NANOS_PER_USD)
+    per_unit = METER_TABLE[meter].per_unit
+    if per_unit != 1:
+        amount = round(amount * per_unit)
     window = table.window or ""
     if window in CALENDAR_WINDOWS:
         return Limit(table.per, meter, amount, 0, window, models)  # type: ignore[arg-type]
@@ -401,9 +403,11 @@ def _ladders(anomaly: Anomaly, stated: Mapping[str, LadderTable]) -> dict[str, R
 
 def normal_subject(text: str) -> str:
     """An allow-list entry with its kind: ``network:10.0.0.0/8``, ``user:alice``."""
-    if text.startswith(("client_ip:", "network:", "user:")):
+    try:
+        kind, id_ = split_allow_entry(text)
+    except ValueError:  # validation reports it
         return text
-    return f"network:{text}" if "/" in text else f"client_ip:{text}"
+    return f"{kind}:{id_}"
 
 
 # -- tenants and routes --------------------------------------------------------------

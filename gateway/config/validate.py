@@ -36,8 +36,10 @@ from gateway.config.structs import (
 )
 from gateway.config.values import Secret, is_loopback, parse_address, parse_duration
 from gateway.core.model import METERS, Limit, Rungs
+from gateway.identity.identify import split_allow_entry
 
 SUBJECT_KINDS = ("client_ip", "user", "tenant", "model")
+ALLOW_FORMS = '"203.0.113.9", "10.0.0.0/8", "user:alice", "tenant:acme"'
 STORE_FORMS = (
     "embedded:DIR, memory:, redis://, rediss://, unix://, redis+cluster://, "
     "redis+sentinel://"
@@ -287,14 +289,15 @@ def _check_window(limit: LimitTable, key: Key, diagnostics: Diagnostics) -> None
 
 
 def _check_allowed(subject: str, key: Key, diagnostics: Diagnostics) -> None:
-    kind, colon, rest = subject.partition(":")
-    if kind == "user" and colon:
-        if not rest:
-            diagnostics.add(key, "names no user", '"user:alice"')
-    elif kind in ("client_ip", "network") and colon:
-        _check_network(rest, key, diagnostics)
-    else:
-        _check_network(subject, key, diagnostics)
+    try:
+        kind, id_ = split_allow_entry(subject)
+    except ValueError as error:
+        diagnostics.add(key, str(error), ALLOW_FORMS)
+        return
+    if kind in ("client_ip", "network"):
+        _check_network(id_, key, diagnostics)
+    elif not id_:
+        diagnostics.add(key, f"names no {kind}", f'"{kind}:alice"')
 
 
 def _check_effective(config: Config, name: str, diagnostics: Diagnostics) -> None:

@@ -44,6 +44,7 @@ from gateway.control.spans import trace_families
 from gateway.control.workers import CallError, WorkerRegistry
 from gateway.core.model import Block, Limit, Policy
 from gateway.detect.export import ExpectedRate, SubjectActivity
+from gateway.limits.meters import METER_TABLE
 from gateway.serve.logs import get_logger
 from gateway.serve.runtime import ChildSpec
 from gateway.serve.store_url import masked_url
@@ -546,6 +547,7 @@ def public_policy_limit(limit: Limit) -> dict[str, Any]:
     shown: dict[str, Any] = msgspec.to_builtins(limit)
     shown.pop("window_us")
     shown.pop("calendar")
-    window = limit.name.rpartition(".")[2] if limit.meter != "concurrent" else None
-    amount = limit.amount / 1e9 if limit.meter == "usd" else limit.amount
+    spec = METER_TABLE[limit.meter]
+    window = None if spec.leased else limit.name.rpartition(".")[2]
+    amount = spec.in_units(limit.amount)
     return {"name": limit.name} | shown | {"amount": amount, "window": window}

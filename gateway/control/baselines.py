@@ -14,7 +14,11 @@ from typing import TYPE_CHECKING
 from redis.exceptions import RedisError
 
 from gateway.control.detection import Detection
-from gateway.core.baselines import BaselinesError, pack_baselines, unpack_baselines
+from gateway.detect.packed_baselines import (
+    BaselinesError,
+    pack_baselines,
+    unpack_baselines,
+)
 from gateway.serve.runtime import write_private
 from gateway.store.baselines import load_baselines, save_baselines
 

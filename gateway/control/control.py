@@ -51,7 +51,7 @@ from gateway.control.spans import open_traces
 from gateway.control.spending import Spending
 from gateway.control.watching import changes
 from gateway.control.workers import WorkerRegistry
-from gateway.core.baselines import BaselinesError
+from gateway.detect.packed_baselines import BaselinesError
 from gateway.serve.background import Background
 from gateway.serve.link import Message
 from gateway.serve.logs import log_state, set_up_logs

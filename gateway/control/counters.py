@@ -9,7 +9,8 @@ from typing import Any
 from gateway.admin.clients import moment
 from gateway.config.resolve import Resolved
 from gateway.control.workers import WorkerRegistry, read_sums
-from gateway.core.model import NANOS_PER_USD, SUB_BUCKETS, Policy
+from gateway.core.model import SUB_BUCKETS, Policy
+from gateway.limits.meters import METER_TABLE
 from gateway.limits.plans import cells_of_subject
 from gateway.limits.ports import Cell
 
@@ -69,11 +70,9 @@ def public_limit(tenant: str, cell: Cell, used: int, now: float) -> dict[str, An
     """A limit with what is used of it, as the admin API shows it. ``free_at``: when all
     of it is free again at the latest, if nothing else comes; null: it is, or nobody knows.
     """
-    amount: float = cell.amount
-    spent: float = used
+    spec = METER_TABLE[cell.limit.meter]
+    amount, spent = spec.in_units(cell.amount), spec.in_units(used)
     at = _free_at(cell, used, now)
-    if cell.limit.meter == "usd":
-        amount, spent = amount / NANOS_PER_USD, spent / NANOS_PER_USD
     return {
         "tenant": tenant,
         "limit": cell.limit.name,
@@ -86,7 +85,7 @@ def public_limit(tenant: str, cell: Cell, used: int, now: float) -> dict[str, An
 
 
 def _free_at(cell: Cell, used: int, now: float) -> float | None:
-    if not used or cell.limit.meter == "concurrent":
+    if not used or METER_TABLE[cell.limit.meter].leased:
         return None
     if cell.ends_at:
         return cell.ends_at

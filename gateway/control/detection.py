@@ -16,7 +16,7 @@ import msgspec
 
 from gateway.control.enforcer import Enforcer
 from gateway.control.incidents import LocalIncidents
-from gateway.core.model import CLOSED, STRANGERS, RequestRecord
+from gateway.core.model import ANONYMOUS_TENANT, CLOSED, RequestRecord
 from gateway.core.pace import is_due
 from gateway.detect.blocked_templates import blocked_templates, established_clients
 from gateway.detect.detectors import DetectionSettings, Detectors, settings_of
@@ -82,7 +82,7 @@ class Detection:
         """Settings in force from now on; whoever is not watched any more is let go."""
         policies = {tenant.name: tenant.policy for tenant in resolved.tenants}
         if resolved.anonymous is not None:
-            policies[STRANGERS] = resolved.anonymous
+            policies[ANONYMOUS_TENANT] = resolved.anonymous
         settings = settings_of(policies, resolved.default, resolved.campaigns)
         if settings != self._rooms.settings:
             self._settle_in(settings)

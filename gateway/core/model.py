@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from enum import IntEnum
-from typing import Literal
+from typing import Literal, get_args
 
 import msgspec
 
@@ -15,14 +15,7 @@ SUB_BUCKETS = 60
 Meter = Literal[
     "requests", "tokens", "prompt_tokens", "completion_tokens", "concurrent", "usd"
 ]
-METERS: tuple[Meter, ...] = (
-    "requests",
-    "tokens",
-    "prompt_tokens",
-    "completion_tokens",
-    "concurrent",
-    "usd",
-)
+METERS: tuple[Meter, ...] = get_args(Meter)
 UsageSource = Literal["upstream", "counted", "estimated", "none"]
 Action = Literal["allow", "tag", "throttle", "limit", "block"]
 Outcome = Literal["ok", "client_closed", "upstream_error", "timeout", "refused"]
@@ -181,7 +174,7 @@ class RequestRecord(msgspec.Struct, array_like=True, gc=False):
 OPERATOR = "operator"
 DETECTOR = "detector"
 # The tenant of the detector's verdicts on clients that no tenant knows.
-STRANGERS = "anonymous"
+ANONYMOUS_TENANT = "anonymous"
 
 
 class Block(msgspec.Struct, frozen=True):

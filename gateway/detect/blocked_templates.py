@@ -15,7 +15,7 @@ from gateway.detect.engine import Engine
 from gateway.detect.model import AttackClass
 from gateway.detect.templates import Template, is_member
 from gateway.detect.tenant import TenantState
-from gateway.limits.gate import marks_of
+from gateway.limits.gate import pack_client_hashes
 
 # Templates of one tenant, the newest first; a crowd has some dozens of wordings.
 MOST_TEMPLATES = 64
@@ -65,7 +65,7 @@ def is_refused(template: Template, now: float) -> bool:
 
 def established_clients(tenant: TenantState, born: float, now: float) -> bytes:
     """Marks of who is no member of a crowd whose first template was born then."""
-    return marks_of(
+    return pack_client_hashes(
         (kind, track.id)
         for kind, tracks in tenant.subjects.items()
         for track in tracks.values()

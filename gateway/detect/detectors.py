@@ -10,10 +10,10 @@ from collections.abc import Iterable, Mapping
 
 import msgspec
 
-from gateway.core.baselines import BaselinesError
 from gateway.core.model import Anomaly, Campaign, Policy, Rungs
 from gateway.detect.engine import Engine
 from gateway.detect.model import DetectSettings, Event, LadderSettings, Output
+from gateway.detect.packed_baselines import BaselinesError
 
 _ANYBODY = ""  # one entry for all tenants that nobody declared
 # What is kept of tenants whose detection is off, until it is on again: the ones seen

@@ -12,7 +12,7 @@ from typing import Annotated, Any, Protocol
 
 import msgspec
 
-from gateway.core.model import OPENED, STRANGERS, RequestRecord
+from gateway.core.model import ANONYMOUS_TENANT, OPENED, RequestRecord
 from gateway.detect.fingerprint import prompt_fingerprint
 from gateway.detect.model import (
     REFUSED_STATUS,
@@ -78,7 +78,7 @@ def event_from_request(record: RequestRecord) -> Event:
         record.ts + record.duration_ms * 1e-3,
         record.client_ip,
         ANONYMOUS if record.unnamed else record.user,
-        record.tenant or STRANGERS,
+        record.tenant or ANONYMOUS_TENANT,
         record.model,
         record.endpoint,
         record.prompt_tokens,

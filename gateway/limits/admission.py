@@ -1,8 +1,10 @@
-"""Step 4 and 6, the arithmetic: what a request costs, and how a limit says no.
+"""Steps 4 and 6, the arithmetic: costs of a request by cell, and refusals by limits.
 
-The completion share of a reserve is only an expectation. So a request is too large for
-a limit only where its prompt alone exceeds it; else the expectation is cut down to what
-the limit can hold, and the settlement puts right whatever the answer really cost.
+The completion tokens of a reserve are an expectation. So a request is too large for a
+limit only if its prompt alone exceeds the limit. Otherwise the expectation is cut down
+to what the limit can hold, and settling corrects it to what the answer really cost.
+
+Cost tuples before ``plan.pick`` are in the order of ``meters.Quantity``.
 """
 
 from __future__ import annotations
@@ -12,6 +14,7 @@ from operator import gt
 from typing import TYPE_CHECKING, Final, Literal
 
 from gateway.core.refusal import Refusal
+from gateway.limits.meters import METER_TABLE, REQUESTS, TOKENS
 from gateway.limits.plans import (
     THROTTLED,
     LimitPlan,
@@ -20,13 +23,7 @@ from gateway.limits.plans import (
     store_key,
     tenant_tag,
 )
-from gateway.limits.ratelimit import (
-    REQUESTS,
-    TOKENS,
-    describe,
-    format_reset,
-    write_amount,
-)
+from gateway.limits.ratelimit import describe, format_reset, write_amount
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -57,22 +54,22 @@ _NO_RETRY: Final = b"x-should-retry: false\r\n"
 def reserve_costs(
     plan: LimitPlan, prompt: int, completion: int, usd_nanos: int
 ) -> tuple[int, ...]:
-    """What to reserve in each cell: estimated prompt and expected completion tokens.
+    """Costs to reserve by cell: estimated prompt, expected completion tokens and price.
 
     Requests and open exchanges cost 1.
     """
     total = prompt + completion
     if total > plan.least_tokens or usd_nanos > plan.least_usd:
         return _clipped_costs(plan, prompt, completion, usd_nanos)
-    return plan.pick((1, total, prompt, completion, 1, usd_nanos))
+    return plan.pick((1, total, prompt, completion, usd_nanos))
 
 
 def _clipped_costs(
     plan: LimitPlan, prompt: int, completion: int, usd_nanos: int
 ) -> tuple[int, ...]:
-    costs = plan.pick((1, prompt + completion, prompt, completion, 1, usd_nanos))
-    floors = plan.pick((1, prompt, prompt, 0, 1, 0))
-    # At least one unit is asked of a limit of 0, which therefore refuses.
+    costs = plan.pick((1, prompt + completion, prompt, completion, usd_nanos))
+    floors = plan.pick((1, prompt, prompt, 0, 0))
+    # At least 1, so that a limit of 0 refuses.
     return tuple(
         cost if cost <= amount else max(floor, amount, 1)
         for cost, floor, amount in zip(costs, floors, plan.amounts, strict=True)
@@ -87,16 +84,16 @@ def actual_costs(
     *,
     failed: bool = False,
 ) -> tuple[int, ...]:
-    """What an exchange really cost. A failed call gives back tokens and money, never
-    the request itself.
+    """Costs by cell of a finished exchange. A failed one is refunded its tokens and
+    dollars, but still counts as a request.
     """
     if failed:
-        return plan.pick((1, 0, 0, 0, 1, 0))
-    return plan.pick((1, weighted_tokens, usage.prompt, usage.completion, 1, usd_nanos))
+        return plan.pick((1, 0, 0, 0, 0))
+    return plan.pick((1, weighted_tokens, usage.prompt, usage.completion, usd_nanos))
 
 
 def oversized(plan: LimitPlan, costs: Sequence[int]) -> int:
-    """The first cell that could not hold the request even when empty, or -1."""
+    """Index of the first cell that could not hold the request even when empty, or -1."""
     if not any(map(gt, costs, plan.amounts)):
         return -1
     pairs = zip(costs, plan.amounts, strict=True)
@@ -106,39 +103,39 @@ def oversized(plan: LimitPlan, costs: Sequence[int]) -> int:
 def ratelimit_headers(plan: LimitPlan, reserved: Reserved, now_us: int) -> bytes:
     """Header lines for an admitted request: the tightest limit of each family.
 
-    Tightest is the smallest remaining / amount. Nothing without limits, or when the
-    sums are not known. ``now_us`` is the store's clock.
+    Tightest: the smallest remaining / amount. b"" without limits, or when the sums are
+    not known. ``now_us`` is the store's clock.
     """
     sums = reserved.sums
     if not sums:
         return b""
-    # One pass; [requests, tokens, any] -> (share that is left, place).
+    # One pass finds the index of the tightest limit per family and of all.
     requests = tokens = tightest = -1
     least_requests = least_tokens = least = 2.0
-    for place, shown in enumerate(plan.shown):
-        share = (shown.amount - sums[place]) * shown.share
+    for place, header in enumerate(plan.headers):
+        share = (header.amount - sums[place]) * header.reciprocal
         if share < least:
             least, tightest = share, place
-        group = shown.group
-        if group == REQUESTS:
+        family = header.family
+        if family == REQUESTS:
             if share < least_requests:
                 least_requests, requests = share, place
-        elif group == TOKENS and share < least_tokens:
+        elif family == TOKENS and share < least_tokens:
             least_tokens, tokens = share, place
     if plan.has_calendar:
-        for shown in plan.shown:
-            shown.at(now_us)
+        for header in plan.headers:
+            header.refresh(now_us)
     lines = b""
     for place in (requests, tokens):
         if place >= 0:
             left = plan.amounts[place] - sums[place]
-            lines += plan.shown[place].template % (max(0, left))
+            lines += plan.headers[place].lines % (max(0, left))
     left = plan.amounts[tightest] - sums[tightest]
-    return lines + plan.shown[tightest].structured(max(0, left))
+    return lines + plan.headers[tightest].structured(max(0, left))
 
 
 def refuse_limit(plan: LimitPlan, reserved: Reserved, now_us: int) -> Refusal:
-    """The store said no: 429, and when to come back. ``now_us`` is its clock."""
+    """The 429 for a reserve that the store refused. ``now_us`` is the store's clock."""
     index = reserved.violated
     if index < 0:
         return _refuse_unchecked(reserved.retry_after)
@@ -147,42 +144,44 @@ def refuse_limit(plan: LimitPlan, reserved: Reserved, now_us: int) -> Refusal:
     limit = plan.cells[index].limit
     used = reserved.sums[index] if reserved.sums else limit.amount
     detail = ""
-    if limit.meter != "concurrent":
+    if not METER_TABLE[limit.meter].leased:
         needed = write_amount(limit, reserved.costs[index])
         detail = f"Used {write_amount(limit, used)}, requested {needed}. "
-    shown = plan.shown[index]
-    lines = _other_family(plan, reserved.sums, shown.group, now_us)
-    lines += shown.refused(max(0, limit.amount - used), reserved.retry_after)
+    header = plan.headers[index]
+    lines = _other_family(plan, reserved.sums, header.family, now_us)
+    lines += header.refused(max(0, limit.amount - used), reserved.retry_after)
     return _refusal(limit, detail, reserved.retry_after, lines)
 
 
 def _other_family(
-    plan: LimitPlan, sums: Sequence[int], group: int, now_us: int
+    plan: LimitPlan, sums: Sequence[int], refused: int, now_us: int
 ) -> bytes:
-    """The x-ratelimit lines of the family that did not refuse."""
+    """The x-ratelimit lines of the families other than the one that refused."""
     lines = b""
     for family in (REQUESTS, TOKENS):
         shares = [
-            ((shown.amount - used) * shown.share, place)
-            for place, (shown, used) in enumerate(zip(plan.shown, sums, strict=False))
-            if shown.group == family != group
+            ((header.amount - used) * header.reciprocal, place)
+            for place, (header, used) in enumerate(
+                zip(plan.headers, sums, strict=False)
+            )
+            if header.family == family != refused
         ]
         if shares:
             place = min(shares)[1]
-            shown = plan.shown[place]
-            shown.at(now_us)
-            lines += shown.template % max(0, shown.amount - sums[place])
+            header = plan.headers[place]
+            header.refresh(now_us)
+            lines += header.lines % max(0, header.amount - sums[place])
     return lines
 
 
 def refuse_over(plan: LimitPlan, place: int, wait_s: float) -> Refusal:
-    """A limit known to be full, without asking the store: ``wait_s`` until it frees."""
+    """The 429 for a cell in the over-limit cache, which has room after ``wait_s``."""
     limit = plan.cells[place].limit
-    return _refusal(limit, "", wait_s, plan.shown[place].refused(0, wait_s))
+    return _refusal(limit, "", wait_s, plan.headers[place].refused(0, wait_s))
 
 
 def refuse_oversized(plan: LimitPlan, place: int, costs: Sequence[int]) -> Refusal:
-    """A request that the limit could not hold even when empty: waiting is no use."""
+    """The 429 for a request larger than the whole limit: waiting does not help."""
     limit = plan.cells[place].limit
     needed = write_amount(limit, costs[place])
     message = (
@@ -201,14 +200,14 @@ def refuse_oversized(plan: LimitPlan, place: int, costs: Sequence[int]) -> Refus
 
 
 def refuse_block() -> Refusal:
-    """On the block list: 403. Neither reason nor end is for the caller to know."""
+    """The 403 for a blocked client. It discloses neither the reason nor the end."""
     return Refusal(
         403, "blocked", "This client is blocked.", action="block", by_policy=True
     )
 
 
 def _refuse_unchecked(wait_s: float) -> Refusal:
-    """``when_down = "closed"``: no limit said no, none could be asked."""
+    """The 429 while the store is down and ``when_down = "closed"``."""
     message = f"Limits cannot be checked at the moment. {_wait_in_words(wait_s)}"
     return Refusal(
         429,
@@ -247,7 +246,7 @@ def _wait_in_words(wait_s: float) -> str:
 
 
 def _retry_lines(wait_s: float) -> bytes:
-    """Retry-After in whole seconds (RFC 9110 §10.2.3), and finer for who reads it."""
+    """Retry-After in whole seconds (RFC 9110 section 10.2.3), and in milliseconds."""
     seconds = max(1, math.ceil(wait_s))
     return b"retry-after: %d\r\nretry-after-ms: %d\r\n" % (
         seconds,

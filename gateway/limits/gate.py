@@ -1,11 +1,11 @@
-"""Step 2, the gate: who is refused from the head alone, without asking the store.
+"""Step 2, the gate: refuses blocked and over-limit clients without a store call.
 
-Two kinds of knowledge. The block list, pushed by control (with whom the detector has
-tagged or throttled, whose requests pass the gate). And the cells known to be
-full by settled weight, which no refund can free before a known moment: refusing those
-here is exact, costs no call, and keeps a client that hammers on away from the store.
+Two sources. The block list, which the control process pushes; it also holds the
+enforcement states short of a block (tag, throttle), whose requests pass the gate. And
+the over-limit cache: cells that settled weight alone fills, so that no refund can make
+room before a known time. A refusal from the cache is therefore exact.
 
-Two clocks: blocks end by epoch seconds, full cells free by the loop's own clock.
+Two clocks: blocks end by epoch seconds, over-limit cells by the event loop's clock.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Final
 from zlib import crc32
 
 from gateway.core.lru import Lru
-from gateway.core.model import STRANGERS
+from gateway.core.model import ANONYMOUS_TENANT
 from gateway.core.prompt import TEMPLATE_BITS
 from gateway.core.refusal import Refusal
 from gateway.identity.cidr import Address, NetworkMap, normal_client_ip, parse_network
@@ -29,108 +29,114 @@ if TYPE_CHECKING:
     from gateway.limits.plans import LimitPlan
     from gateway.limits.ports import Reserved
 
-# The list that control keeps is bounded by the same figure.
+# The control process bounds its list by the same figure (``control/blocks.py``).
 MAX_BLOCKS: Final = 100_000
-MAX_FULL_CELLS: Final = 20_000
-# Templates of floods that a prompt is compared with: some 25 microseconds.
-MAX_FLOODS: Final = 256
+MAX_OVER_LIMIT_CELLS: Final = 20_000
+# Template blocks that one prompt is compared with: about 25 us for all of them.
+MAX_TEMPLATE_BLOCKS: Final = 256
 
 BLOCKED: Final = refuse_block()
 _Key = tuple[str, str, str | None]
 
 
 class Gate:
-    """The blocks and the full cells of one worker; every check is a few look-ups."""
+    """Blocks and over-limit cells of one worker; each check is a few dict look-ups."""
 
     __slots__ = (
         "_blocks",
-        "_full",
+        "_established",
         "_max_blocks",
         "_networks",
-        "_settled",
-        "floods",
-        "quiet",
-        "standings",
-        "turned_away",
+        "_over_limit",
+        "dropped_blocks",
+        "enforcement_states",
+        "fast_path",
+        "template_blocks",
     )
 
     def __init__(
-        self, *, max_blocks: int = MAX_BLOCKS, max_full: int = MAX_FULL_CELLS
+        self,
+        *,
+        max_blocks: int = MAX_BLOCKS,
+        max_over_limit: int = MAX_OVER_LIMIT_CELLS,
     ) -> None:
         self._max_blocks = max_blocks
         self._blocks: dict[_Key, Block] = {}
-        # Blocks of networks once more, to be found by an address: the service-wide one
-        # and each tenant's.
+        # Network blocks by prefix, then by tenant (None: the whole service): an index
+        # into ``_blocks`` for the look-up by address.
         self._networks: NetworkMap[dict[str | None, Block]] = NetworkMap()
-        self._full: Lru[bytes, float] = Lru(max_full)
-        # Blocks of prompts once more, by their fingerprint; and, of each tenant that is
-        # flooded, the marks of who was there before.
-        self.floods: dict[tuple[int, str | None], Block] = {}
-        self._settled: Mapping[str, frozenset[int]] = {}
-        self.turned_away = 0  # blocks that found no room
-        self.standings = 0  # entries that are no block: tagged, throttled
-        # No block and no full cell: no request need be looked at.
-        self.quiet = True
+        self._over_limit: Lru[bytes, float] = Lru(max_over_limit)
+        # Template blocks by (fingerprint, tenant): likewise an index.
+        self.template_blocks: dict[tuple[int, str | None], Block] = {}
+        # Hashes of the clients first seen before the attack, by attacked tenant.
+        self._established: Mapping[str, frozenset[int]] = {}
+        self.dropped_blocks = 0  # not added: the list was full, or the id unreadable
+        self.enforcement_states = 0  # entries with action tag or throttle
+        # True without any block or over-limit cell: callers may skip every check.
+        self.fast_path = True
 
     def __len__(self) -> int:
         return len(self._blocks)
 
     @property
-    def full_cells(self) -> int:
-        """How many cells are remembered as full (some may have freed since)."""
-        return len(self._full)
+    def over_limit_cells(self) -> int:
+        """Cells in the over-limit cache (some may have room again by now)."""
+        return len(self._over_limit)
 
-    def _note(self) -> None:
-        self.quiet = not self._blocks and not self._full
+    def _update_fast_path(self) -> None:
+        self.fast_path = not self._blocks and not self._over_limit
 
     # -- blocks ------------------------------------------------------------------
 
     def replace_blocks(self, blocks: Iterable[Block]) -> None:
-        """The whole list anew."""
+        """Replace the whole list."""
         self._blocks.clear()
         self._networks.clear()
-        self.floods.clear()
-        self.standings = 0
+        self.template_blocks.clear()
+        self.enforcement_states = 0
         for block in blocks:
             self.add_block(block)
-        self._note()
+        self._update_fast_path()
 
     def add_block(self, block: Block) -> bool:
-        """Add a block, in place of an older one of the same subject.
+        """Add a block, or replace the one of the same subject.
 
-        False: not taken, because the list is full or the id cannot be read.
+        False: not added, because the list is full or the id cannot be parsed.
         """
         key = _key_of(block.kind, block.id, block.tenant)
         if key not in self._blocks and len(self._blocks) >= self._max_blocks:
-            self.turned_away += 1
+            self.dropped_blocks += 1
             return False
         if block.kind == "network":
             try:
                 self._of_prefix(block.id)[block.tenant] = block
             except ValueError:
-                self.turned_away += 1
+                self.dropped_blocks += 1
                 return False
         elif block.kind == "prompts":
-            if key not in self._blocks and len(self.floods) >= MAX_FLOODS:
-                self.turned_away += 1
+            if (
+                key not in self._blocks
+                and len(self.template_blocks) >= MAX_TEMPLATE_BLOCKS
+            ):
+                self.dropped_blocks += 1
                 return False
             try:
-                self.floods[int(block.id, 16), block.tenant] = block
+                self.template_blocks[int(block.id, 16), block.tenant] = block
             except ValueError:
-                self.turned_away += 1
+                self.dropped_blocks += 1
                 return False
         self._count(self._blocks.get(key), -1)
         self._blocks[key] = block
         self._count(block, 1)
-        self.quiet = False
+        self.fast_path = False
         return True
 
     def _count(self, block: Block | None, step: int) -> None:
         if block is not None and block.action != "block":
-            self.standings += step
+            self.enforcement_states += step
 
     def _of_prefix(self, network: str) -> dict[str | None, Block]:
-        """The blocks of a network; raises ValueError for what is none."""
+        """Blocks of one network by tenant. Raises ValueError for a bad network."""
         prefix = parse_network(network)
         blocks = self._networks.get(prefix)
         if blocks is None:
@@ -139,15 +145,15 @@ class Gate:
         return blocks
 
     def remove_block(self, kind: str, subject: str, tenant: str | None) -> None:
-        """Lift a block; unknown ones are none."""
+        """Remove a block; does nothing when there is none."""
         key = _key_of(kind, subject, tenant)
         gone = self._blocks.pop(key, None)
         if gone is None:
             return
         self._count(gone, -1)
-        self._note()
+        self._update_fast_path()
         if kind == "prompts":
-            del self.floods[int(subject, 16), tenant]
+            del self.template_blocks[int(subject, 16), tenant]
         if kind != "network":
             return
         by_tenant = self._of_prefix(subject)
@@ -156,7 +162,7 @@ class Gate:
             self._networks.pop(parse_network(subject))
 
     def drop_expired(self, now: float) -> int:
-        """Forget blocks that ended before ``now`` (epoch seconds); how many."""
+        """Remove blocks that ended by ``now`` (epoch seconds); returns how many."""
         ended = [
             key
             for key, block in self._blocks.items()
@@ -167,11 +173,11 @@ class Gate:
         return len(ended)
 
     def check_blocks(self, identity: Identity, now: float) -> Refusal | None:
-        """A refusal for who is blocked; ``now`` in epoch seconds."""
+        """The refusal of a blocked client, else None; ``now`` in epoch seconds."""
         return None if self.find_block(identity, now) is None else BLOCKED
 
     def find_block(self, identity: Identity, now: float) -> Block | None:
-        """What blocks this client."""
+        """The block that applies to this client, else None."""
         if not self._blocks or identity.allowed:
             return None
         tenant = identity.tenant.name
@@ -183,8 +189,10 @@ class Gate:
         )
 
     def find_head_block(self, identity: Identity, now: float) -> Block | None:
-        """What blocks this client whatever its body says: where the body may name
-        another user, a block of the head's waits for it.
+        """The block that applies whatever the body says, else None.
+
+        Where the body may name another user, blocks of the head's user are left for
+        ``find_block``, which is called once the body is read.
         """
         if not identity.takes_body_user:
             return self.find_block(identity, now)
@@ -197,32 +205,41 @@ class Gate:
             or self._of_network(identity.address, tenant, now)
         )
 
-    def settle_down(self, settled: Mapping[str, bytes]) -> None:
-        """Who was there before a flood, by tenant, as ``marks_of`` wrote it."""
-        self._settled = {tenant: _marks_in(held) for tenant, held in settled.items()}
+    def set_established(self, established: Mapping[str, bytes]) -> None:
+        """Set the established clients of each attacked tenant (``pack_client_hashes``).
 
-    def find_flood(
+        Established: first seen before the attack, hence exempt from template blocks.
+        """
+        self._established = {
+            tenant: _unpack_client_hashes(packed)
+            for tenant, packed in established.items()
+        }
+
+    def find_template_block(
         self, identity: Identity, fingerprint: int, now: float
     ) -> Block | None:
-        """The block of a flood's template, for a prompt that follows it and a client
-        that came with the flood. While nobody has said who was there before, none is.
+        """The template block that this prompt matches, for a client not established.
+
+        None while the established clients of the tenant are not known.
         """
         tenant = identity.tenant.name
-        settled = self._settled.get(tenant)
-        if settled is None or identity.allowed:
+        established = self._established.get(tenant)
+        if established is None or identity.allowed:
             return None
-        for (print_, where), block in self.floods.items():
+        for (print_, where), block in self.template_blocks.items():
             if where != tenant or (print_ ^ fingerprint).bit_count() > TEMPLATE_BITS:
                 continue
-            if _blocks_now(block, now) and not _has_settled(settled, identity):
+            if _blocks_now(block, now) and not _is_established(established, identity):
                 return block
         return None
 
-    def find_standing(self, identity: Identity, now: float) -> Block | None:
-        """What is done to this client short of a block: throttled before tagged, the
-        slowest before others.
+    def find_enforcement(self, identity: Identity, now: float) -> Block | None:
+        """The enforcement state short of a block that applies to this client.
+
+        Of several, throttle goes before tag, then the lowest rate, then the highest
+        score.
         """
-        if not self.standings or identity.allowed:
+        if not self.enforcement_states or identity.allowed:
             return None
         tenant = identity.tenant.name
         worst = None
@@ -234,27 +251,27 @@ class Gate:
             found = self._blocks.get((kind, subject, tenant))
             if found is None or found.action == "block" or not _lasts(found, now):
                 continue
-            if worst is None or _order(found) < _order(worst):
+            if worst is None or _precedence(found) < _precedence(worst):
                 worst = found
         return worst
 
-    def find_stranger(
+    def find_anonymous_block(
         self, client_ip: str, address: Address | None, now: float
     ) -> Block | None:
-        """What blocks a client without a tenant: blocks of addresses, service-wide or
-        of strangers.
+        """The block of a client without a tenant: of its address or network, either
+        service-wide or for ANONYMOUS_TENANT.
         """
         if not self._blocks:
             return None
-        return self._held("client_ip", client_ip, STRANGERS, now) or self._of_network(
-            address, STRANGERS, now
-        )
+        return self._held(
+            "client_ip", client_ip, ANONYMOUS_TENANT, now
+        ) or self._of_network(address, ANONYMOUS_TENANT, now)
 
-    def check_stranger(
+    def check_anonymous(
         self, client_ip: str, address: Address | None, now: float
     ) -> Refusal | None:
-        """A refusal for a blocked client without a tenant."""
-        found = self.find_stranger(client_ip, address, now)
+        """The refusal of a blocked client without a tenant, else None."""
+        found = self.find_anonymous_block(client_ip, address, now)
         return None if found is None else BLOCKED
 
     def _held(self, kind: str, subject: str, tenant: str, now: float) -> Block | None:
@@ -276,41 +293,41 @@ class Gate:
                     return found
         return None
 
-    # -- full cells --------------------------------------------------------------
+    # -- over-limit cache --------------------------------------------------------
 
     def remember(self, reserved: Reserved, mono: float) -> None:
-        """Note the cell that refused, if settled weight alone fills it.
+        """Cache the cell that refused, if settled weight alone fills it.
 
-        ``mono``: the loop's clock, as in ``reserved.frees_at``.
+        ``mono``: the event loop's clock, as in ``reserved.frees_at``.
         """
         if reserved.violated >= 0 and reserved.frees_at > mono:
             key = reserved.plan.cells[reserved.violated].key
-            self._full.put(key, reserved.frees_at)
-            self.quiet = False
+            self._over_limit.put(key, reserved.frees_at)
+            self.fast_path = False
 
     def forget(self, keys: Iterable[bytes]) -> None:
-        """These counters were reset."""
+        """Remove the cells with these keys: their counters were reset."""
         for key in keys:
-            self._full.pop(key)
-        self._note()
+            self._over_limit.pop(key)
+        self._update_fast_path()
 
     def forget_all(self) -> None:
-        """Limits changed: what was full may have room."""
-        self._full.clear()
-        self._note()
+        """Empty the cache: limits changed, so full cells may have room."""
+        self._over_limit.clear()
+        self._update_fast_path()
 
     def check_head(
         self, plan: LimitPlan, mono: float, *, billable: bool
     ) -> Refusal | None:
-        """A refusal if a cell that this request must add to is full.
+        """The refusal by a cached cell that this request must add to, else None.
 
-        ``billable`` says that the endpoint costs tokens, at least one.
+        ``billable``: the endpoint costs at least one token.
         """
-        full = self._full
-        if not full:
+        over_limit = self._over_limit
+        if not over_limit:
             return None
         for place in plan.gate_places_billable if billable else plan.gate_places:
-            frees_at = full.get(plan.cells[place].key)
+            frees_at = over_limit.get(plan.cells[place].key)
             if frees_at is not None and frees_at > mono:
                 return refuse_over(plan, place, frees_at - mono)
         return None
@@ -318,39 +335,42 @@ class Gate:
     def check_costs(
         self, plan: LimitPlan, costs: Sequence[int], mono: float
     ) -> Refusal | None:
-        """The same once the model and the costs are known, for all cells."""
-        full = self._full
-        if not full:
+        """``check_head`` over all cells, once the model and the costs are known."""
+        over_limit = self._over_limit
+        if not over_limit:
             return None
         for place, cell in enumerate(plan.cells):
-            frees_at = full.get(cell.key) if costs[place] else None
+            frees_at = over_limit.get(cell.key) if costs[place] else None
             if frees_at is not None and frees_at > mono:
                 return refuse_over(plan, place, frees_at - mono)
         return None
 
 
-def mark_of(kind: str, subject: str) -> int:
-    """32 bits that stand for a subject: one of a million strangers passes for it."""
+def client_hash(kind: str, subject: str) -> int:
+    """CRC-32 of a subject, for sets of established clients that fit in a message.
+
+    Beside 4,000 established clients, one new client in a million collides.
+    """
     return crc32(f"{kind}:{subject}".encode())
 
 
-def marks_of(subjects: Iterable[tuple[str, str]]) -> bytes:
-    """Marks of subjects (kind, id), four bytes each, for a process of this machine."""
-    return array("I", (mark_of(*subject) for subject in subjects)).tobytes()
+def pack_client_hashes(subjects: Iterable[tuple[str, str]]) -> bytes:
+    """Hashes of subjects (kind, id), 4 bytes each in this machine's byte order."""
+    return array("I", (client_hash(*subject) for subject in subjects)).tobytes()
 
 
-def _marks_in(marks: bytes) -> frozenset[int]:
-    found = array("I")
-    found.frombytes(marks)
-    return frozenset(found)
+def _unpack_client_hashes(packed: bytes) -> frozenset[int]:
+    hashes = array("I")
+    hashes.frombytes(packed)
+    return frozenset(hashes)
 
 
-def _has_settled(settled: frozenset[int], identity: Identity) -> bool:
-    """Whether neither address nor user is new."""
+def _is_established(established: frozenset[int], identity: Identity) -> bool:
+    """Whether both the address and the user (if any) are established clients."""
     user = identity.user
-    if user != ANONYMOUS and mark_of("user", user) not in settled:
+    if user != ANONYMOUS and client_hash("user", user) not in established:
         return False
-    return mark_of("client_ip", identity.client_ip) in settled
+    return client_hash("client_ip", identity.client_ip) in established
 
 
 def _key_of(kind: str, subject: str, tenant: str | None) -> _Key:
@@ -363,8 +383,8 @@ def _blocks_now(block: Block, now: float) -> bool:
     return block.action == "block" and _lasts(block, now)
 
 
-def _order(block: Block) -> tuple[bool, int, float]:
-    """Whom to follow first when several of a client's subjects stand somewhere."""
+def _precedence(block: Block) -> tuple[bool, int, float]:
+    """Sort key of enforcement states: the smallest one applies."""
     return block.action != "throttle", block.rate, -block.score
 
 

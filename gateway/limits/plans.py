@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Container, Iterable, Sequence
 from datetime import datetime, timedelta, tzinfo
 from fnmatch import translate
 from operator import itemgetter
@@ -20,11 +20,12 @@ from zoneinfo import ZoneInfo
 import msgspec
 
 from gateway.core.lru import Lru
-from gateway.core.model import METERS, Block, CellKind, Limit, Policy
+from gateway.core.model import Block, CellKind, Limit, Policy
 from gateway.identity.cidr import normal_client_ip
 from gateway.identity.identify import Identity, readable_id
+from gateway.limits.meters import METER_TABLE, TOKEN_QUANTITIES, Quantity
 from gateway.limits.ports import Cell, Plan
-from gateway.limits.ratelimit import ShownLimit
+from gateway.limits.ratelimit import LimitHeaderTemplate
 
 SCHEMA_VERSION: Final = b"1"
 DEFAULT_PREFIX: Final = b"tidegate:"
@@ -34,11 +35,7 @@ LEASE_US: Final = 60_000_000
 DEFAULT_CAPACITY: Final = 8192
 
 _KINDS: Final = ("client_ip", "user", "tenant", "model")
-_METER_INDEX: Final = {meter: index for index, meter in enumerate(METERS)}
-_TOKEN_METERS: Final = frozenset({"tokens", "prompt_tokens", "completion_tokens"})
-# What any billable request costs at least one of, whatever its answer will be.
-_BILLABLE_METERS: Final = frozenset({"requests", "tokens", "prompt_tokens"})
-# A model's name is the client's to choose; longer ones are shortened by a hash.
+# Clients choose the model's name; longer names end in a hash.
 _MAX_MODEL_CHARS: Final = 128
 _NO_BOUND: Final = 1 << 62
 _FOREVER: Final = float("inf")
@@ -49,7 +46,7 @@ THROTTLED: Final = "throttled_"
 _MINUTE_US: Final = 60_000_000
 _CLIENTS: Final = frozenset({"client_ip", "user"})
 # Combinations of limits met per tenant; more than a few need many model globs.
-_MAX_LIKES: Final = 64
+MAX_PROTOTYPES: Final = 64
 
 
 def tenant_tag(tenant: str) -> bytes:
@@ -149,11 +146,11 @@ class LimitPlan(Plan):
         "gate_places",
         "gate_places_billable",
         "has_calendar",
+        "headers",
         "least_tokens",
         "least_usd",
         "minute_places",
         "pick",
-        "shown",
         "unthrottled",
         "until",
     )
@@ -162,31 +159,31 @@ class LimitPlan(Plan):
         self,
         cells: tuple[Cell, ...] = (),
         tag: bytes = b"",
-        shown: tuple[ShownLimit, ...] = (),
-        like: LimitPlan | None = None,
+        headers: tuple[LimitHeaderTemplate, ...] = (),
+        prototype: LimitPlan | None = None,
     ) -> None:
-        """``like``: a plan of the same limits in the same periods, to copy from."""
+        """``prototype``: a plan of the same limits in the same periods, to copy from."""
         super().__init__(cells, tag)
-        self.shown = shown
+        self.headers = headers
         # The plan without the throttle, whose cell is the last one here.
         self.unthrottled: LimitPlan | None = None
-        if like is None:
+        if prototype is None:
             self._make_ready(cells)
         else:
-            self._copy(like)
+            self._copy(prototype)
 
     def _make_ready(self, cells: tuple[Cell, ...]) -> None:
         self.amounts = tuple(cell.amount for cell in cells)
         self.until = min((c.ends_at for c in cells if c.ends_at), default=_FOREVER)
         self.has_calendar = self.until < _FOREVER
-        self.least_tokens = _least(cells, _TOKEN_METERS)
-        self.least_usd = _least(cells, {"usd"})
-        # From (requests, tokens, prompt, completion, concurrent, usd) to the cells.
-        self.pick = _picker([_METER_INDEX[cell.limit.meter] for cell in cells])
-        # The cells of which every (billable) request costs at least one.
-        self.gate_places = _places(cells, {"requests"})
-        self.gate_places_billable = _places(cells, _BILLABLE_METERS)
-        # Where the requests of a minute are counted, of the address or the user.
+        self.least_tokens = _least(cells, TOKEN_QUANTITIES)
+        self.least_usd = _least(cells, {Quantity.USD_NANOS})
+        # From the quantities of a request (``meters.Quantity``) to costs by cell.
+        self.pick = _picker([METER_TABLE[cell.limit.meter].reads for cell in cells])
+        # Indices of the cells that every (billable) request adds at least 1 to.
+        self.gate_places = _places(cells, {"any request"})
+        self.gate_places_billable = _places(cells, {"any request", "billable request"})
+        # Indices of the cells that count requests per minute of an address or a user.
         self.minute_places = tuple(
             place
             for place, cell in enumerate(cells)
@@ -195,26 +192,33 @@ class LimitPlan(Plan):
             and cell.limit.per in _CLIENTS
         )
 
-    def _copy(self, like: LimitPlan) -> None:
-        self.amounts = like.amounts
-        self.until = like.until
-        self.has_calendar = like.has_calendar
-        self.least_tokens = like.least_tokens
-        self.least_usd = like.least_usd
-        self.pick = like.pick
-        self.gate_places = like.gate_places
-        self.gate_places_billable = like.gate_places_billable
-        self.minute_places = like.minute_places
+    def _copy(self, prototype: LimitPlan) -> None:
+        self.amounts = prototype.amounts
+        self.until = prototype.until
+        self.has_calendar = prototype.has_calendar
+        self.least_tokens = prototype.least_tokens
+        self.least_usd = prototype.least_usd
+        self.pick = prototype.pick
+        self.gate_places = prototype.gate_places
+        self.gate_places_billable = prototype.gate_places_billable
+        self.minute_places = prototype.minute_places
 
 
-def _least(cells: Iterable[Cell], meters: Iterable[str]) -> int:
-    amounts = (cell.amount for cell in cells if cell.limit.meter in meters)
+def _least(cells: Iterable[Cell], quantities: Container[Quantity]) -> int:
+    """The smallest amount among the cells that count one of ``quantities``."""
+    amounts = (
+        cell.amount
+        for cell in cells
+        if METER_TABLE[cell.limit.meter].reads in quantities
+    )
     return min(amounts, default=_NO_BOUND)
 
 
-def _places(cells: Iterable[Cell], meters: Iterable[str]) -> tuple[int, ...]:
+def _places(cells: Iterable[Cell], always_costs: Container[str]) -> tuple[int, ...]:
     return tuple(
-        place for place, cell in enumerate(cells) if cell.limit.meter in meters
+        place
+        for place, cell in enumerate(cells)
+        if METER_TABLE[cell.limit.meter].always_costs in always_costs
     )
 
 
@@ -240,8 +244,8 @@ def throttled_plan(
     )
     key = store_key(prefix, tenant, limit, [standing.id])
     cell = Cell(key, CellKind.SLIDING, _MINUTE_US, limit.amount, limit)
-    shown = (*plan.shown, ShownLimit(limit))
-    throttled = LimitPlan((*plan.cells, cell), plan.tag, shown)
+    headers = (*plan.headers, LimitHeaderTemplate(limit))
+    throttled = LimitPlan((*plan.cells, cell), plan.tag, headers)
     throttled.unthrottled = plan
     return throttled
 
@@ -250,7 +254,7 @@ class _Rule:
     """One limit of a policy, read: whom it counts, and for which models."""
 
     __slots__ = (
-        "_shown",
+        "_header_template",
         "by_model",
         "by_user",
         "kinds",
@@ -270,20 +274,22 @@ class _Rule:
         self.by_user = "user" in self.kinds
         pattern = "|".join(map(translate, limit.models))
         self.matches = re.compile(pattern).match
-        self._shown: tuple[float, ShownLimit] | None = None
+        self._header_template: tuple[float, LimitHeaderTemplate] | None = None
 
-    def show(self, ends_at: float, length_s: int) -> ShownLimit:
+    def header_template(self, ends_at: float, length_s: int) -> LimitHeaderTemplate:
         """The limit's header lines: shared by all plans, made once in each period."""
-        if self._shown is None or self._shown[0] != ends_at:
-            shown = ShownLimit(self.limit, ends_at=ends_at, length_s=length_s)
-            self._shown = (ends_at, shown)
-        return self._shown[1]
+        if self._header_template is None or self._header_template[0] != ends_at:
+            headers = LimitHeaderTemplate(
+                self.limit, ends_at=ends_at, length_s=length_s
+            )
+            self._header_template = (ends_at, headers)
+        return self._header_template[1]
 
 
 class _Table:
     """The rules of one policy under one tenant, with its keys' common beginning."""
 
-    __slots__ = ("by_model", "likes", "policy", "rules", "stem", "tag")
+    __slots__ = ("by_model", "policy", "prototypes", "rules", "stem", "tag")
 
     def __init__(self, policy: Policy, prefix: bytes, tenant: str) -> None:
         self.policy = policy
@@ -292,7 +298,7 @@ class _Table:
         self.stem = _key_stem(prefix, tenant)
         self.tag = tenant_tag(tenant)
         # One finished plan for each combination of limits, for others to copy from.
-        self.likes: dict[tuple[ShownLimit, ...], LimitPlan] = {}
+        self.prototypes: dict[tuple[LimitHeaderTemplate, ...], LimitPlan] = {}
 
 
 class _CellMaker:
@@ -317,7 +323,7 @@ class _CellMaker:
             cell = Cell(key, kind, 0, limit.amount, limit, ends_at)
             return cell, round(ends_at - period.starts_at)
         key = _join_key(stem, rule.limit_bytes, ids, "")
-        if limit.meter == "concurrent":
+        if METER_TABLE[limit.meter].leased:
             kind, window_us = CellKind.CONCURRENT, self._lease_us
         else:
             kind, window_us = CellKind.SLIDING, limit.window_us
@@ -415,7 +421,7 @@ class PlanBook:
         }
         # Limits with the same key would count a request twice: the smallest stands
         # for all.
-        chosen: dict[bytes, tuple[Cell, ShownLimit]] = {}
+        chosen: dict[bytes, tuple[Cell, LimitHeaderTemplate]] = {}
         for rule in rules:
             if rule.matches(model) is None:
                 continue
@@ -423,17 +429,17 @@ class PlanBook:
             cell, length_s = self._cells.make(rule, table.stem, names, now)
             other = chosen.get(cell.key)
             if other is None or cell.amount < other[0].amount:
-                chosen[cell.key] = (cell, rule.show(cell.ends_at, length_s))
+                chosen[cell.key] = (cell, rule.header_template(cell.ends_at, length_s))
         cells = tuple([cell for cell, _ in chosen.values()])
         # The header lines belong to limit and period: where these are the same, all
         # that does not name the client is the same.
-        shown = tuple([shown for _, shown in chosen.values()])
-        like = table.likes.get(shown)
-        plan = LimitPlan(cells, table.tag, shown, like)
-        if like is None:
-            if len(table.likes) >= _MAX_LIKES:
-                table.likes.clear()
-            table.likes[shown] = plan
+        headers = tuple([headers for _, headers in chosen.values()])
+        prototype = table.prototypes.get(headers)
+        plan = LimitPlan(cells, table.tag, headers, prototype)
+        if prototype is None:
+            if len(table.prototypes) >= MAX_PROTOTYPES:
+                table.prototypes.clear()
+            table.prototypes[headers] = plan
         return plan
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 from typing import Protocol
 
 from gateway.core.model import SUB_BUCKETS, CellKind
+from gateway.limits.meters import METER_TABLE
 from gateway.limits.ports import Cell
 
 RING = SUB_BUCKETS + 1
@@ -302,8 +303,8 @@ class Leases:
 
 
 def is_firm(cell: Cell) -> bool:
-    """Whether a reservation in this cell is final: a request counts even if it fails."""
-    return cell.limit.meter == "requests"
+    """Whether a reservation in this cell is final, as for requests (``MeterSpec.firm``)."""
+    return METER_TABLE[cell.limit.meter].firm
 
 
 def open_window(cell: Cell) -> LimitWindow:

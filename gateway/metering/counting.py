@@ -76,7 +76,7 @@ class TokenCounter:
         self._waiting_bytes = 0
         self._closed = False
         # Tasks estimated because the queue was full.
-        self.turned_away = 0
+        self.overflows = 0
 
     @property
     def pending(self) -> int:
@@ -93,7 +93,7 @@ class TokenCounter:
             or self._waiting_bytes + size > PENDING_BYTES
         )
         if self._closed or full:
-            self.turned_away += 1
+            self.overflows += 1
             self._loop.call_soon(done, estimate_usage(task))
             return False
         self._waiting[id(task)] = (task, done, size)

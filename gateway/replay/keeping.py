@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from redis.exceptions import RedisError
 
 from gateway.config.structs import StoreTable
-from gateway.core.baselines import BaselinesError, pack_baselines
+from gateway.detect.packed_baselines import BaselinesError, pack_baselines
 from gateway.serve.runtime import runtime_base
 from gateway.serve.store_url import complete_url, masked_url
 from gateway.store.baselines import save_baselines

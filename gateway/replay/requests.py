@@ -7,7 +7,7 @@ from typing import Any
 
 import msgspec
 
-from gateway.core.model import STRANGERS, Usage, UsageSource
+from gateway.core.model import ANONYMOUS_TENANT, Usage, UsageSource
 from gateway.detect.event_mapping import event_from_fields, event_from_record
 from gateway.detect.model import Event, EventError
 
@@ -88,7 +88,7 @@ def request_from_record(record: Mapping[str, Any]) -> Request:
     return Request(
         ts=event.ts,
         duration_s=min(_LONGEST_S, _number(record, "duration_ms") / 1e3),
-        tenant=STRANGERS if strange else event.tenant,
+        tenant=ANONYMOUS_TENANT if strange else event.tenant,
         user=event.user,
         client_ip=event.client_ip,
         model=event.model,

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 import msgspec
 
 from gateway.config import Config, load
-from gateway.core.baselines import BaselinesError
+from gateway.detect.packed_baselines import BaselinesError
 from gateway.replay.reading import Reader, in_order, read_all
 from gateway.replay.report import Report
 from gateway.replay.simulate import Decision, Simulation, decision_of_then

@@ -17,8 +17,8 @@ import msgspec
 from gateway.config import Config, resolve
 from gateway.core.lru import Lru
 from gateway.core.model import (
+    ANONYMOUS_TENANT,
     NANOS_PER_USD,
-    STRANGERS,
     Block,
     Policy,
     RequestFacts,
@@ -96,8 +96,8 @@ class Simulation:
         resolved = resolve(config)
         self._tenants = {tenant.name: tenant for tenant in resolved.tenants}
         if resolved.anonymous is not None:
-            stranger = Tenant(STRANGERS, resolved.anonymous)
-            self._tenants.setdefault(STRANGERS, stranger)
+            stranger = Tenant(ANONYMOUS_TENANT, resolved.anonymous)
+            self._tenants.setdefault(ANONYMOUS_TENANT, stranger)
         self._default = resolved.default
         self.unmatched: dict[str, int] = {}
         """Tenants of the records that the configuration does not have: requests."""

@@ -19,7 +19,7 @@ from typing import Any, Final
 import msgspec
 from redis.asyncio import Redis
 
-from gateway.core.baselines import (
+from gateway.detect.packed_baselines import (
     SCHEMA,
     BaselinesError,
     pack_baselines,

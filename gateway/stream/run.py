@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from gateway.config import Config
-from gateway.core.baselines import BaselinesError, unpack_baselines
+from gateway.detect.packed_baselines import BaselinesError, unpack_baselines
 from gateway.stream.source import (
     STDIN,
     SourceError,

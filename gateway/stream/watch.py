@@ -9,7 +9,6 @@ import msgspec
 
 from gateway.config import Config, effective_policy
 from gateway.config.resolve import declared_campaigns, tenant_tables
-from gateway.core.baselines import BaselinesError
 from gateway.detect.detectors import DetectionSettings, Detectors, settings_of
 from gateway.detect.event_mapping import (
     EventLine,
@@ -22,6 +21,7 @@ from gateway.detect.model import (
     EventError,
     Output,
 )
+from gateway.detect.packed_baselines import BaselinesError
 from gateway.stream.later import Later
 from gateway.stream.source import LINE_LIMIT_BYTES, SourceError
 

@@ -139,7 +139,7 @@ class Plane:
         turned_away = dict(listener.counters)
         turned_away["records"] = shared.dropped_records
         turned_away["drain"] = shared.drain_refused
-        turned_away["blocks"] = self.gate.turned_away
+        turned_away["blocks"] = self.gate.dropped_blocks
         turned_away["delays"] = shared.scoring.delays_refused
         stats: Message = {
             "type": "stats",
@@ -152,8 +152,8 @@ class Plane:
             "head_hits": heads.hits,
             "head_misses": heads.misses,
             "plan_evictions": shared.tables.plans.evictions,
-            "count_turned_away": self.counter.turned_away,
-            "over_limit": self.gate.full_cells,
+            "count_turned_away": self.counter.overflows,
+            "over_limit": self.gate.over_limit_cells,
             "delayed": shared.scoring.delayed,
             "turned_away": turned_away,
         }

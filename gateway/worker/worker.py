@@ -196,7 +196,7 @@ class Worker:
 
     def _on_gate(self, message: Message) -> None:
         if message["type"] == "settled":
-            self.gate.settle_down(message["tenants"])
+            self.gate.set_established(message["tenants"])
             return
         if message["type"] == "forget":
             self.gate.forget(message["keys"])

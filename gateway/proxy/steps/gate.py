@@ -17,18 +17,18 @@ def check_head(flow: Flow, shared: Shared) -> Refusal | None:
     """
     context = flow.context
     gate, identity = shared.gate, context.identity
-    if gate.quiet:
+    if gate.fast_path:
         return context.refusal
     epoch = shared.epoch + perf_counter()
     if identity is None:
-        block = gate.find_stranger(context.client_ip, context.address, epoch)
+        block = gate.find_anonymous_block(context.client_ip, context.address, epoch)
     else:
         block = gate.find_head_block(identity, epoch)
     if block is not None:
         return flow.blocked_by(block)
     if identity is None or context.refusal is not None:
         return context.refusal
-    if not gate.full_cells:
+    if not gate.over_limit_cells:
         return None
     plan = shared.tables.plans.head_plan(identity, shared.store.now_us() / 1e6)
     billable = context.hold > 0 and context.billable

@@ -47,9 +47,9 @@ def plan_limits(flow: Flow, shared: Shared) -> Refusal | None:
         if block is not None:
             return flow.blocked_by(block)
     gate = shared.gate
-    if gate.floods and flow.fingerprint is not None:
+    if gate.template_blocks and flow.fingerprint is not None:
         epoch = shared.epoch + perf_counter()
-        block = gate.find_flood(identity, flow.fingerprint, epoch)
+        block = gate.find_template_block(identity, flow.fingerprint, epoch)
         if block is not None:
             return flow.blocked_by(block)
     context = flow.context
@@ -57,7 +57,7 @@ def plan_limits(flow: Flow, shared: Shared) -> Refusal | None:
         plan = context.plan
     else:
         plan = _find_plan(context, shared, identity, facts.model)
-    if gate.standings:
+    if gate.enforcement_states:
         plan = _throttle(flow, shared, identity, plan)
     if not plan.cells:
         flow.set_plan(plan)
@@ -73,7 +73,7 @@ def plan_limits(flow: Flow, shared: Shared) -> Refusal | None:
         nanos = _expected_nanos(flow, facts, prompt, completion)
     costs = reserve_costs(plan, prompt, completion, nanos)
     flow.set_plan(plan, costs, prompt)
-    if not gate.quiet:
+    if not gate.fast_path:
         refusal = gate.check_costs(plan, costs, shared.now())
     if refusal is None and (place := oversized(plan, costs)) >= 0:
         refusal = refuse_oversized(plan, place, costs)
@@ -94,7 +94,7 @@ def _throttle(
     flow: Flow, shared: Shared, identity: Identity, plan: LimitPlan
 ) -> LimitPlan:
     """Show what control decided about the client; a throttle adds its limit."""
-    decision = shared.gate.find_standing(identity, shared.epoch + perf_counter())
+    decision = shared.gate.find_enforcement(identity, shared.epoch + perf_counter())
     if decision is None:
         return plan
     flow.set_decision(decision)

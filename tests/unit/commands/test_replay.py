@@ -7,7 +7,7 @@ import json
 import pytest
 
 from gateway.commands.cli import run
-from gateway.core.baselines import pack_baselines
+from gateway.detect.packed_baselines import pack_baselines
 from gateway.sinks.records import RecordWriter
 from tests.records import make_record
 

@@ -81,6 +81,11 @@ REFUSED = [
     ("[policy.a]\nallow = ['nobody']", "policy.a.allow[0]", "IPv4 or IPv6"),
     ("[policy.a]\nallow = ['network:x']", "policy.a.allow[0]", "IPv4 or IPv6"),
     ("[policy.a]\nallow = ['user:']", "policy.a.allow[0]", "no user"),
+    (
+        "[policy.a]\nallow = ['cient_ip:203.0.113.9']",
+        "policy.a.allow[0]",
+        "'cient_ip' is not a kind of subject",
+    ),
     ("[[policy.a.model]]\nmatch = ''", "policy.a.model[0].match", "no model"),
     (
         "[policy.a.anomaly]\nladder = { tag = 9.0 }",

@@ -15,8 +15,8 @@ from gateway.control.blocks import BlockTable, MemoryBlocks
 from gateway.control.detection import Detection
 from gateway.control.enforcer import Enforcer
 from gateway.control.incidents import LocalIncidents
-from gateway.core.baselines import BaselinesError, pack_baselines
 from gateway.core.model import Anomaly, Policy, Tenant
+from gateway.detect.packed_baselines import BaselinesError, pack_baselines
 from gateway.serve.background import Background
 from gateway.store.baselines import baselines_key
 from gateway.store.client import open_redis

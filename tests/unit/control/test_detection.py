@@ -14,7 +14,6 @@ from gateway.control.blocks import BlockTable, MemoryBlocks
 from gateway.control.detection import EXPECT_S, RENEW_S, Detection, group_records
 from gateway.control.enforcer import Enforcer
 from gateway.control.incidents import LocalIncidents
-from gateway.core.baselines import BaselinesError
 from gateway.core.model import (
     CLOSED,
     DETECTOR,
@@ -27,6 +26,7 @@ from gateway.core.model import (
     Tenant,
 )
 from gateway.detect.engine import Engine
+from gateway.detect.packed_baselines import BaselinesError
 from tests.records import make_record
 
 NOW = 1_767_600_000.0

@@ -13,7 +13,7 @@ from gateway.detect.blocked_templates import (
 )
 from gateway.detect.engine import Engine
 from gateway.detect.model import DetectSettings, Event, LadderSettings
-from gateway.limits.gate import marks_of
+from gateway.limits.gate import pack_client_hashes
 
 T = 1_767_600_000.0
 PRINT = 0x0F0F_3C3C_5A5A_9669
@@ -78,7 +78,7 @@ def test_who_was_there_before_is_marked(engine):
     before = [("client_ip", f"10.0.{n}.7") for n in range(14)]
     before += [("user", f"key_{n}") for n in range(14)]
     assert sorted(settled[n : n + 4] for n in range(0, len(settled), 4)) == sorted(
-        marks_of([one]) for one in before
+        pack_client_hashes([one]) for one in before
     )
 
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from gateway.core.baselines import BaselinesError
 from gateway.core.model import Anomaly, Campaign, Policy, Rungs
 from gateway.detect.detectors import DetectionSettings, Detectors, settings_of
 from gateway.detect.engine import Engine
 from gateway.detect.model import DetectSettings, Event
+from gateway.detect.packed_baselines import BaselinesError
 
 T0 = 1_767_600_000.0
 STRICT = DetectSettings(warning=2.0)

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.core.model import OPENED, STRANGERS
+from gateway.core.model import ANONYMOUS_TENANT, OPENED
 from gateway.detect.event_mapping import (
     EventLine,
     event_from_line,
@@ -122,7 +122,11 @@ def test_event_is_of_the_moment_when_its_record_was_made():
     """Records come in that order; a client without a tenant is a stranger."""
     record = make_record(ts=NOW, duration_ms=1500.0, tenant="", fingerprint="ff")
     event = event_from_request(record)
-    assert (event.ts, event.tenant, event.fingerprint) == (NOW + 1.5, STRANGERS, 255)
+    assert (event.ts, event.tenant, event.fingerprint) == (
+        NOW + 1.5,
+        ANONYMOUS_TENANT,
+        255,
+    )
     assert event_from_request(make_record()).fingerprint is None
 
 

@@ -235,7 +235,9 @@ def test_allowed_networks_and_tenants():
     for _ in range(2):
         room.bench.verdict(case, Ref("client_ip", "203.0.113.9"))
     assert room.bench.action_for("user", "u", "t", room.now) == "allow"
-    assert Room(allow=frozenset({"tenant:t"})).bench.allowed.holds("t", "user", "u")
+    assert Room(allow=frozenset({"tenant:t"})).bench.allow_list.holds_subject(
+        "t", "user", "u"
+    )
 
 
 def test_an_allowed_address_joins_no_crowd():

@@ -15,7 +15,7 @@ from gateway.limits.admission import (
 )
 from gateway.limits.plans import LimitPlan
 from gateway.limits.ports import Cell, Reserved
-from gateway.limits.ratelimit import ShownLimit
+from gateway.limits.ratelimit import LimitHeaderTemplate
 
 MINUTE = 60_000_000
 NOW_US = 1_795_000_000_000_000
@@ -26,7 +26,7 @@ def plan_of(*limits: Limit) -> LimitPlan:
         Cell(b"k%d" % place, CellKind.SLIDING, limit.window_us, limit.amount, limit)
         for place, limit in enumerate(limits)
     )
-    return LimitPlan(cells, b"t", tuple(map(ShownLimit, limits)))
+    return LimitPlan(cells, b"t", tuple(map(LimitHeaderTemplate, limits)))
 
 
 ALL = plan_of(
@@ -173,7 +173,7 @@ def test_calendar_limits_count_down_in_every_answer():
     limit = Limit("user", "requests", 9, calendar="day")
     ends_at = NOW_US / 1e6 + 90
     cell = Cell(b"k", CellKind.CALENDAR, 0, 9, limit, ends_at)
-    plan = LimitPlan((cell,), b"t", (ShownLimit(limit, ends_at=ends_at),))
+    plan = LimitPlan((cell,), b"t", (LimitHeaderTemplate(limit, ends_at=ends_at),))
     for passed, reset in ((0, "1m30s"), (31, "59s")):
         lines = ratelimit_headers(plan, admitted(plan, 4), NOW_US + passed * 10**6)
         assert fields(lines)["x-ratelimit-reset-requests"] == reset

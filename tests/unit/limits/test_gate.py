@@ -10,7 +10,7 @@ from gateway.core.model import Block, Limit, Policy, Tenant
 from gateway.identity.cidr import parse_address
 from gateway.identity.identify import Identifier, with_body_user
 from gateway.limits import gate as module
-from gateway.limits.gate import Gate, marks_of
+from gateway.limits.gate import Gate, pack_client_hashes
 from gateway.limits.plans import PlanBook
 from gateway.limits.ports import Reserved
 
@@ -162,13 +162,13 @@ def test_the_list_is_bounded():
     assert gate.add_block(Block("user", "alice", until=NOW - 1))
     assert not gate.add_block(Block("user", "bob"))
     assert gate.add_block(Block("user", "alice"))
-    assert (len(gate), gate.turned_away) == (1, 1)
+    assert (len(gate), gate.dropped_blocks) == (1, 1)
 
 
 def test_a_network_that_cannot_be_read_is_not_taken():
     """It would block nobody; it is counted instead."""
     gate = gate_with(Block("network", "nonsense"))
-    assert (len(gate), gate.turned_away) == (0, 1)
+    assert (len(gate), gate.dropped_blocks) == (0, 1)
 
 
 # -- floods ---------------------------------------------------------------------------
@@ -180,12 +180,12 @@ WAS_THERE = [("client_ip", "203.0.113.9"), ("user", "alice")]
 
 def flooded(*blocks: Block, settled=()) -> Gate:
     gate = gate_with(*(blocks or (FLOOD,)))
-    gate.settle_down({"acme": marks_of(settled)})
+    gate.set_established({"acme": pack_client_hashes(settled)})
     return gate
 
 
 def refused(gate: Gate, who=None, print_=PRINT, now=NOW) -> bool:
-    return gate.find_flood(who or client(), print_, now) is not None
+    return gate.find_template_block(who or client(), print_, now) is not None
 
 
 @pytest.mark.parametrize(
@@ -213,10 +213,10 @@ def test_a_flood_is_of_its_tenant_and_of_its_time():
     assert not refused(gate, now=NOW + 60)
     gate.remove_block("prompts", FLOOD.id, "acme")
     assert not refused(gate)
-    assert not gate.floods
+    assert not gate.template_blocks
     gate.add_block(FLOOD)
     gate.replace_blocks([])
-    assert not gate.floods
+    assert not gate.template_blocks
 
 
 def test_nobody_is_refused_until_it_is_known_who_was_there():
@@ -226,10 +226,10 @@ def test_nobody_is_refused_until_it_is_known_who_was_there():
 
 def test_floods_are_bounded_and_readable(monkeypatch):
     """What is beyond, or no fingerprint, is counted; a known one can be prolonged."""
-    monkeypatch.setattr(module, "MAX_FLOODS", 1)
+    monkeypatch.setattr(module, "MAX_TEMPLATE_BLOCKS", 1)
     gate = flooded(FLOOD, Block("prompts", "1", "acme"), FLOOD)
-    assert (len(gate.floods), gate.turned_away) == (1, 1)
-    assert not gate_with(Block("prompts", "nonsense", "acme")).floods
+    assert (len(gate.template_blocks), gate.dropped_blocks) == (1, 1)
+    assert not gate_with(Block("prompts", "nonsense", "acme")).template_blocks
 
 
 def test_allow_listed_clients_are_never_blocked():
@@ -242,7 +242,7 @@ def test_strangers_are_held_by_service_wide_address_blocks():
     """Who has no tenant yet has at least an address."""
     address = parse_address("203.0.113.9")
     holds = [
-        gate_with(*blocks).check_stranger("203.0.113.9", address, NOW) is not None
+        gate_with(*blocks).check_anonymous("203.0.113.9", address, NOW) is not None
         for blocks in (
             [],
             [Block("client_ip", "203.0.113.9")],
@@ -278,7 +278,7 @@ def test_full_cell_refuses_until_it_frees():
     no = gate.check_head(plan, 12.0, billable=False)
     assert (no.limit, no.retry_after) == ("user.requests.1m", 18.0)
     assert gate.check_head(plan, 30.0, billable=False) is None
-    assert gate.full_cells == 1
+    assert gate.over_limit_cells == 1
 
 
 @pytest.mark.parametrize(
@@ -305,7 +305,7 @@ def test_nothing_is_remembered_without_a_known_moment():
     """A cell that a refund may free has to be asked for again."""
     for place, frees_at in ((0, 0.0), (0, 10.0), (-1, 99.0)):
         gate, plan = full(place, frees_at)
-        assert gate.full_cells == 0
+        assert gate.over_limit_cells == 0
         assert gate.check_head(plan, 5.0, billable=True) is None
         assert gate.check_costs(plan, (1, 5, 5), 5.0) is None
 
@@ -332,38 +332,38 @@ def test_tagged_and_throttled_clients_pass_the_gate():
     """Only a block refuses; where a client stands is found apart."""
     gate = gate_with(verdict("tag"), verdict("throttle", "user", "alice", rate=9))
     assert not blocked(gate)
-    assert gate.find_standing(client(), NOW).rate == 9
-    assert gate.find_standing(client(user="bob"), NOW).action == "tag"
-    assert gate.find_standing(client(tenant="beta"), NOW) is None
+    assert gate.find_enforcement(client(), NOW).rate == 9
+    assert gate.find_enforcement(client(user="bob"), NOW).action == "tag"
+    assert gate.find_enforcement(client(tenant="beta"), NOW) is None
 
 
 def test_the_slowest_of_several_standings_counts():
     """A throttle goes before a tag, a lower rate before a higher one."""
     slow = verdict("throttle", "user", "alice", rate=3)
     gate = gate_with(verdict("throttle", rate=9), slow)
-    assert gate.find_standing(client(), NOW) == slow
+    assert gate.find_enforcement(client(), NOW) == slow
     gate.remove_block("user", "alice", "acme")
     gate.add_block(verdict("throttle", "user", "alice", rate=12))
-    assert gate.find_standing(client(), NOW).rate == 9
+    assert gate.find_enforcement(client(), NOW).rate == 9
 
 
 def test_standings_end_and_change():
     """By time, by removal, by another word on the same subject, by the allow-list."""
     gate = gate_with(verdict("tag", until=NOW + 9))
-    assert gate.find_standing(client(allow=("user:alice",)), NOW) is None
-    assert gate.find_standing(client(), NOW + 9) is None
+    assert gate.find_enforcement(client(allow=("user:alice",)), NOW) is None
+    assert gate.find_enforcement(client(), NOW + 9) is None
     gate.add_block(verdict("block", until=NOW + 9))
-    assert (gate.standings, blocked(gate)) == (0, True)
-    assert gate.find_standing(client(), NOW) is None
+    assert (gate.enforcement_states, blocked(gate)) == (0, True)
+    assert gate.find_enforcement(client(), NOW) is None
     gate.add_block(verdict("throttle"))
-    assert gate.standings == 1
+    assert gate.enforcement_states == 1
     gate.remove_block("client_ip", "203.0.113.9", "acme")
-    assert gate.standings == 0
-    assert gate.quiet
+    assert gate.enforcement_states == 0
+    assert gate.fast_path
 
 
 def test_a_block_of_strangers_leaves_clients_with_a_key_alone():
     """Whoever guesses keys is shut out where no key is known, its neighbours not."""
     gate = gate_with(verdict("block", tenant="anonymous"))
-    assert gate.check_stranger("203.0.113.9", None, NOW) is not None
+    assert gate.check_anonymous("203.0.113.9", None, NOW) is not None
     assert not blocked(gate)

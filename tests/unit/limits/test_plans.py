@@ -213,7 +213,7 @@ def test_calendar_plans_end_with_their_period():
     assert book.plan(who, "", today.until - 1) is today
     tomorrow = book.plan(who, "", today.until)
     assert tomorrow.cells[0].key.endswith(b":2026-11-24")
-    assert tomorrow.shown[0] is not today.shown[0]
+    assert tomorrow.headers[0] is not today.headers[0]
 
 
 def test_header_lines_of_a_limit_are_shared():
@@ -225,7 +225,7 @@ def test_header_lines_of_a_limit_are_shared():
         book.plan(identifier.identify(ip, Head(), NOW), "", NOW)
         for ip in ("203.0.113.1", "203.0.113.2")
     )
-    assert one.shown[0] is other.shown[0]
+    assert one.headers[0] is other.headers[0]
 
 
 def test_combinations_of_limits_are_bounded():

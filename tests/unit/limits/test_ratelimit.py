@@ -3,7 +3,12 @@
 import pytest
 
 from gateway.core.model import Limit
-from gateway.limits.ratelimit import ShownLimit, describe, format_reset, write_amount
+from gateway.limits.ratelimit import (
+    LimitHeaderTemplate,
+    describe,
+    format_reset,
+    write_amount,
+)
 
 US = 1_000_000
 MINUTE = 60 * US
@@ -37,13 +42,13 @@ def lines(raw: bytes) -> list[str]:
 
 def test_requests_limit_as_lines():
     """The three fields of the family and the two structured ones."""
-    shown = ShownLimit(Limit("client_ip", "requests", 600, MINUTE))
-    assert lines(shown.template % 599) == [
+    header = LimitHeaderTemplate(Limit("client_ip", "requests", 600, MINUTE))
+    assert lines(header.lines % 599) == [
         "x-ratelimit-limit-requests: 600",
         "x-ratelimit-remaining-requests: 599",
         "x-ratelimit-reset-requests: 1m0s",
     ]
-    assert lines(shown.structured(599)) == [
+    assert lines(header.structured(599)) == [
         'RateLimit-Policy: "client_ip.requests.1m";q=600;w=60',
         'RateLimit: "client_ip.requests.1m";r=599;t=60',
     ]
@@ -51,9 +56,9 @@ def test_requests_limit_as_lines():
 
 def test_token_limits_say_their_unit():
     """A quota of tokens must not be read as one of requests."""
-    shown = ShownLimit(Limit("user", "prompt_tokens", 1000, 1_500_000))
-    assert lines(shown.template % 7)[1] == "x-ratelimit-remaining-tokens: 7"
-    assert lines(shown.structured(7)) == [
+    header = LimitHeaderTemplate(Limit("user", "prompt_tokens", 1000, 1_500_000))
+    assert lines(header.lines % 7)[1] == "x-ratelimit-remaining-tokens: 7"
+    assert lines(header.structured(7)) == [
         'RateLimit-Policy: "user.prompt_tokens.1500ms";q=1000;w=2;qu="prompt-tokens"',
         'RateLimit: "user.prompt_tokens.1500ms";r=7;t=2',
     ]
@@ -61,9 +66,9 @@ def test_token_limits_say_their_unit():
 
 def test_concurrency_has_no_window():
     """Nobody knows when an open exchange ends, so no time is told."""
-    shown = ShownLimit(Limit("user", "concurrent", 32))
-    assert shown.template == b""
-    assert lines(shown.structured(31)) == [
+    header = LimitHeaderTemplate(Limit("user", "concurrent", 32))
+    assert header.lines == b""
+    assert lines(header.structured(31)) == [
         'RateLimit-Policy: "user.concurrent";q=32;qu="concurrent-requests"',
         'RateLimit: "user.concurrent";r=31',
     ]
@@ -71,26 +76,26 @@ def test_concurrency_has_no_window():
 
 def test_money_is_told_in_micro_dollars():
     """Nano-dollars of a large budget would not fit into a structured integer."""
-    shown = ShownLimit(Limit("tenant", "usd", 10**21, MINUTE))
-    policy, rest = lines(shown.structured(1_234_999))
+    header = LimitHeaderTemplate(Limit("tenant", "usd", 10**21, MINUTE))
+    policy, rest = lines(header.structured(1_234_999))
     assert 'q=999999999999999;w=60;qu="usd-micros"' in policy
     assert "r=1234;" in rest
-    assert shown.template == b""
+    assert header.lines == b""
 
 
 def test_calendar_limits_count_down():
     """The end of the period comes nearer by whole seconds, and never reaches 0."""
     limit = Limit("user", "requests", 10, calendar="day")
-    shown = ShownLimit(limit, ends_at=86_400.0, length_s=86_400)
-    shown.at((86_400 - 90) * US + 500_000)
-    assert "reset-requests: 1m30s" in lines(shown.template % 3)[2]
-    shown.at((86_400 - 90) * US + 600_000)
-    assert lines(shown.structured(3)) == [
+    header = LimitHeaderTemplate(limit, ends_at=86_400.0, length_s=86_400)
+    header.refresh((86_400 - 90) * US + 500_000)
+    assert "reset-requests: 1m30s" in lines(header.lines % 3)[2]
+    header.refresh((86_400 - 90) * US + 600_000)
+    assert lines(header.structured(3)) == [
         'RateLimit-Policy: "user.requests.day";q=10;w=86400',
         'RateLimit: "user.requests.day";r=3;t=90',
     ]
-    shown.at(86_401 * US)
-    assert lines(shown.template % 3)[2].endswith(" 1s")
+    header.refresh(86_401 * US)
+    assert lines(header.lines % 3)[2].endswith(" 1s")
 
 
 @pytest.mark.parametrize(
@@ -102,14 +107,14 @@ def test_calendar_limits_count_down():
 )
 def test_refusing_limit_resets_when_retry_after_ends(limit, first):
     """The fields of a refusal name the same moment as its Retry-After."""
-    written = lines(ShownLimit(limit).refused(2, 12.25))
+    written = lines(LimitHeaderTemplate(limit).refused(2, 12.25))
     assert written[0].startswith(first)
     assert written[-1].endswith("r=2;t=13")
 
 
 def test_limit_of_nothing_can_be_shown():
     """An amount of 0 divides nothing."""
-    assert ShownLimit(Limit("user", "requests", 0, MINUTE)).share == 0.0
+    assert LimitHeaderTemplate(Limit("user", "requests", 0, MINUTE)).reciprocal == 0.0
 
 
 @pytest.mark.parametrize(

@@ -102,7 +102,7 @@ async def test_full_queue(counter, monkeypatch):
     monkeypatch.setattr(counting, "PENDING_BYTES", 10)
     usage = await counted(counter, task())
     assert usage.source == "estimated"
-    assert counter.turned_away == 1
+    assert counter.overflows == 1
 
 
 async def test_large_bodies_stay_here(counter, monkeypatch):

@@ -11,7 +11,7 @@ import pytest
 from gateway.core.model import CLOSED, DETECTOR, OPENED, WHOLE, Block
 from gateway.detect.event_mapping import event_from_request
 from gateway.detect.inline import Verdict
-from gateway.limits.gate import marks_of
+from gateway.limits.gate import pack_client_hashes
 from gateway.proxy.flow import verdict_of
 from gateway.proxy.scoring import verdict_line
 from tests.inprocess import (
@@ -292,12 +292,14 @@ async def test_a_flooded_prompt_is_refused_of_a_newcomer(upstream):
             time.time(), DETECTOR, "block", "ddos", 6.0,
         )  # fmt: skip
         gate.add_block(block)
-        gate.settle_down({"default": b""})
+        gate.set_established({"default": b""})
         answers = [
             status(await gateway.talk(chat(words)))
             for words in ("one long story about ships", "what is the weather today")
         ]
-        gate.settle_down({"default": marks_of([("client_ip", "127.0.0.1")])})
+        gate.set_established(
+            {"default": pack_client_hashes([("client_ip", "127.0.0.1")])}
+        )
         answers.append(status(await gateway.talk(chat("one long story about ships"))))
         refused = gateway.records[1]
     assert answers == [403, 200, 200]

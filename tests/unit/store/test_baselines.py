@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator
 import pytest
 from redis.asyncio import Redis
 
-from gateway.core.baselines import BaselinesError
+from gateway.detect.packed_baselines import BaselinesError
 from gateway.store import baselines
 from gateway.store.baselines import baselines_key, load_baselines, save_baselines
 from tests.engines import engine_binaries, running_engine

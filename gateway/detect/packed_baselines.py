@@ -1,8 +1,8 @@
-"""How learned baselines travel, in files and in the store: versioned, checked, small.
+"""The format of learned baselines in files and in the store.
 
-A detector's state is opaque here. What is packed starts with a magic word, so that a
-file of something else is told apart before it is taken apart; lengths and a checksum
-find what was cut off or changed on its way.
+Magic bytes, a header (schema number, length and digest of the state), then the
+detector's state compressed by zlib. The state is opaque here. The magic bytes reject
+other files before decompression; length and digest reveal truncation and corruption.
 """
 
 from __future__ import annotations
@@ -14,25 +14,25 @@ from typing import Final
 
 SCHEMA: Final = 1
 MAGIC: Final = b"tidegate-baselines\n"
-# The largest detector (every subject remembered, a week each) stays under half of it.
+# The largest detector (every subject kept, a week each) needs less than half of it.
 MAX_STATE_BYTES: Final = 1 << 30
-# Level 1 halves the work of the default and packs within a tenth of its size.
+# Level 1 takes half the time of the default level and is within 10 % of its size.
 _LEVEL: Final = 1
 _DIGEST_BYTES: Final = 16
 _HEAD: Final = struct.Struct(f">HQ{_DIGEST_BYTES}s")  # schema, length, digest
 
 
 class BaselinesError(ValueError):
-    """These are no baselines that can be used; the text says why."""
+    """Baselines that cannot be used; the message says why."""
 
 
 def is_packed(content: bytes) -> bool:
-    """Whether it claims to be packed baselines."""
+    """Whether ``content`` starts with the magic bytes."""
     return content.startswith(MAGIC)
 
 
 def pack_baselines(state: bytes) -> bytes:
-    """A detector's state, ready to be kept. Raises BaselinesError when too large."""
+    """Pack a detector's state. Raises BaselinesError when it is too large."""
     if len(state) > MAX_STATE_BYTES:
         raise BaselinesError(
             f"baselines of {len(state)} bytes are larger than the limit of"
@@ -44,15 +44,14 @@ def pack_baselines(state: bytes) -> bytes:
 
 
 def unpack_baselines(packed: bytes) -> bytes:
-    """The state that was packed, never more than MAX_STATE_BYTES of it.
-
-    Raises BaselinesError.
+    """The packed state. Raises BaselinesError for bad input, and beyond
+    MAX_STATE_BYTES before it is decompressed.
     """
     if not is_packed(packed):
         raise BaselinesError("these are no baselines")
     start = len(MAGIC) + _HEAD.size
     if len(packed) < start:
-        raise BaselinesError("the baselines are cut off")
+        raise BaselinesError("the baselines are truncated")
     schema, length, digest = _HEAD.unpack_from(packed, len(MAGIC))
     if schema != SCHEMA:
         raise BaselinesError(
@@ -63,7 +62,7 @@ def unpack_baselines(packed: bytes) -> bytes:
         raise BaselinesError("the baselines are larger than any detector's")
     state = _inflate(memoryview(packed)[start:], length)
     if hashlib.blake2b(state, digest_size=_DIGEST_BYTES).digest() != digest:
-        raise BaselinesError("the baselines were changed on their way")
+        raise BaselinesError("the baselines are damaged: wrong checksum")
     return state
 
 
@@ -74,5 +73,5 @@ def _inflate(content: memoryview, length: int) -> bytes:
     except zlib.error as error:
         raise BaselinesError(f"the baselines are damaged: {error}") from None
     if len(state) != length or not inflater.eof:
-        raise BaselinesError("the baselines are cut off")
+        raise BaselinesError("the baselines are truncated")
     return state
