@@ -1,1 +1,5 @@
-"""Pure: values in, values out; ``now`` is an argument and nothing waits."""
+"""What every other folder shares: the data model, a cache, small helpers.
+
+Start reading in ``model.py``: requests, limits, policies and records as plain structs.
+Pure (no I/O, no clock: ``now`` is an argument). May import nothing else of the package.
+"""

@@ -1,9 +1,9 @@
-"""A bounded map that forgets what was not used lately, cheap enough for each request.
+"""A bounded map that approximates least-recently-used eviction at one look-up per hit.
 
-Two plain dicts, a young and an old one. A hit in the young one is a single look-up; a
-hit in the old one moves the entry over. When the young dict holds half of the capacity
-it becomes the old one, and whoever was not asked for since the last turn is forgotten.
-An exact least-recently-used order would have to write at every hit.
+Two plain dicts, young and old. A hit in the young one is a single look-up; a hit in the
+old one moves the entry to the young one. When the young dict holds half of the capacity,
+it becomes the old one, and the entries left in the former old one are dropped. An exact
+order would need a write at every hit.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ V = TypeVar("V")
 
 
 class Lru(Generic[K, V]):
-    """At most ``capacity`` entries; ``evictions`` counts those pushed out by others."""
+    """At most ``capacity`` entries; ``evictions`` counts those dropped for new ones."""
 
     __slots__ = ("_half", "_old", "_young", "evictions")
 
@@ -27,7 +27,7 @@ class Lru(Generic[K, V]):
         self.evictions = 0
 
     def get(self, key: K) -> V | None:
-        """The value of ``key``, which now counts as used; None when unknown."""
+        """The value of ``key`` (marked as used), None when it is not there."""
         found = self._young.get(key)
         if found is None and self._old:
             found = self._old.pop(key, None)
@@ -36,7 +36,7 @@ class Lru(Generic[K, V]):
         return found
 
     def put(self, key: K, value: V) -> None:
-        """Remember ``value``, in place of what ``key`` had before."""
+        """Set the value of ``key``."""
         young = self._young
         if len(young) >= self._half and key not in young:
             self.evictions += len(self._old)
@@ -47,12 +47,12 @@ class Lru(Generic[K, V]):
             self._old.pop(key, None)
 
     def pop(self, key: K) -> V | None:
-        """Forget one entry and return it."""
+        """Remove one entry and return its value, None when it is not there."""
         found = self._young.pop(key, None)
         return self._old.pop(key, None) if found is None else found
 
     def clear(self) -> None:
-        """Forget everything."""
+        """Remove all entries."""
         self._young = {}
         self._old = {}
 

@@ -1,4 +1,4 @@
-"""The nouns of the gateway as plain values (msgspec structs); no behaviour, no I/O."""
+"""The data model of the gateway as msgspec structs, without behaviour."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from typing import Literal, get_args
 
 import msgspec
 
-# Money is held as whole nano-dollars (1e-9 USD): integers add up exactly in Redis.
+# Prices are counted in whole nano-dollars (1e-9 USD): integers add up exactly in Redis.
 NANOS_PER_USD = 1_000_000_000
-# A sliding window is held as this many sub-buckets, plus the partly expired one.
+# Sub-buckets of a sliding window, beside the partly expired one.
 SUB_BUCKETS = 60
 
 Meter = Literal[
@@ -23,7 +23,7 @@ Mode = Literal["enforce", "observe"]
 
 
 class CellKind(IntEnum):
-    """How a counter in the store forgets."""
+    """How counts in the store expire."""
 
     SLIDING = 0  # 60 sub-buckets over window_us
     CALENDAR = 1  # one counter per calendar period; the period is part of the key
@@ -31,7 +31,7 @@ class CellKind(IntEnum):
 
 
 class Limit(msgspec.Struct, frozen=True):
-    """Subject x meter x window, as a policy states it.
+    """One limit of a policy: subject x meter x window.
 
     ``per`` is a subject kind ("client_ip", "user", "tenant", "model") or a pair joined
     by "+". ``amount`` is in the meter's store unit: requests, tokens, open exchanges,
@@ -48,7 +48,7 @@ class Limit(msgspec.Struct, frozen=True):
 
     @property
     def name(self) -> str:
-        """How records, headers and messages call it, for example ``user.tokens.1m``."""
+        """The name in records, headers and messages, for example ``user.tokens.1m``."""
         if self.meter == "concurrent":
             return f"{self.per}.concurrent"
         return (
@@ -57,7 +57,7 @@ class Limit(msgspec.Struct, frozen=True):
 
 
 def format_window(window_us: int) -> str:
-    """Shortest exact spelling of a window: 60_000_000 -> ``1m``, 1_500_000 -> ``1500ms``."""
+    """The shortest exact text: 60_000_000 -> ``1m``, 1_500_000 -> ``1500ms``."""
     for unit_us, suffix in (
         (86_400_000_000, "d"),
         (3_600_000_000, "h"),
@@ -71,10 +71,11 @@ def format_window(window_us: int) -> str:
 
 
 class Usage(msgspec.Struct, gc=False):
-    """Tokens of one exchange. ``prompt`` includes ``cached``, ``completion`` includes
-    ``reasoning`` where the provider's own count does. ``total`` is the provider's own
-    total where it states one, else prompt + completion. ``cache_write`` (part of
-    ``prompt``) is kept apart because providers price it differently.
+    """Tokens of one exchange.
+
+    ``prompt`` includes ``cached`` and ``cache_write``, which have prices of their own.
+    ``completion`` includes ``reasoning`` where the provider's count does. ``total`` is
+    the provider's own total where it states one, else prompt + completion.
     """
 
     prompt: int = 0
@@ -87,39 +88,39 @@ class Usage(msgspec.Struct, gc=False):
 
 
 class RequestFacts(msgspec.Struct, gc=False):
-    """What a dialect read from a request: all that admission and metering need."""
+    """What a dialect reads from a request for admission and metering."""
 
     endpoint: str
     model: str = ""
     stream: bool = False
-    # The completion cap the client asked for; None when it set none.
+    # The completion cap in the request; None: no cap.
     max_tokens: int | None = None
     n: int = 1
     # The user the body names (``user``, ``metadata.user_id``, ``safety_identifier``).
     user: str | None = None
     # Bytes of text that become prompt tokens (base64 payloads left out).
     prompt_bytes: int = 0
-    # Prompt tokens known without text: token arrays, a flat sum per image.
+    # Prompt tokens known without text: token arrays, a flat number per image.
     prompt_tokens_known: int = 0
-    # False for token-counting endpoints and the like: never costs a token.
+    # False for endpoints that cost no tokens, such as token counting.
     billable: bool = True
-    # OpenAI streams: did the client itself ask for the usage chunk?
+    # OpenAI streams: the client itself asked for the usage chunk.
     usage_asked: bool = True
-    # The body has a ``stream_options`` member (so asking means editing that one).
+    # The body has a ``stream_options`` member, which asking for usage has to edit.
     options_given: bool = False
 
 
 WHOLE, OPENED, CLOSED = range(3)
-# ``RequestRecord.trace`` where no span is to be made.
+# ``RequestRecord.trace`` of a request without a span.
 NO_TRACE = ""
 
 
 class RequestRecord(msgspec.Struct, array_like=True, gc=False):
-    """What is known of one exchange after it ended, as workers hand it to control.
+    """The record of one exchange, as workers send it to the control process.
 
-    The fields up to ``outcome`` are the public record (interfaces: Records), in that
-    order; those after it feed metrics only. ``ts`` is epoch seconds here, RFC 3339 in
-    public. Times are milliseconds, ``*_us`` microseconds.
+    The fields up to ``outcome`` are the public record (``docs/operations.md``), in that
+    order; those after it feed metrics and traces. ``ts`` is epoch seconds here, RFC 3339
+    in public. Times are milliseconds, ``*_us`` microseconds.
     """
 
     ts: float
@@ -155,36 +156,36 @@ class RequestRecord(msgspec.Struct, array_like=True, gc=False):
     check_us: float = 0.0
     score_us: float = 0.0
     store_us: float = 0.0
-    # Observe mode: what enforcing would have done ("" when the same as ``action``).
+    # Observe mode: the action that enforcing would take ("": the same as ``action``).
     would: str = ""
     unpriced: bool = False
     usd_nanos: int = 0
-    # A long exchange is told of twice: when it is OPENED (for detection alone, without
-    # an answer), and by its record, which is then CLOSED instead of WHOLE.
+    # A long exchange is reported twice: when it starts (OPENED, for detection only,
+    # without an answer) and when it ends (CLOSED). All others once (WHOLE).
     phase: int = 0
-    # The body would have named the user and was not read: ``user`` is the credential's,
-    # perhaps that of many. Detection blames nobody but the address.
+    # The body would name the user but was not read: ``user`` is the credential's and
+    # may be shared. Detection then attributes the request to the address only.
     unnamed: bool = False
-    # Ids of the span to be made of it, in hex: trace (32 digits), span (16), flags (2),
-    # then the parent span's (16), if there is one.
+    # Ids of the span in hex: trace (32 digits), span (16), flags (2), and the parent
+    # span (16) if there is one.
     trace: str = NO_TRACE
 
 
-# Who made a block: an operator by hand, or the detector (which never overrides one).
+# ``Block.by``: an operator, or the detector (which never overrides an operator).
 OPERATOR = "operator"
 DETECTOR = "detector"
-# The tenant of the detector's verdicts on clients that no tenant knows.
+# The tenant of detector verdicts on clients without a tenant.
 ANONYMOUS_TENANT = "anonymous"
 
 
 class Block(msgspec.Struct, frozen=True):
-    """What is done to one subject until ``until`` (epoch seconds; None: until removed).
+    """An action on one subject until ``until`` (epoch seconds; None: until removed).
 
-    ``tenant`` None: everywhere; STRANGERS: where it comes without a valid credential.
-    ``kind`` is client_ip, user, tenant, a CIDR ("network"), or the template of a flood
-    ("prompts": its fingerprint as 16 hex digits), which is refused of whoever was not
-    there before ``created_at``. ``action`` is what the detector decided: operators only
-    block. ``rate`` is what a throttled subject may send, requests a minute.
+    ``tenant`` None: everywhere; ANONYMOUS_TENANT: requests without a valid credential.
+    ``kind`` is client_ip, user, tenant, a CIDR ("network"), or a prompt template
+    ("prompts": its fingerprint in 16 hex digits), which is refused for clients first
+    seen after ``created_at``. ``action`` is the detector's decision; operators only
+    block. ``rate``: requests a minute that a throttled subject may send.
     """
 
     kind: str
@@ -201,7 +202,7 @@ class Block(msgspec.Struct, frozen=True):
 
 
 class Caps(msgspec.Struct, frozen=True):
-    """What one request may ask for; None: no cap. ``clamp`` rewrites instead of 400."""
+    """Upper bounds of one request; None: no cap. ``clamp`` lowers instead of a 400."""
 
     max_tokens: int | None = None
     n: int | None = None
@@ -211,14 +212,14 @@ class Caps(msgspec.Struct, frozen=True):
 
 
 class ModelCaps(msgspec.Struct, frozen=True):
-    """Caps that stand instead of the policy's for these models (glob patterns)."""
+    """Caps that replace the policy's for these models (glob patterns)."""
 
     models: tuple[str, ...]
     caps: Caps
 
 
 class Price(msgspec.Struct, frozen=True):
-    """US dollars per million tokens; None: as ``input`` (cached, cache_write)."""
+    """US dollars per million tokens; ``cached`` and ``cache_write`` None: ``input``."""
 
     input: float
     output: float
@@ -266,24 +267,24 @@ class Policy(msgspec.Struct, frozen=True):
     mode: Mode = "enforce"
     limits: tuple[Limit, ...] = ()
     caps: Caps = Caps()
-    # Share of a token of each kind that counts against token limits (default 1).
+    # What one token of a kind counts against token limits (default 1).
     weights: dict[str, float] = {}
     # "free", "deny", or the price of a model that the table does not know.
     unknown_price: Literal["free", "deny"] | Price = "free"
-    # Price overrides by model name or glob; they win over the packaged table.
+    # Prices by model name or glob; they take precedence over the packaged table.
     prices: dict[str, Price] = {}
-    # Where the user id comes from, first that is there wins.
+    # Sources of the user id; the first one present is used.
     user_from: tuple[Literal["credential", "jwt", "header", "body"], ...] = (
         "credential",
         "jwt",
         "header",
         "body",
     )
-    # Subjects never limited nor acted on: "client_ip:203.0.113.9",
-    # "network:10.0.0.0/8", "user:alice".
+    # Subjects that are never limited, scored or blocked (``identity.identify``):
+    # "client_ip:203.0.113.9", "network:10.0.0.0/8", "user:alice", "tenant:acme".
     allow: tuple[str, ...] = ()
     anomaly: Anomaly = Anomaly()
-    # Complete caps of some models; the first match decides, else ``caps``.
+    # Complete caps of some models; the first match applies, else ``caps``.
     model_caps: tuple[ModelCaps, ...] = ()
 
 
@@ -299,20 +300,20 @@ class Campaign(msgspec.Struct, frozen=True, gc=False):
 
 
 class JwtRule(msgspec.Struct, frozen=True):
-    """How a tenant's JSON Web Tokens are verified; one of file, url."""
+    """How a tenant's JSON Web Tokens are verified; keys from a file or a URL."""
 
     jwks_file: str | None = None
     jwks_url: str | None = None
     issuer: str | None = None
     audience: str | None = None
-    # The claim that names the user, and (optional) a claim value that must hold.
+    # The claim that names the user, and claim values that a token must have.
     user_claim: str = "sub"
     require: dict[str, str] = {}
     algorithms: tuple[str, ...] = ("RS256", "ES256", "EdDSA")
 
 
 class HeaderRule(msgspec.Struct, frozen=True):
-    """A tenant named by a header that only a trusted peer may set."""
+    """A header value, set by a trusted peer, that identifies the tenant."""
 
     name: str
     value: str
@@ -320,7 +321,7 @@ class HeaderRule(msgspec.Struct, frozen=True):
 
 
 class Tenant(msgspec.Struct, frozen=True):
-    """A set of credentials under one policy. No credential rule at all: everyone."""
+    """A set of credentials under one policy. Without any rule: every client."""
 
     name: str
     policy: Policy

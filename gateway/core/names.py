@@ -1,4 +1,4 @@
-"""Short names for files and sockets, made from longer ones."""
+"""Short, stable names for files and sockets, hashed from longer ones."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ _MASK: Final = (1 << 64) - 1
 
 
 def short_name(text: bytes) -> str:
-    """16 hex digits: 64-bit FNV-1a (Fowler, Noll, Vo). A name, never a secret.
+    """64-bit FNV-1a (Fowler, Noll, Vo) in 16 hex digits; not for secrets.
 
-    ``hashlib`` would bring OpenSSL, 3.5 MB, into the supervisor that needs nothing else
-    of it.
+    Not ``hashlib``: it loads OpenSSL (3.5 MB) into the supervisor, which has no other
+    use for it.
     """
     value = _OFFSET
     for byte in text:

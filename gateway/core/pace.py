@@ -1,8 +1,10 @@
-"""How often something is done, by a clock that people may set."""
+"""Periodic work by the wall clock, which may be set back."""
 
 
 def is_due(last: float, every_s: float, now: float) -> bool:
-    """Whether ``every_s`` have passed since ``last``. A clock that was set back says
-    nothing of it: then at once, rather than once it has caught up.
+    """Whether ``every_s`` seconds have passed since ``last``.
+
+    True as well when the clock was set back before ``last``: otherwise nothing would be
+    due until it caught up.
     """
     return not last <= now < last + every_s

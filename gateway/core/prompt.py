@@ -1,9 +1,9 @@
-"""What a request asks, found in its body without parsing it: the newest text's head.
+"""The beginning of the newest prompt text in a request body, found without parsing.
 
-Detection compares prompts by the head of what was said last: system prompts and the
-history before it are shared by all users of an application. The search runs from the
-end of the body, so a long conversation costs no more than a short one. What is found is
-only ever hashed; a wrong guess costs likeness, never correctness.
+Detection compares prompts by the beginning of the last message, because all users of an
+application share its system prompt and often its history. The search runs from the end
+of the body, so a long conversation costs no more than a short one. The result is only
+hashed: a wrong guess makes two prompts look less alike, and does no other harm.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ from typing import Final
 import msgspec
 
 HEAD_BYTES: Final = 1024
-# Prints of one template lie within so many bits of its first one: two members may
-# differ by twice the flips of one.
+# Fingerprints of one template differ from its first one in at most so many bits: two
+# prompts of a template may differ in twice the bits that one differs from the template.
 TEMPLATE_BITS: Final = 12
-# The last message begins within this of the end; else the first one is taken.
+# The last message is searched for in so many last bytes; else the first one is taken.
 _TAIL_BYTES: Final = 128 * 1024
-# Names of members that hold what is asked, the likelier first.
+# Names of members that hold the prompt, the most frequent first.
 _NAMES: Final = (
     b'"content"',
     b'"text"',
@@ -31,7 +31,7 @@ _NAMES: Final = (
     b'"inputText"',
 )
 _STRING: Final = re.compile(rb'\s*+:\s*+\[?\s*+"')
-# A content of parts: the text of the first part that is one.
+# A content that is a list of parts: the first text part.
 _PART: Final = re.compile(rb'\s*+:\s*+\[\s*+\{.{0,4096}?"text"\s*+:\s*+"', re.DOTALL)
 # The longest escape, less one: ``\\uD83D`` may be cut anywhere.
 _ESCAPE_BYTES: Final = 5
@@ -60,7 +60,7 @@ def prompt_head(body: bytes) -> bytes:
 def _plain(body: bytes, start: int) -> bytes:
     head = body[start : start + HEAD_BYTES]
     if b"\\" in head:
-        # What these stand for parts words, as a space does; that is all that counts.
+        # These characters separate words, as a space does; the hash needs no more.
         head = head.replace(b"\\\\", b"  ").replace(b'\\"', b"  ")
         head = head.replace(b"\\n", b" ").replace(b"\\t", b" ").replace(b"\\r", b" ")
     text, _, _ = head.partition(b'"')
@@ -68,7 +68,7 @@ def _plain(body: bytes, start: int) -> bytes:
 
 
 def _spelled_out(text: bytes) -> bytes:
-    """Escaped letters as themselves; a text cut within an escape up to there."""
+    """``text`` with its JSON escapes decoded, up to an escape that is cut off."""
     whole = text[: text.rfind(b"\\")] if b"\\" in text[-_ESCAPE_BYTES:] else text
     try:
         return _decode(b'"%b"' % whole).encode("utf-8", "replace")

@@ -1,5 +1,5 @@
-"""Who sends a request: credentials, trusted hops, networks, the allow list.
+"""From peer address and request head to tenant, user and client_ip.
 
-Start reading in ``identify.py``. Pure: no I/O, ``now`` is an argument. May import
-``core``.
+Credentials, trusted proxies, networks and the allow list. Start reading in
+``identify.py``. Pure (no I/O, no clock: ``now`` is an argument). May import ``core``.
 """

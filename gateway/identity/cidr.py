@@ -1,4 +1,4 @@
-"""Addresses and networks: how a client_ip is written, and who is in which network."""
+"""IP addresses, networks, and the client_ip by which an address is counted."""
 
 from __future__ import annotations
 
@@ -9,22 +9,22 @@ from typing import Generic, NamedTuple, TypeAlias, TypeVar
 Address: TypeAlias = ipaddress.IPv4Address | ipaddress.IPv6Address
 T = TypeVar("T")
 
-# A client gets at least a /64 from its provider and may use every address in it.
+# An IPv6 client gets at least a /64 from its provider and may use every address in it.
 IPV6_SUBJECT_BITS = 64
-# What a peer on a Unix socket is called, as client_ip and in lists of networks.
+# The client_ip of peers on Unix sockets, and their name in lists of networks.
 UNIX = "unix"
-# Longest text of an address with brackets, zone and port; longer is junk.
+# Longest text of an address with brackets, zone and port; longer ones are not parsed.
 _MAX_TEXT = 96
 _IPV4_BITS = 32
-# Prefix lengths that still mean one client, by IP version.
+# Prefix lengths that denote one client, by IP version.
 _WHOLE_CLIENT = {4: ("", "32"), 6: ("", "128", str(IPV6_SUBJECT_BITS))}
 
 
 def parse_address(text: str) -> Address | None:
-    """Read one address, None for junk.
+    """Parse one address; None if it is not one.
 
-    Brackets, a port, a zone (``fe80::1%eth0``) and the IPv4-mapped form
-    (``::ffff:192.0.2.1``) are taken off.
+    Brackets, a port and a zone (``fe80::1%eth0``) are removed, and the IPv4-mapped form
+    (``::ffff:192.0.2.1``) becomes IPv4.
     """
     text = text.strip()
     if not text or len(text) > _MAX_TEXT:
@@ -45,12 +45,15 @@ def parse_address(text: str) -> Address | None:
 
 
 def _is_port(text: str) -> bool:
-    """Nothing, or a colon and a port. RFC 7239 also allows names such as ``:_x``."""
+    """Whether ``text`` is empty, or a colon and a port.
+
+    Ports may be names such as ``:_x`` (RFC 7239 section 6.2).
+    """
     return not text or (text[0] == ":" and len(text) <= len(":65535"))
 
 
 def subject_of(address: Address) -> str:
-    """How an address is counted: IPv4 as it is, IPv6 as its /64."""
+    """The client_ip of an address: IPv4 as it is, IPv6 as its /64."""
     if isinstance(address, ipaddress.IPv4Address):
         return str(address)
     spare = 128 - IPV6_SUBJECT_BITS
@@ -59,9 +62,9 @@ def subject_of(address: Address) -> str:
 
 
 def normal_client_ip(text: str) -> str:
-    """The client_ip that an operator means, however the address was written.
+    """The canonical client_ip of an address in any notation.
 
-    Junk is returned as it came: it names nobody.
+    Text that is not one client's address is returned unchanged, and matches no client.
     """
     bare, _, bits = text.partition("/")
     address = parse_address(bare)
@@ -78,12 +81,12 @@ class Prefix(NamedTuple):
     head: int
 
 
-# What stands for the network of all peers on Unix sockets.
+# The network of all peers on Unix sockets.
 _UNIX_PREFIX = Prefix(0, 0, 0)
 
 
 def parse_network(text: str) -> Prefix:
-    """Read a CIDR network, a single address or ``unix``.
+    """Parse a CIDR network, a single address or ``unix``.
 
     Bits right of the prefix are ignored. Raises ValueError for anything else.
     """
@@ -94,13 +97,13 @@ def parse_network(text: str) -> Prefix:
     base, spare = network.network_address, network.max_prefixlen - network.prefixlen
     mapped = getattr(base, "ipv4_mapped", None)
     if mapped is not None and spare <= _IPV4_BITS:
-        # Clients are IPv4 by then, so the network has to be as well.
+        # Mapped client addresses become IPv4 (``parse_address``): so does the network.
         base = mapped
     return Prefix(base.version, spare, int(base) >> spare)
 
 
 class NetworkMap(Generic[T]):
-    """Networks with a value each; asking costs a look-up per prefix length in use."""
+    """A map from networks to values; a look-up costs one dict get per prefix length."""
 
     __slots__ = ("_by_length",)
 
@@ -133,7 +136,7 @@ class NetworkMap(Generic[T]):
         ]
 
     def clear(self) -> None:
-        """Remove all of them."""
+        """Remove all networks."""
         self._by_length.clear()
 
     def __bool__(self) -> bool:
@@ -146,7 +149,7 @@ class Networks:
     __slots__ = ("_map",)
 
     def __init__(self, cidrs: Iterable[str] = ()) -> None:
-        """Read the list. Raises ValueError for what is not a network."""
+        """Parse the list. Raises ValueError for an entry that is not a network."""
         self._map: NetworkMap[bool] = NetworkMap()
         for cidr in cidrs:
             self._map.put(parse_network(cidr), True)

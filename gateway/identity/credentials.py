@@ -1,4 +1,4 @@
-"""Where clients put their key: headers, ``?key=``, a WebSocket protocol, SigV4."""
+"""Credentials of a request: in headers, ``?key=``, a WebSocket protocol, or SigV4."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ CredentialKind = Literal[
     "websocket",
 ]
 
-# The order in which a request is searched (interfaces: what clients see).
+# In order of precedence; after them the query, then the WebSocket protocols.
 _HEADERS: Final = (b"authorization", b"x-api-key", b"api-key", b"x-goog-api-key")
 _KINDS: Final[dict[bytes, CredentialKind]] = {
     b"x-api-key": "x-api-key",
@@ -39,7 +39,7 @@ _JWT_DOTS: Final = 2
 
 
 class Head(Protocol):
-    """What identifying needs of a request head (``http.head.RequestHead`` has it)."""
+    """The part of a request head that identification reads (``http.head.RequestHead``)."""
 
     @property
     def method(self) -> str: ...
@@ -52,11 +52,11 @@ class Head(Protocol):
 
 
 class RequestCredential(msgspec.Struct, frozen=True, gc=False):
-    """One credential that a request carries.
+    """One credential of a request.
 
-    ``index`` is its place in ``head.credentials``, -1 outside of the headers.
-    ``signed``: the request is signed (AWS SigV4), so host, headers and body must pass
-    untouched; ``value`` is the access key id then.
+    ``index``: position in ``head.credentials``, -1 outside of the headers.
+    ``signed``: the request is signed (AWS SigV4), so host, headers and body must not be
+    changed; ``value`` is then the access key id.
     """
 
     value: bytes
@@ -65,21 +65,21 @@ class RequestCredential(msgspec.Struct, frozen=True, gc=False):
     signed: bool = False
 
     def digest(self) -> bytes:
-        """What configured hashes are compared with."""
+        """The SHA-256 of the value, as ``api_keys`` configures it."""
         return hashlib.sha256(self.value).digest()
 
     def user_id(self, secret: bytes) -> str:
-        """``key_`` and 16 hex digits; without the secret no one can test a guess."""
+        """``key_`` and 16 hex digits: an HMAC, so that guesses need the secret."""
         mac = hmac.digest(secret, self.value, "sha256")
         return "key_" + mac.hex()[:USER_HEX_DIGITS]
 
     def looks_like_jwt(self) -> bool:
-        """Three parts between dots, as a signed JSON Web Token is written."""
+        """Whether the value has three parts separated by dots (RFC 7515 section 3.1)."""
         return self.value.count(b".") == _JWT_DOTS
 
 
 def credentials_elsewhere(head: Head) -> tuple[str, bytes] | None:
-    """The query and WebSocket protocols, where they may hold a credential."""
+    """The query and the WebSocket protocols, if one of them may hold a credential."""
     protocols = head.fields.get(_WS_PROTOCOL, b"")
     query = head.query
     keyed = "=" in query
@@ -89,7 +89,7 @@ def credentials_elsewhere(head: Head) -> tuple[str, bytes] | None:
 
 
 def find_credentials(head: Head) -> list[RequestCredential]:
-    """All credentials of a request, the one to try first at the front."""
+    """All credentials of a request in order of precedence."""
     found: list[tuple[int, RequestCredential]] = []
     for index, (name, value) in enumerate(head.credentials):
         lower = name.lower()
@@ -116,7 +116,7 @@ def _read_header(name: bytes, value: bytes, index: int) -> RequestCredential | N
     token = token.strip()
     if scheme.lower() == b"bearer":
         return RequestCredential(token, "bearer", index) if token else None
-    # Basic (and schemes that we do not know): the whole value is the secret.
+    # Basic and unknown schemes: the whole value is the secret.
     kind: CredentialKind = "basic" if scheme.lower() == b"basic" else "authorization"
     return RequestCredential(value, kind, index)
 
@@ -157,12 +157,12 @@ def _in_protocols(protocols: bytes) -> list[RequestCredential]:
 
 
 def without_query_key(query: str) -> str:
-    """The query for an upstream whose credential is ours: every ``key=`` cut out."""
+    """The query without its ``key=``, for upstreams with a credential of their own."""
     return "&".join(part for part in query.split("&") if _query_name(part) != "key")
 
 
 def without_protocol_key(protocols: bytes) -> bytes:
-    """Sec-WebSocket-Protocol for such an upstream: the offered key cut out."""
+    """Sec-WebSocket-Protocol without the offered key, for such an upstream."""
     offers = (offer.strip() for offer in protocols.split(b","))
     return b", ".join(
         offer for offer in offers if offer and not offer.startswith(_WS_PREFIX)

@@ -1,11 +1,11 @@
-"""Who the client is when proxies stand in between: X-Forwarded-For and Forwarded.
+"""The client address behind trusted proxies: X-Forwarded-For and Forwarded.
 
-Only what a trusted peer says is believed, and of that only the right-most hop that is
-not itself trusted: everything left of it was written by someone we do not know.
+The fields count only from a trusted peer, and of the hops only the right-most one that
+is not trusted itself: everything left of it may be forged.
 
 When a message carries both fields, X-Forwarded-For counts and Forwarded (RFC 7239) is
-not looked at. Proxies that write X-Forwarded-For often pass a client's own Forwarded on
-untouched; one that writes only Forwarded has to remove the other field.
+ignored. Proxies that write X-Forwarded-For often pass a client's own Forwarded on
+unchanged; a proxy that writes only Forwarded has to remove the other field.
 """
 
 from __future__ import annotations
@@ -16,23 +16,26 @@ from gateway.identity.cidr import UNIX, Address, Networks, parse_address, subjec
 
 XFF = b"x-forwarded-for"
 FORWARDED = b"forwarded"
-# Longer chains of our own proxies do not exist; more hops only cost time.
+# Hops read from the right: far more than any deployment has proxies.
 MAX_HOPS = 32
 
 
 class RemoteAddress:
-    """Where a message comes from. ``address`` None: a peer on a Unix socket."""
+    """The sender of a message. ``address`` None: a peer on a Unix socket.
+
+    ``trusted``: a configured proxy, which may name the client and the tenant.
+    """
 
     __slots__ = ("address", "client_ip", "trusted")
 
     def __init__(self, address: Address | None, *, trusted: bool) -> None:
         self.address = address
         self.client_ip = UNIX if address is None else subject_of(address)
-        self.trusted = trusted  # may name the client and the tenant for us
+        self.trusted = trusted
 
 
 def peer_address(peer: str, trusted: Networks) -> RemoteAddress:
-    """The socket's own peer; "" or a path is the peer of a Unix socket."""
+    """The peer of the socket; "" or a path denotes a Unix socket."""
     address = parse_address(peer)
     return RemoteAddress(address, trusted=trusted.contains(address))
 
@@ -40,22 +43,22 @@ def peer_address(peer: str, trusted: Networks) -> RemoteAddress:
 def forwarded_address(
     peer: RemoteAddress, fields: Mapping[bytes, bytes], trusted: Networks
 ) -> RemoteAddress:
-    """The client behind a trusted peer; the last good hop where the chain is junk."""
-    source = peer
+    """The client behind a trusted peer, or the last hop before one that is unreadable."""
+    remote = peer
     for text in _hops(fields):
-        if not source.trusted:
+        if not remote.trusted:
             break
         address = parse_address(text)
         if address is None:
             break
-        source = RemoteAddress(address, trusted=trusted.contains(address))
-    return source
+        remote = RemoteAddress(address, trusted=trusted.contains(address))
+    return remote
 
 
 def client_ip(peer: str, fields: Mapping[bytes, bytes], trusted: Networks) -> str:
     """The client_ip of a message: IPv4, ``prefix/64`` for IPv6, or ``unix``."""
-    source = peer_address(peer, trusted)
-    return forwarded_address(source, fields, trusted).client_ip
+    remote = peer_address(peer, trusted)
+    return forwarded_address(remote, fields, trusted).client_ip
 
 
 def _hops(fields: Mapping[bytes, bytes]) -> Iterator[str]:
@@ -66,8 +69,8 @@ def _hops(fields: Mapping[bytes, bytes]) -> Iterator[str]:
         yield from reversed(hops[-MAX_HOPS:])
         return
     elements = fields.get(FORWARDED, b"").decode("latin-1").rsplit(",", MAX_HOPS)
-    # A comma inside a quoted string tears its element apart; the pieces name no
-    # address, so the walk ends there, on the safe side.
+    # A comma inside a quoted string splits its element; the pieces name no address, so
+    # the walk ends there, which is safe.
     for element in reversed(elements[-MAX_HOPS:]):
         yield _for_node(element)
 

@@ -1,13 +1,13 @@
-"""Step 1: peer and request head -> tenant, user, client_ip.
+"""Step 1: from peer address and request head to tenant, user and client_ip.
 
 A tenant is found by, in this order: the hash of an API key, a JSON Web Token, a header
-that a trusted peer set, the network of the client. Whoever matches none belongs to the
-tenant without any rule, where there is one; else he is unknown, which is the anonymous
-policy or a refusal. Every credential of the request is tried, in the order of
-``credentials.find_credentials``; the first that names a tenant wins.
+that a trusted peer set, the network of the client. A client that matches none belongs
+to the tenant without any rule, if there is one; otherwise it gets the anonymous policy
+or a 401 (``server.unknown_clients``). All credentials of the request are tried, in the
+order of ``credentials.find_credentials``; the first that matches a tenant decides.
 
-The user comes from the first source of ``policy.user_from`` that is there. A verified
-token is the source "jwt", not "credential": tokens change every hour, people do not.
+The user comes from the first source of ``policy.user_from`` that is present. A verified
+token is the source "jwt", not "credential": tokens change every hour, users do not.
 """
 
 from __future__ import annotations
@@ -58,17 +58,17 @@ __all__ = [
 ]
 
 ANONYMOUS: Final = "anonymous"
-# Identities remembered; about 1 KB each.
+# Identities cached; about 1 KB each.
 DEFAULT_CAPACITY: Final = 10_000
 # Longer ids end in a hash, so that different ones stay different.
 MAX_ID_CHARS: Final = 128
 _TAIL_HEX_DIGITS: Final = 16
-# A body may name a user of megabytes; cleaning looks at this much.
+# Characters of an id that are read: a body may name a user of megabytes.
 _MAX_READ_CHARS: Final = 1024
-# Heads with longer credentials or chains are identified anew each time: a stranger
-# may not fill the memory with them. RS256 tokens are about 1 KB.
+# Identities of longer credentials or proxy chains are not cached, so that unknown
+# clients cannot fill the memory. RS256 tokens have about 1 KB.
 _MAX_CACHED_BYTES: Final = 4096
-# A token that failed may be good a moment later (keys rotated, not valid yet).
+# A rejected token is verified again after so long (keys rotated, not valid yet).
 _RETRY_JWT_S: Final = 5.0
 _FOREVER: Final = float("inf")
 _HEX_DIGITS: Final = frozenset("0123456789abcdefABCDEF")
@@ -142,11 +142,11 @@ class AllowList:
 
 
 class Identity(msgspec.Struct, frozen=True, gc=False):
-    """Who sends a request. Shared between requests; contains no key.
+    """The sender of a request. Shared between requests; contains no API key.
 
-    ``credential_kind`` and ``credential_index`` say which credential named the tenant
-    (or was the first of an unknown client), so that it can be replaced for the
-    upstream; ``signed`` ones may not be. ``key`` is what plans are cached by.
+    ``credential_kind`` and ``credential_index`` identify the credential that matched the
+    tenant (or the first one of an unknown client), so that it can be replaced for the
+    upstream, unless it is ``signed``. ``key`` is the cache key of plans.
     """
 
     tenant: Tenant
@@ -154,23 +154,23 @@ class Identity(msgspec.Struct, frozen=True, gc=False):
     user: str
     user_source: UserSource
     client_ip: str
-    # The full address that client_ip was cut from; None: a peer on a Unix socket.
+    # The full address behind client_ip; None: a peer on a Unix socket.
     address: Address | None
     key: tuple[str, str, str]
     allow_list: AllowList
-    # On the policy's allow-list: never limited nor acted on.
+    # On the policy's allow list: never limited, scored or blocked.
     allowed: bool = False
     credential_kind: CredentialKind = ""
     credential_index: int = -1
     signed: bool = False
-    # A user that the body names goes before the one found in the head.
+    # A user named by the body takes precedence over the one found in the head.
     takes_body_user: bool = False
-    # Epoch seconds after which this identity has to be established anew.
+    # Epoch seconds after which the request has to be identified again.
     expires_at: float = _FOREVER
 
 
 class Unauthorized(msgspec.Struct, frozen=True, gc=False):
-    """Nobody we know, and the configuration denies such: answer 401."""
+    """An unknown client where the configuration denies these: answer 401."""
 
     message: str
     client_ip: str
@@ -178,15 +178,15 @@ class Unauthorized(msgspec.Struct, frozen=True, gc=False):
 
 
 def is_preflight(head: Head) -> bool:
-    """A browser asks whether it may: no key on it, counted for its client_ip only."""
+    """Whether it is a CORS preflight, which carries no credential."""
     return head.method == "OPTIONS" and b"access-control-request-method" in head.fields
 
 
 def readable_id(text: str) -> str:
-    """An id as others wrote it, made safe to keep and to print.
+    """A client's id without unprintable characters, at most 128 characters long.
 
-    What is not printable (control characters, direction marks, lone surrogates) is
-    cut out; over 128 characters the end gives way to a hash.
+    Control characters, direction marks and lone surrogates are removed. The end of a
+    longer id is replaced by a hash, so that different ids stay different.
     """
     whole, text = text, text[:_MAX_READ_CHARS].strip()
     if not text.isprintable():
@@ -199,7 +199,7 @@ def readable_id(text: str) -> str:
 
 
 def with_body_user(identity: Identity, user: str | None) -> Identity:
-    """The identity once the body is read: its user counts where the policy says so."""
+    """The identity with the user that the body names, if the policy takes it."""
     if user is None or not identity.takes_body_user:
         return identity
     user = readable_id(user)
@@ -215,7 +215,7 @@ def with_body_user(identity: Identity, user: str | None) -> Identity:
 
 
 class _Match(msgspec.Struct, frozen=True, gc=False):
-    """The tenant that a request belongs to, and by what."""
+    """The tenant of a request, and the credential or claims that matched it."""
 
     tenant: Tenant
     credential: RequestCredential | None = None
@@ -224,10 +224,10 @@ class _Match(msgspec.Struct, frozen=True, gc=False):
 
 
 class Identifier:
-    """Knows every tenant's rules; one look-up per request for clients seen lately.
+    """Identifies senders by the rules of all tenants; recent ones by one look-up.
 
-    ``secret`` keys the HMAC behind ``key_…`` user ids. ``trusted`` are the proxies.
-    ``unknown`` says what strangers get: the ``anonymous`` policy, or 401 ("deny").
+    ``secret`` keys the HMAC behind ``key_…`` user ids. ``trusted``: the proxies.
+    ``unknown``: clients without a tenant get the ``anonymous`` policy, or 401 ("deny").
     """
 
     def __init__(
@@ -245,25 +245,25 @@ class Identifier:
         self._verify_jwt = verify_jwt
         self._trusted = trusted or Networks()
         self._read_rules(tenants)
-        stranger = Tenant(ANONYMOUS, anonymous or Policy(ANONYMOUS))
+        anonymous_tenant = Tenant(ANONYMOUS, anonymous or Policy(ANONYMOUS))
         open_to_all = (tenant for tenant in tenants if not _has_rule(tenant))
         self._fallback = next(open_to_all, None)
         if self._fallback is None and unknown == "anonymous":
-            self._fallback = stranger
-        # No one's tenant, no one's user: a preflight carries neither.
-        self._preflight_tenant = _for_preflight(self._fallback or stranger)
-        everyone = (*tenants, stranger, self._preflight_tenant)
-        self._allow = {id(t.policy): AllowList(t.policy.allow) for t in everyone}
-        # The ids above stay unique as long as their policies live.
-        self._everyone = everyone
+            self._fallback = anonymous_tenant
+        # A preflight carries no credential, hence neither tenant nor user.
+        self._preflight_tenant = _for_preflight(self._fallback or anonymous_tenant)
+        all_tenants = (*tenants, anonymous_tenant, self._preflight_tenant)
+        self._allow = {id(t.policy): AllowList(t.policy.allow) for t in all_tenants}
+        # Keeps the policies alive, so that the ids above stay unique.
+        self._all_tenants = all_tenants
         self._peers: Lru[str, RemoteAddress] = Lru(capacity)
         self._chains: Lru[tuple[str, bytes, bytes], RemoteAddress] = Lru(capacity)
         self._known: Lru[object, Identity] = Lru(capacity)
 
     def _read_rules(self, tenants: Sequence[Tenant]) -> None:
-        """Turn the tenants' rules into look-ups; the first of two equal ones wins."""
-        # Comparing takes as long for any wrong key as for another: what is looked up
-        # is a SHA-256, and nobody can steer a guess towards a given hash bit by bit.
+        """Turn the tenants' rules into look-ups; of two equal rules the first counts."""
+        # A dict look-up is safe against timing attacks here: the key is a SHA-256, and
+        # an attacker cannot approach a given hash byte by byte.
         self._by_digest: dict[bytes, Tenant] = {}
         self._by_jwt: list[tuple[Tenant, JwtRule]] = []
         self._by_header: list[tuple[bytes, bytes, Tenant]] = []
@@ -281,83 +281,87 @@ class Identifier:
                 names |= {name, _field_name(tenant.header.user_header or "")}
             if tenant.cidrs:
                 self._by_network.append((Networks(tenant.cidrs), tenant))
-        self._vouched_names = tuple(sorted(names - {b""}))
+        self._trusted_names = tuple(sorted(names - {b""}))
 
     def forget(self) -> None:
-        """Establish everyone anew, for example after the keys of tokens changed."""
+        """Empty the cache of identities, for example after the JWT keys changed."""
         self._known.clear()
 
     def identify(self, peer_ip: str, head: Head, now: float) -> Identity | Unauthorized:
-        """Who sends this request; ``now`` in epoch seconds."""
+        """The sender of a request; ``now`` in epoch seconds."""
         peer = self._peers.get(peer_ip) or self._new_peer(peer_ip)
-        source, vouched = peer, None
+        remote, trusted_fields = peer, None
         if peer.trusted:
-            source = self._behind(peer_ip, peer, head.fields)
-            vouched = tuple(map(head.fields.get, self._vouched_names))
-        # Sources are few and remembered, and hash far quicker than their addresses.
-        key = (source, head.credentials, credentials_elsewhere(head), vouched)
+            remote = self._forwarded(peer_ip, peer, head.fields)
+            trusted_fields = tuple(map(head.fields.get, self._trusted_names))
+        # Remote addresses are cached objects, which hash faster than their text.
+        key = (remote, head.credentials, credentials_elsewhere(head), trusted_fields)
         identity = self._known.get(key)
         if identity is not None and now < identity.expires_at:
             return identity
-        found = self._establish(source, head, now, vouched=vouched is not None)
+        found = self._identify_new(
+            remote, head, now, trusted_fields=trusted_fields is not None
+        )
         if isinstance(found, Identity) and _size(key[1:]) <= _MAX_CACHED_BYTES:
             self._known.put(key, found)
         return found
 
     def identify_preflight(self, peer_ip: str, head: Head) -> Identity:
-        """The sender of a preflight: an address, and limits per client_ip only."""
+        """The sender of a preflight, with the limits per client_ip only."""
         peer = self._peers.get(peer_ip) or self._new_peer(peer_ip)
-        source = self._behind(peer_ip, peer, head.fields) if peer.trusted else peer
-        key = ("preflight", source)
+        remote = self._forwarded(peer_ip, peer, head.fields) if peer.trusted else peer
+        key = ("preflight", remote)
         identity = self._known.get(key)
         if identity is None:
             match = _Match(self._preflight_tenant)
-            identity = self._identity(source, match, None, ANONYMOUS, "none")
+            identity = self._identity(remote, match, None, ANONYMOUS, "none")
             self._known.put(key, identity)
         return identity
 
     def _new_peer(self, peer_ip: str) -> RemoteAddress:
-        source = peer_address(peer_ip, self._trusted)
-        self._peers.put(peer_ip, source)
-        return source
+        remote = peer_address(peer_ip, self._trusted)
+        self._peers.put(peer_ip, remote)
+        return remote
 
-    def _behind(
+    def _forwarded(
         self, peer_ip: str, peer: RemoteAddress, fields: Mapping[bytes, bytes]
     ) -> RemoteAddress:
-        """The client that a trusted peer names, itself where it names none."""
+        """The client that a trusted peer names; the peer where it names none."""
         xff, forwarded = fields.get(XFF, b""), fields.get(FORWARDED, b"")
         if not xff and not forwarded:
             return peer
         key = (peer_ip, xff, forwarded)
-        source = self._chains.get(key)
-        if source is None:
-            source = forwarded_address(peer, fields, self._trusted)
+        remote = self._chains.get(key)
+        if remote is None:
+            remote = forwarded_address(peer, fields, self._trusted)
             if len(xff) + len(forwarded) <= _MAX_CACHED_BYTES:
-                self._chains.put(key, source)
-        return source
+                self._chains.put(key, remote)
+        return remote
 
-    def _establish(
-        self, source: RemoteAddress, head: Head, now: float, *, vouched: bool
+    def _identify_new(
+        self, remote: RemoteAddress, head: Head, now: float, *, trusted_fields: bool
     ) -> Identity | Unauthorized:
         credentials = find_credentials(head)
         match = (
             self._match_key(credentials)
             or self._match_jwt(credentials, now)
-            or (self._match_header(head) if vouched else None)
-            or self._match_network(source)
+            or (self._match_header(head) if trusted_fields else None)
+            or self._match_network(remote)
             or self._match_anyone(credentials, now)
         )
         if match is None:
             message = (
                 "Unknown credential." if credentials else "No credential was sent."
             )
-            return Unauthorized(message, source.client_ip, source.address)
+            return Unauthorized(message, remote.client_ip, remote.address)
         credential = match.credential or next(iter(credentials), None)
         for user_source in match.tenant.policy.user_from:
-            user = self._user(user_source, match, credential, head if vouched else None)
+            user = self._user(
+                user_source, match, credential, head if trusted_fields else None
+            )
             if user:
-                return self._identity(source, match, credential, user, user_source)
-        return self._identity(source, match, credential, ANONYMOUS, "none")
+                return self._identity(remote, match, credential, user, user_source)
+        return self._identity(remote, match, credential, ANONYMOUS, "none")
 
     def _match_key(self, credentials: list[RequestCredential]) -> _Match | None:
         for credential in credentials if self._by_digest else ():
@@ -386,9 +390,9 @@ class Identifier:
                 return _Match(tenant)
         return None
 
-    def _match_network(self, source: RemoteAddress) -> _Match | None:
+    def _match_network(self, remote: RemoteAddress) -> _Match | None:
         for networks, tenant in self._by_network:
-            if networks.contains(source.address):
+            if networks.contains(remote.address):
                 return _Match(tenant)
         return None
 
@@ -408,9 +412,9 @@ class Identifier:
         user_source: UserSource,
         match: _Match,
         credential: RequestCredential | None,
-        vouched_head: Head | None,
+        trusted_head: Head | None,
     ) -> str:
-        """The user by one source, "" where it names none."""
+        """The user by one source; "" if the source is absent."""
         if user_source == "credential" and match.claims is None:
             return credential.user_id(self._secret) if credential is not None else ""
         if user_source == "jwt" and match.claims is not None and match.tenant.jwt:
@@ -418,14 +422,14 @@ class Identifier:
             named = isinstance(claim, str | int) and not isinstance(claim, bool)
             return readable_id(str(claim)) if named else ""
         rule = match.tenant.header
-        if user_source == "header" and vouched_head is not None and rule is not None:
-            value = vouched_head.fields.get(_field_name(rule.user_header or ""), b"")
+        if user_source == "header" and trusted_head is not None and rule is not None:
+            value = trusted_head.fields.get(_field_name(rule.user_header or ""), b"")
             return readable_id(value.decode("utf-8", "replace"))
         return ""
 
     def _identity(
         self,
-        source: RemoteAddress,
+        remote: RemoteAddress,
         match: _Match,
         credential: RequestCredential | None,
         user: str,
@@ -433,18 +437,18 @@ class Identifier:
     ) -> Identity:
         tenant = match.tenant
         allow = self._allow[id(tenant.policy)]
-        # Plans of a preflight lack the limits of users, so they need a key of theirs.
+        # Plans of preflights lack the limits of users, so they need their own key.
         key_user = "" if tenant is self._preflight_tenant else user
         return Identity(
             tenant,
             tenant.policy,
             user,
             user_source,
-            source.client_ip,
-            source.address,
-            (tenant.name, source.client_ip, key_user),
+            remote.client_ip,
+            remote.address,
+            (tenant.name, remote.client_ip, key_user),
             allow,
-            allow.holds_address(source, tenant.name) or allow.holds_user(user),
+            allow.holds_address(remote, tenant.name) or allow.holds_user(user),
             credential.kind if credential is not None else "",
             credential.index if credential is not None else -1,
             credential is not None and credential.signed,
@@ -469,7 +473,7 @@ def _field_name(name: str) -> bytes:
 
 
 def _size(carried: object) -> int:
-    """Bytes of what a request carries to be known by, however it carries them."""
+    """Bytes in a nested tuple of credentials and header values."""
     if isinstance(carried, tuple):
         return sum(map(_size, carried))
     return len(carried) if isinstance(carried, bytes | str) else 0
@@ -483,17 +487,17 @@ def _claims_hold(claims: Mapping[str, object], rule: JwtRule) -> bool:
 
 
 def _claim_holds(name: str, claim: object, wanted: str) -> bool:
-    """Equal, or among several where a claim holds several (``groups``, ``scope``)."""
+    """Whether a claim equals ``wanted``, or contains it (``groups``, ``scope``)."""
     if isinstance(claim, list):
         return wanted in claim
     if isinstance(claim, str):
-        # RFC 8693 §4.2: scopes are one string, parted by spaces.
+        # RFC 8693 section 4.2: scopes are one string, separated by spaces.
         return wanted in claim.split(" ") if name in _SCOPES else claim == wanted
     return isinstance(claim, bool | int) and str(claim).lower() == wanted.lower()
 
 
 def _expiry(claims: Mapping[str, object], now: float) -> float:
-    """A token counts until it expires; after that its verifier is asked each time."""
+    """Epoch seconds until which the identity of a verified token may be cached."""
     exp = claims.get("exp")
     return float(exp) if isinstance(exp, int | float) else now + _RETRY_JWT_S
 

@@ -1,5 +1,6 @@
-"""Whether a request may pass: plans, admission, the gate, windows, the store port.
+"""Whether a request may pass: meters, plans, admission, gate, windows, the store port.
 
-Start reading in ``plans.py``. Pure: no I/O, ``now`` is an argument. May import ``core``,
-``identity`` and ``metering``.
+Start reading in ``meters.py`` (what can be limited), then ``plans.py`` (which counters a
+request touches). Pure (no I/O, no clock: ``now`` is an argument). May import ``core``,
+``identity`` and ``metering``. The stores behind ``ports.py`` are in ``store/``.
 """

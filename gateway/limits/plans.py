@@ -2,8 +2,8 @@
 
 A plan is built once for a client and then found by one look-up. Keys look like
 ``tidegate:1:{acme}:w:5f…``: prefix, version of the store's schema, the tenant as hash
-tag (so that all counters of a request live in one slot of a cluster), and a hash of
-limit and subject. No id of a client is ever part of a key in clear.
+tag (so that all counters of a request are in one slot of a cluster), and a hash of
+limit and subject. Keys never contain a client's id in clear.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ from gateway.limits.ratelimit import LimitHeaderTemplate
 
 SCHEMA_VERSION: Final = b"1"
 DEFAULT_PREFIX: Final = b"tidegate:"
-# An exchange that stops renewing its lease is forgotten after this time.
+# Lease of an open exchange: without renewal it no longer counts after this time.
 LEASE_US: Final = 60_000_000
-# Plans remembered; about 2 KB each with four limits.
+# Plans cached; about 2 KB each with four limits.
 DEFAULT_CAPACITY: Final = 8192
 
 _KINDS: Final = ("client_ip", "user", "tenant", "model")
@@ -39,18 +39,18 @@ _KINDS: Final = ("client_ip", "user", "tenant", "model")
 _MAX_MODEL_CHARS: Final = 128
 _NO_BOUND: Final = 1 << 62
 _FOREVER: Final = float("inf")
-# Plans of the head alone: no model known yet.
+# In cache keys, instead of the model: plans made from the head, without the body.
 _HEAD: Final = None
-# How the limit of a throttled subject names it.
+# Prefix of ``Limit.per`` for the limit of a throttled subject.
 THROTTLED: Final = "throttled_"
 _MINUTE_US: Final = 60_000_000
 _CLIENTS: Final = frozenset({"client_ip", "user"})
-# Combinations of limits met per tenant; more than a few need many model globs.
+# Plan prototypes cached per tenant, one for each combination of limits.
 MAX_PROTOTYPES: Final = 64
 
 
 def tenant_tag(tenant: str) -> bytes:
-    """The tenant as it stands between the braces of its keys."""
+    """The tenant as the hash tag of its keys, without the braces."""
     if "{" in tenant or "}" in tenant:
         # A brace in the name would end the hash tag early.
         tenant = tenant.replace("%", "%25").replace("{", "%7B").replace("}", "%7D")
@@ -62,8 +62,8 @@ def store_key(
 ) -> bytes:
     """The key of one counter; limits that differ only in their amount share it.
 
-    ``ids`` in the order of ``limit.per``; ``period`` of a calendar limit, for example
-    ``2026-11-23``.
+    ``ids`` in the order of ``limit.per``. ``period``: the label of a calendar period,
+    for example ``2026-11-23``.
     """
     stem = _key_stem(prefix, tenant)
     return _join_key(stem, _limit_bytes(limit), ids, period)
@@ -74,7 +74,7 @@ def _key_stem(prefix: bytes, tenant: str) -> bytes:
 
 
 def _netstrings(texts: Iterable[str]) -> bytes:
-    """Texts with their lengths, so that no two lists of texts look alike."""
+    """Texts with their lengths, so that different lists give different bytes."""
     joined = b""
     for text in texts:
         raw = text.encode("utf-8", "surrogatepass")
@@ -113,7 +113,7 @@ class Calendar:
         self._current: dict[str, Period] = {}
 
     def period(self, kind: str, now: float) -> Period:
-        """The ``day``, ``week`` or ``month`` that holds ``now`` (epoch seconds)."""
+        """The ``day``, ``week`` or ``month`` that contains ``now`` (epoch seconds)."""
         current = self._current.get(kind)
         if current is None or not current.starts_at <= now < current.ends_at:
             current = self._current[kind] = self._find(kind, now)
@@ -121,7 +121,7 @@ class Calendar:
 
     def _find(self, kind: str, now: float) -> Period:
         local = datetime.fromtimestamp(now, self._zone)
-        # Wall-clock arithmetic: a day on which clocks change has 23 or 25 hours.
+        # Wall-clock arithmetic: with daylight saving, days have 23 to 25 hours.
         day = local.replace(hour=0, minute=0, second=0, microsecond=0, fold=0)
         if kind == "day":
             start, label = day, f"{day:%Y-%m-%d}"
@@ -136,9 +136,9 @@ class Calendar:
 
 
 class LimitPlan(Plan):
-    """A plan with what admission needs beside the cells, all made ready once.
+    """A plan with everything that admission derives from its cells.
 
-    ``until`` (epoch seconds): then a calendar period ends and the plan is stale.
+    ``until`` (epoch seconds): the end of a calendar period, after which it is stale.
     """
 
     __slots__ = (
@@ -162,10 +162,10 @@ class LimitPlan(Plan):
         headers: tuple[LimitHeaderTemplate, ...] = (),
         prototype: LimitPlan | None = None,
     ) -> None:
-        """``prototype``: a plan of the same limits in the same periods, to copy from."""
+        """``prototype``: a plan of the same limits and periods, to copy from."""
         super().__init__(cells, tag)
         self.headers = headers
-        # The plan without the throttle, whose cell is the last one here.
+        # Of a throttled client: its plan without the throttle, which is the last cell.
         self.unthrottled: LimitPlan | None = None
         if prototype is None:
             self._make_ready(cells)
@@ -233,8 +233,9 @@ def _picker(indices: list[int]) -> Callable[[tuple[int, ...]], tuple[int, ...]]:
 def throttled_plan(
     plan: LimitPlan, prefix: bytes, tenant: str, standing: Block
 ) -> LimitPlan:
-    """The plan of a throttled subject's client: what it may send besides its limits,
-    counted where every worker and machine counts.
+    """``plan`` plus the cell that limits a throttled subject to its rate.
+
+    The cell is in the store, so the rate holds across all workers and machines.
     """
     limit = Limit(
         per=THROTTLED + standing.kind,
@@ -251,7 +252,7 @@ def throttled_plan(
 
 
 class _Rule:
-    """One limit of a policy, read: whom it counts, and for which models."""
+    """One limit of a policy, prepared: its subjects, and the models it applies to."""
 
     __slots__ = (
         "_header_template",
@@ -277,7 +278,7 @@ class _Rule:
         self._header_template: tuple[float, LimitHeaderTemplate] | None = None
 
     def header_template(self, ends_at: float, length_s: int) -> LimitHeaderTemplate:
-        """The limit's header lines: shared by all plans, made once in each period."""
+        """The limit's header lines: shared by all plans, made once per period."""
         if self._header_template is None or self._header_template[0] != ends_at:
             headers = LimitHeaderTemplate(
                 self.limit, ends_at=ends_at, length_s=length_s
@@ -287,7 +288,7 @@ class _Rule:
 
 
 class _Table:
-    """The rules of one policy under one tenant, with its keys' common beginning."""
+    """The rules of one policy for one tenant, and the common prefix of its keys."""
 
     __slots__ = ("by_model", "policy", "prototypes", "rules", "stem", "tag")
 
@@ -297,12 +298,12 @@ class _Table:
         self.by_model = any(rule.by_model for rule in self.rules)
         self.stem = _key_stem(prefix, tenant)
         self.tag = tenant_tag(tenant)
-        # One finished plan for each combination of limits, for others to copy from.
+        # One plan for each combination of limits, from which others are copied.
         self.prototypes: dict[tuple[LimitHeaderTemplate, ...], LimitPlan] = {}
 
 
 class _CellMaker:
-    """Makes cells: it knows the time zone of periods and the length of leases."""
+    """Makes cells, with the time zone of periods and the length of leases."""
 
     __slots__ = ("_calendar", "_lease_us")
 
@@ -314,7 +315,9 @@ class _CellMaker:
     def make(
         self, rule: _Rule, stem: bytes, ids: Sequence[str], now: float
     ) -> tuple[Cell, int]:
-        """A limit's counter for these ids, and its period's length in seconds."""
+        """The limit's cell for these ids, and the length of its period in seconds (0
+        without a calendar period).
+        """
         limit = rule.limit
         if limit.calendar:
             period = self._calendar.period(limit.calendar, now)
@@ -331,9 +334,8 @@ class _CellMaker:
 
 
 class PlanBook:
-    """Every client's plan, built when first asked for and remembered for a while.
-
-    ``evictions`` counts plans that others pushed out. A reload makes a new book.
+    """A cache of plans, built on first use. A reload of the configuration makes a new
+    book. ``evictions`` counts plans dropped for new ones.
     """
 
     def __init__(
@@ -346,7 +348,8 @@ class PlanBook:
         self._prefix = prefix
         self._cells = _CellMaker(timezone, lease_us)
         self._plans: Lru[object, LimitPlan] = Lru(capacity)
-        # By the id of the policy, which the table keeps alive. Bounded by the config.
+        # By tenant and id of the policy, which the table keeps alive; as many as the
+        # configuration has.
         self._tables: dict[tuple[str, int], _Table] = {}
         self._free: dict[str, LimitPlan] = {}
 
@@ -372,7 +375,7 @@ class PlanBook:
         return plan
 
     def head_plan(self, identity: Identity, now: float) -> LimitPlan:
-        """What the head alone decides: nothing that needs the model or body's user."""
+        """The plan of the limits that need neither the model nor the body's user."""
         if identity.allowed:
             return self._free_plan(identity.tenant.name)
         table = self._table(identity)
@@ -419,8 +422,7 @@ class PlanBook:
             "tenant": identity.tenant.name,
             "model": model,
         }
-        # Limits with the same key would count a request twice: the smallest stands
-        # for all.
+        # Limits with the same key would count a request twice: the smallest is used.
         chosen: dict[bytes, tuple[Cell, LimitHeaderTemplate]] = {}
         for rule in rules:
             if rule.matches(model) is None:
@@ -431,8 +433,8 @@ class PlanBook:
             if other is None or cell.amount < other[0].amount:
                 chosen[cell.key] = (cell, rule.header_template(cell.ends_at, length_s))
         cells = tuple([cell for cell, _ in chosen.values()])
-        # The header lines belong to limit and period: where these are the same, all
-        # that does not name the client is the same.
+        # Header templates are shared per limit and period: with the same templates,
+        # everything in two plans but the keys is the same.
         headers = tuple([headers for _, headers in chosen.values()])
         prototype = table.prototypes.get(headers)
         plan = LimitPlan(cells, table.tag, headers, prototype)
@@ -454,11 +456,11 @@ def cells_of_subject(
     timezone: str | tzinfo = "UTC",
     lease_us: int = LEASE_US,
 ) -> list[Cell]:
-    """The counters of one subject, to be looked at or reset; ``now`` in epoch seconds.
+    """The counters of one subject, to read or reset them; ``now`` in epoch seconds.
 
-    ``kind`` is a limit's ``per``. For a pair ``subject`` is a sequence of two ids, or
-    both joined by "+". Raises ValueError for another number of ids. The counters of pairs do not belong to one of their halves: only the store knows
-    with whom else it was paired.
+    ``kind`` is a limit's ``per``. For a pair, ``subject`` is a sequence of two ids, or
+    both joined by "+". Raises ValueError for another number of ids. The counters of
+    pairs are not among those of their halves: only the store knows the other halves.
     """
     maker = _CellMaker(timezone, lease_us)
     parts = kind.split("+")

@@ -1,7 +1,7 @@
-"""What the edges promise the rest: the Protocols that concrete classes fulfil.
+"""The store port: cells, plans, answers, and the Protocol that every store implements.
 
-Callbacks instead of futures on the hot path: a request costs microseconds here, and a
-task or a future per request would be a large part of them.
+Callbacks instead of futures on the hot path: a request costs microseconds here, of which
+a task or a future per request would be a large part.
 """
 
 from __future__ import annotations
@@ -17,9 +17,8 @@ from gateway.core.model import CellKind, Limit
 class Cell(msgspec.Struct, frozen=True):
     """One counter that a request touches: a limit applied to one subject.
 
-    ``key`` is the complete store key, already hashed and tagged by ``{tenant}``; two
-    limits that differ only in their amount share a key. ``limit_name`` is for answers
-    and records.
+    ``key`` is the complete store key (``plans.store_key``); limits that differ only in
+    their amount share it.
     """
 
     key: bytes
@@ -32,32 +31,30 @@ class Cell(msgspec.Struct, frozen=True):
 
 
 class Plan:
-    """All cells of one (tenant, subjects, model): what reserve and settle work on.
+    """All cells of one (tenant, subjects, model), which are reserved and settled together.
 
-    Built once per identity and cached, so that the packed form is ready. ``packed`` is
-    owned by the store (its own wire form of the cells), and so are ``seen`` and
-    ``seen_us``: the sums of the last answer and the store's clock then.
+    Built once per identity and cached. The store owns ``packed`` (its wire form of the
+    cells), ``seen`` and ``seen_us`` (sums of the last answer, and the store's clock then).
     """
 
     __slots__ = ("cells", "packed", "seen", "seen_us", "tag")
 
     def __init__(self, cells: tuple[Cell, ...], tag: bytes = b"") -> None:
         self.cells = cells
-        self.tag = tag  # the tenant's hash tag: one store call per tag on a cluster
+        self.tag = tag  # the tenant's hash tag: on a cluster, one store call per tag
         self.packed: Any = None
         self.seen: Sequence[int] = ()
         self.seen_us = 0
 
 
 class Reserved:
-    """The answer to one reserve; also the handle by which it is settled.
+    """The answer to one reserve, and the handle to settle it.
 
     ``admitted`` False: nothing was counted, ``violated`` is the index of the first
-    cell that has no room, ``retry_after`` the seconds until it has. ``sums`` are the
-    cells' sums after this reserve (before it, when refused), same order as
-    ``plan.cells``. ``frees_at`` (``loop.time()`` clock, 0 when unknown): until then no
-    refund can make room for a request of the least possible cost (one request, one
-    token) in the violated cell, because settled weight alone fills it.
+    cell without room, ``retry_after`` the seconds until it has room. ``sums`` are the
+    sums of ``plan.cells`` after this reserve (before it, when refused). ``frees_at``
+    (``loop.time()`` clock, 0 when unknown): until then no refund can make room for a
+    cost of 1 in the violated cell, because settled weight alone fills it.
     """
 
     __slots__ = (
@@ -83,23 +80,23 @@ class Reserved:
         self.frees_at = 0.0
         self.sums: Sequence[int] = ()
         self.at_us = 0  # store clock of the reserve: refunds go back to that bucket
-        self.local = False  # decided without the store (breaker open)
+        self.local = False  # decided without the store (circuit breaker open)
         self.lease = b""  # lease member of CONCURRENT cells
         self.state = 0  # owned by the store
 
 
 class Store(Protocol):
-    """Counters shared by every worker and machine.
+    """Counters shared by all workers and machines.
 
-    ``reserve`` is all or none over ``plan.cells``: ``costs[i]`` is added to cell i if
-    every cell stays within its amount. ``done`` is called exactly once, in a later turn
-    of the loop or at once, with the answer; it never fails: when the store is away the
-    answer comes from local windows (``when_down``).
+    ``reserve`` is atomic over ``plan.cells``: ``costs[i]`` is added to cell i if every
+    cell stays within its amount, else nothing is. ``done`` is called exactly once with
+    the answer, at once or in a later iteration of the event loop. It never fails: while
+    the store is down, the answer comes from local windows (``store.when_down``).
 
-    ``settle`` says what the exchange really cost, exactly once per admitted reserve,
-    same order and length as ``costs``; for CONCURRENT cells the figure is ignored and
-    the lease ends. Less than reserved goes back to the bucket of the reserve, more is
-    charged to the current bucket, whatever the limit says.
+    ``settle`` replaces the reserved costs by the actual ones, exactly once per admitted
+    reserve, in the order of ``costs``; in CONCURRENT cells the figure is ignored and the
+    lease ends. A surplus is refunded to the bucket of the reserve; a deficit is charged
+    to the current bucket, even beyond the limit.
     """
 
     def reserve(
@@ -109,27 +106,27 @@ class Store(Protocol):
     def settle(self, reserved: Reserved, actual: Sequence[int]) -> None: ...
 
     def charge(self, plan: Plan, actual: Sequence[int]) -> None:
-        """Count what passed without a reservation (observe mode), whatever the limits
-        say. CONCURRENT cells are left alone.
+        """Count an exchange that passed without a reservation (observe mode), even
+        beyond the limits. CONCURRENT cells are not changed.
         """
         ...
 
     def renew(self, reserved: Reserved) -> None:
-        """Prolong the leases of a long exchange."""
+        """Extend the leases of a long exchange."""
         ...
 
     async def start(self) -> None: ...
 
     async def peek(self, cells: Sequence[Cell]) -> list[int]:
-        """Sums now, nothing counted."""
+        """Read the current sums."""
         ...
 
     async def reset(self, cells: Sequence[Cell]) -> None:
-        """Forget these counters."""
+        """Delete these counters."""
         ...
 
     async def close(self) -> None:
-        """Send everything still queued, at most for a few seconds."""
+        """Send everything still queued, for a few seconds at most."""
         ...
 
     @property

@@ -1,9 +1,9 @@
-"""Window arithmetic: how a counter forgets, and when it will have room again.
+"""Window arithmetic: how counts expire, and when a counter has room again.
 
-Pure, in whole microseconds of the store's clock; ``store/lua/gate.lua`` does the same
-sums inside the store, and one contract suite holds both to it. A sliding window is 60
-whole sub-buckets plus the current one. A bucket counts until all of it has left the
-window, so no span of the window's length ever holds more than was allowed.
+In whole microseconds of the store's clock. ``store/lua/gate.lua`` has the same
+arithmetic inside the store; one contract suite tests both. A sliding window consists of
+60 whole sub-buckets plus the current one. A bucket counts until all of it has left the
+window, so no span of the window's length ever exceeds the limit.
 """
 
 from __future__ import annotations
@@ -15,20 +15,20 @@ from gateway.limits.meters import METER_TABLE
 from gateway.limits.ports import Cell
 
 RING = SUB_BUCKETS + 1
-# Reserved weight nobody settled (its worker was killed) is taken for settled after one
-# to two of these: ten minutes is the longest lease of an exchange.
+# Reserved weight that is never settled (its worker was killed) counts as settled after
+# one to two epochs of 10 min.
 EPOCH_US = 600_000_000
-# ``wait_us`` of a cost that exceeds the whole limit.
+# Result of ``wait_us`` for a cost that exceeds the whole limit.
 NEVER = -1
-# What a refusal by concurrency says: nobody knows when an open exchange will end.
+# Retry-After of a refusal by concurrency: the end of an open exchange is not known.
 CONCURRENCY_WAIT_US = 1_000_000
 
 
 class LimitWindow(Protocol):
-    """What the in-process limiter asks of a counter; times are store microseconds."""
+    """A counter of the in-process limiter; times are microseconds of the store's clock."""
 
     def total(self, now_us: int) -> int:
-        """The sum that counts now."""
+        """The current sum."""
         ...
 
     def reserve(self, now_us: int, cost: int, lease: bytes) -> None:
@@ -38,23 +38,23 @@ class LimitWindow(Protocol):
     def settle(
         self, now_us: int, at_us: int, cost: int, actual: int, lease: bytes
     ) -> None:
-        """Replace what was reserved at ``at_us`` by what it really was."""
+        """Replace the ``cost`` reserved at ``at_us`` by the ``actual`` one."""
         ...
 
     def charge(self, now_us: int, at_us: int, cost: int) -> None:
-        """Count settled weight of the past, whatever the limit says."""
+        """Count settled weight at the past time ``at_us``, even beyond the limit."""
         ...
 
     def renew(self, now_us: int, lease: bytes) -> None:
-        """Prolong a lease (nothing to do for weights)."""
+        """Extend a lease (nothing to do for sums)."""
         ...
 
     def wait_us(self, now_us: int, cost: int, amount: int) -> int:
-        """Until ``cost`` fits under ``amount``, if nothing else happens; or NEVER."""
+        """Time until ``cost`` fits under ``amount`` without other traffic, or NEVER."""
         ...
 
     def frees_us(self, now_us: int, amount: int) -> int:
-        """Until settled weight alone leaves room for a cost of one; 0: it does now."""
+        """Time until settled weight leaves room for a cost of 1; 0: it does now."""
         ...
 
 
@@ -81,7 +81,7 @@ class Unsettled:
         self._current += cost
 
     def release(self, now_us: int, at_us: int, cost: int) -> None:
-        """Take back what was reserved at ``at_us``; never below zero."""
+        """Remove a ``cost`` reserved at ``at_us``; never below zero."""
         self._turn(now_us)
         age = self._epoch - at_us // EPOCH_US
         if age <= 0:
@@ -90,7 +90,7 @@ class Unsettled:
             self._earlier = max(0, self._earlier - cost)
 
     def weight(self, now_us: int) -> int:
-        """What is still open."""
+        """The reserved weight not settled yet."""
         self._turn(now_us)
         return self._current + self._earlier
 
@@ -98,8 +98,8 @@ class Unsettled:
 class SlidingWindow:
     """A sum over the last ``window_us``, in 60 whole buckets and the current one.
 
-    ``firm``: a reservation is already the final word (requests are never refunded), so
-    it counts as settled at once.
+    ``firm``: reservations are final (requests are never refunded), so they count as
+    settled at once.
     """
 
     __slots__ = ("_firm", "_index", "_ring", "_sum", "_unsettled", "_width_us")
@@ -128,7 +128,7 @@ class SlidingWindow:
         self._index = index
 
     def total(self, now_us: int) -> int:
-        """The sum that counts now."""
+        """The current sum."""
         self._advance(now_us)
         return self._sum
 
@@ -142,7 +142,7 @@ class SlidingWindow:
     def settle(
         self, now_us: int, at_us: int, cost: int, actual: int, lease: bytes = b""
     ) -> None:
-        """Refund into the bucket of the reserve, or charge to the current one."""
+        """Refund a surplus to the bucket of the reserve, or charge the current one."""
         self._advance(now_us)
         if not self._firm:
             self._unsettled.release(now_us, at_us, cost)
@@ -155,7 +155,7 @@ class SlidingWindow:
                 self._put(bucket, -refund)
 
     def charge(self, now_us: int, at_us: int, cost: int) -> None:
-        """Count ``cost`` where it happened, unless that has left the window."""
+        """Count ``cost`` in the bucket of ``at_us``, unless that has left the window."""
         self._advance(now_us)
         bucket = self._bucket(at_us)
         if bucket is not None:
@@ -173,20 +173,20 @@ class SlidingWindow:
         self._sum += weight
 
     def wait_us(self, now_us: int, cost: int, amount: int) -> int:
-        """Until enough of the oldest buckets have left for ``cost`` to fit."""
+        """Time until enough of the oldest buckets have left for ``cost`` to fit."""
         if cost > amount:
             return NEVER
         self._advance(now_us)
         return self._until_gone(now_us, self._sum + cost - amount)
 
     def frees_us(self, now_us: int, amount: int) -> int:
-        """Earliest time at which settled weight leaves room for one (0: it does)."""
+        """Time until settled weight leaves room for a cost of 1 (0: it does now)."""
         self._advance(now_us)
         settled = self._sum - self._unsettled.weight(now_us)
         return self._until_gone(now_us, settled + 1 - amount)
 
     def _until_gone(self, now_us: int, excess: int) -> int:
-        """Until at least ``excess`` has left the window."""
+        """Time until at least ``excess`` has left the window."""
         if excess <= 0:
             return 0
         bucket = self._index - RING
@@ -226,14 +226,14 @@ class CalendarWindow:
             self._unsettled.release(now_us, at_us, cost)
 
     def charge(self, now_us: int, at_us: int, cost: int) -> None:
-        """Count ``cost``: the period is part of the key, so it is the right one."""
+        """Count ``cost``; the key names the period, so ``at_us`` does not matter."""
         self._sum += cost
 
     def renew(self, now_us: int, lease: bytes) -> None:
         """Weights have no leases."""
 
     def wait_us(self, now_us: int, cost: int, amount: int) -> int:
-        """Until the period ends, if ``cost`` can fit at all."""
+        """Time until the period ends, or NEVER if ``cost`` exceeds the limit."""
         if cost > amount:
             return NEVER
         if self._sum + cost <= amount:
@@ -241,14 +241,14 @@ class CalendarWindow:
         return max(0, self._ends_us - now_us)
 
     def frees_us(self, now_us: int, amount: int) -> int:
-        """Until the period ends, where settled weight alone fills it."""
+        """Time until the period ends, if settled weight alone fills it."""
         if self._sum - self._unsettled.weight(now_us) < amount:
             return 0
         return max(0, self._ends_us - now_us)
 
 
 class Leases:
-    """Open exchanges, each with a time after which it no longer counts."""
+    """Open exchanges, each with the time at which its lease expires."""
 
     __slots__ = ("_expires", "_lease_us", "_unnamed")
 
@@ -258,8 +258,8 @@ class Leases:
         self._unnamed = 0
 
     def total(self, now_us: int) -> int:
-        """How many are open now."""
-        # In order of expiry, since every one opened or renewed goes to the end.
+        """The number of open exchanges."""
+        # In order of expiry, because an opened or renewed lease goes to the end.
         while self._expires:
             oldest = next(iter(self._expires))
             if self._expires[oldest] > now_us:
@@ -268,37 +268,37 @@ class Leases:
         return len(self._expires)
 
     def reserve(self, now_us: int, cost: int, lease: bytes) -> None:
-        """Open one (a cost of 0: none)."""
+        """Open a lease (a cost of 0: none)."""
         if cost:
             self._expires[lease] = now_us + self._lease_us
 
     def settle(
         self, now_us: int, at_us: int, cost: int, actual: int, lease: bytes
     ) -> None:
-        """End one; a stranger's end takes one of the unnamed, if there is one."""
+        """End a lease; an unknown one ends one of those that ``charge`` opened."""
         if self._expires.pop(lease, None) is None:
             self._expires.pop(b"#%d" % self._unnamed, None)
             self._unnamed = max(0, self._unnamed - 1)
 
     def charge(self, now_us: int, at_us: int, cost: int) -> None:
-        """Count ``cost`` open exchanges whose names are not known."""
+        """Open ``cost`` leases without a name."""
         for _ in range(cost):
             self._unnamed += 1
             self._expires[b"#%d" % self._unnamed] = at_us + self._lease_us
 
     def renew(self, now_us: int, lease: bytes) -> None:
-        """Prolong (or open again: whoever renews is still there)."""
+        """Extend a lease; an expired one is opened again, as its exchange is alive."""
         self._expires.pop(lease, None)
         self._expires[lease] = now_us + self._lease_us
 
     def wait_us(self, now_us: int, cost: int, amount: int) -> int:
-        """A guess: nobody knows when an exchange ends."""
+        """CONCURRENCY_WAIT_US if full: the end of an exchange is not known."""
         if cost > amount:
             return NEVER
         return CONCURRENCY_WAIT_US if self.total(now_us) + cost > amount else 0
 
     def frees_us(self, now_us: int, amount: int) -> int:
-        """Never known: an exchange may end at any moment."""
+        """Always 0: an exchange may end at any moment."""
         return 0
 
 

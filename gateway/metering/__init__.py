@@ -1,5 +1,5 @@
-"""What a request cost: dialects, usage, prices, counting of tokens.
+"""What a request cost: provider formats (dialects), usage, prices, token counting.
 
-Start reading in ``dialects/dialect.py``. Pure but for ``counting.py``, which runs a child
-process. May import ``core``.
+Start reading in ``dialects/dialect.py``, then ``usage.py`` and ``prices.py``. Pure (no
+I/O, no clock), except ``counting.py``, which runs a child process. May import ``core``.
 """

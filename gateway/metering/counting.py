@@ -1,9 +1,8 @@
-"""Counting tokens off the loop, for exchanges whose provider stated none.
+"""Token counting off the event loop, for exchanges whose provider states no usage.
 
-One thread feeds one child process, both started when first needed. The child holds the
-tokenizer because loading a vocabulary takes the interpreter lock for 0.7 s and its
-tables 50 MB: neither may happen in a worker. A child that dies or hangs costs its
-exchange an estimate, never an error.
+One thread feeds one child process, both started on first use. The tokenizer is in the
+child because loading a vocabulary holds the interpreter lock for 0.7 s and needs 50 MB,
+which no worker can afford. If the child dies or hangs, the usage is estimated.
 """
 
 from __future__ import annotations
@@ -27,14 +26,14 @@ from gateway.core.model import Usage
 from gateway.metering.dialects.base import CountTask
 from gateway.metering.usage import count_usage, estimate_usage
 
-# Waiting tasks beyond either are estimated at once: some 2 s of counting.
+# Tasks beyond either bound are estimated at once. Full, the queue takes about 2 s.
 PENDING_MAX = 256
 PENDING_BYTES = 32 * 1024 * 1024
-# Bodies beyond this are not copied to the child: their prompt is estimated.
+# Larger bodies are not copied to the child: their prompt is estimated.
 BODY_BYTES = 1024 * 1024
-# Loading a vocabulary on a busy machine, then one task.
+# Longest wait for the child: it loads a vocabulary on a busy machine, then counts.
 ANSWER_TIMEOUT_S = 20.0
-# A child that nobody needed for so long gives its memory back.
+# An idle child is stopped after this time, to free its memory.
 IDLE_S = 60.0
 _CLOSE_S = 2.0
 
@@ -56,7 +55,7 @@ Done = Callable[[Usage], None]
 
 
 def encoding_of(model: str) -> tuple[str, bool]:
-    """(encoding, whether it is the model's own); others are counted by o200k."""
+    """(encoding, whether it is the model's own); other models are counted by o200k."""
     name = _VENDOR.sub("", model.lower().rpartition("/")[2])
     for pattern, encoding in _FAMILY:
         if pattern.match(name):
@@ -65,7 +64,7 @@ def encoding_of(model: str) -> tuple[str, bool]:
 
 
 class TokenCounter:
-    """Counts tasks one after the other; ``done`` is called on the loop."""
+    """Counts tasks one after the other; ``done`` is called on the event loop."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
@@ -80,11 +79,11 @@ class TokenCounter:
 
     @property
     def pending(self) -> int:
-        """Tasks handed in and not yet answered."""
+        """Tasks submitted and not answered yet."""
         return len(self._waiting)
 
     def submit(self, task: CountTask, done: Done) -> bool:
-        """Count ``task`` soon; False when it is estimated at once instead."""
+        """Queue ``task``; False when the queue is full and it is estimated instead."""
         if len(task.body) > BODY_BYTES:
             task.body = b""
         size = len(task.body) + sum(map(len, task.answer)) + sum(map(len, task.text))
@@ -107,7 +106,7 @@ class TokenCounter:
         return True
 
     def close(self) -> None:
-        """End thread and child; tasks still waiting are estimated."""
+        """Stop thread and child; tasks still waiting are estimated."""
         self._closed = True
         waiting, self._waiting = self._waiting, {}
         self._waiting_bytes = 0
@@ -138,7 +137,7 @@ class TokenCounter:
             usage = self._child.count(task) or estimate_usage(task)
             try:
                 self._loop.call_soon_threadsafe(self._answer, task, usage)
-            except RuntimeError:  # the loop was closed under us: nobody waits
+            except RuntimeError:  # the event loop is closed
                 return
 
     def _answer(self, task: CountTask, usage: Usage) -> None:
@@ -149,7 +148,7 @@ class TokenCounter:
 
 
 class _Child:
-    """The process with the tokenizer; used by one thread, stopped by any."""
+    """The process with the tokenizer; used by one thread, stopped by any thread."""
 
     def __init__(self) -> None:
         self._process: subprocess.Popen[bytes] | None = None
@@ -157,7 +156,7 @@ class _Child:
         self._decoder = msgspec.msgpack.Decoder(Usage)
 
     def count(self, task: CountTask) -> Usage | None:
-        """Its answer; None when it could not give one."""
+        """The usage that the child counts; None when it fails or times out."""
         try:
             process = self._started()
             assert process.stdin is not None
@@ -190,7 +189,7 @@ class _Child:
         return process
 
     def stop(self) -> None:
-        """End the process, whatever it is doing."""
+        """Kill the process."""
         process, self._process = self._process, None
         if process is None:
             return
@@ -219,13 +218,13 @@ def _read(pipe: IO[bytes]) -> bytes | None:
 
 
 def _readable(pipe: IO[bytes], timeout_s: float) -> bool:
-    poll = select.poll()  # not select(): descriptors may be above 1,024
+    poll = select.poll()  # not select(): file descriptors may be above 1,024
     poll.register(pipe, select.POLLIN)
     return bool(poll.poll(timeout_s * 1000))
 
 
 def count_task(task: CountTask, encodings: dict[str, Callable[[str], int]]) -> Usage:
-    """Count one task with the model's tokenizer; ``encodings`` keeps loaded ones."""
+    """Count one task with the model's tokenizer; ``encodings`` caches loaded ones."""
     name, own = encoding_of(task.model)
     if name in _QUICKTOK_ENCODINGS and find_spec("quicktok") is None:
         name, own = _DEFAULT_ENCODING, False
@@ -252,18 +251,19 @@ def _load_encoding(name: str) -> Callable[[str], int]:
 
 
 def main() -> None:
-    """The child: count what comes in until the pipe ends."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the worker's to handle
+    """The child process: count tasks until the pipe ends."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the worker handles Ctrl-C
     decode = msgspec.msgpack.Decoder(CountTask).decode
     encode = msgspec.msgpack.Encoder().encode
     encodings: dict[str, Callable[[str], int]] = {}
-    polite = False
+    nice = False
     while (message := _read(sys.stdin.buffer)) is not None:
         counted = encode(count_task(decode(message), encodings))
-        if not polite:
-            # Only now: behind all others a busy machine loads a vocabulary for too long.
+        if not nice:
+            # Only after the first task: at low priority, loading a vocabulary takes too
+            # long on a busy machine.
             os.nice(10)
-            polite = True
+            nice = True
         try:
             _write(sys.stdout.buffer, counted)
         except BrokenPipeError:

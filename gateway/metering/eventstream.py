@@ -1,8 +1,8 @@
 """AWS event stream (``application/vnd.amazon.eventstream``), read incrementally.
 
-A message is: total length and header length (u32 big-endian each), CRC-32 of those
-eight bytes, headers, payload, CRC-32 of everything before. Only the first CRC is
-checked: it is what keeps the framing in step, and the relay never changes a byte.
+A message consists of: total length and header length (u32 big-endian each), CRC-32 of
+those eight bytes, headers, payload, CRC-32 of everything before. Only the first CRC is
+checked, because the framing depends on it; the relay does not change the bytes.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ from zlib import crc32
 
 PRELUDE_BYTES = 12
 _TRAILER_BYTES = 4
-# AWS allows 24 MiB a message; payloads that carry usage are far below this, and
-# larger ones are skipped without being held.
+# AWS allows 24 MiB a message. Payloads with usage are far below this bound; larger
+# messages are skipped without being buffered.
 PAYLOAD_BYTES = 1024 * 1024
 # Header value types; byte arrays and strings carry their length in two bytes.
 _BYTES, _STRING = 6, 7
@@ -21,11 +21,11 @@ _FIXED = {0: 0, 1: 0, 2: 1, 3: 2, 4: 4, 5: 8, 8: 8, 9: 16}
 
 
 class EventStreamError(Exception):
-    """The bytes are not an AWS event stream, or no longer in step."""
+    """The bytes are not an AWS event stream, or the framing is lost."""
 
 
 class EventStreamReader:
-    """Yields ``(event type, payload)`` of every whole message, whatever the split."""
+    """Yields ``(event type, payload)`` of every whole message, for any split of bytes."""
 
     __slots__ = ("_held", "_skip")
 
@@ -34,7 +34,9 @@ class EventStreamReader:
         self._skip = 0
 
     def feed(self, data: bytes) -> Iterator[tuple[str, bytes]]:
-        """Messages completed by ``data``. Raises FrameError where framing breaks."""
+        """Messages completed by ``data``. Raises EventStreamError if
+        framing is lost.
+        """
         held = self._held
         if self._skip:
             cut = min(self._skip, len(data))
@@ -69,7 +71,7 @@ def _prelude(held: bytearray, at: int) -> tuple[int, int]:
 
 
 def event_type(headers: bytes) -> str:
-    """The ``:event-type`` (or ``:exception-type``) of a header block, else empty."""
+    """The ``:event-type`` (or ``:exception-type``) of a header block, "" without one."""
     at = 0
     while at + 2 <= len(headers):
         name_end = at + 1 + headers[at]
@@ -90,7 +92,7 @@ def event_type(headers: bytes) -> str:
 
 
 def encode_message(event: str, payload: bytes) -> bytes:
-    """One event message, for tests and for the mock provider of the demo."""
+    """Encode one event message, for tests and for the mock provider of the demo."""
     headers = b"".join(
         bytes([len(name)]) + name + b"\x07" + len(value).to_bytes(2, "big") + value
         for name, value in (

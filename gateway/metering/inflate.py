@@ -1,7 +1,7 @@
-"""Bounded decoding of gzip and deflate, for the copies that are read.
+"""Bounded decoding of gzip and deflate, for the copies of bodies that are read.
 
-What is forwarded stays as it came; this decodes a copy, and stops where a small input
-would become a large output.
+The forwarded bytes stay unchanged. Decoding stops where a small input would become a
+large output (a decompression bomb).
 """
 
 from __future__ import annotations
@@ -12,15 +12,15 @@ from collections.abc import Iterator
 CODINGS = frozenset({"gzip", "x-gzip", "deflate"})
 PIECE_BYTES = 64 * 1024
 _ZLIB_HEADER_BYTES = 2
-# A body this much larger than its coded form is a bomb; zlib's best is 1,032.
-# JSON and text reach 20, a stream of alike chunks 60.
+# Largest ratio of decoded to coded size. JSON and text reach 20, a stream of similar
+# chunks 60; a decompression bomb up to zlib's maximum of 1,032.
 RATIO_MAX = 200
-# ... judged only beyond this, so that tiny repetitive bodies pass.
+# The ratio is checked only beyond this size, so that small repetitive bodies pass.
 RATIO_FROM_BYTES = 1024 * 1024
 
 
 class InflateError(Exception):
-    """The coded bytes are broken, or their decoded form is too large."""
+    """The coded bytes are invalid, or their decoded form is too large."""
 
     def __init__(self, message: str, *, too_large: bool = False) -> None:
         super().__init__(message)
@@ -30,7 +30,7 @@ class InflateError(Exception):
 class Inflater:
     """Decodes one body, fed in any pieces.
 
-    ``max_bytes`` bounds the decoded size, ``max_ratio`` decoded by coded size.
+    ``max_bytes`` bounds the decoded size, ``max_ratio`` decoded size / coded size.
     """
 
     __slots__ = ("_begun", "_coded", "_decoded", "_decoder", "_max", "_ratio")
@@ -41,9 +41,9 @@ class Inflater:
         coding = coding.strip().lower()
         if coding not in CODINGS:
             raise InflateError(f"unknown content coding {coding!r}")
-        # 47: gzip or zlib, told by the header.
+        # 47: gzip or zlib, detected by the header.
         self._decoder = zlib.decompressobj(47)
-        # deflate: its first two bytes, until they are there.
+        # deflate: the bytes so far, until its two header bytes have arrived.
         self._begun: bytes | None = b"" if coding == "deflate" else None
         self._max = max_bytes
         self._ratio = max_ratio
@@ -52,7 +52,7 @@ class Inflater:
 
     @property
     def finished(self) -> bool:
-        """Whether the coded body has come to its proper end."""
+        """Whether the coded body is complete."""
         return self._decoder.eof
 
     def feed(self, data: bytes) -> bytes:
@@ -70,11 +70,11 @@ class Inflater:
                 yield piece
             data = self._rest()
             if not data and len(piece) == PIECE_BYTES:
-                while piece := self._decode(b""):  # what waits behind a full window
+                while piece := self._decode(b""):  # output still inside the decoder
                     yield piece
 
     def _begin(self, data: bytes) -> bytes:
-        """Some senders of deflate leave out the zlib header (RFC 9110 8.4.1.2)."""
+        """Detect deflate without the zlib header (RFC 9110 section 8.4.1.2)."""
         if len(data) < _ZLIB_HEADER_BYTES:
             self._begun = data
             return b""
@@ -93,7 +93,7 @@ class Inflater:
         return piece
 
     def _rest(self) -> bytes:
-        """Input not taken in yet; a gzip body may hold several members."""
+        """Input not decoded yet; a gzip body may consist of several members."""
         decoder = self._decoder
         if not decoder.eof:
             return decoder.unconsumed_tail

@@ -1,4 +1,4 @@
-"""What a model's tokens cost: a dated table in the package, overridable by policy."""
+"""Prices of models: a dated table in the package, which policies may override."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _VENDOR = re.compile(
     r"^(?:anthropic|amazon|meta|cohere|mistral|ai21|deepseek|openai|qwen|google|xai"
     r"|moonshotai|zai|minimax|nvidia)\."
 )
-# Taken off from the right, one at a time, until a name is known.
+# Removed from the right, one at a time, until the name is known.
 _SUFFIX = re.compile(
     r"(?:-v\d+)?:\d+(?::\d+k)?$"  # Bedrock: -v1:0, :0, :0:200k
     r"|-v\d+$"
@@ -35,7 +35,7 @@ _SUFFIX = re.compile(
     r"|-(?:latest|default|exp|preview)$|@(?:latest|default|\d{3})$"
     r"|-\d{3,4}$"  # -001, -0613, -2407
 )
-# What may follow a known name in a longer one; a bare number is another version.
+# What may follow a known name in a longer one. Not a bare number: another version.
 _LONGER = re.compile(r"^[-:@](?!\d+(?:[-.:@]|$))")
 
 
@@ -50,12 +50,12 @@ class _PriceFile(msgspec.Struct):
 
 
 def packaged_prices() -> bytes:
-    """The table that came with this version."""
+    """The price table of this version, as JSON."""
     return files("gateway.metering").joinpath("prices.json").read_bytes()
 
 
 class PriceTable:
-    """Prices by model name; look-ups are cached and bounded."""
+    """Prices by model name; look-ups go through a bounded cache."""
 
     __slots__ = ("_found", "_globs", "_models", "_named", "_unknown", "dated")
 
@@ -77,7 +77,7 @@ class PriceTable:
 
     @classmethod
     def parse(cls, text: bytes) -> PriceTable:
-        """A table from its JSON form. Raises msgspec.ValidationError."""
+        """Decode a table from JSON. Raises msgspec.ValidationError."""
         file = msgspec.json.decode(text, type=_PriceFile)
         models = {
             name.lower(): price
@@ -91,10 +91,10 @@ class PriceTable:
         prices: Mapping[str, Price],
         unknown: Price | Literal["free", "deny"] = "free",
     ) -> PriceTable:
-        """This table with a policy's own prices before it.
+        """This table with a policy's own prices, which take precedence.
 
         ``prices``: by model name or glob pattern, as clients write the model.
-        ``unknown``: the price of a model that nothing else names.
+        ``unknown``: the price of a model that is in neither.
         """
         globs = [(k.lower(), v) for k, v in prices.items() if set(k) & set("*?[")]
         globs.sort(key=lambda pair: -len(pair[0]))
@@ -116,16 +116,16 @@ class PriceTable:
         return self._look_up(model)[1] is not None
 
     def known_name(self, model: str) -> str:
-        """The name for a metric label: a name of the table, else ``other``."""
+        """The name for a metric label: a name in the table, else ``other``."""
         return self._look_up(model)[0]
 
     def cost_nanos(self, model: str, usage: Usage) -> int | None:
-        """Nano-dollars of an exchange, rounded half up; None: no price known."""
+        """Nano-dollars of an exchange, rounded half up; None if the price is unknown."""
         price = self._look_up(model)[1]
         if price is None:
             return None
         plain = max(0, usage.prompt - usage.cached - usage.cache_write)
-        # Where the completion leaves reasoning out, only the total has it.
+        # Where the completion excludes reasoning, only the total includes it.
         generated = max(usage.completion, usage.total - usage.prompt)
         cost = plain * price.input + generated * price.output
         if usage.cached:
@@ -175,7 +175,7 @@ class PriceTable:
 
 
 def _spellings(name: str) -> list[str]:
-    """A name with provider prefixes gone and suffixes taken off one by one."""
+    """A name without provider prefixes, then with its suffixes removed one by one."""
     name = name.rpartition("/")[2]
     found = [name]
     for prefix in (_REGION, _VENDOR):

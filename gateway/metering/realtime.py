@@ -1,7 +1,7 @@
-"""Realtime over WebSocket: frames read as they pass, usage of every response summed.
+"""Realtime over WebSocket: reads passing frames and sums the usage of all responses.
 
-Frames are never changed, only looked at. ``permessage-deflate`` is stripped from the
-handshake, so a reserved bit means that the peers no longer speak what we can read.
+Frames are not changed. The proxy removes ``permessage-deflate`` from the handshake, so
+a reserved bit means that the frames cannot be read.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ _DISCARDED = -1
 
 
 class FrameScanError(Exception):
-    """The bytes are not frames that can be read: metering has to stop."""
+    """The bytes are not readable frames: metering has to stop."""
 
 
 class FrameScanner:
-    """Takes whole messages out of one direction of a WebSocket (RFC 6455).
+    """Extracts whole messages from one direction of a WebSocket (RFC 6455).
 
-    ``max_message``: larger ones are skipped unread (audio is what grows so large).
+    ``max_message``: larger messages (audio) are skipped unread.
     """
 
     __slots__ = ("_held", "_kind", "_max", "_parts", "_size", "_skip", "skipped")
@@ -42,7 +42,10 @@ class FrameScanner:
         self.skipped = 0
 
     def feed(self, data: bytes) -> Iterator[tuple[int, bytes]]:
-        """(opcode, payload) of every message completed. Raises FrameScanError."""
+        """(opcode, payload) of every message that ``data`` completes.
+
+        Raises FrameScanError.
+        """
         if self._skip:
             cut = min(self._skip, len(data))
             self._skip -= cut
@@ -76,20 +79,20 @@ class FrameScanner:
         del held[:at]
 
     def _is_too_large(self, opcode: int, length: int) -> bool:
-        """Whether a data frame belongs to a message that cannot be held."""
+        """Whether a data frame belongs to a message too large to buffer."""
         if self._kind == _DISCARDED:
             return opcode == 0
         return self._size + length > self._max
 
     def _continue(self, opcode: int) -> None:
-        """Check that a frame may come now (RFC 6455 section 5.4)."""
+        """Check the order of fragments (RFC 6455 section 5.4)."""
         if opcode and self._kind:
             raise FrameScanError("a new message inside a fragmented one")
         if not opcode and not self._kind:
-            raise FrameScanError("a continuation of nothing")
+            raise FrameScanError("a continuation frame without a message")
 
     def _pass_over(self, first: int) -> None:
-        """Let go of a message too large to hold, now and in its later frames."""
+        """Skip a message too large to buffer, with all its later frames."""
         self._continue(first & 0x0F)
         self._parts = []
         self._size = 0
@@ -99,7 +102,7 @@ class FrameScanner:
             self.skipped += 1
 
     def _take(self, first: int, payload: bytes) -> tuple[int, bytes] | None:
-        """Add a frame to its message; the message, when that was the last."""
+        """Add a frame to its message; returns the message if the frame was its last."""
         opcode = first & 0x0F
         self._continue(opcode)
         self._kind = opcode or self._kind
@@ -113,7 +116,7 @@ class FrameScanner:
 
 
 def _frame_head(held: bytearray, at: int) -> tuple[int, int, int, bytes] | None:
-    """(first byte, payload start, length, mask); None: the head is not whole yet."""
+    """(first byte, payload start, length, mask); None: the head is incomplete."""
     have = len(held) - at
     if have < 2:  # noqa: PLR2004
         return None
@@ -142,7 +145,7 @@ def _unmask(payload: bytes, mask: bytes) -> bytes:
 
 
 class RealtimeMeter:
-    """Both directions of one realtime session."""
+    """Usage of one realtime session, read from both directions."""
 
     __slots__ = (
         "_down",
@@ -160,18 +163,18 @@ class RealtimeMeter:
         self.client_events = 0
         self.responses = 0
         self.model = ""
-        # Whether a direction could not be read (to its end).
+        # A direction could not be read, or not to its end.
         self.lost = False
         self.total = Usage()
 
     def feed_client(self, data: bytes) -> int:
-        """Bytes from the client; how many events they completed."""
+        """Scan bytes from the client; returns the number of events they complete."""
         count = sum(kind in (TEXT, BINARY) for kind, _ in self._scan(data, up=True))
         self.client_events += count
         return count
 
     def feed_upstream(self, data: bytes) -> list[Usage]:
-        """Bytes from the upstream; the usage of every response they completed."""
+        """Scan bytes from the upstream; returns the usage of each completed response."""
         found = []
         for kind, payload in self._scan(data, up=False):
             if kind != TEXT:
@@ -211,7 +214,7 @@ class RealtimeMeter:
 
 
 def response_usage(event: bytes) -> Usage | None:
-    """Usage of a ``response.done`` (OpenAI) or any event that states one."""
+    """Usage in an event (OpenAI: ``response.done``); None if it states none."""
     if b'"usage' not in event:
         return None
     envelope: UsageEnvelope | None

@@ -1,4 +1,4 @@
-"""Estimates before the answer, weights after it."""
+"""Token estimates before the answer; weighting and counting of usage after it."""
 
 from __future__ import annotations
 
@@ -9,20 +9,21 @@ from gateway.core.model import RequestFacts, Usage, UsageSource
 from gateway.metering.dialects.base import OPAQUE, CountTask
 from gateway.metering.dialects.texts import answer_texts, kept_texts, prompt_texts
 
-# Bytes of JSON a token stands for before anything was learned: English text in
-# messages is near 4.5, code and other scripts are denser. Low is careful.
+# Bytes of JSON per token before anything is learned: English text in messages has about
+# 4.5, code and other scripts fewer. A low value overestimates, which is the safe side.
 BYTES_PER_TOKEN = 4.0
 RATIO_MIN, RATIO_MAX = 0.25, 16.0
-# Older exchanges fade by this much with each new one: the last fifty count.
-_FADE = 0.98
+# Decay per exchange of the learned ratio: about the last 50 exchanges count.
+_DECAY = 0.98
 MODELS_MAX = 1024
 SUBJECTS_MAX = 50_000
-# Completion expected where neither a cap nor a history says anything.
+# Completion tokens expected without a cap and without a history.
 DEFAULT_COMPLETION = 1024
-# A cap alone is not believed beyond this: clients set 64,000 and get 300.
+# Upper bound of the expectation from a cap alone: clients set 64,000 and get 300.
 UNKNOWN_SUBJECT_MAX = 4096
-# ... nor a number of answers beyond OpenAI's own bound.
+# Upper bound of ``n`` in the expectation: OpenAI's own bound.
 _ANSWERS_MAX = 128
+# Weight of the newest answer in a subject's mean completion.
 _ALPHA = 0.1
 # Endpoints whose answers hold no generated tokens.
 _NO_COMPLETION = frozenset(
@@ -38,21 +39,21 @@ _NO_COMPLETION = frozenset(
         "other",
     }
 )
-# What OpenAI's chat format adds to each message, and once to the whole prompt.
+# Tokens that OpenAI's chat format adds per message, and once per prompt.
 _MESSAGE_TOKENS, _REPLY_TOKENS = 3, 3
 
 
 class PromptEstimator:
-    """Tokens of a prompt from its bytes, by a ratio learned per model."""
+    """Estimates prompt tokens from bytes, by a ratio learned per model."""
 
     __slots__ = ("_models",)
 
     def __init__(self) -> None:
-        # model -> [bytes per token, faded sum of bytes, faded sum of tokens]
+        # model -> [bytes per token, decayed sum of bytes, decayed sum of tokens]
         self._models: dict[str, list[float]] = {}
 
     def estimate(self, model: str, facts: RequestFacts) -> int:
-        """Prompt tokens expected; at least 1 where there is any prompt."""
+        """Expected prompt tokens; at least 1 if the request is billable."""
         if not facts.billable:
             return 0
         known = self._models.get(model)
@@ -60,7 +61,7 @@ class PromptEstimator:
         return facts.prompt_tokens_known + int(facts.prompt_bytes / ratio + 1)
 
     def learn(self, model: str, facts: RequestFacts, prompt_tokens: int) -> None:
-        """Take in what the provider counted for a prompt of that size."""
+        """Update the ratio with the provider's token count of a prompt."""
         tokens = prompt_tokens - facts.prompt_tokens_known
         if tokens <= 0 or facts.prompt_bytes <= 0:
             return
@@ -69,10 +70,10 @@ class PromptEstimator:
         if known is None:
             if len(models) >= MODELS_MAX:
                 del models[next(iter(models))]
-            # One short prompt must not overthrow the default: it weighs 64 tokens.
+            # The default counts as 64 tokens, so that one short prompt changes little.
             known = [0.0, 64 * BYTES_PER_TOKEN, 64.0]
-        known[1] = known[1] * _FADE + facts.prompt_bytes
-        known[2] = known[2] * _FADE + tokens
+        known[1] = known[1] * _DECAY + facts.prompt_bytes
+        known[2] = known[2] * _DECAY + tokens
         known[0] = min(RATIO_MAX, max(RATIO_MIN, known[1] / known[2]))
         models[model] = known
 
@@ -83,29 +84,29 @@ class PromptEstimator:
 
 
 class CompletionExpectation:
-    """What a subject's answers usually cost, to reserve for the next one."""
+    """Expects completion tokens of a subject's next answer from its earlier ones."""
 
     __slots__ = ("_subjects",)
 
     def __init__(self) -> None:
-        # key -> [mean, mean absolute deviation], exponentially faded
+        # key -> [mean, mean absolute deviation], exponentially weighted
         self._subjects: dict[object, list[float]] = {}
 
     def expect(self, key: object, facts: RequestFacts) -> int:
-        """Completion tokens to reserve: the cap, or less if this subject gets less."""
+        """Completion tokens to reserve: mean + 2 deviations, at most the cap."""
         if not facts.billable or facts.endpoint in _NO_COMPLETION:
             return 0
         cap = None if facts.max_tokens is None else facts.max_tokens * facts.n
         seen = self._subjects.get(key)
         if seen is not None:
-            usual = int(seen[0] + 2 * seen[1]) + 1
-            return usual if cap is None else min(cap, usual)
+            expected = int(seen[0] + 2 * seen[1]) + 1
+            return expected if cap is None else min(cap, expected)
         if cap is None:
             return DEFAULT_COMPLETION * min(facts.n, _ANSWERS_MAX)
         return min(cap, UNKNOWN_SUBJECT_MAX)
 
     def learn(self, key: object, completion: int) -> None:
-        """Take in what one answer really was."""
+        """Update a subject's mean and deviation with one answer."""
         subjects = self._subjects
         seen = subjects.pop(key, None)
         if seen is None:
@@ -120,10 +121,10 @@ class CompletionExpectation:
 
 
 def weigh(usage: Usage, weights: Mapping[str, float]) -> int:
-    """What an exchange costs on the ``tokens`` meter, in whole tokens, half up.
+    """The cost of an exchange on the ``tokens`` meter, in whole tokens, half up.
 
-    ``weights``: share of a token of each kind (prompt, completion, cached,
-    cache_write, reasoning). Kinds inside another take its weight unless they have one.
+    ``weights``: what one token of a kind counts (prompt, completion, cached,
+    cache_write, reasoning). A kind contained in another has its weight by default.
     """
     if not weights:
         return usage.total
@@ -131,7 +132,7 @@ def weigh(usage: Usage, weights: Mapping[str, float]) -> int:
     completion = weights.get("completion", 1.0)
     inside = max(0, usage.prompt + usage.completion - usage.total)
     rest = max(0, usage.total - usage.prompt - usage.completion)
-    # Reasoning that the completion leaves out stands in the rest of the total.
+    # Reasoning that the completion excludes is part of the rest of the total.
     outside = min(rest, usage.reasoning)
     reasoning = weights.get("reasoning", completion)
     within = min(usage.reasoning - outside, usage.completion)
@@ -145,20 +146,20 @@ def weigh(usage: Usage, weights: Mapping[str, float]) -> int:
         + (rest - outside)
         - inside
     )
-    # Rounding first hides what binary fractions add: 0.1 * 25 is 2.5.
+    # The first rounding removes binary fractions: 0.1 * 25 has to be 2.5.
     return max(0, math.floor(round(weighed, 6) + 0.5))
 
 
 def count_usage(task: CountTask, count: Callable[[str], int], *, exact: bool) -> Usage:
-    """Usage counted from an exchange's texts. Runs where it may take long.
+    """Usage counted from an exchange's texts; slow, so it runs in the child process.
 
-    ``exact``: ``count`` is the model's own tokenizer; otherwise, and wherever bytes
-    had to be estimated, the source is "estimated". Never zero where there was text.
+    ``exact``: ``count`` is the model's own tokenizer. Otherwise, or if some bytes had to
+    be estimated, the source is "estimated".
     """
     texts = [*kept_texts(task.text), *answer_texts(task.framing, task.answer)]
     completion = count("".join(texts)) if texts else 0
     if task.lost_bytes:
-        # Text is about a fifth of a stream's bytes; a token about four of those.
+        # Text is about 1/5 of a stream's bytes, and a token has about 4 bytes: 1/20.
         kept = sum(map(len, task.answer)) or 1
         share = completion / kept if completion and not task.text else 1 / 20
         completion += int(task.lost_bytes * share) + 1
@@ -193,7 +194,7 @@ def _count_prompt(task: CountTask, count: Callable[[str], int]) -> tuple[int, bo
 
 
 def estimated_prompt(task: CountTask) -> int:
-    """Prompt tokens without text: the learned estimate, or bytes by the default."""
+    """Prompt tokens without the text: the learned estimate, or by BYTES_PER_TOKEN."""
     if task.prompt_estimate:
         return task.prompt_estimate
     by_bytes = int(task.prompt_bytes / BYTES_PER_TOKEN + 1)
@@ -201,9 +202,9 @@ def estimated_prompt(task: CountTask) -> int:
 
 
 def estimate_usage(task: CountTask) -> Usage:
-    """Usage from sizes alone, at once: for when counting is not possible.
+    """Usage from sizes alone, where counting is not possible.
 
-    A stream's record of one token has some 180 bytes, a JSON answer some 5 a token.
+    A record of a stream has about 180 bytes per token, a JSON answer about 5.
     """
     size = sum(map(len, task.answer)) + task.lost_bytes
     chars = sum(map(len, task.text))

@@ -1,4 +1,4 @@
-"""Properties of the dialects: splits never matter, junk never raises, bytes survive."""
+"""Properties of dialects: any split, any input, unchanged bytes."""
 
 from __future__ import annotations
 
@@ -99,7 +99,7 @@ def test_requests_never_raise_anything_else(path, value, junk):
     at=cuts,
 )
 def test_answers_never_raise(path, kind, value, junk, at):
-    """Any answer under any content type meters to whole, non-negative figures."""
+    """Any answer of any content type gives whole, non-negative figures."""
     match = find_endpoint("POST", path)
     facts = RequestFacts(match.endpoint, stream=True)
     text = json.dumps(value).encode()
@@ -131,7 +131,7 @@ def test_answers_never_raise(path, kind, value, junk, at):
     at=cuts,
 )
 def test_filter_withholds_only_the_usage_event(lines, end, at):
-    """Whatever the line ends and splits, all other bytes pass unchanged, in order."""
+    """For any line ends and splits, all other bytes pass unchanged and in order."""
     asked = b'data: {"choices":[],"usage":{"prompt_tokens":3,"completion_tokens":4}}'
     before = b"".join(line.replace(b"\n", end) + end + end for line in lines)
     done = b"data: [DONE]" + end + end
@@ -154,7 +154,7 @@ def test_filter_withholds_only_the_usage_event(lines, end, at):
     indent=st.sampled_from([None, 1]),
 )
 def test_asking_for_usage_changes_nothing_else(body, options, indent):
-    """The spliced body is the same JSON with include_usage true and nothing lost."""
+    """The edited body is the same JSON with include_usage true."""
     text = json.dumps({**body, "stream_options": options}, indent=indent).encode()
     spliced = with_usage_asked(text, present=True)
     assert spliced is not None
@@ -173,7 +173,7 @@ def test_asking_for_usage_changes_nothing_else(body, options, indent):
 
 @given(payloads=st.lists(st.binary(max_size=50), max_size=5), at=cuts)
 def test_event_stream_splits(payloads, at):
-    """Event stream messages come out whole, whatever the split."""
+    """Event stream messages are complete for any split."""
     body = b"".join(encode_message("chunk", payload) for payload in payloads)
     reader = EventStreamReader()
     found = [m for piece in pieces_of(body, at) for m in reader.feed(piece)]
@@ -182,7 +182,7 @@ def test_event_stream_splits(payloads, at):
 
 @given(junk=st.binary(max_size=200), at=cuts)
 def test_binary_readers_fail_in_their_own_words(junk, at):
-    """Junk gives messages or the reader's own error."""
+    """Invalid input gives messages or the reader's own error."""
     for reader in (EventStreamReader(), FrameScanner(64)):
         try:
             for piece in pieces_of(junk, at):
@@ -198,6 +198,6 @@ def test_binary_readers_fail_in_their_own_words(junk, at):
     name=st.sampled_from(sorted(DIALECTS)),
 )
 def test_errors_are_json(status, code, message, name):
-    """Every dialect's error body is JSON that carries the message."""
+    """Every dialect's error body is JSON that contains the message."""
     body = DIALECTS[name].error_body(status, code, message)
     assert message in json.dumps(json.loads(body), ensure_ascii=False) or message

@@ -1,4 +1,4 @@
-"""Identity under any input: never an exception, never a key or junk in an id."""
+"""Identity for any input: no exception, no key and no unreadable text in an id."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def request(**headers: str):
 
 
 def without_id(identity: Identity) -> str:
-    """Everything an identity says, without the id and the place of its credential."""
+    """All fields of an identity but the id and the position of its credential."""
     return repr(
         msgspec.structs.replace(
             identity,
@@ -58,7 +58,7 @@ def without_id(identity: Identity) -> str:
 
 @given(field_values, field_values)
 def test_any_header_identifies_someone_without_showing_the_key(key, chain):
-    """Junk in every field still gives a tenant, a short id and a plan."""
+    """Any field values give a tenant, a short id and a plan."""
     identifier = Identifier([Tenant("t", POLICY)], b"pepper", trusted=TRUSTED)
     head = request(Authorization=key, X_Forwarded_For=chain)
     identity = identifier.identify("10.0.0.1", head, NOW)
@@ -85,7 +85,7 @@ def test_clients_cannot_choose_their_address(real, forged):
 
 @given(st.binary(max_size=200), st.binary(max_size=200))
 def test_chains_of_junk_end_at_a_good_address(xff, forwarded):
-    """The answer is always an address, at worst the peer's."""
+    """The result is always an address, at worst the peer's."""
     for fields in ({b"x-forwarded-for": xff}, {b"forwarded": forwarded}):
         found = client_ip("10.0.0.1", fields, TRUSTED)
         assert parse_address(found.partition("/")[0]) is not None
@@ -93,7 +93,7 @@ def test_chains_of_junk_end_at_a_good_address(xff, forwarded):
 
 @given(st.text(max_size=400))
 def test_ids_are_short_printable_and_stable(text):
-    """Reading an id twice changes nothing."""
+    """Cleaning an id twice gives the same id."""
     once = readable_id(text)
     assert len(once) <= 128
     assert once.isprintable()
@@ -102,7 +102,7 @@ def test_ids_are_short_printable_and_stable(text):
 
 @given(st.text(st.characters(max_codepoint=127), max_size=80))
 def test_no_key_is_left_in_a_stripped_query(query):
-    """What identified a client does not reach an upstream whose key is ours."""
+    """The client's key does not reach an upstream with a credential of its own."""
 
     class Head:
         method = "GET"
@@ -118,7 +118,7 @@ def test_no_key_is_left_in_a_stripped_query(query):
 
 @given(st.lists(field_values, min_size=1, max_size=20, unique=True))
 def test_identities_equal_those_of_a_fresh_identifier(keys):
-    """Remembering changes nothing: a tiny memory finds the same as none."""
+    """A small cache gives the same identities as none."""
     tenants = [
         Tenant("a", POLICY, ("sha256:" + hashlib.sha256(b"known").hexdigest(),)),
         Tenant("open", POLICY),
@@ -135,7 +135,7 @@ def test_identities_equal_those_of_a_fresh_identifier(keys):
 
 @given(st.text(max_size=300))
 def test_body_users_never_break_a_plan(user):
-    """Any text the body names makes a plan with hashed ASCII keys."""
+    """Any user in the body gives a plan with hashed ASCII keys."""
     identifier = Identifier([Tenant("t", POLICY)], b"pepper")
     identity = identifier.identify("192.0.2.1", request(), NOW)
     assert isinstance(identity, Identity)

@@ -1,4 +1,4 @@
-"""Windows against a brute-force log: never over the limit, nothing made or lost."""
+"""Windows against a brute-force log: never over the limit, nothing gained or lost."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def times(window_us: int, steps: list[tuple[float, int]]) -> list[tuple[int, int
 
 
 def admitted(window_us: int, amount: int, events: list[tuple[int, int]]):
-    """The events a saturated window lets through."""
+    """The events that a saturated window admits."""
     window = SlidingWindow(window_us)
     for now, cost in events:
         if window.total(now) + cost <= amount:
@@ -36,7 +36,7 @@ def admitted(window_us: int, amount: int, events: list[tuple[int, int]]):
 
 @given(WINDOWS, st.integers(1, 200), EVENTS)
 def test_no_span_of_a_window_exceeds_the_limit(window_us, amount, steps):
-    """However arrivals fall, every span of the window's length stays within it."""
+    """For any arrivals, every span of the window's length stays within the limit."""
     passed = list(admitted(window_us, amount, times(window_us, steps)))
     for now, _ in passed:
         span = sum(cost for at, cost in passed if now - window_us < at <= now)
@@ -45,7 +45,7 @@ def test_no_span_of_a_window_exceeds_the_limit(window_us, amount, steps):
 
 @given(WINDOWS, EVENTS)
 def test_the_sum_is_what_a_log_would_say_within_one_bucket(window_us, steps):
-    """At least the exact log's sum, at most that of a window one bucket longer."""
+    """The sum is at least the exact log's, at most that of a window one bucket longer."""
     window = SlidingWindow(window_us)
     width_us = -(-window_us // 60)
     log: list[tuple[int, int]] = []
@@ -59,7 +59,7 @@ def test_the_sum_is_what_a_log_would_say_within_one_bucket(window_us, steps):
 
 @given(WINDOWS, EVENTS, st.lists(st.integers(0, 90), min_size=120, max_size=120))
 def test_settling_conserves(window_us, steps, actuals):
-    """Within the window the sum is what was really used, in whatever order."""
+    """Within the window the sum is what was really used, in any order."""
     window = SlidingWindow(window_us)
     shrunk = [(step / 400, cost) for step, cost in steps]
     open_at = times(window_us, shrunk)
@@ -74,7 +74,7 @@ def test_settling_conserves(window_us, steps, actuals):
 
 @given(WINDOWS, st.integers(1, 200), EVENTS, st.integers(0, 250))
 def test_wait_is_exact(window_us, amount, steps, cost):
-    """At the end of the wait the cost fits; a microsecond before it does not."""
+    """At the end of the wait the cost fits; a microsecond earlier it does not."""
     window = SlidingWindow(window_us)
     events = times(window_us, steps)
     for now, weight in events:
@@ -91,7 +91,7 @@ def test_wait_is_exact(window_us, amount, steps, cost):
 
 @given(EVENTS)
 def test_sums_of_a_silent_window_only_fall(steps):
-    """Nothing comes back once it has left."""
+    """Without traffic the sum only decreases."""
     window = SlidingWindow(60_000_000)
     events = times(60_000_000, steps)
     for now, cost in events:

@@ -1,9 +1,13 @@
 """Dialects: the wire formats of LLM providers.
 
-``find_endpoint`` says from method and path which dialect and endpoint a request is;
-the dialect reads the request (``read_request``), opens a ``UsageMeter`` for the answer and
-writes errors its clients understand. A ``UsageFilter`` takes out the usage chunk that
-only the gateway asked for. Everything is pure: bytes in, values out.
+``find_endpoint`` finds dialect and endpoint by method and path. The dialect reads the
+request (``read_request``), opens a ``UsageMeter`` for the answer and writes errors in
+the format of its clients. A ``UsageFilter`` removes the usage chunk that only the
+gateway asked for. Start reading in ``dialect.py``.
+
+A new dialect: a module with a subclass of ``Dialect``, its instance and its paths in
+``routes.py``, an error format in ``errors.py``. Usage members that no provider had
+before: fields in ``fields.py``, text members in ``texts.py``.
 """
 
 from gateway.metering.dialects.base import (

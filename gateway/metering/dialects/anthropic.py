@@ -39,7 +39,7 @@ _read = BodyReader(MessagesBody).read
 
 
 class Anthropic(Dialect):
-    """``content`` blocks and a ``usage`` whose caches stand apart."""
+    """Answers with ``content`` blocks and a ``usage`` that excludes cached tokens."""
 
     name = "anthropic"
     cap_paths: ClassVar[CapPaths] = (("max_tokens",), ("max_tokens_to_sample",))

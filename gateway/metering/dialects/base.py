@@ -1,4 +1,4 @@
-"""What every dialect shares: the match of a path, its errors, the counting task."""
+"""Types shared by all dialects: path facts, errors, usage meters, counting tasks."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ import msgspec
 
 from gateway.core.model import RequestFacts, Usage
 
-# How an answer's records are told apart; also what a CountTask's bytes are.
+# How the records of an answer are separated; also the format of a CountTask's bytes.
 SSE = "sse"
 NDJSON = "ndjson"
 JSON = "json"
-FRAMES = "frames"  # AWS event stream: kept as one JSON payload a line
+FRAMES = "frames"  # AWS event stream, kept as one JSON payload per line
 OPAQUE = "opaque"  # audio, images, plain text: never parsed
 
-# The answer header of that lower-case name, or None.
+# From a lower-case name to the value of that answer header, or None.
 HeaderLookup = Callable[[bytes], bytes | None]
 
 
 class DialectError(Exception):
-    """The client's body cannot be read: answered 400 in the client's dialect."""
+    """A request body that cannot be read: answered 400 in the client's dialect."""
 
     def __init__(self, message: str, param: str | None = None) -> None:
         super().__init__(message)
@@ -66,44 +66,44 @@ class PathMatch:
 
 
 class CountTask(msgspec.Struct):
-    """An exchange whose tokens have to be counted from its text, off the loop.
+    """An exchange whose tokens have to be counted from its text, off the event loop.
 
-    The exchange that settles it may set ``body`` (the request body, decoded) and
-    ``prompt_estimate`` (tokens) before it hands the task on; without a body the prompt
-    is estimated.
+    Settling may add ``body`` (the decoded request body) and ``prompt_estimate`` (tokens);
+    without a body the prompt is estimated.
     """
 
     endpoint: str
     model: str = ""
     framing: str = JSON
-    # Whole answer records as they came; before them came those of which only the text
-    # was kept, as the insides of JSON strings.
+    # ``answer``: the last records, whole. ``text``: of the records before them, only
+    # the generated text, as the contents of JSON strings.
     answer: list[bytes] = []
     text: list[bytes] = []
-    # Answer bytes that were seen but not kept: they are estimated.
+    # Answer bytes that were not kept: their tokens are estimated.
     lost_bytes: int = 0
     prompt_bytes: int = 0
     prompt_tokens_known: int = 0
     prompt_estimate: int = 0
     body: bytes = b""
-    # What the provider did say, e.g. Anthropic's prompt count of a stream cut short.
+    # Usage that the provider stated in part, such as Anthropic's prompt count in a
+    # truncated stream.
     stated: Usage | None = None
 
 
 class UsageMeter(Protocol):
-    """Reads one answer's usage while its bytes pass."""
+    """Reads the usage of one answer while its bytes pass."""
 
     def feed(self, data: bytes) -> None:
-        """Scan decoded, de-chunked answer bytes; any split will do."""
+        """Scan answer bytes (decoded, without chunked framing), split in any way."""
 
     def finish(self, complete: bool) -> Usage | None:  # noqa: FBT001
-        """What the provider stated; None when it must be counted (``unstated``).
+        """The usage that the provider stated; None if it must be counted (``unstated``).
 
-        ``complete`` is False for an answer cut short.
+        ``complete`` is False for a truncated answer.
         """
 
     def unstated(self) -> CountTask | None:
-        """What is needed to count an answer for which ``finish`` gave None."""
+        """The counting task of an answer for which ``finish`` returned None."""
 
     @property
     def first_token_seen(self) -> bool:
@@ -113,7 +113,7 @@ class UsageMeter(Protocol):
 def count_task(
     facts: RequestFacts, model: str, framing: str, stated: Usage | None
 ) -> CountTask:
-    """A task that knows the request's size and nothing of the answer yet."""
+    """A counting task with the request's sizes, still without the answer."""
     return CountTask(
         endpoint=facts.endpoint,
         model=facts.model or model,

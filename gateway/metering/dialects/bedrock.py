@@ -1,4 +1,4 @@
-"""AWS Bedrock: Converse, and invoke with each vendor's own bodies."""
+"""AWS Bedrock: Converse, and invoke with the bodies of each vendor."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ _part = msgspec.json.Decoder(_Part).decode
 
 
 class Bedrock(Dialect):
-    """Usage in headers, bodies or the last message of a binary stream."""
+    """Answers with usage in headers, in bodies or in the last event of a stream."""
 
     name = "bedrock"
     cap_paths: ClassVar[CapPaths] = (
@@ -140,7 +140,7 @@ class Bedrock(Dialect):
         headers: HeaderLookup,
         content_type: bytes,
     ) -> UsageMeter:
-        """By content type; token counts in the header fields win over the body."""
+        """By content type; token counts in header fields take precedence."""
         if content_type.startswith(_EVENT_STREAM):
             if facts.billable and match.billable and status < 300:  # noqa: PLR2004
                 return FramesMeter(facts, match)
@@ -164,7 +164,7 @@ def _header_count(value: bytes | None) -> int:
 
 
 class HeaderMeter(JsonMeter):
-    """Token counts from header fields; the body adds what they leave out."""
+    """Token counts from header fields, completed by the body."""
 
     __slots__ = ("_counts",)
 
@@ -175,7 +175,7 @@ class HeaderMeter(JsonMeter):
         self._counts = counts
 
     def finish(self, complete: bool) -> Usage | None:  # noqa: FBT001
-        """The larger prompt of header and body (only one of them has the caches)."""
+        """The larger prompt of header and body: only one of them includes cached tokens."""
         super().finish(complete)
         stated = self.tally.usage() if self.tally and self.tally.seen else Usage()
         fresh, completion, read, write = self._counts
@@ -191,7 +191,7 @@ class HeaderMeter(JsonMeter):
 
 
 class FramesMeter(StreamMeter):
-    """AWS event stream: its payloads are metered as lines of JSON."""
+    """An AWS event stream, whose payloads are metered as lines of JSON."""
 
     __slots__ = ("_broken", "_reader")
 
@@ -201,7 +201,7 @@ class FramesMeter(StreamMeter):
         self._broken = False
 
     def feed(self, data: bytes) -> None:
-        """Read whole messages; what cannot be framed is only measured."""
+        """Read whole messages; once framing is lost, only count bytes."""
         if self._broken:
             self._lost += len(data)
             return

@@ -1,4 +1,4 @@
-"""Cohere v1 and v2 (and the rerankers that imitate it)."""
+"""Cohere v1 and v2, and compatible rerankers."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ _read = BodyReader(CohereBody).read
 
 
 class Cohere(Dialect):
-    """``meta`` (v1) or ``usage`` (v2) with ``tokens`` and ``billed_units``."""
+    """Answers with ``meta`` (v1) or ``usage`` (v2) of ``tokens``, ``billed_units``."""
 
     name = "cohere"
     cap_paths: ClassVar[CapPaths] = (("max_tokens",),)

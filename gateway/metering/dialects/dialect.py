@@ -1,4 +1,4 @@
-"""A dialect: one provider family's wire format, as stateless methods."""
+"""The base class of dialects: the wire format of one family of providers."""
 
 from __future__ import annotations
 
@@ -39,22 +39,25 @@ ErrorWriter = Callable[[int, str, str, str | None], bytes]
 
 
 class Dialect:
-    """How one family of providers writes requests, answers and errors."""
+    """Reads requests, opens usage meters and writes errors of one family of providers.
+
+    Stateless. Subclasses set the class variables and override ``_read_body``.
+    """
 
     name: ClassVar[str] = "passthrough"
-    # Where completion caps and the number of answers stand in a body.
+    # Paths of members in the body: completion caps, and the number of answers.
     cap_paths: ClassVar[CapPaths] = ()
     n_paths: ClassVar[CapPaths] = ()
     fold_case: ClassVar[bool] = False
-    # What a stream's record must contain to be worth parsing, and who writes errors
-    # (tuples of one, because a bare function in a class would become a method).
+    # A search for what a record with usage contains, and the writer of error bodies
+    # (tuples of one, because a function in a class would become a method).
     searcher: ClassVar[tuple[Search]] = (USAGE_HIT,)
     error_writer: ClassVar[tuple[ErrorWriter]] = (openai_error,)
 
     def read_request(
         self, match: PathMatch, body: bytes, query: str, content_type: str
     ) -> RequestFacts:
-        """What admission needs to know. Raises DialectError where a 400 is due."""
+        """Read the request for admission. Raises DialectError for a 400."""
         if content_type[:10].lower() == "multipart/":
             return self._read_form(match, body, content_type)
         return self._read_body(match, body)
@@ -80,13 +83,13 @@ class Dialect:
         )
 
     def ask_usage(self, body: bytes, facts: RequestFacts) -> bytes | None:
-        """The body asking for usage in a stream; None: leave it as it is."""
+        """The body with a request for usage in the stream; None: body unchanged."""
         return None
 
     def clamp(
         self, body: bytes, facts: RequestFacts, max_tokens: int | None, n: int | None
     ) -> bytes:
-        """The body with its caps lowered. Raises DialectError if that cannot be done."""
+        """The body with its caps lowered. Raises DialectError if that fails."""
         caps: list[tuple[tuple[str, ...], int]] = []
         if max_tokens is not None:
             caps += [(path, max_tokens) for path in self.cap_paths]
@@ -102,7 +105,7 @@ class Dialect:
         headers: HeaderLookup,
         content_type: bytes,
     ) -> UsageMeter:
-        """A meter for one answer; ``content_type`` is the answer's."""
+        """The usage meter for one answer; ``content_type`` is the answer's."""
         if not (facts.billable and match.billable) or status not in _HTTP_OK:
             return NullMeter()
         kind = framing_of(content_type)
@@ -118,11 +121,11 @@ class Dialect:
     def error_body(
         self, status: int, code: str, message: str, param: str | None = None
     ) -> bytes:
-        """A JSON error in this dialect."""
+        """A JSON error body in this dialect."""
         return self.error_writer[0](status, code, message, param)
 
     def error_headers(self, status: int, code: str) -> list[tuple[bytes, bytes]]:
-        """Header fields that this dialect's errors need beside their body."""
+        """Header fields of this dialect's errors, beside the body."""
         return []
 
 
@@ -149,7 +152,7 @@ def framing_of(content_type: bytes) -> str:
 
 
 def sum_sizes(*raws: Raw) -> tuple[int, int]:
-    """(bytes of text, known tokens) of all these members together."""
+    """Sums over members of (bytes of text, known tokens)."""
     total = known = 0
     for raw in raws:
         size, tokens = text_size(raw)
@@ -159,7 +162,7 @@ def sum_sizes(*raws: Raw) -> tuple[int, int]:
 
 
 def cap_of(*values: int | None) -> int | None:
-    """The largest cap given; None: none, or "unlimited" (-1)."""
+    """The largest cap given; None without one, or if one is -1 ("unlimited")."""
     given = [v for v in values if v is not None]
     if not given or min(given) < 0:
         return None

@@ -1,4 +1,4 @@
-"""Error bodies, as each provider's own clients expect them (interfaces: 4)."""
+"""Error bodies in the format that each provider's clients expect."""
 
 from __future__ import annotations
 
@@ -84,12 +84,12 @@ def cohere_error(_status: int, code: str, message: str, _param: str | None) -> b
 
 
 def bedrock_error(_status: int, code: str, message: str, _param: str | None) -> bytes:
-    """``{"message":"text"}``; the kind stands in a header (``bedrock_error_type``)."""
+    """``{"message":"text"}``; the type is in a header (``bedrock_error_type``)."""
     return _dump({"message": message, "code": code})
 
 
 def bedrock_error_type(status: int) -> str:
-    """What ``x-amzn-errortype`` says, by which AWS clients choose the exception."""
+    """The value of ``x-amzn-errortype``, by which AWS clients choose the exception."""
     return _BEDROCK_TYPES.get(
         status,
         "InternalServerException" if status >= 500 else "ValidationException",  # noqa: PLR2004

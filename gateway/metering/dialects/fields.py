@@ -1,8 +1,8 @@
-"""Usage objects of every provider, decoded into one tally.
+"""Usage members in the answers of all providers, merged into one tally.
 
-One set of structs for all dialects: gateways that translate between providers mix
-their field names, so an answer is read by what it says, not by who should have sent
-it. Only the fields below are ever built; everything else is skipped in C.
+One set of structs for all dialects, because gateways that translate between providers
+mix their field names: an answer is read by its members, whatever the dialect. Only the
+fields below are decoded; msgspec skips everything else in C.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from gateway.core.model import Usage
 
 Number = int | float | None
 
-# How sure a tally is that more cannot follow (see ``UsageTally.open``).
+# Whether more usage may follow (see ``UsageTally.open``).
 CLOSED, OPEN_IF_CUT, OPEN = 0, 1, 2
 
 
@@ -108,7 +108,7 @@ class UsageEnvelope(msgspec.Struct):
     usage: Stated | None = None
     usage_metadata: Metadata | None = msgspec.field(name="usageMetadata", default=None)
     # Groq's extra object; Anthropic's message_start; Responses, Cohere v1; Cohere v2.
-    # The same names hold plain text in other dialects.
+    # In other dialects, members of these names are plain text.
     x_groq: Holder | None = None
     message: Holder | str | None = None
     response: Holder | str | None = None
@@ -133,7 +133,7 @@ class UsageEnvelope(msgspec.Struct):
 
 
 class Simple(msgspec.Struct):
-    """The part of ``UsageEnvelope`` that a plain JSON answer needs: twice as fast."""
+    """The part of ``UsageEnvelope`` that most JSON answers need: twice as fast."""
 
     usage: Stated | None = None
 
@@ -144,9 +144,9 @@ decode_envelopes = msgspec.json.Decoder(list[UsageEnvelope]).decode
 
 
 def whole(value: Any) -> int | None:
-    """A count as a whole number; None for anything that is not one.
+    """A count as a whole number; None for any other value.
 
-    Cohere writes ``7.0``; strings occur behind translating gateways.
+    Cohere writes ``7.0``; translating gateways may write strings.
     """
     if type(value) is int:
         return max(value, 0)
@@ -161,7 +161,7 @@ def whole(value: Any) -> int | None:
 
 
 def plain_usage(stated: Stated) -> Usage | None:
-    """Usage of the shape that nearly every JSON answer has; None for all others."""
+    """Usage of the most frequent shape (three plain counts); None for any other."""
     prompt, completion, total = (
         stated.prompt_tokens,
         stated.completion_tokens,
@@ -186,14 +186,14 @@ def plain_usage(stated: Stated) -> Usage | None:
 
 
 class UsageTally:
-    """Usage merged over an answer: per field the last one stated wins.
+    """Usage merged over an answer: of each field, the last value counts.
 
-    That is right for every provider: deltas are cumulative (Anthropic, Gemini), or the
-    same object is repeated (DeepSeek), or only one comes.
+    This holds for every provider: deltas are cumulative (Anthropic, Gemini), or the same
+    object is repeated (DeepSeek), or there is only one.
 
-    ``open`` says whether the figures may be short of what was generated: OPEN after
-    Anthropic's message_start until a message_delta, OPEN_IF_CUT while Gemini has
-    stated no candidates yet.
+    ``open``: the figures may be lower than what was generated. OPEN after Anthropic's
+    message_start until a message_delta, OPEN_IF_CUT while Gemini has stated no
+    candidates yet.
     """
 
     __slots__ = (
@@ -224,7 +224,7 @@ class UsageTally:
         self.reasoning = 0
 
     def usage(self) -> Usage:
-        """The public figures."""
+        """The merged usage."""
         prompt = self.prompt
         if prompt is None:
             prompt = (self.fresh or 0) + self.cached + self.cache_write
@@ -234,11 +234,11 @@ class UsageTally:
         if total is None:
             total = prompt + completion
         elif self.prompt is None and self.fresh is None and self.completion is None:
-            # Only a total (Voyage): embeddings, so all of it is prompt.
+            # Only a total (Voyage): embeddings, which are all prompt.
             prompt = total
         reasoning = self.reasoning + self.thoughts
         if not reasoning and total > prompt + completion:
-            # Google's OpenAI endpoint: the total has it, the completion has not.
+            # Google's OpenAI endpoint: only the total includes reasoning.
             reasoning = total - prompt - completion
         return Usage(
             prompt,
@@ -251,7 +251,7 @@ class UsageTally:
         )
 
     def take(self, env: UsageEnvelope) -> None:
-        """Merge everything that one answer or event states."""
+        """Merge the usage of one answer or event."""
         if env.usage is not None:
             self.take_stated(env.usage)
         if env.usage_metadata is not None:
@@ -261,7 +261,7 @@ class UsageTally:
         if type(env.message) is Holder and env.message.usage is not None:
             self.take_stated(env.message.usage)
             if env.usage is None:
-                self.open = OPEN  # message_start: output_tokens is a first guess
+                self.open = OPEN  # message_start: output_tokens is preliminary
         if type(env.response) is Holder:
             self._take_holder(env.response)
         if type(env.delta) is Holder:
@@ -301,7 +301,7 @@ class UsageTally:
         self._take_kinds(stated)
 
     def _take_other(self, stated: Stated, total: int | None) -> bool:
-        """``input_tokens`` in its several meanings; False: nothing was stated."""
+        """``input_tokens`` in its different meanings; False: nothing was stated."""
         if stated.inputTokens is not None or stated.outputTokens is not None:
             self._take_converse(stated)
             return True
@@ -322,7 +322,7 @@ class UsageTally:
         self.cache_write = self.cache_write if write is None else write
         self.completion = self.completion if output is None else output
         if total is not None and fresh is not None and total == fresh + (output or 0):
-            self.prompt = fresh  # the total shows that caches are in it already
+            self.prompt = fresh  # the total shows that it includes cached tokens
         elif stated.input_tokens_details is not None:
             self.prompt = fresh if fresh is not None else self.prompt
         else:
@@ -330,7 +330,7 @@ class UsageTally:
         return True
 
     def _take_converse(self, stated: Stated) -> None:
-        """Bedrock: inputTokens leaves cached ones out, totalTokens has them."""
+        """Bedrock: inputTokens excludes cached tokens, totalTokens includes them."""
         self.fresh = whole(stated.inputTokens) or 0
         self.completion = whole(stated.outputTokens) or 0
         total = whole(stated.totalTokens)

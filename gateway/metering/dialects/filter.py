@@ -1,4 +1,4 @@
-"""Removing the usage chunk that we asked for and the client did not."""
+"""Removes from a stream the usage chunk that only the gateway asked for."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from gateway.metering.dialects.texts import sse_payload
 
 class _Chunk(msgspec.Struct):
     choices: list[Raw] | None = None
-    # Not ``Raw | None``: msgspec reads a Raw in a union as null only.
+    # Not ``Raw | None``: msgspec decodes a Raw in a union only from null.
     usage: Raw = Raw()
 
 
@@ -27,7 +27,7 @@ _decode = msgspec.json.Decoder(_Chunk).decode
 def is_usage_only(event: bytes) -> bool:
     """Whether an event has a usage object and no choices.
 
-    Azure's first chunk has no choices either, but no usage: it stays.
+    Azure's first chunk has no choices either, but no usage: it is kept.
     """
     if not USAGE_HIT(event):
         return False
@@ -35,37 +35,38 @@ def is_usage_only(event: bytes) -> bool:
         chunk = _decode(sse_payload(event))
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return False
-    # A Raw may keep the white space before its value.
+    # A Raw may include the white space before its value.
     return chunk.choices == [] and bytes(chunk.usage).lstrip()[:1] == b"{"
 
 
 class UsageFilter:
-    """Holds each event of a stream until it is whole, drops the usage-only one.
+    """Buffers each event of a stream until it is complete, and drops the usage-only one.
 
-    All other bytes pass as they came. It feeds the meter itself: with everything.
+    All other bytes pass unchanged. The filter also feeds the meter, with all bytes.
     """
 
     __slots__ = ("_from", "_held", "_keep", "_meter", "_passing")
 
     def __init__(self, meter: UsageMeter) -> None:
         self._meter = meter
-        # Both hold nothing at the same times, so one search serves both.
+        # Filter and meter have empty buffers at the same times, so that one search for
+        # usage serves both.
         self._keep = meter.keep if isinstance(meter, StreamMeter) else meter.feed
         self._held = bytearray()
         self._from = 0
-        # The rest of an event too large to hold goes through unread.
+        # Inside an event too large to buffer: its rest passes unread.
         self._passing = False
 
     def feed(self, data: bytes) -> bytes:
-        """What may pass on now."""
+        """Take answer bytes; returns those that may be forwarded now."""
         if not self._held and data.endswith(b"\n\n") and not USAGE_HIT(data):
             self._passing = False
             self._keep(data)
             return data
         self._meter.feed(data)
-        return self._feed_slowly(data)
+        return self._feed_slow_path(data)
 
-    def _feed_slowly(self, data: bytes) -> bytes:
+    def _feed_slow_path(self, data: bytes) -> bytes:
         held = self._held
         held += data
         passed = bytearray()
@@ -73,7 +74,7 @@ class UsageFilter:
         for found in BLANK_LINE.finditer(held, self._from):
             end = found.end()
             if end == len(held) and held[-1:] == b"\r":
-                break  # the line feed of this line end may be still to come
+                break  # a line feed that belongs to this line end may follow
             event = bytes(held[start:end])
             if self._passing or not is_usage_only(event):
                 passed += event
@@ -89,7 +90,7 @@ class UsageFilter:
         return bytes(passed)
 
     def flush(self) -> bytes:
-        """What is still held, at the end of the answer."""
+        """The buffered rest at the end of the answer."""
         event = bytes(self._held)
         self._held.clear()
         self._from = 0

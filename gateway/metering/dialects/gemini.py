@@ -17,7 +17,7 @@ from gateway.metering.dialects.requests import EMPTY, BodyReader, member, to_cou
 
 
 class GenerateBody(msgspec.Struct):
-    """Fields of every method; protobuf JSON takes both spellings of a name."""
+    """Fields of all methods; protobuf JSON accepts both spellings of a name."""
 
     contents: Raw = EMPTY
     content: Raw = EMPTY
@@ -68,12 +68,12 @@ _predict_answer = msgspec.json.Decoder(PredictAnswer).decode
 
 
 class PredictMeter(JsonMeter):
-    """Token counts of ``:predict``, which stand with each prediction."""
+    """Token counts of ``:predict``, which each prediction states."""
 
     __slots__ = ()
 
     def finish(self, complete: bool) -> Usage | None:  # noqa: FBT001
-        """Sum the predictions' own counts, else as any JSON answer."""
+        """The sum over the predictions; without counts, as for any JSON answer."""
         try:
             answer = _predict_answer(b"".join(self._chunks))
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
@@ -102,7 +102,7 @@ def _count(given: Any, name: str) -> int | None:
 
 
 class Gemini(Dialect):
-    """``candidates`` and ``usageMetadata``."""
+    """Answers with ``candidates`` and ``usageMetadata``."""
 
     name = "gemini"
     cap_paths: ClassVar[CapPaths] = (
@@ -162,7 +162,7 @@ class Gemini(Dialect):
         headers: HeaderLookup,
         content_type: bytes,
     ) -> UsageMeter:
-        """As any dialect's, but ``:predict`` has counts of its own."""
+        """The common meters, except for ``:predict``."""
         meter = super().open_meter(match, facts, status, headers, content_type)
         if match.endpoint == "predict" and not isinstance(meter, NullMeter):
             return PredictMeter(facts, match)

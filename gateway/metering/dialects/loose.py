@@ -1,7 +1,7 @@
-"""Finding a usage object where strict decoding does not work.
+"""Lenient reading of usage members, where strict decoding fails.
 
-Three cases: a field of an unexpected type, an answer cut short, an answer too large
-to hold (multi-megabyte embeddings), of which only head and tail were kept.
+Three cases: a field of an unexpected type, a truncated answer, an answer too large
+to keep (embeddings of several MB), of which only head and tail are left.
 """
 
 from __future__ import annotations
@@ -18,20 +18,20 @@ from gateway.metering.dialects.fields import UsageEnvelope
 
 _S = TypeVar("_S", bound=msgspec.Struct)
 _NAMES = [f.encode_name for f in msgspec.structs.fields(UsageEnvelope)]
-# A member of an envelope: its name and colon. An escaped quote inside a text never
-# matches, because there the closing quote has a backslash before it.
+# The name and colon of an envelope's member. Names inside a JSON string do not match,
+# because a backslash precedes their closing quote.
 _MEMBER = re.compile(
     b'"(' + b"|".join(re.escape(n.encode()) for n in _NAMES) + rb')"\s*+:\s*+(?=[{\d])'
 )
 _STRUCTURE = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"|[\[\]{}]', re.DOTALL)
 _STEP = {b"}": 1, b"]": 1, b"{": -1, b"[": -1}
-# More members than an honest answer has are not looked at.
+# Members read at most: more than any real answer has.
 _MEMBERS_MAX = 64
 _decoder = json.JSONDecoder(parse_int=lambda digits: int(digits[:18]))
 
 
 def loosely(value: dict[str, Any], shape: type[_S]) -> _S:
-    """Every field of ``shape`` that ``value`` has in a usable form."""
+    """A ``shape`` with every field that ``value`` has in a usable form."""
     made = shape()
     for field in msgspec.structs.fields(shape):
         member = value.get(field.encode_name)
@@ -54,7 +54,7 @@ def _struct_in(annotation: Any) -> type[msgspec.Struct] | None:
 
 
 def loose_envelope(text: bytes) -> UsageEnvelope | None:
-    """An envelope read leniently from a whole JSON object; None when it is none."""
+    """The envelope in a whole JSON object; None if it is not a JSON object."""
     try:
         value = _decoder.decode(text.decode("utf-8", "replace"))
     except (ValueError, RecursionError):
@@ -63,17 +63,17 @@ def loose_envelope(text: bytes) -> UsageEnvelope | None:
 
 
 def envelope_in_tail(tail: bytes) -> UsageEnvelope | None:
-    """The top-level members that can be seen in the last bytes of a JSON text.
+    """The envelope of the top-level members in the last bytes of a JSON text.
 
-    Depth is counted backwards from the end, where it is zero. For a text cut short it
-    is not, so members of any depth count then, the last of each name.
+    Depth is counted backwards from the end, where it is zero. In a truncated text it is
+    not; if no member is found, members of any depth count, the last one of each name.
     """
     after = _depths_from_end(tail)
     return _members(tail, lambda at: after(at) == 1) or _members(tail, lambda _: True)
 
 
 def envelope_in_head(head: bytes) -> UsageEnvelope | None:
-    """The top-level members that can be seen in the first bytes of a JSON text."""
+    """The envelope of the top-level members in the first bytes of a JSON text."""
     depth = 0
     tops: list[tuple[int, int]] = []
     start = 0
@@ -95,7 +95,7 @@ def _depths_from_end(tail: bytes) -> Callable[[int], int]:
     """A function from a position to the number of brackets still open there."""
     marks = list(_STRUCTURE.finditer(tail))
     if not marks or marks[-1].end() != len(tail.rstrip()):
-        # The window began inside a string: what looked like strings were the gaps.
+        # The window begins inside a string: what matched as strings are the gaps.
         marks = list(_STRUCTURE.finditer(tail, tail.find(b'"') + 1))
     starts = [found.start() for found in marks]
     open_from = [0] * (len(marks) + 1)
@@ -110,7 +110,7 @@ def _members(text: bytes, wanted: Callable[[int], bool]) -> UsageEnvelope | None
     for found in list(_MEMBER.finditer(text))[-_MEMBERS_MAX:]:
         if not wanted(found.start()):
             continue
-        # Usage objects are far smaller than this; a bound keeps junk cheap.
+        # Usage objects are far smaller than this bound on the text decoded.
         window = text[found.end() : found.end() + 4096].decode("utf-8", "replace")
         try:
             value[found[1].decode()] = _decoder.raw_decode(window)[0]

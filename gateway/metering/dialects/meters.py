@@ -1,8 +1,8 @@
-"""Meters: the usage of an answer, read while its bytes pass.
+"""Usage meters: read the usage of an answer while its bytes pass.
 
-An uninteresting chunk of a stream costs one regex search and one list append. Nothing
-is parsed unless a usage object is in sight; raw records are kept only so that they can
-be counted should no usage come, at most 64 KiB of them, older ones as bare text.
+A chunk of a stream without usage costs one regex search and one list append; only
+records that may contain a usage object are parsed. In case no usage comes, records are
+kept for counting: the last 64 KiB whole, of older ones only the generated text.
 """
 
 from __future__ import annotations
@@ -40,23 +40,23 @@ from gateway.metering.dialects.loose import (
 )
 from gateway.metering.dialects.texts import raw_texts, sse_payload
 
-# Raw records of a stream kept as they are: some 350 events of 180 bytes.
+# Records of a stream kept whole: about 350 events of 180 bytes.
 KEPT_BYTES = 64 * 1024
-# ... and how much of the oldest is turned into bare text at a time (some 50 us).
+# So much of the oldest records is reduced to text at a time (about 50 us).
 STEP_BYTES = 8 * 1024
-# Bare text kept beyond that; what comes later is only measured.
+# Text kept of older records; beyond it, only the size of records is kept.
 TEXT_CHARS = 1024 * 1024
-# A JSON answer held whole; of a larger one the head and the tail.
+# A JSON answer kept whole; of a larger one, WINDOW_BYTES of its head and its tail.
 BODY_BYTES = 1024 * 1024
 WINDOW_BYTES = 64 * 1024
-# One event held whole; of a larger one (an image inside an event) the tail.
+# One event kept whole; of a larger one (with an image inside), the tail.
 EVENT_BYTES = 1024 * 1024
 
 # Two line ends in a row, each CRLF, LF or CR (WHATWG: event streams).
 BLANK_LINE = re.compile(rb"(?>\r\n|\n|\r)(?>\r\n|\n|\r)")
 _LINE_END = re.compile(rb"\n")
 
-# Where a usage object may begin. Literal heads keep the search fast.
+# Matches where a usage object may begin. A literal prefix keeps the search fast.
 USAGE_HIT = re.compile(rb'"usage(?:Metadata)?"\s*+:\s*+\{').search
 META_HIT = re.compile(rb'"(?:usage|meta|tokens|billed_units)"\s*+:\s*+\{').search
 OLLAMA_HIT = re.compile(rb'eval_count"').search
@@ -72,7 +72,7 @@ ANY_HIT = re.compile(
 
 
 def read_envelope(payload: bytes) -> UsageEnvelope | None:
-    """One JSON object's usage members; None when it is not JSON at all."""
+    """The usage members of one JSON object; None if it is not JSON."""
     try:
         return decode_envelope(payload)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
@@ -80,7 +80,7 @@ def read_envelope(payload: bytes) -> UsageEnvelope | None:
 
 
 class NullMeter:
-    """For error answers and endpoints that cost nothing."""
+    """The meter of error answers and of endpoints that cost nothing."""
 
     __slots__ = ("_seen",)
 
@@ -88,15 +88,15 @@ class NullMeter:
         self._seen = False
 
     def feed(self, data: bytes) -> None:
-        """Only note that something came."""
+        """Note that bytes came."""
         self._seen = True
 
     def finish(self, complete: bool) -> Usage | None:  # noqa: FBT001
-        """Nothing, whatever came."""
+        """No tokens."""
         return Usage()
 
     def unstated(self) -> CountTask | None:
-        """There is nothing to count."""
+        """None: nothing to count."""
         return None
 
     @property
@@ -106,7 +106,7 @@ class NullMeter:
 
 
 class _Base:
-    """What JSON and stream meters share: a tally, and how an answer ends."""
+    """Common part of JSON and stream meters: the tally, and the end of an answer."""
 
     __slots__ = ("_facts", "_model", "_must_count", "framing", "tally")
 
@@ -148,7 +148,7 @@ class JsonMeter(_Base):
     def __init__(
         self, facts: RequestFacts, match: PathMatch, framing: str = JSON
     ) -> None:
-        # Not through super(): a JSON answer's meter costs as much as reading it.
+        # Not through super(), which would double the cost of a small JSON answer.
         self.framing = framing
         self._facts = facts
         self._model = match.model
@@ -161,14 +161,14 @@ class JsonMeter(_Base):
         self._lost = 0
 
     def feed(self, data: bytes) -> None:
-        """Hold the body, or its two ends."""
+        """Keep the body, or its head and tail."""
         self._held += len(data)
         self._chunks.append(data)
         if self._held > BODY_BYTES:
             self._shrink()
 
     def _shrink(self) -> None:
-        """Keep the two ends; runs once per mebibyte, so that it costs nothing."""
+        """Reduce the body to head and tail; runs once per MiB."""
         whole = self._tail + b"".join(self._chunks)
         if not self._head:
             self._head = whole[:WINDOW_BYTES]
@@ -184,7 +184,7 @@ class JsonMeter(_Base):
         return self._held > 0 or self._head != b""
 
     def finish(self, complete: bool) -> Usage | None:  # noqa: FBT001
-        """Decode the usage fields."""
+        """Decode the usage members of the body."""
         if self._head:
             self._shrink()
             self._take(envelope_in_head(self._head))
@@ -196,7 +196,7 @@ class JsonMeter(_Base):
         return self._read(body) or self._ended(complete)
 
     def _read(self, body: bytes) -> Usage | None:
-        """The usage itself in the plainest case, else None and what goes to the tally."""
+        """Fast path: the usage of the most frequent shape. Else None; see the tally."""
         try:
             stated = decode_simple(body).usage
             if stated is not None:
@@ -209,11 +209,11 @@ class JsonMeter(_Base):
                     return None
             self._take(decode_envelope(body))
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-            self._read_oddly(body)
+            self._read_slow_path(body)
         return None
 
-    def _read_oddly(self, body: bytes) -> None:
-        """An array, a field of an odd type, several objects, or a body cut short."""
+    def _read_slow_path(self, body: bytes) -> None:
+        """Read an array, a member of unexpected type, or a truncated body."""
         try:
             for envelope in decode_envelopes(body):
                 self._take(envelope)
@@ -221,7 +221,7 @@ class JsonMeter(_Base):
             self._take(loose_envelope(body) or envelope_in_tail(body[-WINDOW_BYTES:]))
 
     def unstated(self) -> CountTask | None:
-        """The body, or what was kept of it."""
+        """The counting task with the body, or with its head and tail."""
         task = self._task()
         task.answer = [self._head, self._tail] if self._head else self._chunks
         task.lost_bytes = self._lost
@@ -231,7 +231,7 @@ class JsonMeter(_Base):
 class StreamMeter(_Base):
     """A stream of records: server-sent events or lines of JSON.
 
-    ``hit`` searches a record for what may be a usage object.
+    ``hit`` searches a record for the beginning of a usage object.
     """
 
     __slots__ = (
@@ -275,7 +275,7 @@ class StreamMeter(_Base):
     def feed(self, data: bytes) -> None:
         """Scan answer bytes."""
         if self._held or not data.endswith(self._ends):
-            self._feed_slowly(data)
+            self._feed_slow_path(data)
             return
         if self._hit(data):
             self._read(data)
@@ -285,13 +285,13 @@ class StreamMeter(_Base):
             self._compact()
 
     def keep(self, records: bytes) -> None:
-        """``feed`` for whole records that were searched already."""
+        """``feed`` for whole records without usage, which the caller has searched."""
         self._kept.append(records)
         self._kept_bytes += len(records)
         if self._kept_bytes > KEPT_BYTES:
             self._compact()
 
-    def _feed_slowly(self, data: bytes) -> None:
+    def _feed_slow_path(self, data: bytes) -> None:
         held = self._held
         held += data
         start = 0
@@ -302,10 +302,10 @@ class StreamMeter(_Base):
         if start:
             del held[:start]
         if len(held) > EVENT_BYTES:
-            # Usage stands at the end of the events that grow so large.
+            # Events that grow so large have their usage at the end.
             self._lost += len(held) - WINDOW_BYTES
             del held[:-WINDOW_BYTES]
-        # A line end may be split over two reads: look again at the last three bytes.
+        # A line end may be split over two reads: search the last three bytes again.
         self._from = max(0, len(held) - 3)
 
     def _record(self, record: bytes) -> None:
@@ -314,7 +314,7 @@ class StreamMeter(_Base):
         self.keep(record)
 
     def _read(self, records: bytes) -> None:
-        """Take the usage out of whole records."""
+        """Merge the usage in whole records."""
         for line in records.splitlines():
             if not self._hit(line):
                 continue
@@ -329,7 +329,7 @@ class StreamMeter(_Base):
             self._take(envelope)
 
     def _compact(self) -> None:
-        """Turn the oldest records into bare text, a few at a time."""
+        """Reduce the oldest records to their text, a few at a time."""
         while self._kept_bytes > KEPT_BYTES - STEP_BYTES:
             record = self._kept.popleft()
             self._kept_bytes -= len(record)
@@ -342,14 +342,14 @@ class StreamMeter(_Base):
                 self._text.append(text)
 
     def finish(self, complete: bool) -> Usage | None:  # noqa: FBT001
-        """Read what is left without an end, and sum up."""
+        """Read the last record, which may lack its end, and return the usage."""
         if self._held:
             self._record(bytes(self._held))
             self._held.clear()
         return self._ended(complete)
 
     def unstated(self) -> CountTask | None:
-        """Everything that was generated, as far as it was kept."""
+        """The counting task with the records and text that were kept."""
         task = self._task()
         task.answer = list(self._kept)
         task.text = self._text
@@ -358,7 +358,7 @@ class StreamMeter(_Base):
 
 
 class SniffMeter(_Base):
-    """Chooses by the first bytes, where the content type does not tell."""
+    """Chooses a meter by the first bytes, where the content type is not conclusive."""
 
     __slots__ = ("_begun", "_hit", "_match", "_meter")
 
@@ -375,7 +375,7 @@ class SniffMeter(_Base):
         self._meter: JsonMeter | StreamMeter | None = None
 
     def feed(self, data: bytes) -> None:
-        """Pass on to the meter of the format that the first bytes show."""
+        """Feed the meter for the format of the first bytes."""
         if self._meter is None:
             begun = (self._begun + data).lstrip(b"\xef\xbb\xbf \t\r\n")
             if not begun:
@@ -401,13 +401,13 @@ class SniffMeter(_Base):
         return self._meter is not None
 
     def finish(self, complete: bool) -> Usage | None:  # noqa: FBT001
-        """What the chosen meter says."""
+        """The usage by the chosen meter."""
         if self._meter is None:
             return self._ended(complete)
         return self._meter.finish(complete)
 
     def unstated(self) -> CountTask | None:
-        """What the chosen meter kept."""
+        """The counting task of the chosen meter."""
         return self._task() if self._meter is None else self._meter.unstated()
 
 

@@ -1,4 +1,4 @@
-"""Ollama's native API: lines of JSON, counts in the last one."""
+"""Ollama's native API: lines of JSON with token counts in the last one."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ _read = BodyReader(OllamaBody, fold_case=True).read
 
 
 class Ollama(Dialect):
-    """Streams unless told otherwise; member names match in any case (Go)."""
+    """Streams by default; member names match in any case, as in Go."""
 
     name = "ollama"
     cap_paths: ClassVar[CapPaths] = (("options", "num_predict"),)

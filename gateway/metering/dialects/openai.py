@@ -1,4 +1,4 @@
-"""OpenAI and everyone who speaks like it: chat, responses, embeddings and the rest."""
+"""OpenAI and compatible providers: chat, responses, embeddings and the rest."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from gateway.metering.dialects.requests import (
 from gateway.metering.dialects.sizes import text_size
 from gateway.metering.dialects.splice import with_usage_asked
 
-# Endpoints whose streams state usage only when asked to.
+# Endpoints whose streams state usage only if the request asks for it.
 _ASKABLE = frozenset({"chat.completions", "completions"})
 
 
@@ -44,7 +44,7 @@ class ChatBody(msgspec.Struct):
 
 
 class OtherBody(msgspec.Struct):
-    """Fields of all the other endpoints together."""
+    """Fields of all other endpoints together."""
 
     model: str | None = None
     input: Raw = EMPTY
@@ -78,7 +78,7 @@ _other = BodyReader(OtherBody).read
 def named_user(
     user: str | None, metadata: Raw, safety_identifier: str | None
 ) -> str | None:
-    """The end user that a body names: ``user``, ``metadata.user_id``, then the id."""
+    """The end user: ``user``, else ``metadata.user_id``, else ``safety_identifier``."""
     if user:
         return user
     given = member(metadata, "user_id")
@@ -86,7 +86,7 @@ def named_user(
 
 
 class OpenAI(Dialect):
-    """``choices`` and ``usage``."""
+    """Answers with ``choices`` and ``usage``."""
 
     name = "openai"
     cap_paths: ClassVar[CapPaths] = (
@@ -161,7 +161,7 @@ class OpenAI(Dialect):
         )
 
     def ask_usage(self, body: bytes, facts: RequestFacts) -> bytes | None:
-        """Splice ``stream_options.include_usage`` in where the client has not."""
+        """Insert ``stream_options.include_usage`` unless the client has set it."""
         if facts.usage_asked or facts.endpoint not in _ASKABLE:
             return None
         return with_usage_asked(body, present=facts.options_given)

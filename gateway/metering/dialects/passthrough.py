@@ -1,4 +1,4 @@
-"""Endpoints nobody knows: relayed as they are, metered if they happen to say usage."""
+"""Unknown endpoints: relayed unchanged, metered if their answers state usage."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from gateway.metering.dialects.meters import ANY_HIT
 
 
 class Passthrough(Dialect):
-    """OpenAI-shaped errors, any provider's usage."""
+    """Errors in OpenAI's format, usage in any provider's."""
 
     name = "passthrough"
     searcher: ClassVar[tuple[Search]] = (ANY_HIT,)

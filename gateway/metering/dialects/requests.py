@@ -1,10 +1,10 @@
-"""Reading request bodies: fast where they are regular, lenient where servers are.
+"""Reading request bodies: fast for regular ones, as lenient as upstream servers.
 
-Servers behind us (pydantic, Go, JavaScript) accept more than strict JSON with strict
-types, and what they accept must be metered. So: strict typed decoding first; then the
-same fields without types, coerced one by one; then, for bodies up to 1 MiB, the
-standard library's parser, which takes NaN, lone surrogates and UTF-16 as those servers
-do. What still cannot be read is refused (DialectError), never passed unmetered.
+Upstreams (pydantic, Go, JavaScript) accept more than strict JSON with strict types, and
+what they accept must be metered. So: strict typed decoding first; then the same fields
+without types, coerced one by one; then, for bodies up to LENIENT_BYTES, the parser of
+the standard library, which accepts NaN, lone surrogates and UTF-16 as those servers do.
+A body that still cannot be read is refused (DialectError), never passed unmetered.
 """
 
 from __future__ import annotations
@@ -20,21 +20,22 @@ from msgspec import Raw
 
 from gateway.metering.dialects.base import DialectError
 
-# A body of more structure than this is refused: reading it would stall the loop.
-# Costs in nanoseconds were measured with msgspec 0.22 (see bench_dialects).
+# A larger body whose estimated decoding time exceeds the budget is refused, because it
+# would stall the event loop. Costs measured with msgspec 0.22 by
+# ``python tests/bench/bench_dialects.py``.
 SAMPLED_ABOVE_BYTES = 1024 * 1024
 READ_BUDGET_NS = 20_000_000
 _SAMPLES = 256
 _SAMPLE_BYTES = 512
 _COST_NS = {b"\\": 3.5, b",": 6.0, b"[": 6.0, b"{": 6.0, b":": 20.0, b'"': 5.0}
 _NS_PER_BYTE = 0.35
-# Reading every name, in any case, makes a string of each: dearer, so judged earlier.
+# Case-insensitive reading makes a string of every name: slower, so checked from here.
 FOLDED_ABOVE_BYTES = 256 * 1024
 _FOLDED_NAME_NS = 800.0
-# The standard library's parser is some twenty times slower: smaller bodies only.
+# The standard library's parser is about 20 times slower: for smaller bodies only.
 LENIENT_BYTES = 256 * 1024
 REPAIRED_BYTES = 4 * 1024 * 1024
-# Larger caps than this mean "no cap" to every provider.
+# Larger caps mean "no cap" to every provider.
 COUNT_MAX = 2**53
 
 _DIGITS_MAX = 64
@@ -44,15 +45,15 @@ _TRUE = frozenset({"true", "1", "yes", "y", "on", "t"})
 _FALSE = frozenset({"false", "0", "no", "n", "off", "f", ""})
 _S = TypeVar("_S", bound=msgspec.Struct)
 EMPTY = Raw()
-# A number of tokens or answers. Outside these bounds the lenient way sets it right.
+# A number of tokens or answers. Outside these bounds the lenient reader clamps it.
 Count = Annotated[int, msgspec.Meta(ge=-1, le=COUNT_MAX)] | None
 
 
 class BodyReader(Generic[_S]):
-    """Decodes the few fields of a request that ``shape`` names.
+    """Decodes the fields of a request that ``shape`` names, and skips all others.
 
     ``shape``'s fields are ``str | None``, ``bool | None``, ``Count`` or ``Raw``.
-    ``fold_case``: names match whatever their case, as in Go servers.
+    ``fold_case``: names match in any case, as in Go servers.
     """
 
     __slots__ = ("_fold_case", "_kinds", "_shape", "_strict", "_untyped")
@@ -69,21 +70,21 @@ class BodyReader(Generic[_S]):
         self._fold_case = fold_case
 
     def read(self, body: bytes) -> _S:
-        """The fields. Raises DialectError, and nothing else, for what is unreadable."""
+        """Read the fields. Raises DialectError, and nothing else, for a bad body."""
         if self._fold_case:
             if len(body) > FOLDED_ABOVE_BYTES:
                 refuse_costly(body, _FOLDED_NAME_NS)
-            return self._read_loosely(body)
+            return self._read_leniently(body)
         if len(body) > SAMPLED_ABOVE_BYTES:
             refuse_costly(body)
         try:
             return self._strict(body)
         except (msgspec.DecodeError, UnicodeDecodeError):
-            return self._read_loosely(body)
+            return self._read_leniently(body)
         except RecursionError:
             raise DialectError("request body is nested too deeply") from None
 
-    def _read_loosely(self, body: bytes) -> _S:
+    def _read_leniently(self, body: bytes) -> _S:
         try:
             members = self._members(body)
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
@@ -97,7 +98,7 @@ class BodyReader(Generic[_S]):
         return made
 
     def _members(self, body: bytes) -> Mapping[str, Any]:
-        """Members by name, undecoded."""
+        """The members by name, not decoded."""
         if self._fold_case:
             return _all_members(body)
         found = self._untyped(body)
@@ -118,7 +119,7 @@ class BodyReader(Generic[_S]):
         return value
 
     def _read_repaired(self, body: bytes, error: Exception) -> Mapping[str, Any]:
-        """A long body once more, its lone surrogates (cut emoji) made harmless."""
+        """Read a long body again with its lone surrogates (truncated emoji) replaced."""
         try:
             if len(body) <= REPAIRED_BYTES and b"\\ud" in body:
                 return self._members(body.replace(b"\\ud", b"\\u0"))
@@ -135,17 +136,17 @@ class BodyReader(Generic[_S]):
             if lower not in self._kinds:
                 continue
             if lower in folded:
-                # Which of the two a server takes depends on the server.
+                # Servers differ in which of the two they use.
                 raise DialectError(f"'{lower}' is given twice", lower)
             folded[lower] = value
         return folded
 
 
 def refuse_costly(body: bytes, name_ns: float = 0.0) -> None:
-    """Refuse a large body that would take too long to read, judged by a sample.
+    """Refuse a large body that would take too long to decode, estimated by a sample.
 
-    Sampling starts at a place that the sender cannot foresee (Python's hashes are
-    keyed per process), so junk cannot hide between the samples.
+    Sampling starts at an offset that the sender cannot predict (Python's hashes are
+    keyed per process), so that costly parts cannot be placed between the samples.
     """
     step = len(body) // _SAMPLES
     phase = hash(body[:1024]) % max(1, step - _SAMPLE_BYTES)
@@ -160,7 +161,7 @@ def refuse_costly(body: bytes, name_ns: float = 0.0) -> None:
 
 
 def _plain_value(value: Any, name: str) -> Any:
-    """A Raw as a Python value; other values as they are."""
+    """A Raw as a Python value; other values unchanged."""
     if not isinstance(value, Raw):
         return value
     try:
@@ -170,7 +171,7 @@ def _plain_value(value: Any, name: str) -> Any:
 
 
 def to_text(value: Any, name: str) -> str | None:
-    """A string, or a number where a server would accept one for an id."""
+    """A string; numbers become strings, as servers accept them for ids."""
     value = _plain_value(value, name)
     if value is None or isinstance(value, str):
         return value
@@ -180,7 +181,7 @@ def to_text(value: Any, name: str) -> str | None:
 
 
 def to_flag(value: Any, name: str) -> bool | None:
-    """A boolean as pydantic reads one: ``true``, ``1``, ``"yes"`` and so on."""
+    """A boolean as pydantic accepts it: ``true``, ``1``, ``"yes"`` and so on."""
     value = _plain_value(value, name)
     if value is None or isinstance(value, bool):
         return value
@@ -196,7 +197,7 @@ def to_flag(value: Any, name: str) -> bool | None:
 
 
 def to_count(value: Any, name: str) -> int | None:
-    """A whole number as pydantic reads one: ``10``, ``10.0``, ``"10"``."""
+    """A whole number as pydantic accepts it: ``10``, ``10.0``, ``"10"``."""
     value = _plain_value(value, name)
     if value is None:
         return None
@@ -233,7 +234,7 @@ def size(raw: Raw) -> int:
 
 
 def member(raw: Raw, *names: str) -> Any:
-    """A member of a nested object, the first of ``names`` that is there; else None."""
+    """The first of ``names`` that a nested object has with a value; else None."""
     if raw is EMPTY:
         return None
     try:
@@ -255,9 +256,10 @@ _FORM_WINDOW_BYTES = 64 * 1024
 
 
 def form_fields(body: bytes, content_type: str) -> dict[str, str]:
-    """Short fields of a multipart form, those before and after its files.
+    """Short fields of a multipart form, before and after its files.
 
-    Only what directly follows a boundary is a field, so a file cannot forge one.
+    Only parts that directly follow a boundary count, so that a file's content cannot
+    imitate a field.
     """
     marker = content_type.partition("boundary=")[2].partition(";")[0].strip().strip('"')
     if not marker:

@@ -1,7 +1,7 @@
-"""Which dialect and endpoint a path belongs to.
+"""Dialect and endpoint by method and path.
 
-Prefixes differ from host to host (``/openai/v1``, ``/api/v1``, ``/nebius/v1``,
-``/serving-endpoints/x``), endings do not: so paths are matched from their end.
+Paths are matched from their end, because prefixes differ from host to host
+(``/openai/v1``, ``/api/v1``, ``/nebius/v1``, ``/serving-endpoints/x``).
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ DIALECTS: dict[str, Dialect] = {
     for dialect in (OPENAI, ANTHROPIC, GEMINI, OLLAMA, COHERE, BEDROCK, PASSTHROUGH)
 }
 
-# How an endpoint is metered: METERED costs tokens and is counted if it states none;
-# STATED costs what it states; FREE is read for its model and costs nothing; COUNTING
-# endpoints are not even read.
+# How an endpoint is metered. METERED: by the stated usage, else by counting tokens.
+# STATED: by the stated usage only. FREE: costs nothing, but the body is read for its
+# model. COUNTING: costs nothing, and the body is not read.
 METERED, STATED, FREE, COUNTING, OTHER = (
     "metered",
     "stated",
@@ -42,7 +42,7 @@ METERED, STATED, FREE, COUNTING, OTHER = (
     "other",
 )
 
-# Endings of two segments or one, longest first: (dialect, endpoint, how).
+# By the last two segments or the last one, longest first: (dialect, endpoint, metering).
 _ENDINGS: dict[str, tuple[Dialect, str, str]] = {
     "chat/completions": (OPENAI, "chat.completions", METERED),
     "agents/completions": (OPENAI, "chat.completions", METERED),
@@ -87,7 +87,8 @@ _ENDINGS: dict[str, tuple[Dialect, str, str]] = {
     "/rerank": (COHERE, "rerank", METERED),
     "v1/classify": (COHERE, "classify", STATED),
 }
-# Last segment after a colon (Google), or of a Bedrock path.
+# By the method after the colon of Google's paths, and by the last segment of Bedrock's:
+# (endpoint, metering, stream).
 _GOOGLE: dict[str, tuple[str, str, bool]] = {
     "generateContent": ("generate_content", METERED, False),
     "streamGenerateContent": ("generate_content", METERED, True),
@@ -111,9 +112,9 @@ _RUNS = re.compile(r"/threads/[^/]+/runs(?:/[^/]+/submit_tool_outputs)?$")
 _THREAD = re.compile(r"/threads/[^/]+/messages$")
 _NAMED = re.compile(r"/(?:deployments|engines|serving-endpoints)/([^/]+)/")
 _RAW = re.compile(r"/publishers/([^/]+)/models/([^/:]+):(rawPredict|streamRawPredict)$")
-# Unmetered endpoints that are told apart in records.
+# Unmetered endpoints with a name of their own in records.
 _LISTS = {"models": "models", "tags": "models", "realtime": "realtime"}
-# How a forced dialect reads a last segment that says nothing by itself.
+# Endpoints by last segments that are ambiguous unless the dialect is configured.
 _FORCED: dict[str, dict[str, str]] = {
     "openai": {"invocations": "chat.completions", "chat": "chat.completions"},
     "anthropic": {"messages": "messages", "complete": "complete"},
@@ -133,9 +134,9 @@ _FORCED: dict[str, dict[str, str]] = {
 
 
 def find_endpoint(method: str, path: str, forced: str | None = None) -> Match:
-    """What ``method`` and ``path`` (without query) say; cheap, but cache it.
+    """The match of ``method`` and ``path`` (without query). Callers cache the result.
 
-    ``forced``: name of the dialect that this upstream speaks, whatever its paths.
+    ``forced``: name of the dialect configured for the upstream (``upstream.dialect``).
     """
     plain = path.rstrip("/") or "/"
     if forced == PASSTHROUGH.name:
@@ -155,8 +156,8 @@ def find_endpoint(method: str, path: str, forced: str | None = None) -> Match:
     if match is not None and not match.metered:
         return Match(dialect, match.endpoint, billable=match.billable)
     if match is not None:
-        # An endpoint of another dialect: this upstream translates. Keep what the
-        # path says, for it is what the client's body follows.
+        # An endpoint of another dialect: this upstream translates. The client's body
+        # follows the dialect of the path.
         return match
     return _unmetered(plain, forced)
 
@@ -171,7 +172,7 @@ def _unmetered(path: str, forced: str | None) -> Match:
 
 
 def _guess(path: str) -> Dialect:
-    """Whose errors a client of an unknown path expects."""
+    """The dialect in which a client of an unknown path expects errors."""
     if path.startswith("/v1beta") or "/publishers/" in path:
         return GEMINI
     if path.startswith("/model/"):
@@ -199,7 +200,9 @@ def _match(
 
 
 def _by_shape(path: str) -> Match | None:
-    """Paths that carry a model: Google's ``model:action``, Bedrock's ``/model/``."""
+    """Match paths that contain a model: Google's ``model:action``, Bedrock's
+    ``/model/…``, deployments.
+    """
     raw = _RAW.search(unquote(path))
     if raw is not None:
         return _raw_predict(raw[1], raw[2], stream=raw[3] == "streamRawPredict")
@@ -218,7 +221,7 @@ def _by_shape(path: str) -> Match | None:
 
 
 def _raw_predict(publisher: str, model: str, *, stream: bool) -> Match:
-    """Vertex partner models: each in its publisher's own dialect."""
+    """Match Vertex partner models, each in its publisher's dialect."""
     if publisher != "anthropic":
         return _match(OPENAI, "chat.completions", METERED, model)
     if model == "count-tokens":

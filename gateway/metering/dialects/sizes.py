@@ -1,4 +1,4 @@
-"""How large a prompt is, without parsing it: bytes of text, known tokens, images."""
+"""The size of a prompt without parsing it: bytes of text, known tokens, images."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from msgspec import Raw
 _ARRAY, _OBJECT = b"[{"
 _NOTHING_BYTES = 4
 _NOTHING = frozenset({b"", b"null", b'""', b"[]", b"{}"})
-# Below this a body holds no payload worth leaving out.
+# Smaller members contain no payload worth excluding.
 PAYLOAD_BODY_BYTES = 8 * 1024
-# Looked at every so many bytes; payloads shorter than that count as text.
+# Payloads are probed for every so many bytes; shorter ones count as text.
 _STRIDE = 4096
 _LONG_STRIDE = 65536
 HEAD_BYTES = 1024 * 1024
@@ -23,18 +23,18 @@ _IMAGE = re.compile(
     rb'|"image"\s*+:\s*+\{'
 )
 _BASE64 = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/=-_"
-# What stands before the opening quote of a payload: its member name, or an array of
-# them (Ollama's images). Data URLs say so themselves.
+# Text before the opening quote of a payload: its member name, perhaps with the bracket
+# of an array (Ollama's images). Data URLs need no member name.
 _PAYLOAD_NAME = re.compile(
     rb'"(?:data|bytes|file_data|b64_json|image|images|audio|body)"\s*+:\s*+\[?\s*+$'
 )
 
 
 def text_size(raw: Raw) -> tuple[int, int]:
-    """(bytes of text, tokens known) of a member that becomes prompt."""
+    """(bytes of text, known tokens) of a member that becomes part of the prompt."""
     view = memoryview(raw)
     length = len(view)
-    # Of a member of megabytes only the head is looked at, and probes of the rest.
+    # Of a member of megabytes only the head is searched, and probes of the rest.
     text = bytes(view) if length <= HEAD_BYTES else bytes(view[:HEAD_BYTES])
     if length <= _NOTHING_BYTES and text in _NOTHING:
         return 0, 0
@@ -44,7 +44,7 @@ def text_size(raw: Raw) -> tuple[int, int]:
         if tokens:
             return 0, tokens * length // len(text)
     known = 0
-    # A second bracket: some content is a list of parts, so there may be images.
+    # A second bracket: some content is a list of parts, which may include images.
     if (text.find(b"[", 1) > 0 or first == _OBJECT) and b"image" in text[:65536]:
         known = IMAGE_TOKENS * len(_IMAGE.findall(text))
     if length > PAYLOAD_BODY_BYTES:
@@ -53,7 +53,7 @@ def text_size(raw: Raw) -> tuple[int, int]:
 
 
 def _token_array(text: bytes) -> int:
-    """How many integers an array (or an array of arrays) of tokens has; else 0."""
+    """The number of integers in an array (or an array of arrays) of tokens, else 0."""
     head = text[:64].translate(None, b"[ \t\r\n")
     if not head[:1].isdigit():
         return 0
@@ -63,8 +63,8 @@ def _token_array(text: bytes) -> int:
 def payload_bytes(text: bytes | memoryview) -> int:
     """Bytes of base64 payloads (images, audio, files) inside a JSON text.
 
-    Probes the text at a fixed stride: only a probe that is all base64 is followed to
-    its quotes, so plain text costs one search for a space every four KiB.
+    Probes the text at a fixed stride and follows only probes that are all base64 to
+    their quotes, so that plain text costs one search for a space per 4 KiB.
     """
     found = 0
     size = len(text)
@@ -83,7 +83,7 @@ def payload_bytes(text: bytes | memoryview) -> int:
 
 
 def _quotes_around(text: bytes | memoryview, at: int) -> tuple[int, int]:
-    """Where the string around ``at`` begins and ends, looked for in steps."""
+    """Start and end of the string around ``at``, searched for in steps."""
     low = at
     while low > 0:
         back = max(0, low - _LONG_STRIDE)
@@ -102,7 +102,10 @@ def _quotes_around(text: bytes | memoryview, at: int) -> tuple[int, int]:
 
 
 def _is_payload(around: bytes, start: int) -> bool:
-    """``around`` has up to 64 bytes before the string, which begins at ``start``."""
+    """Whether the string that begins at ``start`` in ``around`` is a payload.
+
+    ``around`` has up to 64 bytes before the string.
+    """
     if around.startswith(b"data:", start):
         return True
     before = around[: max(0, start - 1)]

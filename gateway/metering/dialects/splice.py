@@ -1,4 +1,4 @@
-"""Changing one member of a JSON text without touching the bytes around it."""
+"""Edits members of a JSON text without changing the bytes around them."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ _SPACE = re.compile(rb"[ \t\r\n]*+")
 _STRING = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"', re.DOTALL)
 _SCALAR = re.compile(rb"[^,\]}\s]++")
 _STRUCTURE = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"|[\[\]{}]', re.DOTALL)
-# Brackets and strings looked at before giving up: some 20 ms.
+# Brackets and strings scanned at most: about 20 ms.
 _STEPS_MAX = 50_000
 
 
 class Member(NamedTuple):
-    """A member's name and where its value stands."""
+    """A member's name, and start and end of its value."""
 
     name: str
     start: int
@@ -26,7 +26,7 @@ class Member(NamedTuple):
 
 
 def members(text: bytes, at: int = 0) -> Iterator[Member]:
-    """Members of the object that begins at ``at``. Raises DialectError if it is torn."""
+    """Members of the object at ``at``. Raises DialectError if it is incomplete."""
     steps = [_STEPS_MAX]
     at = _skip(text, at)
     if text[at : at + 1] != b"{":
@@ -80,7 +80,7 @@ def _value_end(text: bytes, start: int, steps: list[int]) -> int:
 
 
 def with_usage_asked(body: bytes, *, present: bool) -> bytes | None:
-    """The body with ``stream_options.include_usage`` true; None: it cannot be had.
+    """The body with ``stream_options.include_usage`` true; None if it cannot be edited.
 
     ``present``: the body has a ``stream_options`` member already.
     """
@@ -116,7 +116,7 @@ def capped(
 ) -> bytes:
     """The body with every number at one of the paths lowered to its cap.
 
-    Members that are absent or null stay so; -1 ("no cap") is replaced.
+    Absent members and null stay; -1 ("no cap") is replaced by the cap.
     """
     edits: list[tuple[int, int, bytes]] = []
     _collect(body, 0, caps, edits, fold_case=fold_case)

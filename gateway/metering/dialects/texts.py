@@ -1,7 +1,7 @@
-"""The text of answers and prompts, for counting tokens where nobody states them.
+"""The text of answers and prompts, for counting tokens where no usage is stated.
 
-Runs off the event loop (``proxy/counting.py``), except when a long stream is compacted
-in small steps. Reads by shape, not by dialect, for the reason given in ``fields``.
+Runs off the event loop (``metering/counting.py``), except for the small steps in which a
+long stream is reduced. Reads by shape, not by dialect, for the reason in ``fields.py``.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ _TEXT_MEMBER = re.compile(
     rb'"\s*+:\s*+("[^"\\]*+(?:\\.[^"\\]*+)*+"?)',
     re.DOTALL,
 )
-# The most frequent one alone: a literal head makes the search five times as fast.
+# The most frequent member alone: a literal prefix makes the search 5 times as fast.
 _CONTENT = re.compile(
     rb'"content":\s*+"([^"\\]*+(?:\\.[^"\\]*+)*+)"',
     re.DOTALL,
 )
-# Members of a prompt that are not read as text.
+# Members of a prompt that contain no text.
 _NO_TEXT = frozenset(
     {
         "b64_json",
@@ -92,7 +92,7 @@ _SCHEMA_MEMBERS = (
 
 
 def sse_payload(event: bytes) -> bytes:
-    """The ``data`` of one server-sent event, its lines joined."""
+    """The ``data`` lines of one server-sent event, joined."""
     lines = [
         line[6:] if line[5:6] == b" " else line[5:]
         for line in event.splitlines()
@@ -102,7 +102,7 @@ def sse_payload(event: bytes) -> bytes:
 
 
 def answer_texts(framing: str, records: Iterable[bytes]) -> Iterator[str]:
-    """Generated text in order. ``records`` hold whole events, lines or one body."""
+    """Generated text in order. ``records``: whole events, lines or one body."""
     if framing == OPAQUE:
         return
     if framing == JSON:
@@ -129,23 +129,23 @@ def _payload_texts(payload: bytes) -> Iterator[str]:
     try:
         yield from generated(msgspec.json.decode(payload))
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        yield from _torn_texts(payload)
+        yield from _truncated_texts(payload)
 
 
 def _body_texts(body: bytes) -> Iterator[str]:
     try:
         value = msgspec.json.decode(body)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        yield from _torn_texts(body)
+        yield from _truncated_texts(body)
         return
     for item in value if isinstance(value, list) else [value]:
         yield from generated(item)
 
 
 def raw_texts(record: bytes) -> bytes:
-    """Generated text of stream records, quickly: the insides of their JSON strings."""
+    """Generated text of stream records, as the contents of their JSON strings."""
     if b'"response.' in record and b".delta" not in record:
-        return b""  # Responses: the events that close an item repeat its text
+        return b""  # Responses: the events at the end of an item repeat its text
     content = b"".join(_CONTENT.findall(record))
     if content:
         return content
@@ -153,7 +153,7 @@ def raw_texts(record: bytes) -> bytes:
 
 
 def kept_texts(literals: Iterable[bytes]) -> Iterator[str]:
-    """What ``raw_texts`` kept, decoded."""
+    """The results of ``raw_texts``, decoded."""
     for literal in literals:
         try:
             yield json.loads(b'"' + literal + b'"')
@@ -161,20 +161,20 @@ def kept_texts(literals: Iterable[bytes]) -> Iterator[str]:
             yield literal.decode("utf-8", "replace")
 
 
-def _torn_texts(torn: bytes) -> Iterator[str]:
-    """Text members of JSON that was cut short."""
-    for literal in _TEXT_MEMBER.findall(torn):
+def _truncated_texts(truncated: bytes) -> Iterator[str]:
+    """Text members of truncated JSON."""
+    for literal in _TEXT_MEMBER.findall(truncated):
         closed = (
             literal if literal[-1:] == b'"' and len(literal) > 1 else literal + b'"'
         )
         try:
             yield json.loads(closed.decode("utf-8", "replace"))
-        except ValueError:  # an escape that JSON does not know
+        except ValueError:  # an invalid escape
             yield literal[1:].decode("utf-8", "replace").removesuffix('"')
 
 
 def generated(value: Any) -> Iterator[str]:
-    """Text that a model generated, from one decoded answer or event."""
+    """The generated text in one decoded answer or event."""
     if not isinstance(value, dict):
         return
     for name, read in _READERS:
@@ -193,7 +193,7 @@ def _choices(_: dict[str, Any], choices: Any) -> Iterator[str]:
 
 
 def _message(message: dict[str, Any]) -> Iterator[str]:
-    """A message of any chat API, or a delta of one."""
+    """The text of a message, or of a delta, in any chat API."""
     yield from _parts(message.get("content"))
     for name in ("reasoning_content", "reasoning", "thinking"):
         if message.get(name):
@@ -229,7 +229,7 @@ def _parts(content: Any) -> Iterator[str]:
     for part in _dicts([content] if isinstance(content, dict) else content):
         for name in ("text", "thinking", "refusal", "partial_json"):
             text = part.get(name)
-            # Assistants nest it once more.
+            # OpenAI's assistants nest the text once more.
             yield from _plain(text.get("value") if isinstance(text, dict) else text)
         for name in ("functionCall", "toolUse"):
             yield from _call(part.get(name))
@@ -242,11 +242,11 @@ def _parts(content: Any) -> Iterator[str]:
 
 
 def _typed(value: dict[str, Any], kind: Any) -> Iterator[str]:
-    """Events that name their type: Responses, Anthropic, Cohere v2."""
+    """The text of events with a type: Responses, Anthropic, Cohere v2."""
     kind = str(kind)
     delta = value.get("delta")
     if kind.startswith("response."):
-        # Only deltas: the events that close an item repeat its whole text.
+        # Only deltas: the events at the end of an item repeat its whole text.
         if kind.endswith(".delta"):
             yield from _plain(delta)
         return
@@ -262,7 +262,7 @@ def _typed(value: dict[str, Any], kind: Any) -> Iterator[str]:
 
 
 def _delta(_: dict[str, Any], delta: Any) -> Iterator[str]:
-    """Converse and assistants stream events."""
+    """The text of stream events of Converse and of assistants."""
     if not isinstance(delta, dict):
         yield from _plain(delta)
         return
@@ -283,7 +283,7 @@ def _candidates(_: dict[str, Any], candidates: Any) -> Iterator[str]:
 
 
 def _output(_: dict[str, Any], output: Any) -> Iterator[str]:
-    """Responses' list of items, or Converse's one message."""
+    """The text of Responses' list of items, or of Converse's message."""
     if isinstance(output, dict):
         message = output.get("message")
         yield from _message(message if isinstance(message, dict) else {})
@@ -294,19 +294,21 @@ def _output(_: dict[str, Any], output: Any) -> Iterator[str]:
 
 
 def _cohere_event(value: dict[str, Any], kind: Any) -> Iterator[str]:
-    """Cohere v1: the last event repeats the whole text."""
+    """The text of Cohere v1 events; the last event, which repeats all of it, is not
+    read.
+    """
     if kind == "text-generation":
         yield from _plain(value.get("text"))
 
 
 def _message_member(_: dict[str, Any], message: Any) -> Iterator[str]:
-    """Ollama's and Cohere v2's message; Anthropic's message_start has no text yet."""
+    """The text of Ollama's and Cohere v2's message (Anthropic's message_start has none)."""
     if isinstance(message, dict):
         yield from _message(message)
 
 
 def _listed(_: dict[str, Any], items: Any) -> Iterator[str]:
-    """Bedrock's and Cohere's lists of generations."""
+    """The text of Bedrock's and Cohere's lists of generations."""
     for item in _dicts(items):
         for name in ("outputText", "text", "generated_text"):
             yield from _plain(item.get(name))
@@ -328,7 +330,7 @@ def _string(_: dict[str, Any], text: Any) -> Iterator[str]:
     yield from _plain(text)
 
 
-# The first member that is there tells the shape. Order matters: Ollama's generate has
+# The first member present determines the reader. Order matters: Ollama's generate has
 # both ``response`` and ``thinking``, Responses events ``type`` and ``delta``.
 _READERS = (
     ("choices", _choices),
@@ -366,7 +368,7 @@ def _plain(text: Any) -> Iterator[str]:
 
 
 def prompt_texts(body: bytes) -> tuple[list[str], int]:
-    """Text of a request body, and how many messages frame it. ([], 0): unreadable."""
+    """Texts of a request body and its number of messages; ([], 0) if unreadable."""
     try:
         value = msgspec.json.decode(body)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
@@ -384,7 +386,7 @@ def prompt_texts(body: bytes) -> tuple[list[str], int]:
 
 
 def _collect(value: Any, texts: list[str]) -> None:
-    """Every string that may be read as text; depth is bounded by the decoder."""
+    """Append every string that may be text; the decoder bounds the depth."""
     if isinstance(value, str):
         if value:
             texts.append(value)

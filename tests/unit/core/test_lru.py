@@ -1,10 +1,10 @@
-"""The bounded map: what it keeps, what it forgets, what it counts."""
+"""The bounded map: look-ups, eviction and its counter."""
 
 from gateway.core.lru import Lru
 
 
 def test_unknown_key_is_none():
-    """A key never put is not found, whether or not there is an older half."""
+    """The value of a key never put is None, with or without an old half."""
     lru = Lru[str, int](4)
     assert lru.get("a") is None
     for key in "abc":
@@ -13,7 +13,7 @@ def test_unknown_key_is_none():
 
 
 def test_entries_in_use_survive_any_number_of_strangers():
-    """What is asked for between two turns stays, strangers are forgotten."""
+    """Entries that are read between two turns stay; entries that are not are dropped."""
     lru = Lru[int, str](10)
     lru.put(-1, "regular")
     for stranger in range(100):
@@ -23,7 +23,7 @@ def test_entries_in_use_survive_any_number_of_strangers():
 
 
 def test_size_never_exceeds_capacity_and_evictions_are_counted():
-    """Entries held plus entries evicted is all that was put."""
+    """Entries held plus evictions equal the number of entries put."""
     lru = Lru[int, int](10)
     for number in range(57):
         lru.put(number, number)
@@ -32,7 +32,7 @@ def test_size_never_exceeds_capacity_and_evictions_are_counted():
 
 
 def test_putting_a_known_key_evicts_nobody():
-    """A new value takes the old one's place, in either half."""
+    """Putting a known key replaces its value in either half, without an eviction."""
     lru = Lru[str, int](4)
     for key in "abc":
         lru.put(key, 1)
@@ -42,7 +42,7 @@ def test_putting_a_known_key_evicts_nobody():
 
 
 def test_pop_finds_young_and_old_entries():
-    """A popped entry is returned once and gone afterwards."""
+    """Popping returns an entry of either half once; then it is gone."""
     lru = Lru[str, int](4)
     for key in "abc":
         lru.put(key, ord(key))
@@ -51,7 +51,7 @@ def test_pop_finds_young_and_old_entries():
 
 
 def test_clear_forgets_all():
-    """Nothing is found after clearing."""
+    """After clearing, no entry is found."""
     lru = Lru[str, int](4)
     for key in "abc":
         lru.put(key, 1)

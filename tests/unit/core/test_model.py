@@ -1,4 +1,4 @@
-"""The nouns: names of limits and windows."""
+"""The data model: names of limits and windows."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from gateway.core.model import Limit, format_window
     ],
 )
 def test_windows_have_their_shortest_exact_name(window_us, text):
-    """The largest unit that divides the window names it."""
+    """A window is written in the largest unit that divides it."""
     assert format_window(window_us) == text
 
 
@@ -35,5 +35,5 @@ def test_windows_have_their_shortest_exact_name(window_us, text):
     ],
 )
 def test_limits_are_named_by_subject_meter_and_window(limit, name):
-    """The name that records and answers show; concurrency has no window."""
+    """A limit's name has subject, meter and window; concurrency has no window."""
     assert limit.name == name

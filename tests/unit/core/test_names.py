@@ -16,5 +16,5 @@ from gateway.core.names import short_name
     ],
 )
 def test_known_values(text, name):
-    """The published test values of 64-bit FNV-1a."""
+    """Short names match the published test values of 64-bit FNV-1a."""
     assert short_name(text) == name

@@ -1,4 +1,4 @@
-"""What is done now and then goes on when the clock is set."""
+"""Periodic work when the clock is set back."""
 
 from __future__ import annotations
 
@@ -12,5 +12,5 @@ from gateway.core.pace import is_due
     [(100.0, False), (109.9, False), (110.0, True), (1e9, True), (99.9, True)],
 )
 def test_it_is_due_after_its_time_and_when_the_clock_was_set_back(now, due):
-    """A clock an hour behind does not stop it for an hour."""
+    """Work is due after its interval, and at once when the clock was set back."""
     assert is_due(100.0, 10.0, now) is due

@@ -1,4 +1,4 @@
-"""The head of what was asked last, found in any body."""
+"""The beginning of the newest prompt, found in any request body."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ PART = {"type": "image_url", "image_url": {"url": "https://x.example/a.png"}}
     ],
 )
 def test_the_newest_text_is_found(body):
-    """In chats the last message, in other bodies what is asked; any spacing."""
+    """The last message of a chat, or the prompt member of other bodies, is found."""
     for separators in ((",", ":"), (", ", " : ")):
         assert (
             prompt_head(json.dumps(body, separators=separators).encode()) == b"Ask me"
@@ -38,12 +38,12 @@ def test_the_newest_text_is_found(body):
     [b"", b"{}", b"not json", b'{"content":null}', b'{"content": 5', b"\xff\xfe"],
 )
 def test_nothing_is_found_where_nothing_is(body):
-    """Bodies without text, and what is no JSON at all."""
+    """Bodies without text, or without JSON, give an empty result."""
     assert prompt_head(body) == b""
 
 
 def test_only_the_head_counts_and_the_end_is_searched_first():
-    """A kibibyte of the last message, however long the conversation before it was."""
+    """Only 1 KiB of the last message counts, however long the conversation is."""
     history = [{"role": "user", "content": "old " * 100_000}]
     body = json.dumps({"messages": [*history, {"content": "new " * 9000}]}).encode()
     assert prompt_head(body) == b"new " * (HEAD_BYTES // 4)
@@ -53,8 +53,8 @@ def test_only_the_head_counts_and_the_end_is_searched_first():
 
 @given(st.text(max_size=900))
 def test_it_is_hashed_like_the_text_itself(text):
-    """Whoever reads the prompt from a log comes to the same fingerprint, unless an
-    escape is cut in two by the head's end.
+    """The fingerprint of a body equals that of its prompt text, unless an escape is cut
+    in two at the end of the head.
     """
     for ascii_only in (True, False):
         body = json.dumps({"content": text}, ensure_ascii=ascii_only)
@@ -65,7 +65,7 @@ def test_it_is_hashed_like_the_text_itself(text):
 
 
 def test_an_escape_may_be_cut_anywhere():
-    """The head ends within an escaped letter: what is whole counts."""
+    """An escape that is cut off at the end of the head is left out."""
     for padding in range(12):
         text = "a" * (HEAD_BYTES - 6 - padding) + "\u00e9" * 9
         found = prompt_head(json.dumps({"content": text}).encode())
@@ -77,5 +77,5 @@ def test_an_escape_may_be_cut_anywhere():
 
 
 def test_what_cannot_be_decoded_counts_as_it_is():
-    """A broken escape is no reason to know nothing."""
+    """Text with an invalid escape counts undecoded."""
     assert prompt_head(b'{"content":"\\ud800 words"}') == b"\\ud800 words"

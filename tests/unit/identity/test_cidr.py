@@ -1,4 +1,4 @@
-"""Addresses as they are written in the wild, and membership in networks."""
+"""Addresses in all notations, and membership in networks."""
 
 import pytest
 
@@ -27,7 +27,7 @@ from gateway.identity.cidr import (
     ],
 )
 def test_addresses_are_read_in_every_common_spelling(text, expected):
-    """Ports, brackets, zones and the mapped form do not hide an address."""
+    """Addresses are parsed with ports, brackets, zones and in the mapped form."""
     assert str(parse_address(text)) == expected
 
 
@@ -47,7 +47,7 @@ def test_addresses_are_read_in_every_common_spelling(text, expected):
     ],
 )
 def test_junk_is_no_address(text):
-    """What is not clearly an address is None, never an exception."""
+    """Text that is not an address gives None, never an exception."""
     assert parse_address(text) is None
 
 
@@ -81,7 +81,7 @@ def test_subject_is_the_address_or_its_64(text, expected):
     ],
 )
 def test_operators_may_write_a_client_ip_as_they_like(text, expected):
-    """Every spelling of one client is the same id; anything else stays as it is."""
+    """Every notation of one client gives the same id; other text stays unchanged."""
     assert normal_client_ip(text) == expected
 
 
@@ -105,14 +105,14 @@ def test_membership_respects_prefix_and_version(cidr, address, inside):
 
 
 def test_unix_is_a_network_of_its_own():
-    """Only the word "unix" holds peers on a Unix socket, and it holds nobody else."""
+    """Only the word "unix" contains peers on a Unix socket, and no address."""
     assert Networks(["unix"]).contains(None)
     assert not Networks(["unix"]).contains(parse_address("0.0.0.0"))
     assert not Networks(["0.0.0.0/0", "::/0"]).contains(None)
 
 
 def test_bad_network_is_an_error():
-    """A network that cannot be read raises instead of matching nobody."""
+    """A network that cannot be parsed raises an error instead of matching no address."""
     with pytest.raises(ValueError, match="nonsense"):
         Networks(["nonsense"])
 
@@ -132,7 +132,7 @@ def test_map_returns_the_value_of_every_network_that_holds_an_address():
 
 
 def test_map_pops_one_of_two_networks_of_equal_length():
-    """Removing a network leaves its neighbour; clearing leaves none."""
+    """Removing a network leaves others of its length; clearing removes all."""
     named: NetworkMap[str] = NetworkMap()
     left, right = parse_network("10.1.0.0/16"), parse_network("10.2.0.0/16")
     named.put(left, "left")

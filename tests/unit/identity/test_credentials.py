@@ -1,4 +1,4 @@
-"""Where credentials are found, in which order, and how they are cut out again."""
+"""Where credentials are found, in which order, and how they are removed."""
 
 import base64
 from collections.abc import Mapping
@@ -45,7 +45,7 @@ def found(head: Head) -> list[tuple[bytes, str]]:
     ],
 )
 def test_header_credentials(name, value, expected):
-    """Each header is read by its own rule, whatever the case of its name."""
+    """Each header is read by its own rule, in any case of its name."""
     assert found(Head(((name, value),))) == [expected]
 
 
@@ -60,12 +60,12 @@ def test_header_credentials(name, value, expected):
     ],
 )
 def test_empty_and_foreign_headers_are_no_credential(name, value):
-    """An empty value names nobody, and other headers are not looked at."""
+    """Empty values and other headers give no credential."""
     assert found(Head(((name, value),))) == []
 
 
 def test_search_order_is_the_documented_one():
-    """Bearer first, then the key headers, the query, the WebSocket protocol."""
+    """The order is Bearer, the key headers, the query, the WebSocket protocol."""
     head = Head(
         (
             (b"x-goog-api-key", b"4"),
@@ -84,7 +84,7 @@ def test_search_order_is_the_documented_one():
 
 
 def test_sigv4_is_known_by_its_access_key_id_and_marked_signed():
-    """A signed request must pass untouched, so it says that it is one."""
+    """A SigV4 signature gives its access key id and is marked as signed."""
     value = (
         b"AWS4-HMAC-SHA256 Credential=AKIDEXAMPLE/20261123/us-east-1/bedrock/"
         b"aws4_request, SignedHeaders=host;x-amz-date, Signature=5d67"
@@ -94,7 +94,7 @@ def test_sigv4_is_known_by_its_access_key_id_and_marked_signed():
 
 
 def test_presigned_query_is_known_by_its_access_key_id():
-    """A presigned URL carries the same credential in its query."""
+    """A presigned URL gives the same credential by its query."""
     query = "X-Amz-Credential=AKIDEXAMPLE%2F20261123%2Fus-east-1&X-Amz-Signature=ab"
     (credential,) = find_credentials(Head(query=query))
     assert credential == RequestCredential(b"AKIDEXAMPLE", "sigv4", signed=True)
@@ -113,22 +113,22 @@ def test_presigned_query_is_known_by_its_access_key_id():
     ],
 )
 def test_query_key(query, values):
-    """``key`` is found wherever it stands in the query, also percent-encoded."""
+    """``key`` is found anywhere in the query, also percent-encoded."""
     assert [value for value, _ in found(Head(query=query))] == values
 
 
 def test_empty_websocket_key_is_none():
-    """The bare prefix is an offer without a key."""
+    """The bare prefix of the WebSocket protocol gives no credential."""
     assert found(Head(fields={WS: b"openai-insecure-api-key."})) == []
 
 
 def test_elsewhere_is_none_without_query_and_protocol():
-    """Most requests have nothing to look for outside of their headers."""
+    """Without query and protocol there are no credentials outside of headers."""
     assert credentials_elsewhere(Head(query="beta", fields={WS: b"chat"})) is None
 
 
 def test_elsewhere_tells_requests_apart():
-    """Different queries or offered keys are different clients."""
+    """Requests with different queries or offered keys are different clients."""
     offer = b"openai-insecure-api-key.6"
     heads = [
         Head(query="key=1"),
@@ -140,7 +140,7 @@ def test_elsewhere_tells_requests_apart():
 
 
 def test_user_id_is_an_hmac_of_the_credential():
-    """Same key and secret, same id; another secret gives another; no key in it."""
+    """The user id depends on key and secret only, and does not contain the key."""
     credential = RequestCredential(b"sk-secret", "bearer")
     user = credential.user_id(b"pepper")
     assert user == RequestCredential(b"sk-secret", "x-api-key").user_id(b"pepper")
@@ -157,7 +157,7 @@ def test_digest_is_the_configured_hash():
 
 
 def test_jwt_has_three_parts():
-    """Two dots make a token; keys with fewer or more do not."""
+    """A value with exactly two dots looks like a token."""
     looks = [
         RequestCredential(value, "bearer").looks_like_jwt()
         for value in (b"a.b.c", b"sk-1", b"a.b", b"a.b.c.d")
@@ -166,13 +166,13 @@ def test_jwt_has_three_parts():
 
 
 def test_key_is_cut_out_of_the_query():
-    """Every spelling of ``key`` goes, the rest stays byte for byte."""
+    """Every spelling of ``key`` is removed; the rest stays byte for byte."""
     query = "alt=sse&key=1&%6bey=2&x=%20y&key&flag"
     assert without_query_key(query) == "alt=sse&x=%20y&flag"
     assert without_query_key("key=1") == ""
 
 
 def test_key_is_cut_out_of_the_websocket_protocols():
-    """The offered key goes, the other protocols stay."""
+    """The offered key is removed; the other protocols stay."""
     offers = b"realtime, openai-insecure-api-key.sk-1,, openai-beta.realtime-v1"
     assert without_protocol_key(offers) == b"realtime, openai-beta.realtime-v1"

@@ -1,4 +1,4 @@
-"""Who the client is behind proxies, trusted and not."""
+"""The client's address behind trusted and untrusted proxies."""
 
 import pytest
 
@@ -17,12 +17,12 @@ def forwarded(value: str) -> dict[bytes, bytes]:
 
 
 def test_untrusted_peer_speaks_only_for_itself():
-    """Nobody outside of the trusted networks can choose his address."""
+    """A peer outside of the trusted networks cannot choose its address."""
     assert client_ip("203.0.113.9", xff("1.2.3.4"), TRUSTED) == "203.0.113.9"
 
 
 def test_nothing_said_means_the_peer():
-    """A trusted peer without the fields is the client himself."""
+    """Without the fields, a trusted peer is the client itself."""
     assert client_ip("10.0.0.1", {}, TRUSTED) == "10.0.0.1"
 
 
@@ -43,7 +43,7 @@ def test_nothing_said_means_the_peer():
     ],
 )
 def test_rightmost_untrusted_hop_is_the_client(chain, expected):
-    """The walk goes from right to left and ends at the last good hop."""
+    """The walk goes from right to left and ends at the first untrusted hop."""
     assert client_ip("10.0.0.1", xff(chain), TRUSTED) == expected
 
 
@@ -62,23 +62,23 @@ def test_rightmost_untrusted_hop_is_the_client(chain, expected):
     ],
 )
 def test_forwarded_is_read_as_rfc_7239_writes_it(elements, expected):
-    """Quoted nodes, ports and other pairs are understood; junk ends the walk."""
+    """Quoted nodes, ports and other pairs are parsed; an unreadable hop ends the walk."""
     assert client_ip("10.0.0.1", forwarded(elements), TRUSTED) == expected
 
 
 def test_x_forwarded_for_counts_when_both_are_there():
-    """A client's own Forwarded, passed on by a proxy that writes the other field."""
+    """X-Forwarded-For takes precedence over a client's own Forwarded."""
     fields = xff("203.0.113.9") | forwarded("for=1.2.3.4")
     assert client_ip("10.0.0.1", fields, TRUSTED) == "203.0.113.9"
 
 
 def test_unix_peer_is_trusted_when_listed():
-    """A peer on a Unix socket may name the client only where "unix" is trusted."""
+    """A peer on a Unix socket may name the client only if "unix" is trusted."""
     assert client_ip("", xff("203.0.113.9"), TRUSTED) == "203.0.113.9"
     assert client_ip("", xff("203.0.113.9"), Networks()) == "unix"
 
 
 def test_endless_chains_cost_a_bounded_walk():
-    """Hops beyond the bound are not looked at."""
+    """Hops beyond the bound are not read."""
     chain = "203.0.113.9," + ",".join(["10.0.0.2"] * (MAX_HOPS + 5))
     assert client_ip("10.0.0.1", xff(chain), TRUSTED) == "10.0.0.2"

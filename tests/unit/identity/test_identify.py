@@ -1,4 +1,4 @@
-"""Peer and head -> tenant, user, client_ip: precedence, users, caching."""
+"""Peer and head to tenant, user, client_ip: precedence, users, caching."""
 
 import hashlib
 from collections.abc import Mapping
@@ -51,7 +51,7 @@ def tenant(name: str, **fields) -> Tenant:
 
 
 class Tokens:
-    """A verifier that knows some tokens by heart, and counts how often it is asked."""
+    """A verifier that accepts a fixed set of tokens and counts its calls."""
 
     def __init__(self, **claims) -> None:
         self.claims = {TOKEN: claims}
@@ -70,7 +70,7 @@ def identify(tenants, head, peer="203.0.113.9", now=NOW, **options):
 
 
 def test_api_key_names_the_tenant_by_its_hash():
-    """The tenant whose configured hash is that of the key; the user is the key."""
+    """A key belongs to the tenant with its hash; the user is derived from the key."""
     tenants = [
         tenant("acme", api_keys=(key_hash("sk-a"),)),
         tenant("beta", api_keys=(key_hash("sk-b"), key_hash("sk-c"))),
@@ -91,7 +91,7 @@ def test_any_credential_of_a_request_may_match():
 
 
 def test_precedence_is_key_token_header_network_everyone():
-    """Each rule is only asked when the ones before it found nobody."""
+    """A rule applies only if the rules before it matched no tenant."""
     tenants = [
         tenant("open"),
         tenant("net", cidrs=("203.0.113.0/24",)),
@@ -116,7 +116,7 @@ def test_precedence_is_key_token_header_network_everyone():
 
 
 def test_header_rule_is_believed_from_trusted_peers_only():
-    """Anyone can send a header; only our proxies may name a tenant with it."""
+    """A header names a tenant only if a trusted peer sends it."""
     tenants = [tenant("blue", header=HeaderRule("X-Team", "blue", "X-User"))]
     head = Head(fields={b"x-team": b"blue", b"x-user": b"alice"})
     found = identify(tenants, head, PROXY, trusted=TRUSTED, unknown="deny")
@@ -129,7 +129,7 @@ def test_header_rule_is_believed_from_trusted_peers_only():
 
 
 def test_header_value_must_be_equal():
-    """Another value of the header is another team."""
+    """Another value of the header does not match the tenant."""
     tenants = [tenant("blue", header=HeaderRule("X-Team", "blue"))]
     head = Head(fields={b"x-team": b"blue, green"})
     found = identify(tenants, head, PROXY, trusted=TRUSTED, unknown="deny")
@@ -137,7 +137,7 @@ def test_header_value_must_be_equal():
 
 
 def test_network_rule_sees_the_whole_address():
-    """A network longer than /64 is matched before the address is cut."""
+    """A network longer than /64 is matched against the full address."""
     tenants = [tenant("lab", cidrs=("2001:db8::7/128",))]
     inside = identify(tenants, Head(), "2001:db8::7", unknown="deny")
     assert (inside.tenant.name, inside.client_ip) == ("lab", "2001:db8::/64")
@@ -148,7 +148,9 @@ def test_network_rule_sees_the_whole_address():
 
 
 def test_strangers_are_anonymous_under_their_own_policy():
-    """Unknown credentials still tell users apart; none at all is "anonymous"."""
+    """Users with unknown credentials are distinct; without any credential the user is
+    "anonymous".
+    """
     tenants = [tenant("acme", api_keys=(key_hash("sk-a"),))]
     loose = policy("anonymous")
     keyed = identify(tenants, bearer("sk-x"), anonymous=loose)
@@ -162,7 +164,7 @@ def test_strangers_are_anonymous_under_their_own_policy():
 
 
 def test_strangers_are_refused_where_the_configuration_says_so():
-    """The message does not tell which part was wrong."""
+    """With ``deny``, unknown clients get a 401 that does not say which part was wrong."""
     tenants = [tenant("acme", api_keys=(key_hash("sk-a"),))]
     refused = identify(tenants, bearer("sk-x"), unknown="deny")
     assert isinstance(refused, Unauthorized)
@@ -173,13 +175,13 @@ def test_strangers_are_refused_where_the_configuration_says_so():
 
 
 def test_tenant_without_rules_takes_everyone():
-    """It goes before the treatment of the unknown."""
+    """A tenant without rules takes precedence over the anonymous policy."""
     identity = identify([tenant("default")], bearer("sk-x"), unknown="deny")
     assert identity.tenant.name == "default"
 
 
 def test_signed_requests_say_so():
-    """SigV4 is matched by the access key id and must pass untouched."""
+    """SigV4 is matched by its access key id, and the identity is marked as signed."""
     value = b"AWS4-HMAC-SHA256 Credential=AKID/20261123/r/s/aws4_request, Signature=1"
     tenants = [tenant("aws", api_keys=(key_hash("AKID"),))]
     identity = identify(tenants, Head(((b"Authorization", value),)))
@@ -194,7 +196,7 @@ def jwt_tenant(**rule) -> Tenant:
 
 
 def test_token_names_tenant_and_user():
-    """A verified token is the source "jwt" even where credentials come first."""
+    """A verified token is the source "jwt" even if credentials come first."""
     identity = identify([jwt_tenant()], bearer(TOKEN), verify_jwt=Tokens(sub="alice"))
     assert (identity.user, identity.user_source) == ("alice", "jwt")
 
@@ -204,7 +206,7 @@ def test_token_names_tenant_and_user():
     [(7, "7"), (True, "anonymous"), (["a"], "anonymous"), (" \x07", "anonymous")],
 )
 def test_odd_user_claims(claim, user):
-    """Numbers are ids too; what is neither text nor number names nobody."""
+    """Numeric claims are ids; claims of other types name no user."""
     rule = {"user_claim": "uid"}
     tokens = Tokens(uid=claim)
     identity = identify([jwt_tenant(**rule)], bearer(TOKEN), verify_jwt=tokens)
@@ -223,7 +225,7 @@ def test_odd_user_claims(claim, user):
     ],
 )
 def test_required_claims(claims, holds):
-    """A token of the right issuer but without the claim belongs to nobody."""
+    """A token of the right issuer without a required claim matches no tenant."""
     tenants = [jwt_tenant(require={"team": "blue"})]
     found = identify(
         tenants, bearer(TOKEN), verify_jwt=Tokens(**claims), unknown="deny"
@@ -236,7 +238,7 @@ def test_required_claims(claims, holds):
     [("scope", "read llm write", "llm"), ("admin", True, "true"), ("level", 3, "3")],
 )
 def test_required_claims_of_other_types(name, claim, wanted):
-    """Scopes are parted by spaces; booleans and numbers compare as written."""
+    """Scopes are separated by spaces; booleans and numbers compare as text."""
     tokens = Tokens(**{name: claim})
     tenants = [jwt_tenant(require={name: wanted})]
     found = identify(tenants, bearer(TOKEN), verify_jwt=tokens, unknown="deny")
@@ -244,7 +246,7 @@ def test_required_claims_of_other_types(name, claim, wanted):
 
 
 def test_token_is_verified_once_until_it_expires():
-    """Within its life a token costs a look-up; afterwards it is asked for again."""
+    """A token is verified once, and again after it expires."""
     tokens = Tokens(sub="alice", exp=NOW + 60)
     identifier = Identifier([jwt_tenant()], SECRET, verify_jwt=tokens, unknown="deny")
     for at in (NOW, NOW + 1, NOW + 59):
@@ -256,7 +258,7 @@ def test_token_is_verified_once_until_it_expires():
 
 
 def test_forget_asks_again():
-    """After the keys of tokens changed, everyone is established anew."""
+    """After ``forget``, every token is verified again."""
     tokens = Tokens(sub="alice", exp=NOW + 60)
     identifier = Identifier([jwt_tenant()], SECRET, verify_jwt=tokens)
     identifier.identify("1.1.1.1", bearer(TOKEN), NOW)
@@ -266,7 +268,7 @@ def test_forget_asks_again():
 
 
 def test_failed_token_is_anonymous_for_seconds_only():
-    """Keys that arrive a moment later make the same token good."""
+    """A rejected token is verified again after seconds, for example with new keys."""
     tokens = Tokens()
     tokens.claims = {}
     identifier = Identifier([jwt_tenant()], SECRET, verify_jwt=tokens)
@@ -277,7 +279,7 @@ def test_failed_token_is_anonymous_for_seconds_only():
 
 
 def test_without_a_verifier_no_token_is_good():
-    """A rule without means to check it matches nobody."""
+    """Without a verifier no token matches."""
     found = identify([jwt_tenant()], bearer(TOKEN), unknown="deny")
     assert isinstance(found, Unauthorized)
 
@@ -286,7 +288,7 @@ def test_without_a_verifier_no_token_is_good():
 
 
 def test_user_comes_from_the_first_source_that_is_there():
-    """The policy's order decides between key and header."""
+    """The order in the policy decides between key and header."""
     order = ("jwt", "header", "credential")
     rules = {"header": HeaderRule("X-Team", "blue", "X-User"), "cidrs": ("0.0.0.0/0",)}
     tenants = [tenant("t", policy=policy(user_from=order), **rules)]
@@ -298,7 +300,7 @@ def test_user_comes_from_the_first_source_that_is_there():
 
 
 def test_no_source_at_all_is_anonymous():
-    """A policy that asks only for what is not there gets "anonymous"."""
+    """If no source of the policy is present, the user is "anonymous"."""
     tenants = [tenant("t", policy=policy(user_from=("jwt", "header")))]
     assert identify(tenants, bearer("sk-1")).user == "anonymous"
 
@@ -313,7 +315,7 @@ def test_no_source_at_all_is_anonymous():
     ],
 )
 def test_body_user_counts_by_the_policys_order(order, head, user):
-    """The body speaks where the policy asks it before what the head has shown."""
+    """The body's user counts if the policy lists "body" before the source in the head."""
     identity = identify([tenant("t", policy=policy(user_from=order))], head)
     found = with_body_user(identity, "bob")
     assert found.user.partition("_")[0] == user
@@ -322,7 +324,7 @@ def test_body_user_counts_by_the_policys_order(order, head, user):
 
 @pytest.mark.parametrize("user", [None, "", "\x00\x1f"])
 def test_empty_body_user_changes_nothing(user):
-    """A body that names nobody leaves the identity as it was."""
+    """A body without a user leaves the identity unchanged."""
     identity = identify([tenant("t")], Head())
     assert with_body_user(identity, user) is identity
 
@@ -338,7 +340,7 @@ def test_empty_body_user_changes_nothing(user):
     ],
 )
 def test_ids_stay_readable_but_harmless(text, expected):
-    """Control characters, direction marks and lone surrogates are cut out."""
+    """Control characters, direction marks and lone surrogates are removed from ids."""
     assert readable_id(text) == expected
 
 
@@ -352,7 +354,7 @@ def test_long_ids_end_in_a_hash(size):
 
 
 def test_long_junk_is_not_taken_for_a_short_id():
-    """An id that is mostly unprintable keeps a mark of what was cut off."""
+    """The id of long, mostly unprintable text ends in a hash."""
     assert readable_id("a" + "\x00" * 3000 + "b") != readable_id("a")
 
 
@@ -371,13 +373,13 @@ def test_long_junk_is_not_taken_for_a_short_id():
     ],
 )
 def test_allow_list(entry, allowed):
-    """Each kind of entry lets its subject through, and nobody else."""
+    """Each kind of entry allows its own subject and no other."""
     tenants = [tenant("t", policy=policy(allow=(entry,)))]
     assert identify(tenants, Head()).allowed is allowed
 
 
 def test_allow_list_sees_the_body_user():
-    """A user named by the body may be on the list."""
+    """A user that the body names may be on the allow list."""
     tenants = [tenant("t", policy=policy(allow=("user:bob",)))]
     identity = identify(tenants, Head())
     assert not identity.allowed
@@ -442,7 +444,7 @@ def test_empty_allow_list_holds_no_subject():
 
 
 def test_preflight_is_an_options_request_that_asks_for_a_method():
-    """Other OPTIONS requests are ordinary ones."""
+    """Only OPTIONS with Access-Control-Request-Method is a preflight."""
     asks = {b"access-control-request-method": b"POST"}
     assert is_preflight(Head(method="OPTIONS", fields=asks))
     assert not is_preflight(Head(method="OPTIONS"))
@@ -450,7 +452,9 @@ def test_preflight_is_an_options_request_that_asks_for_a_method():
 
 
 def test_preflight_counts_for_its_address_only():
-    """No user, no other limits than those per client_ip, also where keys are due."""
+    """A preflight has no user and only the limits per client_ip, even if keys are
+    required.
+    """
     limits = (Limit("user", "requests", 1), Limit("client_ip", "requests", 9))
     loose = policy("anonymous", limits=limits)
     tenants = [tenant("acme", api_keys=(key_hash("sk-a"),))]
@@ -476,7 +480,7 @@ def test_same_client_is_the_same_object():
 
 
 def test_blank_header_does_not_hide_the_query_key():
-    """Two clients with the same empty header and different keys stay apart."""
+    """Two clients with the same empty header and different query keys stay apart."""
     blank = ((b"Authorization", b""),)
     identifier = Identifier([tenant("t")], SECRET)
     users = {
@@ -487,7 +491,7 @@ def test_blank_header_does_not_hide_the_query_key():
 
 
 def test_clients_behind_one_proxy_are_told_apart():
-    """The chain is part of what is remembered."""
+    """Clients behind one proxy have identities of their own."""
     identifier = Identifier([tenant("t")], SECRET, trusted=TRUSTED)
     for last in (1, 2, 1):
         head = Head(fields={b"x-forwarded-for": b"203.0.113.%d" % last})
@@ -496,7 +500,7 @@ def test_clients_behind_one_proxy_are_told_apart():
 
 
 def test_huge_credentials_and_chains_are_not_remembered():
-    """A stranger cannot fill the memory with long headers."""
+    """Identities of long credentials or chains are not cached."""
     identifier = Identifier([tenant("t")], SECRET, trusted=TRUSTED)
     chain = {b"x-forwarded-for": b"1.1.1.1," * 1000 + b"203.0.113.9"}
     head = bearer("k" * 5000)._replace(fields=chain)

@@ -62,7 +62,7 @@ def fields(lines: bytes) -> dict[str, str]:
 
 
 def test_each_cell_is_charged_in_its_own_meter():
-    """Requests and open exchanges cost 1, the rest what is expected."""
+    """Requests and open exchanges cost 1, other meters their expected amount."""
     assert reserve_costs(ALL, 100, 200, 7) == (1, 300, 100, 200, 1, 7)
 
 
@@ -71,19 +71,19 @@ def test_each_cell_is_charged_in_its_own_meter():
     [((), ()), ((Limit("user", "tokens", 1000, MINUTE),), (300,))],
 )
 def test_plans_of_no_or_one_cell(limits, costs):
-    """The costs are always a sequence as long as the plan."""
+    """Costs are a sequence as long as the plan, also for plans of no or one cell."""
     assert reserve_costs(plan_of(*limits), 100, 200, 7) == costs
 
 
 def test_expected_completion_is_cut_down_to_the_limit():
-    """Only an expectation: it may not make a request too large."""
+    """An expected completion beyond the limit is cut down and does not refuse."""
     costs = reserve_costs(ALL, 100, 5000, 99_999)
     assert costs == (1, 1000, 100, 500, 1, 10_000)
     assert oversized(ALL, costs) == -1
 
 
 def test_prompt_beyond_the_whole_limit_is_too_large():
-    """The prompt is there, whatever the answer will be."""
+    """A prompt larger than the whole limit makes the request oversized."""
     costs = reserve_costs(ALL, 1001, 10, 0)
     assert costs[1] == 1001
     assert oversized(ALL, costs) == 1
@@ -100,25 +100,27 @@ def test_prompt_beyond_the_whole_limit_is_too_large():
     ],
 )
 def test_limit_of_zero_admits_nothing_that_costs(meter, estimate):
-    """Amount 0 forbids what it counts."""
+    """A limit of 0 refuses every request that costs something in its meter."""
     plan = plan_of(Limit("user", meter, 0, MINUTE))
     assert oversized(plan, reserve_costs(plan, *estimate)) == 0
 
 
 def test_limit_of_zero_tokens_admits_what_costs_none():
-    """Counting endpoints and model lists cost no token."""
+    """A limit of 0 tokens admits requests that cost no tokens."""
     plan = plan_of(Limit("user", "tokens", 0, MINUTE))
     assert oversized(plan, reserve_costs(plan, 0, 0, 0)) == -1
 
 
 def test_settling_charges_what_was_used():
-    """The weighted sum for tokens, the provider's own figures for its kinds."""
+    """Settling charges the weighted sum for tokens, and the provider's figures for
+    prompt and completion.
+    """
     usage = Usage(prompt=90, completion=210, total=300, cached=50)
     assert actual_costs(ALL, usage, 255, 8) == (1, 255, 90, 210, 1, 8)
 
 
 def test_failed_calls_cost_the_request_only():
-    """Tokens and money come back, the request never."""
+    """A failed call is refunded its tokens and dollars, but not the request."""
     usage = Usage(prompt=90, completion=210, total=300)
     assert actual_costs(ALL, usage, 300, 8, failed=True) == (1, 0, 0, 0, 1, 0)
 
@@ -127,7 +129,9 @@ def test_failed_calls_cost_the_request_only():
 
 
 def test_headers_show_each_family_and_the_tightest_of_all():
-    """Requests, tokens, and the structured fields of what is nearest to its end."""
+    """The headers show the requests limit, the tokens limit, and the tightest of all in
+    the structured fields.
+    """
     found = fields(ratelimit_headers(ALL, admitted(ALL, 1, 300, 700, 1, 1, 1), NOW_US))
     assert found["x-ratelimit-limit-requests"] == "100"
     assert found["x-ratelimit-remaining-requests"] == "99"
@@ -140,7 +144,7 @@ def test_headers_show_each_family_and_the_tightest_of_all():
 
 
 def test_tightest_limit_of_a_family_is_the_one_shown():
-    """The smallest share that is left, not the smallest number."""
+    """The tightest limit is the one with the smallest remaining share."""
     plan = plan_of(
         Limit("client_ip", "requests", 1000, MINUTE),
         Limit("user", "requests", 10, MINUTE),
@@ -152,7 +156,7 @@ def test_tightest_limit_of_a_family_is_the_one_shown():
 
 
 def test_limits_outside_both_families_show_in_the_structured_fields():
-    """Money and concurrency have no x-ratelimit fields."""
+    """Dollars and concurrency have structured fields but no x-ratelimit fields."""
     plan = plan_of(Limit("user", "concurrent", 4))
     found = fields(ratelimit_headers(plan, admitted(plan, 3), NOW_US))
     assert found == {
@@ -162,14 +166,14 @@ def test_limits_outside_both_families_show_in_the_structured_fields():
 
 
 def test_overdrawn_limits_show_nothing_left():
-    """More may be settled than was reserved."""
+    """A limit that was settled beyond its amount shows 0 remaining."""
     plan = plan_of(Limit("user", "tokens", 100, MINUTE))
     found = fields(ratelimit_headers(plan, admitted(plan, 130), NOW_US))
     assert found["x-ratelimit-remaining-tokens"] == "0"
 
 
 def test_calendar_limits_count_down_in_every_answer():
-    """The end of the period is told from the store's clock of each answer."""
+    """The reset of a calendar limit follows the store's clock in every answer."""
     limit = Limit("user", "requests", 9, calendar="day")
     ends_at = NOW_US / 1e6 + 90
     cell = Cell(b"k", CellKind.CALENDAR, 0, 9, limit, ends_at)
@@ -180,7 +184,7 @@ def test_calendar_limits_count_down_in_every_answer():
 
 
 def test_no_limits_no_lines():
-    """Clients without limits, and answers whose sums nobody knows."""
+    """There are no header lines without limits or without sums."""
     assert ratelimit_headers(plan_of(), admitted(plan_of()), NOW_US) == b""
     assert ratelimit_headers(ALL, Reserved(ALL, ()), NOW_US) == b""
 
@@ -189,7 +193,7 @@ def test_no_limits_no_lines():
 
 
 def test_refusal_by_a_limit_names_it_and_says_when_to_return():
-    """Status, code, words without ids, and the same moment in every field."""
+    """A refusal has the limit's name, no ids, and the same time in every field."""
     reserved = refused(ALL, 1, 12.3, (40, 950, 10, 10, 1, 0), (1, 300, 100, 200, 1, 7))
     no = refuse_limit(ALL, reserved, NOW_US)
     assert (no.status, no.code, no.action) == (429, "rate_limit_exceeded", "limit")
@@ -208,7 +212,7 @@ def test_refusal_by_a_limit_names_it_and_says_when_to_return():
 
 
 def test_refusal_without_sums_shows_nothing_left():
-    """Local windows may not know what was used."""
+    """A refusal without sums shows 0 remaining."""
     plan = plan_of(Limit("user", "requests", 100, MINUTE))
     no = refuse_limit(plan, refused(plan, 0, 0.001), NOW_US)
     found = fields(no.header_lines)
@@ -217,7 +221,7 @@ def test_refusal_without_sums_shows_nothing_left():
 
 
 def test_refusal_by_concurrency_counts_nothing_up():
-    """How many are open changes by the moment; the limit is what matters."""
+    """A refusal by concurrency states the limit, but not what is used."""
     plan = plan_of(Limit("user", "concurrent", 5))
     no = refuse_limit(plan, refused(plan, 0, 1.0, (5,)), NOW_US)
     assert no.message == (
@@ -227,7 +231,7 @@ def test_refusal_by_concurrency_counts_nothing_up():
 
 
 def test_what_never_fits_is_not_to_be_sent_again():
-    """The store found the cost above the amount: no Retry-After would be true."""
+    """A cost above the whole limit is refused without Retry-After."""
     plan = plan_of(Limit("user", "tokens", 100, MINUTE))
     no = refuse_limit(plan, refused(plan, 0, -1, (0,), (150,)), NOW_US)
     assert no == refuse_oversized(plan, 0, (150,))
@@ -237,14 +241,14 @@ def test_what_never_fits_is_not_to_be_sent_again():
 
 
 def test_refusal_because_no_limit_can_be_asked():
-    """``when_down = "closed"``: no limit is named, since none said no."""
+    """With ``when_down = "closed"`` a refusal while the store is down names no limit."""
     no = refuse_limit(ALL, refused(ALL, -1, 1.0), NOW_US)
     assert (no.status, no.limit, no.retry_after) == (429, None, 1.0)
     assert fields(no.header_lines) == {"retry-after": "1", "retry-after-ms": "1000"}
 
 
 def test_refusal_from_memory_shows_nothing_left():
-    """A limit known to be full frees at a known moment."""
+    """A refusal from the over-limit cache shows 0 remaining and the time to wait."""
     no = refuse_over(ALL, 0, 2.5)
     assert (no.limit, no.retry_after) == ("user.requests.1m", 2.5)
     found = fields(no.header_lines)
@@ -253,7 +257,7 @@ def test_refusal_from_memory_shows_nothing_left():
 
 
 def test_block_says_nothing_of_its_reason():
-    """403, and no hint that would help to get around it."""
+    """A block answers 403 and discloses no reason."""
     no = refuse_block()
     assert (no.status, no.code, no.action) == (403, "blocked", "block")
     assert (no.header_lines, no.retry_after) == (b"", -1.0)

@@ -1,4 +1,4 @@
-"""The block list and the full cells."""
+"""The block list and the over-limit cache."""
 
 from collections.abc import Mapping
 from types import MappingProxyType
@@ -64,7 +64,7 @@ def blocked(gate: Gate, who=None, now=NOW) -> bool:
     ],
 )
 def test_blocks_hold_their_subject_only(kind, subject, tenant, hit):
-    """By kind, id and tenant; null is everywhere."""
+    """A block applies to its kind, id and tenant; tenant null applies everywhere."""
     assert blocked(gate_with(Block(kind, subject, tenant))) is hit
 
 
@@ -78,7 +78,7 @@ def test_blocks_hold_their_subject_only(kind, subject, tenant, hit):
     ],
 )
 def test_the_heads_user_waits_for_a_body_that_may_name_another(block, hit):
-    """Everything else is refused from the head."""
+    """Where the body may name the user, only blocks of the head's user wait for it."""
     gate, who = gate_with(block), client(user=None)
     assert who.takes_body_user
     assert (gate.find_head_block(who, NOW) is not None) is hit
@@ -88,7 +88,7 @@ def test_the_heads_user_waits_for_a_body_that_may_name_another(block, hit):
 
 
 def test_the_heads_user_is_refused_where_no_body_names_another():
-    """As by ``find_block``."""
+    """Where the body cannot name the user, the head's user is refused at once."""
     policy = Policy("p", user_from=("credential",))
     who = Identifier([Tenant("acme", policy)], b"pepper").identify(
         "203.0.113.9", Head(), NOW
@@ -98,14 +98,14 @@ def test_the_heads_user_is_refused_where_no_body_names_another():
 
 
 def test_ipv6_is_blocked_by_its_64():
-    """Any address in the /64 is the same client."""
+    """A block of an IPv6 client applies to its whole /64."""
     gate = gate_with(Block("client_ip", "2001:db8::1"))
     assert blocked(gate, client(ip="2001:db8::2"))
     assert not blocked(gate, client(ip="2001:db8:0:1::2"))
 
 
 def test_blocks_end_by_themselves():
-    """At ``until`` the subject passes, before and after the list is tidied."""
+    """A block ends at ``until``, before and after ``drop_expired``."""
     gate = gate_with(
         Block("client_ip", "203.0.113.9", until=NOW + 10),
         Block("user", "bob", until=NOW + 99),
@@ -128,7 +128,7 @@ def test_a_tenants_block_outlives_the_service_wide_one():
 
 
 def test_a_new_block_takes_the_old_ones_place():
-    """A longer block of the same subject counts."""
+    """A new block of the same subject replaces the old one."""
     gate = gate_with(Block("user", "alice", until=NOW - 1))
     assert gate.add_block(Block("user", "alice"))
     assert (len(gate), blocked(gate)) == (1, True)
@@ -139,7 +139,7 @@ def test_a_new_block_takes_the_old_ones_place():
     [("client_ip", "203.0.113.9"), ("network", "203.0.113.0/24")],
 )
 def test_removed_blocks_are_gone(kind, subject):
-    """Removing lifts one block, twice does no harm, the other tenant's stays."""
+    """Removing a block removes only that one; removing it twice does no harm."""
     gate = gate_with(Block(kind, subject), Block(kind, subject, "beta"))
     gate.remove_block(kind, subject, None)
     gate.remove_block(kind, subject, None)
@@ -150,14 +150,14 @@ def test_removed_blocks_are_gone(kind, subject):
 
 
 def test_a_full_list_replaces_the_old_one():
-    """Whatever is not on it is lifted."""
+    """Replacing the list removes every block that is not on the new one."""
     gate = gate_with(Block("user", "alice"), Block("network", "203.0.113.0/24"))
     gate.replace_blocks([Block("user", "bob")])
     assert not blocked(gate)
 
 
 def test_the_list_is_bounded():
-    """What finds no room is counted; known subjects can still change."""
+    """Blocks beyond the bound are counted and dropped; known subjects can still change."""
     gate = Gate(max_blocks=1)
     assert gate.add_block(Block("user", "alice", until=NOW - 1))
     assert not gate.add_block(Block("user", "bob"))
@@ -166,7 +166,7 @@ def test_the_list_is_bounded():
 
 
 def test_a_network_that_cannot_be_read_is_not_taken():
-    """It would block nobody; it is counted instead."""
+    """A block with an unreadable network is counted and dropped."""
     gate = gate_with(Block("network", "nonsense"))
     assert (len(gate), gate.dropped_blocks) == (0, 1)
 
@@ -192,13 +192,13 @@ def refused(gate: Gate, who=None, print_=PRINT, now=NOW) -> bool:
     ("flips", "hit"), [(0, True), (0xFFF, True), (0x1FFF, False), (~PRINT, False)]
 )
 def test_a_flooded_template_is_refused_of_newcomers(flips, hit):
-    """Up to twelve bits apart; whatever else they ask passes."""
+    """A template block refuses prompts up to 12 bits away, and no other prompts."""
     assert refused(flooded(), print_=(PRINT ^ flips) % 2**64) is hit
     assert not blocked(flooded()), "of the head alone nobody is"
 
 
 def test_who_was_there_before_the_flood_may_ask_the_same():
-    """Address and user; a key that many share is no passport for a new address."""
+    """A client passes if both its address and its user are established."""
     assert not refused(flooded(settled=WAS_THERE))
     assert not refused(flooded(settled=WAS_THERE[:1]), client(user=None))
     for one in WAS_THERE:
@@ -206,7 +206,9 @@ def test_who_was_there_before_the_flood_may_ask_the_same():
 
 
 def test_a_flood_is_of_its_tenant_and_of_its_time():
-    """Others', over, lifted, or of an allow-listed client: it passes."""
+    """A template block does not apply to other tenants, after its end, after its
+    removal, or to clients on the allow list.
+    """
     assert not refused(flooded(), client(tenant="beta"))
     assert not refused(flooded(), client(allow=("client_ip:203.0.113.9",)))
     gate = flooded()
@@ -220,12 +222,14 @@ def test_a_flood_is_of_its_tenant_and_of_its_time():
 
 
 def test_nobody_is_refused_until_it_is_known_who_was_there():
-    """A worker that just came up has heard of the flood first."""
+    """Template blocks refuse nothing before the established clients are known."""
     assert not refused(gate_with(FLOOD))
 
 
 def test_floods_are_bounded_and_readable(monkeypatch):
-    """What is beyond, or no fingerprint, is counted; a known one can be prolonged."""
+    """Template blocks beyond the bound or without a fingerprint are counted and
+    dropped; known ones can be extended.
+    """
     monkeypatch.setattr(module, "MAX_TEMPLATE_BLOCKS", 1)
     gate = flooded(FLOOD, Block("prompts", "1", "acme"), FLOOD)
     assert (len(gate.template_blocks), gate.dropped_blocks) == (1, 1)
@@ -233,13 +237,13 @@ def test_floods_are_bounded_and_readable(monkeypatch):
 
 
 def test_allow_listed_clients_are_never_blocked():
-    """An allow-list is an exception from every block around it."""
+    """Blocks do not apply to clients on the allow list."""
     gate = gate_with(Block("network", "203.0.113.0/24"))
     assert not blocked(gate, client(allow=("client_ip:203.0.113.9",)))
 
 
 def test_strangers_are_held_by_service_wide_address_blocks():
-    """Who has no tenant yet has at least an address."""
+    """Clients without a tenant are refused by service-wide blocks of addresses."""
     address = parse_address("203.0.113.9")
     holds = [
         gate_with(*blocks).check_anonymous("203.0.113.9", address, NOW) is not None
@@ -273,7 +277,7 @@ def full(place: int, frees_at: float = 30.0, mono: float = 10.0):
 
 
 def test_full_cell_refuses_until_it_frees():
-    """From the head alone, with the time that is left."""
+    """A cached cell refuses from the head alone, with the remaining time."""
     gate, plan = full(0)
     no = gate.check_head(plan, 12.0, billable=False)
     assert (no.limit, no.retry_after) == ("user.requests.1m", 18.0)
@@ -286,7 +290,7 @@ def test_full_cell_refuses_until_it_frees():
     [(1, True, True), (1, False, False), (2, True, False)],
 )
 def test_head_refuses_only_what_must_cost(place, billable, hit):
-    """Listing models costs no token, an embedding no completion token."""
+    """From the head, a cached cell refuses only requests that must add to it."""
     gate, plan = full(place)
     assert (gate.check_head(plan, 12.0, billable=billable) is not None) is hit
 
@@ -295,14 +299,14 @@ def test_head_refuses_only_what_must_cost(place, billable, hit):
     ("costs", "hit"), [((1, 5, 5), True), ((1, 5, 0), False), ((0, 0, 1), True)]
 )
 def test_known_costs_are_checked_in_every_cell(costs, hit):
-    """A cell refuses what would add to it."""
+    """With known costs, a cached cell refuses requests that add to it."""
     gate, plan = full(2)
     assert (gate.check_costs(plan, costs, 12.0) is not None) is hit
     assert gate.check_costs(plan, costs, 31.0) is None
 
 
 def test_nothing_is_remembered_without_a_known_moment():
-    """A cell that a refund may free has to be asked for again."""
+    """A cell that a refund may free is not cached."""
     for place, frees_at in ((0, 0.0), (0, 10.0), (-1, 99.0)):
         gate, plan = full(place, frees_at)
         assert gate.over_limit_cells == 0
@@ -311,7 +315,7 @@ def test_nothing_is_remembered_without_a_known_moment():
 
 
 def test_reset_counters_are_forgotten():
-    """One by one after a reset, all of them after a reload."""
+    """A reset removes cells from the cache one by one, a reload all of them."""
     gate, plan = full(0)
     gate.forget([cell.key for cell in plan.cells])
     assert gate.check_head(plan, 12.0, billable=True) is None
@@ -324,12 +328,12 @@ def test_reset_counters_are_forgotten():
 
 
 def verdict(action, kind="client_ip", id_="203.0.113.9", tenant="acme", **fields):
-    """What the detector decided short of a block, or a block."""
+    """A tag, a throttle or a block, by the detector."""
     return Block(kind, id_, tenant, by="detector", action=action, **fields)
 
 
 def test_tagged_and_throttled_clients_pass_the_gate():
-    """Only a block refuses; where a client stands is found apart."""
+    """Only a block refuses; tag and throttle are looked up separately."""
     gate = gate_with(verdict("tag"), verdict("throttle", "user", "alice", rate=9))
     assert not blocked(gate)
     assert gate.find_enforcement(client(), NOW).rate == 9
@@ -348,7 +352,9 @@ def test_the_slowest_of_several_standings_counts():
 
 
 def test_standings_end_and_change():
-    """By time, by removal, by another word on the same subject, by the allow-list."""
+    """Enforcement states end by time, removal, replacement, and for clients on the
+    allow list.
+    """
     gate = gate_with(verdict("tag", until=NOW + 9))
     assert gate.find_enforcement(client(allow=("user:alice",)), NOW) is None
     assert gate.find_enforcement(client(), NOW + 9) is None
@@ -363,7 +369,7 @@ def test_standings_end_and_change():
 
 
 def test_a_block_of_strangers_leaves_clients_with_a_key_alone():
-    """Whoever guesses keys is shut out where no key is known, its neighbours not."""
+    """A block for the anonymous tenant refuses only clients without a tenant."""
     gate = gate_with(verdict("block", tenant="anonymous"))
     assert gate.check_anonymous("203.0.113.9", None, NOW) is not None
     assert not blocked(gate)

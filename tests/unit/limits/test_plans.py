@@ -1,4 +1,4 @@
-"""Limits x subjects -> cells: keys, periods, models, caching."""
+"""Limits x subjects to cells: keys, periods, models, caching."""
 
 from datetime import UTC, datetime
 from zoneinfo import ZoneInfo
@@ -42,7 +42,7 @@ def names(plan) -> list[str]:
 
 
 def test_key_has_prefix_schema_tag_and_hash():
-    """The tenant is the hash tag; what identifies a client is hashed."""
+    """A key contains the tenant as hash tag, and the client only in a hash."""
     key = store_key(b"tidegate:", "acme", Limit("user", "tokens", 5, MINUTE), ["alice"])
     head, _, digest = key.rpartition(b":")
     assert head == b"tidegate:1:{acme}:w"
@@ -51,7 +51,7 @@ def test_key_has_prefix_schema_tag_and_hash():
 
 
 def test_keys_differ_by_whatever_is_counted_apart():
-    """Subject, meter, window, models, ids and their borders all matter."""
+    """Keys differ by subject, meter, window, models, ids and the borders of ids."""
     limits_and_ids = [
         (Limit("user", "tokens", 5, MINUTE), ["a"]),
         (Limit("user", "requests", 5, MINUTE), ["a"]),
@@ -68,7 +68,7 @@ def test_keys_differ_by_whatever_is_counted_apart():
 
 
 def test_limits_that_differ_in_amount_share_a_key():
-    """A change of the amount does not forget what was counted."""
+    """Changing the amount of a limit keeps what was counted."""
     one, other = (Limit("user", "tokens", n, MINUTE) for n in (5, 6))
     assert store_key(b"p:", "t", one, ["a"]) == store_key(b"p:", "t", other, ["a"])
 
@@ -78,7 +78,9 @@ def test_limits_that_differ_in_amount_share_a_key():
     [("acme", b"acme"), ("a}b{c%", b"a%7Db%7Bc%25"), ("é", "é".encode())],
 )
 def test_braces_in_a_name_do_not_break_the_hash_tag(tenant, tag):
-    """A cluster reads the tag up to the first closing brace."""
+    """Braces in a tenant's name are escaped, because a cluster reads the tag up to the
+    first closing brace.
+    """
     assert tenant_tag(tenant) == tag
 
 
@@ -94,7 +96,7 @@ def test_braces_in_a_name_do_not_break_the_hash_tag(tenant, tag):
     ],
 )
 def test_periods(kind, label, start, end):
-    """Days, ISO weeks from Monday on, and months, in the zone's own time."""
+    """Periods are days, ISO weeks from Monday on, and months, in local time."""
     zone = ZoneInfo("Europe/Berlin")
     period = Calendar(zone).period(kind, NOW)
     assert period.label == label
@@ -112,7 +114,7 @@ def test_days_on_which_clocks_change(day, hours):
 
 
 def test_a_period_is_found_anew_when_the_clock_leaves_it():
-    """Forwards and backwards: the store's clock may step."""
+    """A period is looked up again when the store's clock steps out of it, either way."""
     calendar = Calendar(UTC)
     labels = [calendar.period("day", NOW + 86_400 * step).label for step in (0, 1, -1)]
     assert labels == ["2026-11-23", "2026-11-24", "2026-11-22"]
@@ -123,7 +125,7 @@ def test_a_period_is_found_anew_when_the_clock_leaves_it():
 
 
 def test_each_limit_becomes_a_cell():
-    """Kind, length and amount follow from the limit."""
+    """Kind, window and amount of a cell follow from the limit."""
     who = identity(
         Limit("client_ip", "requests", 600, MINUTE),
         Limit("user", "concurrent", 32),
@@ -141,14 +143,14 @@ def test_each_limit_becomes_a_cell():
 
 
 def test_equal_clients_share_a_plan():
-    """What the store packed for a plan is of use to the next request."""
+    """Requests of one client share a plan, and so its packed form."""
     who = identity(Limit("user", "requests", 5, MINUTE))
     book = PlanBook()
     assert book.plan(who, "gpt-4o", NOW) is book.plan(who, "other", NOW + 99)
 
 
 def test_addresses_users_and_tenants_have_cells_of_their_own():
-    """No two of them meet in a counter that is not theirs together."""
+    """Different subjects share only the cells that are common to them."""
     limits = [Limit(per, "requests", 5, MINUTE) for per in ("client_ip", "user")]
     book = PlanBook()
     clients = [
@@ -165,7 +167,7 @@ def test_addresses_users_and_tenants_have_cells_of_their_own():
 
 
 def test_model_globs_choose_the_limits():
-    """A limit for some models is not part of another model's plan."""
+    """A limit for some models is not part of other models' plans."""
     who = identity(
         Limit("user", "requests", 5, MINUTE),
         Limit("user", "tokens", 5, MINUTE, models=("gpt-4*", "o?")),
@@ -179,7 +181,7 @@ def test_model_globs_choose_the_limits():
 
 
 def test_models_under_one_glob_share_its_counter():
-    """The limit is on all of them together; per model, each has its own."""
+    """Models under one glob share its counter; per model, each has its own."""
     glob = Limit("user", "tokens", 5, MINUTE, models=("gpt-*",))
     pair = Limit("user+model", "tokens", 5, MINUTE)
     book = PlanBook()
@@ -190,7 +192,7 @@ def test_models_under_one_glob_share_its_counter():
 
 
 def test_endless_model_names_are_shortened():
-    """A name of megabytes is neither kept nor matched in full."""
+    """A model name of megabytes is shortened before it is cached or matched."""
     who = identity(Limit("model", "tokens", 5, MINUTE))
     book = PlanBook()
     first, second = (book.plan(who, "m" * 100_000 + end, NOW) for end in "12")
@@ -198,7 +200,7 @@ def test_endless_model_names_are_shortened():
 
 
 def test_equal_limits_count_a_request_once():
-    """Of limits that share a counter the smallest stands for all."""
+    """Of limits that share a counter, only the smallest is used."""
     limits = [Limit("user", "requests", n, MINUTE) for n in (9, 5, 7)]
     plan = PlanBook().plan(identity(*limits), "", NOW)
     assert plan.amounts == (5,)
@@ -217,7 +219,7 @@ def test_calendar_plans_end_with_their_period():
 
 
 def test_header_lines_of_a_limit_are_shared():
-    """They belong to the limit, not to each of its clients."""
+    """All plans of a limit share its header template."""
     tenant = Tenant("t", Policy("p", limits=(Limit("client_ip", "requests", 5, 1),)))
     identifier = Identifier([tenant], b"pepper")
     book = PlanBook()
@@ -229,7 +231,7 @@ def test_header_lines_of_a_limit_are_shared():
 
 
 def test_combinations_of_limits_are_bounded():
-    """A model that matches another set of globs makes another combination."""
+    """The number of plan prototypes is bounded."""
     globs = [f"*{number}*" for number in range(8)]
     limits = [Limit("user", "tokens", 5, MINUTE, models=(glob,)) for glob in globs]
     who = identity(*limits)
@@ -241,7 +243,7 @@ def test_combinations_of_limits_are_bounded():
 
 
 def test_allow_listed_clients_have_no_cells():
-    """Nothing is counted for them, on the head or later."""
+    """Clients on the allow list have plans without cells."""
     who = identity(Limit("user", "requests", 5, MINUTE), allow=("user:anonymous",))
     book = PlanBook()
     assert book.plan(who, "gpt-4o", NOW).cells == ()
@@ -249,14 +251,14 @@ def test_allow_listed_clients_have_no_cells():
 
 
 def test_head_plan_is_the_plan_where_nothing_depends_on_the_body():
-    """One object, so one packed form."""
+    """If no limit depends on the body, head plan and plan are one object."""
     who = identity(Limit("user", "requests", 5, MINUTE), key="a")
     book = PlanBook()
     assert book.head_plan(who, NOW) is book.plan(who, "", NOW)
 
 
 def test_head_plan_leaves_out_models():
-    """What needs the model waits for the body."""
+    """The head plan has no limits that need the model."""
     who = identity(
         Limit("user", "requests", 5, MINUTE),
         Limit("user", "tokens", 5, MINUTE, models=("*",)),
@@ -269,7 +271,7 @@ def test_head_plan_leaves_out_models():
 
 
 def test_head_plan_leaves_out_users_that_the_body_names():
-    """Before the body is read, the limits of "anonymous" are not those of alice."""
+    """The head plan has no user limits where the body may name the user."""
     who = identity(
         Limit("client_ip", "requests", 5, MINUTE),
         Limit("user", "requests", 5, MINUTE),
@@ -280,7 +282,7 @@ def test_head_plan_leaves_out_users_that_the_body_names():
 
 
 def test_memory_is_bounded_and_evictions_counted():
-    """A thousand strangers leave no more than the capacity behind."""
+    """The number of cached plans is bounded, and evictions are counted."""
     book = PlanBook(capacity=10)
     for number in range(100):
         who = identity(Limit("user", "requests", 5, MINUTE), key=str(number))
@@ -289,7 +291,7 @@ def test_memory_is_bounded_and_evictions_counted():
 
 
 def test_unknown_subjects_are_an_error():
-    """A limit per something else must not silently count nothing."""
+    """A limit per unknown subject raises an error."""
     with pytest.raises(ValueError, match="subjects are"):
         PlanBook().plan(identity(Limit("planet", "requests", 5, MINUTE)), "", NOW)
 
@@ -298,7 +300,7 @@ def test_unknown_subjects_are_an_error():
 
 
 def test_cells_of_a_subject_are_those_of_its_plans():
-    """A reset finds the very keys under which requests were counted."""
+    """The cells of a subject have the keys of its plans."""
     limits = (
         Limit("client_ip", "requests", 5, MINUTE),
         Limit("client_ip", "tokens", 5, calendar="day"),
@@ -316,7 +318,7 @@ def test_cells_of_a_subject_are_those_of_its_plans():
 
 
 def test_a_pair_needs_two_ids():
-    """One id cannot name the counter of two."""
+    """A pair of subjects with one id raises an error."""
     policy = Policy("p", limits=(Limit("user+model", "requests", 5, MINUTE),))
     with pytest.raises(ValueError, match="needs 2 ids, not 1"):
         cells_of_subject(policy, "acme", "user+model", "alice", NOW)
@@ -330,7 +332,7 @@ def test_a_pair_needs_two_ids():
     ],
 )
 def test_the_ids_of_a_pair_may_be_joined(kind, joined, ids):
-    """As they stand in a path; a plus in a user id does not tear it apart."""
+    """The ids of a pair may be joined by a plus, also if a user id contains one."""
     policy = Policy("p", limits=(Limit(kind, "requests", 5, MINUTE),))
     cells = [cells_of_subject(policy, "t", kind, both, NOW) for both in (joined, ids)]
     assert cells[0] == cells[1]
@@ -340,7 +342,9 @@ def test_the_ids_of_a_pair_may_be_joined(kind, joined, ids):
 
 
 def test_a_throttled_client_has_one_limit_more():
-    """Requests a minute of the subject, counted beside its limits; never none at all."""
+    """A throttled client has one more cell: requests per minute of the subject, at
+    least 1.
+    """
     plan = PlanBook().plan(identity(Limit("user", "tokens", 5, MINUTE)), "m", NOW)
     standing = Block("client_ip", "203.0.113.9", "acme", action="throttle", rate=6)
     throttled = throttled_plan(plan, b"tidegate:", "acme", standing)
@@ -353,7 +357,7 @@ def test_a_throttled_client_has_one_limit_more():
 
 
 def test_a_plan_knows_where_the_requests_of_a_minute_are_counted():
-    """Of the address and of the user; other windows and meters are something else."""
+    """A plan lists the cells that count requests per minute of address and user."""
     limits = (
         Limit("user", "requests", 5, MINUTE),
         Limit("client_ip", "requests", 5, 2 * MINUTE),

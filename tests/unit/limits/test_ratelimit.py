@@ -1,4 +1,4 @@
-"""A limit as header lines and in words."""
+"""Header lines and words of a limit."""
 
 import pytest
 
@@ -32,7 +32,9 @@ MINUTE = 60 * US
     ],
 )
 def test_durations_are_written_as_openai_writes_them(duration_us, text):
-    """Milliseconds below a second, then hours, minutes and seconds; rounded up."""
+    """Durations are milliseconds below a second, then hours, minutes and seconds,
+    rounded up.
+    """
     assert format_reset(duration_us) == text
 
 
@@ -41,7 +43,7 @@ def lines(raw: bytes) -> list[str]:
 
 
 def test_requests_limit_as_lines():
-    """The three fields of the family and the two structured ones."""
+    """A requests limit has three x-ratelimit and two structured fields."""
     header = LimitHeaderTemplate(Limit("client_ip", "requests", 600, MINUTE))
     assert lines(header.lines % 599) == [
         "x-ratelimit-limit-requests: 600",
@@ -55,7 +57,7 @@ def test_requests_limit_as_lines():
 
 
 def test_token_limits_say_their_unit():
-    """A quota of tokens must not be read as one of requests."""
+    """A quota of tokens states its unit."""
     header = LimitHeaderTemplate(Limit("user", "prompt_tokens", 1000, 1_500_000))
     assert lines(header.lines % 7)[1] == "x-ratelimit-remaining-tokens: 7"
     assert lines(header.structured(7)) == [
@@ -65,7 +67,7 @@ def test_token_limits_say_their_unit():
 
 
 def test_concurrency_has_no_window():
-    """Nobody knows when an open exchange ends, so no time is told."""
+    """A concurrency limit has neither window nor reset time."""
     header = LimitHeaderTemplate(Limit("user", "concurrent", 32))
     assert header.lines == b""
     assert lines(header.structured(31)) == [
@@ -75,7 +77,7 @@ def test_concurrency_has_no_window():
 
 
 def test_money_is_told_in_micro_dollars():
-    """Nano-dollars of a large budget would not fit into a structured integer."""
+    """Dollars are written as micro-dollars, so that large budgets fit."""
     header = LimitHeaderTemplate(Limit("tenant", "usd", 10**21, MINUTE))
     policy, rest = lines(header.structured(1_234_999))
     assert 'q=999999999999999;w=60;qu="usd-micros"' in policy
@@ -84,7 +86,7 @@ def test_money_is_told_in_micro_dollars():
 
 
 def test_calendar_limits_count_down():
-    """The end of the period comes nearer by whole seconds, and never reaches 0."""
+    """The reset of a calendar limit decreases by whole seconds and never reaches 0."""
     limit = Limit("user", "requests", 10, calendar="day")
     header = LimitHeaderTemplate(limit, ends_at=86_400.0, length_s=86_400)
     header.refresh((86_400 - 90) * US + 500_000)
@@ -106,14 +108,14 @@ def test_calendar_limits_count_down():
     ],
 )
 def test_refusing_limit_resets_when_retry_after_ends(limit, first):
-    """The fields of a refusal name the same moment as its Retry-After."""
+    """The reset in a refusal equals its Retry-After."""
     written = lines(LimitHeaderTemplate(limit).refused(2, 12.25))
     assert written[0].startswith(first)
     assert written[-1].endswith("r=2;t=13")
 
 
 def test_limit_of_nothing_can_be_shown():
-    """An amount of 0 divides nothing."""
+    """A limit of 0 causes no division by zero."""
     assert LimitHeaderTemplate(Limit("user", "requests", 0, MINUTE)).reciprocal == 0.0
 
 
@@ -140,11 +142,11 @@ def test_limit_of_nothing_can_be_shown():
     ],
 )
 def test_limits_in_words(limit, words):
-    """A sentence part that names the limit and no id."""
+    """A limit in words has no ids."""
     assert describe(limit) == words
 
 
 def test_amounts_in_words():
-    """Any amount in the limit's own unit."""
+    """An amount in words has the limit's own unit."""
     limit = Limit("user", "prompt_tokens", 5, MINUTE)
     assert write_amount(limit, 1200) == "1200 prompt tokens"

@@ -57,7 +57,7 @@ def test_a_window_that_sixty_does_not_divide_never_forgets_early():
 
 
 def test_a_refund_goes_back_to_the_bucket_of_the_reserve():
-    """What was reserved too much disappears from the bucket where it stood."""
+    """A refund reduces the bucket of the reserve."""
     window = SlidingWindow(MINUTE)
     window.reserve(T0, 100)
     window.settle(T0 + 30 * SECOND, T0, 100, 40)
@@ -66,7 +66,7 @@ def test_a_refund_goes_back_to_the_bucket_of_the_reserve():
 
 
 def test_more_than_reserved_is_charged_now():
-    """The overrun counts from the moment of the settlement."""
+    """A deficit counts from the time of the settlement."""
     window = SlidingWindow(MINUTE)
     window.reserve(T0, 100)
     window.settle(T0 + 30 * SECOND, T0, 100, 140)
@@ -74,7 +74,7 @@ def test_more_than_reserved_is_charged_now():
 
 
 def test_a_refund_after_the_window_changes_nothing():
-    """The reserve has left the window, so there is nothing to give back."""
+    """A refund changes nothing once the reserve has left the window."""
     window = SlidingWindow(MINUTE)
     window.reserve(T0, 100)
     window.reserve(T0 + 70 * SECOND, 7)
@@ -83,7 +83,7 @@ def test_a_refund_after_the_window_changes_nothing():
 
 
 def test_a_refund_never_makes_a_bucket_negative():
-    """A bucket holds nothing below zero, whatever is settled against it."""
+    """A refund larger than the bucket leaves 0."""
     window = SlidingWindow(MINUTE)
     window.reserve(T0, 10)
     window.settle(T0, T0, 50, 0)
@@ -91,7 +91,7 @@ def test_a_refund_never_makes_a_bucket_negative():
 
 
 def test_an_exact_settlement_changes_no_sum():
-    """Cost as estimated: nothing moves."""
+    """Settling the reserved cost changes no sum."""
     window = SlidingWindow(MINUTE)
     window.reserve(T0, 10)
     window.settle(T0, T0, 10, 10)
@@ -102,14 +102,14 @@ def test_an_exact_settlement_changes_no_sum():
     ("at", "expected"), [(T0 - 61 * SECOND, 0), (T0 - SECOND, 9), (T0 + SECOND, 9)]
 )
 def test_a_charge_counts_where_it_happened(at, expected):
-    """Past weight goes to its own bucket, or nowhere once that has left."""
+    """A charge counts in the bucket of its time, or not once that has left."""
     window = SlidingWindow(MINUTE)
     window.charge(T0, at, 9)
     assert window.total(T0) == expected
 
 
 def test_wait_is_the_time_until_enough_buckets_have_left():
-    """The oldest buckets make room first."""
+    """The wait ends when enough of the oldest buckets have left."""
     window = SlidingWindow(MINUTE)
     window.reserve(T0, 40)
     window.reserve(T0 + 10 * SECOND, 60)
@@ -130,7 +130,7 @@ def test_open_weight_may_still_be_refunded():
 
 
 def test_firm_weight_is_settled_at_once():
-    """Requests are never refunded, so they fill a counter for certain."""
+    """Requests, which are never refunded, count as settled at once."""
     window = SlidingWindow(MINUTE, firm=True)
     window.reserve(T0, 3)
     assert window.frees_us(T0, 3) == 61 * SECOND
@@ -139,7 +139,7 @@ def test_firm_weight_is_settled_at_once():
 
 
 def test_calendar_sum_stands_until_the_period_ends():
-    """Room comes with the next period."""
+    """A calendar counter has room again in the next period."""
     window = CalendarWindow(T0 + MINUTE)
     window.reserve(T0, 70)
     assert window.wait_us(T0, 30, 100) == 0
@@ -149,7 +149,7 @@ def test_calendar_sum_stands_until_the_period_ends():
 
 
 def test_calendar_settles_the_difference():
-    """Refunds and overruns move the same sum, never below zero."""
+    """Refunds and deficits change the calendar sum, never below zero."""
     window = CalendarWindow(T0 + MINUTE)
     window.reserve(T0, 70)
     window.settle(T0, T0, 70, 90)
@@ -162,7 +162,7 @@ def test_calendar_settles_the_difference():
 
 
 def test_firm_calendar_weight_is_settled_at_once():
-    """As for sliding windows."""
+    """In calendar windows too, firm weight counts as settled at once."""
     window = CalendarWindow(T0 + MINUTE, firm=True)
     window.reserve(T0, 2)
     window.settle(T0, T0, 2, 2)
@@ -170,7 +170,7 @@ def test_firm_calendar_weight_is_settled_at_once():
 
 
 def test_leases_end_by_settlement_or_by_time():
-    """An exchange counts until it is settled or its lease is over."""
+    """An exchange counts until it is settled or its lease expires."""
     leases = Leases(MINUTE)
     leases.reserve(T0, 1, b"a")
     leases.reserve(T0, 1, b"b")
@@ -182,7 +182,7 @@ def test_leases_end_by_settlement_or_by_time():
 
 
 def test_a_renewed_lease_lasts_longer():
-    """A long stream keeps its place."""
+    """A renewed lease counts longer."""
     leases = Leases(MINUTE)
     leases.reserve(T0, 1, b"a")
     leases.reserve(T0 + 1, 1, b"b")
@@ -192,7 +192,7 @@ def test_a_renewed_lease_lasts_longer():
 
 
 def test_unnamed_leases_are_ended_by_strangers():
-    """Exchanges known by number alone end one by one."""
+    """Settling an unknown lease ends one of the unnamed leases."""
     leases = Leases(MINUTE)
     leases.charge(T0, T0, 2)
     leases.settle(T0, T0, 1, 1, b"unknown")
@@ -203,7 +203,7 @@ def test_unnamed_leases_are_ended_by_strangers():
 
 
 def test_nobody_knows_when_an_exchange_ends():
-    """A refusal by concurrency guesses a second."""
+    """A refusal by concurrency waits for a fixed second."""
     leases = Leases(MINUTE)
     leases.reserve(T0, 1, b"a")
     assert leases.wait_us(T0, 1, 1) == CONCURRENCY_WAIT_US
@@ -222,7 +222,7 @@ def test_weights_have_no_leases():
 
 @pytest.mark.parametrize(("pause", "left"), [(0, 3), (1, 3), (2, 10)])
 def test_unsettled_weight_is_released_from_its_own_epoch(pause, left):
-    """Weight of an epoch long gone was forgotten already."""
+    """Releasing weight of an epoch long past changes nothing."""
     unsettled = Unsettled()
     unsettled.add(0, 7)
     now = pause * EPOCH_US
@@ -234,7 +234,7 @@ def test_unsettled_weight_is_released_from_its_own_epoch(pause, left):
 
 
 def test_weight_of_killed_workers_is_forgotten():
-    """What nobody settles counts as settled after two epochs."""
+    """Weight that is never settled counts as settled after two epochs."""
     unsettled = Unsettled()
     unsettled.add(0, 7)
     assert unsettled.weight(EPOCH_US) == 7
@@ -242,7 +242,7 @@ def test_weight_of_killed_workers_is_forgotten():
 
 
 def test_every_kind_of_cell_has_its_window():
-    """The cell's kind picks the counter; only requests are firm."""
+    """The cell's kind selects the window; only requests are firm."""
     assert isinstance(open_window(sliding("a", 1)), SlidingWindow)
     assert isinstance(open_window(calendar("b", 1, 5.0)), CalendarWindow)
     assert isinstance(open_window(concurrent("c", 1)), Leases)

@@ -1,4 +1,4 @@
-"""Counting off the loop: a real child, real vocabularies, and every way to fail."""
+"""Counting off the event loop: a real child, real vocabularies, all failures."""
 
 import asyncio
 import io
@@ -58,7 +58,7 @@ async def counted(counter: TokenCounter, given: CountTask) -> Usage:
     ],
 )
 def test_encodings(model, encoding, own):
-    """A model's own vocabulary where there is one, o200k for all others."""
+    """A model is counted with its own vocabulary if there is one, else with o200k."""
     assert encoding_of(model) == (encoding, own)
 
 
@@ -126,8 +126,8 @@ async def test_closing():
 
 
 def test_the_child_itself(monkeypatch):
-    """It answers message by message until its input ends; once it has its vocabulary
-    everybody else goes first.
+    """The child answers message by message until its input ends, and lowers its
+    priority after the first one.
     """
     done: list[str] = []
     count = counting.count_task

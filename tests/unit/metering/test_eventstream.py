@@ -18,7 +18,7 @@ def messages(reader, data):
 
 
 def test_any_split():
-    """Messages come out whole, one byte at a time or all together."""
+    """Messages are complete for any split of the bytes."""
     body = encode_message("a", b"1") + encode_message("b", b"")
     assert messages(EventStreamReader(), body) == [("a", b"1"), ("b", b"")]
     reader = EventStreamReader()
@@ -27,7 +27,7 @@ def test_any_split():
 
 
 def test_large_messages_are_skipped():
-    """A message too large to hold is passed over, in pieces too."""
+    """A message too large to buffer is skipped, also in pieces."""
     big = encode_message("big", b"x" * PAYLOAD_BYTES)
     body = big + encode_message("b", b"2")
     assert messages(EventStreamReader(), body) == [("b", b"2")]
@@ -37,7 +37,7 @@ def test_large_messages_are_skipped():
 
 
 def test_broken_framing():
-    """A wrong checksum or an impossible length ends the reading."""
+    """A wrong checksum or an impossible length raises an error."""
     with pytest.raises(EventStreamError, match="checksum"):
         messages(EventStreamReader(), b"\0" * 11 + b"\1")
     prelude = (4).to_bytes(4, "big") + bytes(4)
@@ -61,5 +61,5 @@ def header(name: bytes, kind: int, value: bytes) -> bytes:
     ],
 )
 def test_event_types(headers, kind):
-    """The type is found among headers of every kind; junk has none."""
+    """The event type is found among headers of every type; invalid ones give none."""
     assert event_type(headers) == kind

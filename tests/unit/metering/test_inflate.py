@@ -27,7 +27,7 @@ def raw_deflate(data: bytes) -> bytes:
 )
 @pytest.mark.parametrize("size", [1, 1000, 1 << 20])
 def test_codings(coding, coded, size):
-    """gzip (also of several members) and both readings of deflate, in any pieces."""
+    """gzip (also of several members) and both forms of deflate decode in any pieces."""
     inflater = Inflater(coding, 1 << 24)
     pieces = [coded[at : at + size] for at in range(0, len(coded), size)]
     assert b"".join(map(inflater.feed, pieces)) == TEXT
@@ -35,7 +35,7 @@ def test_codings(coding, coded, size):
 
 
 def test_pieces_are_small():
-    """A large body comes out in bounded pieces."""
+    """A large body is decoded in bounded pieces."""
     inflater = Inflater("gzip", 1 << 24)
     pieces = list(inflater.pieces(gzip.compress(TEXT)))
     assert b"".join(pieces) == TEXT
@@ -43,14 +43,14 @@ def test_pieces_are_small():
 
 
 def test_cut_short():
-    """A body cut short is not finished."""
+    """A truncated body is not finished."""
     inflater = Inflater("gzip", 1 << 24)
     assert TEXT.startswith(inflater.feed(gzip.compress(TEXT)[:5000]))
     assert not inflater.finished
 
 
 def test_sizes_are_bounded():
-    """Too large, or too large for its coded size, is refused and says so."""
+    """A body too large, or too large for its coded size, raises an error that says so."""
     with pytest.raises(InflateError, match="large") as caught:
         Inflater("gzip", 1000).feed(gzip.compress(TEXT))
     assert caught.value.too_large
@@ -64,7 +64,7 @@ def test_sizes_are_bounded():
 
 @pytest.mark.parametrize("coding", ["gzip", "deflate"])
 def test_junk(coding):
-    """Broken bytes are an error of their own."""
+    """Invalid bytes raise an InflateError."""
     with pytest.raises(InflateError, match="decoded") as caught:
         Inflater(coding, 1000).feed(b"\xff\xff\xff\xff no")
     assert not caught.value.too_large
@@ -73,7 +73,7 @@ def test_junk(coding):
 
 
 def test_window_filled_exactly():
-    """Output that waits behind a full window is drained, not forgotten."""
+    """Output that remains in the decoder behind a full window is returned."""
     zeros = bytes(4 * PIECE_BYTES)
     coded = gzip.compress(zeros)
     for at in range(len(coded)):

@@ -1,4 +1,4 @@
-"""Prices by every name a model goes by."""
+"""Prices by the names under which models occur."""
 
 import pytest
 
@@ -35,14 +35,14 @@ TABLE = PriceTable.parse(packaged_prices())
     ],
 )
 def test_names(model, name):
-    """Prefixes, dates, versions and tags resolve; another version does not."""
+    """Prefixes, dates, versions and tags are resolved; another version is not."""
     assert TABLE.known_name(model) == name
     assert TABLE.knows(model) is (name != "other")
     assert (TABLE.price(model) is None) is (name == "other")
 
 
 def test_the_table_is_dated_and_complete():
-    """The package's table has a date; prices are never negative."""
+    """The packaged table has a date, and no negative prices."""
     assert TABLE.dated
     assert TABLE.price("text-embedding-3-small") == Price(0.02, 0)
 
@@ -57,12 +57,12 @@ def test_the_table_is_dated_and_complete():
     ],
 )
 def test_costs(usage, nanos):
-    """Cached tokens by their own price; reasoning beyond the completion is paid too."""
+    """Cached tokens have their own price; reasoning beyond the completion is charged."""
     assert TABLE.cost_nanos("gpt-4o", usage) == nanos
 
 
 def test_cache_writes():
-    """Writing to the cache has its own price, or that of input."""
+    """Cache writes have their own price, or that of the input."""
     usage = Usage(100, 0, 100, 0, 0, 40)
     assert TABLE.cost_nanos("claude-sonnet-4-5", usage) == 60 * 3000 + 40 * 3750
     assert TABLE.cost_nanos("gpt-4", usage) == 100 * 30_000
@@ -71,12 +71,12 @@ def test_cache_writes():
 
 
 def test_unknown_models_have_no_cost():
-    """None, so that policy decides."""
+    """The cost of an unknown model is None."""
     assert TABLE.cost_nanos("never-heard-of", Usage(1, 1, 2)) is None
 
 
 def test_overrides():
-    """A policy's names win over its globs, those over the table; longest glob first."""
+    """A policy's names go before its globs (longest first), and these before the table."""
     table = TABLE.with_overrides(
         {
             "GPT-4o": Price(1, 1),
@@ -97,7 +97,7 @@ def test_overrides():
 
 
 def test_unknown_price():
-    """A policy may price what nothing else names; "deny" and "free" do not."""
+    """A policy may set a price for unknown models; "deny" and "free" set none."""
     table = TABLE.with_overrides({}, Price(1, 3))
     assert table.cost_nanos("nobody", Usage(10, 10, 20)) == 40_000
     assert table.knows("x" * 1000)

@@ -60,13 +60,13 @@ MESSAGES = [
 
 @pytest.mark.parametrize("size", [1, 3, 7, 1000])
 def test_messages(size):
-    """Masks, lengths, fragments and control frames between them, in any pieces."""
+    """Masks, lengths, fragments and interleaved control frames are read in any pieces."""
     assert scanned(STREAM, size)[0] == MESSAGES
 
 
 @pytest.mark.parametrize("size", [1, 500, 200_000])
 def test_large_messages_are_passed_over(size):
-    """A message over the limit is skipped, in one frame or in several."""
+    """A message over the bound is skipped, in one frame or in several."""
     data = (
         frame(b"y" * 70_000)
         + frame(b"a")
@@ -82,7 +82,7 @@ def test_large_messages_are_passed_over(size):
 
 
 def test_a_large_fragment_first():
-    """A first fragment over the limit takes its whole message along."""
+    """A first fragment over the bound skips its whole message."""
     data = frame(b"z" * 2000, final=False) + frame(b"z", 0) + frame(b"b")
     found, scanner = scanned(data, 100, 1000)
     assert (found, scanner.skipped) == ([(TEXT, b"b")], 1)
@@ -99,7 +99,7 @@ def test_a_large_fragment_first():
     ],
 )
 def test_unreadable(data):
-    """Compressed frames and broken sequences end the scanning."""
+    """Compressed frames and invalid sequences end the scan."""
     with pytest.raises(FrameScanError):
         list(FrameScanner().feed(data))
 
@@ -116,7 +116,7 @@ def done(prompt: int, completion: int, cached: int = 0) -> bytes:
 
 
 def test_session():
-    """Every response's usage is found and summed; client events are counted."""
+    """The usage of every response is found and summed; client events are counted."""
     meter = RealtimeMeter()
     assert meter.feed_client(frame(b"{}", mask=b"abcd") + frame(b"", PING)) == 1
     data = frame(b"{}") + frame(b"x", BINARY) + frame(done(10, 5)) + frame(done(20, 1))
@@ -127,7 +127,7 @@ def test_session():
 
 
 def test_unreadable_directions_are_given_up():
-    """What cannot be read is not metered, and said so; the other side goes on."""
+    """An unreadable direction is reported as lost; the other one goes on."""
     meter = RealtimeMeter()
     assert meter.feed_client(b"\xff\xff") == 0
     assert meter.feed_client(frame(b"{}")) == 0

@@ -1,4 +1,4 @@
-"""Estimates that learn, weights, and counting from texts."""
+"""Learned estimates, weights, and counting from texts."""
 
 import pytest
 
@@ -20,7 +20,7 @@ FACTS = RequestFacts("chat.completions", prompt_bytes=4000, prompt_tokens_known=
 
 
 def test_estimates_learn_their_model():
-    """Bytes by four at first, then by what the provider counted."""
+    """A model starts at 4 bytes per token and follows the provider's counts."""
     estimator = PromptEstimator()
     assert estimator.estimate("m", FACTS) == 1011
     for _ in range(50):
@@ -32,7 +32,7 @@ def test_estimates_learn_their_model():
 
 
 def test_estimates_of_nothing():
-    """Free requests cost nothing; useless figures teach nothing."""
+    """Free requests cost nothing; useless figures do not change the ratio."""
     estimator = PromptEstimator()
     assert estimator.estimate("m", RequestFacts("x", billable=False)) == 0
     assert estimator.estimate("m", RequestFacts("x")) == 1
@@ -42,7 +42,7 @@ def test_estimates_of_nothing():
 
 
 def test_estimators_are_bounded():
-    """The model not learned from for longest is forgotten."""
+    """The model that was updated longest ago is dropped."""
     estimator = PromptEstimator()
     for number in range(MODELS_MAX + 1):
         estimator.learn(str(number), FACTS, 5000)
@@ -63,12 +63,14 @@ def test_estimators_are_bounded():
     ],
 )
 def test_expectation_of_strangers(facts, expected):
-    """The cap, within reason; nothing for endpoints that generate nothing."""
+    """Without history the cap counts, up to a bound; endpoints without completion
+    expect 0.
+    """
     assert CompletionExpectation().expect("s", facts) == expected
 
 
 def test_expectation_learns():
-    """What a subject usually gets, never more than its cap."""
+    """The expectation follows a subject's answers, and never exceeds its cap."""
     expectation = CompletionExpectation()
     for _ in range(60):
         expectation.learn("s", 100)
@@ -79,7 +81,7 @@ def test_expectation_learns():
 
 
 def test_expectations_are_bounded():
-    """The subject not learned from for longest is forgotten."""
+    """The subject that was updated longest ago is dropped."""
     expectation = CompletionExpectation()
     for number in range(SUBJECTS_MAX + 1):
         expectation.learn(number, 1)
@@ -106,7 +108,9 @@ def test_expectations_are_bounded():
     ],
 )
 def test_weights(usage, weights, tokens):
-    """Each kind by its own weight, rounded half up; none: the provider's total."""
+    """Each kind has its own weight, rounded half up; without weights the provider's
+    total counts.
+    """
     assert weigh(usage, weights) == tokens
 
 
@@ -115,7 +119,7 @@ def words(text: str) -> int:
 
 
 def test_counting_texts():
-    """Prompt and completion from the exchange's own texts."""
+    """Prompt and completion are counted from the exchange's own texts."""
     task = CountTask(
         "chat.completions",
         framing="sse",
@@ -128,7 +132,7 @@ def test_counting_texts():
 
 
 def test_counting_without_a_body():
-    """Then the prompt is an estimate, and so is the whole."""
+    """Without a body the prompt is an estimate, and so is the usage."""
     task = CountTask("chat.completions", prompt_bytes=40, prompt_tokens_known=2)
     assert count_usage(task, words, exact=True) == Usage(13, 0, 13, source="estimated")
     task.prompt_estimate = 7
@@ -142,7 +146,7 @@ def test_counting_without_a_body():
 
 
 def test_counting_what_was_let_go_of():
-    """Bytes not kept are estimated by the share of those that were."""
+    """Bytes not kept are estimated by the token share of the kept ones."""
     answer = [b'data: {"choices":[{"delta":{"content":"a b c d"}}]}\n\n']
     task = CountTask("chat.completions", framing="sse", answer=answer, lost_bytes=5300)
     usage = count_usage(task, words, exact=True)
@@ -153,7 +157,7 @@ def test_counting_what_was_let_go_of():
 
 
 def test_counting_keeps_what_was_stated():
-    """A stated prompt stands; the completion is the larger of stated and counted."""
+    """A stated prompt is kept; the completion is the larger of stated and counted."""
     stated = Usage(10, 1, 11, 4, 0, 2, "upstream")
     task = CountTask("messages", framing="json", stated=stated)
     task.answer = [b'{"content":[{"text":"a b c"}]}']
@@ -162,7 +166,7 @@ def test_counting_keeps_what_was_stated():
 
 
 def test_estimates_without_counting():
-    """Sizes alone give something, never zero."""
+    """The estimate from sizes alone is never zero."""
     task = CountTask("chat.completions", framing="sse", prompt_bytes=400)
     task.answer, task.text = [b"x" * 1600], [b"y" * 40]
     assert estimate_usage(task) == Usage(101, 20, 121, source="estimated")

@@ -9,7 +9,7 @@ def read(body: bytes, path: str):
 
 
 def test_messages():
-    """Model, cap, user and size of a message."""
+    """Model, cap, user and size of a messages request are read."""
     facts = read(
         b'{"model":"c","max_tokens":5,"messages":[{}],"system":"abc","stream":true,'
         b'"metadata":{"user_id":"u"}}',
@@ -20,7 +20,7 @@ def test_messages():
 
 
 def test_vertex():
-    """On Vertex model and stream stand in the path."""
+    """On Vertex, model and stream come from the path."""
     path = "/v1/projects/p/locations/l/publishers/anthropic/models/claude@1:"
     facts = read(b'{"messages":[{}],"max_tokens":5}', path + "streamRawPredict")
     assert (facts.model, facts.stream) == ("claude@1", True)

@@ -1,4 +1,4 @@
-"""Bedrock: caps of every vendor, counts in headers and binary streams."""
+"""Bedrock: caps of all vendors, counts in headers and binary streams."""
 
 import json
 from binascii import b2a_base64
@@ -31,7 +31,7 @@ def path(action: str) -> str:
     ],
 )
 def test_requests(cap):
-    """Model from the path, the cap wherever its vendor puts it."""
+    """The model comes from the path, the cap from the member of its vendor."""
     match = find_endpoint("POST", path("invoke"))
     body = b'{"prompt":"abcd",%b,"metadata":{"user_id":"u"}}' % cap
     facts = match.dialect.read_request(match, body, "", "application/json")
@@ -40,7 +40,7 @@ def test_requests(cap):
 
 
 def test_users_must_be_text():
-    """A user id of another type is none."""
+    """A user id that is not text is ignored."""
     match = find_endpoint("POST", path("converse-stream"))
     body = b'{"requestMetadata":{"user_id":5}}'
     facts = match.dialect.read_request(match, body, "", "application/json")
@@ -79,7 +79,7 @@ HEADERS = {
     ],
 )
 def test_header_counts(more, body, figures):
-    """Header counts stand; the body adds caches that they leave out."""
+    """Counts in headers take precedence; the body adds the cached tokens."""
     meter = open_meter("invoke", {**HEADERS, **more}, JSON)
     meter.feed(body)
     usage = meter.finish(complete=True)
@@ -94,7 +94,7 @@ def test_header_counts(more, body, figures):
 
 
 def test_without_header_counts():
-    """Without them the body is read; errors cost nothing."""
+    """Without header counts the body is read; errors cost nothing."""
     assert type(open_meter("invoke", {}, JSON)) is JsonMeter
     assert type(open_meter("invoke", HEADERS, JSON, 400)) is NullMeter
     assert type(open_meter("invoke", {}, STREAM, 400)) is NullMeter
@@ -106,7 +106,7 @@ def part(value: object) -> bytes:
 
 
 def test_invoke_stream():
-    """Metrics of the last chunk; the text of the others is kept."""
+    """The last chunk's metrics are the usage; the text of the others is kept."""
     meter = open_meter("invoke-with-response-stream", {}, STREAM)
     body = part({"type": "content_block_delta", "delta": {"text": "hi"}}) + part(
         {"amazon-bedrock-invocationMetrics": {"inputTokenCount": 3}}
@@ -118,7 +118,7 @@ def test_invoke_stream():
 
 
 def test_converse_stream():
-    """The metadata message states the usage; without it the text is counted."""
+    """The metadata event states the usage; without it the text is counted."""
     delta = encode_message("contentBlockDelta", b'{"delta":{"text":"hi"}}')
     last = encode_message("metadata", b'{"usage":{"inputTokens":2,"outputTokens":1}}')
     meter = open_meter("converse-stream", {}, STREAM)
@@ -132,7 +132,7 @@ def test_converse_stream():
 
 
 def test_errors_name_their_exception():
-    """The kind of an error stands in a header field."""
+    """The type of an error is in a header field."""
     dialect = find_endpoint("POST", path("invoke")).dialect
     fields = dialect.error_headers(429, "rate_limit_exceeded")
     assert fields == [(b"x-amzn-errortype", b"ThrottlingException")]
@@ -146,7 +146,7 @@ def test_empty_chunks():
 
 
 def test_broken_framing():
-    """Once out of step the rest is only measured."""
+    """After the framing is lost, only bytes are counted."""
     meter = open_meter("converse-stream", {}, STREAM)
     meter.feed(b"x" * 40)
     meter.feed(b"more")

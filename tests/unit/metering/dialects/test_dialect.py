@@ -1,4 +1,4 @@
-"""What all dialects share: forms, clamping, the choice of a meter."""
+"""The base class of dialects: forms, clamping, the choice of a meter."""
 
 import pytest
 
@@ -19,7 +19,7 @@ UNKNOWN = find_endpoint("POST", "/x")
 
 
 def test_forms():
-    """Model, stream and n of an upload."""
+    """Model, stream and n of a multipart form are read."""
     names = {b"model": b"whisper-1", b"stream": b"true", b"n": b"2", b"prompt": b"abc"}
     body = b"".join(
         b'--b\r\nContent-Disposition: form-data; name="%b"\r\n\r\n%b\r\n' % pair
@@ -37,20 +37,20 @@ def test_forms():
 
 
 def test_unknown_bodies_are_not_read():
-    """An unknown endpoint's facts are its match's."""
+    """The facts of an unknown endpoint come from its path alone."""
     facts = UNKNOWN.dialect.read_request(UNKNOWN, b"\xff", "", "")
     assert facts == RequestFacts("other")
     assert UNKNOWN.dialect.ask_usage(b"{}", facts) is None
 
 
 def test_errors():
-    """Unless a dialect has its own, errors are OpenAI's and need no fields."""
+    """By default errors have OpenAI's format and no header fields."""
     assert b'"code":"blocked"' in UNKNOWN.dialect.error_body(403, "blocked", "no")
     assert UNKNOWN.dialect.error_headers(403, "blocked") == []
 
 
 def test_clamping():
-    """Caps and numbers of answers are lowered; without caps nothing happens."""
+    """Caps and numbers of answers are lowered; without caps the body is unchanged."""
     facts = RequestFacts("chat.completions")
     body = b'{"max_tokens":9,"n":4}'
     assert CHAT.dialect.clamp(body, facts, 5, 2) == b'{"max_tokens":5,"n":2}'
@@ -72,14 +72,14 @@ def test_clamping():
     ],
 )
 def test_meters(status, kind, stream, meter):
-    """The answer's status and content type choose the meter."""
+    """Status and content type of the answer select the meter."""
     facts = RequestFacts("chat.completions", stream=stream)
     opened = CHAT.dialect.open_meter(CHAT, facts, status, {}.get, kind)
     assert type(opened) is meter
 
 
 def test_free_requests_have_no_meter():
-    """What is not billable costs nothing."""
+    """Requests that are not billable cost nothing."""
     facts = RequestFacts("moderations", billable=False)
     opened = CHAT.dialect.open_meter(CHAT, facts, 200, {}.get, b"application/json")
     assert type(opened) is NullMeter
@@ -96,12 +96,12 @@ def test_free_requests_have_no_meter():
     ],
 )
 def test_framings(kind, framing):
-    """Content types, whatever their case and parameters."""
+    """Content types are recognised in any case and with parameters."""
     assert framing_of(kind) == framing
 
 
 def test_caps_and_sizes():
-    """The largest cap stands; a negative one means none."""
+    """The largest cap counts; a negative one means no cap."""
     assert cap_of(None, 5, 7) == 7
     assert cap_of(5, -1) is None
     assert cap_of() is None

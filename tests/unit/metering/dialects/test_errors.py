@@ -1,4 +1,4 @@
-"""Errors have the shape that each provider's clients expect."""
+"""Errors have the format that each provider's clients expect."""
 
 import json
 
@@ -14,7 +14,7 @@ def body(dialect: str, status: int, code: str, param: str | None = None) -> obje
 
 @pytest.mark.parametrize("dialect", ["openai", "passthrough"])
 def test_openai(dialect):
-    """message, type, param and code."""
+    """OpenAI's errors have message, type, param and code."""
     assert body(dialect, 429, "rate_limit_exceeded", "model") == {
         "error": {
             "message": "no é",
@@ -26,7 +26,7 @@ def test_openai(dialect):
 
 
 def test_anthropic():
-    """type error, and a type of the error."""
+    """Anthropic's errors have the type "error", and a type of the error."""
     assert body("anthropic", 413, "payload_too_large") == {
         "type": "error",
         "error": {"type": "request_too_large", "message": "no é"},
@@ -37,7 +37,7 @@ def test_anthropic():
     ("status", "kind"), [(418, "invalid_request_error"), (599, "api_error")]
 )
 def test_unknown_codes(status, kind):
-    """A code of no table is told by its status."""
+    """The type of an unknown code follows from the status."""
     assert body("anthropic", status, "x")["error"]["type"] == kind
 
 
@@ -46,14 +46,14 @@ def test_unknown_codes(status, kind):
     [(429, "RESOURCE_EXHAUSTED"), (599, "INTERNAL"), (418, "FAILED_PRECONDITION")],
 )
 def test_gemini(status, name):
-    """google.rpc.Status."""
+    """Gemini's errors are a google.rpc.Status."""
     error = body("gemini", status, "overloaded")["error"]
     assert (error["code"], error["status"], error["message"]) == (status, name, "no é")
     assert error["details"][0]["reason"] == "OVERLOADED"
 
 
 def test_plain_ones():
-    """Ollama, Cohere and Bedrock say little more than a message."""
+    """Errors of Ollama, Cohere and Bedrock have little beside a message."""
     assert body("ollama", 403, "blocked") == {"error": "no é", "code": "blocked"}
     assert body("cohere", 403, "blocked") == {"message": "no é", "code": "blocked"}
     assert body("bedrock", 403, "blocked") == {"message": "no é", "code": "blocked"}

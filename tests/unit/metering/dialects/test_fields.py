@@ -1,4 +1,4 @@
-"""Usage objects of every provider become the same figures."""
+"""Usage objects of all providers give the same figures."""
 
 import msgspec
 import pytest
@@ -133,7 +133,9 @@ CASES = {
 
 @pytest.mark.parametrize(("answer", "figures"), CASES.values(), ids=CASES)
 def test_shapes(answer, figures):
-    """Prompt, completion, total, cached, reasoning and written of each provider."""
+    """Prompt, completion, total, cached, reasoning and cache writes are read from each
+    provider's shape.
+    """
     tally = UsageTally()
     tally.take(decode_envelope(answer))
     usage = tally.usage()
@@ -160,14 +162,14 @@ def test_shapes(answer, figures):
     ],
 )
 def test_nothing_stated(answer):
-    """Objects without a count state nothing."""
+    """Objects without a count state no usage."""
     tally = UsageTally()
     tally.take(decode_envelope(answer))
     assert not tally.seen
 
 
 def test_last_field_wins():
-    """Anthropic's deltas replace field by field what message_start said."""
+    """Anthropic's deltas replace fields of message_start one by one."""
     tally = UsageTally()
     start = b'{"message":{"usage":{"input_tokens":18,"output_tokens":1}}}'
     tally.take(decode_envelope(start))
@@ -178,7 +180,7 @@ def test_last_field_wins():
 
 
 def test_gemini_is_open_until_it_states_candidates():
-    """A first chunk with the prompt alone is not the whole story of a cut stream."""
+    """A Gemini stream that is cut before its candidates has incomplete usage."""
     tally = UsageTally()
     tally.take(decode_envelope(b'{"usageMetadata":{"promptTokenCount":8}}'))
     assert tally.open == OPEN_IF_CUT
@@ -201,12 +203,12 @@ def test_gemini_is_open_until_it_states_candidates():
     ],
 )
 def test_whole(value, count):
-    """Counts are whole and not negative, whatever a provider writes."""
+    """Counts are whole and not negative, for any value that a provider writes."""
     assert whole(value) == count
 
 
 def test_plain_usage_leaves_the_rest_to_the_tally():
-    """The short way is taken only where nothing but the three counts is said."""
+    """The fast path is used only for objects with nothing but the three counts."""
     plain = Stated(prompt_tokens=1, completion_tokens=2, total_tokens=3)
     usage = plain_usage(plain)
     assert usage is not None

@@ -1,4 +1,4 @@
-"""The usage chunk that only we asked for is withheld."""
+"""The usage chunk that only the gateway asked for is removed."""
 
 import pytest
 
@@ -30,12 +30,14 @@ def opened():
     ],
 )
 def test_usage_only(event, only):
-    """No choices and a usage object; Azure's first chunk is none."""
+    """A usage-only event has no choices and a usage object; Azure's first chunk is
+    none.
+    """
     assert is_usage_only(event) is only
 
 
 def test_stream():
-    """Everything else passes at once, and the meter sees all of it."""
+    """All other bytes pass at once, and the meter receives all of them."""
     meter = opened()
     sift = UsageFilter(meter)
     assert sift.feed(TEXT) == TEXT
@@ -48,7 +50,7 @@ def test_stream():
 
 
 def test_end_of_stream():
-    """What is held at the end passes, unless it is the usage chunk."""
+    """The rest at the end passes, unless it is the usage chunk."""
     sift = UsageFilter(NullMeter())
     assert sift.feed(USAGE[:-1]) == b""
     assert sift.flush() == b""
@@ -66,7 +68,7 @@ def test_line_end_in_two_pieces():
 
 
 def test_oversized_event():
-    """An event too large to hold passes unread."""
+    """An event too large to buffer passes unread."""
     big = b'data: {"choices":[],"x":"' + b"a" * EVENT_BYTES + b'",' + USAGE[6:]
     sift = UsageFilter(NullMeter())
     pieces = [big[at : at + 70_000] for at in range(0, len(big), 70_000)]

@@ -23,14 +23,14 @@ def read(body: bytes, method: str):
     ],
 )
 def test_generate(config):
-    """Model and stream from the path, caps in either spelling."""
+    """Model and stream come from the path, caps from either spelling."""
     facts = read(b'{"contents":[{}],%b}' % config, "streamGenerateContent")
     assert (facts.model, facts.stream) == ("gemini-2.5-pro", True)
     assert (facts.max_tokens, facts.n, facts.prompt_bytes) == (7, 2, 4)
 
 
 def test_no_cap():
-    """Zero and absent caps mean none."""
+    """A cap of zero, or none, means no cap."""
     facts = read(b'{"generationConfig":{"maxOutputTokens":0}}', "generateContent")
     assert (facts.max_tokens, facts.n, facts.stream) == (None, 1, False)
 
@@ -44,7 +44,7 @@ def predict(answer: bytes, status: int = 200):
 
 
 def test_predict_embeddings():
-    """Each prediction states its own count."""
+    """The counts of all predictions are summed."""
     one = b'{"embeddings":{"values":[0.1],"statistics":{"token_count":%d}}}'
     answer = b'{"predictions":[%b,%b,{}]}' % (one % 4, one % 5)
     assert predict(answer).finish(complete=True) == Usage(9, 0, 9, source="upstream")
@@ -63,7 +63,7 @@ def test_predict_text():
 
 @pytest.mark.parametrize("answer", [b"[]", b"{}", b'{"metadata":{}}'])
 def test_predict_without_counts(answer):
-    """Other predictions must be counted."""
+    """Predictions without counts must be counted."""
     assert predict(answer).finish(complete=True) is None
 
 

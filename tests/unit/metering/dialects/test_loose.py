@@ -1,4 +1,4 @@
-"""Usage found where strict decoding fails: odd types, torn or huge answers."""
+"""Lenient reading of usage: unexpected types, truncated or huge answers."""
 
 import pytest
 
@@ -19,7 +19,7 @@ def total(envelope: UsageEnvelope | None) -> int:
 
 
 def test_fields_of_odd_types():
-    """Numbers as strings are read, one unusable field does not spoil the others."""
+    """Numbers as strings are read; an unusable field does not affect the others."""
     text = b'{"usage":{"prompt_tokens":"5","completion_tokens":2,"total_tokens":[1],'
     text += b'"prompt_tokens_details":"none","completion_tokens_details":{"x":1}},'
     text += b'"results":3}'
@@ -28,7 +28,7 @@ def test_fields_of_odd_types():
 
 @pytest.mark.parametrize("text", [b"", b"[]", b"3", b'{"a"', b"[" * 100_000])
 def test_no_object(text):
-    """What is no JSON object gives nothing."""
+    """Text that is not a JSON object gives None."""
     assert loose_envelope(text) is None
 
 
@@ -42,7 +42,7 @@ def test_nested_structs_are_read_field_by_field():
 
 
 def test_tail_takes_only_the_top_level():
-    """Tool input that looks like usage does not count; the answer's own does."""
+    """Usage inside tool input does not count; the answer's own does."""
     tail = b'"x":[{"input":{"usage":{"total_tokens":999}}}],"usage":{"total_tokens":7}}'
     assert total(envelope_in_tail(tail)) == 7
     turned = b'"usage":{"total_tokens":7},"x":[{"usage":{"total_tokens":999}}]}\n'
@@ -50,20 +50,20 @@ def test_tail_takes_only_the_top_level():
 
 
 def test_tail_that_begins_inside_a_string():
-    """Where the window starts inside a text, brackets are still told from text."""
+    """Brackets inside text do not count, even if the window begins inside a string."""
     tail = b'some } text","x":{"usage":{"total_tokens":1}},"usage":{"total_tokens":7}}'
     assert total(envelope_in_tail(tail)) == 7
 
 
 def test_torn_tail_takes_the_last_of_any_depth():
-    """Of an answer cut short the last usage in sight is taken."""
+    """In a truncated answer the last usage of any depth counts."""
     torn = b'[{"usageMetadata":{"totalTokenCount":3}},{"usageMetadata":{"totalTokenCo'
     assert total(envelope_in_tail(torn)) == 3
     assert envelope_in_tail(b"nothing") is None
 
 
 def test_head_takes_only_the_top_level():
-    """Of a huge answer's head, members inside others do not count."""
+    """In the head of a huge answer nested members do not count."""
     head = b'{"a":{"usage":{"total_tokens":99}},"usage":{"total_tokens":5},"data":[[0'
     assert total(envelope_in_head(head)) == 5
     assert envelope_in_head(b'{"data":[{"usage":{"total_tokens":99}},') is None
@@ -71,5 +71,5 @@ def test_head_takes_only_the_top_level():
 
 
 def test_members_that_cannot_be_read_are_left_out():
-    """A torn member is skipped."""
+    """A truncated member is skipped."""
     assert envelope_in_tail(b'"usage":{"total_tokens":') is None

@@ -1,4 +1,4 @@
-"""A match: what a path says, with the dialect that reads the request."""
+"""A match: the facts of a path, with the dialect that reads the request."""
 
 from gateway.metering.dialects.match import Match
 from gateway.metering.dialects.routes import OPENAI

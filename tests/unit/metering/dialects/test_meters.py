@@ -1,4 +1,4 @@
-"""Meters: bounds, endings and formats beyond what the recordings show."""
+"""Usage meters: bounds, ends and formats beyond the recorded answers."""
 
 import json
 
@@ -32,7 +32,7 @@ def fed(meter, *pieces, complete=True):
 
 
 def test_null_meter():
-    """Errors and free endpoints cost nothing, whatever they say."""
+    """Errors and free endpoints cost nothing, whatever they contain."""
     meter = NullMeter()
     assert not meter.first_token_seen
     assert fed(meter, b"{" + USAGE + b"}") == Usage()
@@ -41,7 +41,7 @@ def test_null_meter():
 
 
 def test_json_bodies():
-    """A body's usage; its first bytes are noticed."""
+    """A body's usage is read, and its first bytes are noticed."""
     meter = JsonMeter(FACTS, MATCH)
     assert not meter.first_token_seen
     usage = fed(meter, b'{"a":1,', USAGE, b"}")
@@ -61,14 +61,14 @@ def test_json_bodies():
     ],
 )
 def test_odd_json(body):
-    """Arrays, odd types, trailing text and bad UTF-8 still give the figures."""
+    """Arrays, unexpected types, trailing text and bad UTF-8 still give the figures."""
     usage = fed(JsonMeter(FACTS, MATCH), body)
     assert usage is not None
     assert usage.total == 7
 
 
 def test_nothing_stated():
-    """Without usage a metered answer must be counted, another one costs nothing."""
+    """Without usage a metered answer must be counted; another one costs nothing."""
     meter = JsonMeter(FACTS, MATCH)
     assert fed(meter, b'{"usage":{}}') is None
     task = meter.unstated()
@@ -79,7 +79,7 @@ def test_nothing_stated():
 
 @pytest.mark.parametrize("where", ["head", "tail"])
 def test_huge_bodies(where):
-    """Usage at either end of a body far larger than what is held."""
+    """Usage is found at either end of a body far larger than what is kept."""
     data = b'"data":[' + b"0.25," * 1_000_000 + b"1]"
     parts = [USAGE, data] if where == "head" else [data, USAGE]
     body = b"{" + b",".join(parts) + b"}"
@@ -90,7 +90,7 @@ def test_huge_bodies(where):
 
 
 def test_huge_body_without_usage():
-    """What was let go of is known by its size."""
+    """The size of the dropped part of a body is known."""
     meter = JsonMeter(FACTS, MATCH)
     assert fed(meter, b'{"x":"' + b"a" * (2 * BODY_BYTES) + b'"}') is None
     task = meter.unstated()
@@ -100,7 +100,7 @@ def test_huge_body_without_usage():
 
 
 def test_stream_with_repeated_usage():
-    """The last usage stands (DeepSeek, continuous usage)."""
+    """The last usage counts (DeepSeek, continuous usage)."""
     meter = StreamMeter(FACTS, MATCH)
     early = b'data: {"usage":{"prompt_tokens":3,"completion_tokens":1}}\n\n'
     assert not meter.first_token_seen
@@ -111,7 +111,7 @@ def test_stream_with_repeated_usage():
 
 
 def test_stream_of_json_over_several_lines():
-    """A payload over several data lines is put together."""
+    """A payload over several data lines is joined."""
     event = b'data: {"usage": {\ndata: "prompt_tokens": 3,\ndata: "total_tokens": 7}}'
     usage = fed(StreamMeter(FACTS, MATCH), event + b"\n\n")
     assert usage is not None
@@ -119,7 +119,7 @@ def test_stream_of_json_over_several_lines():
 
 
 def test_stream_cut_short():
-    """Anthropic's first guess is kept as the prompt, the completion is counted."""
+    """Of a truncated Anthropic stream the prompt is kept and the completion counted."""
     match = find_endpoint("POST", "/v1/messages")
     meter = StreamMeter(FACTS, match)
     start = b'data: {"type":"message_start","message":{"usage":{"input_tokens":10,'
@@ -134,7 +134,7 @@ def test_stream_cut_short():
 
 
 def test_gemini_cut_short():
-    """A prompt count alone suffices for a whole answer, not for a cut one."""
+    """A prompt count alone suffices for a complete answer, not for a truncated one."""
     event = b'data: {"usageMetadata":{"promptTokenCount":8}}\n\n'
     match = find_endpoint("POST", "/v1beta/models/g:streamGenerateContent")
     assert fed(StreamMeter(FACTS, match), event, complete=False) is None
@@ -144,7 +144,7 @@ def test_gemini_cut_short():
 
 
 def test_long_streams_keep_only_text():
-    """Beyond 64 KiB older records become text, beyond that they are measured."""
+    """Beyond 64 KiB only the text of older records is kept, then only their size."""
     meter = StreamMeter(FACTS, MATCH)
     count = 3 * KEPT_BYTES // len(EVENT)
     assert fed(meter, *([EVENT] * count)) is None
@@ -156,7 +156,7 @@ def test_long_streams_keep_only_text():
 
 
 def test_endless_streams_are_measured():
-    """Beyond a mebibyte of text only sizes are kept, and empty text is none."""
+    """Beyond 1 MiB of text only sizes are kept; empty text is not stored."""
     meter = StreamMeter(FACTS, MATCH)
     big = b'data: {"choices":[{"delta":{"content":"' + b"x" * 9000 + b'"}}]}\n\n'
     for _ in range(TEXT_CHARS // 9000 + 20):
@@ -169,7 +169,7 @@ def test_endless_streams_are_measured():
 
 
 def test_empty_records_leave_no_text():
-    """Comments become no text when a stream is compacted."""
+    """Comments leave no text when a stream is reduced."""
     meter = StreamMeter(FACTS, MATCH)
     meter.keep(b": nothing\n\n" * 7000)
     task = meter.unstated()
@@ -178,7 +178,7 @@ def test_empty_records_leave_no_text():
 
 
 def test_oversized_events():
-    """Usage at the end of an event of megabytes is found, the rest is let go of."""
+    """Usage at the end of an event of megabytes is found; the rest is dropped."""
     meter = StreamMeter(FACTS, MATCH)
     body = b'data: {"type":"response.completed","response":{"output":[{"result":"'
     body += b"A" * (EVENT_BYTES + 300_000) + b'"}],' + USAGE + b"}}\n\n"
@@ -204,7 +204,7 @@ def test_lines():
     ],
 )
 def test_sniffing(pieces, total):
-    """Without a telling content type the first bytes decide."""
+    """Without a conclusive content type the first bytes decide."""
     meter = SniffMeter(FACTS, MATCH, MATCH.dialect.searcher[0])
     assert not meter.first_token_seen
     usage = fed(meter, *pieces)
@@ -214,7 +214,7 @@ def test_sniffing(pieces, total):
 
 
 def test_sniffing_text_and_nothing():
-    """Plain text and empty answers state nothing but can be counted."""
+    """Plain text and empty answers state no usage but can be counted."""
     for pieces in ([b"hello"], []):
         meter = SniffMeter(FACTS, MATCH, MATCH.dialect.searcher[0])
         assert fed(meter, *pieces) is None
@@ -224,6 +224,6 @@ def test_sniffing_text_and_nothing():
 
 
 def test_envelopes_of_junk():
-    """Junk has no envelope; odd types have one."""
+    """Invalid JSON has no envelope; unexpected types have one."""
     assert read_envelope(b"junk") is None
     assert read_envelope(json.dumps({"usage": 3}).encode()) is not None

@@ -12,7 +12,7 @@ def read(body: bytes, path: str = "/api/chat"):
 
 
 def test_chat():
-    """Names in any case, a cap in the options."""
+    """Member names are read in any case, the cap from the options."""
     facts = read(b'{"Model":"m","messages":[{}],"Options":{"num_predict":"9"}}')
     assert (facts.model, facts.max_tokens, facts.prompt_bytes) == ("m", 9, 4)
 
@@ -32,7 +32,7 @@ def test_streams_unless_told_otherwise(stream, path, streams):
 
 
 def test_context_and_images():
-    """Context tokens are counted, images have a flat sum, -1 is no cap."""
+    """Context tokens are counted, images have a flat number, -1 is no cap."""
     facts = read(
         b'{"prompt":"hi","context":[1,2,3],"images":["QUJD"],'
         b'"options":{"num_predict":-1}}',

@@ -12,7 +12,7 @@ def read(body: bytes, path: str = "/v1/chat/completions"):
 
 
 def test_chat():
-    """Model, cap, number of answers, user and size of a chat."""
+    """Model, cap, number of answers, user and size of a chat are read."""
     facts = read(
         b'{"model":"m","messages":[{"content":"hi"}],"max_tokens":9,"n":2,"user":"u",'
         b'"tools":[{}],"max_completion_tokens":12}'
@@ -22,7 +22,7 @@ def test_chat():
 
 
 def test_model_of_a_deployment():
-    """Azure's path names the model where the body does not."""
+    """Azure's path names the model if the body does not."""
     path = "/openai/deployments/my%2Fgpt/chat/completions"
     assert read(b'{"messages":[]}', path).model == "my/gpt"
 
@@ -43,7 +43,7 @@ def test_no_cap():
     ],
 )
 def test_users(given, user):
-    """user, then metadata.user_id, then safety_identifier."""
+    """The user is user, else metadata.user_id, else safety_identifier."""
     assert read(b"{%b}" % given).user == user
     assert read(b"{%b}" % given, "/v1/responses").user == user
 
@@ -59,7 +59,7 @@ def test_users(given, user):
     ],
 )
 def test_asking_for_usage(options, asked, given):
-    """A stream whose client did not ask is made to ask; another is left alone."""
+    """Usage is asked for in a stream whose client did not; other bodies stay."""
     body = b'{"stream":true%b}' % options
     for path in ("/v1/chat/completions", "/v1/completions"):
         match = find_endpoint("POST", path)
@@ -72,13 +72,13 @@ def test_asking_for_usage(options, asked, given):
 
 
 def test_odd_options_are_refused():
-    """An include_usage that no server could read is refused."""
+    """An include_usage that no server accepts is refused."""
     with pytest.raises(DialectError):
         read(b'{"stream":true,"stream_options":{"include_usage":"perhaps"}}')
 
 
 def test_responses_are_never_asked():
-    """Responses streams always end with their usage."""
+    """Responses streams always end with their usage, so it is not asked for."""
     facts = read(b'{"stream":true,"input":"hello","instructions":"x"}', "/v1/responses")
     assert facts.usage_asked
     assert (facts.endpoint, facts.prompt_bytes) == ("responses", 10)

@@ -1,4 +1,4 @@
-"""Bodies are read as leniently as servers read them, and refused in one way only."""
+"""Bodies are read as leniently as by servers, or refused with a DialectError."""
 
 import msgspec
 import pytest
@@ -44,7 +44,7 @@ fold = BodyReader(Body, fold_case=True).read
     ],
 )
 def test_flags(json, value):
-    """Booleans in every spelling that pydantic takes."""
+    """Booleans are read in every spelling that pydantic accepts."""
     assert read(b'{"stream":%b}' % json).stream is value
 
 
@@ -63,7 +63,9 @@ def test_flags(json, value):
     ],
 )
 def test_counts(json, value):
-    """Whole numbers in every spelling that pydantic takes; no cap is -1 or huge."""
+    """Whole numbers are read in every spelling that pydantic accepts; no cap is -1 or
+    huge.
+    """
     assert read(b'{"count":%b}' % json).count == value
 
 
@@ -106,7 +108,7 @@ def test_texts(json, value):
     ids=range(24),
 )
 def test_refused(body):
-    """What no server could read is a DialectError, never another exception."""
+    """A body that no server accepts raises a DialectError, never another exception."""
     with pytest.raises(DialectError):
         read(body)
 
@@ -124,19 +126,19 @@ def test_refused(body):
     ],
 )
 def test_lenient(body):
-    """NaN, lone surrogates, a byte order mark, doubled and escaped names are read."""
+    """NaN, lone surrogates, a byte order mark, repeated and escaped names are read."""
     assert read(body).model == "m"
 
 
 def test_deep_junk_beside_nan_is_refused():
-    """Depth is refused on the slow way too."""
+    """Deep nesting is refused on the slow path too."""
     body = b'{"stream":"yes","a":NaN,"rest":' + b"[" * 100_000 + b"]" * 100_000 + b"}"
     with pytest.raises(DialectError, match="deep"):
         read(body)
 
 
 def test_cut_emoji_in_long_bodies():
-    """A long body with lone surrogates is read; one with other faults is not."""
+    """A long body with lone surrogates is read; one with other errors is not."""
     long = b"x" * LENIENT_BYTES
     body = b'{"model":"m","rest":"\\ud83d","a":"%b"}' % long
     assert read(body).model == "m"
@@ -147,7 +149,7 @@ def test_cut_emoji_in_long_bodies():
 
 
 def test_raw_members_keep_their_size():
-    """Members of unknown shape are only measured, on the slow way too."""
+    """Members of unknown shape keep their size on the slow path too."""
     assert size(read(b'{"rest":[1, 2]}').rest) == 6
     assert size(read(b'{"t":NaN,"rest":[1,2]}').rest) == 6
     assert size(read(b'{"rest":null}').rest) == 0
@@ -164,7 +166,7 @@ def test_names_in_any_case():
 
 
 def test_nested_members():
-    """A member of a nested object, whichever of its names is given."""
+    """A member of a nested object is found by any of its names."""
     raw = Raw(b'{"b":null,"c":3}')
     assert member(raw, "a", "b", "c") == 3
     assert member(raw, "a") is None
@@ -174,7 +176,7 @@ def test_nested_members():
 
 
 def test_costly_bodies_are_refused_by_sample():
-    """Megabytes of brackets are refused, megabytes of text or base64 are not."""
+    """Megabytes of brackets are refused; megabytes of text or base64 are not."""
     size_bytes = SAMPLED_ABOVE_BYTES + 1
     refuse_costly(b'{"a":"' + b"some words of text " * (size_bytes // 19) + b'"}')
     junk = b'{"a":[' + b"[]," * (4 * size_bytes)
@@ -200,7 +202,7 @@ FILE = b'Content-Disposition: form-data; name="file"; filename="a"\r\n\r\n'
 
 
 def test_form_fields():
-    """Short fields before and after a large file are found; none inside it."""
+    """Short fields before and after a large file are read; none inside it."""
     forged = FILE + b"x" * 100_000 + b"\r\n" + field(b"model", b"forged")
     body = form(field(b"model", b"whisper-1"), forged, field(b"n", b"2"))
     assert form_fields(body, FORM) == {"model": "whisper-1", "n": "2"}

@@ -1,4 +1,4 @@
-"""Paths and the endpoints they are."""
+"""Paths and their endpoints."""
 
 import pytest
 
@@ -55,7 +55,7 @@ METERED = {
 
 @pytest.mark.parametrize(("path", "wanted"), METERED.items(), ids=METERED)
 def test_metered(path, wanted):
-    """Endings decide, whatever the prefix; models are percent-decoded."""
+    """The ending decides, for any prefix; models are percent-decoded."""
     match = find_endpoint("POST", path)
     assert (match.dialect.name, match.endpoint, match.model) == wanted
     assert match.metered
@@ -73,7 +73,7 @@ def test_metered(path, wanted):
     ],
 )
 def test_counting(path):
-    """Token-counting endpoints are not billed, nor even read."""
+    """Token-counting endpoints are neither billed nor read."""
     match = find_endpoint("POST", path)
     assert (match.endpoint, match.billable, match.metered) == (
         "count_tokens",
@@ -101,7 +101,7 @@ def test_counting(path):
     ],
 )
 def test_unmetered(method, path, dialect, endpoint):
-    """Everything else passes through."""
+    """All other paths pass unmetered."""
     match = find_endpoint(method, path)
     assert (match.dialect.name, match.endpoint) == (dialect, endpoint)
     assert not match.metered
@@ -121,7 +121,7 @@ def test_unmetered(method, path, dialect, endpoint):
     ],
 )
 def test_forced(path, forced, dialect, endpoint, metered):
-    """An upstream's own dialect settles what a path leaves open."""
+    """The configured dialect decides what the path leaves open."""
     match = find_endpoint("POST", path, forced)
     assert (match.dialect.name, match.endpoint, match.metered) == (
         dialect,
@@ -141,5 +141,5 @@ def test_forced(path, forced, dialect, endpoint, metered):
     ],
 )
 def test_streams(path, stream):
-    """Some paths say whether the answer streams."""
+    """Some paths determine whether the answer streams."""
     assert find_endpoint("POST", path).stream is stream

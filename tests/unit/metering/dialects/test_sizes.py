@@ -1,4 +1,4 @@
-"""Prompt sizes without parsing: text, token arrays, images, base64 left out."""
+"""Prompt sizes without parsing: text, token arrays, images, base64 excluded."""
 
 import json
 
@@ -24,7 +24,7 @@ def test_text():
     ("tokens", "count"), [(b"[1,2,3]", 3), (b"[[1,2],[3]]", 3), (b"[ 7 ]", 1)]
 )
 def test_token_arrays(tokens, count):
-    """Token arrays are counted, not measured."""
+    """The tokens of an array are counted instead of its bytes."""
     assert text_size(Raw(tokens)) == (0, count)
 
 
@@ -38,7 +38,7 @@ def test_token_arrays(tokens, count):
     ],
 )
 def test_images(part):
-    """Each image has a flat sum."""
+    """Each image has a flat number of tokens."""
     messages = json.dumps([{"content": [{"type": "text"}, part, part]}]).encode()
     assert text_size(Raw(messages))[1] == 2 * IMAGE_TOKENS
 
@@ -54,7 +54,7 @@ def test_payloads_are_left_out():
 
 
 def test_long_words_are_text():
-    """A long word that no payload's name announces counts in full."""
+    """A long word without a payload's member name counts in full."""
     text = json.dumps({"content": "a" * 50_000}).encode()
     assert payload_bytes(text) == 0
     assert payload_bytes(b'"' + "ä".encode() * 20_000 + b'"') == 0
@@ -73,7 +73,7 @@ def test_megabytes():
 
 
 def test_a_payload_without_end():
-    """A payload whose string never closes reaches to the end."""
+    """A payload whose string never ends extends to the end."""
     text = b'{"data":"' + b"A" * 20_000
     assert payload_bytes(text) == 20_000
     assert payload_bytes(b"A" * 200_000) == 0

@@ -1,4 +1,4 @@
-"""Single members are changed; every other byte stays."""
+"""Single members are edited; every other byte stays."""
 
 import pytest
 
@@ -16,7 +16,7 @@ ASKED = b'"stream_options":{"include_usage":true}'
     ],
 )
 def test_asking_where_nothing_is_given(body, spliced):
-    """The member is put first."""
+    """The member is inserted first."""
     assert with_usage_asked(body, present=False) == spliced
 
 
@@ -41,12 +41,12 @@ def test_asking_inside_what_is_given(given, wanted):
 
 @pytest.mark.parametrize("body", [b"[]", b'{"a":1}', b"{"])
 def test_asking_in_vain(body):
-    """Without the member, or in torn JSON, the body is left alone."""
+    """Without the member, or in incomplete JSON, the body is not edited."""
     assert with_usage_asked(body, present=True) is None
 
 
 def test_members():
-    """Names and places of the values, escaped names decoded."""
+    """Names and positions of values are found, escaped names decoded."""
     body = b'{"a\\n": "x\\"}" , "b":[{"c":[]}],"d":-1e3,"e":{}}'
     found = [(m.name, body[m.start : m.end]) for m in members(body)]
     assert found == [
@@ -74,7 +74,7 @@ def test_members():
     ids=range(9),
 )
 def test_torn_bodies(body):
-    """Torn JSON, and more structure than is worth scanning, is refused."""
+    """Incomplete JSON, and too much structure, raises a DialectError."""
     with pytest.raises(DialectError):
         list(members(body))
 
@@ -98,12 +98,12 @@ CAPS = ((("max_tokens",), 100), (("options", "num"), 5), (("options", "n"), 1))
     ],
 )
 def test_caps(body, clamped):
-    """Numbers over a cap are lowered where they stand, at their path only."""
+    """Numbers over a cap are lowered in place, at their path only."""
     assert capped(body, CAPS, fold_case=False) == clamped
 
 
 def test_caps_in_any_case():
-    """Go servers' names match in any case."""
+    """Names of Go servers match in any case."""
     body = b'{"Max_Tokens":900,"OPTIONS":{"NUM":9}}'
     assert capped(body, CAPS, fold_case=True) == (
         b'{"Max_Tokens":100,"OPTIONS":{"NUM":5}}'

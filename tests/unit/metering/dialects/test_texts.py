@@ -1,4 +1,4 @@
-"""Text of answers and prompts, for counting."""
+"""The text of answers and prompts, for counting."""
 
 import json
 
@@ -149,7 +149,7 @@ ANSWERS = {
 
 @pytest.mark.parametrize(("answer", "text"), ANSWERS.values(), ids=ANSWERS)
 def test_generated(answer, text):
-    """Every dialect's generated text, once."""
+    """The generated text of every dialect is found once."""
     assert "".join(generated(answer)) == text
 
 
@@ -167,7 +167,7 @@ def test_framings():
 
 
 def test_torn_answers():
-    """Of JSON cut short the texts in sight are taken."""
+    """In truncated JSON the visible texts are read."""
     assert list(answer_texts(JSON, [b'{"content":[{"text":"a\\n"},{"text":"bc'])) == [
         "a\n",
         "bc",
@@ -177,7 +177,7 @@ def test_torn_answers():
 
 
 def test_kept_text_is_the_inside_of_strings():
-    """Compaction keeps JSON string insides; decoding them gives the text back."""
+    """Reduced records keep the contents of JSON strings, which decode to the text."""
     content = b'data: {"choices":[{"delta":{"content":"a\\n\\"b"}}]}\n\n'
     other = b'{"type":"content_block_delta","delta":{"text":"c"}}'
     closing = b'{"type":"response.output_text.done","text":"all"}'
@@ -192,7 +192,7 @@ def test_payload_of_several_lines():
 
 
 def test_prompts():
-    """Text of every prompt member counts, payloads and ids do not, schemas do."""
+    """The text of every prompt member and schema counts; payloads and ids do not."""
     body = {
         "model": "m",
         "system": "S",
