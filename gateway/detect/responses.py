@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from gateway.detect.allowed import Allowed
 from gateway.detect.enforcement import EnforcementStates, Key
 from gateway.detect.incidents import (
     CALM_S,
@@ -50,6 +49,7 @@ from gateway.detect.rules.crowd import PERSISTS
 from gateway.detect.rules.facts import Signal
 from gateway.detect.subject import SubjectState
 from gateway.detect.templates import SOURCES, is_member
+from gateway.identity.identify import AllowList
 
 if TYPE_CHECKING:
     from gateway.detect.templates import Template
@@ -93,7 +93,7 @@ class ResponseManager:
 
     def __init__(self, settings: DetectSettings) -> None:
         self.settings = settings
-        self.allowed = Allowed(settings.allow)
+        self.allow_list = AllowList(settings.allow)
         self.states = EnforcementStates()
         self.incidents: dict[str, IncidentState] = {}
         self.unlisted = 0  # of a crowd, beyond what is remembered
@@ -138,7 +138,7 @@ class ResponseManager:
     ) -> list[Output]:
         finding, now = case.signal, case.now
         rung = self._action(case, key)
-        if self.allowed.holds(key[0], partner.kind, partner.id):
+        if self.allow_list.holds_subject(key[0], partner.kind, partner.id):
             rung = "allow"  # what an allowed address sends is no fault of its key
         incident, opened = self._incident_of(case, standing, partner, rung)
         standing.incident = incident.id
@@ -192,7 +192,7 @@ class ResponseManager:
         finding = case.signal
         if self.settings.observe or finding.cls in HARMLESS:
             return "allow"
-        if self.allowed.holds(*key):
+        if self.allow_list.holds_subject(*key):
             return "allow"
         if not finding.page_worthy:
             return "tag"
@@ -428,7 +428,9 @@ class ResponseManager:
     ) -> list[Output]:
         """A newcomer sends a flooded template: it is part of the crowd."""
         incident = self._open_crowd(tenant.name)
-        if incident is None or self.allowed.holds(tenant.name, ip.kind, ip.id):
+        if incident is None or self.allow_list.holds_subject(
+            tenant.name, ip.kind, ip.id
+        ):
             return []
         out: list[Output] = []
         for track in (ip, user):
