@@ -219,7 +219,7 @@ class ModelCaps(msgspec.Struct, frozen=True):
 
 
 class Price(msgspec.Struct, frozen=True):
-    """US dollars per million tokens; ``cached`` and ``cache_write`` None: ``input``."""
+    """US dollars per million tokens; `cached` and `cache_write` default to `input`."""
 
     input: float
     output: float
