@@ -5,6 +5,8 @@ from __future__ import annotations
 from http import HTTPStatus
 from typing import TYPE_CHECKING
 
+from gateway.http.request_writer import LAST_CHUNK
+
 if TYPE_CHECKING:
     from gateway.http.handler import ClientSide
     from gateway.http.head import RequestHead
@@ -12,7 +14,6 @@ if TYPE_CHECKING:
 
 _REASONS: dict[int, bytes] = {s.value: s.phrase.encode() for s in HTTPStatus}
 _STATUS_LINES: dict[int, bytes] = {}
-LAST_CHUNK = b"0\r\n\r\n"
 
 
 def status_line(status: int) -> bytes:
@@ -39,14 +40,16 @@ class AnswerWriter:
         self.until_close = False  # the answer is delimited by the close alone
 
     def head(
-        self, request: RequestHead, answer: AnswerHead, more: bytes, *, keep: bool,
-        rewritten: bool,
+        self, request: RequestHead, answer: AnswerHead, more: bytes, request_id: bytes, *,
+        keep: bool, rewritten: bool,
     ) -> None:  # fmt: skip
         """Take the upstream's head.
 
-        ``more``: our own header lines. ``rewritten``: the body will not have the length
-        that the upstream stated.
+        ``more``: our own header lines; ``request_id`` is added where the upstream sent
+        none. ``rewritten``: the body will not have the length that it stated.
         """
+        if not answer.request_id:
+            more += b"X-Request-Id: %b\r\n" % request_id
         length = answer.content_length
         if answer.no_body:
             framing = b"" if length is None else b"Content-Length: %d\r\n" % length
@@ -70,6 +73,11 @@ class AnswerWriter:
             more,
             framing,
         )
+
+    def interim(self, status: int, lines: bytes) -> None:
+        """Write an interim answer (103); ``lines`` are complete header lines."""
+        if self.conn is not None:
+            self.conn.transport.write(b"%b%b\r\n" % (status_line(status), lines))
 
     def write(self, data: bytes) -> None:
         """Write a complete answer."""

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     import asyncio
 
     from gateway.http.heads import CachedHead, RequestFields
+    from gateway.http.request_writer import OutgoingRequest
     from gateway.http.response import AnswerHead
 
 
@@ -193,15 +194,23 @@ class UpstreamSide(Protocol):
     def send(
         self,
         sink: AnswerSink,
-        method: str,
-        head: bytes,
+        request: OutgoingRequest,
         body: bytes,
         drop: frozenset[bytes],
     ) -> None:
-        """Send a request; ``sink`` gets the answer."""
+        """Send a request; ``sink`` gets the answer without the fields in ``drop``.
+
+        ``body`` is all of it, or empty where the sink streams it (``write_body``).
+        """
         ...
 
-    def write(self, data: bytes) -> None: ...
+    def write_body(self, data: bytes) -> None:
+        """Send one piece of a streamed body."""
+        ...
+
+    def end_body(self) -> None:
+        """Send the end of a streamed body."""
+        ...
 
     def release(self) -> None:
         """Give the connection back after a whole answer."""

@@ -13,10 +13,17 @@ from typing import TYPE_CHECKING, cast
 import httptools
 
 from gateway.http.head import WireError
+from gateway.http.request_writer import (
+    CHUNKED,
+    LAST_CHUNK,
+    write_chunk,
+    write_head,
+)
 from gateway.http.response import AnswerHead, read_answer_head
 
 if TYPE_CHECKING:
     from gateway.http.handler import AnswerSink, UpstreamTunnel
+    from gateway.http.request_writer import OutgoingRequest
     from gateway.http.target import Target
 
 # Connections older than this in seconds are not used again, so that DNS changes take
@@ -35,6 +42,7 @@ class UpstreamConnection(asyncio.Protocol):
         "answer",
         "born_at",
         "bytes_without_progress",
+        "chunked",
         "drop",
         "feeding",
         "fields",
@@ -62,6 +70,7 @@ class UpstreamConnection(asyncio.Protocol):
         self.fields: list[tuple[bytes, bytes]] = []
         self.answer: AnswerHead | None = None
         self.method = "GET"
+        self.chunked = False  # the request's body is sent in the chunked coding
         self.drop: frozenset[bytes] = frozenset()
         self.reused = False
         self.feeding = False
@@ -125,27 +134,36 @@ class UpstreamConnection(asyncio.Protocol):
     def send(
         self,
         sink: AnswerSink,
-        method: str,
-        head: bytes,
+        request: OutgoingRequest,
         body: bytes,
         drop: frozenset[bytes],
     ) -> None:
-        """Begin an exchange: ``head`` with its blank line, then ``body`` (all of it,
-        or nothing when the sink streams it through ``write``).
+        """Send a request; ``sink`` gets the answer without the fields in ``drop``.
+
+        ``body`` is all of it, or empty where the sink streams it (``write_body``).
         """
         self.sink = sink
-        self.method = method
+        self.method = request.head.method
+        self.chunked = request.body_length == CHUNKED
         self.drop = drop
         self.answer = None
         self.interim = False
         self.bytes_without_progress = 0
+        head = write_head(request)
         if body:
             self.transport.writelines((head, body))
         else:
             self.transport.write(head)
 
-    def write(self, data: bytes) -> None:
-        self.transport.write(data)
+    def write_body(self, data: bytes) -> None:
+        """Send one piece of a streamed body."""
+        if data:
+            self.transport.write(write_chunk(data) if self.chunked else data)
+
+    def end_body(self) -> None:
+        """Send the end of a streamed body."""
+        if self.chunked:
+            self.transport.write(LAST_CHUNK)
 
     def abandon(self) -> None:
         """Close at once: the exchange ended before its answer did."""

@@ -23,15 +23,15 @@ from typing import TYPE_CHECKING
 
 from gateway.core.model import RequestFacts, Usage
 from gateway.core.refusal import Refusal
-from gateway.http.answer import AnswerWriter, status_line
+from gateway.http.answer import AnswerWriter
+from gateway.http.request_writer import CHUNKED, NO_BODY, OutgoingRequest
 from gateway.http.response import RATE_LIMIT_FIELDS
 from gateway.metering.dialects import CountTask
 from gateway.metering.inflate import InflateError
 from gateway.proxy.flow import Flow
 from gateway.proxy.local_reply import compose_own, compose_refusal, upstream_failed
 from gateway.proxy.metering import Metering, open_lost_metering, open_metering
-from gateway.proxy.prepare import GZIP_LINE, IDENTITY_LINE
-from gateway.proxy.scoring import verdict_line
+from gateway.proxy.scoring import verdict_field
 from gateway.proxy.settle import record, record_opened, settle
 from gateway.proxy.steps.decide import Decision, decide, delay_s
 from gateway.proxy.steps.gate import check_head
@@ -167,9 +167,8 @@ class Exchange:
         match = flow.context.match
         billable = match is not None and match.billable
         flow.facts = RequestFacts(endpoint=self._endpoint(), billable=billable)
-        chunked = flow.head.chunked
-        if self.client is not None and (chunked or flow.content_length):
-            length = None if chunked else flow.content_length
+        length = CHUNKED if flow.head.chunked else flow.content_length
+        if self.client is not None and length:
             self.upload = Upload(self.client, length)
         self._reserve()
 
@@ -310,7 +309,7 @@ class Exchange:
         self.stage = Stage.SENT
         flow = self.flow
         drop = RATE_LIMIT_FIELDS if flow.plan and flow.plan.cells else NO_FIELDS
-        up.send(self, flow.head.method, self._request_head(up), flow.body, drop)
+        up.send(self, self._request(up), flow.body, drop)
         if self.upload is not None:
             self.upload.connected(up)
         conn = self.client
@@ -322,25 +321,22 @@ class Exchange:
             first_byte_s = route.first_byte_s if route is not None else 0.0
             conn.deadline = min(conn.deadline, now + first_byte_s, self.must_end_at)
 
-    def _request_head(self, up: UpstreamSide) -> bytes:
+    def _request(self, up: UpstreamSide) -> OutgoingRequest:
         flow = self.flow
         if self.upload is not None:
-            framing = self.upload.framing
-        elif flow.body or self.hold:
-            framing = b"Content-Length: %d\r\n" % len(flow.body)
+            length = self.upload.length
+        elif flow.body or self.hold or flow.content_length == 0:
+            length = len(flow.body)
         else:
-            framing = b"Content-Length: 0\r\n" if flow.content_length == 0 else b""
-        head = flow.context.head_for(up.target)
-        if flow.usage_requested:
-            # In a coded stream the chunk could not be taken out again.
-            head = head.replace(b"\r\n" + GZIP_LINE, b"\r\n" + IDENTITY_LINE, 1)
-        if flow.action in _MARKED:
-            head += verdict_line(flow.verdict)
-        return b"%b%bX-Request-Id: %b\r\n%b\r\n" % (
-            head,
+            length = NO_BODY
+        return OutgoingRequest(
+            flow.context.head_for(up.target),
             flow.request_lines,
             flow.request_id,
-            framing,
+            length,
+            (verdict_field(flow.verdict),) if flow.action in _MARKED else (),
+            # The usage chunk could not be removed from a compressed stream.
+            uncompressed=flow.usage_requested,
         )
 
     def on_connect_failed(self, status: int, reason: str) -> None:
@@ -369,7 +365,7 @@ class Exchange:
     def on_interim(self, status: int, lines: bytes) -> None:
         """Pass 103 and the like to a client of HTTP/1.1."""
         if self.client is not None and not self.flow.head.http10:
-            self.client.transport.write(b"%b%b\r\n" % (status_line(status), lines))
+            self.writer.interim(status, lines)
 
     def on_answer_head(self, answer: AnswerHead) -> None:
         """Open a meter and pass the head on."""
@@ -400,7 +396,8 @@ class Exchange:
         self.writer.head(
             flow.head,
             answer,
-            self._own_lines(answer),
+            b"" if flow.reserved is None else limit_lines(flow, self.shared),
+            flow.request_id,
             keep=keep,
             rewritten=metering is not None and metering.filter is not None,
         )
@@ -408,13 +405,6 @@ class Exchange:
         self.last_activity = now = self.shared.now()
         if route is not None:
             conn.deadline = min(conn.deadline, now + route.idle_s, self.must_end_at)
-
-    def _own_lines(self, answer: AnswerHead) -> bytes:
-        flow = self.flow
-        lines = b"" if flow.reserved is None else limit_lines(flow, self.shared)
-        if not answer.request_id:
-            lines += b"X-Request-Id: %b\r\n" % flow.request_id
-        return lines
 
     def on_answer_body(self, data: bytes) -> None:
         """One piece of the answer; ``on_answer_flush`` writes it."""

@@ -17,11 +17,11 @@ if TYPE_CHECKING:
     from gateway.core.model import Block, Outcome, RequestFacts
     from gateway.core.refusal import Refusal
     from gateway.http.heads import RequestFields
+    from gateway.http.tracing import Tracer
     from gateway.identity.identify import Identity
     from gateway.limits.plans import LimitPlan
     from gateway.limits.ports import Reserved
     from gateway.proxy.prepare import RequestContext
-    from gateway.proxy.tracing import Tracer
 
 
 class Flow:

@@ -12,13 +12,16 @@ from typing import TYPE_CHECKING
 
 from gateway.core.refusal import Refusal
 from gateway.http.head import RequestHead
+from gateway.http.request_writer import OutgoingHead, rewrite_values, write_fields
+from gateway.http.tracing import split_trace_lines
 from gateway.identity.credentials import without_protocol_key, without_query_key
 from gateway.identity.identify import Identity, Unauthorized, is_preflight
 from gateway.proxy.local_reply import unauthorized
 from gateway.proxy.route import find_route
-from gateway.proxy.tracing import split_trace_lines
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from gateway.http.handler import UpstreamAddress
     from gateway.http.heads import CachedHead
     from gateway.identity.cidr import Address
@@ -31,8 +34,6 @@ if TYPE_CHECKING:
 # Senders kept with one head (the same bytes from many addresses).
 MAX_SENDERS = 16
 MAX_REQUEST_ID_BYTES = 128
-GZIP_LINE = b"Accept-Encoding: gzip\r\n"
-IDENTITY_LINE = b"Accept-Encoding: identity\r\n"
 _NEVER = re.compile(rb"q=0(?:\.0{0,3})?")
 RETRY_UNKNOWN_S = 5.0
 
@@ -47,6 +48,7 @@ class RequestContext:
         "capless",
         "client_ip",
         "expires_at",
+        "field_lines",
         "generation",
         "head",
         "heads",
@@ -63,7 +65,6 @@ class RequestContext:
         "route",
         "trace_lines",
         "upgrade",
-        "via_lines",
     )
 
     def __init__(self, head: RequestHead, generation: int) -> None:
@@ -89,25 +90,21 @@ class RequestContext:
         self.upgrade = b""
         self.request_id = b""
         self.request_encoding = b""
-        self.via_lines = b""
+        self.field_lines = b""  # all that equal requests send to the upstream
         # Where spans are made: what of a trace stands in the head that is kept.
         self.trace_lines = b""
-        # Head for upstream up to what differs between requests, by target.
-        self.heads: dict[int, bytes] = {}
+        # The head for each target, by the target's ``id``.
+        self.heads: dict[int, OutgoingHead] = {}
 
-    def head_for(self, target: UpstreamAddress) -> bytes:
-        """Request line and fields for one target, without framing and request id."""
+    def head_for(self, target: UpstreamAddress) -> OutgoingHead:
+        """The head that equal requests to one target share."""
         found = self.heads.get(id(target))
         if found is None:
             assert self.route is not None
             path = self.route.target_path(target, _without_key(self))
-            found = b"%b %b HTTP/1.1\r\nHost: %b\r\n%b" % (
-                self.head.method.encode(),
-                path,
-                target.authority,
-                self.via_lines,
+            self.heads[id(target)] = found = OutgoingHead(
+                self.head.method, path, target.authority, self.field_lines
             )
-            self.heads[id(target)] = found
         return found
 
 
@@ -134,7 +131,7 @@ def prepare(
     context = RequestContext(head, tables.generation)
     _find_route(context, tables, head)
     _find_identity(context, tables, peer_ip, now)
-    _write_head(context, tables, peer_ip, tls=tls, traced=traced)
+    _collect_fields(context, tables, peer_ip, tls=tls, traced=traced)
     if len(cached.derived) >= MAX_SENDERS:
         cached.derived.clear()
     cached.derived[peer_ip] = context
@@ -205,72 +202,57 @@ def _apply_policy(context: RequestContext, tables: Tables, identity: Identity) -
     )
 
 
-def _write_head(
+def _collect_fields(
     context: RequestContext, tables: Tables, peer_ip: str, *, tls: bool, traced: bool
 ) -> None:
-    """Fields for the upstream: as they came, then what an intermediary adds."""
+    """Fields for the upstream: the client's, then those that an intermediary adds."""
     head = context.head
-    fields = head.fields
-    route = context.route
     forward = head.forward
     if traced:
         forward, context.trace_lines = split_trace_lines(forward)
-    lines = [forward] if forward else []
-    if route is not None:
-        lines.append(_credential_lines(context, route))
-    lines.append(_accept_encoding(context))
-    via = fields.get(b"via", b"")
-    version = b"1.0" if head.http10 else b"1.1"
-    mine = version + b" " + tables.settings.via_name
-    lines.append(b"Via: %b\r\n" % (via + b", " + mine if via else mine))
-    lines.append(
-        _forwarded_lines(head, peer_ip, tls=tls, trusted=tables.trusts(peer_ip))
-    )
+    fields: list[tuple[bytes, bytes]] = []
+    if context.route is not None:
+        key = context.route.api_key
+        fields += head.credentials if key is None else (key,)
+    coding = _accept_encoding(context)
+    if coding is not None:
+        fields.append((b"Accept-Encoding", coding))
+    fields.append((b"Via", _via(head, tables.settings.via_name)))
+    fields += _forwarded(head, peer_ip, tls=tls, trusted=tables.trusts(peer_ip))
     if head.max_forwards is not None:
-        lines.append(b"Max-Forwards: %d\r\n" % max(head.max_forwards - 1, 0))
-    if context.upgrade and lines:
-        lines[0] = _upgrade_lines(lines[0], context)
-        lines.append(b"Connection: Upgrade\r\nUpgrade: %b\r\n" % context.upgrade)
-    context.via_lines = b"".join(lines)
-    context.request_id = _request_id(fields.get(b"x-request-id", b""))
+        fields.append((b"Max-Forwards", b"%d" % max(head.max_forwards - 1, 0)))
+    if context.upgrade:
+        forward = _rewrite_handshake(forward, context)
+        fields += (b"Connection", b"Upgrade"), (b"Upgrade", context.upgrade)
+    context.field_lines = forward + write_fields(fields)
+    context.request_id = _request_id(head.fields.get(b"x-request-id", b""))
 
 
-def _upgrade_lines(forward: bytes, context: RequestContext) -> bytes:
-    """Fields of a handshake: no compression where frames are metered, and no client
-    key in the protocol list where the upstream gets another one.
+def _rewrite_handshake(forward: bytes, context: RequestContext) -> bytes:
+    """Drop compression where frames are metered, and the client's key from the list of
+    protocols where the upstream gets another key.
     """
     match, route = context.match, context.route
-    metered = match is not None and match.endpoint == "realtime"
-    replaced = route is not None and bool(route.api_key_line)
-    kept = []
-    for line in forward.split(b"\r\n"):
-        name, _, value = line.partition(b":")
-        lower = name.lower()
-        if metered and lower == b"sec-websocket-extensions":
-            continue
-        if replaced and lower == b"sec-websocket-protocol":
-            protocols = without_protocol_key(value.strip())
-            if not protocols:
-                continue
-            kept.append(name + b": " + protocols)
-        else:
-            kept.append(line)
-    return b"\r\n".join(kept)
+    changes: dict[bytes, Callable[[bytes], bytes]] = {}
+    if match is not None and match.endpoint == "realtime":
+        changes[b"sec-websocket-extensions"] = lambda _value: b""
+    if route is not None and route.api_key is not None:
+        changes[b"sec-websocket-protocol"] = without_protocol_key
+    return rewrite_values(forward, changes)
 
 
-def _credential_lines(context: RequestContext, route: Route) -> bytes:
-    if route.api_key_line:
-        return route.api_key_line
-    return b"".join(b"%b: %b\r\n" % pair for pair in context.head.credentials)
+def _via(head: RequestHead, name: bytes) -> bytes:
+    hop = (b"1.0 " if head.http10 else b"1.1 ") + name
+    earlier = head.fields.get(b"via", b"")
+    return earlier + b", " + hop if earlier else hop
 
 
-def _accept_encoding(context: RequestContext) -> bytes:
-    """Metered answers are asked for in a coding that can be read (design 3)."""
+def _accept_encoding(context: RequestContext) -> bytes | None:
+    """The coding to ask for: one that can be metered, where the answer may be."""
     asked = context.head.fields.get(b"accept-encoding")
-    match = context.match
-    if match is None or context.head.method != "POST":
-        return b"" if asked is None else b"Accept-Encoding: %b\r\n" % asked
-    return GZIP_LINE if asked is not None and _takes_gzip(asked) else IDENTITY_LINE
+    if context.match is None or context.head.method != "POST":
+        return asked
+    return b"gzip" if asked is not None and _takes_gzip(asked) else b"identity"
 
 
 def _takes_gzip(asked: bytes) -> bool:
@@ -281,11 +263,11 @@ def _takes_gzip(asked: bytes) -> bool:
     return False
 
 
-def _forwarded_lines(
+def _forwarded(
     head: RequestHead, peer_ip: str, *, tls: bool, trusted: bool
-) -> bytes:
-    """X-Forwarded-For grows by the peer; Proto and Host are believed from trusted
-    peers only and stated anew otherwise.
+) -> list[tuple[bytes, bytes]]:
+    """X-Forwarded-For with the peer appended; Proto and Host as a trusted peer stated
+    them, else as we see them.
     """
     fields = head.fields
     peer = peer_ip.encode()
@@ -295,11 +277,13 @@ def _forwarded_lines(
     if trusted:
         proto = fields.get(b"x-forwarded-proto", proto)
         host = fields.get(b"x-forwarded-host", host)
-    return b"X-Forwarded-For: %b\r\nX-Forwarded-Proto: %b\r\n%b" % (
-        b"%b, %b" % (hops, peer) if hops else peer,
-        proto,
-        b"X-Forwarded-Host: %b\r\n" % host if host else b"",
-    )
+    found = [
+        (b"X-Forwarded-For", b"%b, %b" % (hops, peer) if hops else peer),
+        (b"X-Forwarded-Proto", proto),
+    ]
+    if host:
+        found.append((b"X-Forwarded-Host", host))
+    return found
 
 
 def _request_id(value: bytes) -> bytes:
@@ -313,7 +297,7 @@ def _without_key(context: RequestContext) -> bytes:
     """Target without ``?key=`` where the upstream gets another credential."""
     head = context.head
     route = context.route
-    if route is None or not route.api_key_line or not head.query:
+    if route is None or route.api_key is None or not head.query:
         return head.target
     path, _, _ = head.target.partition(b"?")
     query = without_query_key(head.query).encode("latin-1")

@@ -16,7 +16,7 @@ class Route:
     """One upstream with its pool and the switches that the data plane reads."""
 
     __slots__ = (
-        "api_key_line",
+        "api_key",
         "ask_usage",
         "dialect",
         "drain_max",
@@ -45,11 +45,9 @@ class Route:
         self.draining = 0
         self.websocket = config.websocket
         self.ask_usage = config.ask_usage
-        # Complete header line that replaces the client's credential, or b"".
+        # Header field that replaces the client's credential.
         key = config.credential
-        self.api_key_line = (
-            b"%b: %b\r\n" % (key.header.encode(), key.value.encode()) if key else b""
-        )
+        self.api_key = (key.header.encode(), key.value.encode()) if key else None
         self.first_byte_s = config.first_byte_s
         self.idle_s = config.idle_s
         self.total_s = config.total_s

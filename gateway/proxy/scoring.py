@@ -85,7 +85,8 @@ class Scoring:
         self.delayed -= 1
 
 
-def verdict_line(verdict: Verdict) -> bytes:
-    """The header line that tells the upstream of a tagged or throttled request."""
+def verdict_field(verdict: Verdict) -> tuple[bytes, bytes]:
+    """The header field that tells the upstream of a tagged or throttled request."""
     cls = (verdict.cls or "volume").translate(_UNSAFE)
-    return f"X-Tidegate-Verdict: {cls};score={verdict.score:.1f};action={verdict.action}\r\n".encode()
+    value = f"{cls};score={verdict.score:.1f};action={verdict.action}"
+    return b"X-Tidegate-Verdict", value.encode()

@@ -16,11 +16,11 @@ if TYPE_CHECKING:
     import asyncio
     from collections.abc import Callable
 
+    from gateway.http.tracing import Tracer
     from gateway.limits.gate import Gate
     from gateway.limits.ports import Store
     from gateway.metering.counting import TokenCounter
     from gateway.proxy.tables import Tables
-    from gateway.proxy.tracing import Tracer
 
 
 class Shared:

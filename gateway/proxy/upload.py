@@ -1,4 +1,4 @@
-"""A request body that is passed on as it comes, with back-pressure both ways."""
+"""A request body that is passed on as it arrives, with back-pressure both ways."""
 
 from __future__ import annotations
 
@@ -7,44 +7,40 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from gateway.http.handler import ClientSide, UpstreamSide
 
-# Held until the upstream is connected; beyond it the client is no longer read.
+# Buffered until the upstream is connected; beyond it the client is not read.
 MAX_HELD_BYTES = 64 * 1024
 
 
 class Upload:
-    """Sends the body of a request that need not be read before it is admitted."""
+    """Streams a body that need not be read before the request is admitted.
+
+    ``length`` is the body's length in bytes, or ``CHUNKED``.
+    """
 
     __slots__ = (
-        "chunked",
         "conn",
         "done",
-        "framing",
         "held",
         "held_bytes",
+        "length",
         "stalled_at",
         "up",
     )
 
-    def __init__(self, conn: ClientSide, length: int | None) -> None:
+    def __init__(self, conn: ClientSide, length: int) -> None:
         self.conn: ClientSide | None = conn
-        self.chunked = length is None
-        self.framing = (
-            b"Transfer-Encoding: chunked\r\n"
-            if length is None
-            else b"Content-Length: %d\r\n" % length
-        )
+        self.length = length
         self.held: list[bytes] = []
         self.held_bytes = 0
         self.up: UpstreamSide | None = None
         self.done = False
-        # Since when the upstream has taken nothing (the loop's clock); 0: it takes.
+        # When the upstream stopped taking bytes, on the loop's clock; 0: it takes them.
         self.stalled_at = 0.0
 
     def take(self, data: bytes) -> None:
-        if self.chunked and data:
-            data = b"%x\r\n%b\r\n" % (len(data), data)
+        """Send one piece, or keep it until the upstream is connected."""
         if self.up is not None:
-            self.up.write(data)
+            self.up.write_body(data)
             return
         self.held.append(data)
         self.held_bytes += len(data)
@@ -52,27 +48,27 @@ class Upload:
             self.conn.pause_reading()
 
     def end(self) -> None:
+        """Take the end of the body."""
         self.done = True
         if self.conn is not None:
-            self.conn.resume_reading()  # to see it leave
-        if self.chunked:
-            last = b"0\r\n\r\n"
-            if self.up is not None:
-                self.up.write(last)
-            else:
-                self.held.append(last)
+            self.conn.resume_reading()  # so that its leaving is noticed
+        if self.up is not None:
+            self.up.end_body()
 
     def connected(self, up: UpstreamSide) -> None:
-        """The head is sent: what was held follows, the rest as it comes."""
+        """Send what was kept: the head is sent."""
         self.up = up
-        if self.held:
-            up.transport.writelines(self.held)
-            self.held = []
-            self.held_bytes = 0
+        for piece in self.held:
+            up.write_body(piece)
+        self.held = []
+        self.held_bytes = 0
+        if self.done:
+            up.end_body()
         if up.writable and self.conn is not None:
             self.conn.resume_reading()
 
     def upstream_writable(self, now: float, *, writable: bool) -> None:
+        """Stop or resume reading the client, as the upstream takes bytes."""
         conn = self.conn
         if conn is None or self.done:
             return
@@ -81,6 +77,5 @@ class Upload:
             conn.resume_reading()
         else:
             self.stalled_at = now
-            longest = conn.write_timeout_s
-            conn.deadline = min(conn.deadline, now + longest)
+            conn.deadline = min(conn.deadline, now + conn.write_timeout_s)
             conn.pause_reading()

@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 
 import msgspec
 
-from gateway.proxy.tracing import Tracer
+from gateway.http.tracing import Tracer
 
 MISSING = "no spans are made: run  pip install 'tidegate[otel]'"
 _PACKAGES = ("opentelemetry.sdk", "opentelemetry.exporter.otlp.proto.http")

@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from gateway.config.structs import Config
+    from gateway.http.tracing import Tracer
     from gateway.limits.ports import Store
-    from gateway.proxy.tracing import Tracer
     from gateway.serve.link import Message
 
 # Interval of the check whether a drain has ended.

@@ -32,7 +32,7 @@ ALLOWED: dict[str, frozenset[str]] = {
     "admin": EDGE | {"alerts"},
     "offline": EDGE,
     "stream": EDGE,
-    "serve": EDGE | {"proxy", "store"},
+    "serve": EDGE | {"http", "store"},
     "worker": EDGE | {"http", "proxy", "store", "serve"},
     "control": EDGE | {"admin", "alerts", "serve", "sinks", "store"},
     # Commands that consist of parts which do not import one another.

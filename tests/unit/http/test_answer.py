@@ -34,9 +34,10 @@ def written(
     wire = Wire()
     writer = AnswerWriter(wire)  # type: ignore[arg-type]
     answer = read_answer_head(status, False, fields, method, drop=frozenset())
-    writer.head(
-        parse_request_head(raw), answer, b"X-Own: 1\r\n", keep=keep, rewritten=rewritten
-    )
+    request = parse_request_head(raw)
+    own = b"X-Own: 1\r\n"
+    answer.request_id = b"up"  # so that none is added
+    writer.head(request, answer, own, b"gw", keep=keep, rewritten=rewritten)
     for some in pieces:
         writer.pieces.extend(some)
         writer.flush()
@@ -117,3 +118,26 @@ def test_client_that_left():
     writer.flush()
     writer.finish()
     assert not writer.pieces
+
+
+@pytest.mark.parametrize(
+    ("sent", "added"), [([], b"X-Request-Id: gw\r\n"), ([(b"X-Request-Id", b"a")], b"")]
+)
+def test_request_id_is_added_where_the_upstream_sent_none(sent, added):
+    """The client gets one X-Request-Id: the upstream's, or else the gateway's."""
+    wire = Wire()
+    writer = AnswerWriter(wire)  # type: ignore[arg-type]
+    answer = read_answer_head(204, False, sent, "GET", drop=frozenset())
+    request = parse_request_head(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+    writer.head(request, answer, b"", b"gw", keep=True, rewritten=False)
+    writer.finish()
+    head = b"".join(wire.writes)
+    assert head.count(b"X-Request-Id: ") == 1
+    assert not added or added in head
+
+
+def test_interim_answer():
+    """An interim answer is a status line, its fields and an empty line."""
+    wire = Wire()
+    AnswerWriter(wire).interim(103, b"Link: </a>\r\n")  # type: ignore[arg-type]
+    assert wire.writes == [b"HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\n"]

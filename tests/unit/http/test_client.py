@@ -42,31 +42,3 @@ async def test_chunks_of_one_read_are_one_piece(upstream):
     (sent,) = upstream.requests
     assert sent.count(b"x") >= 3_000
     assert len(sent) < 3_600
-
-
-async def test_time_that_nobody_read_is_not_held_against_the_client(upstream):
-    """The least rate of a body is judged by the time in which it was read."""
-    upstream.default = (30.0,)
-    async with InProcess(upstream) as gateway:
-        client = await gateway.client()
-        client.send(request(b"POST", b"/x", b"Content-Length: 9000\r\n") + b"x")
-        await until(lambda: upstream.received.endswith(b"x"))
-        (conn,) = gateway.plane.listener.connections
-        began = conn.body_started_at
-        conn.pause_reading()
-        conn.paused_at -= 60.0
-        conn.resume_reading()
-        assert conn.body_started_at >= began + 60.0
-        client.reset()
-
-
-async def test_lingering_ends(upstream):
-    """A refused client that goes on sending is cut off in the end."""
-    async with InProcess(upstream, server='max_body = "1KiB"') as gateway:
-        client = await gateway.client()
-        client.send(request(b"POST", CHAT, b"Content-Length: 99999999\r\n"))
-        await client.until(b"\r\n\r\n")
-        (conn,) = gateway.plane.listener.connections
-        conn.on_deadline(conn.deadline)
-        await until(lambda: not gateway.plane.listener.connections)
-        client.close()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from gateway.http.request_writer import NO_BODY, OutgoingHead, OutgoingRequest
 from gateway.http.target import Target
 from gateway.http.upstream import MAX_BYTES_WITHOUT_PROGRESS, UpstreamConnection
 
@@ -68,7 +69,8 @@ def sent(target: Target, method: str = "GET") -> tuple[UpstreamConnection, Sink,
     up.connection_made(wire)  # type: ignore[arg-type]
     target.connections.add(up)
     sink = Sink(up)
-    up.send(sink, method, b"head\r\n\r\n", b"", frozenset())  # type: ignore[arg-type]
+    request = OutgoingRequest(OutgoingHead(method, b"/", b"a", b""), b"", b"1", NO_BODY)
+    up.send(sink, request, b"", frozenset())  # type: ignore[arg-type]
     return up, sink, wire
 
 

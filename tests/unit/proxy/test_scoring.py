@@ -13,7 +13,7 @@ from gateway.detect.event_mapping import event_from_request
 from gateway.detect.inline import Verdict
 from gateway.limits.gate import pack_client_hashes
 from gateway.proxy.flow import verdict_of
-from gateway.proxy.scoring import verdict_line
+from gateway.proxy.scoring import verdict_field
 from tests.inprocess import (
     CHAT,
     InProcess,
@@ -63,14 +63,14 @@ def status(answer: bytes) -> int:
 # -- what is written -----------------------------------------------------------------------
 
 
-def test_verdict_line_is_one_header_line():
+def test_verdict_field_is_one_header_line():
     """Class, score, action; no class is volume, and no class ends the line."""
-    line = verdict_line(Verdict(4.25, "tag", "scraping"))
-    assert line == b"X-Tidegate-Verdict: scraping;score=4.2;action=tag\r\n"
-    line = verdict_line(Verdict(12.0, "throttle", None))
-    assert line == b"X-Tidegate-Verdict: volume;score=12.0;action=throttle\r\n"
-    line = verdict_line(Verdict(1.0, "tag", "a;b\r\nX: y"))
-    assert line == b"X-Tidegate-Verdict: a b  X: y;score=1.0;action=tag\r\n"
+    name, line = verdict_field(Verdict(4.25, "tag", "scraping"))
+    assert (name, line) == (b"X-Tidegate-Verdict", b"scraping;score=4.2;action=tag")
+    _, line = verdict_field(Verdict(12.0, "throttle", None))
+    assert line == b"volume;score=12.0;action=throttle"
+    _, line = verdict_field(Verdict(1.0, "tag", "a;b\r\nX: y"))
+    assert line == b"a b  X: y;score=1.0;action=tag"
 
 
 def test_an_operators_block_has_no_class_nor_score():

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.core.model import NO_TRACE
-from gateway.proxy.tracing import Tracer, split_trace_lines
+from gateway.http.tracing import Tracer, split_trace_lines
 from tests.inprocess import (
     CHAT,
     InProcess,
