@@ -226,8 +226,11 @@ class Gate:
         established = self._established.get(tenant)
         if established is None or identity.allowed:
             return None
-        for (print_, where), block in self.template_blocks.items():
-            if where != tenant or (print_ ^ fingerprint).bit_count() > TEMPLATE_BITS:
+        for (template, block_tenant), block in self.template_blocks.items():
+            if (
+                block_tenant != tenant
+                or (template ^ fingerprint).bit_count() > TEMPLATE_BITS
+            ):
                 continue
             if _blocks_now(block, now) and not _is_established(established, identity):
                 return block
@@ -287,8 +290,8 @@ class Gate:
         if not self._networks:
             return None
         for by_tenant in self._networks.holding(address):
-            for where in (None, tenant):
-                found = by_tenant.get(where)
+            for block_tenant in (None, tenant):
+                found = by_tenant.get(block_tenant)
                 if found is not None and _blocks_now(found, now):
                     return found
         return None

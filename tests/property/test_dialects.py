@@ -181,7 +181,7 @@ def test_event_stream_splits(payloads, at):
 
 
 @given(junk=st.binary(max_size=200), at=cuts)
-def test_binary_readers_fail_in_their_own_words(junk, at):
+def test_binary_readers_raise_their_own_error(junk, at):
     """Invalid input gives messages or the reader's own error."""
     for reader in (EventStreamReader(), FrameScanner(64)):
         try:

@@ -57,14 +57,14 @@ def without_id(identity: Identity) -> str:
 
 
 @given(field_values, field_values)
-def test_any_header_identifies_someone_without_showing_the_key(key, chain):
+def test_any_header_gives_an_identity_without_the_key(key, chain):
     """Any field values give a tenant, a short id and a plan."""
     identifier = Identifier([Tenant("t", POLICY)], b"pepper", trusted=TRUSTED)
     head = request(Authorization=key, X_Forwarded_For=chain)
     identity = identifier.identify("10.0.0.1", head, NOW)
     assert isinstance(identity, Identity)
     assert re.fullmatch(r"anonymous|key_[0-9a-f]{16}", identity.user)
-    # Whatever the key was: besides that id, and where it was found, nothing differs.
+    # Identities differ only in the id, and in the position of the credential.
     other = identifier.identify(
         "10.0.0.1", request(Authorization="Bearer another", X_Forwarded_For=chain), NOW
     )
@@ -84,7 +84,7 @@ def test_clients_cannot_choose_their_address(real, forged):
 
 
 @given(st.binary(max_size=200), st.binary(max_size=200))
-def test_chains_of_junk_end_at_a_good_address(xff, forwarded):
+def test_invalid_chains_end_at_an_address(xff, forwarded):
     """The result is always an address, at worst the peer's."""
     for fields in ({b"x-forwarded-for": xff}, {b"forwarded": forwarded}):
         found = client_ip("10.0.0.1", fields, TRUSTED)

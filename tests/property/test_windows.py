@@ -44,7 +44,7 @@ def test_no_span_of_a_window_exceeds_the_limit(window_us, amount, steps):
 
 
 @given(WINDOWS, EVENTS)
-def test_the_sum_is_what_a_log_would_say_within_one_bucket(window_us, steps):
+def test_the_sum_equals_the_log_within_one_bucket(window_us, steps):
     """The sum is at least the exact log's, at most that of a window one bucket longer."""
     window = SlidingWindow(window_us)
     width_us = -(-window_us // 60)

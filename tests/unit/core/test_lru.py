@@ -12,7 +12,7 @@ def test_unknown_key_is_none():
     assert lru.get("z") is None
 
 
-def test_entries_in_use_survive_any_number_of_strangers():
+def test_entries_in_use_survive_any_number_of_new_ones():
     """Entries that are read between two turns stay; entries that are not are dropped."""
     lru = Lru[int, str](10)
     lru.put(-1, "regular")
@@ -31,7 +31,7 @@ def test_size_never_exceeds_capacity_and_evictions_are_counted():
     assert len(lru) + lru.evictions == 57
 
 
-def test_putting_a_known_key_evicts_nobody():
+def test_putting_a_known_key_evicts_nothing():
     """Putting a known key replaces its value in either half, without an eviction."""
     lru = Lru[str, int](4)
     for key in "abc":
@@ -50,7 +50,7 @@ def test_pop_finds_young_and_old_entries():
     assert len(lru) == 1
 
 
-def test_clear_forgets_all():
+def test_clear_removes_all():
     """After clearing, no entry is found."""
     lru = Lru[str, int](4)
     for key in "abc":

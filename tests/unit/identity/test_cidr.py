@@ -46,7 +46,7 @@ def test_addresses_are_read_in_every_common_spelling(text, expected):
         "1:" * 60,
     ],
 )
-def test_junk_is_no_address(text):
+def test_invalid_text_is_no_address(text):
     """Text that is not an address gives None, never an exception."""
     assert parse_address(text) is None
 
@@ -80,7 +80,7 @@ def test_subject_is_the_address_or_its_64(text, expected):
         ("unix", "unix"),
     ],
 )
-def test_operators_may_write_a_client_ip_as_they_like(text, expected):
+def test_a_client_ip_may_be_written_in_any_notation(text, expected):
     """Every notation of one client gives the same id; other text stays unchanged."""
     assert normal_client_ip(text) == expected
 

@@ -127,7 +127,7 @@ def test_elsewhere_is_none_without_query_and_protocol():
     assert credentials_elsewhere(Head(query="beta", fields={WS: b"chat"})) is None
 
 
-def test_elsewhere_tells_requests_apart():
+def test_elsewhere_distinguishes_requests():
     """Requests with different queries or offered keys are different clients."""
     offer = b"openai-insecure-api-key.6"
     heads = [

@@ -16,12 +16,12 @@ def forwarded(value: str) -> dict[bytes, bytes]:
     return {b"forwarded": value.encode()}
 
 
-def test_untrusted_peer_speaks_only_for_itself():
+def test_fields_of_untrusted_peers_are_ignored():
     """A peer outside of the trusted networks cannot choose its address."""
     assert client_ip("203.0.113.9", xff("1.2.3.4"), TRUSTED) == "203.0.113.9"
 
 
-def test_nothing_said_means_the_peer():
+def test_without_fields_the_peer_is_the_client():
     """Without the fields, a trusted peer is the client itself."""
     assert client_ip("10.0.0.1", {}, TRUSTED) == "10.0.0.1"
 
@@ -78,7 +78,7 @@ def test_unix_peer_is_trusted_when_listed():
     assert client_ip("", xff("203.0.113.9"), Networks()) == "unix"
 
 
-def test_endless_chains_cost_a_bounded_walk():
+def test_long_chains_cost_a_bounded_walk():
     """Hops beyond the bound are not read."""
     chain = "203.0.113.9," + ",".join(["10.0.0.2"] * (MAX_HOPS + 5))
     assert client_ip("10.0.0.1", xff(chain), TRUSTED) == "10.0.0.2"

@@ -90,7 +90,7 @@ def test_any_credential_of_a_request_may_match():
     assert (identity.tenant.name, identity.credential_index) == ("acme", 1)
 
 
-def test_precedence_is_key_token_header_network_everyone():
+def test_precedence_is_key_token_header_network_catch_all():
     """A rule applies only if the rules before it matched no tenant."""
     tenants = [
         tenant("open"),
@@ -115,7 +115,7 @@ def test_precedence_is_key_token_header_network_everyone():
     assert names == ["key", "jwt", "head", "net", "open"]
 
 
-def test_header_rule_is_believed_from_trusted_peers_only():
+def test_header_rule_applies_to_trusted_peers_only():
     """A header names a tenant only if a trusted peer sends it."""
     tenants = [tenant("blue", header=HeaderRule("X-Team", "blue", "X-User"))]
     head = Head(fields={b"x-team": b"blue", b"x-user": b"alice"})
@@ -147,7 +147,7 @@ def test_network_rule_sees_the_whole_address():
     )
 
 
-def test_strangers_are_anonymous_under_their_own_policy():
+def test_unknown_clients_get_the_anonymous_policy():
     """Users with unknown credentials are distinct; without any credential the user is
     "anonymous".
     """
@@ -163,7 +163,7 @@ def test_strangers_are_anonymous_under_their_own_policy():
     )
 
 
-def test_strangers_are_refused_where_the_configuration_says_so():
+def test_unknown_clients_are_refused_if_configured():
     """With ``deny``, unknown clients get a 401 that does not say which part was wrong."""
     tenants = [tenant("acme", api_keys=(key_hash("sk-a"),))]
     refused = identify(tenants, bearer("sk-x"), unknown="deny")
@@ -174,13 +174,13 @@ def test_strangers_are_refused_where_the_configuration_says_so():
     )
 
 
-def test_tenant_without_rules_takes_everyone():
+def test_tenant_without_rules_takes_every_client():
     """A tenant without rules takes precedence over the anonymous policy."""
     identity = identify([tenant("default")], bearer("sk-x"), unknown="deny")
     assert identity.tenant.name == "default"
 
 
-def test_signed_requests_say_so():
+def test_signed_requests_are_marked():
     """SigV4 is matched by its access key id, and the identity is marked as signed."""
     value = b"AWS4-HMAC-SHA256 Credential=AKID/20261123/r/s/aws4_request, Signature=1"
     tenants = [tenant("aws", api_keys=(key_hash("AKID"),))]
@@ -257,7 +257,7 @@ def test_token_is_verified_once_until_it_expires():
     assert isinstance(late, Unauthorized)
 
 
-def test_forget_asks_again():
+def test_forget_empties_the_cache():
     """After ``forget``, every token is verified again."""
     tokens = Tokens(sub="alice", exp=NOW + 60)
     identifier = Identifier([jwt_tenant()], SECRET, verify_jwt=tokens)
@@ -353,12 +353,12 @@ def test_long_ids_end_in_a_hash(size):
     assert one.startswith("uuu")
 
 
-def test_long_junk_is_not_taken_for_a_short_id():
+def test_long_unprintable_text_gets_a_hash():
     """The id of long, mostly unprintable text ends in a hash."""
     assert readable_id("a" + "\x00" * 3000 + "b") != readable_id("a")
 
 
-# -- allow-lists, preflights, caching -------------------------------------------------
+# -- allow lists, preflights, caching  -------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -490,7 +490,7 @@ def test_blank_header_does_not_hide_the_query_key():
     assert len(users) == 2
 
 
-def test_clients_behind_one_proxy_are_told_apart():
+def test_clients_behind_one_proxy_are_distinct():
     """Clients behind one proxy have identities of their own."""
     identifier = Identifier([tenant("t")], SECRET, trusted=TRUSTED)
     for last in (1, 2, 1):
@@ -499,7 +499,7 @@ def test_clients_behind_one_proxy_are_told_apart():
     assert identifier.identify(PROXY, Head(), NOW).client_ip == PROXY
 
 
-def test_huge_credentials_and_chains_are_not_remembered():
+def test_huge_credentials_and_chains_are_not_cached():
     """Identities of long credentials or chains are not cached."""
     identifier = Identifier([tenant("t")], SECRET, trusted=TRUSTED)
     chain = {b"x-forwarded-for": b"1.1.1.1," * 1000 + b"203.0.113.9"}

@@ -192,7 +192,7 @@ def test_no_limits_no_lines():
 # -- refusals -------------------------------------------------------------------------
 
 
-def test_refusal_by_a_limit_names_it_and_says_when_to_return():
+def test_refusal_by_a_limit_has_its_name_and_retry_after():
     """A refusal has the limit's name, no ids, and the same time in every field."""
     reserved = refused(ALL, 1, 12.3, (40, 950, 10, 10, 1, 0), (1, 300, 100, 200, 1, 7))
     no = refuse_limit(ALL, reserved, NOW_US)
@@ -230,7 +230,7 @@ def test_refusal_by_concurrency_counts_nothing_up():
     )
 
 
-def test_what_never_fits_is_not_to_be_sent_again():
+def test_cost_above_the_limit_has_no_retry_after():
     """A cost above the whole limit is refused without Retry-After."""
     plan = plan_of(Limit("user", "tokens", 100, MINUTE))
     no = refuse_limit(plan, refused(plan, 0, -1, (0,), (150,)), NOW_US)
@@ -240,14 +240,14 @@ def test_what_never_fits_is_not_to_be_sent_again():
     assert "it needs at least 150 tokens" in no.message
 
 
-def test_refusal_because_no_limit_can_be_asked():
+def test_refusal_while_the_store_is_down():
     """With ``when_down = "closed"`` a refusal while the store is down names no limit."""
     no = refuse_limit(ALL, refused(ALL, -1, 1.0), NOW_US)
     assert (no.status, no.limit, no.retry_after) == (429, None, 1.0)
     assert fields(no.header_lines) == {"retry-after": "1", "retry-after-ms": "1000"}
 
 
-def test_refusal_from_memory_shows_nothing_left():
+def test_refusal_from_the_over_limit_cache_shows_nothing_left():
     """A refusal from the over-limit cache shows 0 remaining and the time to wait."""
     no = refuse_over(ALL, 0, 2.5)
     assert (no.limit, no.retry_after) == ("user.requests.1m", 2.5)
@@ -256,7 +256,7 @@ def test_refusal_from_memory_shows_nothing_left():
     assert found["retry-after"] == "3"
 
 
-def test_block_says_nothing_of_its_reason():
+def test_block_discloses_no_reason():
     """A block answers 403 and discloses no reason."""
     no = refuse_block()
     assert (no.status, no.code, no.action) == (403, "blocked", "block")

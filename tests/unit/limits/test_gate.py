@@ -37,8 +37,8 @@ def gate_with(*blocks: Block) -> Gate:
     return gate
 
 
-def blocked(gate: Gate, who=None, now=NOW) -> bool:
-    return gate.check_blocks(who or client(), now) is not None
+def blocked(gate: Gate, identity=None, now=NOW) -> bool:
+    return gate.check_blocks(identity or client(), now) is not None
 
 
 # -- blocks ---------------------------------------------------------------------------
@@ -63,7 +63,7 @@ def blocked(gate: Gate, who=None, now=NOW) -> bool:
         ("colour", "blue", None, False),
     ],
 )
-def test_blocks_hold_their_subject_only(kind, subject, tenant, hit):
+def test_blocks_apply_to_their_subject_only(kind, subject, tenant, hit):
     """A block applies to its kind, id and tenant; tenant null applies everywhere."""
     assert blocked(gate_with(Block(kind, subject, tenant))) is hit
 
@@ -77,24 +77,28 @@ def test_blocks_hold_their_subject_only(kind, subject, tenant, hit):
         (Block("user", "anonymous"), False),
     ],
 )
-def test_the_heads_user_waits_for_a_body_that_may_name_another(block, hit):
+def test_blocks_of_the_heads_user_wait_for_the_body(block, hit):
     """Where the body may name the user, only blocks of the head's user wait for it."""
-    gate, who = gate_with(block), client(user=None)
-    assert who.takes_body_user
-    assert (gate.find_head_block(who, NOW) is not None) is hit
-    assert blocked(gate, who)
+    gate, identity = gate_with(block), client(user=None)
+    assert identity.takes_body_user
+    assert (gate.find_head_block(identity, NOW) is not None) is hit
+    assert blocked(gate, identity)
     assert gate.find_head_block(client(user=None, allow=("tenant:acme",)), NOW) is None
-    assert gate_with().find_head_block(who, NOW) is None
+    assert gate_with().find_head_block(identity, NOW) is None
 
 
 def test_the_heads_user_is_refused_where_no_body_names_another():
     """Where the body cannot name the user, the head's user is refused at once."""
     policy = Policy("p", user_from=("credential",))
-    who = Identifier([Tenant("acme", policy)], b"pepper").identify(
+    identity = Identifier([Tenant("acme", policy)], b"pepper").identify(
         "203.0.113.9", Head(), NOW
     )
     gate = gate_with(Block("user", "anonymous"))
-    assert gate.find_head_block(who, NOW) is gate.find_block(who, NOW) is not None
+    assert (
+        gate.find_head_block(identity, NOW)
+        is gate.find_block(identity, NOW)
+        is not None
+    )
 
 
 def test_ipv6_is_blocked_by_its_64():
@@ -104,7 +108,7 @@ def test_ipv6_is_blocked_by_its_64():
     assert not blocked(gate, client(ip="2001:db8:0:1::2"))
 
 
-def test_blocks_end_by_themselves():
+def test_blocks_expire():
     """A block ends at ``until``, before and after ``drop_expired``."""
     gate = gate_with(
         Block("client_ip", "203.0.113.9", until=NOW + 10),
@@ -127,7 +131,7 @@ def test_a_tenants_block_outlives_the_service_wide_one():
     assert blocked(gate)
 
 
-def test_a_new_block_takes_the_old_ones_place():
+def test_a_new_block_replaces_the_old_one():
     """A new block of the same subject replaces the old one."""
     gate = gate_with(Block("user", "alice", until=NOW - 1))
     assert gate.add_block(Block("user", "alice"))
@@ -165,73 +169,79 @@ def test_the_list_is_bounded():
     assert (len(gate), gate.dropped_blocks) == (1, 1)
 
 
-def test_a_network_that_cannot_be_read_is_not_taken():
+def test_an_unreadable_network_is_dropped():
     """A block with an unreadable network is counted and dropped."""
     gate = gate_with(Block("network", "nonsense"))
     assert (len(gate), gate.dropped_blocks) == (0, 1)
 
 
-# -- floods ---------------------------------------------------------------------------
+# -- template blocks -------------------------------------------------------------------
 
-PRINT = 0x0123456789ABCDEF
-FLOOD = Block("prompts", f"{PRINT:016x}", "acme", until=NOW + 60)
-WAS_THERE = [("client_ip", "203.0.113.9"), ("user", "alice")]
+FINGERPRINT = 0x0123456789ABCDEF
+TEMPLATE_BLOCK = Block("prompts", f"{PRINT:016x}", "acme", until=NOW + 60)
+ESTABLISHED = [("client_ip", "203.0.113.9"), ("user", "alice")]
 
 
-def flooded(*blocks: Block, settled=()) -> Gate:
-    gate = gate_with(*(blocks or (FLOOD,)))
-    gate.set_established({"acme": pack_client_hashes(settled)})
+def with_template_block(*blocks: Block, established=()) -> Gate:
+    gate = gate_with(*(blocks or (TEMPLATE_BLOCK,)))
+    gate.set_established({"acme": pack_client_hashes(established)})
     return gate
 
 
-def refused(gate: Gate, who=None, print_=PRINT, now=NOW) -> bool:
-    return gate.find_template_block(who or client(), print_, now) is not None
+def refused(gate: Gate, identity=None, fingerprint=FINGERPRINT, now=NOW) -> bool:
+    return gate.find_template_block(identity or client(), fingerprint, now) is not None
 
 
 @pytest.mark.parametrize(
-    ("flips", "hit"), [(0, True), (0xFFF, True), (0x1FFF, False), (~PRINT, False)]
+    ("flips", "hit"), [(0, True), (0xFFF, True), (0x1FFF, False), (~FINGERPRINT, False)]
 )
-def test_a_flooded_template_is_refused_of_newcomers(flips, hit):
+def test_a_blocked_template_is_refused_for_new_clients(flips, hit):
     """A template block refuses prompts up to 12 bits away, and no other prompts."""
-    assert refused(flooded(), print_=(PRINT ^ flips) % 2**64) is hit
-    assert not blocked(flooded()), "of the head alone nobody is"
+    assert (
+        refused(with_template_block(), fingerprint=(FINGERPRINT ^ flips) % 2**64) is hit
+    )
+    assert not blocked(with_template_block())
 
 
-def test_who_was_there_before_the_flood_may_ask_the_same():
+def test_established_clients_pass_a_template_block():
     """A client passes if both its address and its user are established."""
-    assert not refused(flooded(settled=WAS_THERE))
-    assert not refused(flooded(settled=WAS_THERE[:1]), client(user=None))
-    for one in WAS_THERE:
-        assert refused(flooded(settled=[one]))
+    assert not refused(with_template_block(established=ESTABLISHED))
+    assert not refused(
+        with_template_block(established=ESTABLISHED[:1]), client(user=None)
+    )
+    for one in ESTABLISHED:
+        assert refused(with_template_block(established=[one]))
 
 
-def test_a_flood_is_of_its_tenant_and_of_its_time():
+def test_a_template_block_has_a_tenant_and_an_end():
     """A template block does not apply to other tenants, after its end, after its
     removal, or to clients on the allow list.
     """
-    assert not refused(flooded(), client(tenant="beta"))
-    assert not refused(flooded(), client(allow=("client_ip:203.0.113.9",)))
-    gate = flooded()
+    assert not refused(with_template_block(), client(tenant="beta"))
+    assert not refused(with_template_block(), client(allow=("client_ip:203.0.113.9",)))
+    gate = with_template_block()
     assert not refused(gate, now=NOW + 60)
-    gate.remove_block("prompts", FLOOD.id, "acme")
+    gate.remove_block("prompts", TEMPLATE_BLOCK.id, "acme")
     assert not refused(gate)
     assert not gate.template_blocks
-    gate.add_block(FLOOD)
+    gate.add_block(TEMPLATE_BLOCK)
     gate.replace_blocks([])
     assert not gate.template_blocks
 
 
-def test_nobody_is_refused_until_it_is_known_who_was_there():
+def test_template_blocks_need_the_established_clients():
     """Template blocks refuse nothing before the established clients are known."""
-    assert not refused(gate_with(FLOOD))
+    assert not refused(gate_with(TEMPLATE_BLOCK))
 
 
-def test_floods_are_bounded_and_readable(monkeypatch):
+def test_template_blocks_are_bounded_and_readable(monkeypatch):
     """Template blocks beyond the bound or without a fingerprint are counted and
     dropped; known ones can be extended.
     """
     monkeypatch.setattr(module, "MAX_TEMPLATE_BLOCKS", 1)
-    gate = flooded(FLOOD, Block("prompts", "1", "acme"), FLOOD)
+    gate = with_template_block(
+        TEMPLATE_BLOCK, Block("prompts", "1", "acme"), TEMPLATE_BLOCK
+    )
     assert (len(gate.template_blocks), gate.dropped_blocks) == (1, 1)
     assert not gate_with(Block("prompts", "nonsense", "acme")).template_blocks
 
@@ -242,7 +252,7 @@ def test_allow_listed_clients_are_never_blocked():
     assert not blocked(gate, client(allow=("client_ip:203.0.113.9",)))
 
 
-def test_strangers_are_held_by_service_wide_address_blocks():
+def test_anonymous_clients_are_refused_by_service_wide_blocks():
     """Clients without a tenant are refused by service-wide blocks of addresses."""
     address = parse_address("203.0.113.9")
     holds = [
@@ -258,7 +268,7 @@ def test_strangers_are_held_by_service_wide_address_blocks():
     assert holds == [False, True, True, False, False]
 
 
-# -- full cells -----------------------------------------------------------------------
+# -- over-limit cache ------------------------------------------------------------------
 
 LIMITS = (
     Limit("user", "requests", 10, MINUTE),
@@ -276,7 +286,7 @@ def full(place: int, frees_at: float = 30.0, mono: float = 10.0):
     return gate, plan
 
 
-def test_full_cell_refuses_until_it_frees():
+def test_cached_cell_refuses_until_it_has_room():
     """A cached cell refuses from the head alone, with the remaining time."""
     gate, plan = full(0)
     no = gate.check_head(plan, 12.0, billable=False)
@@ -305,7 +315,7 @@ def test_known_costs_are_checked_in_every_cell(costs, hit):
     assert gate.check_costs(plan, costs, 31.0) is None
 
 
-def test_nothing_is_remembered_without_a_known_moment():
+def test_a_cell_that_may_free_at_any_time_is_not_cached():
     """A cell that a refund may free is not cached."""
     for place, frees_at in ((0, 0.0), (0, 10.0), (-1, 99.0)):
         gate, plan = full(place, frees_at)
@@ -314,7 +324,7 @@ def test_nothing_is_remembered_without_a_known_moment():
         assert gate.check_costs(plan, (1, 5, 5), 5.0) is None
 
 
-def test_reset_counters_are_forgotten():
+def test_reset_counters_leave_the_cache():
     """A reset removes cells from the cache one by one, a reload all of them."""
     gate, plan = full(0)
     gate.forget([cell.key for cell in plan.cells])
@@ -341,7 +351,7 @@ def test_tagged_and_throttled_clients_pass_the_gate():
     assert gate.find_enforcement(client(tenant="beta"), NOW) is None
 
 
-def test_the_slowest_of_several_standings_counts():
+def test_the_lowest_of_several_rates_counts():
     """A throttle goes before a tag, a lower rate before a higher one."""
     slow = verdict("throttle", "user", "alice", rate=3)
     gate = gate_with(verdict("throttle", rate=9), slow)
@@ -351,7 +361,7 @@ def test_the_slowest_of_several_standings_counts():
     assert gate.find_enforcement(client(), NOW).rate == 9
 
 
-def test_standings_end_and_change():
+def test_enforcement_states_end_and_change():
     """Enforcement states end by time, removal, replacement, and for clients on the
     allow list.
     """
@@ -368,7 +378,7 @@ def test_standings_end_and_change():
     assert gate.fast_path
 
 
-def test_a_block_of_strangers_leaves_clients_with_a_key_alone():
+def test_a_block_for_the_anonymous_tenant_exempts_known_clients():
     """A block for the anonymous tenant refuses only clients without a tenant."""
     gate = gate_with(verdict("block", tenant="anonymous"))
     assert gate.check_anonymous("203.0.113.9", None, NOW) is not None

@@ -191,7 +191,7 @@ def test_models_under_one_glob_share_its_counter():
     assert one.cells[1].key != other.cells[1].key
 
 
-def test_endless_model_names_are_shortened():
+def test_long_model_names_are_shortened():
     """A model name of megabytes is shortened before it is cached or matched."""
     who = identity(Limit("model", "tokens", 5, MINUTE))
     book = PlanBook()
@@ -218,7 +218,7 @@ def test_calendar_plans_end_with_their_period():
     assert tomorrow.headers[0] is not today.headers[0]
 
 
-def test_header_lines_of_a_limit_are_shared():
+def test_header_templates_are_shared():
     """All plans of a limit share its header template."""
     tenant = Tenant("t", Policy("p", limits=(Limit("client_ip", "requests", 5, 1),)))
     identifier = Identifier([tenant], b"pepper")

@@ -76,7 +76,7 @@ def test_concurrency_has_no_window():
     ]
 
 
-def test_money_is_told_in_micro_dollars():
+def test_dollars_are_written_as_micro_dollars():
     """Dollars are written as micro-dollars, so that large budgets fit."""
     header = LimitHeaderTemplate(Limit("tenant", "usd", 10**21, MINUTE))
     policy, rest = lines(header.structured(1_234_999))

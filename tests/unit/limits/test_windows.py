@@ -191,7 +191,7 @@ def test_a_renewed_lease_lasts_longer():
     assert leases.total(T0 + 110 * SECOND) == 0
 
 
-def test_unnamed_leases_are_ended_by_strangers():
+def test_unknown_leases_end_unnamed_ones():
     """Settling an unknown lease ends one of the unnamed leases."""
     leases = Leases(MINUTE)
     leases.charge(T0, T0, 2)
@@ -202,7 +202,7 @@ def test_unnamed_leases_are_ended_by_strangers():
     assert leases.total(T0) == 0
 
 
-def test_nobody_knows_when_an_exchange_ends():
+def test_a_refusal_by_concurrency_waits_a_second():
     """A refusal by concurrency waits for a fixed second."""
     leases = Leases(MINUTE)
     leases.reserve(T0, 1, b"a")
@@ -233,7 +233,7 @@ def test_unsettled_weight_is_released_from_its_own_epoch(pause, left):
     assert unsettled.weight(now) == left
 
 
-def test_weight_of_killed_workers_is_forgotten():
+def test_weight_of_killed_workers_counts_as_settled():
     """Weight that is never settled counts as settled after two epochs."""
     unsettled = Unsettled()
     unsettled.add(0, 7)

@@ -65,7 +65,7 @@ def test_messages(size):
 
 
 @pytest.mark.parametrize("size", [1, 500, 200_000])
-def test_large_messages_are_passed_over(size):
+def test_large_messages_are_skipped(size):
     """A message over the bound is skipped, in one frame or in several."""
     data = (
         frame(b"y" * 70_000)
@@ -126,7 +126,7 @@ def test_session():
     assert (meter.responses, meter.client_events, meter.lost) == (2, 1, False)
 
 
-def test_unreadable_directions_are_given_up():
+def test_unreadable_directions_are_lost():
     """An unreadable direction is reported as lost; the other one goes on."""
     meter = RealtimeMeter()
     assert meter.feed_client(b"\xff\xff") == 0

@@ -62,7 +62,7 @@ def test_estimators_are_bounded():
         (RequestFacts("chat.completions", billable=False), 0),
     ],
 )
-def test_expectation_of_strangers(facts, expected):
+def test_expectation_without_history(facts, expected):
     """Without history the cap counts, up to a bound; endpoints without completion
     expect 0.
     """
@@ -145,7 +145,7 @@ def test_counting_without_a_body():
     assert count_usage(tokens, words, exact=True) == Usage(3, 0, 3, source="counted")
 
 
-def test_counting_what_was_let_go_of():
+def test_counting_dropped_bytes():
     """Bytes not kept are estimated by the token share of the kept ones."""
     answer = [b'data: {"choices":[{"delta":{"content":"a b c d"}}]}\n\n']
     task = CountTask("chat.completions", framing="sse", answer=answer, lost_bytes=5300)

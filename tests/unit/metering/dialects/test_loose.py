@@ -55,7 +55,7 @@ def test_tail_that_begins_inside_a_string():
     assert total(envelope_in_tail(tail)) == 7
 
 
-def test_torn_tail_takes_the_last_of_any_depth():
+def test_truncated_tail_takes_the_last_of_any_depth():
     """In a truncated answer the last usage of any depth counts."""
     torn = b'[{"usageMetadata":{"totalTokenCount":3}},{"usageMetadata":{"totalTokenCo'
     assert total(envelope_in_tail(torn)) == 3

@@ -60,7 +60,7 @@ def test_json_bodies():
         b'{"message":3,' + USAGE + b"}",
     ],
 )
-def test_odd_json(body):
+def test_unexpected_json(body):
     """Arrays, unexpected types, trailing text and bad UTF-8 still give the figures."""
     usage = fed(JsonMeter(FACTS, MATCH), body)
     assert usage is not None
@@ -223,7 +223,7 @@ def test_sniffing_text_and_nothing():
         assert task.model == "gpt-4o"
 
 
-def test_envelopes_of_junk():
+def test_envelopes_of_invalid_json():
     """Invalid JSON has no envelope; unexpected types have one."""
     assert read_envelope(b"junk") is None
     assert read_envelope(json.dumps({"usage": 3}).encode()) is not None

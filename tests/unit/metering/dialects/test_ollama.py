@@ -26,7 +26,7 @@ def test_chat():
         (b'"stream":true', "/api/embed", False),
     ],
 )
-def test_streams_unless_told_otherwise(stream, path, streams):
+def test_streams_by_default(stream, path, streams):
     """Chat and generate stream by default, embeddings never."""
     assert read(b"{%b}" % stream, path).stream is streams
 

@@ -130,7 +130,7 @@ def test_lenient(body):
     assert read(body).model == "m"
 
 
-def test_deep_junk_beside_nan_is_refused():
+def test_deep_nesting_beside_nan_is_refused():
     """Deep nesting is refused on the slow path too."""
     body = b'{"stream":"yes","a":NaN,"rest":' + b"[" * 100_000 + b"]" * 100_000 + b"}"
     with pytest.raises(DialectError, match="deep"):

@@ -73,7 +73,7 @@ def test_members():
     ],
     ids=range(9),
 )
-def test_torn_bodies(body):
+def test_incomplete_bodies(body):
     """Incomplete JSON, and too much structure, raises a DialectError."""
     with pytest.raises(DialectError):
         list(members(body))

@@ -166,7 +166,7 @@ def test_framings():
     assert list(answer_texts(OPAQUE, [one])) == []
 
 
-def test_torn_answers():
+def test_truncated_answers():
     """In truncated JSON the visible texts are read."""
     assert list(answer_texts(JSON, [b'{"content":[{"text":"a\\n"},{"text":"bc'])) == [
         "a\n",
