@@ -30,6 +30,7 @@ from gateway.config.structs import (
 from gateway.config.values import FilePath, Secret, Url, parse_duration
 from gateway.core.model import (
     METERS,
+    ActionThresholds,
     Anomaly,
     Campaign,
     Caps,
@@ -38,7 +39,6 @@ from gateway.core.model import (
     Limit,
     ModelCaps,
     Policy,
-    Rungs,
     Tenant,
 )
 from gateway.identity.identify import split_allow_entry
@@ -385,9 +385,11 @@ def _anomaly(chain: _Chain, origins: dict[str, Origin]) -> Anomaly:
     return msgspec.structs.replace(anomaly, classes=_ladders(anomaly, ladders))
 
 
-def _ladders(anomaly: Anomaly, stated: Mapping[str, LadderTable]) -> dict[str, Rungs]:
+def _ladders(
+    anomaly: Anomaly, stated: Mapping[str, LadderTable]
+) -> dict[str, ActionThresholds]:
     """Ladders of classes, made whole by the general one."""
-    general = Rungs(anomaly.tag, anomaly.throttle, anomaly.block)
+    general = ActionThresholds(anomaly.tag, anomaly.throttle, anomaly.block)
     return {
         cls: msgspec.structs.replace(
             general,

@@ -35,7 +35,7 @@ from gateway.config.structs import (
     UpstreamTable,
 )
 from gateway.config.values import Secret, is_loopback, parse_address, parse_duration
-from gateway.core.model import METERS, Limit, Rungs
+from gateway.core.model import METERS, ActionThresholds, Limit
 from gateway.identity.identify import split_allow_entry
 
 SUBJECT_KINDS = ("client_ip", "user", "tenant", "model")
@@ -311,7 +311,7 @@ def _check_effective(config: Config, name: str, diagnostics: Diagnostics) -> Non
         seen.add(identity)
     anomaly = policy.anomaly
     key = ("policy", name, "anomaly")
-    general = Rungs(anomaly.tag, anomaly.throttle, anomaly.block)
+    general = ActionThresholds(anomaly.tag, anomaly.throttle, anomaly.block)
     for place, ladder in (("ladder", general), *sorted(anomaly.classes.items())):
         if not ladder.tag <= ladder.throttle <= ladder.block:
             message = "tag, throttle, block must rise"

@@ -227,7 +227,7 @@ class Price(msgspec.Struct, frozen=True):
     cache_write: float | None = None
 
 
-class Rungs(msgspec.Struct, frozen=True):
+class ActionThresholds(msgspec.Struct, frozen=True):
     """Scores (calibrated sigma) from which a subject is tagged, throttled, blocked."""
 
     tag: float = 3.0
@@ -250,7 +250,7 @@ class Anomaly(msgspec.Struct, frozen=True):
     tag: float = 3.0
     throttle: float = 4.0
     block: float = 5.0
-    classes: dict[str, Rungs] = {}
+    classes: dict[str, ActionThresholds] = {}
     grace_s: float = 86_400.0
     block_ttl_s: float = 600.0
     max_block_ttl_s: float = 86_400.0

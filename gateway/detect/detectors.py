@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping
 
 import msgspec
 
-from gateway.core.model import Anomaly, Campaign, Policy, Rungs
+from gateway.core.model import ActionThresholds, Anomaly, Campaign, Policy
 from gateway.detect.engine import Engine
 from gateway.detect.model import DetectSettings, Event, LadderSettings, Output
 from gateway.detect.packed_baselines import BaselinesError
@@ -57,7 +57,7 @@ def _settings(
     anomaly = policy.anomaly
     if not anomaly.enabled:
         return None
-    general = Rungs(anomaly.tag, anomaly.throttle, anomaly.block)
+    general = ActionThresholds(anomaly.tag, anomaly.throttle, anomaly.block)
     return DetectSettings(
         warning=anomaly.warning,
         critical=anomaly.critical,
@@ -73,7 +73,7 @@ def _settings(
     )
 
 
-def _ladder(rungs: Rungs, anomaly: Anomaly) -> LadderSettings:
+def _ladder(rungs: ActionThresholds, anomaly: Anomaly) -> LadderSettings:
     return LadderSettings(
         tag=rungs.tag,
         throttle=rungs.throttle,

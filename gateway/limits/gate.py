@@ -290,8 +290,8 @@ class Gate:
         if not self._networks:
             return None
         for by_tenant in self._networks.holding(address):
-            for block_tenant in (None, tenant):
-                found = by_tenant.get(block_tenant)
+            for scope in (None, tenant):
+                found = by_tenant.get(scope)
                 if found is not None and _blocks_now(found, now):
                     return found
         return None

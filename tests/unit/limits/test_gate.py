@@ -178,7 +178,7 @@ def test_an_unreadable_network_is_dropped():
 # -- template blocks -------------------------------------------------------------------
 
 FINGERPRINT = 0x0123456789ABCDEF
-TEMPLATE_BLOCK = Block("prompts", f"{PRINT:016x}", "acme", until=NOW + 60)
+TEMPLATE_BLOCK = Block("prompts", f"{FINGERPRINT:016x}", "acme", until=NOW + 60)
 ESTABLISHED = [("client_ip", "203.0.113.9"), ("user", "alice")]
 
 
