@@ -228,7 +228,7 @@ class Price(msgspec.Struct, frozen=True):
 
 
 class ActionThresholds(msgspec.Struct, frozen=True):
-    """Scores (calibrated sigma) from which a subject is tagged, throttled, blocked."""
+    """Scores from which a subject is tagged, throttled or blocked."""
 
     tag: float = 3.0
     throttle: float = 4.0
@@ -236,12 +236,13 @@ class ActionThresholds(msgspec.Struct, frozen=True):
 
 
 class Anomaly(msgspec.Struct, frozen=True):
-    """Calibrated-sigma tiers and the ladder of responses. Times are seconds.
+    """Detection settings of a policy: score thresholds and actions. Times are seconds.
 
-    ``classes``: whole ladders of some classes, in place of the general one.
-    ``throttle_share``: what a throttled subject keeps of its ordinary rate.
-    ``delay_s``: a throttled request is held this long at most instead of refused (0:
-    refused), and ``max_delayed`` of them at a time.
+    ``warning`` and ``critical``: scores of these severities. ``classes``: complete
+    thresholds of some classes, which replace the general ones. ``throttle_share``:
+    share of its usual rate that a throttled subject keeps. ``delay_s``: longest delay of
+    a throttled request (0: it is refused instead), for at most ``max_delayed`` requests
+    at a time.
     """
 
     enabled: bool = True
