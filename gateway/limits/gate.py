@@ -109,7 +109,7 @@ class Gate:
             return False
         if block.kind == "network":
             try:
-                self._of_prefix(block.id)[block.tenant] = block
+                self._blocks_of_network(block.id)[block.tenant] = block
             except ValueError:
                 self.dropped_blocks += 1
                 return False
@@ -135,7 +135,7 @@ class Gate:
         if block is not None and block.action != "block":
             self.enforcement_states += step
 
-    def _of_prefix(self, network: str) -> dict[str | None, Block]:
+    def _blocks_of_network(self, network: str) -> dict[str | None, Block]:
         """Blocks of one network by tenant. Raises ValueError for a bad network."""
         prefix = parse_network(network)
         blocks = self._networks.get(prefix)
@@ -156,7 +156,7 @@ class Gate:
             del self.template_blocks[int(subject, 16), tenant]
         if kind != "network":
             return
-        by_tenant = self._of_prefix(subject)
+        by_tenant = self._blocks_of_network(subject)
         del by_tenant[tenant]
         if not by_tenant:
             self._networks.pop(parse_network(subject))
@@ -182,10 +182,10 @@ class Gate:
             return None
         tenant = identity.tenant.name
         return (
-            self._held("client_ip", identity.client_ip, tenant, now)
-            or self._held("user", identity.user, tenant, now)
-            or self._held("tenant", tenant, tenant, now)
-            or self._of_network(identity.address, tenant, now)
+            self._active_block("client_ip", identity.client_ip, tenant, now)
+            or self._active_block("user", identity.user, tenant, now)
+            or self._active_block("tenant", tenant, tenant, now)
+            or self._network_block(identity.address, tenant, now)
         )
 
     def find_head_block(self, identity: Identity, now: float) -> Block | None:
@@ -200,9 +200,9 @@ class Gate:
             return None
         tenant = identity.tenant.name
         return (
-            self._held("client_ip", identity.client_ip, tenant, now)
-            or self._held("tenant", tenant, tenant, now)
-            or self._of_network(identity.address, tenant, now)
+            self._active_block("client_ip", identity.client_ip, tenant, now)
+            or self._active_block("tenant", tenant, tenant, now)
+            or self._network_block(identity.address, tenant, now)
         )
 
     def set_established(self, established: Mapping[str, bytes]) -> None:
@@ -266,9 +266,9 @@ class Gate:
         """
         if not self._blocks:
             return None
-        return self._held(
+        return self._active_block(
             "client_ip", client_ip, ANONYMOUS_TENANT, now
-        ) or self._of_network(address, ANONYMOUS_TENANT, now)
+        ) or self._network_block(address, ANONYMOUS_TENANT, now)
 
     def check_anonymous(
         self, client_ip: str, address: Address | None, now: float
@@ -277,14 +277,16 @@ class Gate:
         found = self.find_anonymous_block(client_ip, address, now)
         return None if found is None else BLOCKED
 
-    def _held(self, kind: str, subject: str, tenant: str, now: float) -> Block | None:
+    def _active_block(
+        self, kind: str, subject: str, tenant: str, now: float
+    ) -> Block | None:
         found = self._blocks.get((kind, subject, None))
         if found is not None and _blocks_now(found, now):
             return found
         found = self._blocks.get((kind, subject, tenant))
         return found if found is not None and _blocks_now(found, now) else None
 
-    def _of_network(
+    def _network_block(
         self, address: Address | None, tenant: str, now: float
     ) -> Block | None:
         if not self._networks:

@@ -27,43 +27,43 @@ class EventStreamError(Exception):
 class EventStreamReader:
     """Yields ``(event type, payload)`` of every whole message, for any split of bytes."""
 
-    __slots__ = ("_held", "_skip")
+    __slots__ = ("_buffer", "_skip")
 
     def __init__(self) -> None:
-        self._held = bytearray()
+        self._buffer = bytearray()
         self._skip = 0
 
     def feed(self, data: bytes) -> Iterator[tuple[str, bytes]]:
         """Messages completed by ``data``. Raises EventStreamError if
         framing is lost.
         """
-        held = self._held
+        buffer = self._buffer
         if self._skip:
             cut = min(self._skip, len(data))
             self._skip -= cut
             data = data[cut:]
-        held += data
+        buffer += data
         at = 0
-        while len(held) - at >= PRELUDE_BYTES:
-            total, head = _prelude(held, at)
+        while len(buffer) - at >= PRELUDE_BYTES:
+            total, head = _prelude(buffer, at)
             if total > PAYLOAD_BYTES:
-                self._skip = max(0, at + total - len(held))
-                at = min(len(held), at + total)
+                self._skip = max(0, at + total - len(buffer))
+                at = min(len(buffer), at + total)
                 continue
-            if len(held) - at < total:
+            if len(buffer) - at < total:
                 break
             start = at + PRELUDE_BYTES
-            kind = event_type(bytes(held[start : start + head]))
-            yield kind, bytes(held[start + head : at + total - _TRAILER_BYTES])
+            kind = event_type(bytes(buffer[start : start + head]))
+            yield kind, bytes(buffer[start + head : at + total - _TRAILER_BYTES])
             at += total
-        del held[:at]
+        del buffer[:at]
 
 
-def _prelude(held: bytearray, at: int) -> tuple[int, int]:
-    total = int.from_bytes(held[at : at + 4], "big")
-    head = int.from_bytes(held[at + 4 : at + 8], "big")
-    check = int.from_bytes(held[at + 8 : at + 12], "big")
-    if crc32(held[at : at + 8]) != check:
+def _prelude(buffer: bytearray, at: int) -> tuple[int, int]:
+    total = int.from_bytes(buffer[at : at + 4], "big")
+    head = int.from_bytes(buffer[at + 4 : at + 8], "big")
+    check = int.from_bytes(buffer[at + 8 : at + 12], "big")
+    if crc32(buffer[at : at + 8]) != check:
         raise EventStreamError("prelude checksum does not match")
     if total < PRELUDE_BYTES + head + _TRAILER_BYTES:
         raise EventStreamError("message shorter than its headers")

@@ -30,11 +30,11 @@ class FrameScanner:
     ``max_message``: larger messages (audio) are skipped unread.
     """
 
-    __slots__ = ("_held", "_kind", "_max", "_parts", "_size", "_skip", "skipped")
+    __slots__ = ("_buffer", "_kind", "_max", "_parts", "_size", "_skip", "skipped")
 
     def __init__(self, max_message: int = MESSAGE_BYTES) -> None:
         self._max = max_message
-        self._held = bytearray()
+        self._buffer = bytearray()
         self._skip = 0
         self._kind = 0
         self._parts: list[bytes] = []
@@ -50,11 +50,11 @@ class FrameScanner:
             cut = min(self._skip, len(data))
             self._skip -= cut
             data = data[cut:]
-        held = self._held
-        held += data
+        buffer = self._buffer
+        buffer += data
         at = 0
         while True:
-            head = _frame_head(held, at)
+            head = _frame_head(buffer, at)
             if head is None:
                 break
             first, start, length, mask = head
@@ -62,21 +62,21 @@ class FrameScanner:
             if opcode < CLOSE and self._is_too_large(opcode, length):
                 self._pass_over(first)
                 at = start + length
-                if at > len(held):
-                    self._skip = at - len(held)
-                    at = len(held)
+                if at > len(buffer):
+                    self._skip = at - len(buffer)
+                    at = len(buffer)
                 continue
-            if len(held) - start < length:
+            if len(buffer) - start < length:
                 break
             at = start + length
-            payload = _unmask(bytes(held[start:at]), mask)
+            payload = _unmask(bytes(buffer[start:at]), mask)
             if opcode >= CLOSE:
                 yield opcode, payload
             else:
                 message = self._take(first, payload)
                 if message is not None:
                     yield message
-        del held[:at]
+        del buffer[:at]
 
     def _is_too_large(self, opcode: int, length: int) -> bool:
         """Whether a data frame belongs to a message too large to buffer."""
@@ -115,12 +115,12 @@ class FrameScanner:
         return message
 
 
-def _frame_head(held: bytearray, at: int) -> tuple[int, int, int, bytes] | None:
+def _frame_head(buffer: bytearray, at: int) -> tuple[int, int, int, bytes] | None:
     """(first byte, payload start, length, mask); None: the head is incomplete."""
-    have = len(held) - at
+    have = len(buffer) - at
     if have < 2:  # noqa: PLR2004
         return None
-    first, second = held[at], held[at + 1]
+    first, second = buffer[at], buffer[at + 1]
     if first & 0x70:
         raise FrameScanError("reserved bits are set: compressed or unknown")
     length = second & 0x7F
@@ -130,10 +130,10 @@ def _frame_head(held: bytearray, at: int) -> tuple[int, int, int, bytes] | None:
         return None
     start = at + 2 + size
     if size:
-        length = int.from_bytes(held[at + 2 : start], "big")
+        length = int.from_bytes(buffer[at + 2 : start], "big")
     if first & 0x08 and (length > _CONTROL_BYTES or not first & 0x80):
         raise FrameScanError("control frame too long or fragmented")
-    return first, start + masked, length, bytes(held[start : start + masked])
+    return first, start + masked, length, bytes(buffer[start : start + masked])
 
 
 def _unmask(payload: bytes, mask: bytes) -> bytes:

@@ -45,21 +45,21 @@ class UsageFilter:
     All other bytes pass unchanged. The filter also feeds the meter, with all bytes.
     """
 
-    __slots__ = ("_from", "_held", "_keep", "_meter", "_passing")
+    __slots__ = ("_buffer", "_from", "_keep", "_meter", "_passing")
 
     def __init__(self, meter: UsageMeter) -> None:
         self._meter = meter
         # Filter and meter have empty buffers at the same times, so that one search for
         # usage serves both.
         self._keep = meter.keep if isinstance(meter, StreamMeter) else meter.feed
-        self._held = bytearray()
+        self._buffer = bytearray()
         self._from = 0
         # Inside an event too large to buffer: its rest passes unread.
         self._passing = False
 
     def feed(self, data: bytes) -> bytes:
         """Take answer bytes; returns those that may be forwarded now."""
-        if not self._held and data.endswith(b"\n\n") and not USAGE_HIT(data):
+        if not self._buffer and data.endswith(b"\n\n") and not USAGE_HIT(data):
             self._passing = False
             self._keep(data)
             return data
@@ -67,32 +67,32 @@ class UsageFilter:
         return self._feed_slow_path(data)
 
     def _feed_slow_path(self, data: bytes) -> bytes:
-        held = self._held
-        held += data
+        buffer = self._buffer
+        buffer += data
         passed = bytearray()
         start = 0
-        for found in BLANK_LINE.finditer(held, self._from):
+        for found in BLANK_LINE.finditer(buffer, self._from):
             end = found.end()
-            if end == len(held) and held[-1:] == b"\r":
+            if end == len(buffer) and buffer[-1:] == b"\r":
                 break  # a line feed that belongs to this line end may follow
-            event = bytes(held[start:end])
+            event = bytes(buffer[start:end])
             if self._passing or not is_usage_only(event):
                 passed += event
             self._passing = False
             start = end
-        del held[:start]
-        self._from = max(0, len(held) - 3)
-        if len(held) > EVENT_BYTES:
+        del buffer[:start]
+        self._from = max(0, len(buffer) - 3)
+        if len(buffer) > EVENT_BYTES:
             self._passing = True
-            passed += held[: self._from]
-            del held[: self._from]
+            passed += buffer[: self._from]
+            del buffer[: self._from]
             self._from = 0
         return bytes(passed)
 
     def flush(self) -> bytes:
         """The buffered rest at the end of the answer."""
-        event = bytes(self._held)
-        self._held.clear()
+        event = bytes(self._buffer)
+        self._buffer.clear()
         self._from = 0
         whole = event.rstrip(b"\r\n") != event
         if whole and not self._passing and is_usage_only(event):

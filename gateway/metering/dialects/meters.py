@@ -143,7 +143,7 @@ class _Base:
 class JsonMeter(_Base):
     """One JSON body (or Gemini's array of them)."""
 
-    __slots__ = ("_chunks", "_first", "_head", "_held", "_lost", "_tail")
+    __slots__ = ("_chunks", "_head", "_lost", "_size", "_tail")
 
     def __init__(
         self, facts: RequestFacts, match: PathMatch, framing: str = JSON
@@ -155,16 +155,16 @@ class JsonMeter(_Base):
         self._must_count = match.counted
         self.tally = None
         self._chunks: list[bytes] = []
-        self._held = 0
+        self._size = 0
         self._head = b""
         self._tail = b""
         self._lost = 0
 
     def feed(self, data: bytes) -> None:
         """Keep the body, or its head and tail."""
-        self._held += len(data)
+        self._size += len(data)
         self._chunks.append(data)
-        if self._held > BODY_BYTES:
+        if self._size > BODY_BYTES:
             self._shrink()
 
     def _shrink(self) -> None:
@@ -176,12 +176,12 @@ class JsonMeter(_Base):
         self._tail = whole[-WINDOW_BYTES:]
         self._lost += len(whole) - len(self._tail)
         self._chunks = []
-        self._held = 0
+        self._size = 0
 
     @property
     def first_token_seen(self) -> bool:
         """Whether any answer bytes came."""
-        return self._held > 0 or self._head != b""
+        return self._size > 0 or self._head != b""
 
     def finish(self, complete: bool) -> Usage | None:  # noqa: FBT001
         """Decode the usage members of the body."""
@@ -236,9 +236,9 @@ class StreamMeter(_Base):
 
     __slots__ = (
         "_boundary",
+        "_buffer",
         "_ends",
         "_from",
-        "_held",
         "_hit",
         "_kept",
         "_kept_bytes",
@@ -259,7 +259,7 @@ class StreamMeter(_Base):
         self._ends, self._boundary = (
             (b"\n\n", BLANK_LINE) if framing == SSE else (b"\n", _LINE_END)
         )
-        self._held = bytearray()
+        self._buffer = bytearray()
         self._from = 0
         self._kept: deque[bytes] = deque()
         self._kept_bytes = 0
@@ -274,7 +274,7 @@ class StreamMeter(_Base):
 
     def feed(self, data: bytes) -> None:
         """Scan answer bytes."""
-        if self._held or not data.endswith(self._ends):
+        if self._buffer or not data.endswith(self._ends):
             self._feed_slow_path(data)
             return
         if self._hit(data):
@@ -292,21 +292,21 @@ class StreamMeter(_Base):
             self._compact()
 
     def _feed_slow_path(self, data: bytes) -> None:
-        held = self._held
-        held += data
+        buffer = self._buffer
+        buffer += data
         start = 0
-        for found in self._boundary.finditer(held, self._from):
+        for found in self._boundary.finditer(buffer, self._from):
             end = found.end()
-            self._record(bytes(held[start:end]))
+            self._record(bytes(buffer[start:end]))
             start = end
         if start:
-            del held[:start]
-        if len(held) > EVENT_BYTES:
+            del buffer[:start]
+        if len(buffer) > EVENT_BYTES:
             # Events that grow so large have their usage at the end.
-            self._lost += len(held) - WINDOW_BYTES
-            del held[:-WINDOW_BYTES]
+            self._lost += len(buffer) - WINDOW_BYTES
+            del buffer[:-WINDOW_BYTES]
         # A line end may be split over two reads: search the last three bytes again.
-        self._from = max(0, len(held) - 3)
+        self._from = max(0, len(buffer) - 3)
 
     def _record(self, record: bytes) -> None:
         if self._hit(record):
@@ -343,9 +343,9 @@ class StreamMeter(_Base):
 
     def finish(self, complete: bool) -> Usage | None:  # noqa: FBT001
         """Read the last record, which may lack its end, and return the usage."""
-        if self._held:
-            self._record(bytes(self._held))
-            self._held.clear()
+        if self._buffer:
+            self._record(bytes(self._buffer))
+            self._buffer.clear()
         return self._ended(complete)
 
     def unstated(self) -> CountTask | None:
