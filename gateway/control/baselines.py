@@ -1,7 +1,7 @@
-"""What detection has learned, over restarts: in the store, else in the runtime directory.
+"""Load and save the learned state of detection: in the store, else in a file.
 
-Saved every few minutes and at the end. All gateways of a store share one memory: each
-sees its part of the same traffic, and the last one to save stands for all.
+Saved every few minutes and at the end of the process. All gateways of a store share one
+saved state: each sees a part of the same traffic, and the last to save overwrites.
 """
 
 from __future__ import annotations
@@ -26,39 +26,39 @@ if TYPE_CHECKING:
     from redis.asyncio import Redis
 
 SAVE_S = 300.0
-# A young gateway has more to lose.
+# Shorter interval after the start, when the state changes fastest; it doubles up to SAVE_S.
 FIRST_SAVES_S = 30.0
-# The start does not wait longer for a store that is away.
+# Longest wait for the store at the start, seconds.
 LOAD_S = 3.0
 SAVING_S = 10.0
 
 
 class BaselinePersistence:
-    """Loads and saves the state of ``Detection``; ``client`` None: no store."""
+    """Load and save the state of ``Detection``. ``client`` None: in ``runtime_dir``."""
 
     def __init__(
         self,
-        detecting: Detection,
+        detection: Detection,
         client: Redis | None,
         prefix: str,
         runtime_dir: str,
     ) -> None:
-        self._detecting = detecting
+        self._detection = detection
         self._client = client
         self._prefix = prefix
         self._path = f"{runtime_dir}/baselines"
         self._saved = 0
 
     async def load(self) -> bool:
-        """Take up what there is; False: nothing. Raises BaselinesError, RedisError,
-        OSError, TimeoutError.
+        """Load the saved state; False if there is none. Raises BaselinesError,
+        RedisError, OSError, TimeoutError.
         """
         async with asyncio.timeout(LOAD_S):
             state = await self._read()
         if state is None:
             return False
-        self._detecting.load(state)
-        self._saved = self._detecting.learned
+        self._detection.load(state)
+        self._saved = self._detection.learned
         return True
 
     async def _read(self) -> bytes | None:
@@ -68,10 +68,10 @@ class BaselinePersistence:
         return None if packed is None else unpack_baselines(packed)
 
     async def save(self) -> None:
-        """Write what was learned since; raises as ``load``."""
-        if self._detecting.learned == self._saved:
+        """Save the state if it has changed. Raises the errors of ``load``."""
+        if self._detection.learned == self._saved:
             return
-        learned, state = self._detecting.learned, self._detecting.state()
+        learned, state = self._detection.learned, self._detection.state()
         if state is None:
             return
         async with asyncio.timeout(SAVING_S):
@@ -83,7 +83,7 @@ class BaselinePersistence:
         self._saved = learned
 
     async def run(self, on_state: Callable[[str], None]) -> None:
-        """Save now and then; ``on_state`` hears "" (again well) or what is wrong."""
+        """Save periodically. Calls ``on_state`` with an error text, and "" on recovery."""
         problem = ""
         wait_s = FIRST_SAVES_S
         while True:

@@ -1,4 +1,4 @@
-"""A subject's counters, looked at and reset by operators."""
+"""Read and reset the limit counters of one subject, for operators."""
 
 from __future__ import annotations
 
@@ -16,24 +16,24 @@ from gateway.limits.ports import Cell
 
 
 class SubjectCounters:
-    """Asks the workers: they have the store's connections, and what they keep of a
-    subject themselves (local windows, who was over a limit) is forgotten with it.
+    """Counters of one subject, read and reset through the workers: they hold the store's
+    connections, and a reset also clears their local windows and over-limit caches.
     """
 
     def __init__(
         self,
         prefix: bytes,
-        roster: WorkerRegistry,
+        workers: WorkerRegistry,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._prefix = prefix
-        self._roster = roster
+        self._workers = workers
         self._clock = clock
 
     def cells(
         self, resolved: Resolved, kind: str, id_: str, tenants: Iterable[str] | None
     ) -> list[tuple[str, Cell]]:
-        """The subject's counters with their tenants; ``tenants`` None: all."""
+        """Pairs of tenant and counter of the subject; ``tenants`` None: of all tenants."""
         wanted = None if tenants is None else set(tenants)
         found: list[tuple[str, Cell]] = []
         for name, policy in _policies(resolved):
@@ -51,12 +51,12 @@ class SubjectCounters:
         return found
 
     async def peek(self, cells: Sequence[Cell]) -> list[int]:
-        """Sums now. Raises CallError."""
-        return read_sums(await self._roster.call_one("peek", {"cells": list(cells)}))
+        """Current sums of ``cells``. Raises CallError."""
+        return read_sums(await self._workers.call_one("peek", {"cells": list(cells)}))
 
     async def reset(self, cells: Sequence[Cell]) -> None:
-        """Forget them, in the store and in every worker. Raises CallError."""
-        await self._roster.call_all("reset", {"cells": list(cells)})
+        """Reset ``cells`` in the store and in every worker. Raises CallError."""
+        await self._workers.call_all("reset", {"cells": list(cells)})
 
 
 def _policies(resolved: Resolved) -> list[tuple[str, Policy]]:
@@ -67,8 +67,8 @@ def _policies(resolved: Resolved) -> list[tuple[str, Policy]]:
 
 
 def public_limit(tenant: str, cell: Cell, used: int, now: float) -> dict[str, Any]:
-    """A limit with what is used of it, as the admin API shows it. ``free_at``: when all
-    of it is free again at the latest, if nothing else comes; null: it is, or nobody knows.
+    """A limit and its use in the form of the admin API. ``free_at``: latest time at which
+    all of it is free again without further requests; null if it is free or not known.
     """
     spec = METER_TABLE[cell.limit.meter]
     amount, spent = spec.in_units(cell.amount), spec.in_units(used)
@@ -89,5 +89,5 @@ def _free_at(cell: Cell, used: int, now: float) -> float | None:
         return None
     if cell.ends_at:
         return cell.ends_at
-    # A part of a window counts until all of it is over.
+    # A sub-bucket counts until it has left the window as a whole.
     return now + cell.window_us / 1e6 * (1 + 1 / SUB_BUCKETS)

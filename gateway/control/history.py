@@ -1,4 +1,4 @@
-"""The history in InfluxDB: which sink is in force, over reloads."""
+"""Records to InfluxDB: the sink in use, and its replacement on reload."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from gateway.sinks.influx import InfluxSink
 
 
 class History:
-    """Hands finished requests to InfluxDB, where one is configured.
+    """Pass finished requests to the InfluxDB sink, if one is configured.
 
-    ``on_state`` hears "" (well again) or what is wrong.
+    ``on_state`` is called with an error text, and with "" on recovery.
     """
 
     def __init__(self, on_state: Callable[[str], None]) -> None:
@@ -29,8 +29,8 @@ class History:
         self._changed = asyncio.Event()
 
     def configure(self, table: InfluxTable | None, label: Callable[[str], str]) -> None:
-        """Take a configuration up; unread lines go with a sink that is replaced by
-        another, but not with one that stays.
+        """Apply a configuration. An unchanged sink keeps its queue; a replaced one sends
+        what it can and drops the rest.
         """
         if self._sink is not None:
             self._sink.model_label = label
@@ -43,12 +43,12 @@ class History:
         self._changed.set()
 
     def take(self, records: Sequence[RequestRecord]) -> None:
-        """What was collected; the beginnings of long exchanges are left out."""
+        """Queue collected records, without those that announce an open exchange."""
         if self._sink is not None:
             self._sink.write([one for one in records if one.phase != OPENED])
 
     async def run(self) -> None:
-        """Send, until it is cancelled; a replaced sink sends what it still has."""
+        """Send until cancelled. A replaced sink sends its queue before the next starts."""
         while True:
             self._changed.clear()
             sink = self._sink
@@ -64,28 +64,28 @@ class History:
                 await sink.close()
 
     async def close(self) -> None:
-        """Send the last records, for some seconds at most."""
+        """Send the remaining records within the sink's time limit."""
         if self._sink is not None:
             await self._sink.close()
 
     def public(self) -> dict[str, Any] | None:
-        """As the status page shows it; None: there is none."""
+        """State for the status page; None without a sink."""
         return None if self._sink is None else self._sink.public()
 
     def families(self) -> Iterable[Metric]:
-        """Its metrics."""
+        """Metrics of the sink."""
         sink = self._sink
         counts = (
             {} if sink is None else {"written": sink.written, "dropped": sink.dropped}
         )
         yield labelled_counter(
             "tidegate_influx_records",
-            "Records for InfluxDB, by what became of them.",
+            "Records for InfluxDB, by result.",
             ("result",),
             counts,
         )
         yield GaugeMetricFamily(
             "tidegate_influx_waiting",
-            "Records that wait to be sent to InfluxDB.",
+            "Records queued for InfluxDB.",
             value=0 if sink is None else sink.waiting,
         )

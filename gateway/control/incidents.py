@@ -1,7 +1,7 @@
-"""Incidents of this gateway: what is open, and what was lately.
+"""Open and recent incidents of this gateway.
 
-What the detector says of an incident, in the order in which it says it; the newest
-stands for all. Bounded: resolved incidents make room first, then the oldest.
+Keeps the latest output of the detector for each incident. Bounded by MAX_INCIDENTS: the
+oldest resolved incident is evicted first, then the oldest open one.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ _RESOLVED: OutputType = "incident.resolved"
 
 
 class LocalIncidents:
-    """``on_output`` hears everything that the detector says, in order, ``on_recall`` of
-    incidents that go on from before.
+    """Incidents by id. ``on_output`` is called with every detector output in order,
+    ``on_recall`` with incidents that were open before a restart.
     """
 
     def __init__(
@@ -32,27 +32,27 @@ class LocalIncidents:
         self._on_recall = on_recall
         self._incidents: dict[str, _Entry] = {}
         self.opened: Counter[tuple[str, str]] = Counter()
-        """Incidents by class and severity (the one they opened with)."""
-        self.forgotten = 0
+        """Incidents opened, by class and severity at opening."""
+        self.evicted = 0
 
     def take(self, outputs: Iterable[Output]) -> None:
-        """Note what was said."""
+        """Record outputs and pass them on."""
         for output in outputs:
             self._on_output(output)
             if output.type.startswith("incident."):
-                self._note(output)
+                self._record(output)
 
     def recall(self, outputs: Iterable[Output]) -> None:
-        """Incidents that go on from before; nobody is told of them a second time."""
+        """Restore incidents that were open before a restart, without ``on_output``."""
         for output in outputs:
             if output.id not in self._incidents:
-                self._note(output)
+                self._record(output)
                 self._on_recall(output)
 
-    def _note(self, output: Output) -> None:
+    def _record(self, output: Output) -> None:
         entry = self._incidents.pop(output.id, None)
         if entry is None:
-            # One that is older than this process begins where its evidence does.
+            # An incident from before a restart opened when its evidence began.
             is_new = output.type == "incident.opened"
             entry = _Entry(output.ts if is_new else output.window.since, output)
             if is_new:
@@ -60,31 +60,31 @@ class LocalIncidents:
         entry.latest = output
         self._incidents[output.id] = entry
         if len(self._incidents) > MAX_INCIDENTS:
-            self._forget()
+            self._evict()
 
-    def _forget(self) -> None:
+    def _evict(self) -> None:
         ended = (id_ for id_, one in self._incidents.items() if not one.is_open)
         oldest = next(ended, next(iter(self._incidents)))
         del self._incidents[oldest]
-        self.forgotten += 1
+        self.evicted += 1
 
-    def end(self, is_watched: Callable[[str], bool], now: float) -> None:
-        """Close what is open of tenants that nobody watches any more."""
+    def end(self, is_detected: Callable[[str], bool], now: float) -> None:
+        """Resolve open incidents of tenants whose detection is off."""
         ts = format_time(now)
         ended = [
             msgspec.structs.replace(entry.latest, type=_RESOLVED, ts=ts)
             for entry in self._incidents.values()
-            if entry.is_open and not is_watched(entry.latest.tenant)
+            if entry.is_open and not is_detected(entry.latest.tenant)
         ]
         self.take(ended)
 
     @property
     def active(self) -> int:
-        """Incidents that are open."""
+        """Number of open incidents."""
         return sum(entry.is_open for entry in self._incidents.values())
 
     def items(self) -> list[dict[str, Any]]:
-        """All of them as the admin API shows them, newest first."""
+        """All incidents in the form of the admin API, newest first."""
         return [entry.public() for entry in reversed(self._incidents.values())]
 
 

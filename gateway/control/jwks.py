@@ -1,8 +1,10 @@
-"""Key sets of tenants, fetched by control and pushed to the workers."""
+"""Fetch the JSON Web Key Sets of tenants and push them to the workers (RFC 7517)."""
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable, Iterable
+from contextlib import suppress
 from typing import Any
 
 import aiohttp
@@ -12,7 +14,7 @@ from gateway.core.model import Tenant
 from gateway.serve.link import Message
 
 REFRESH_S = 600.0
-# After a failure, or for a URL that has no keys yet.
+# Interval after a failure, also for a URL without keys so far.
 RETRY_S = 15.0
 TIMEOUT_S = 10.0
 # A key set has a handful of keys of 1 to 3 KB.
@@ -20,11 +22,11 @@ MAX_BYTES = 1024 * 1024
 
 
 class JwksFetchError(Exception):
-    """The answer is no key set."""
+    """The response is not a key set."""
 
 
 class JwksFetcher:
-    """The newest key set of every URL in the configuration."""
+    """The latest key set of every URL in the configuration."""
 
     def __init__(
         self,
@@ -37,9 +39,10 @@ class JwksFetcher:
         self._fetch = fetch or fetch_bounded
         self._keys: dict[str, Any] = {}
         self._urls: frozenset[str] = frozenset()
+        self._due = asyncio.Event()
 
     def configure(self, tenants: Iterable[Tenant]) -> None:
-        """Follow these tenants' URLs from the next refresh on."""
+        """Use these tenants' URLs, and fetch them at once."""
         rules = (tenant.jwt for tenant in tenants)
         self._urls = frozenset(
             rule.jwks_url for rule in rules if rule and rule.jwks_url
@@ -47,13 +50,14 @@ class JwksFetcher:
         self._keys = {
             url: keys for url, keys in self._keys.items() if url in self._urls
         }
+        self._due.set()
 
     def messages(self) -> list[Message]:
-        """Every known key set, for a worker that just came."""
+        """Every known key set, for a worker that connects."""
         return [_message(url, keys) for url, keys in sorted(self._keys.items())]
 
     async def refresh(self) -> float:
-        """Fetch all; seconds until the next time. What fails keeps its old keys."""
+        """Fetch all URLs; seconds until the next refresh. A failed URL keeps its old keys."""
         failed = False
         for url in sorted(self._urls):
             try:
@@ -72,6 +76,15 @@ class JwksFetcher:
                 self._on_keys(_message(url, keys))
         return RETRY_S if failed else REFRESH_S
 
+    async def run(self) -> None:
+        """Refresh periodically, and at once after ``configure``, until cancelled."""
+        while True:
+            self._due.clear()
+            wait_s = await self.refresh()
+            with suppress(TimeoutError):
+                async with asyncio.timeout(wait_s):
+                    await self._due.wait()
+
 
 def _message(url: str, keys: Any) -> Message:
     return {"type": "jwks", "url": url, "keys": keys}
@@ -85,13 +98,13 @@ def read_key_set(body: bytes) -> dict[str, Any]:
         msg = f"not JSON: {error}"
         raise JwksFetchError(msg) from error
     if not isinstance(found, dict) or not isinstance(found.get("keys"), list):
-        msg = "no key set: an object with a list of keys was expected"
+        msg = "not a key set: a JSON object with a list of keys is expected"
         raise JwksFetchError(msg)
     return {"keys": found["keys"]}
 
 
 async def fetch_bounded(url: str) -> bytes:
-    """The body of a 200 answer. Raises aiohttp.ClientError, TimeoutError, JwksError."""
+    """Body of a 200 response, at most MAX_BYTES. Raises aiohttp.ClientError, TimeoutError, JwksError."""
     timeout = aiohttp.ClientTimeout(total=TIMEOUT_S)
     async with (
         aiohttp.ClientSession(timeout=timeout, trust_env=True) as session,

@@ -12,7 +12,7 @@ _GLOB = frozenset("*?[")
 
 
 def model_labels(resolved: Resolved) -> Callable[[str], str]:
-    """The label of a raw model name, under this configuration."""
+    """Function from a raw model name to its metric label under this configuration."""
     table = PriceTable.parse(packaged_prices())
     configured = _configured_names(resolved)
 
@@ -25,7 +25,7 @@ def model_labels(resolved: Resolved) -> Callable[[str], str]:
 
 
 def _configured_names(resolved: Resolved) -> frozenset[str]:
-    """Models that a policy names: by a price, or by a limit of its own."""
+    """Models that a policy names in a price or in a limit."""
     policies = [tenant.policy for tenant in resolved.tenants]
     if resolved.anonymous is not None:
         policies.append(resolved.anonymous)

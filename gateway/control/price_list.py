@@ -1,6 +1,4 @@
-"""Prices in use: those that a policy states, and those of the models that were asked for
-lately.
-"""
+"""Prices in use: those that a policy states, and those of recently requested models."""
 
 from __future__ import annotations
 
@@ -12,7 +10,7 @@ from typing import Any
 from gateway.core.model import Policy, RequestRecord
 from gateway.metering.prices import PriceTable, packaged_prices
 
-# The most asked for; a client may invent any number of names.
+# Bound of the list: clients may send any number of model names.
 MOST_MODELS = 50
 
 
@@ -22,7 +20,7 @@ def _packaged() -> PriceTable:
 
 
 def models_by_tenant(records: Iterable[RequestRecord]) -> dict[str, Counter[str]]:
-    """How often each tenant asked for which model."""
+    """Requests by tenant and model."""
     found: dict[str, Counter[str]] = {}
     for r in records:
         if r.model:
@@ -31,8 +29,8 @@ def models_by_tenant(records: Iterable[RequestRecord]) -> dict[str, Counter[str]
 
 
 def price_list(policy: Policy, asked: Counter[str]) -> dict[str, Any]:
-    """Dollars per million tokens. ``from``: "policy", "package" (the table of that
-    version, ``dated``), or "none" where the model has no price.
+    """Prices in dollars per million tokens. ``from`` is "policy", "package" (the packaged
+    table, of date ``dated``), or "none" for a model without a price.
     """
     ours = _packaged().with_overrides(policy.prices, policy.unknown_price)
     names = dict.fromkeys(policy.prices)

@@ -1,7 +1,7 @@
-"""How many workers share the store: each of them limits for its share without it.
+"""Count the workers that share the store; each takes its share of limits when it is down.
 
-Every control notes its gateway in one sorted set, by the store's clock, and counts who
-is there. While the store is away the last count stands.
+Every control process adds its gateway to one sorted set, scored by the store's clock,
+and sums the workers of its members. While the store is down the last count is kept.
 """
 
 from __future__ import annotations
@@ -20,55 +20,55 @@ if TYPE_CHECKING:
     from gateway.serve.link import Message
 
 BEAT_S = 5.0
-# Three beats missed: that gateway is gone.
+# A gateway that missed three heartbeats is removed.
 GONE_S = 15.0
 KEY_TTL_S = 3600
 
 
 class Replicas:
-    """Counts workers of all gateways on one store; tells when the count changes."""
+    """Count of the workers of all gateways on one store; ``on_change`` gets each new one."""
 
     def __init__(
         self,
         redis: Redis,
         prefix: str,
-        me: str,
+        gateway: str,
         workers: int,
-        tell: Callable[[Message], None],
+        on_change: Callable[[Message], None],
     ) -> None:
         self._redis = redis
         self._key = f"{prefix}1:gateways"
-        self._me = f"{me}:{workers}"
-        self._tell = tell
+        self._member = f"{gateway}:{workers}"
+        self._on_change = on_change
         self.count = workers
 
     def message(self) -> Message:
-        """For the workers."""
+        """The count as a message to workers."""
         return {"type": "replicas", "count": self.count}
 
     async def run(self) -> None:
-        """Beat for ever."""
+        """Send heartbeats until cancelled."""
         while True:
-            # The breaker of each worker tells of a store that is away.
+            # Each worker's circuit breaker reports a store that is down.
             with suppress(RedisError, OSError):
                 await self._beat()
             await asyncio.sleep(BEAT_S)
 
     async def leave(self) -> None:
-        """This gateway ends: the others' shares grow at once. Raises RedisError."""
-        await self._redis.zrem(self._key, self._me)
+        """Remove this gateway, so that other shares grow at once. Raises RedisError."""
+        await self._redis.zrem(self._key, self._member)
 
     async def _beat(self) -> None:
         seconds, _ = await self._redis.time()
         redis: Any = self._redis
-        await redis.zadd(self._key, {self._me: seconds})
+        await redis.zadd(self._key, {self._member: seconds})
         await redis.zremrangebyscore(self._key, "-inf", seconds - GONE_S)
         await redis.expire(self._key, KEY_TTL_S)
         members = await redis.zrange(self._key, 0, -1)
         count = sum(map(_workers_of, members))
         if count and count != self.count:
             self.count = count
-            self._tell(self.message())
+            self._on_change(self.message())
 
 
 def _workers_of(member: bytes | str) -> int:

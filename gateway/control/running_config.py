@@ -1,4 +1,4 @@
-"""The configuration in force, and how the next one replaces it: wholly or not at all."""
+"""The configuration in force, and its replacement: all of it or nothing."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from gateway.config.resolve import Resolved
 from gateway.serve.link import Message
 from gateway.serve.runtime import Snapshot, load_snapshot, write_snapshot
 
-# Bound when the processes start; a reload says so and applies the rest.
+# Settings that are bound at start: a reload lists those that changed and applies the rest.
 NEEDS_RESTART: dict[str, Callable[[Config], Any]] = {
     "server.listen": lambda config: config.server.listen,
     "server.workers": lambda config: config.server.workers,
@@ -25,18 +25,18 @@ NEEDS_RESTART: dict[str, Callable[[Config], Any]] = {
 
 
 class ReloadResult(msgspec.Struct, frozen=True):
-    """How an attempt to read the configuration went."""
+    """Result of an attempt to read the configuration."""
 
     ok: bool
     at: float
     generation: int
     errors: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
-    # Keys that changed and apply from the next start on only.
+    # Changed keys that take effect only at the next start.
     needs_restart: tuple[str, ...] = ()
 
     def public(self) -> dict[str, Any]:
-        """As the admin API shows it."""
+        """The result in the form of the admin API."""
         return {
             "ok": self.ok,
             "generation": self.generation,
@@ -47,7 +47,7 @@ class ReloadResult(msgspec.Struct, frozen=True):
 
 
 class RunningConfig:
-    """Holds the snapshot that every worker runs on, and its meaning."""
+    """The configuration that all processes run on, as text and as resolved values."""
 
     def __init__(
         self,
@@ -55,7 +55,7 @@ class RunningConfig:
         snapshot: Snapshot,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        """Raises ConfigError, which the supervisor has ruled out before."""
+        """Raises ConfigError; the supervisor has validated the snapshot before."""
         self._runtime_dir = runtime_dir
         self._clock = clock
         self._snapshot = snapshot
@@ -79,7 +79,7 @@ class RunningConfig:
         return self._snapshot.config
 
     def message(self) -> Message:
-        """For the workers: the very bytes that were validated here."""
+        """Message to workers with the bytes that were validated here."""
         return {
             "type": "config",
             "generation": self.generation,
@@ -87,7 +87,7 @@ class RunningConfig:
         }
 
     def reload(self) -> ReloadResult:
-        """Read the file again; the old configuration stays when it is not usable."""
+        """Read the file again; an invalid one leaves the old configuration in force."""
         self._tried = None
         try:
             text = self._tried = read_text(self.file)
@@ -105,8 +105,8 @@ class RunningConfig:
         warnings = [str(warning) for warning in loaded.warnings]
         try:
             write_snapshot(self._runtime_dir, snapshot)
-        except OSError as error:  # processes that start learn it from control
-            warnings.append(f"in force, but not kept for a restart: {error.strerror}")
+        except OSError as error:  # later processes get it from control
+            warnings.append(f"in force, but not saved for a restart: {error.strerror}")
         self.last = ReloadResult(
             True,
             self._clock(),
@@ -124,7 +124,7 @@ class RunningConfig:
         )
 
     def is_changed(self) -> bool:
-        """Whether the file says something else than when it was last tried."""
+        """Whether the file differs from the text that was last tried."""
         try:
             return read_text(self.file) != self._tried
         except ConfigError:
@@ -132,7 +132,7 @@ class RunningConfig:
 
 
 def read_text(path: str | None) -> str | None:
-    """The file's text, None where there is no file. Raises ConfigError."""
+    """Text of the file; None without a file. Raises ConfigError."""
     if path is None:
         return None
     try:
@@ -142,5 +142,5 @@ def read_text(path: str | None) -> str | None:
         message = f"cannot read it: {os.strerror(error.errno or 0)}"
         raise ConfigError((Problem(path, 0, "", message),)) from error
     except UnicodeDecodeError:
-        load(path)  # says which line
+        load(path)  # raises ConfigError with the line
         return None

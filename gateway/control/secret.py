@@ -1,10 +1,10 @@
-"""The secret that user ids are made with: one for all gateways of a store.
+"""The secret that user ids are derived from: one for all gateways of a store.
 
-It lives in the store (``<prefix>1:secret``, made by whoever comes first). A copy is kept
-in this user's runtime directory, mode 0600, for a gateway that starts while the store is
-away: ids then stay what they were. Without a copy a secret is made up for the time
-being; when the store answers, its own replaces it, and ids change once. (Records of that
-time then name such users differently; limits restart for them.)
+Kept in the store (``<prefix>1:secret``, created by the first gateway). A copy in this
+user's runtime directory, mode 0600, keeps ids stable for a gateway that starts while the
+store is down. Without a copy a temporary secret is generated; the store's secret replaces
+it later and ids change once: records of that time name such users differently, and their
+limits restart.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ SECRET_BYTES = 32
 
 
 class SecretKeeper:
-    """Knows the best secret there is. ``value`` is hex text."""
+    """The store's secret, else the copy, else a temporary one. ``value`` is hex text."""
 
     def __init__(self, store_url: str, prefix: str, base: str | None = None) -> None:
         name = hashlib.blake2b(f"{store_url}\0{prefix}".encode(), digest_size=8)
@@ -30,15 +30,15 @@ class SecretKeeper:
         self._key = f"{prefix}1:secret"
         self.value = self._read_copy() or secrets.token_hex(SECRET_BYTES)
         self.shared = False
-        """Whether ``value`` is the store's."""
+        """Whether ``value`` is the store's secret."""
 
     async def fetch(self, client: Redis) -> bool:
-        """Take (or make) the store's; True when ``value`` changed. Raises RedisError,
+        """Read or create the store's secret; True if ``value`` changed. Raises RedisError,
         OSError.
         """
-        asked: Any = client
-        await asked.set(self._key, self.value, nx=True)
-        stored: bytes | None = await asked.get(self._key)
+        redis: Any = client
+        await redis.set(self._key, self.value, nx=True)
+        stored: bytes | None = await redis.get(self._key)
         value = (stored or self.value.encode()).decode()
         changed = value != self.value
         self.value = value
@@ -47,7 +47,7 @@ class SecretKeeper:
         return changed
 
     def keep_copy(self) -> None:
-        """For the next start without a store (or, with ``memory:``, for every one)."""
+        """Save the copy for a start without a store (with ``memory:``: for every start)."""
         with suppress(OSError):
             write_private(self._path, self.value.encode())
 

@@ -1,4 +1,4 @@
-"""Control's part of tracing: the sink that the environment asks for, and its metrics."""
+"""OpenTelemetry export in control: the sink set by the environment, and its metrics."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 def open_traces(
     environ: Mapping[str, str], log: FilteringBoundLogger, *, tls: bool
 ) -> TraceSink | None:
-    """Where spans are made, not started yet; None: no endpoint, or no package. What is
-    wrong with the variables is told to ``log``.
+    """The sink for spans, not started; None without an endpoint or without the package.
+    Invalid variables are logged.
     """
     found = read_tracing(environ)
     for problem in found.problems:
@@ -45,7 +45,7 @@ def open_traces(
 
 
 def trace_families(sink: TraceSink | None) -> Iterable[Metric]:
-    """Its metrics."""
+    """Metrics of the sink."""
     counts = {}
     if sink is not None:
         counts = {
@@ -55,12 +55,12 @@ def trace_families(sink: TraceSink | None) -> Iterable[Metric]:
         }
     yield labelled_counter(
         "tidegate_spans",
-        "OpenTelemetry spans, by what became of them.",
+        "OpenTelemetry spans, by result.",
         ("result",),
         counts,
     )
     yield GaugeMetricFamily(
         "tidegate_spans_waiting",
-        "OpenTelemetry spans that wait to be sent.",
+        "OpenTelemetry spans queued for export.",
         value=0 if sink is None else sink.waiting,
     )

@@ -1,9 +1,9 @@
-"""Money of the last 30 days, over restarts: in the store, else in a file.
+"""Load and save the cost of the last 30 days: in the store, else in a file.
 
-``<prefix>1:{spend}:<day>`` is a hash of gateway -> page (see ``gateway.admin.spend``).
-Each gateway writes its own page whole, every few seconds while it changes, and reads
-those of the others: what is shown is of all gateways of the store. A day's hash goes by
-itself when it is older than a month.
+``<prefix>1:{spend}:<day>`` is a hash of gateway -> day (see ``gateway.admin.spend``).
+Each gateway rewrites its own field every few seconds while it changes and reads those of
+the others, so the console shows the sum over all gateways. A day's hash expires after a
+month.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 KEEP_S = 5.0
 LOAD_S = 3.0
 _KEPT_S = (DAYS + 1) * DAY_S
-# The days that other gateways still change: today's, and the last of it at midnight.
+# Days that other gateways may still change: today, and yesterday around midnight.
 _LIVE_DAYS = 2
 
 _encode = msgspec.msgpack.encode
@@ -35,7 +35,7 @@ _decode_pages = msgspec.msgpack.Decoder(dict[int, GatewayDay]).decode
 
 
 class Spending:
-    """Keeps what ``history`` counts; ``me`` names this gateway over its restarts,
+    """Persistence of ``spend``. ``gateway``: name of this gateway, stable over restarts;
     ``client`` None: no store.
     """
 
@@ -45,7 +45,7 @@ class Spending:
         client: Redis | None,
         prefix: str,
         runtime_dir: str,
-        me: str,
+        gateway: str,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._history = spend
@@ -53,12 +53,12 @@ class Spending:
         self._prefix = prefix
         # Beside the runtime directory, which a clean end removes.
         self._path = f"{runtime_dir}.spend"
-        self._me = me.encode()
+        self._gateway = gateway.encode()
         self._clock = clock
         self._loaded = False
 
     async def load(self) -> None:
-        """Take up what was counted before. Raises RedisError, OSError, TimeoutError."""
+        """Load the saved days. Raises RedisError, OSError, TimeoutError."""
         if self._loaded:
             return
         async with asyncio.timeout(LOAD_S):
@@ -73,16 +73,16 @@ class Spending:
         return _read_file(self._path)
 
     async def _fetch(self, days: range) -> dict[int, GatewayDay]:
-        """This gateway's own pages; the others' go to the history."""
+        """This gateway's own days; days of other gateways go to the history."""
         turn = self._client.pipeline(transaction=False)
         for day in days:
             turn.hgetall(self._key(day))
         own, others = {}, {}
         for day, found in zip(days, await turn.execute(), strict=True):
-            mine = _page(found.pop(self._me, b""))
+            mine = _decode_day(found.pop(self._gateway, b""))
             if mine is not None:
                 own[day] = mine
-            read = map(_page, found.values())
+            read = map(_decode_day, found.values())
             others[day] = [one for one in read if one is not None]
         self._history.set_others(others)
         return own
@@ -91,8 +91,8 @@ class Spending:
         return f"{self._prefix}1:{{spend}}:{day}"
 
     async def save(self) -> None:
-        """Write what has changed. Raises RedisError, OSError, TimeoutError; nothing is
-        written over what was not read yet.
+        """Write changed days. Loads first, so that saved days are never overwritten
+        unread. Raises RedisError, OSError, TimeoutError.
         """
         await self.load()
         days = sorted(self._history.changed)
@@ -112,13 +112,13 @@ class Spending:
             return
         turn = self._client.pipeline(transaction=True)
         for day, page in own_days.items():
-            turn.hset(self._key(day), self._me, _encode(page))
+            turn.hset(self._key(day), self._gateway, _encode(page))
             turn.expire(self._key(day), _KEPT_S)
         async with asyncio.timeout(LOAD_S):
             await turn.execute()
 
     async def follow(self) -> None:
-        """What the other gateways count. Raises as ``save``."""
+        """Read the days of other gateways. Raises the errors of ``save``."""
         if self._client is None:
             return
         today = int(self._clock()) // DAY_S
@@ -126,7 +126,7 @@ class Spending:
             await self._fetch(range(today - _LIVE_DAYS + 1, today + 1))
 
     async def run(self) -> None:
-        """Until cancelled. A store that is away is asked again: nothing is lost."""
+        """Save and read until cancelled; errors of the store are retried, nothing is lost."""
         while True:
             with suppress(RedisError, OSError, TimeoutError):
                 await self.save()
@@ -134,8 +134,8 @@ class Spending:
             await asyncio.sleep(KEEP_S)
 
 
-def _page(body: bytes) -> GatewayDay | None:
-    """None where there is none that this version understands."""
+def _decode_day(body: bytes) -> GatewayDay | None:
+    """Decode one day; None if it is missing or from a newer version."""
     try:
         return _decode_page(body)
     except msgspec.DecodeError:

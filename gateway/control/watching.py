@@ -1,4 +1,4 @@
-"""Moments at which a file may have changed."""
+"""Watch a file for changes: inotify, and polling as well."""
 
 from __future__ import annotations
 
@@ -6,18 +6,18 @@ import asyncio
 import os
 from collections.abc import AsyncIterator, Callable
 
-# Changes within this time are one change (editors write in steps).
+# Changes within this time count as one: editors write in steps.
 SETTLE_MS = 200
-# Nobody may tell: a directory that was made anew is another, some file systems are mute.
+# Poll as well: inotify misses replaced directories and network file systems.
 POLL_S = 5.0
 
 
 async def changes(
     path: str, on_state: Callable[[str], None] = lambda _problem: None
 ) -> AsyncIterator[None]:
-    """For ever, and every POLL_S. Its directory is watched: editors replace files, and
-    orchestrators exchange links. ``on_state`` hears why that cannot be: no watches are
-    left, or the directory is gone.
+    """Yield when ``path`` may have changed, and every POLL_S. Watches its directory,
+    because editors replace files and orchestrators replace symbolic links. ``on_state``
+    is called with the reason when watching fails: no watches left, or no directory.
     """
     from watchfiles import awatch  # noqa: PLC0415 - not needed without a file
 
@@ -33,9 +33,9 @@ async def changes(
             ):
                 yield
         except (OSError, RuntimeError) as error:
-            said = str(error) or type(error).__name__
-            if said != problem:
-                on_state(said)
-            problem = said
+            reason = str(error) or type(error).__name__
+            if reason != problem:
+                on_state(reason)
+            problem = reason
         await asyncio.sleep(POLL_S)
         yield

@@ -1,4 +1,4 @@
-"""Control's view of its workers: who is there, what they said, what they must know."""
+"""The workers as control sees them: connection, readiness, statistics, calls."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ CALL_TIMEOUT_S = 5.0
 
 
 class CallError(Exception):
-    """No worker answered in time, or it could not do what was asked."""
+    """A worker did not answer in time, or could not carry out the call."""
 
 
 class WorkerState:
-    """What is known of one worker index."""
+    """State of the worker with one index."""
 
     __slots__ = ("connected", "generation", "incarnation", "pid", "ready", "stats")
 
@@ -33,8 +33,8 @@ class WorkerState:
 
 
 class WorkerRegistry:
-    """``greeting`` gives the messages that a worker gets when it says hello;
-    ``on_event`` hears of ``event`` messages.
+    """Registry of the connected workers. ``greeting`` returns the messages for a worker
+    that connects; ``on_event`` is called with ``event`` messages.
     """
 
     def __init__(
@@ -45,7 +45,7 @@ class WorkerRegistry:
         greeting: Callable[[], Iterable[Message]],
         on_event: Callable[[int, Message], None],
     ) -> None:
-        self._link = LinkServer(path, self._received, self._gone)
+        self._link = LinkServer(path, self._on_message, self._on_disconnect)
         self._metrics = metrics
         self._greeting = greeting
         self._on_event = on_event
@@ -54,9 +54,9 @@ class WorkerRegistry:
         self._was_ready = False
         self.workers = [WorkerState() for _ in range(count)]
         self.on_ready: Callable[[], None] = lambda: None
-        """Called once, when every worker is ready for the first time."""
+        """Called once, when all workers are ready for the first time."""
         self.on_stats: Callable[[int, Message], None] = lambda _index, _stats: None
-        """Hears of every worker's statistics, after all that it said before them."""
+        """Called with each worker's statistics, in the order of its messages."""
 
     async def start(self) -> None:
         await self._link.start()
@@ -65,11 +65,11 @@ class WorkerRegistry:
         await self._link.close()
 
     def broadcast(self, message: Message) -> None:
-        """To every worker that is there; the others get it with the greeting."""
+        """Send to every connected worker; others get the state when they connect."""
         self._link.broadcast(message)
 
     def not_ready(self) -> list[str]:
-        """Reasons, by worker. After the first time one worker is enough to serve."""
+        """Reasons by worker. Once all were ready, one ready worker is enough."""
         waiting = [
             f"worker {index} is not ready"
             for index, worker in enumerate(self.workers)
@@ -80,7 +80,7 @@ class WorkerRegistry:
         return waiting
 
     def public(self) -> list[dict[str, Any]]:
-        """As the status page shows them."""
+        """State of each worker for the status page."""
         return [
             {
                 "index": index,
@@ -94,14 +94,14 @@ class WorkerRegistry:
         ]
 
     async def call_one(self, method: str, args: Message) -> Any:
-        """Ask one ready worker; its result. Raises CallError."""
+        """Result of a call to one ready worker. Raises CallError."""
         peers = self._link.workers.items()
         able = [peer for index, peer in peers if self.workers[index].ready]
         (result,) = await self._call(able[:1], method, args)
         return result
 
     async def call_all(self, method: str, args: Message) -> list[Any]:
-        """Ask every connected worker; their results. Raises CallError."""
+        """Results of a call to every connected worker. Raises CallError."""
         return await self._call(list(self._link.workers.values()), method, args)
 
     async def _call(
@@ -130,14 +130,14 @@ class WorkerRegistry:
         peer.send({"type": "call", "id": number, "method": method, "args": args})
         return future
 
-    def _received(self, peer: Peer, message: Message) -> None:
+    def _on_message(self, peer: Peer, message: Message) -> None:
         if not 0 <= peer.index < len(self.workers):
             peer.close()
             return
         worker = self.workers[peer.index]
         match message["type"]:
             case "hello":
-                self._greet(peer, worker, message)
+                self._on_hello(peer, worker, message)
             case "ready":
                 worker.ready = True
                 self._check_ready()
@@ -149,11 +149,11 @@ class WorkerRegistry:
             case "event":
                 self._on_event(peer.index, message)
             case "answer":
-                self._answered(message)
+                self._on_answer(message)
             case _:
-                pass  # a newer worker says more than we know
+                pass  # unknown message of a newer version
 
-    def _greet(self, peer: Peer, worker: WorkerState, message: Message) -> None:
+    def _on_hello(self, peer: Peer, worker: WorkerState, message: Message) -> None:
         worker.pid = message.get("pid", 0)
         worker.incarnation = message.get("incarnation", 0)
         worker.connected = True
@@ -166,7 +166,7 @@ class WorkerRegistry:
             self._was_ready = True
             self.on_ready()
 
-    def _answered(self, message: Message) -> None:
+    def _on_answer(self, message: Message) -> None:
         future = self._calls.get(message.get("id", 0))
         if future is None or future.done():
             return
@@ -175,7 +175,7 @@ class WorkerRegistry:
         else:
             future.set_result(message.get("result"))
 
-    def _gone(self, peer: Peer) -> None:
+    def _on_disconnect(self, peer: Peer) -> None:
         if 0 <= peer.index < len(self.workers):
             worker = self.workers[peer.index]
             worker.connected = worker.ready = False
@@ -183,7 +183,7 @@ class WorkerRegistry:
 
 
 def read_sums(result: Any) -> list[int]:
-    """A worker's answer to ``peek``. Raises CallError."""
+    """Decode a worker's answer to ``peek``. Raises CallError."""
     try:
         return msgspec.convert(result or [], list[int])
     except msgspec.ValidationError as error:

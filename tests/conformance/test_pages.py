@@ -19,7 +19,7 @@ PAGES = ["README.md", *(f"docs/{p.name}" for p in (ROOT / "docs").glob("*.md"))]
 PAGES.sort()
 SOURCES = (
     "gateway/admin/metrics.py",
-    "gateway/control/backend.py",
+    "gateway/control/metrics.py",
     "gateway/control/history.py",
     "gateway/control/spans.py",
 )

@@ -89,7 +89,7 @@ def test_resolved_incidents_make_room_first_then_the_oldest(book, monkeypatch):
     assert [entry["id"] for entry in book.items()] == ["inc_c", "inc_a"]
     book.take([line("inc_d")])
     assert [entry["id"] for entry in book.items()] == ["inc_d", "inc_c"]
-    assert book.forgotten == 2
+    assert book.evicted == 2
 
 
 def test_nobody_watches_its_tenant_any_more(book, heard):

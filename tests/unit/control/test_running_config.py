@@ -53,7 +53,7 @@ def test_a_full_disk_keeps_no_configuration_from_applying(settings, file):
     with full_disk(10):
         result = settings.reload()
     assert (result.ok, settings.generation) == (True, 2)
-    assert "not kept for a restart" in result.warnings[-1]
+    assert "not saved for a restart" in result.warnings[-1]
 
 
 def test_missing_file_and_bad_bytes_change_nothing(settings, file):
