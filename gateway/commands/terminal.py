@@ -69,7 +69,7 @@ def _clients(rows: Sequence[dict[str, Any]]) -> Table:
     table = Table(box=None, pad_edge=False)
     table.add_column("client")
     table.add_column("tenant")
-    for name in ("requests/min", "vs usual", "tokens/h", "usd/h", "score"):
+    for name in ("requests/min", "vs expected", "tokens/h", "usd/h", "score"):
         table.add_column(name, justify="right")
     table.add_column("now")
     for row in rows:

@@ -86,7 +86,7 @@ class SubjectActivity(msgspec.Struct, frozen=True):
     expected_1m: float | None
     expected_10m: float | None
     expected_tokens_10m: float | None
-    score: float | None
+    score: float | None = msgspec.field(name="sigma")
     alike: float
     peers_1m: float
     until: float

@@ -5,12 +5,14 @@ from __future__ import annotations
 from urllib.parse import quote
 
 import aiohttp
+import msgspec
 import pytest
 from aiohttp import web
 
 from gateway.admin.api import build_app
 from gateway.admin.sessions import AdminTokens
 from gateway.core.model import DETECTOR, Block
+from gateway.detect.export import SubjectActivity
 from tests.records import make_record
 from tests.unit.admin.fake_backend import NOW, ApiClient, FakeBackend, make_incident
 
@@ -212,6 +214,16 @@ async def test_one_client_with_usage_limits_and_blocks(call, backend):
     assert body["usage"][0]["tokens"] == 7
     assert body["limits"][0]["tenants"] == ["acme"]
     assert body["blocks"][0]["id"] == "key_1"
+
+
+def test_json_keys_of_a_clients_activity():
+    """The activity of a client keeps the documented JSON keys."""
+    one = SubjectActivity(0.0, True, 1.0, 2, 3, None, None, None, None, 0.5, 7.0, 9.0)
+    assert set(msgspec.to_builtins(one)) == {
+        "since", "known", "requests_1m", "requests_10m", "tokens_10m", "expected_1m",
+        "expected_10m", "expected_tokens_10m", "sigma", "alike", "peers_1m", "until",
+        "requests", "tokens",
+    }  # fmt: skip
 
 
 async def test_reset_of_one_subject(call, backend):
