@@ -21,22 +21,25 @@ from functools import partial
 from time import perf_counter
 from typing import TYPE_CHECKING
 
-from gateway.core.model import RequestFacts, Usage
 from gateway.core.refusal import Refusal
-from gateway.http.answer import AnswerWriter
-from gateway.http.request_writer import CHUNKED, NO_BODY, OutgoingRequest
+from gateway.http.request_writer import CHUNKED
 from gateway.http.response import RATE_LIMIT_FIELDS
 from gateway.metering.dialects import CountTask
 from gateway.metering.inflate import InflateError
 from gateway.proxy.flow import Flow
-from gateway.proxy.local_reply import compose_own, compose_refusal, upstream_failed
-from gateway.proxy.metering import Metering, open_lost_metering, open_metering
-from gateway.proxy.scoring import verdict_field
+from gateway.proxy.forward import FOREVER, answer_limit, outgoing_request
+from gateway.proxy.local_reply import upstream_failed
+from gateway.proxy.relay import NO_USAGE, AnswerRelay
 from gateway.proxy.settle import record, record_opened, settle
 from gateway.proxy.steps.decide import Decision, decide, delay_s
 from gateway.proxy.steps.gate import check_head
-from gateway.proxy.steps.read import inflate_body, read_body
-from gateway.proxy.steps.reserve import limit_lines, plan_limits, refuse_reserved
+from gateway.proxy.steps.read import (
+    facts_of_head,
+    facts_of_size,
+    inflate_body,
+    read_body,
+)
+from gateway.proxy.steps.reserve import plan_limits, refuse_reserved
 from gateway.proxy.steps.score import score
 from gateway.proxy.tunnelled import MeteredTunnel
 from gateway.proxy.upload import Upload
@@ -44,19 +47,15 @@ from gateway.proxy.upload import Upload
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from gateway.core.model import Usage
     from gateway.http.handler import ClientSide, UpstreamSide
     from gateway.http.heads import RequestFields
     from gateway.http.response import AnswerHead
     from gateway.limits.ports import Reserved
     from gateway.proxy.prepare import RequestContext
-    from gateway.proxy.route import Route
     from gateway.proxy.shared import Shared
 
 NO_FIELDS: frozenset[bytes] = frozenset()
-NO_USAGE = Usage()
-FOREVER = float("inf")
-# Actions of a request that passes which the upstream is told.
-_MARKED = frozenset({"tag", "throttle"})
 
 
 class Stage(IntEnum):
@@ -83,8 +82,8 @@ class Exchange:
         "hold",
         "in_begin",
         "last_activity",
-        "metering",
         "must_end_at",
+        "relay",
         "reserve_at",
         "reserving",
         "retried",
@@ -93,7 +92,6 @@ class Exchange:
         "tunnel",
         "upload",
         "upstream",
-        "writer",
     )
 
     def __init__(
@@ -111,11 +109,10 @@ class Exchange:
         self._on_end = on_end
         self.stage = Stage.READING
         self.hold = context.hold
-        self.writer = AnswerWriter(client)
+        self.relay = AnswerRelay(client)
         self.upload: Upload | None = None
         self.upstream: UpstreamSide | None = None
         self.answer: AnswerHead | None = None
-        self.metering: Metering | None = None
         self.tunnel: MeteredTunnel | None = None
         # Inside ``begin`` the caller passes over the body of a refused request.
         self.in_begin = False
@@ -128,32 +125,17 @@ class Exchange:
 
     # -- 1 identify, 2 gate -------------------------------------------------------
 
-    def answer_own(self) -> None:
-        """Answer a request for the gateway itself; it is not forwarded or recorded."""
-        conn, shared = self.client, self.shared
-        if conn is None:
-            return
-        keep = not (conn.close_after or conn.body_pending or shared.draining)
-        conn.close_after = not keep
-        self.writer.write(
-            compose_own(
-                self.flow.head,
-                shared.http_date(),
-                draining=shared.draining,
-                keep=keep,
-            )
-        )
-
     def begin(self) -> bool:
         """Refuse from the head alone (False), or go on and ask for the body."""
         flow, shared = self.flow, self.shared
         refusal = check_head(flow, shared)
         if refusal is not None and decide(flow, shared, refusal) is not Decision.PASS:
             # Nothing is reserved or connected yet: shorter than ``refuse``.
-            answer = self._compose_refusal(refusal)
+            flow.refused_with(refusal)
+            answer = self.relay.compose(flow, shared, refusal, self.client)
             self.stage = Stage.ENDED
-            self._end(NO_USAGE, perf_counter())
-            self.writer.write(answer)
+            self._record(NO_USAGE, 0, perf_counter())
+            self.relay.write(answer)
             return False
         if not self.hold:
             self.in_begin = True
@@ -164,9 +146,7 @@ class Exchange:
     def _begin_upload(self) -> None:
         """Pass the body on unread: the request counts by its endpoint alone."""
         flow = self.flow
-        match = flow.context.match
-        billable = match is not None and match.billable
-        flow.facts = RequestFacts(endpoint=self._endpoint(), billable=billable)
+        flow.facts = facts_of_head(flow)
         length = CHUNKED if flow.head.chunked else flow.content_length
         if self.client is not None and length:
             self.upload = Upload(self.client, length)
@@ -206,9 +186,7 @@ class Exchange:
         if refusal is not None and not self._passes(refusal):
             return
         if flow.facts is None:
-            # Observe mode, and a body that cannot be read: estimated by its size.
-            endpoint = self._endpoint()
-            flow.facts = RequestFacts(endpoint=endpoint, prompt_bytes=len(plain))
+            flow.facts = facts_of_size(flow, len(plain))  # unreadable: observe mode
         self._reserve()
 
     # -- 4 reserve ----------------------------------------------------------------
@@ -309,7 +287,8 @@ class Exchange:
         self.stage = Stage.SENT
         flow = self.flow
         drop = RATE_LIMIT_FIELDS if flow.plan and flow.plan.cells else NO_FIELDS
-        up.send(self, self._request(up), flow.body, drop)
+        request = outgoing_request(flow, self.upload, up.target)
+        up.send(self, request, flow.body, drop)
         if self.upload is not None:
             self.upload.connected(up)
         conn = self.client
@@ -320,24 +299,6 @@ class Exchange:
                 self.must_end_at = now + flow.context.longest_s
             first_byte_s = route.first_byte_s if route is not None else 0.0
             conn.deadline = min(conn.deadline, now + first_byte_s, self.must_end_at)
-
-    def _request(self, up: UpstreamSide) -> OutgoingRequest:
-        flow = self.flow
-        if self.upload is not None:
-            length = self.upload.length
-        elif flow.body or self.hold or flow.content_length == 0:
-            length = len(flow.body)
-        else:
-            length = NO_BODY
-        return OutgoingRequest(
-            flow.context.head_for(up.target),
-            flow.request_lines,
-            flow.request_id,
-            length,
-            (verdict_field(flow.verdict),) if flow.action in _MARKED else (),
-            # The usage chunk could not be removed from a compressed stream.
-            uncompressed=flow.usage_requested,
-        )
 
     def on_connect_failed(self, status: int, reason: str) -> None:
         """No connection to any target of the upstream."""
@@ -365,7 +326,7 @@ class Exchange:
     def on_interim(self, status: int, lines: bytes) -> None:
         """Pass 103 and the like to a client of HTTP/1.1."""
         if self.client is not None and not self.flow.head.http10:
-            self.writer.interim(status, lines)
+            self.relay.interim(status, lines)
 
     def on_answer_head(self, answer: AnswerHead) -> None:
         """Open a meter and pass the head on."""
@@ -376,74 +337,42 @@ class Exchange:
         flow.status = answer.status
         if answer.status == 101:
             return  # on_upgraded follows
-        context, facts = flow.context, flow.facts
-        match, metering = context.match, None
-        if (
-            match is not None
-            and facts is not None
-            and flow.head.method == "POST"
-            and not answer.no_body
-        ):
-            settings = self.shared.tables.settings
-            metering = open_metering(
-                match, facts, answer, settings, flow.usage_requested
-            )
-            self.metering = metering
-        conn = self.client
-        if conn is None:
-            return
-        keep = not (conn.close_after or conn.body_pending or self.shared.draining)
-        self.writer.head(
-            flow.head,
-            answer,
-            b"" if flow.reserved is None else limit_lines(flow, self.shared),
-            flow.request_id,
-            keep=keep,
-            rewritten=metering is not None and metering.filter is not None,
-        )
-        route = context.route
+        conn, route = self.client, flow.context.route
+        self.relay.begin(flow, self.shared, answer, conn)
         self.last_activity = now = self.shared.now()
-        if route is not None:
+        if conn is not None and route is not None:
             conn.deadline = min(conn.deadline, now + route.idle_s, self.must_end_at)
 
     def on_answer_body(self, data: bytes) -> None:
         """One piece of the answer; ``on_answer_flush`` writes it."""
-        metering = self.metering
-        if metering is not None:
-            data = metering.take(data)
-        if data:
-            self.writer.pieces.append(data)
+        self.relay.take(data)
 
     def on_answer_flush(self) -> None:
-        """Write what one read from the upstream gave, then meter it."""
+        """One read from the upstream is parsed."""
         if self.stage is Stage.ANSWERING:
             self.last_activity = self.shared.now()
-            self.writer.flush()
-            if self.metering is not None:
-                self.metering.read()
+            self.relay.pass_on()
 
     def on_answer_end(self, complete: bool) -> None:
         """The answer has ended, or broke off (not ``complete``)."""
         ended_at = perf_counter()
-        metering = self.metering
-        if metering is not None and metering.filter is not None:
-            self.writer.pieces.append(metering.filter.flush())
+        self.relay.take_end()
         if not complete:
             self.flow.outcome = "upstream_error"
-            self.writer.flush()
+            self.relay.flush()
             self._break_answer(ended_at)
             return
         up, self.upstream = self.upstream, None
         conn, self.client = self.client, None
         # The record first: a worker that is killed here has answered nobody without one.
         self._settle(complete=True, ended_at=ended_at)
-        self.writer.finish()
+        self.relay.finish()
         if up is not None:
             if self.upload is not None and not self.upload.done:
                 up.reusable = False  # it answered before it had the whole request
             up.release()
         if conn is not None:
-            conn.exchange_done(keep=self.writer.keep)
+            conn.exchange_done(keep=self.relay.keep)
 
     def _break_answer(self, ended_at: float) -> None:
         """End an answer that has begun and cannot be completed."""
@@ -451,7 +380,7 @@ class Exchange:
         conn, self.client = self.client, None
         self._settle(complete=False, ended_at=ended_at)
         if conn is not None:
-            conn.abort(reset=self.writer.until_close)
+            conn.abort(reset=self.relay.until_close)
 
     def on_upgraded(self, leftover: bytes) -> None:
         """101: join client and upstream; ``leftover`` follows the upstream's head."""
@@ -467,13 +396,9 @@ class Exchange:
         if up is None or conn is None:
             self.leave_upstream()
             return
-        match = self.flow.context.match
+        metered = self.flow.endpoint == "realtime"
         self.tunnel = MeteredTunnel(
-            conn,
-            up,
-            self.shared.now,
-            self._on_tunnel_end,
-            metered=match is not None and match.endpoint == "realtime",
+            conn, up, self.shared.now, self._on_tunnel_end, metered=metered
         )
         self.tunnel.start(self, answer, leftover)
 
@@ -507,11 +432,13 @@ class Exchange:
         route, conn = self.flow.context.route, self.client
         if route is None or conn is None:
             return
+        tunnel = self.tunnel
         until, why = FOREVER, ""
         if self.stage is Stage.SENT:
-            until, why = self._answer_due(conn, route)
+            until, why = answer_limit(route, conn, self.upload, self.last_activity)
         elif self.stage in (Stage.ANSWERING, Stage.TUNNEL):
-            since = self._last_activity() if conn.writable else now
+            active_at = self.last_activity if tunnel is None else tunnel.last_activity
+            since = active_at if conn.writable else now
             until, why = since + route.idle_s, "the upstream fell silent"
         if self.must_end_at <= until:
             until, why = self.must_end_at, "the exchange took too long"
@@ -519,21 +446,6 @@ class Exchange:
             self._time_out(why)
         else:
             conn.deadline = min(conn.deadline, until)
-
-    def _last_activity(self) -> float:
-        tunnel = self.tunnel
-        return self.last_activity if tunnel is None else tunnel.last_activity
-
-    def _answer_due(self, conn: ClientSide, route: Route) -> tuple[float, str]:
-        """When the upstream must have answered or read on, and the error if not."""
-        upload = self.upload
-        if upload is None or upload.done:
-            until = self.last_activity + route.first_byte_s
-            return until, "the upstream did not answer in time"
-        if upload.stalled_at:
-            longest = conn.write_timeout_s
-            return upload.stalled_at + longest, "the upstream does not take the request"
-        return FOREVER, ""  # the client has not sent the whole body
 
     def _time_out(self, why: str) -> None:
         self.flow.outcome = "timeout"
@@ -561,36 +473,19 @@ class Exchange:
         if self.stage is Stage.ENDED:
             return
         self._abandon_upstream()
+        self.flow.refused_with(refusal)
         conn = self.client
-        answer = self._compose_refusal(refusal)
+        answer = self.relay.compose(self.flow, self.shared, refusal, conn)
         self.client = None
         self._settle_unsent()
-        self.writer.write(answer)
+        self.relay.write(answer)
         if conn is not None and not self.in_begin:
-            conn.exchange_done(keep=self.writer.keep)
-
-    def _compose_refusal(self, refusal: Refusal) -> bytes:
-        """The answer; b"" when the client is gone."""
-        flow, shared, conn = self.flow, self.shared, self.client
-        flow.refused_with(refusal)
-        if conn is None:
-            return b""
-        if conn.body_pending:
-            conn.close_after = True
-        self.writer.keep = keep = not (conn.close_after or shared.draining)
-        return compose_refusal(
-            refusal,
-            flow.head,
-            flow.context.match,
-            flow.request_id,
-            shared.http_date(),
-            keep=keep,
-        )
+            conn.exchange_done(keep=self.relay.keep)
 
     def on_client_gone(self) -> None:
         """Drain the upstream's answer where the route says so, else cancel it."""
         conn, self.client = self.client, None
-        self.writer.conn = None
+        self.relay.conn = None
         upload = self.upload
         if upload is not None:
             upload.conn = None
@@ -630,9 +525,8 @@ class Exchange:
         if self.stage is Stage.ENDED:
             return  # only its tokens are still being counted
         self._abandon_upstream()
-        match, facts = self.flow.context.match, self.flow.facts
-        if self.stage is Stage.SENT and self.hold and match and facts:
-            self.metering = open_lost_metering(match, facts)
+        if self.stage is Stage.SENT and self.hold:
+            self.relay.meter_lost(self.flow)
         if self.stage in (Stage.SENT, Stage.ANSWERING):
             self._settle(complete=False, ended_at=perf_counter())
         else:
@@ -661,23 +555,17 @@ class Exchange:
         if self.reserving:
             self.stage = Stage.ENDED  # _on_reserved comes back here
             return
-        self.metering = None
+        self.relay.metering = None
         self._settle(complete=True, ended_at=perf_counter())
 
     def _settle(self, *, complete: bool, ended_at: float) -> None:
         self.stage = Stage.ENDED
-        usage: Usage | CountTask | None = NO_USAGE
-        if self.metering is not None:
-            self.metering.read()
-            usage = self.metering.finish(complete=complete)
+        usage = self.relay.usage(self.flow, complete=complete)
         if isinstance(usage, CountTask):
-            flow = self.flow
-            usage.body = b"" if flow.context.request_encoding else flow.body
-            usage.prompt_estimate = flow.prompt_estimate
             # Tokenized off the loop.
             self.shared.counter.submit(usage, partial(self._end, ended_at=ended_at))
         else:
-            self._end(usage or NO_USAGE, ended_at)
+            self._end(usage, ended_at)
 
     def _end(self, usage: Usage, ended_at: float) -> None:
         flow, shared = self.flow, self.shared
@@ -685,11 +573,11 @@ class Exchange:
         if nanos is None:
             flow.unpriced = True
             nanos = 0
-        record(flow, shared, usage, nanos, ended_at)
+        self._record(usage, nanos, ended_at)
+
+    def _record(self, usage: Usage, nanos: int, ended_at: float) -> None:
+        flow = self.flow
+        record(flow, self.shared, usage, nanos, ended_at)
         if self.drain_until != FOREVER and flow.context.route is not None:
             flow.context.route.end_drain()
         self._on_end(self)
-
-    def _endpoint(self) -> str:
-        match = self.flow.context.match
-        return "other" if match is None else match.endpoint

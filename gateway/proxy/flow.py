@@ -108,6 +108,12 @@ class Flow:
         self.unpriced = False
         self.opening_recorded = False  # its OPENED record is written
 
+    @property
+    def endpoint(self) -> str:
+        """The endpoint's name in records; "other" where no dialect knows the path."""
+        match = self.context.match
+        return "other" if match is None else match.endpoint
+
     # -- what the steps found -----------------------------------------------------
 
     def set_facts(self, facts: RequestFacts, fingerprint: int | None) -> None:

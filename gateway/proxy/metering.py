@@ -4,24 +4,25 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from gateway.metering.dialects import UsageFilter
+from gateway.metering.dialects import CountTask, UsageFilter
 from gateway.metering.inflate import InflateError, Inflater
 
 if TYPE_CHECKING:
-    from gateway.core.model import RequestFacts, Usage
+    from gateway.core.model import Usage
     from gateway.http.response import AnswerHead
-    from gateway.metering.dialects import CountTask, Match, UsageMeter
+    from gateway.metering.dialects import UsageMeter
+    from gateway.proxy.flow import Flow
     from gateway.proxy.tables import DataSettings
 
-# A stream may be long, and its decoded copy is dropped as it is read.
+# Times ``max_inflate``: a stream may be long, and its decoded copy is not kept.
 MAX_ANSWER_INFLATE = 16
 
 
 class Metering:
-    """A meter with what its bytes need first: decoding, or the usage chunk's removal.
+    """A meter behind a decoder, or behind the filter that removes the usage chunk.
 
-    ``filter`` holds events back (``take`` gives less than it got); without it bytes
-    pass at once, and their copies wait in ``scan`` until the write is out.
+    ``filter`` holds events back (``take`` may return less than it got). Without it bytes
+    pass at once, and copies wait in ``scan`` until they are written to the client.
     """
 
     __slots__ = ("filter", "inflater", "meter", "scan", "unreadable")
@@ -30,11 +31,11 @@ class Metering:
         self.meter = meter
         self.filter: UsageFilter | None = None
         self.inflater: Inflater | None = None
-        self.unreadable = False  # in a coding that nobody here knows
+        self.unreadable = False  # in an unknown or broken coding
         self.scan: list[bytes] = []
 
     def decode(self, encoding: bytes, settings: DataSettings) -> None:
-        """The answer comes coded: decode the copy, bounded."""
+        """Decode the copy of a compressed answer, within bounds."""
         try:
             self.inflater = Inflater(
                 encoding.decode("latin-1"),
@@ -45,14 +46,14 @@ class Metering:
             self.unreadable = True
 
     def take(self, data: bytes) -> bytes:
-        """What of ``data`` may go to the client now."""
+        """The part of ``data`` that may go to the client now."""
         if self.filter is not None:
             return self.filter.feed(data)
         self.scan.append(data)
         return data
 
     def read(self) -> None:
-        """Meter the copies of what is on its way."""
+        """Meter the copies of what was written to the client."""
         pieces, self.scan = self.scan, []
         meter, inflater = self.meter, self.inflater
         if inflater is not None:
@@ -67,25 +68,26 @@ class Metering:
                 for plain in inflater.pieces(piece):
                     self.meter.feed(plain)
         except InflateError:
-            # The client has its bytes; what cannot be read is estimated.
+            # The client has its bytes; usage that cannot be read is estimated.
             self.inflater = None
             self.unreadable = True
 
-    def finish(self, *, complete: bool) -> Usage | CountTask | None:
-        """What was stated, else what has to be counted; None: it costs nothing."""
-        return self.meter.finish(complete) or self.meter.unstated()
+    def finish(self, flow: Flow, *, complete: bool) -> Usage | CountTask | None:
+        """The stated usage, else the text to be counted; None: it costs nothing."""
+        usage = self.meter.finish(complete) or self.meter.unstated()
+        if isinstance(usage, CountTask):
+            usage.body = b"" if flow.context.request_encoding else flow.body
+            usage.prompt_estimate = flow.prompt_estimate
+        return usage
 
 
 def open_metering(
-    match: Match,
-    facts: RequestFacts,
-    answer: AnswerHead,
-    settings: DataSettings,
-    asked_usage: bool,
-) -> Metering:
-    """A meter for an answer whose head has come. ``asked_usage``: the gateway asked for
-    a usage chunk that the client must not see.
-    """
+    flow: Flow, answer: AnswerHead, settings: DataSettings
+) -> Metering | None:
+    """A meter for the answer whose head has come; None: the answer is not metered."""
+    match, facts = flow.context.match, flow.facts
+    if match is None or facts is None or answer.no_body or flow.head.method != "POST":
+        return None
     content_type = answer.content_type
     metering = Metering(
         match.dialect.open_meter(match, facts, answer.status, answer.get, content_type)
@@ -94,7 +96,7 @@ def open_metering(
     if encoding and encoding != b"identity":
         metering.decode(encoding, settings)
     elif (
-        asked_usage
+        flow.usage_requested
         and answer.status == 200
         and content_type.startswith(b"text/event-stream")
     ):
@@ -102,8 +104,13 @@ def open_metering(
     return metering
 
 
-def open_lost_metering(match: Match, facts: RequestFacts) -> Metering:
-    """The upstream has the prompt, and nobody will see what it makes of it."""
+def open_lost_metering(flow: Flow) -> Metering | None:
+    """A meter for an answer that nobody will read: the upstream has the prompt, so it
+    is charged.
+    """
+    match, facts = flow.context.match, flow.facts
+    if match is None or facts is None:
+        return None
     return Metering(
         match.dialect.open_meter(
             match, facts, 200, lambda _name: None, b"application/json"

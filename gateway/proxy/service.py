@@ -6,12 +6,13 @@ from time import perf_counter
 from typing import TYPE_CHECKING
 
 from gateway.proxy.exchange import Exchange
-from gateway.proxy.local_reply import wire_error_body, wire_error_lines
+from gateway.proxy.local_reply import compose_own, wire_error_body, wire_error_lines
 from gateway.proxy.prepare import prepare
 
 if TYPE_CHECKING:
     from gateway.http.handler import ClientSide
     from gateway.http.heads import CachedHead, RequestFields
+    from gateway.proxy.prepare import RequestContext
     from gateway.proxy.shared import Shared
 
 # A request that is open for longer is recorded before it ends.
@@ -42,12 +43,22 @@ class Service:
             shared.epoch + perf_counter(),
             traced=shared.tracer is not None,
         )
-        exchange = Exchange(shared, conn, context, own, self._on_end)
         if context.answer_here:
-            exchange.answer_own()
+            self._answer(conn, context)
             return None
+        exchange = Exchange(shared, conn, context, own, self._on_end)
         self.open_exchanges.add(exchange)
         return exchange if exchange.begin() else None
+
+    def _answer(self, conn: ClientSide, context: RequestContext) -> None:
+        """Answer a request for the gateway itself: not forwarded, not recorded."""
+        draining = self.shared.draining
+        keep = not (conn.close_after or conn.body_pending or draining)
+        conn.close_after = not keep
+        date = self.shared.http_date()
+        conn.transport.write(
+            compose_own(context.head, date, draining=draining, keep=keep)
+        )
 
     def refuse_wire(self, status: int, reason: str) -> tuple[bytes, bytes]:
         """Header lines and body of the answer to bytes that are not a request."""

@@ -178,3 +178,91 @@ def test_configuration_is_light():
         check=True,
     )
     assert done.stdout.strip() == ""
+
+
+# Modules that may write the fields of a Flow and of an Exchange.
+OWNERS = {"flow": {"flow.py", "exchange.py"}, "exchange": {"exchange.py"}}
+# The module of proxy/ that writes answers of our own.
+WIRE_WRITERS = {"local_reply.py"}
+PROXY_MODULES = sorted((PACKAGE / "proxy").rglob("*.py"))
+
+
+def written_attributes(tree: ast.AST) -> Iterator[ast.Attribute]:
+    """Every attribute that is assigned, augmented or deleted."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Attribute) and isinstance(
+            node.ctx, ast.Store | ast.Del
+        ):
+            yield node
+
+
+def names_of(tree: ast.AST, kind: str) -> set[str]:
+    """Names that are called ``kind``, annotated with its class or assigned from it."""
+    names = {kind}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.arg | ast.AnnAssign) and node.annotation is not None:
+            if (
+                kind.capitalize()
+                in ast.unparse(node.annotation).replace("|", " ").split()
+            ):
+                names.add(
+                    node.arg if isinstance(node, ast.arg) else ast.unparse(node.target)
+                )
+        elif (
+            isinstance(node, ast.Assign)
+            and isinstance(node.value, ast.Attribute)
+            and node.value.attr == kind
+        ):
+            names.update(ast.unparse(target) for target in node.targets)
+    return names
+
+
+def foreign_writes(source: str, kind: str) -> list[str]:
+    """Assignments to a field of a Flow or an Exchange in this source."""
+    tree = ast.parse(source)
+    names = names_of(tree, kind)
+    return [
+        ast.unparse(node)
+        for node in written_attributes(tree)
+        if ast.unparse(node.value) in names
+        or (isinstance(node.value, ast.Attribute) and node.value.attr == kind)
+    ]
+
+
+@pytest.mark.parametrize("kind", sorted(OWNERS))
+@pytest.mark.parametrize("path", PROXY_MODULES, ids=name)
+def test_only_owners_write_the_fields_of_an_exchange(path, kind):
+    """A step returns a value or calls a method; it writes no field of the exchange."""
+    if path.name not in OWNERS[kind]:
+        assert foreign_writes(path.read_text(), kind) == []
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "def step(flow): flow.status = 1",
+        "def step(one: Flow): one.status += 1",
+        "def step(one: 'x', two: Flow | None): two.a, b = 1, 2",
+        "class A:\n  def step(self): self.flow.status = 1",
+        "def step(a):\n  f = a.flow\n  f.status = 1",
+        "def step(flow): del flow.status",
+    ],
+)
+def test_writes_of_foreign_fields_are_found(source):
+    """The check above sees parameters, aliases, attributes and deletions."""
+    assert len(foreign_writes(source, "flow")) == 1
+
+
+@pytest.mark.parametrize("path", PROXY_MODULES, ids=name)
+def test_only_http_and_local_replies_write_to_the_wire(path):
+    """Status lines, header lines and framing are made in http/ (and for answers of the
+    gateway's own in local_reply.py).
+    """
+    if path.name not in WIRE_WRITERS:
+        assert [
+            node.value
+            for node in ast.walk(ast.parse(path.read_text()))
+            if isinstance(node, ast.Constant)
+            and isinstance(node.value, bytes | str)
+            and ("\r\n" if isinstance(node.value, str) else b"\r\n") in node.value
+        ] == []

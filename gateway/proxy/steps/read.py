@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from gateway.core.model import RequestFacts
 from gateway.core.refusal import Refusal
 from gateway.metering.dialects import DialectError
 from gateway.metering.inflate import InflateError, Inflater
@@ -13,7 +14,6 @@ if TYPE_CHECKING:
     from asyncio import Future
     from collections.abc import Callable
 
-    from gateway.core.model import RequestFacts
     from gateway.proxy.flow import Flow
     from gateway.proxy.shared import Shared
 
@@ -38,6 +38,18 @@ def read_body(flow: Flow, shared: Shared, plain: bytes) -> Refusal | None:
             400, "invalid_request", error.message, error.param, by_policy=True
         )
     return refusal
+
+
+def facts_of_head(flow: Flow) -> RequestFacts:
+    """Facts of a request whose body is passed on unread."""
+    match = flow.context.match
+    billable = match is not None and match.billable
+    return RequestFacts(endpoint=flow.endpoint, billable=billable)
+
+
+def facts_of_size(flow: Flow, size: int) -> RequestFacts:
+    """Facts of a body that cannot be read and passes (observe mode)."""
+    return RequestFacts(endpoint=flow.endpoint, prompt_bytes=size)
 
 
 def _request_usage(flow: Flow, facts: RequestFacts) -> None:

@@ -1,0 +1,97 @@
+"""Step 7, towards the client: the upstream's answer, metered, or one of our own."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from gateway.core.model import Usage
+from gateway.http.answer import AnswerWriter
+from gateway.proxy.local_reply import compose_refusal
+from gateway.proxy.metering import Metering, open_lost_metering, open_metering
+from gateway.proxy.steps.reserve import limit_lines
+
+if TYPE_CHECKING:
+    from gateway.core.refusal import Refusal
+    from gateway.http.handler import ClientSide
+    from gateway.http.response import AnswerHead
+    from gateway.metering.dialects import CountTask
+    from gateway.proxy.flow import Flow
+    from gateway.proxy.shared import Shared
+
+NO_USAGE = Usage()
+
+
+class AnswerRelay(AnswerWriter):
+    """One answer on its way to the client, with the meter that reads it."""
+
+    __slots__ = ("metering",)
+
+    def __init__(self, conn: ClientSide) -> None:
+        super().__init__(conn)
+        self.metering: Metering | None = None
+
+    def begin(
+        self, flow: Flow, shared: Shared, answer: AnswerHead, conn: ClientSide | None
+    ) -> None:
+        """Open the meter; take the head. ``conn`` None: the client is gone, the answer
+        is only metered.
+        """
+        metering = open_metering(flow, answer, shared.tables.settings)
+        self.metering = metering
+        if conn is None:
+            return
+        lines = b"" if flow.reserved is None else limit_lines(flow, shared)
+        self.head(
+            flow.head,
+            answer,
+            lines,
+            flow.request_id,
+            keep=not (conn.close_after or conn.body_pending or shared.draining),
+            rewritten=metering is not None and metering.filter is not None,
+        )
+
+    def take(self, data: bytes) -> None:
+        """Take one piece of the body."""
+        metering = self.metering
+        if metering is not None:
+            data = metering.take(data)
+        if data:
+            self.pieces.append(data)
+
+    def pass_on(self) -> None:
+        """Write the pieces of one read, then meter them."""
+        self.flush()
+        if self.metering is not None:
+            self.metering.read()
+
+    def take_end(self) -> None:
+        """Take what a filter of events still holds."""
+        metering = self.metering
+        if metering is not None and metering.filter is not None:
+            self.pieces.append(metering.filter.flush())
+
+    def meter_lost(self, flow: Flow) -> None:
+        """Charge for an answer that nobody will read."""
+        self.metering = open_lost_metering(flow)
+
+    def usage(self, flow: Flow, *, complete: bool) -> Usage | CountTask:
+        """The usage of what has passed, or the text to be counted for it."""
+        metering = self.metering
+        if metering is None:
+            return NO_USAGE
+        metering.read()
+        return metering.finish(flow, complete=complete) or NO_USAGE
+
+    def compose(
+        self, flow: Flow, shared: Shared, refusal: Refusal, conn: ClientSide | None
+    ) -> bytes:
+        """A refusal for ``write``; b"" when the client is gone."""
+        if conn is None:
+            return b""
+        if conn.body_pending:
+            conn.close_after = True
+        self.keep = keep = not (conn.close_after or shared.draining)
+        match, date = flow.context.match, shared.http_date()
+        return compose_refusal(
+            refusal, flow.head, match, flow.request_id, date, keep=keep
+        )
