@@ -1,8 +1,7 @@
-"""The wire: framing and header rules (pure), and the asyncio protocols of both sides.
+"""HTTP on the wire: framing and header rules (pure), and the protocols of both sides.
 
-``head``, ``chunked``, ``response`` and ``proxyproto`` are pure functions over bytes.
-``listener`` and ``client`` face clients, ``pool`` and ``upstream`` face the LLM API,
-``tunnel`` joins the two after an upgrade. What an exchange does with a request is not
-known here: it comes in through the ``Service`` and ``Handler`` protocols of
-``handler``.
+May import ``core``, ``identity``, ``limits``, ``metering``, ``detect`` and ``config``.
+Pure: ``head``, ``heads``, ``chunked``, ``response``, ``request_writer``, ``proxyproto``,
+``tracing``. Clients: ``listener``, ``client``, ``answer``. Upstreams: ``pool``,
+``upstream``. Start with ``handler``, the interfaces between the sides and ``proxy``.
 """

@@ -1,8 +1,8 @@
 """A strict, incremental decoder of the chunked coding (RFC 9112 section 7.1).
 
-llhttp swallows any amount of chunk extensions and any number of leading zeros without
-a callback, and hands out trailers like headers. Here every line has a bound and a
-grammar, and what is not body (extensions, trailers) is dropped.
+llhttp accepts any amount of chunk extensions and any number of leading zeros without a
+callback, and reports trailers as headers. Here every line has a length limit and a
+grammar, and everything but the body (extensions, trailers) is dropped.
 """
 
 from __future__ import annotations
@@ -12,27 +12,27 @@ from typing import Final
 
 from gateway.http.head import CREDENTIAL_FIELDS, WireError
 
-MAX_EXTENSION_BYTES: Final = 256  # in one chunk-size line, its digits apart
+MAX_EXTENSION_BYTES: Final = 256  # in one chunk-size line, without its digits
 MAX_ALL_EXTENSION_BYTES: Final = 16_384  # in one body
 MAX_TRAILER_BYTES: Final = 8_192  # of all trailer lines together
 _MAX_DIGITS: Final = 16
 _MAX_LEADING_ZEROS: Final = 8
 _MAX_SIZE_LINE: Final = _MAX_DIGITS + MAX_EXTENSION_BYTES + 2
-# What fits a signed 64-bit counter; servers behind us count in those.
+# The largest signed 64-bit integer, which upstreams count with.
 _MAX_CHUNK_BYTES: Final = 2**63 - 1
 
 _TOKEN: Final = rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+"
 _QUOTED: Final = rb'"(?:[\t !#-\[\]-~\x80-\xff]|\\[\t -~\x80-\xff])*"'
-# No white space is taken around ";" and "=": some parsers stop at it, some skip it.
+# No white space around ";" and "=": parsers disagree on it.
 _SIZE_LINE: Final = re.compile(
     rb"([0-9A-Fa-f]{1,%d})((?:;%b(?:=(?:%b|%b))?)*)\r\n"
     % (_MAX_DIGITS, _TOKEN, _TOKEN, _QUOTED)
 )
-# A whole chunk's plain size: the common case, and what 1-byte chunks must not make slow.
-_PLAIN_SIZE: Final = re.compile(rb"([0-9A-Fa-f]{1,8})\r\n")
+# A size line without extension: the fast path, which bounds the cost of tiny chunks.
+_SIMPLE_SIZE: Final = re.compile(rb"([0-9A-Fa-f]{1,8})\r\n")
 _TRAILER: Final = re.compile(rb"(%b):[\t -~\x80-\xff]*\r\n" % _TOKEN)
 # Fields for framing, routing, request modifiers, authentication and content format
-# must not stand in trailers (RFC 9110 section 6.5.1).
+# are forbidden in trailers (RFC 9110 section 6.5.1).
 _FORBIDDEN: Final = CREDENTIAL_FIELDS | {
     b"accept-encoding",
     b"age",
@@ -71,10 +71,10 @@ _SIZE, _CONTENT, _CONTENT_END, _TRAILERS, _DONE = range(5)
 
 
 class ChunkedDecoder:
-    """Takes a chunked body apart, however its bytes are split over the feeds.
+    """Decodes a chunked body; its bytes may be split over the calls in any way.
 
-    ``done`` is True once the final empty line was read; nothing is consumed then.
-    After a `WireError` the decoder must not be fed again.
+    ``done`` is True once the final empty line was read; later bytes are not consumed.
+    After a `WireError` the decoder must not be used again.
     """
 
     __slots__ = ("_extension_bytes", "_left", "_line", "_state", "_trailer_bytes")
@@ -92,9 +92,9 @@ class ChunkedDecoder:
         return self._state == _DONE
 
     def feed(self, chunk: bytes) -> tuple[list[bytes], int]:
-        """Return the pieces of body found and how many bytes of ``chunk`` were used.
+        """Return the pieces of body and the number of bytes of ``chunk`` consumed.
 
-        Fewer than ``len(chunk)`` are used only at the end of the body: the rest
+        Fewer than ``len(chunk)`` are consumed only at the end of the body: the rest
         belongs to the next request. Raises `WireError` (400).
         """
         pieces: list[bytes] = []
@@ -115,7 +115,7 @@ class ChunkedDecoder:
         return pieces, at
 
     def _feed_line(self, chunk: bytes, at: int) -> int:
-        """Complete the line under way from ``chunk``; returns where it stopped."""
+        """Continue the current line from ``chunk``; returns the offset after it."""
         stop = chunk.find(b"\n", at) + 1
         line = self._line + chunk[at : stop or len(chunk)]
         self._check_bound(line)
@@ -127,7 +127,7 @@ class ChunkedDecoder:
         return stop
 
     def _check_bound(self, line: bytes) -> None:
-        """Refuse a line too long, whether or not its end has come."""
+        """Refuse a line that is too long, even before its end has arrived."""
         if self._state == _SIZE:
             if len(line) > _MAX_SIZE_LINE:
                 raise WireError(400, "chunk-size line too long")
@@ -168,8 +168,8 @@ class ChunkedDecoder:
 
 
 def _take_whole_chunks(chunk: bytes, at: int, pieces: list[bytes]) -> int:
-    """Append the plain chunks that stand whole at ``at``; returns where they end."""
-    while match := _PLAIN_SIZE.match(chunk, at):
+    """Append the complete simple chunks at ``at``; returns the offset after them."""
+    while match := _SIMPLE_SIZE.match(chunk, at):
         start = match.end()
         stop = start + int(match[1], 16)
         if stop == start or chunk[stop : stop + 2] != b"\r\n":
@@ -183,7 +183,7 @@ def _check_trailer(line: bytes) -> None:
     match = _TRAILER.fullmatch(line)
     if match is None:
         raise WireError(400, "malformed trailer")
-    # Servers that read "_" as "-" must not be fooled either.
+    # Some servers read "_" as "-".
     name = match[1].lower().replace(b"_", b"-")
     if name in _FORBIDDEN or name.startswith(_FORBIDDEN_STARTS):
         raise WireError(400, "forbidden trailer")

@@ -1,10 +1,10 @@
 """The request head: one pure function from raw bytes to a `RequestHead`.
 
-The head is judged twice. Our own checks look at the raw bytes, because llhttp lets
-through, or never shows, things that the parser behind us may read differently (two
-spaces in the request line, `RTSP/1.0`, every Host fault). llhttp then judges the same
-bytes by its own grammar. What either of them refuses never reaches an upstream.
-`docs/http.md` is the table of the rules.
+The head is checked twice. Our own checks read the raw bytes, because llhttp accepts, or
+does not report, input that an upstream's parser may read differently (two spaces in the
+request line, `RTSP/1.0`, any fault in Host). llhttp then parses the same bytes by its
+own grammar. A head that either of them refuses never reaches an upstream.
+`docs/http.md` lists the rules.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from typing import Final
 import httptools
 
 MAX_HEADERS: Final = 100
-# What nginx and HAProxy take by default lies between 8 and 16 KiB.
+# The defaults of nginx and HAProxy are between 8 and 16 KiB.
 MAX_TARGET_BYTES: Final = 16_384
-# Names seen before need no check and no lower-casing; bounded against random names.
+# Cached names need no check and no lower-casing; bounded against random names.
 _MAX_NAMES: Final = 4096
 _MAX_NAME_BYTES: Final = 64
-# More digits could overflow a 64-bit integer somewhere behind us.
+# More digits could overflow a 64-bit integer of an upstream.
 _MAX_LENGTH_DIGITS: Final = 18
 _MAX_PORT: Final = 65_535
 _MAX_HOPS: Final = 1_000_000
@@ -29,7 +29,7 @@ _MAX_HOPS: Final = 1_000_000
 CREDENTIAL_FIELDS: Final = frozenset(
     {b"authorization", b"x-api-key", b"api-key", b"x-goog-api-key"}
 )
-# Hop-by-hop, or written anew by the gateway for the upstream. `proxy-*` as well.
+# Hop-by-hop fields, and fields that the gateway writes itself; also `proxy-*`.
 _DROPPED: Final = frozenset(
     {
         b"accept-encoding",
@@ -51,7 +51,7 @@ _DROPPED: Final = frozenset(
         b"x-tidegate-verdict",
     }
 )
-# Twice in one head, two parsers may each believe a different one.
+# If repeated, two parsers may each use a different one.
 _SINGLETONS: Final = CREDENTIAL_FIELDS | {
     b"content-length",
     b"content-type",
@@ -59,7 +59,7 @@ _SINGLETONS: Final = CREDENTIAL_FIELDS | {
     b"max-forwards",
     b"transfer-encoding",
 }
-# Connection may not make us remove what frames, routes or identifies the request.
+# Connection must not remove fields that frame, route or identify the request.
 _PROTECTED: Final = CREDENTIAL_FIELDS | {
     b"content-encoding",
     b"content-length",
@@ -73,7 +73,7 @@ _PROTECTED: Final = CREDENTIAL_FIELDS | {
     b"x-request-id",
     b"x-tidegate-verdict",
 }
-# CGI-like servers read `_` as `-`: these would be seen there, but not by us.
+# CGI-like servers read `_` as `-`: they would see these fields, the gateway would not.
 _LOOKALIKES: Final = _PROTECTED | _DROPPED
 
 _METHODS: Final = {
@@ -94,7 +94,7 @@ _HOST: Final = re.compile(
 )
 _ABSOLUTE: Final = re.compile(rb"(?i:(https?)://)([^/?]*)(.*)")
 _PROTOCOL: Final = re.compile(_TCHAR + rb"+(?:/" + _TCHAR + rb"+)?")
-# Everything but NUL and the other control characters; obs-text (>= 0x80) may pass.
+# All bytes but control characters; obs-text (>= 0x80) is allowed.
 _HEAD_BYTES: Final = bytes({9, 10, 13, *range(32, 127), *range(128, 256)})
 _TARGET_BYTES: Final = bytes(set(range(33, 127)) - {ord("#")})
 
@@ -103,11 +103,11 @@ _names: dict[bytes, tuple[bytes, int]] = {}
 
 
 class WireError(Exception):
-    """A message that may not pass.
+    """A message that must not be forwarded.
 
-    ``status`` is the answer to the client, ``reason`` a short sentence safe to show,
-    ``fields`` complete header lines that the answer must carry (405: Allow). The
-    connection is closed after the answer.
+    ``status`` is the answer to the client, ``reason`` a short text for it without
+    internals, ``fields`` complete header lines that the answer must have (405: Allow).
+    The connection is closed after the answer.
     """
 
     def __init__(self, status: int, reason: str, fields: bytes = b"") -> None:
@@ -118,15 +118,15 @@ class WireError(Exception):
 
 
 class RequestHead:
-    """One request head, read. Shared between equal requests: treat as immutable.
+    """One parsed request head. Shared between equal requests: treat as immutable.
 
     ``target`` is origin-form with its bytes untouched (or ``*``); ``path`` and
     ``query`` are the same as latin-1 text, not percent-decoded. ``host`` is the
     effective authority, ``scheme`` is set for absolute-form only. ``forward`` holds
-    whole header lines as they came, without what is hop-by-hop, what the gateway
+    complete header lines unchanged, without hop-by-hop fields, those that the gateway
     writes itself, and ``credentials``. ``fields`` has every header by its lower-case
-    name, repeated ones joined. ``upgrade`` is the lower-case protocol asked for,
-    ``h2c`` cut out.
+    name, repeated ones joined. ``upgrade`` is the requested protocol in lower case,
+    without ``h2c``.
     """
 
     __slots__ = (
@@ -169,7 +169,7 @@ class RequestHead:
 def parse_request_head(
     raw: bytes, *, max_headers: int = MAX_HEADERS, max_target: int = MAX_TARGET_BYTES
 ) -> RequestHead:
-    """Read ``raw``, from the first byte of the method to the empty line's CRLF.
+    """Parse ``raw``, from the first byte of the method to the empty line's CRLF.
 
     Raises `WireError`: 400 malformed or ambiguous, 405 CONNECT, 414 target longer
     than ``max_target`` bytes, 417 unknown expectation, 431 more than ``max_headers``
@@ -196,24 +196,24 @@ def parse_request_head(
         _read_hops(head)
     forward.append(b"")
     head.forward = b"\r\n".join(forward)
-    _judge(raw)
+    _check_with_llhttp(raw)
     return head
 
 
 def strip_leading_crlf(raw: bytes) -> bytes:
-    """Without the one empty line that RFC 9112 section 2.2 lets stand before a head.
+    """Remove the one empty line that may precede a head (RFC 9112 section 2.2).
 
-    Some old clients send it after a body. A second one is refused by the parser.
+    Some old clients send it after a body. The parser refuses a second one.
     """
     return raw[2:] if raw.startswith(b"\r\n") else raw
 
 
 def check_partial_head(raw: bytes, start: int = 0) -> None:
-    """Refuse early a head whose end has not come, but that can never become valid.
+    """Refuse an incomplete head that can no longer become valid.
 
-    Without it a client with bare line feeds, HTTP/0.9 or TLS on this port would wait
-    for its answer until the head's time is over. Bytes before ``start`` were checked
-    by an earlier call. Raises `WireError`.
+    Otherwise a client that sends bare line feeds, HTTP/0.9 or TLS to this port would
+    get its answer only at the time limit. Bytes before ``start`` were checked by an
+    earlier call. Raises `WireError`.
     """
     if not start:
         raw = strip_leading_crlf(raw)
@@ -230,14 +230,14 @@ def check_partial_head(raw: bytes, start: int = 0) -> None:
 
 
 def oversize_error(raw: bytes, limit: int | None = None) -> WireError:
-    """Answer a head that has outgrown its ``limit`` in bytes (None: all of ``raw``)."""
+    """Return the error for a head of over ``limit`` bytes (None: all of ``raw``)."""
     if b"\r\n" in strip_leading_crlf(raw[:limit]):
         return WireError(431, "header fields too large")
     return WireError(414, "request target too long")
 
 
 def _split(raw: bytes) -> list[bytes]:
-    """Request line and header lines; only CRLF ends a line, no control characters."""
+    """Split into request line and header lines; lines end in CRLF only."""
     if raw.translate(None, _HEAD_BYTES):
         raise WireError(400, "control character in the head")
     lines = raw.split(b"\r\n")
@@ -280,14 +280,14 @@ def _method_error(name: bytes) -> WireError:
         return WireError(405, "CONNECT is not allowed", _ALLOW)
     if not _TOKEN.fullmatch(name):
         return WireError(400, "malformed method")
-    # Methods are case-sensitive, but not every server keeps to that.
+    # Methods are case-sensitive, but some servers ignore that.
     if name.upper() != name:
         return WireError(400, "method not in upper case")
     return WireError(501, "unknown method")
 
 
 def _read_other_form(head: RequestHead, target: bytes) -> bytes:
-    """Asterisk-form or absolute-form (RFC 9112 section 3.2); returns origin-form."""
+    """Read asterisk-form or absolute-form (RFC 9112 section 3.2) as origin-form."""
     if target == b"*":
         if head.method != "OPTIONS":
             raise WireError(400, "asterisk target is for OPTIONS only")
@@ -306,7 +306,7 @@ def _read_other_form(head: RequestHead, target: bytes) -> bytes:
 
 
 def _check_authority(value: bytes) -> bytes:
-    """Take a host with at most a port: one name, no list, no userinfo, no path."""
+    """Check a host with an optional port: no list, no userinfo, no path."""
     match = _HOST.fullmatch(value)
     if match is None:
         raise WireError(400, "malformed host")
@@ -322,7 +322,7 @@ def _check_authority(value: bytes) -> bytes:
 
 
 def _read_fields(head: RequestHead, lines: list[bytes]) -> list[bytes]:
-    """Fill ``fields`` and ``credentials``; returns the lines that pass upstream."""
+    """Fill ``fields`` and ``credentials``; returns the lines to forward."""
     fields: dict[bytes, bytes] = {}
     forward: list[bytes] = []
     credentials: list[tuple[bytes, bytes]] = []
@@ -349,7 +349,7 @@ def _read_fields(head: RequestHead, lines: list[bytes]) -> list[bytes]:
 
 
 def _learn_name(name: bytes) -> tuple[bytes, int]:
-    """Check a field name that was not seen before, and remember what it is."""
+    """Check and classify a field name, and cache the result."""
     if not _TOKEN.fullmatch(name):
         raise WireError(400, "malformed header name")
     lower = name.lower()
@@ -382,7 +382,7 @@ def _join_repeated(lower: bytes, first: bytes, again: bytes) -> bytes:
 def _read_host(head: RequestHead) -> None:
     host = head.fields.get(b"host")
     if host is None:
-        # HAProxy's checks and ab speak HTTP/1.0 without Host.
+        # Health checks of HAProxy, and ab, send HTTP/1.0 without Host.
         if not head.http10:
             raise WireError(400, "missing host header")
         return
@@ -392,7 +392,7 @@ def _read_host(head: RequestHead) -> None:
 
 
 def _read_framing(head: RequestHead) -> None:
-    """How long the body is; whatever could be read in two ways is refused."""
+    """Read how the body is framed; refuse whatever could be read in two ways."""
     fields = head.fields
     length = fields.get(b"content-length")
     coding = fields.get(b"transfer-encoding")
@@ -427,7 +427,7 @@ def _read_connection(
     head.keep_alive = b"close" not in options and (
         not head.http10 or b"keep-alive" in options
     )
-    # An Upgrade on HTTP/1.0 must be ignored (RFC 9110 section 7.8).
+    # Upgrade in HTTP/1.0 must be ignored (RFC 9110 section 7.8).
     if b"upgrade" in options and not head.http10:
         head.upgrade = _read_upgrade(head)
     for option in options:
@@ -442,10 +442,10 @@ def _read_connection(
 
 
 def _read_upgrade(head: RequestHead) -> bytes:
-    """Return the protocols asked for, without h2c: that one is declined by silence.
+    """Return the requested protocols without h2c, which is declined by ignoring it.
 
-    llhttp, and so every server on it, takes a body behind an Upgrade for bytes of the
-    new protocol, others for a body: the pair is refused.
+    After Upgrade, llhttp and servers built on it read a body as bytes of the new
+    protocol, other servers read it as a body: a body with Upgrade is refused.
     """
     asked = head.fields.get(b"upgrade", b"").lower().split(b",")
     protocols = [p for p in (item.strip(b" \t") for item in asked) if p]
@@ -460,7 +460,7 @@ def _read_upgrade(head: RequestHead) -> bytes:
 def _read_expect(head: RequestHead) -> bool:
     if head.fields[b"expect"].lower() != b"100-continue":
         raise WireError(417, "unknown expectation")
-    # Nothing to wait for without a body; HTTP/1.0 knows no interim answers.
+    # Only before a body; HTTP/1.0 has no interim answers.
     return not head.http10 and bool(head.chunked or head.content_length)
 
 
@@ -473,24 +473,24 @@ def _read_hops(head: RequestHead) -> None:
     head.max_forwards = min(int(value), _MAX_HOPS)
 
 
-class _Silent:
-    """A protocol without callbacks: httptools then registers none, and is fastest."""
+class _NoCallbacks:
+    """A protocol without callbacks, so that httptools registers none (fastest)."""
 
     __slots__ = ()
 
 
-_SILENT: Final = _Silent()
+_NO_CALLBACKS: Final = _NoCallbacks()
 
 
-def _judge(raw: bytes) -> None:
-    """Let llhttp parse the same bytes; its refusal is ours.
+def _check_with_llhttp(raw: bytes) -> None:
+    """Parse the same bytes with llhttp, and refuse what it refuses.
 
-    A fresh parser each time (about 1 us): a used one may still wait for a body.
+    Each call needs a new parser (about 1 us): a used one may still expect a body.
     """
     try:
-        httptools.HttpRequestParser(_SILENT).feed_data(raw)
+        httptools.HttpRequestParser(_NO_CALLBACKS).feed_data(raw)
     except httptools.HttpParserUpgrade:
-        return  # it read the head to its end
+        return  # the head was read to its end
     except httptools.HttpParserError as error:
         raise WireError(400, "malformed request head") from error
 
@@ -503,6 +503,6 @@ for _name in (
     b" X-Forwarded-Host X-Forwarded-Proto X-Request-Id api-key anthropic-version"
     b" anthropic-beta x-goog-api-key"
 ).split():
-    # Known from the start, so that random names cannot push them out of the table.
+    # Cached at import, so that random names cannot fill the table first.
     _learn_name(_name)
     _learn_name(_name.lower())

@@ -1,7 +1,7 @@
 """The PROXY protocol header, versions 1 and 2 (haproxy.org, proxy-protocol.txt).
 
-Believed only on connections from trusted proxies; that decision is the caller's. The
-checksum and the other TLV fields of version 2 are skipped.
+Only trusted proxies may send it; the caller checks that. The checksum and the other TLV
+fields of version 2 are skipped.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ SIGNATURE_V2: Final = b"\r\n\r\n\x00\r\nQUIT\n"
 _START_V1: Final = b"PROXY "
 _VERSIONS_V1: Final = {"TCP4": 4, "TCP6": 6}
 _VERSION_2: Final = 2
-_MAX_V1_BYTES: Final = 107  # the longest line that the specification knows
+_MAX_V1_BYTES: Final = 107  # the longest line of the specification
 _HEAD_V2_BYTES: Final = 16
-# Addresses take at most 216 bytes; the rest is TLVs that we skip, so bound them.
+# Addresses take at most 216 bytes; the rest are TLVs, which are skipped.
 _MAX_V2_BYTES: Final = 4096
 _PORT: Final = re.compile(r"0|[1-9][0-9]{0,4}")
 _MAX_PORT: Final = 65_535
@@ -35,12 +35,11 @@ _FAMILIES: Final = {
 
 
 def parse_proxy_header(raw: bytes) -> tuple[str | None, int] | None:
-    """Return who opened the connection and the length in bytes of the header.
+    """Return the client's address and the length in bytes of the header.
 
-    None: more bytes are needed. The address is None where the proxy names nobody
-    (LOCAL, UNKNOWN, a Unix socket): the connection's own peer counts then. Raises
-    `WireError` (400) for anything that is no PROXY header: where one is expected, a
-    connection without it must not pass.
+    None: more bytes are needed. The address is None where the header has none (LOCAL,
+    UNKNOWN, a Unix socket): use the connection's own peer. Raises `WireError` (400) for
+    anything else: where a header is expected, a connection without it is refused.
     """
     if raw.startswith(SIGNATURE_V2):
         return _parse_v2(raw)
@@ -62,7 +61,7 @@ def _parse_v1(raw: bytes) -> tuple[str | None, int] | None:
         words = line.decode("ascii").split(" ")
     except UnicodeDecodeError:
         raise WireError(400, "malformed PROXY header") from None
-    if words[1] == "UNKNOWN":  # whatever follows is to be ignored
+    if words[1] == "UNKNOWN":  # the rest of the line is to be ignored
         return None, consumed
     try:
         _, family, source, destination, port, own_port = words

@@ -1,8 +1,8 @@
-"""The head of an upstream's answer: how its body ends, and what passes to the client.
+"""The head of an upstream's answer: how its body ends, and which fields are forwarded.
 
-The bytes were parsed by llhttp; what reaches `read_answer_head` is its list of
-(name, value) pairs. This runs for every answer, so the class of a field name is looked
-up by its exact bytes, and a name is lower-cased and checked only when it is new.
+llhttp parses the bytes; `read_answer_head` gets its list of (name, value) pairs. It
+runs for every answer, so the class of a field name is looked up by its exact bytes, and
+only a new name is lower-cased and checked.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _MAX_LENGTH_DIGITS: Final = 18
 _FINAL, _NO_CONTENT, _NOT_MODIFIED = 200, 204, 304  # below 200: interim answers
 _TOKEN: Final = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 
-# For ``drop``: the upstream's rate-limit fields, where ours stand instead.
+# For ``drop``: the upstream's rate-limit fields, where the gateway sends its own.
 RATE_LIMIT_FIELDS: Final = frozenset(
     {
         b"ratelimit",
@@ -28,7 +28,7 @@ RATE_LIMIT_FIELDS: Final = frozenset(
     }
 )
 
-# Up to _REQUEST_ID the field passes to the client; above _PASS its value is noted.
+# Up to _REQUEST_ID the field is forwarded; above _PASS its value is kept.
 (
     _PASS,
     _TYPE,
@@ -52,18 +52,19 @@ _KINDS: Final = {
     b"upgrade": _UPGRADE,
     b"x-request-id": _REQUEST_ID,
 }
-# One table of known names for each set of fields to drop.
+# One table of cached names for each set of fields to drop.
 _tables: dict[frozenset[bytes], dict[bytes, int]] = {}
 
 
 class AnswerHead:
-    """The head of an answer, read.
+    """A parsed head of an answer.
 
     Exactly one of these says how the body ends: ``no_body``, ``chunked``,
     ``content_length``, ``close_delimited``. ``content_length`` is also set on answers
-    without a body that state one (HEAD, 304); pass it on there too. ``keep_alive``:
-    the upstream connection may be used again once the body has ended. ``forward``
-    holds complete header lines for the client. ``upgrade`` is what a 101 switches to.
+    without a body that state one (HEAD, 304), and is forwarded there too.
+    ``keep_alive``: the upstream connection may be reused once the body has ended.
+    ``forward`` holds complete header lines for the client. ``upgrade`` is the protocol
+    that a 101 switches to.
     """
 
     __slots__ = (
@@ -111,18 +112,18 @@ def read_answer_head(
     *,
     drop: frozenset[bytes],
 ) -> AnswerHead:
-    """Read an answer's head. Raises `WireError` (502) where its framing is ambiguous.
+    """Parse an answer's head. Raises `WireError` (502) where its framing is ambiguous.
 
-    ``drop`` names fields (lower case, a trailing ``*`` for a prefix) that must not
-    reach the client. It should be one of a few constants: a table is kept for each.
+    ``drop`` names fields (lower case, a trailing ``*`` for a prefix) that are not
+    forwarded. It should be one of a few constants: each has a table of its own.
     """
     head = AnswerHead(status, headers)
     kinds = _tables.get(drop)
     if kinds is None:
         kinds = _new_table(drop)
     lines: list[bytes] = []
-    noted: dict[int, bytes] = {}
-    # One flat loop over the fields: a call for each would double its cost.
+    kept: dict[int, bytes] = {}
+    # One flat loop: a function call for each field would double the cost.
     for name, value in headers:
         kind = kinds.get(name)
         if kind is None:
@@ -130,21 +131,21 @@ def read_answer_head(
         if kind <= _REQUEST_ID:
             lines.append(b"%b: %b\r\n" % (name, value))
         if kind:
-            first = noted.get(kind)
-            noted[kind] = value if first is None else _repeat(kind, first, value)
-    if http10 or _CONNECTION in noted:
-        lines = _read_connection(head, http10, noted.get(_CONNECTION, b""), lines)
+            first = kept.get(kind)
+            kept[kind] = value if first is None else _repeat(kind, first, value)
+    if http10 or _CONNECTION in kept:
+        lines = _read_connection(head, http10, kept.get(_CONNECTION, b""), lines)
     head.forward = b"".join(lines)
-    head.content_type = noted.get(_TYPE, b"")
-    head.content_encoding = noted.get(_ENCODING, b"")
-    head.request_id = noted.get(_REQUEST_ID, b"")
-    head.upgrade = noted.get(_UPGRADE, b"").lower()
-    _read_framing(head, http10, method, noted.get(_LENGTH), noted.get(_CODING))
+    head.content_type = kept.get(_TYPE, b"")
+    head.content_encoding = kept.get(_ENCODING, b"")
+    head.request_id = kept.get(_REQUEST_ID, b"")
+    head.upgrade = kept.get(_UPGRADE, b"").lower()
+    _read_framing(head, http10, method, kept.get(_LENGTH), kept.get(_CODING))
     return head
 
 
 def _repeat(kind: int, first: bytes, again: bytes) -> bytes:
-    """Return what a repeated field amounts to: its first value, or all as a list."""
+    """Combine a repeated field: its first value, or all as a list."""
     if kind in (_TYPE, _REQUEST_ID):
         return first
     if kind == _LENGTH:
@@ -162,7 +163,7 @@ def _new_table(drop: frozenset[bytes]) -> dict[bytes, int]:
 
 
 def _learn_name(table: dict[bytes, int], name: bytes, drop: frozenset[bytes]) -> int:
-    """Check and classify a field name not seen before."""
+    """Check and classify a field name, and cache the result."""
     if not _TOKEN.fullmatch(name):
         raise WireError(502, "malformed header name in the answer")
     lower = name.lower()
@@ -182,7 +183,7 @@ def _read_connection(
     value: bytes,
     lines: list[bytes],
 ) -> list[bytes]:
-    """Set ``keep_alive``; returns ``lines`` without the fields that are named."""
+    """Set ``keep_alive``; returns ``lines`` without the fields named by Connection."""
     if not http10 and value == b"keep-alive":
         return lines
     options = {option.strip(b" \t") for option in value.lower().split(b",")}

@@ -1,7 +1,7 @@
-"""Joining the caller's trace (W3C Trace Context): what a worker does of tracing.
+"""Trace context (W3C): joining the caller's trace in a worker.
 
-It reads ``traceparent``, chooses the id of our own span, and writes the line by which
-the upstream becomes its child. The span itself is made by control, from the record.
+Reads ``traceparent``, chooses the id of the gateway's span, and writes the line that
+makes the upstream's span its child. The control process makes the span from the record.
 """
 
 from __future__ import annotations
@@ -12,35 +12,35 @@ from collections.abc import Callable
 
 from gateway.core.model import NO_TRACE
 
-# Lines of a head, each with its end. The name in any case; what is not plainly spelled
-# comes from the parsed head, where names and values are checked already.
+# Header lines with their line ends, names in any case. Lines that are not cut out by
+# ``heads`` come from the parsed head, where names and values were checked.
 _PARENT = re.compile(
     rb"^traceparent:[ \t]*([^\r\n]*?)[ \t]*\r\n", re.MULTILINE | re.IGNORECASE
 )
 _EITHER = re.compile(
     rb"^trace(?:parent|state):[^\r\n]*\r\n", re.MULTILINE | re.IGNORECASE
 )
-# Version 00 is exactly this long; a later one may go on after its flags.
+# Version 00 has exactly this length; a later version may have more after its flags.
 _VALID = re.compile(
     rb"(?!ff|00.{54})[0-9a-f]{2}"
     rb"-(?!0{32})([0-9a-f]{32})-(?!0{16})([0-9a-f]{16})-([0-9a-f]{2})(?:-.*)?"
 )
-# As nearly every caller sends it: sampled, at the beginning of a line.
-_PLAIN = re.compile(
+# The fast path: version 00, sampled, in the usual spelling.
+_USUAL = re.compile(
     rb"(?<![^\n])[Tt]raceparent: 00-(?!0{32})([0-9a-f]{32})"
     rb"-(?!0{16})([0-9a-f]{16})-(0[13])\r\n"
 )
 _SAMPLED = 1
-_RANDOM = 2  # the only other flag that there is: the trace id was drawn at random
+_RANDOM = 2  # the only other flag: the trace id was chosen at random
 _LOW_64 = (1 << 64) - 1
 
 
 class Tracer:
     """Decides which requests get a span.
 
-    ``ratio``: the share of traces that begin here. ``parent_based``: what has a valid
-    parent does as the parent did; else the ratio decides there too. ``draw`` gives so
-    many random bits.
+    ``ratio``: share of the traces that start here which are sampled. ``parent_based``:
+    a request with a valid parent follows the parent's decision; otherwise the ratio
+    applies to it too. ``draw`` returns the given number of random bits.
     """
 
     __slots__ = ("_below", "_draw", "_parent_based")
@@ -52,29 +52,29 @@ class Tracer:
         parent_based: bool = True,
         draw: Callable[[int], int] = random.getrandbits,
     ) -> None:
-        # As the SDKs' TraceIdRatioBased does it: every party comes to the same result.
+        # As the SDKs' TraceIdRatioBased, so that all parties come to the same result.
         self._below = round(ratio * (1 << 64))
         self._parent_based = parent_based
         self._draw = draw
 
     def join(self, lines: bytes) -> tuple[str, bytes]:
-        """What the record keeps of the trace, and the lines for the upstream.
+        """Return the trace for the record (NO_TRACE: no span), and the upstream's lines.
 
-        ``lines`` are whole header lines of this request, the caller's ``traceparent``
-        among them if there is one. The first is NO_TRACE where no span is to be made.
+        ``lines`` are complete header lines of this request, with the caller's
+        ``traceparent`` if there is one.
         """
-        plain = _PLAIN.search(lines) if lines and self._parent_based else None
-        if plain is not None and lines.lower().count(b"traceparent") == 1:
-            # Only the parent's id is another one for the upstream.
-            trace, parent, kept = plain.groups()
+        usual = _USUAL.search(lines) if lines and self._parent_based else None
+        if usual is not None and lines.lower().count(b"traceparent") == 1:
+            # Only the parent's id is replaced for the upstream.
+            trace, parent, kept = usual.groups()
             span = b"%016x" % (self._draw(64) or 1)
-            place = plain.start(2)
+            place = usual.start(2)
             line = lines[:place] + span + lines[place + 16 :]
             return (trace + span + kept + parent).decode(), line
-        return self._join_odd(lines)
+        return self._join_slow_path(lines)
 
-    def _join_odd(self, lines: bytes) -> tuple[str, bytes]:
-        """As above, however it is spelled."""
+    def _join_slow_path(self, lines: bytes) -> tuple[str, bytes]:
+        """Join a trace in any spelling."""
         values = _PARENT.findall(lines) if lines else ()
         if len(values) != 1:
             return self._begin(lines)
@@ -95,7 +95,7 @@ class Tracer:
         return _text(trace, span, flags, parent), _PARENT.sub(b"", lines) + line
 
     def _begin(self, lines: bytes) -> tuple[str, bytes]:
-        """A trace of our own; a state belongs to the parent that there is not."""
+        """Start a trace; ``tracestate`` is dropped, as it belongs to a parent."""
         number = self._draw(128) or 1
         trace = b"%032x" % number
         span = b"%016x" % (self._draw(64) or 1)
@@ -111,7 +111,7 @@ class Tracer:
 
 
 def split_trace_lines(forward: bytes) -> tuple[bytes, bytes]:
-    """Header lines without those of a trace, and those."""
+    """Split header lines into those without trace context, and those with it."""
     found = b"".join(_EITHER.findall(forward))
     return (_EITHER.sub(b"", forward), found) if found else (forward, b"")
 

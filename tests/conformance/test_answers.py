@@ -16,7 +16,7 @@ WAIT_S = 20.0
 
 
 def ask(address: tuple[str, int], method: bytes = b"GET") -> tuple[int, bytes, bool]:
-    """Status, body, and whether the body came whole, as http.client reads it."""
+    """Status, body, and whether the body is complete, as http.client reads it."""
     with socket.create_connection(address, WAIT_S) as client:
         client.sendall(method + b" /v1/models HTTP/1.1\r\nHost: gateway.test\r\n\r\n")
         response = http.client.HTTPResponse(client, method=method.decode())
@@ -29,10 +29,10 @@ def ask(address: tuple[str, int], method: bytes = b"GET") -> tuple[int, bytes, b
 
 @pytest.fixture(name="gateway")
 def _gateway(gateway_with_recorder):
-    """The gateway, with nothing left of the test before."""
+    """The gateway, without state of earlier tests."""
     recorder = gateway_with_recorder.recorder
     recorder.ask(lambda upstream: upstream.scripts.clear())
-    # A connection of its own for each test: the last one is then this test's.
+    # Each test uses a new connection, which is then the last one.
     for index in range(recorder.ask(lambda upstream: len(upstream.connections))):
         recorder.ask(lambda upstream, at=index: upstream.connections[at].cut())
         recorder.wait_closed(index)
@@ -43,7 +43,7 @@ def _gateway(gateway_with_recorder):
 @pytest.mark.parametrize("answer", ANSWERS, ids=lambda answer: answer.name)
 @pytest.mark.parametrize("bytewise", [False, True])
 def test_answer(answer, bytewise, gateway):
-    """Every answer comes to what the corpus says, at once or byte by byte."""
+    """Every answer has the result stated in the corpus, at once or byte by byte."""
     raw = answer.raw
     script = [raw[i : i + 1] for i in range(len(raw))] if bytewise else [raw]
     script = [step for piece in script for step in (piece, 0.0)]
@@ -55,7 +55,7 @@ def test_answer(answer, bytewise, gateway):
 
 
 def test_reset_before_the_end_is_not_an_end(gateway):
-    """A body that ends with the connection is not whole when that was reset."""
+    """A close-delimited body is incomplete when the connection was reset."""
     script = (b"HTTP/1.1 200 OK\r\n\r\n{}", 0.05, Cut.RESET)
     gateway.recorder.ask(lambda upstream: upstream.scripts.append(script))
     assert ask(gateway.address)[2] is False
@@ -66,7 +66,7 @@ def test_reset_before_the_end_is_not_an_end(gateway):
 )
 @pytest.mark.parametrize("pause", [None, 0.02])
 def test_bytes_behind_an_answer_reach_nobody(extra, pause, gateway):
-    """An upstream that sends bytes unasked is closed, and nobody gets them."""
+    """A connection with unsolicited bytes is closed, and no client gets them."""
     script = (
         (ANSWER_HEAD + b"{}" + extra,) if pause is None else (*ANSWER, pause, extra)
     )
@@ -77,7 +77,7 @@ def test_bytes_behind_an_answer_reach_nobody(extra, pause, gateway):
 
 
 def test_early_hints_pass(gateway):
-    """An interim answer other than 100 goes on to the client, before the final one."""
+    """An interim answer other than 100 is forwarded before the final one."""
     hints = b"HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\n"
     gateway.recorder.ask(lambda upstream: upstream.scripts.append((hints, *ANSWER)))
     request = b"GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n"

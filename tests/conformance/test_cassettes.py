@@ -90,13 +90,13 @@ def strides(body: bytes, size: int) -> list[bytes]:
 
 @every_recording
 def test_whole(entry):
-    """The answer in one piece gives what its provider states; errors bill nothing."""
+    """An answer in one piece gives the stated usage; errors cost nothing."""
     check(entry, metered(entry, [body_of(entry)]))
 
 
 @every_recording
 def test_byte_by_byte(entry):
-    """So it does one byte at a time, and in pieces of odd sizes."""
+    """An answer byte by byte, or in pieces of odd sizes, gives the same usage."""
     body = body_of(entry)
     for size in (1, 7, 61, 997):
         check(entry, metered(entry, strides(body, size)))
@@ -104,7 +104,7 @@ def test_byte_by_byte(entry):
 
 @every_recording
 def test_split_anywhere(entry):
-    """So it does in two pieces, split at every byte."""
+    """An answer in two pieces, split at any byte, gives the same usage."""
     body = body_of(entry)
     step = 1 if len(body) <= ALL_SPLITS_BYTES else 37
     for at in range(0, len(body), step):
@@ -113,7 +113,7 @@ def test_split_anywhere(entry):
 
 @every_recording
 def test_other_line_ends(entry):
-    """So it does with CRLF and with LF line ends, split too."""
+    """CRLF and LF line ends give the same usage, also when split."""
     plain = body_of(entry).replace(b"\r\n", b"\n")
     crlf = plain.replace(b"\n", b"\r\n")
     for body in (plain, crlf):
@@ -123,7 +123,7 @@ def test_other_line_ends(entry):
 
 @every_recording
 def test_compressed(entry):
-    """So it does gzip'd, decoded as it comes."""
+    """A gzip answer, decoded incrementally, gives the same usage."""
     coded = gzip.compress(body_of(entry))
     for size in (1, 100, len(coded)):
         inflater = Inflater("gzip", 1 << 24)
@@ -138,7 +138,7 @@ def test_compressed(entry):
     "entry", recordings(lambda e: e["content_type"].startswith("text/event-stream"))
 )
 def test_filter_passes_all_else(entry):
-    """Of a stream only usage-only events are withheld; the meter still sees them."""
+    """Only usage-only events are withheld from a stream; the meter reads them."""
     body = body_of(entry)
     parts = body.replace(b"\r\n", b"\n").split(b"\n\n")
     kept = b"\n\n".join(part for part in parts if not is_usage_only(part))
@@ -155,7 +155,7 @@ def test_filter_passes_all_else(entry):
     "entry", recordings(lambda e: e["expected_source"] == "none_not_reported")
 )
 def test_unstated_is_counted(entry):
-    """What no provider stated is counted from its text, and never zero."""
+    """Usage that the provider did not state is counted from the text, never 0."""
     meter = open_meter(entry)
     meter.feed(body_of(entry))
     assert meter.finish(complete=True) is None

@@ -1,4 +1,4 @@
-"""The recording upstream does what other tests lean on."""
+"""The recording upstream behaves as other tests require."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ CHUNKED = b"POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n"
     ],
 )
 def test_request_end(raw, end):
-    """The end of a request is found by length or by the last chunk."""
+    """A request ends by its length or by its last chunk."""
     assert request_end(raw) == end
 
 

@@ -1,4 +1,4 @@
-"""The table of docs/http.md and the corpus say the same."""
+"""docs/http.md and the corpus list the same rules."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ ROW = re.compile(r"^\| `([a-z0-9-]+)` \|.*\| (\d{3}|-) \| [^|]+ \|$", re.MULTILI
 
 
 def test_every_documented_rule_is_in_the_corpus(repository):
-    """Rule and status of each row are those of the corpus, in both directions."""
+    """Every documented rule is in the corpus with its status, and the reverse."""
     text = (repository / "docs" / "http.md").read_text(encoding="utf-8")
     documented = dict(ROW.findall(text))
     tested = {case.rule: str(case.status or "-") for case in CASES}
@@ -18,7 +18,7 @@ def test_every_documented_rule_is_in_the_corpus(repository):
 
 
 def test_one_status_for_each_rule():
-    """No rule of the corpus is answered in two ways, and names are unique."""
+    """Each rule of the corpus has one status; names are unique."""
     assert len({(case.rule, case.status) for case in CASES}) == len(
         {case.rule for case in CASES}
     )

@@ -1,4 +1,4 @@
-"""What an intermediary owes both sides (RFC 9110 section 7), over real sockets."""
+"""Duties of an intermediary (RFC 9110 section 7), over real sockets."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ CLOSE = b"Connection: close\r\n"
 
 
 def talk(gateway, raw: bytes) -> bytes:
-    """Everything answered until the gateway closes."""
+    """All bytes that the gateway answers until it closes."""
     with socket.create_connection(gateway.address, WAIT_S) as client:
         client.sendall(raw)
         return b"".join(iter(lambda: client.recv(65_536), b""))
 
 
 def passed(gateway, raw: bytes):
-    """The one request that reached the upstream, read, and its body."""
+    """The parsed head and the body of the one request that reached the upstream."""
     talk(gateway, raw)
     requests = gateway.recorder.ask(lambda upstream: list(upstream.requests))
     ((head, body),), error, _ = read_all(requests)
@@ -33,13 +33,13 @@ def passed(gateway, raw: bytes):
 
 @pytest.fixture(name="gateway")
 def _gateway(gateway_with_recorder):
-    """The gateway, with nothing recorded yet."""
+    """The gateway, with an empty recording."""
     gateway_with_recorder.recorder.ask(lambda upstream: upstream.clear())
     return gateway_with_recorder
 
 
 def test_hop_by_hop_fields_end_here(gateway):
-    """Hop-by-hop fields and those that Connection names do not pass; others do."""
+    """Hop-by-hop fields and those named by Connection are not forwarded."""
     head, _ = passed(
         gateway,
         get(
@@ -55,7 +55,7 @@ def test_hop_by_hop_fields_end_here(gateway):
 
 
 def test_via_and_forwarded_fields_grow(gateway):
-    """Via and X-Forwarded-For get our hop; Proto and Host say what we saw."""
+    """Our hop is appended to Via and X-Forwarded-For; Proto and Host are replaced."""
     head, _ = passed(
         gateway, get(fields=CLOSE + b"Via: 1.0 a\r\nX-Forwarded-For: 192.0.2.7\r\n")
     )
@@ -66,7 +66,7 @@ def test_via_and_forwarded_fields_grow(gateway):
 
 
 def test_loop_is_cut(gateway):
-    """A request that comes back to this very instance is answered 508."""
+    """A request that returns to the same instance gets 508."""
     head, _ = passed(gateway, get(fields=CLOSE))
     answer = talk(gateway, get(fields=CLOSE + b"Via: %b\r\n" % head.fields[b"via"]))
     assert answer.startswith(b"HTTP/1.1 508 ")
@@ -88,7 +88,7 @@ def test_verdict_never_comes_in(gateway):
 
 
 def test_request_id_is_kept_or_made(gateway):
-    """The client's request id goes on; without one there is one."""
+    """The client's request id is forwarded; without one it is generated."""
     head, _ = passed(gateway, get(fields=CLOSE + b"X-Request-Id: abc-1\r\n"))
     assert head.fields[b"x-request-id"] == b"abc-1"
     gateway.recorder.ask(lambda upstream: upstream.clear())
@@ -115,7 +115,7 @@ def test_extensions_and_trailers_end_here(gateway):
 
 @pytest.mark.parametrize("method", [b"TRACE", b"OPTIONS"])
 def test_max_forwards_counts_down(method, gateway):
-    """Max-Forwards goes down by one, and at zero the gateway answers itself."""
+    """Max-Forwards is decremented; at zero the gateway answers itself."""
     raw = get(fields=CLOSE + b"Max-Forwards: 3\r\n").replace(b"GET", method)
     head, _ = passed(gateway, raw)
     assert head.max_forwards == 2
@@ -131,7 +131,7 @@ def test_trace_gives_no_secret_back(gateway):
 
 
 def test_continue_comes_before_the_body(gateway):
-    """100 Continue is sent by the gateway, and the expectation goes no further."""
+    """The gateway sends 100 Continue and does not forward the expectation."""
     raw = sized(CLOSE + b"Expect: 100-continue\r\n")
     with socket.create_connection(gateway.address, WAIT_S) as client:
         client.sendall(raw.removesuffix(BODY))
@@ -144,7 +144,7 @@ def test_continue_comes_before_the_body(gateway):
 
 
 def test_pipelined_requests_are_answered_in_order(gateway):
-    """Answers come in the order of the requests, however slow the first is."""
+    """Answers keep the order of the requests, even when the first is slow."""
     slow = (0.05, ANSWER_HEAD + b"1}")
     gateway.recorder.ask(lambda upstream: upstream.scripts.extend([slow, ANSWER]))
     answer = talk(gateway, sized() + get() + get(fields=CLOSE))
@@ -154,7 +154,7 @@ def test_pipelined_requests_are_answered_in_order(gateway):
 
 
 def test_http10_client_gets_what_it_understands(gateway):
-    """A chunked answer reaches an HTTP/1.0 client unchunked, ended by the close."""
+    """An HTTP/1.0 client gets a chunked answer close-delimited."""
     script = (
         b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\n{}\r\n0\r\n\r\n"
     )
@@ -166,7 +166,7 @@ def test_http10_client_gets_what_it_understands(gateway):
 
 
 def test_answer_fields_pass_but_hop_by_hop(gateway):
-    """The upstream's fields pass as they came; its Connection is its own affair."""
+    """The upstream's fields are forwarded unchanged, but not its Connection."""
     script = (
         b"HTTP/1.1 201 Created\r\nX-B: 1\r\nConnection: keep-alive, X-Hop\r\nX-Hop: 1\r\n"
         b"Keep-Alive: timeout=5\r\nSet-Cookie: a\r\nset-cookie: b\r\n"

@@ -22,7 +22,7 @@ CANARY = b"GET /canary HTTP/1.0\r\n\r\n"
 
 
 def talk(address: tuple[str, int], pieces: list[bytes], *, leave: bool) -> bytes:
-    """Everything the gateway answers until it closes; ``leave``: we close first."""
+    """All bytes that the gateway answers until it closes; ``leave``: close first."""
     with socket.create_connection(address, WAIT_S) as client:
         client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         answer = bytearray()
@@ -34,15 +34,15 @@ def talk(address: tuple[str, int], pieces: list[bytes], *, leave: bool) -> bytes
             while part := client.recv(65_536):
                 answer += part
         except (BrokenPipeError, ConnectionResetError):
-            pass  # refused while still sending: what was read counts
+            pass  # refused while still sending: keep what was read
         return bytes(answer)
 
 
 def forwarded(gateway: Recorded, pieces: list[bytes], *, leave: bool = False):
-    """The answer, the whole requests upstream, and every byte it got besides."""
+    """The answer, the complete requests upstream, and all other bytes it got."""
     gateway.recorder.ask(lambda upstream: upstream.clear())
     answer = talk(gateway.address, pieces, leave=leave)
-    # By the time a later request has passed, anything of this one has arrived.
+    # When a later request has arrived, so has anything of this one.
     talk(gateway.address, [CANARY], leave=False)
     requests, received = gateway.recorder.ask(
         lambda upstream: (list(upstream.requests), upstream.received)
@@ -56,7 +56,7 @@ def forwarded(gateway: Recorded, pieces: list[bytes], *, leave: bool = False):
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 def test_malformed_never_reaches_the_upstream(case, gateway_with_recorder):
-    """Every malformed request: its status, then close, and no byte upstream."""
+    """Every malformed request gets its status and a close; no byte goes upstream."""
     leave = not case.status
     answer, requests, received, whole = forwarded(
         gateway_with_recorder, [case.raw], leave=leave
@@ -75,7 +75,7 @@ SMALL = [case for case in CASES if len(case.raw) < 1500]
 
 @pytest.mark.parametrize("case", SMALL, ids=lambda case: case.name)
 def test_malformed_in_pieces(case, gateway_with_recorder):
-    """Cut at random places, a malformed request fares the same."""
+    """A malformed request cut at random places has the same result."""
     pieces = rounds(case.raw, case.name)[1]
     answer, requests, _, _ = forwarded(
         gateway_with_recorder, pieces, leave=not case.status
@@ -95,7 +95,7 @@ def rounds(raw: bytes, seed: str) -> list[list[bytes]]:
 
 
 def seen(raw: bytes):
-    """A forwarded request without what differs each time."""
+    """A forwarded request without its variable fields."""
     ((head, body),), error, _ = read_all([raw])
     assert error is None
     fields = dict(head.fields)
@@ -106,7 +106,7 @@ def seen(raw: bytes):
 
 @pytest.mark.parametrize("valid", VALID, ids=lambda valid: valid.name)
 def test_valid_exchange_arrives_alike(valid, gateway_with_recorder):
-    """However a good request is cut, the upstream gets the same, and the body whole."""
+    """A valid request reaches the upstream the same however it is cut."""
     arrived = []
     closing = valid.raw.removeprefix(b"\r\n")
     if b"Connection:" not in closing and b"HTTP/1.0" not in closing:

@@ -1,4 +1,4 @@
-"""The pages name all that there is (metrics, fields, routes), and their examples load."""
+"""The docs name all metrics, record fields and routes; their examples load."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def test_every_metric_is_documented():
 
 
 def test_every_record_field_is_documented():
-    """Each key of a record stands in the page."""
+    """The page lists every key of a record."""
     section = PAGE.partition("\n## Records\n")[2].partition("\n## ")[0]
     named = set(re.findall(r"`([a-z_]+)`", section))
     assert {
@@ -55,14 +55,14 @@ def test_every_record_field_is_documented():
 
 @pytest.mark.parametrize("page", PAGES)
 def test_links_lead_somewhere(page):
-    """A relative link of a page names a file that is there."""
+    """Every relative link of a page leads to an existing file."""
     path = ROOT / page
     links = re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", path.read_text())
     assert [link for link in links if not (path.parent / link).exists()] == []
 
 
 def test_every_route_is_documented():
-    """Each route of the admin port stands in the page, with its method."""
+    """The page lists every route of the admin port with its method."""
     routes = {(route.method, route.path) for route in GatewayRoutes(None).routes()}
     assert [f"{m} {p}" for m, p in routes if f"`{m} {p}`" not in PAGE] == []
 
@@ -80,7 +80,7 @@ def examples():
 
 @pytest.mark.parametrize(("page", "block"), examples())
 def test_configurations_of_pages_load(page, block):
-    """Each example of a file is valid, once its secrets and hashes stand in."""
+    """Every example configuration is valid, once secrets and hashes are filled in."""
     text = re.sub(r"\{ (env|file) = [^}]*\}", '"secret"', block)
     text = re.sub(r"^(cert|key) = .*$", "", text, flags=re.MULTILINE)
     text = text.replace("[server.tls]", "").replace("sha256:…", "sha256:" + "0" * 64)
@@ -90,7 +90,7 @@ def test_configurations_of_pages_load(page, block):
 
 
 def test_readme_and_checks_run_the_same_tests():
-    """The second command of the README is what ``.ci/run`` does in the end."""
+    """The second command of the README is the last one of ``.ci/run``."""
     readme, script = (ROOT / "README.md").read_text(), (ROOT / ".ci/run").read_text()
     for words in ("pip install '.[test]'", "-m pytest -n auto"):
         assert words in readme

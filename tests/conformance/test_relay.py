@@ -1,4 +1,4 @@
-"""What passes between a client and an upstream: order, framing, limits, pressure."""
+"""Relaying between a client and an upstream: order, framing, limits, back-pressure."""
 
 from __future__ import annotations
 
@@ -36,12 +36,12 @@ STALL_S = 0.2
 
 
 def statuses(raw: bytes) -> list[int]:
-    """Of every answer in ``raw``."""
+    """The status of every answer in ``raw``."""
     return [int(found) for found in re.findall(rb"HTTP/1\.1 ([0-9]{3}) ", raw)]
 
 
 def numbered(number: int) -> tuple[bytes, ...]:
-    """An answer that can be told from others."""
+    """A distinguishable answer."""
     return (ANSWER_HEAD.replace(b": 2", b": 3") + b"<%d>" % number,)
 
 
@@ -49,7 +49,7 @@ def numbered(number: int) -> tuple[bytes, ...]:
 
 
 async def test_answers_keep_the_order_of_requests(upstream):
-    """Slow and fast, refused and answered: answers come as the requests did."""
+    """Answers keep the order of the requests, slow or fast, refused or not."""
     route = 'prefix = "/api"'
     upstream.scripts.extend([(0.05, *numbered(1)), numbered(2), (0.02, *numbered(3))])
     async with InProcess(upstream, route=route) as gateway:
@@ -63,7 +63,7 @@ async def test_answers_keep_the_order_of_requests(upstream):
 
 
 async def test_malformed_second_request_does_not_spoil_the_first(upstream):
-    """What was asked properly is answered before the fault is."""
+    """Valid requests before a malformed one are answered first."""
     upstream.default = (0.05, *ANSWER)
     async with InProcess(upstream) as gateway:
         answer = await gateway.talk(request() + b"GET /x HTTP/1.1\r\nHost : a\r\n\r\n")
@@ -72,7 +72,7 @@ async def test_malformed_second_request_does_not_spoil_the_first(upstream):
 
 
 async def test_much_pipelined_passes(upstream):
-    """More than 64 KiB of whole requests behind an open one wait, and are answered."""
+    """Over 64 KiB of complete requests behind an open one wait, and are answered."""
     upstream.scripts.append((0.05, *ANSWER))
     many = request(fields=b"X-Fill: %b\r\n" % (b"x" * 1000)) * 150
     async with InProcess(upstream) as gateway:
@@ -81,7 +81,7 @@ async def test_much_pipelined_passes(upstream):
 
 
 async def test_much_pipelined_without_an_end_is_refused(upstream):
-    """More than 64 KiB that hold no end of a request: the open one, then 400."""
+    """Over 64 KiB without the end of a request get 400 after the open exchange."""
     upstream.scripts.append((0.1, *ANSWER))
     async with InProcess(upstream) as gateway:
         answer = await gateway.talk(request() + b"GET /" + b"x" * 70_000)
@@ -89,7 +89,7 @@ async def test_much_pipelined_without_an_end_is_refused(upstream):
 
 
 async def test_unread_answers_stop_the_reading(upstream):
-    """A client that asks and asks and reads nothing is not buffered for."""
+    """Answers are not buffered without bound for a client that never reads."""
     async with InProcess(upstream, route='prefix = "/api"') as gateway:
         client = await gateway.client()
         client.writer.transport.pause_reading()
@@ -103,7 +103,7 @@ async def test_unread_answers_stop_the_reading(upstream):
 
 
 async def test_pipelined_refusals_leave_turns_to_others(upstream):
-    """A flood of small refused requests does not hold the loop."""
+    """Many small refused requests do not block the loop."""
     async with InProcess(upstream, route='prefix = "/api"') as gateway:
         client, ping = await gateway.client(), Pinger()
         await ping.start()
@@ -114,7 +114,7 @@ async def test_pipelined_refusals_leave_turns_to_others(upstream):
 
 @pytest.mark.parametrize("size", [10, 100_000])
 async def test_refused_body_is_never_taken_for_a_request(size, upstream):
-    """The body of a refused upload is passed over, or the connection ends with it."""
+    """The body of a refused upload is discarded, or the connection closes."""
     body = request(target=b"/evil").ljust(size, b"x")
     async with InProcess(upstream, policy=ONE_REQUEST) as gateway:
         await gateway.talk(request(fields=CLOSE))
@@ -126,7 +126,7 @@ async def test_refused_body_is_never_taken_for_a_request(size, upstream):
 
 
 async def test_refused_body_in_two_packets_then_a_request(upstream):
-    """Behind a body that was passed over the next request is answered at once."""
+    """The request after a discarded body is answered at once."""
     async with InProcess(upstream, route='prefix = "/api"') as gateway:
         client = await gateway.client()
         client.send(request(b"POST", b"/no", b"Content-Length: 4\r\n") + b"ab")
@@ -139,7 +139,7 @@ async def test_refused_body_in_two_packets_then_a_request(upstream):
 
 
 async def test_no_continue_for_the_refused(upstream):
-    """A request refused by its head gets that answer in place of 100, and the end."""
+    """A request refused by its head gets the final answer instead of 100, then a close."""
     fields = b"Expect: 100-continue\r\nContent-Length: 5\r\n"
     async with InProcess(upstream, route='prefix = "/api"') as gateway:
         answer = await gateway.talk(request(b"POST", b"/no", fields))
@@ -151,7 +151,7 @@ async def test_no_continue_for_the_refused(upstream):
     "fields", [b"Content-Length: 5000000\r\n", CHUNKED + b"Expect: 100-continue\r\n"]
 )
 async def test_large_body_is_413_before_it_is_read(fields, upstream):
-    """Over the limit: refused by its length, or as soon as it outgrew the limit."""
+    """A body over the limit is refused by its length, or once it exceeds the limit."""
     async with InProcess(upstream, server='max_body = "1KiB"') as gateway:
         client = await gateway.client()
         client.send(request(b"POST", CHAT, fields))
@@ -172,7 +172,7 @@ async def test_413_arrives_although_the_body_is_on_its_way(upstream):
 
 
 async def test_slow_head_is_408(upstream):
-    """A head that does not come in time is answered; silence is just closed."""
+    """A late head gets 408; a connection without a byte is closed."""
     async with InProcess(upstream, server='head_timeout = "100ms"') as gateway:
         silent = await gateway.client()
         assert statuses(await gateway.talk(b"GET /x HTTP/1.1\r\n")) == [408]
@@ -181,7 +181,7 @@ async def test_slow_head_is_408(upstream):
 
 @pytest.mark.parametrize("target", [CHAT, b"/x"])
 async def test_slow_body_is_408(target, upstream):
-    """A body slower than the least rate, held or passed on."""
+    """A body slower than the minimum rate is refused, buffered or streamed."""
     async with InProcess(upstream, server='head_timeout = "100ms"') as gateway:
         raw = request(b"POST", target, b"Content-Length: 999\r\n") + b"{"
         assert statuses(await gateway.talk(raw)) == [408]
@@ -206,7 +206,7 @@ async def test_client_that_takes_nothing_is_dropped(upstream):
 
 @pytest.mark.parametrize("cap", ["max_connections", "max_connections_per_ip"])
 async def test_connections_are_capped(cap, upstream):
-    """One too many: 503 with Retry-After; a place that is freed is used again."""
+    """Connections over a cap get 503 with Retry-After; a freed place is used again."""
     async with InProcess(upstream, server=f"{cap} = 2") as gateway:
         first, second = await gateway.client(), await gateway.client()
         for client in (first, second):
@@ -222,7 +222,7 @@ async def test_connections_are_capped(cap, upstream):
 
 
 async def test_proxied_connections_are_capped_by_their_client(upstream):
-    """Behind a balancer the address in the PROXY header is what is counted, IPv6 by /64."""
+    """Behind a load balancer the address of the PROXY header counts, IPv6 by its /64."""
     server = (
         'proxy_protocol = true\ntrusted_proxies = ["127.0.0.1"]\n'
         "max_connections_per_ip = 2"
@@ -238,19 +238,19 @@ async def test_proxied_connections_are_capped_by_their_client(upstream):
         assert b"X-Forwarded-For: 192.0.2.1\r\n" in upstream.requests[-1]
 
 
-# -- pressure ---------------------------------------------------------------------------
+# -- back-pressure ---------------------------------------------------------------------------
 
 BIG = 200 * MIB
 
 
 def paused(gateway: InProcess) -> bool:
-    """Whether an upstream's connection is not read at the moment."""
+    """Whether reading from an upstream's connection is paused."""
     (target,) = gateway.plane.shared.tables.routes[0].pool.targets
     return any(conn.paused for conn in target.connections)
 
 
 async def test_slow_client_holds_the_upstream_back(upstream):
-    """200 MiB to a client that sleeps and wakes: nothing is lost, memory bounded."""
+    """200 MiB to a client that pauses arrive complete, with bounded memory."""
     upstream.default = (b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % BIG,)
     async with InProcess(upstream) as gateway:
         client = await gateway.client(65_536)
@@ -263,7 +263,7 @@ async def test_slow_client_holds_the_upstream_back(upstream):
                 sender.write(piece)
                 left -= MIB
             if left and not paused(gateway):
-                await asyncio.sleep(0)  # asleep until nothing moves any more
+                await asyncio.sleep(0)  # paused until nothing is transferred any more
             else:
                 got += len(await client.reader.read(65_536))
         assert resident() - before < 60 * MIB
@@ -271,7 +271,7 @@ async def test_slow_client_holds_the_upstream_back(upstream):
 
 
 async def test_slow_upstream_holds_the_client_back(upstream):
-    """200 MiB to an upstream that sleeps and wakes, the same."""
+    """200 MiB to an upstream that pauses arrive complete, with bounded memory."""
     async with InProcess(upstream) as gateway:
         client = await gateway.client(65_536)
         client.send(request(b"POST", fields=CLOSE + b"Content-Length: %d\r\n" % BIG))
@@ -296,7 +296,7 @@ async def test_slow_upstream_holds_the_client_back(upstream):
 
 
 class Counted(asyncio.Protocol):
-    """Bytes that are still to come."""
+    """Number of bytes still to come."""
 
     def __init__(self, left: int) -> None:
         self.left = left
@@ -305,12 +305,12 @@ class Counted(asyncio.Protocol):
         self.left -= len(data)
 
 
-# -- what is read of bodies ---------------------------------------------------------------
+# -- reading bodies ----------------------------------------------------------------------
 
 
 class Pinger:
-    """Measures the longest turn of the loop, in processor time of its thread: what other
-    processes of the machine take is not in it.
+    """Measures the longest turn of the loop in CPU time of its thread, so that other
+    processes do not count.
     """
 
     def __init__(self) -> None:
@@ -318,7 +318,7 @@ class Pinger:
         self._task: asyncio.Task[None]
 
     async def start(self) -> None:
-        """Begin to measure; what the tests before left to collect is not in it."""
+        """Start measuring, after collecting the garbage of earlier tests."""
         gc.collect()
         self._task = asyncio.get_running_loop().create_task(self._run())
         await asyncio.sleep(0.01)
@@ -331,7 +331,7 @@ class Pinger:
             self._worst = max(self._worst, time.thread_time() - began)
 
     async def worst(self) -> float:
-        """Seconds; ends the measurement."""
+        """Stop measuring; returns seconds."""
         await asyncio.sleep(0.002)
         self._task.cancel()
         return self._worst
@@ -356,7 +356,7 @@ BOMBS = {
 
 @pytest.mark.parametrize("name", BOMBS)
 async def test_hostile_json_is_never_500_and_never_slow(name, upstream):
-    """Passed or refused with 400, within one short turn of the loop."""
+    """A pathological body passes or gets 400 within one short turn of the loop."""
     async with InProcess(upstream) as gateway:
         client, ping = await gateway.client(), Pinger()
         await ping.start()
@@ -367,7 +367,7 @@ async def test_hostile_json_is_never_500_and_never_slow(name, upstream):
 
 
 async def test_junk_of_the_greatest_size_is_refused_in_time(upstream):
-    """32 MiB of brackets and quotes stall nobody."""
+    """32 MiB of brackets and quotes do not block the loop."""
     junk = b'{"a":[' + b'"x",[1],' * (4 * MIB - 10) + b"1]}"
     async with InProcess(upstream) as gateway:
         client, ping = await gateway.client(), Pinger()
@@ -379,7 +379,7 @@ async def test_junk_of_the_greatest_size_is_refused_in_time(upstream):
 
 
 async def test_compressed_request_is_read_and_forwarded_as_it_came(upstream):
-    """Metered by its plain form, forwarded byte for byte."""
+    """A compressed body is metered decompressed and forwarded unchanged."""
     body = gzip.compress(PROMPT)
     async with InProcess(upstream) as gateway:
         fields = CLOSE + b"Content-Encoding: gzip\r\n"
@@ -400,7 +400,7 @@ async def test_compressed_request_is_read_and_forwarded_as_it_came(upstream):
     ids=["gzip bomb", "deflate bomb", "cut", "junk", "unknown"],
 )
 async def test_compressed_requests_are_bounded(coding, body, status, upstream):
-    """Bombs are 413, what cannot be decoded is 400; neither goes on, none stalls."""
+    """Decompression bombs get 413, undecodable bodies 400; neither is forwarded."""
     async with InProcess(upstream) as gateway:
         client, ping = await gateway.client(), Pinger()
         await ping.start()
@@ -415,7 +415,7 @@ USAGE = b'{"usage":{"prompt_tokens":3,"completion_tokens":4,"total_tokens":7}}'
 
 
 async def test_compressed_answer_is_metered_and_passes_unchanged(upstream):
-    """The client gets the coded bytes, the books their plain meaning."""
+    """The client gets the compressed bytes; the record has the decoded usage."""
     body = gzip.compress(USAGE)
     head = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Encoding: gzip\r\n"
     upstream.default = (head + b"Content-Length: %d\r\n\r\n" % len(body) + body,)
@@ -429,7 +429,7 @@ async def test_compressed_answer_is_metered_and_passes_unchanged(upstream):
 
 @pytest.mark.parametrize("asked", [b"br", b"identity", b"gzip;q=0", b"*"])
 async def test_metered_answers_are_asked_for_in_a_readable_coding(asked, upstream):
-    """Anything but gzip becomes identity on a metered endpoint, and only there."""
+    """Codings other than gzip become identity on metered endpoints only."""
     async with InProcess(upstream) as gateway:
         fields = CLOSE + b"Accept-Encoding: %b\r\n" % asked
         await gateway.talk(request(b"POST", CHAT, fields, PROMPT))
@@ -439,7 +439,7 @@ async def test_metered_answers_are_asked_for_in_a_readable_coding(asked, upstrea
 
 
 async def test_stream_with_our_usage_chunk_is_never_coded(upstream):
-    """Where a chunk has to be taken out again, the answer is asked for plain."""
+    """Where a usage chunk must be removed, an uncompressed answer is requested."""
     body = PROMPT.replace(b"{", b'{"stream":true,', 1)
     async with InProcess(upstream) as gateway:
         fields = CLOSE + b"Accept-Encoding: gzip\r\n"
@@ -449,7 +449,7 @@ async def test_stream_with_our_usage_chunk_is_never_coded(upstream):
 
 
 async def test_coded_bomb_in_an_answer_passes(upstream):
-    """The client asked for it and gets it; the meter stops reading, nothing stalls."""
+    """A decompression bomb in an answer reaches the client; metering stops."""
     body = gzip.compress(bytes(200 * MIB), 9)
     head = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Encoding: gzip\r\n"
     upstream.default = (head + b"Content-Length: %d\r\n\r\n" % len(body) + body,)
@@ -470,7 +470,7 @@ async def test_coded_bomb_in_an_answer_passes(upstream):
     "disguise", [b"/v1/chat%2Fcompletions", b"/V1/chat/Completions"]
 )
 async def test_disguised_endpoint_is_metered(disguise, upstream):
-    """A spelling that some servers take for a metered path does not pass the meter."""
+    """A spelling that some servers read as a metered path is not passed unmetered."""
     async with InProcess(upstream) as gateway:
         await gateway.talk(request(b"POST", disguise, CLOSE, PROMPT))
         assert (await gateway.record()).endpoint == "chat.completions"
@@ -478,7 +478,7 @@ async def test_disguised_endpoint_is_metered(disguise, upstream):
 
 
 async def test_content_length_follows_each_request(upstream):
-    """Heads that differ only in their length share what is known, not the length."""
+    """Heads that differ only in their length share the cached head."""
     async with InProcess(upstream) as gateway:
         client = await gateway.client()
         for body in (b"abc", b"", b"x", b""):
@@ -492,7 +492,7 @@ async def test_content_length_follows_each_request(upstream):
 
 
 async def test_routes_and_paths(upstream):
-    """Prefix cut, the url's path before, bytes of the path as they came."""
+    """The prefix is removed, the base path prepended, the rest unchanged."""
     route = 'prefix = "/api"\nstrip_prefix = true'
     url = upstream.url + "/base"
     async with InProcess(upstream, route=route, url=url) as gateway:
@@ -520,7 +520,7 @@ SWITCH = (
 
 
 async def test_tunnel_carries_early_and_large_bytes(upstream):
-    """Bytes behind both heads, and megabytes after them, arrive in order."""
+    """Bytes that arrive with both heads, and later ones, are passed on in order."""
     upstream.default = (SWITCH + b"early-down",)
     big = bytes(range(256)) * 8192
     async with InProcess(upstream, route="websocket = true") as gateway:
@@ -538,7 +538,7 @@ async def test_tunnel_carries_early_and_large_bytes(upstream):
 
 
 async def test_tunnel_half_closes(upstream):
-    """The end of one direction passes on, the other goes on until it ends too."""
+    """A half-close is passed on; the other direction goes on until it ends."""
     upstream.default = (SWITCH,)
     async with InProcess(upstream, route="websocket = true") as gateway:
         client = await gateway.client()
@@ -556,7 +556,7 @@ async def test_tunnel_half_closes(upstream):
 
 
 async def test_upgrade_is_not_asked_for_where_the_route_forbids(upstream):
-    """The request goes on as a plain one, without the handshake's hop-by-hop fields."""
+    """The request is forwarded without the hop-by-hop fields of the handshake."""
     async with InProcess(upstream) as gateway:
         client = await gateway.client()
         client.send(request(fields=HANDSHAKE))
@@ -564,11 +564,11 @@ async def test_upgrade_is_not_asked_for_where_the_route_forbids(upstream):
         assert b"Upgrade" not in upstream.requests[0]
 
 
-# -- the end ------------------------------------------------------------------------------
+# -- draining ------------------------------------------------------------------------------
 
 
 async def test_drain_lets_answers_end(upstream):
-    """What is open ends properly, nobody new is taken, idle connections close."""
+    """While draining, open exchanges finish and idle connections close."""
     chunks = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\n{}\r\n"
     upstream.default = (chunks, 0.2, b"0\r\n\r\n")
     async with InProcess(upstream) as gateway:
@@ -583,7 +583,7 @@ async def test_drain_lets_answers_end(upstream):
 
 
 async def test_drain_waits_for_those_who_read_slowly(upstream):
-    """An answer that is whole here, but not yet there, is not broken off."""
+    """A drain waits for answers that are still in the write buffer."""
     size = 6 * MIB
     head = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % size
     upstream.default = (head + bytes(size),)
@@ -601,7 +601,7 @@ async def test_drain_waits_for_those_who_read_slowly(upstream):
 
 
 async def test_nothing_stays_behind(upstream):
-    """After 2,000 mixed exchanges nothing is open, counted or pooled in doubt."""
+    """After 2,000 mixed exchanges no exchange, count or busy connection is left."""
     limits = 'limits = [{ per = "user", requests = 500, window = "1h" }]'
     async with InProcess(upstream, policy=limits) as gateway:
         for turn in range(20):
@@ -621,7 +621,7 @@ async def test_nothing_stays_behind(upstream):
 
 
 async def mixed(gateway: InProcess, number: int) -> None:
-    """One exchange of some kind, that ends in some way."""
+    """Run one exchange of a random kind with a random end."""
     kind = number % 5
     key = b"Authorization: Bearer k%d\r\n" % (number % 3)
     client = await gateway.client()
@@ -653,6 +653,6 @@ async def mixed(gateway: InProcess, number: int) -> None:
 
 
 def test_bombs_are_what_they_say():
-    """The deepest body is deeper than any parser goes."""
+    """The deepest body exceeds the depth limit of every parser."""
     with pytest.raises(RecursionError):
         json.loads(DEEP)

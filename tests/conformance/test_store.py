@@ -45,12 +45,12 @@ async def _store(engine) -> AsyncIterator[MemoryStore | RedisStore]:
 
 @pytest.fixture(name="name")
 def _name() -> str:
-    """A counter nobody used before."""
+    """A new counter."""
     return f"c{next(_names)}"
 
 
 async def test_admits_exactly_the_limit(store, name):
-    """Of many at once, as many as fit are admitted, in the order they came."""
+    """Of many requests at once, those that fit are admitted in order of arrival."""
     plan = Plan((sliding(name, 5, meter="requests"),))
     answers = await reserve_all(store, plan, [(1,)] * 12)
     assert [answer.admitted for answer in answers] == [True] * 5 + [False] * 7
@@ -77,21 +77,21 @@ async def test_a_cost_fits_up_to_the_amount(store, name):
 
 
 async def test_a_cost_of_nothing_always_fits(store, name):
-    """A full counter does not refuse what would not count in it."""
+    """A full counter does not refuse a request of cost 0 in it."""
     plan = Plan((sliding(name, 10), sliding(name + "r", 100, meter="requests")))
     await reserve(store, plan, 10, 1)
     assert (await reserve(store, plan, 0, 1)).admitted
 
 
 async def test_more_than_the_whole_limit_never_fits(store, name):
-    """``retry_after`` says never."""
+    """A request above the whole limit gets ``retry_after`` -1 (never)."""
     answer = await reserve(store, Plan((sliding(name, 10),)), 11)
     assert not answer.admitted
     assert answer.retry_after == -1.0
 
 
 async def test_retry_after_is_when_the_oldest_bucket_leaves(store, name):
-    """A minute and at most one bucket, less what has passed."""
+    """``retry_after`` is at most the window and one bucket."""
     plan = Plan((sliding(name, 10),))
     await reserve(store, plan, 10)
     answer = await reserve(store, plan, 1)
@@ -99,7 +99,7 @@ async def test_retry_after_is_when_the_oldest_bucket_leaves(store, name):
 
 
 async def test_settling_less_refunds(store, name):
-    """Room that was reserved and not used can be used by others."""
+    """Reserved but unused amounts are available to other requests."""
     plan = Plan((sliding(name, 100),))
     first = await reserve(store, plan, 90)
     assert not (await reserve(store, plan, 20)).admitted
@@ -109,14 +109,14 @@ async def test_settling_less_refunds(store, name):
 
 
 async def test_settling_more_is_charged_over_the_limit(store, name):
-    """What was used is on the books, whatever the limit says."""
+    """Usage is counted in full, also above the limit."""
     plan = Plan((sliding(name, 100),))
     store.settle(await reserve(store, plan, 90), (150,))
     assert await store.peek(plan.cells) == [150]
 
 
 async def test_a_second_settlement_changes_nothing(store, name):
-    """Exactly one settlement per request."""
+    """A request is settled once; a repetition changes nothing."""
     plan = Plan((sliding(name, 100),))
     first = await reserve(store, plan, 50)
     store.settle(first, (20,))
@@ -133,7 +133,9 @@ async def test_a_refused_reserve_has_nothing_to_settle(store, name):
 
 
 async def test_full_by_settled_weight_tells_when_it_frees(store, name):
-    """Only settled weight: open reservations may still be refunded."""
+    """``frees_at`` is set only where settled amounts fill the limit: reservations may
+    still be refunded.
+    """
     loop = asyncio.get_running_loop()
     plan = Plan((sliding(name, 100),))
     first = await reserve(store, plan, 100)
@@ -151,7 +153,7 @@ async def test_full_by_requests_tells_when_it_frees(store, name):
 
 
 async def test_what_passed_unasked_can_be_charged(store, name):
-    """Counted once whatever the limit says; no exchange is opened by it."""
+    """A charge counts once, also above the limit, and takes no concurrency slot."""
     plan = Plan((sliding(name, 10), sliding(name, 20), concurrent(name + "c", 1)))
     store.charge(plan, (15, 15, 1))
     assert await store.peek(plan.cells) == [15, 15, 0]
@@ -159,7 +161,7 @@ async def test_what_passed_unasked_can_be_charged(store, name):
 
 
 async def test_open_exchanges_are_counted_until_settled(store, name):
-    """Concurrency: a place is free again when an exchange ends."""
+    """A concurrency slot is free again when its exchange ends."""
     plan = Plan((concurrent(name, 2),))
     first = await reserve(store, plan, 1)
     await reserve(store, plan, 1)
@@ -184,7 +186,7 @@ async def test_a_renewed_exchange_stays_open(store, name):
 
 
 async def test_a_calendar_counter_stands_until_its_period_ends(store, name):
-    """Refused until the end of the period, in seconds."""
+    """A calendar limit refuses until the end of its period."""
     ends_at = store.now_us() / 1e6 + 500
     plan = Plan((calendar(name, 100, ends_at),))
     store.settle(await reserve(store, plan, 80), (60,))
@@ -212,7 +214,7 @@ async def test_two_limits_of_one_counter_count_once(store, name):
 
 
 async def test_a_short_window_forgets(store, name):
-    """After its window and one bucket there is room again."""
+    """Usage expires after its window and one bucket."""
     plan = Plan((sliding(name, 10, window_us=2_000_000),))
     await reserve(store, plan, 10)
     wait_s = (await reserve(store, plan, 10)).retry_after
@@ -222,7 +224,7 @@ async def test_a_short_window_forgets(store, name):
 
 
 async def test_reset_forgets(store, name):
-    """An operator can give a subject a fresh start."""
+    """Resetting a subject deletes its counters."""
     plan = Plan((sliding(name, 10), concurrent(name + "c", 1)))
     await reserve(store, plan, 10, 1)
     await store.reset(plan.cells)
@@ -231,21 +233,21 @@ async def test_reset_forgets(store, name):
 
 
 async def test_a_plan_without_limits_is_admitted(store):
-    """Nothing to count, nothing to refuse."""
+    """A plan without limits admits everything."""
     answer = await reserve(store, Plan(()))
     assert answer.admitted
     store.settle(answer, ())
 
 
 async def test_a_long_name_is_a_key_like_any_other(store, name):
-    """Tenants may be called what they like."""
+    """Names of any length work as keys."""
     plan = Plan((sliding(name + "n" * 400, 10),))
     assert (await reserve(store, plan, 4)).admitted
     assert await store.peek(plan.cells) == [4]
 
 
 async def test_windows_from_a_second_to_a_day(store, name):
-    """The extremes count alike."""
+    """Windows from a second to a day count the same."""
     cells = [
         sliding(f"{name}{window}", 10, window_us=window * 1_000_000)
         for window in (1, 7, 3600, 86_400)
@@ -255,7 +257,7 @@ async def test_windows_from_a_second_to_a_day(store, name):
 
 
 async def test_money_is_exact(store, name):
-    """Nano-dollars of a large budget add up to the last one."""
+    """Nano-dollars of a large budget add up exactly."""
     plan = Plan((sliding(name, 4 * 10**15, meter="usd"),))
     store.settle(await reserve(store, plan, 10**15 + 1), (10**15 + 3,))
     await reserve(store, plan, 2 * 10**15)
@@ -269,7 +271,7 @@ async def test_the_clock_is_the_wall_clock(store):
 
 
 async def test_every_key_has_a_time_to_live(store, engine, name):
-    """Nothing a client causes stays in the store for ever."""
+    """Every key that a client causes expires."""
     if engine is None:
         pytest.skip("the in-process limiter has no keys")
     plan = Plan(

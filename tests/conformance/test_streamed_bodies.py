@@ -1,4 +1,4 @@
-"""Bodies that stream through unread: a fault in the middle never looks like an end."""
+"""Streamed bodies: a fault in the middle never looks like the end."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ SIZED = b"POST /x HTTP/1.1\r\n" + HOST + b"Content-Length: 10\r\n\r\n"
 
 @pytest.fixture(name="gateway")
 def _gateway(gateway_with_recorder):
-    """The gateway, with no connection to the upstream yet."""
+    """The gateway, without connections to the upstream."""
     recorder = gateway_with_recorder.recorder
     for index in range(recorder.ask(lambda upstream: len(upstream.connections))):
         recorder.ask(lambda upstream, at=index: upstream.connections[at].cut())
@@ -27,7 +27,7 @@ def _gateway(gateway_with_recorder):
 
 
 def talk(gateway, raw: bytes, *, leave: bool = False) -> bytes:
-    """Everything answered until the gateway closes; ``leave``: we end first."""
+    """All bytes answered until the gateway closes; ``leave``: send FIN first."""
     with socket.create_connection(gateway.address, WAIT_S) as client:
         client.sendall(raw)
         if leave:
@@ -36,7 +36,7 @@ def talk(gateway, raw: bytes, *, leave: bool = False) -> bytes:
 
 
 def received(gateway) -> bytes:
-    """What the upstream got; a connection that got something must have been closed."""
+    """What the upstream got; its connections with data must be closed."""
     recorder = gateway.recorder
     if recorder.ask(lambda upstream: upstream.received):
         recorder.wait_closed(-1)
@@ -46,7 +46,7 @@ def received(gateway) -> bytes:
 
 @pytest.mark.parametrize("name", [n for n in CHUNK_BODIES if n != "ext-never-ends"])
 def test_bad_chunk_breaks_the_request(name, gateway):
-    """A bad chunk behind a good one: 400, and upstream no end of the body."""
+    """A bad chunk after a good one gets 400; upstream the body has no end."""
     raw = CHUNKED + b"5\r\nhello\r\n" + CHUNK_BODIES[name][0]
     assert re.match(rb"HTTP/1\.1 400 ", talk(gateway, raw))
     assert b"\r\n0\r\n" not in received(gateway)
@@ -56,13 +56,13 @@ def test_bad_chunk_breaks_the_request(name, gateway):
     "raw", [SIZED + b"hello", CHUNKED + b"5\r\nhello\r\n", CHUNKED + b"9\r\nhello"]
 )
 def test_leaving_in_the_body_breaks_the_request(raw, gateway):
-    """A client that leaves before its body's end: upstream no end of the body."""
+    """When the client leaves early, upstream the body has no end."""
     assert b" 200 " not in talk(gateway, raw, leave=True)
     assert b"\r\n0\r\n" not in received(gateway)
 
 
 def test_dripped_empty_lines_are_counted(gateway):
-    """More than one empty line before a request is refused also when it comes slowly."""
+    """Two empty lines before a request are refused, also when they arrive slowly."""
     with socket.create_connection(gateway.address, WAIT_S) as client:
         client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         client.sendall(b"\r\n")

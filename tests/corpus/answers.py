@@ -1,4 +1,4 @@
-"""Raw answers of an upstream, and what a client may see of them."""
+"""Raw answers of an upstream, and what the client gets."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ CHUNKED = b"Transfer-Encoding: chunked\r\n"
 
 
 class Answer(NamedTuple):
-    """A literal answer (the upstream closes after it), and what must come of it.
+    """A literal answer, after which the upstream closes, and the expected result.
 
-    ``body`` None: the client must see that the body is not whole.
+    ``body`` None: the client must notice that the body is incomplete.
     """
 
     name: str
@@ -23,7 +23,7 @@ class Answer(NamedTuple):
 
 
 def bad(name: str, raw: bytes) -> Answer:
-    """An answer that may not pass at all."""
+    """An answer that must not be forwarded."""
     return Answer(name, raw, 502, b"")
 
 

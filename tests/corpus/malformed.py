@@ -1,10 +1,10 @@
 """Raw requests that must be refused, each with its answer and the rule it breaks.
 
 `raw` is everything the client sends. `status` is the expected answer; 0 means that the
-client leaves without an answer being due. `passes` is how many well-formed requests
-stand before the fault and rightly reach the upstream. `rule` is a row of docs/http.md.
-Nothing else of `raw` may reach an upstream. The path is a metered endpoint's, so that
-bodies are read before anything is forwarded.
+client leaves before an answer is due. `passes` is the number of well-formed requests
+before the fault, which reach the upstream. `rule` is a row of docs/http.md. Nothing
+else of `raw` may reach an upstream. The path is a metered endpoint, so that bodies are
+read before anything is forwarded.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ CHUNKED = b"Transfer-Encoding: chunked\r\n"
 
 
 class Case(NamedTuple):
-    """One raw request; see the module."""
+    """One raw request; fields as described above."""
 
     name: str
     raw: bytes
@@ -35,7 +35,7 @@ def post(fields: bytes, body: bytes = BODY, version: bytes = b"1.1") -> bytes:
 
 
 def sized(fields: bytes = b"", body: bytes = BODY) -> bytes:
-    """A POST with its right Content-Length and these header lines besides."""
+    """A POST with a correct Content-Length and these further header lines."""
     return post(b"Content-Length: %d\r\n" % len(body) + fields, body)
 
 
@@ -45,7 +45,7 @@ def get(target: bytes = b"/v1/models", fields: bytes = b"") -> bytes:
 
 
 def hosted(lines: bytes, version: bytes = b"1.1", target: bytes = b"/") -> bytes:
-    """A GET whose Host lines are exactly these."""
+    """A GET with exactly these Host lines."""
     return b"GET " + target + b" HTTP/" + version + b"\r\n" + lines + b"\r\n"
 
 

@@ -1,7 +1,6 @@
-"""A connection's reading side made of the pure functions alone, without a socket.
+"""The reading side of a connection, from the pure functions alone, without a socket.
 
-It shows how they are meant to be put together, and is what the corpus and the
-property tests drive.
+Used by the corpus and the property tests.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ MAX_BODY = 32 * 1024 * 1024
 
 
 class Reader:
-    """Collects whole requests in ``requests``; `WireError` ends the connection."""
+    """Collects complete requests in ``requests``; `WireError` ends the connection."""
 
     def __init__(self) -> None:
         self.requests: list[tuple[RequestHead, bytes]] = []
@@ -34,7 +33,7 @@ class Reader:
 
     @property
     def idle(self) -> bool:
-        """Nothing has come of a next request."""
+        """Whether no byte of a next request has arrived."""
         return self._head is None and not self._buffer
 
     def feed(self, piece: bytes) -> None:
@@ -83,7 +82,7 @@ class Reader:
 def read_all(
     pieces: Iterable[bytes],
 ) -> tuple[list[tuple[RequestHead, bytes]], WireError | None, bool]:
-    """Return the requests read, the refusal that ended it, and whether it is idle."""
+    """Return the requests, the refusal if any, and whether the reader is idle."""
     reader = Reader()
     try:
         for piece in pieces:

@@ -1,4 +1,4 @@
-"""Raw exchanges that must pass, with what a reader must find in them."""
+"""Raw requests that must be accepted, with the expected result of parsing."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class Valid(NamedTuple):
     body: bytes = b""
 
 
-# A path that is not metered: its body may be anything, or nothing.
+# A path that is not metered: any body is accepted.
 PLAIN = b"/x"
 
 

@@ -1,4 +1,4 @@
-"""The memory of heads says what the parser says, for any head."""
+"""The cache of heads gives the same result as the parser, for any head."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ LINES = (b"traceparent: 00-1-2-01", b"X-Request-Id: abc", b"baggage: a=b")
 
 
 def heads() -> list[bytes]:
-    """Every head of the corpus that has an end."""
+    """Every complete head of the corpus."""
     raws = [case.raw for case in CASES] + [case.raw for case in VALID]
     found = (raw[: raw.index(b"\r\n\r\n") + 4] for raw in raws if b"\r\n\r\n" in raw)
     return sorted(set(found))
 
 
 def verdict(parse, raw: bytes) -> object:
-    """Status of the refusal, or what was read."""
+    """Status of the refusal, or the parsed head."""
     try:
         return parse(raw)
     except WireError as error:
@@ -29,25 +29,28 @@ def verdict(parse, raw: bytes) -> object:
 
 @pytest.mark.parametrize("line", [b"", *LINES], ids=repr)
 def test_cached_and_parsed_heads_agree(line):
-    """With a line of tracing at any place: same refusals, same framing, same fields."""
+    """With a tracing line at any place, refusals, framing and fields are the same."""
     cache = HeadCache(100, 16_384)
     for raw in heads():
         lines = raw.split(b"\r\n")
         for place in range(1, min(len(lines) - 1, 6)):
             own = b"\r\n".join([*lines[:place], line, *lines[place:]]) if line else raw
-            told = verdict(parse_request_head, own)
+            expected = verdict(parse_request_head, own)
             for _ in range(2):
                 found = verdict(cache.parse, own)
-                if isinstance(told, int) or isinstance(found, int):
-                    assert found == told, own
+                if isinstance(expected, int) or isinstance(found, int):
+                    assert found == expected, own
                     continue
-                known, changing = found
-                sent = known.head.forward + changing.lines
+                cached, separate = found
+                sent = cached.head.forward + separate.lines
                 assert sorted(sent.split(b"\r\n")) == sorted(
-                    told.forward.split(b"\r\n")
+                    expected.forward.split(b"\r\n")
                 )
-                assert changing.length == told.content_length
-                assert known.head.credentials == told.credentials
-                assert known.head.target == told.target
-                ids = {changing.request_id, known.head.fields.get(b"x-request-id", b"")}
-                assert told.fields.get(b"x-request-id", b"") in ids
+                assert separate.length == expected.content_length
+                assert cached.head.credentials == expected.credentials
+                assert cached.head.target == expected.target
+                ids = {
+                    separate.request_id,
+                    cached.head.fields.get(b"x-request-id", b""),
+                }
+                assert expected.fields.get(b"x-request-id", b"") in ids

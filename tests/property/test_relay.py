@@ -1,4 +1,4 @@
-"""However bytes are cut on either side, the same passes."""
+"""The result does not depend on how bytes are cut on either side."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.doubles import Cut, RecordingUpstream
 from tests.inprocess import CHAT, InProcess, request
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
-# With usage: nothing has to be counted.
+# With usage, so that no tokens have to be counted.
 USAGE = b'{"usage":{"prompt_tokens":1,"completion_tokens":1,"total_tokens":2}}'
 ANSWER = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(USAGE) + USAGE
 CLOSE = b"Connection: close\r\n"
@@ -47,7 +47,7 @@ def chunked(parts: list[bytes]) -> bytes:
 
 
 def decoded(raw: bytes) -> bytes:
-    """The plain body of a chunked one that is whole."""
+    """The decoded body of a complete chunked one."""
     body = b""
     while True:
         size, _, raw = raw.partition(b"\r\n")
@@ -94,7 +94,7 @@ def test_request_bodies_pass_however_they_are_cut(body, target, at):
 @SOME
 @given(body=pieces, at=cuts, framed=st.sampled_from(["length", "chunked"]))
 def test_answer_bodies_pass_however_they_are_cut(body, at, framed):
-    """The client gets the same body, whole, in whatever pieces it came."""
+    """The client gets the same complete body, however the answer is cut."""
     plain = b"".join(body)
     if framed == "length":
         raw = b"Content-Length: %d\r\n\r\n" % len(plain) + plain
@@ -109,7 +109,7 @@ def test_answer_bodies_pass_however_they_are_cut(body, at, framed):
 @SOME
 @given(raw=junk, at=cuts, head=st.sampled_from([b"GET", b"HEAD", b"OPTIONS"]))
 def test_junk_of_an_upstream_never_raises(raw, at, head):
-    """Whatever an upstream sends and then closes: an answer or a break, no exception."""
+    """Random bytes from an upstream cause an answer or a close, no exception."""
     answer, _ = exchange([request(head, fields=CLOSE)], [*split(raw, at), Cut.CLOSE])
     assert not answer or answer.startswith(b"HTTP/1.1 ")
 
@@ -121,7 +121,7 @@ def test_junk_of_an_upstream_never_raises(raw, at, head):
     at=cuts,
 )
 def test_junk_of_a_client_never_raises(raw, start, at):
-    """Junk alone or behind good requests is refused, and never goes on."""
+    """Random bytes alone or after valid requests are refused, never forwarded."""
     answer, received = exchange(
         [*split(start + raw, at), b"\r\n\r\n"],
         [ANSWER],

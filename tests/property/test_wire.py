@@ -26,7 +26,7 @@ VALUE = st.text(
     ).filter(lambda char: not "\x80" <= char <= "\x9f"),
     max_size=40,
 )
-# Bytes that decide something in HTTP come often.
+# Bytes with a meaning in HTTP are drawn often.
 MARKS = (
     [b"\r\n", b"\r", b"\n", b" ", b"\t", b":", b",", b";", b"\x00", b"0", b"5", b"//"],
     [b"GET / HTTP/1.1\r\n", b"POST ", b"HTTP/1.0", b"\r\n\r\n", HOST],
@@ -44,7 +44,7 @@ def split(raw: bytes, cuts: list[int]) -> list[bytes]:
 
 
 def refusal(raw: bytes) -> str:
-    """Why a head is refused; empty when it is not."""
+    """The reason of the refusal; empty when the head is accepted."""
     try:
         parse_request_head(raw)
     except WireError as error:
@@ -76,7 +76,7 @@ def test_any_split_is_refused_alike(case, cuts):
 
 @given(WIRE_BYTES)
 def test_junk_raises_only_wire_errors(junk):
-    """No bytes whatsoever raise anything but a refusal."""
+    """No input raises anything but `WireError`."""
     for parse in (
         parse_request_head,
         check_partial_head,
@@ -91,7 +91,7 @@ def test_junk_raises_only_wire_errors(junk):
 
 @given(st.sampled_from(VALID), st.integers(0, 300), st.binary(min_size=1, max_size=1))
 def test_llhttp_never_refuses_what_we_accept(valid, at, byte):
-    """One byte changed at random: what our checks accept, llhttp accepts as well."""
+    """After a random change of one byte, llhttp accepts all that our checks accept."""
     raw = valid.raw.removeprefix(b"\r\n")
     raw = raw[: raw.find(b"\r\n\r\n") + 4]
     at %= len(raw) - 4
@@ -101,7 +101,7 @@ def test_llhttp_never_refuses_what_we_accept(valid, at, byte):
 
 @given(st.lists(st.tuples(TOKEN, VALUE), max_size=12))
 def test_fields_keep_their_bytes(pairs):
-    """What passes, passes byte for byte and in order."""
+    """Forwarded fields keep their bytes and their order."""
     lines = [b"y-%b:%b\r\n" % (a.encode(), b.encode("latin-1")) for a, b in pairs]
     raw = b"GET / HTTP/1.1\r\n" + HOST + b"".join(lines) + b"\r\n"
     assert parse_request_head(raw).forward == b"".join(lines)
@@ -109,7 +109,7 @@ def test_fields_keep_their_bytes(pairs):
 
 @given(st.lists(st.binary(min_size=1, max_size=50), max_size=8), CUTS, st.binary())
 def test_chunked_round_trip(parts, cuts, rest):
-    """Any body in any chunks comes out as it went in, and nothing behind it is used."""
+    """Any body in any chunks is decoded, and no byte after it is consumed."""
     raw = b"".join(b"%x\r\n%b\r\n" % (len(part), part) for part in parts) + b"0\r\n\r\n"
     decoder = ChunkedDecoder()
     body, used = b"", 0
@@ -130,7 +130,7 @@ class _Seen:
 
 @given(st.sampled_from(VALID))
 def test_forwarded_request_is_read_alike(valid):
-    """The lines to forward, read by llhttp, are the fields that we saw."""
+    """llhttp reads the forwarded lines as the fields that we parsed."""
     ((head, _),), _, _ = read_all([valid.raw])
     seen = _Seen()
     raw = b"GET / HTTP/1.1\r\n" + head.forward + b"\r\n"
@@ -157,14 +157,14 @@ def h11_reads(raw: bytes) -> tuple[str, bytes, dict[bytes, bytes], bytes]:
 
 @given(st.sampled_from(VALID), st.integers(0, 300), st.binary(min_size=1, max_size=1))
 def test_another_parser_reads_what_we_read(valid, at, byte):
-    """One byte changed at random: what we still accept, h11 reads as we do."""
+    """After a random change of one byte, h11 reads all that we accept as we do."""
     raw = valid.raw.removeprefix(b"\r\n")
     at %= raw.find(b"\r\n\r\n")
     requests, error, idle = read_all([raw[:at] + byte + raw[at + 1 :]])
     if error is None and idle and len(requests) == 1:
         ((head, body),) = requests
         seen = h11_reads(raw[:at] + byte + raw[at + 1 :])
-        # h11 hands a coding's name out in lower case.
+        # h11 returns the name of a coding in lower case.
         fields = {**head.fields, **({TE: b"chunked"} if head.chunked else {})}
         assert (seen[0], seen[2], seen[3]) == (head.method, fields, body)
         assert head.scheme or seen[1] == head.target

@@ -12,7 +12,7 @@ from gateway.http.response import read_answer_head
 
 
 class Wire:
-    """Where an answer is written to."""
+    """A transport that records its writes."""
 
     def __init__(self) -> None:
         self.writes: list[bytes] = []
@@ -29,7 +29,7 @@ def written(
     keep: bool = True,
     rewritten: bool = False,
 ) -> tuple[Wire, AnswerWriter]:
-    """What a client sees of such an answer, a list of pieces for each flush."""
+    """What a client gets of an answer; one list of pieces for each flush."""
     raw = b"%b / HTTP/%b\r\nHost: a\r\n\r\n" % (method.encode(), version)
     wire = Wire()
     writer = AnswerWriter(wire)  # type: ignore[arg-type]
@@ -61,7 +61,7 @@ def test_length_passes():
 
 @pytest.mark.parametrize("fields", [CODED, []])
 def test_no_length_is_chunked(fields):
-    """One chunk for each read; nothing is no chunk; one last chunk."""
+    """Each read becomes one chunk, an empty read none; one last chunk follows."""
     wire, _ = written(fields, [[b"ab", b"c"], [], [b""], [b"d"]])
     assert b"".join(wire.writes).endswith(
         b"Transfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n1\r\nd\r\n0\r\n\r\n"
@@ -69,21 +69,21 @@ def test_no_length_is_chunked(fields):
 
 
 def test_rewritten_body_loses_its_length():
-    """Where events are taken out the stated length would be wrong."""
+    """A rewritten body is chunked, because its stated length would be wrong."""
     wire, _ = written(LENGTH, [[b"ab"]], rewritten=True)
     assert b"Content-Length" not in wire.writes[0]
 
 
 @pytest.mark.parametrize("fields", [CODED, []])
 def test_http10_gets_the_close(fields):
-    """HTTP/1.0 knows no chunks: the close ends the body, and no keep-alive is said."""
+    """To HTTP/1.0 an answer of unknown length is close-delimited."""
     wire, writer = written(fields, [[b"ab"]], version=b"1.0")
     assert b"".join(wire.writes).endswith(b"Connection: close\r\n\r\nab")
     assert (writer.keep, writer.until_close) == (False, True)
 
 
 def test_http10_keeps_alive_with_a_length():
-    """It is told so, because it does not take it for granted."""
+    """An HTTP/1.0 client gets ``Connection: keep-alive``, which is not its default."""
     wire, writer = written(LENGTH, [[b"abcd"]], version=b"1.0")
     assert b"Connection: keep-alive\r\n" in wire.writes[0]
     assert writer.keep
@@ -94,23 +94,23 @@ def test_http10_keeps_alive_with_a_length():
     [(204, "GET", b""), (304, "GET", b"Content-Length: 4\r\n"), (200, "HEAD", b"Content-Length: 4\r\n")],
 )  # fmt: skip
 def test_answers_without_a_body(status, method, framing):
-    """No body, no chunk; a length that is stated passes but for 204."""
+    """An answer without body has no chunk; a stated length passes except for 204."""
     wire, _ = written(LENGTH, [], status=status, method=method)
     assert wire.writes == [status_line(status) + b"X-Own: 1\r\n" + framing + b"\r\n"]
 
 
 def test_close_is_announced():
-    """A connection that will be closed says so."""
+    """An answer before a close has ``Connection: close``."""
     assert b"Connection: close\r\n" in written(LENGTH, [], keep=False)[0].writes[0]
 
 
 def test_status_without_a_name():
-    """An unknown status has some phrase."""
+    """An unknown status gets the phrase Unknown."""
     assert status_line(799) == b"HTTP/1.1 799 Unknown\r\n"
 
 
 def test_client_that_left():
-    """Nothing is written, and nothing fails."""
+    """Writing to a client that left does nothing."""
     writer = AnswerWriter(Wire())  # type: ignore[arg-type]
     writer.conn = None
     writer.chunked = True

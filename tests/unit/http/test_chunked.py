@@ -13,14 +13,14 @@ CUT_OR_ENDLESS = {"ext-never-ends"}
 
 
 def decode(pieces: list[bytes]) -> tuple[bytes, ChunkedDecoder]:
-    """All body bytes of these feeds."""
+    """The body bytes of these calls."""
     decoder = ChunkedDecoder()
     found = [part for piece in pieces for part in decoder.feed(piece)[0]]
     return b"".join(found), decoder
 
 
 def test_whole_body_at_once():
-    """One feed gives the pieces and says how far the body reached."""
+    """One call returns the pieces and the bytes consumed."""
     decoder = ChunkedDecoder()
     pieces, used = decoder.feed(BODY + b"GET / HTTP/1.1")
     assert pieces == [b"hello", b"0123456789"]
@@ -29,7 +29,7 @@ def test_whole_body_at_once():
 
 
 def test_byte_by_byte():
-    """One byte a feed gives the same body."""
+    """One byte per call gives the same body."""
     body, decoder = decode([BODY[i : i + 1] for i in range(len(BODY))])
     assert body == b"hello0123456789"
     assert decoder.done
@@ -65,19 +65,19 @@ def test_malformed_body_is_refused(name):
 
 
 def test_bounds_are_inclusive():
-    """What just fits its bound passes."""
+    """Input at its limit passes."""
     extension = b";a=" + b"b" * 253
     assert decode([b"000000001" + extension + b"\r\nx\r\n0\r\n\r\n"])[1].done
     assert decode([b"0\r\nA: " + b"b" * 8184 + b"\r\n\r\n"])[1].done
 
 
 def test_extension_bound_counts_the_extension_alone():
-    """A short size does not buy a longer extension."""
+    """Fewer size digits do not allow a longer extension."""
     with pytest.raises(WireError, match="extensions"):
         decode([b"1;a=" + b"b" * 260 + b"\r\nx\r\n0\r\n\r\n"])
 
 
 def test_endless_line_is_refused_while_it_runs():
-    """A size line is refused when it outgrows its bound, before its end."""
+    """A size line over its limit is refused before its end arrives."""
     with pytest.raises(WireError, match="too long"):
         decode([b"1;", b"a" * 300])

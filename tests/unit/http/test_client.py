@@ -1,4 +1,4 @@
-"""The client's connection where timing and amounts matter."""
+"""The client's connection: pieces of bodies."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ CLOSE = b"Connection: close\r\n"
 
 
 async def test_tiny_pieces_of_a_body_are_joined(upstream):
-    """A held body in very many pieces costs about its size."""
+    """A buffered body in very many pieces needs about its size in memory."""
     async with InProcess(upstream) as gateway:
         client = await gateway.client()
         count = 3 * MAX_BODY_PARTS
@@ -34,7 +34,7 @@ async def test_tiny_pieces_of_a_body_are_joined(upstream):
 
 
 async def test_chunks_of_one_read_are_one_piece(upstream):
-    """Thousands of tiny chunks go on as one."""
+    """Tiny chunks of one read are forwarded as one chunk."""
     tiny = b"1\r\nx\r\n" * 3_000 + b"0\r\n\r\n"
     async with InProcess(upstream) as gateway:
         fields = CLOSE + b"Transfer-Encoding: chunked\r\n"

@@ -1,4 +1,4 @@
-"""The request head: what is read, what passes, what is refused."""
+"""The request head: parsing, forwarding, refusals."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def test_corpus_is_refused(case):
 
 @pytest.mark.parametrize("case", CUT, ids=lambda case: case.name)
 def test_cut_request_never_completes(case):
-    """A request cut short stays incomplete, whatever has come of it."""
+    """A truncated request stays incomplete."""
     requests, error, idle = read_all([case.raw])
     assert (requests, error, idle) == ([], None, False)
 
@@ -52,7 +52,7 @@ def test_valid_exchange_is_read(valid):
 
 
 def test_forward_keeps_bytes_and_order():
-    """Fields pass with their case, spacing and order; ours and hop-by-hop do not."""
+    """Fields are forwarded unchanged, except ours and hop-by-hop ones."""
     head = parse_request_head(
         b"POST /x HTTP/1.1\r\nhOST: a\r\nX-B:  two  spaces \r\nUser-agent:curl\r\n"
         b"Content-Length: 2\r\nConnection: close, X-Hop\r\nx-hop: 1\r\nTE: trailers\r\n"
@@ -69,7 +69,7 @@ def test_forward_keeps_bytes_and_order():
 
 
 def test_no_field_left_to_forward():
-    """Where nothing passes, ``forward`` is empty, without a stray line end."""
+    """Without fields to forward, ``forward`` is empty."""
     assert parse_request_head(get()).forward == b""
 
 
@@ -157,13 +157,13 @@ def test_upgrade(fields, upgrade):
 
 
 def test_upgrade_on_http10_is_ignored():
-    """HTTP/1.0 knows no Upgrade."""
+    """Upgrade is ignored in HTTP/1.0."""
     fields = b"Connection: upgrade\r\nUpgrade: websocket\r\n\r\n"
     assert parse_request_head(b"GET / HTTP/1.0\r\n" + fields).upgrade == b""
 
 
 def test_h2c_keeps_its_body():
-    """An h2c upgrade is declined by silence; the body stays a body."""
+    """An h2c upgrade is ignored; the body stays a body."""
     raw = sized(b"Connection: Upgrade, HTTP2-Settings\r\nHTTP2-Settings: A\r\n")
     raw = raw.replace(b"Connection", b"Upgrade: h2c\r\nConnection")
     ((head, body),), _, _ = read_all([raw])
@@ -210,7 +210,7 @@ def test_options_without_max_forwards():
 
 
 def test_limits_are_the_callers():
-    """Header count and target length are bounded as the caller says."""
+    """The caller sets the limits of header count and target length."""
     assert refusal(get(fields=b"A: b\r\n" * 100)) == 431
     assert parse_request_head(get(fields=b"A: b\r\n" * 99)).fields[b"a"]
     with pytest.raises(WireError, match="414"):
@@ -218,7 +218,7 @@ def test_limits_are_the_callers():
 
 
 def test_connect_answer_names_allowed_methods():
-    """405 must say what is allowed (RFC 9110 section 15.5.6)."""
+    """A 405 answer has Allow (RFC 9110 section 15.5.6)."""
     with pytest.raises(WireError) as caught:
         parse_request_head(b"CONNECT a:1 HTTP/1.1\r\n" + HOST + b"\r\n")
     assert caught.value.fields.startswith(b"Allow: GET")
@@ -226,7 +226,7 @@ def test_connect_answer_names_allowed_methods():
 
 
 def test_known_names_are_bounded(monkeypatch):
-    """Random or long names are not remembered once the table is full."""
+    """Random or long names are not cached once the table is full."""
     monkeypatch.setattr(module, "_names", {})
     monkeypatch.setattr(module, "_MAX_NAMES", 3)
     raw = get(fields=b"B: c\r\n" + b"L" * 65 + b": d\r\nC: c\r\nD: d\r\n")
@@ -236,9 +236,9 @@ def test_known_names_are_bounded(monkeypatch):
 
 
 def test_llhttp_is_asked():
-    """What llhttp refuses is refused, even where our own checks would not."""
+    """Input that llhttp refuses is refused, even if our own checks accept it."""
     with pytest.raises(WireError, match="malformed request head"):
-        module._judge(b"FROBNICATE / HTTP/1.1\r\n\r\n")
+        module._check_with_llhttp(b"FROBNICATE / HTTP/1.1\r\n\r\n")
 
 
 @pytest.mark.parametrize("raw", [b"", b"GET / HTTP/1.1\r\n", b"\r\n", b"\r\n\r\n"])
@@ -251,7 +251,7 @@ def test_head_must_be_whole(raw):
     ("raw", "cut"), [(b"\r\n\r\nG", b"\r\nG"), (b"GET", b"GET"), (b"\r", b"\r")]
 )
 def test_one_leading_empty_line_is_cut(raw, cut):
-    """At most one empty line before a request is forgiven."""
+    """At most one empty line before a request is accepted."""
     assert strip_leading_crlf(raw) == cut
 
 
@@ -268,7 +268,7 @@ def test_one_leading_empty_line_is_cut(raw, cut):
     ],
 )
 def test_promising_start_may_wait(raw):
-    """A start of a head that can still become valid is waited for."""
+    """An incomplete head that can become valid is not refused."""
     check_partial_head(raw)
 
 
@@ -284,7 +284,7 @@ def test_promising_start_may_wait(raw):
     ],
 )
 def test_hopeless_start_is_refused_at_once(raw):
-    """What can never become a valid head is not waited for."""
+    """An incomplete head that can no longer become valid is refused."""
     with pytest.raises(WireError, match="400"):
         check_partial_head(raw)
 
@@ -294,7 +294,7 @@ def test_hopeless_start_is_refused_at_once(raw):
     [b"GET / HTTP/1.1\r\nA: b\r\nC", b"GET / HTTP/1.1\r\nA\n", b"GET /\r\n", b"G\rE"],
 )
 def test_start_may_be_checked_in_parts(raw):
-    """Checking only what is new refuses exactly when checking everything does."""
+    """Checking only the new bytes gives the same result as checking all."""
 
     def refused(upto: int, start: int) -> bool:
         try:
@@ -320,5 +320,5 @@ def test_start_may_be_checked_in_parts(raw):
     ],
 )
 def test_oversize_names_the_culprit(raw, limit, status):
-    """A request line that fills the limit is 414, header fields are 431."""
+    """Too long a request line gets 414, header fields get 431."""
     assert oversize_error(raw, limit).status == status

@@ -1,4 +1,4 @@
-"""The memory of parsed heads: what hits, what never does, and its bounds."""
+"""The cache of parsed heads: hits, misses and bounds."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ START = b"POST /x HTTP/1.1\r\nHost: a\r\n"
 
 @pytest.fixture(name="cache")
 def _cache() -> HeadCache:
-    """A memory with the default limits."""
+    """A cache with the default limits."""
     return HeadCache(100, 16_384)
 
 
@@ -24,7 +24,7 @@ def sized(
 
 
 def test_only_the_length_differs(cache):
-    """Another Content-Length finds the same head, and its own figure."""
+    """Another Content-Length finds the same head, and keeps its own length."""
     first, one = cache.parse(sized(b"1"))
     again, other = cache.parse(sized(b"99"))
     assert again is first
@@ -51,7 +51,7 @@ def test_only_the_length_differs(cache):
     ],
 )  # fmt: skip
 def test_malformed_twin_never_hits(raw, cache):
-    """However close to a head that is known, what is malformed is refused, each time."""
+    """A malformed head is refused each time, however similar to a cached one."""
     cache.parse(sized(b"5"))
     cache.parse(START + b"\r\n")
     for _ in range(2):
@@ -70,7 +70,7 @@ def test_malformed_twin_never_hits(raw, cache):
     ],
 )
 def test_odd_spelling_is_read_and_not_kept(length, name, cache):
-    """A legal length in another spelling counts, and leaves nothing behind."""
+    """A valid length in another spelling is parsed and not cached."""
     cache.parse(sized(b"5"))
     raw = sized(length, name=name)
     for _ in range(2):
@@ -80,7 +80,7 @@ def test_odd_spelling_is_read_and_not_kept(length, name, cache):
 
 
 def test_no_length_is_another_head(cache):
-    """Without a body there is no length, whatever was seen before."""
+    """A head without length has none, whatever was cached before."""
     with_body, _ = cache.parse(sized(b"5"))
     without, own = cache.parse(START + b"\r\n")
     assert without is not with_body
@@ -96,13 +96,13 @@ def test_no_length_is_another_head(cache):
     ],
 )
 def test_some_heads_are_not_kept(fields, cache):
-    """What depends on the body, or is large, is read each time."""
+    """Heads whose rules depend on the body, or that are large, are not cached."""
     raw = START + fields + b"\r\n"
     assert cache.parse(raw)[0] is not cache.parse(raw)[0]
 
 
 def test_random_heads_stay_bounded(cache):
-    """The memory holds so many heads and no more; the oldest go first."""
+    """The cache is bounded; the oldest heads are evicted first."""
     for number in range(MAX_CACHED + 50):
         cache.parse(START + b"X-Number: %d\r\n\r\n" % number)
     assert MAX_CACHED // 2 <= len(cache._cached) <= MAX_CACHED
@@ -112,7 +112,7 @@ def test_random_heads_stay_bounded(cache):
 
 
 def test_clear_forgets(cache):
-    """What was derived from a head goes with it."""
+    """Values derived from a head are evicted with it."""
     known, _ = cache.parse(sized(b"5"))
     known.derived["peer"] = object()
     cache.clear()
@@ -120,7 +120,7 @@ def test_clear_forgets(cache):
 
 
 def test_tracing_does_not_make_another_head(cache):
-    """Ids of a request are handed back; the head that they stand in is the same."""
+    """Ids of a request are returned beside the cached head."""
     trace = b"traceparent: 00-%032x-%016x-01\r\n"
     first, _ = cache.parse(sized(b"5", more=trace % (1, 1) + b"X-Request-Id: a\r\n"))
     again, own = cache.parse(sized(b"6", more=trace % (2, 2) + b"X-Request-Id: b\r\n"))
@@ -141,7 +141,7 @@ def test_tracing_does_not_make_another_head(cache):
     ],
 )
 def test_unusual_tracing_is_read_in_full(fields, cache):
-    """What is not plain is parsed with the head, and forwarded or dropped by its rules."""
+    """Lines in unusual spellings are parsed with the head and follow its rules."""
     cache.parse(START + b"\r\n")
     known, own = cache.parse(START + fields + b"\r\n")
     assert (own.lines, own.request_id) == (b"", b"")

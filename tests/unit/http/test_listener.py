@@ -1,4 +1,4 @@
-"""What a listener counts, and how it keeps watch."""
+"""Time limits and settings of a listener."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ CLOSE = b"Connection: close\r\n"
 
 
 async def test_idle_connection_is_closed(upstream):
-    """A kept-alive connection without requests ends after its time."""
+    """An idle connection is closed after the keep-alive time."""
     async with InProcess(upstream, server='keepalive_timeout = "50ms"') as gateway:
         client = await gateway.client()
         client.send(request())
@@ -25,7 +25,7 @@ async def test_idle_connection_is_closed(upstream):
 
 
 async def test_new_limits_apply_to_later_requests(upstream):
-    """After a reload the new limits hold, on connections that were there before."""
+    """After a reload the new limits apply to existing connections too."""
     async with InProcess(upstream) as gateway:
         client = await gateway.client()
         client.send(request())

@@ -1,4 +1,4 @@
-"""Targets, their pools, TLS, an egress proxy: how upstreams are reached."""
+"""Connecting to upstreams: targets, pools, TLS, an egress proxy."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class SecureUpstream(RecordingUpstream):
 
     @property
     def url(self) -> str:
-        """Where a gateway finds it."""
+        """The URL of this upstream."""
         return f"https://{self.host}:{self.port}"
 
 
@@ -70,7 +70,7 @@ class EgressProxy(asyncio.Protocol):
         )
 
     async def connect(self, host: str, port: int) -> None:
-        """Open the far side, then say so."""
+        """Connect to the target, then answer."""
         back = Back(self.transport)
         self.other, _ = await asyncio.get_running_loop().create_connection(
             lambda: back, host, port
@@ -102,12 +102,12 @@ def _authority() -> trustme.CA:
 
 
 async def status(gateway: InProcess) -> int:
-    """Of one request on a new connection."""
+    """The status of one request on a new connection."""
     return int((await gateway.talk(request(fields=CLOSE))).split(b" ")[1])
 
 
 async def test_dead_target_is_passed_over(upstream):
-    """With one of two targets down every request is answered by the other."""
+    """With one of two targets down the other answers every request."""
     route = f'targets = ["http://127.0.0.1:{free_port()}"]'
     async with InProcess(upstream, route=route) as gateway:
         assert [await status(gateway) for _ in range(6)] == [200] * 6
@@ -116,7 +116,7 @@ async def test_dead_target_is_passed_over(upstream):
 
 
 async def test_targets_share_the_work(upstream):
-    """Two targets that live get about the same."""
+    """Two working targets get about the same number of requests."""
     async with RecordingUpstream() as second:
         async with InProcess(upstream, route=f'targets = ["{second.url}"]') as gateway:
             for _ in range(10):
@@ -125,14 +125,14 @@ async def test_targets_share_the_work(upstream):
 
 
 async def test_nobody_listens(upstream):
-    """Refused everywhere: 502, and the record says whose fault it was."""
+    """When no target accepts, the answer is 502 and the outcome upstream_error."""
     async with InProcess(upstream, url=f"http://127.0.0.1:{free_port()}") as gateway:
         assert await status(gateway) == 502
         assert (await gateway.record()).outcome == "upstream_error"
 
 
 async def test_name_is_looked_up(upstream):
-    """A host name works, one that does not exist is 502."""
+    """A host name is resolved; an unknown one gets 502."""
     async with InProcess(upstream, url=f"http://localhost:{upstream.port}") as gateway:
         assert await status(gateway) == 200
     async with InProcess(upstream, url="http://nowhere.invalid") as gateway:
@@ -140,16 +140,16 @@ async def test_name_is_looked_up(upstream):
 
 
 async def test_connecting_takes_too_long(upstream):
-    """A target that never answers the handshake is given up."""
+    """A target that never answers the handshake gets 504."""
     route = 'timeouts = { connect = "100ms" }'
-    url = f"https://127.0.0.1:{upstream.port}"  # where nobody speaks TLS
+    url = f"https://127.0.0.1:{upstream.port}"  # no TLS on this port
     async with InProcess(upstream, route=route, url=url) as gateway:
         assert await status(gateway) == 504
         await until(upstream.connections[0].closed.is_set)
 
 
 async def test_connections_are_capped(upstream):
-    """Those being opened count: beyond the cap 503 with Retry-After."""
+    """Connections being opened count: above the cap the answer is 503."""
     upstream.default = (0.5, *ANSWER)
     async with InProcess(upstream, route="max_connections = 3") as gateway:
         found = await asyncio.gather(*(status(gateway) for _ in range(8)))
@@ -158,7 +158,7 @@ async def test_connections_are_capped(upstream):
 
 
 async def test_idle_connections_are_dropped(upstream):
-    """What sat idle for too long is closed, and never used."""
+    """Connections idle for too long are closed, not used."""
     async with InProcess(upstream, route='keepalive = "20ms"') as gateway:
         await status(gateway)
         await asyncio.sleep(0.03)
@@ -170,7 +170,7 @@ async def test_idle_connections_are_dropped(upstream):
 
 
 async def test_idle_connections_that_end_are_forgotten(upstream):
-    """An upstream that closes or resets what is idle costs no request."""
+    """An idle connection that the upstream closes or resets fails no request."""
     async with InProcess(upstream) as gateway:
         for cut in (Cut.CLOSE, Cut.RESET):
             upstream.scripts.append((*ANSWER, 0.01, cut))
@@ -182,7 +182,7 @@ async def test_idle_connections_that_end_are_forgotten(upstream):
 
 
 async def test_tls_is_verified(authority, tmp_path):
-    """The public authorities do not know it: 502; its own file, or no check: 200."""
+    """A private CA gets 502, unless ca_file or tls_verify = false is set."""
     authority.cert_pem.write_to_path(str(tmp_path / "ca.pem"))
     async with SecureUpstream(authority) as secure:
         for route, expected in (
@@ -195,7 +195,7 @@ async def test_tls_is_verified(authority, tmp_path):
 
 
 async def test_tls_name_must_match(authority, tmp_path):
-    """A good certificate of another name is refused."""
+    """A valid certificate for another name is refused."""
     authority.cert_pem.write_to_path(str(tmp_path / "ca.pem"))
     route = f'ca_file = "{tmp_path / "ca.pem"}"'
     async with (
@@ -243,7 +243,7 @@ async def test_egress_proxy(secure, authority, tmp_path):
     ids=["refused", "more", "endless", "junk"],
 )
 async def test_egress_proxy_that_will_not(answer, upstream):
-    """A proxy that refuses or talks nonsense is 502."""
+    """A proxy that refuses or sends garbage gets 502."""
     loop = asyncio.get_running_loop()
     server = await loop.create_server(lambda: EgressProxy([], answer), "127.0.0.1", 0)
     port = server.sockets[0].getsockname()[1]

@@ -43,7 +43,7 @@ GOOD = {
 
 @pytest.mark.parametrize("name", GOOD)
 def test_header_is_read(name):
-    """Source and length are read; the bytes behind the header are not its own."""
+    """Source and length are read; bytes after the header are not consumed."""
     raw, source = GOOD[name]
     header = parse_proxy_header(raw + b"GET / HTTP/1.1\r\n")
     assert header == (source, len(raw))
@@ -51,7 +51,7 @@ def test_header_is_read(name):
 
 @pytest.mark.parametrize("name", GOOD)
 def test_every_prefix_asks_for_more(name):
-    """A header that has not come whole is waited for, never guessed."""
+    """An incomplete header needs more bytes."""
     raw = GOOD[name][0]
     assert all(parse_proxy_header(raw[:i]) is None for i in range(len(raw)))
 
@@ -83,6 +83,6 @@ def test_every_prefix_asks_for_more(name):
     ],
 )
 def test_anything_else_is_refused(raw):
-    """A connection that does not open with a valid header must not pass."""
+    """A connection without a valid header is refused."""
     with pytest.raises(WireError, match="400"):
         parse_proxy_header(raw)

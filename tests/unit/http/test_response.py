@@ -1,4 +1,4 @@
-"""The answer's head: framing, what passes, what is refused."""
+"""The answer's head: framing, forwarding, refusals."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ CHUNKED = (b"Transfer-Encoding", b"Chunked")
 
 
 def read(*headers, status=200, http10=False, method="POST", drop=NONE) -> AnswerHead:
-    """One answer's head."""
+    """Parse one answer's head."""
     return read_answer_head(status, http10, list(headers), method, drop=drop)
 
 
@@ -41,7 +41,7 @@ def framing(head: AnswerHead) -> tuple[int | None, bool, bool, bool]:
     ],
 )
 def test_framing(head, expected):
-    """Length, chunks, the connection's end, or no body at all."""
+    """A body ends by length, chunks or close, or there is none."""
     assert framing(head) == expected
 
 
@@ -62,7 +62,7 @@ def test_framing(head, expected):
     ],
 )
 def test_ambiguous_answer_is_a_bad_gateway(headers, http10):
-    """An answer that two parsers could read differently is 502."""
+    """An answer that two parsers could read differently gets 502."""
     with pytest.raises(WireError) as caught:
         read(*headers, http10=http10)
     assert caught.value.status == 502
@@ -87,7 +87,7 @@ def test_upstream_connection_reuse(headers, http10, reusable):
 
 
 def test_forward_leaves_out_hop_by_hop():
-    """Framing, hop-by-hop and Connection-named fields do not pass; the rest does."""
+    """Framing, hop-by-hop and Connection-named fields are not forwarded."""
     head = read(
         (b"Date", b"now"),
         (b"Connection", b"close, X-Hop"),
@@ -103,7 +103,7 @@ def test_forward_leaves_out_hop_by_hop():
 
 
 def test_noted_fields():
-    """Type, coding, request id and protocol are at hand, and pass but the last."""
+    """Type, coding and request id are kept and forwarded; Upgrade is kept only."""
     head = read(
         (b"content-type", b"text/event-stream"),
         (b"Content-Type", b"text/plain"),
@@ -119,14 +119,14 @@ def test_noted_fields():
 
 
 def test_get_is_case_insensitive():
-    """Any other field is found by its lower-case name, the first of it."""
+    """``get`` returns the first value by the lower-case name."""
     head = read((b"Retry-After", b"3"), (b"retry-after", b"4"))
     assert head.get(b"retry-after") == b"3"
     assert head.get(b"age") is None
 
 
 def test_dropped_fields():
-    """Names and prefixes to drop do not reach the client; others' tables differ."""
+    """Dropped names and prefixes are not forwarded; each set has its own table."""
     fields = (
         (b"X-RateLimit-Limit-Requests", b"1"),
         (b"RateLimit", b"a"),

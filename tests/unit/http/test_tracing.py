@@ -1,4 +1,4 @@
-"""Joining a trace: whose child we are, what the upstream is told, who is sampled."""
+"""Joining a trace: the parent, the line for the upstream, sampling."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def line(flags: bytes = b"01", version: bytes = b"00", rest: bytes = b"") -> byt
     ],
 )
 def test_a_valid_parent_is_joined(given_line, flags):
-    """The trace and its flags stay; our span stands between caller and upstream."""
+    """Trace id and flags are kept; our span is the parent of the upstream's."""
     text, lines = tracer().join(OTHER + given_line)
     assert text.encode() == TRACE + SPAN + flags + PARENT
     (sent,) = LINE.findall(lines)
@@ -76,20 +76,20 @@ def test_a_valid_parent_is_joined(given_line, flags):
     ],
 )
 def test_what_is_no_parent_begins_a_trace(bad):
-    """A malformed or doubled one is replaced, and its state goes with it."""
+    """A malformed or repeated traceparent is replaced; tracestate is dropped."""
     text, lines = tracer().join(bad + OTHER + b"Tracestate: a=b\r\n")
     assert text == f"{7:032x}{7:016x}03"
     assert lines == OTHER + b"Traceparent: 00-%032x-%016x-03\r\n" % (7, 7)
 
 
 def test_an_unsampled_parent_passes_as_it_came():
-    """No span, and not a byte is changed."""
+    """An unsampled parent makes no span and changes no byte."""
     lines = line(b"00") + b"tracestate: a=b\r\n"
     assert tracer().join(lines) == (NO_TRACE, lines)
 
 
 def test_the_ratio_decides_without_a_parent():
-    """By the low half of the trace's id; the upstream hears of it."""
+    """Sampling uses the low half of the trace id and sets the flag upstream."""
     low = Tracer(0.5, draw=lambda _bits: (1 << 63) - 1).join(b"")
     high = Tracer(0.5, draw=lambda _bits: 1 << 63).join(b"")
     assert low[0]
@@ -99,7 +99,7 @@ def test_the_ratio_decides_without_a_parent():
 
 
 def test_a_sampler_may_overrule_the_parent():
-    """Without ``parentbased_`` the ratio decides of every request."""
+    """Without ``parentbased_`` the ratio applies to every request."""
     for flags in (b"00", b"01"):
         text, lines = tracer(0.0, parent_based=False).join(line(flags))
         assert (text, lines.lower()) == (NO_TRACE, line(b"00"))
@@ -117,7 +117,7 @@ def test_a_sampler_may_overrule_the_parent():
     )
 )
 def test_the_upstream_gets_one_good_line(parts):
-    """Whatever came: exactly one ``traceparent``, well-formed; the rest stays."""
+    """The upstream always gets exactly one valid ``traceparent``."""
     _, lines = Tracer(0.5).join(b"".join(parts))
     (sent,) = LINE.findall(lines)
     assert GOOD.fullmatch(sent)
@@ -126,7 +126,7 @@ def test_the_upstream_gets_one_good_line(parts):
 
 
 def test_lines_of_a_trace_are_taken_out():
-    """However they are spelled; the others keep their bytes and order."""
+    """Trace lines are split off in any spelling; others keep bytes and order."""
     lines = b"A: 1\r\nTRACEPARENT:x\r\nB: 2\r\ntracestate: y\r\n"
     found = split_trace_lines(lines)
     assert found == (b"A: 1\r\nB: 2\r\n", b"TRACEPARENT:x\r\ntracestate: y\r\n")
@@ -136,7 +136,7 @@ def test_lines_of_a_trace_are_taken_out():
 
 @pytest.mark.parametrize("spelling", [b"traceparent: ", b"TRACEPARENT:", b"off"])
 async def test_on_the_wire(upstream, spelling):
-    """However the caller spells it, the upstream gets ours, and once; off: his."""
+    """With tracing the upstream gets our traceparent once; without, the caller's."""
     upstream.default = (ANSWER,)
     off = spelling == b"off"
     theirs = line().removeprefix(b"traceparent: ")

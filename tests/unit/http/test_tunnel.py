@@ -1,4 +1,4 @@
-"""Two joined sides: which end ends what."""
+"""Tunnels: bytes, back-pressure and closing in both directions."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Side:
 
 @pytest.fixture(name="ended")
 def _ended() -> list[int]:
-    """How often the tunnel said that it has ended."""
+    """How often ``on_end`` was called."""
     return []
 
 
@@ -42,7 +42,7 @@ def joined(ended: list[int], *, tls: bool = False) -> tuple[Tunnel, Side, Side]:
 
 
 def test_bytes_pass_and_are_watched(ended):
-    """Both directions, counted, seen after they were passed on."""
+    """Bytes are passed on in both directions, counted, and then watched."""
     tunnel, client, upstream = joined(ended)
     seen: list[bytes] = []
     tunnel.watch_client = tunnel.watch_upstream = seen.append
@@ -53,7 +53,7 @@ def test_bytes_pass_and_are_watched(ended):
 
 
 def test_pressure_passes_on(ended):
-    """A side that takes nothing stops the other one's reading."""
+    """A full write buffer pauses reading from the other side."""
     tunnel, client, upstream = joined(ended)
     tunnel.client_writable(writable=False)
     tunnel.client_writable(writable=True)
@@ -63,7 +63,7 @@ def test_pressure_passes_on(ended):
 
 
 def test_second_half_close_ends_both(ended):
-    """One end is passed on and waits for the other; then both sides close."""
+    """One half-close is passed on; the second closes both sides."""
     tunnel, client, upstream = joined(ended)
     assert tunnel.client_eof()
     assert upstream.calls == ["write_eof"]
@@ -76,7 +76,7 @@ def test_second_half_close_ends_both(ended):
 
 @pytest.mark.parametrize("side", ["client_eof", "upstream_eof"])
 def test_tls_has_no_halves(side, ended):
-    """Where a side cannot half-close, the end of one direction is the end."""
+    """Without half-close the end of one direction closes both sides."""
     tunnel, client, upstream = joined(ended, tls=True)
     assert getattr(tunnel, side)() is False
     assert "write_eof" not in client.calls + upstream.calls
@@ -91,7 +91,7 @@ def test_tls_has_no_halves(side, ended):
     ],
 )
 def test_ends_once(event, of_client, of_upstream, ended):
-    """Whatever ends it, the other side follows, and the end is told once."""
+    """When one side ends the other is closed, and ``on_end`` is called once."""
     tunnel, client, upstream = joined(ended)
     for name in (event, "client_lost", "upstream_lost", "break_off", "client_eof"):
         getattr(tunnel, name)()

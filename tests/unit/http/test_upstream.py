@@ -1,4 +1,4 @@
-"""The upstream's connection: what it hands on, and what it never does."""
+"""The upstream's connection: parsing, reuse and loss."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}"
 
 
 class Wire:
-    """A transport that notes what is done to it."""
+    """A transport that records the calls."""
 
     def __init__(self) -> None:
         self.calls: list[str] = []
@@ -29,7 +29,7 @@ class Wire:
 
 
 class Sink:
-    """An exchange that notes what it is told; it releases a whole answer."""
+    """An exchange that records the calls and releases after a whole answer."""
 
     def __init__(self, up: UpstreamConnection) -> None:
         self.up = up
@@ -59,12 +59,12 @@ class Sink:
 
 @pytest.fixture(name="target")
 def _target() -> Target:
-    """Where connections go back to."""
+    """A target for the connections."""
     return Target("a", 80, tls=False, authority=b"a", base_path=b"")
 
 
 def sent(target: Target, method: str = "GET") -> tuple[UpstreamConnection, Sink, Wire]:
-    """A connection with one request under way."""
+    """A connection with one open request."""
     up, wire = UpstreamConnection(target, 0.0), Wire()
     up.connection_made(wire)  # type: ignore[arg-type]
     target.connections.add(up)
@@ -75,7 +75,7 @@ def sent(target: Target, method: str = "GET") -> tuple[UpstreamConnection, Sink,
 
 
 def test_whole_answer_returns_to_the_pool(target):
-    """Ended cleanly: idle, and the next one to be taken."""
+    """After a complete answer the connection is idle and is taken next."""
     up, sink, _ = sent(target)
     up.data_received(OK)
     assert (sink.told, sink.body) == ([200, ("end", True)], b"{}")
@@ -85,7 +85,7 @@ def test_whole_answer_returns_to_the_pool(target):
 
 @pytest.mark.parametrize("more", [OK, b"H", b"\0"])
 def test_more_than_was_asked_for(more, target):
-    """Bytes behind the answer: the connection is not used again."""
+    """A connection with bytes after the answer is not reused."""
     up, sink, wire = sent(target)
     up.data_received(OK + more)
     assert sink.told == [200, ("end", True)]
@@ -94,7 +94,7 @@ def test_more_than_was_asked_for(more, target):
 
 
 def test_unasked_bytes_end_an_idle_connection(target):
-    """Nobody is told, nobody gets it."""
+    """Bytes without a request close the connection and reach no exchange."""
     up, _, wire = sent(target)
     up.data_received(OK)
     up.data_received(OK)
@@ -103,7 +103,7 @@ def test_unasked_bytes_end_an_idle_connection(target):
 
 
 def test_unsent_bytes_keep_it_out_of_the_pool(target):
-    """An upstream that answered without reading is closed."""
+    """A connection with unsent request bytes is closed."""
     up, _, wire = sent(target)
     wire.unsent = 1
     up.data_received(OK)
@@ -125,7 +125,7 @@ def test_unsent_bytes_keep_it_out_of_the_pool(target):
     ],
 )
 def test_what_cannot_be_trusted_is_502(raw, target):
-    """Ambiguous, endless or foreign: lost before an answer, never retried."""
+    """An ambiguous, endless or non-HTTP answer is a loss without a retry."""
     up, sink, wire = sent(target)
     up.reused = True
     up.data_received(raw)
@@ -136,7 +136,7 @@ def test_what_cannot_be_trusted_is_502(raw, target):
 @pytest.mark.parametrize("reused", [False, True])
 @pytest.mark.parametrize("before", [b"", b"H", b"HTTP/1.1 100 Continue\r\n\r\n"])
 def test_retried_only_before_a_byte(before, reused, target):
-    """A reused connection that dies silently may be tried again, no other."""
+    """Only a reused connection that closes without a byte allows a retry."""
     up, sink, _ = sent(target)
     up.reused = reused
     if before:
@@ -148,7 +148,7 @@ def test_retried_only_before_a_byte(before, reused, target):
 
 @pytest.mark.parametrize(("error", "whole"), [(None, True), (OSError(), False)])
 def test_close_delimited(error, whole, target):
-    """The end of bytes is the end of the answer, unless it was a reset."""
+    """A close ends a close-delimited answer; a reset does not."""
     up, sink, _ = sent(target)
     up.data_received(b"HTTP/1.1 200 OK\r\n\r\n{}")
     up.connection_lost(error)
@@ -157,7 +157,7 @@ def test_close_delimited(error, whole, target):
 
 @pytest.mark.parametrize("method", ["GET", "HEAD"])
 def test_interim_answers(method, target):
-    """100 ends here, 103 is told without hop-by-hop fields, the final one follows."""
+    """100 is not forwarded; 103 is, without hop-by-hop fields."""
     up, sink, _ = sent(target, method)
     up.data_received(b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Early Hints\r\n")
     up.data_received(b"Link: a\r\nKeep-Alive: 1\r\n\r\n" + OK[:-2])
@@ -165,7 +165,7 @@ def test_interim_answers(method, target):
 
 
 def test_abandoned(target):
-    """What comes after an exchange was given up is nobody's."""
+    """Bytes after an abandoned exchange reach no exchange."""
     up, sink, wire = sent(target)
     up.abandon()
     up.connection_lost(None)
@@ -174,7 +174,7 @@ def test_abandoned(target):
 
 
 def test_pauses_end_with_the_exchange(target):
-    """A connection never sits in the pool unread."""
+    """Reading is resumed before a connection becomes idle."""
     up, _, wire = sent(target)
     up.pause_reading()
     up.pause_reading()
