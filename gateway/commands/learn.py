@@ -59,9 +59,9 @@ def learn(
         return fail(missing)
     from gateway.offline.columns import Choice  # noqa: PLC0415
     from gateway.offline.errors import InputError  # noqa: PLC0415
-    from gateway.replay.keeping import KeepError  # noqa: PLC0415
     from gateway.replay.learn import learn as run  # noqa: PLC0415
-    from gateway.replay.logs import Guide  # noqa: PLC0415
+    from gateway.replay.logs import LogOptions  # noqa: PLC0415
+    from gateway.replay.saving import SaveError  # noqa: PLC0415
     from gateway.stream.source import SourceError  # noqa: PLC0415
 
     choice = Choice(
@@ -71,11 +71,11 @@ def learn(
         prompt=prompt_column,
         completion=completion_column,
     )
-    guide = Guide(choice, address_column, timezone, time_format, tenant)
+    guide = LogOptions(choice, address_column, timezone, time_format, tenant)
     try:
         run(files, guide, out=out, store=store, config=config)
     except (SourceError, InputError) as error:
         return fail(str(error))
-    except KeepError as error:
+    except SaveError as error:
         return fail(str(error), USAGE if error.usage else FAILED)
     return OK

@@ -1,6 +1,7 @@
-"""Two minutes of Tidegate on one machine, without any account.
+"""The demo: two minutes of Tidegate on one machine, without an account.
 
-A made-up LLM API (``llm``), a gateway in front of it (``house``), customers and those
-who abuse them (``people``, ``acts``), a past that the gateway has learned (``past``),
-and a voice that tells what happens (``voice``). ``command`` puts them together.
+``llm`` is a mock LLM API, ``gateway`` runs ``tidegate serve`` in front of it,
+``history`` is the past traffic that the gateway learns, ``clients`` send ordinary
+traffic, ``scenarios`` are the attacks, ``narrator`` prints what happens. Start reading
+at ``run``. May import what lies below ``serve``; nothing but ``commands`` imports it.
 """

@@ -1,7 +1,7 @@
-"""A made-up LLM API: OpenAI's chat completions, plain and streamed, on loopback.
+"""A mock LLM API on loopback: OpenAI chat completions, plain and streamed.
 
-Each request says how long its answer is to be (``max_tokens``); the answer states that
-many tokens in its ``usage`` and holds a few words. Nothing is generated.
+The answer reports ``max_tokens`` of the request as its completion tokens and holds a
+few fixed words; nothing is generated.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any
 
 from aiohttp import web
 
-# Four letters are about a token of English.
+# About four letters make a token of English text.
 LETTERS_PER_TOKEN = 4
 USUAL_TOKENS = 200
 THINKING_S = 0.05
@@ -22,7 +22,7 @@ WORDS = "the tide comes in and the gate stands where it stood"
 
 
 class MadeUpModel:
-    """Serves until ``close``; ``tokens`` is what it would have had to generate."""
+    """Serves until ``close``; ``tokens`` are all tokens reported in ``usage``."""
 
     def __init__(self) -> None:
         self.requests = 0
@@ -44,30 +44,30 @@ class MadeUpModel:
         await self._runner.cleanup()
 
     async def _chat(self, request: web.Request) -> web.StreamResponse:
-        asked = await request.json()
-        usage = _usage(asked)
+        count = await request.json()
+        usage = _usage(count)
         self.requests += 1
         self.tokens += usage["total_tokens"]
         await asyncio.sleep(THINKING_S)
-        if asked.get("stream"):
-            return await _stream(request, asked, usage)
+        if count.get("stream"):
+            return await _stream(request, count, usage)
         message = {"role": "assistant", "content": WORDS}
         choice = {"index": 0, "message": message, "finish_reason": "stop"}
         return web.json_response(
             {
                 "id": "chatcmpl-demo",
                 "object": "chat.completion",
-                "model": asked.get("model", ""),
+                "model": count.get("model", ""),
                 "choices": [choice],
                 "usage": usage,
             }
         )
 
 
-def _usage(asked: dict[str, Any]) -> dict[str, int]:
-    letters = sum(len(str(one.get("content", ""))) for one in asked["messages"])
+def _usage(count: dict[str, Any]) -> dict[str, int]:
+    letters = sum(len(str(one.get("content", ""))) for one in count["messages"])
     prompt = max(1, letters // LETTERS_PER_TOKEN)
-    answer = int(asked.get("max_tokens") or USUAL_TOKENS)
+    answer = int(count.get("max_tokens") or USUAL_TOKENS)
     return {
         "prompt_tokens": prompt,
         "completion_tokens": answer,
@@ -76,18 +76,18 @@ def _usage(asked: dict[str, Any]) -> dict[str, int]:
 
 
 async def _stream(
-    request: web.Request, asked: dict[str, Any], usage: dict[str, int]
+    request: web.Request, count: dict[str, Any], usage: dict[str, int]
 ) -> web.StreamResponse:
     answer = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
-    with contextlib.suppress(ConnectionError):  # whoever asked has left
-        await _send_chunks(request, answer, asked, usage)
+    with contextlib.suppress(ConnectionError):  # the client has disconnected
+        await _send_chunks(request, answer, count, usage)
     return answer
 
 
 async def _send_chunks(
     request: web.Request,
     answer: web.StreamResponse,
-    asked: dict[str, Any],
+    count: dict[str, Any],
     usage: dict[str, int],
 ) -> None:
     await answer.prepare(request)
@@ -96,17 +96,17 @@ async def _send_chunks(
     for start in range(0, len(words), share):
         part = " ".join(words[start : start + share]) + " "
         delta = {"index": 0, "delta": {"content": part}, "finish_reason": None}
-        await answer.write(_event(asked, [delta]))
-    if (asked.get("stream_options") or {}).get("include_usage"):
-        await answer.write(_event(asked, [], usage=usage))
+        await answer.write(_event(count, [delta]))
+    if (count.get("stream_options") or {}).get("include_usage"):
+        await answer.write(_event(count, [], usage=usage))
     await answer.write(b"data: [DONE]\n\n")
 
 
-def _event(asked: dict[str, Any], choices: list[Any], **more: Any) -> bytes:
+def _event(count: dict[str, Any], choices: list[Any], **more: Any) -> bytes:
     chunk = {
         "id": "chatcmpl-demo",
         "object": "chat.completion.chunk",
-        "model": asked.get("model", ""),
+        "model": count.get("model", ""),
         "choices": choices,
     }
     return b"data: " + json.dumps(chunk | more).encode() + b"\n\n"

@@ -1,4 +1,4 @@
-"""``tidegate demo``: the whole play, and a clean stage after it."""
+"""``tidegate demo``: runs all scenarios, then removes everything it started."""
 
 from __future__ import annotations
 
@@ -11,26 +11,26 @@ from random import Random
 
 from rich.console import Console
 
-from gateway.demo.acts import ACTS, CALM_SHARE, play
-from gateway.demo.house import House, HouseError
+from gateway.demo.clients import RUNAWAY, TrafficGenerator, school_clients, shop_clients
+from gateway.demo.gateway import DemoGateway, GatewayError
 from gateway.demo.llm import MadeUpModel
-from gateway.demo.people import RUNAWAY, Street, customers, pupils
-from gateway.demo.voice import ORDINARY, Voice, make_console
+from gateway.demo.narrator import ORDINARY, Narrator, make_console
+from gateway.demo.scenarios import QUIET_SHARE, SCENARIOS, play
 
-# Two minutes, of which the start takes some.
-LONG_S = 100.0
+# Length of the scenarios, seconds; with the start it makes about two minutes.
+FULL_S = 100.0
 FAST_S = 24.0
-# Answers that are still under way when an act ends.
-BREATH_S = 1.0
+# Seconds after a scenario for its pending answers.
+SETTLE_S = 1.0
 FAILED, OK, INTERRUPTED = 1, 0, 130
 
 
 def demo(*, fast: bool, admin: str, seed: int) -> int:
-    """Run it to its end; the exit status."""
+    """Run the demo; returns the exit status."""
     console = make_console()
     try:
-        return asyncio.run(_run(console, FAST_S if fast else LONG_S, admin, seed))
-    except HouseError as error:
+        return asyncio.run(_run(console, FAST_S if fast else FULL_S, admin, seed))
+    except GatewayError as error:
         console.print(
             f"tidegate: the gateway of the demo ended:\n{error}", markup=False
         )
@@ -38,93 +38,105 @@ def demo(*, fast: bool, admin: str, seed: int) -> int:
 
 
 async def _run(console: Console, seconds: float, admin: str, seed: int) -> int:
-    """The play as a task of its own, so that signals end it in order."""
+    """Run the demo in this task; signals cancel it, so that it cleans up."""
     task = asyncio.current_task()
     assert task is not None
     loop = asyncio.get_running_loop()
     for signum in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         loop.add_signal_handler(signum, task.cancel)
-    chance = Random(seed)  # noqa: S311 - a play, not a secret
+    rng = Random(seed)  # noqa: S311 - not a secret
     try:
-        async with _stage(console, chance, admin) as scene:
-            await _acts(scene, seconds)
-            await _epilogue(scene)
+        async with _environment(console, rng, admin) as environment:
+            await _play_all(environment, seconds)
+            await _print_end(environment)
     except asyncio.CancelledError:
-        console.print("\nStopped; nothing of it is left.")
+        console.print("\nStopped; its processes and files are removed.")
         return INTERRUPTED
     return OK
 
 
-class Scene:
-    """Everything that stands on the stage."""
+class Environment:
+    """Everything the demo runs."""
 
     def __init__(
-        self, model: MadeUpModel, house: House, street: Street, voice: Voice
+        self,
+        model: MadeUpModel,
+        gateway_: DemoGateway,
+        traffic: TrafficGenerator,
+        narrator: Narrator,
     ) -> None:
         self.model = model
-        self.house = house
-        self.street = street
-        self.voice = voice
+        self.gateway_ = gateway_
+        self.traffic = traffic
+        self.narrator = narrator
 
 
 @contextlib.asynccontextmanager
-async def _stage(console: Console, chance: Random, admin: str) -> AsyncIterator[Scene]:
-    """Model, gateway and street; taken down whatever happens."""
-    house = House(admin)
+async def _environment(
+    console: Console, rng: Random, admin: str
+) -> AsyncIterator[Environment]:
+    """Start the model, the gateway and the traffic; always cleans up."""
+    gateway_ = DemoGateway(admin)
     model = MadeUpModel()
-    street: Street | None = None
+    traffic: TrafficGenerator | None = None
     try:
         await model.start()
-        house.write_config(model.url)
+        gateway_.write_config(model.url)
         console.print("[bold]Tidegate demo[/]: everything runs on this machine.")
         console.print("The gateway learns a day of past traffic …", highlight=False)
-        learned = await house.learn(chance)
-        await house.start()
-        street = Street(house.url, chance)
-        voice = Voice(house, street, console)
-        _prologue(voice, house, learned)
-        yield Scene(model, house, street, voice)
+        learned = await gateway_.learn(rng)
+        await gateway_.start()
+        traffic = TrafficGenerator(gateway_.url, rng)
+        narrator = Narrator(gateway_, traffic, console)
+        _print_start(narrator, gateway_, learned)
+        yield Environment(model, gateway_, traffic, narrator)
     finally:
-        if street is not None:
-            await street.close()
-        house.close()
+        if traffic is not None:
+            await traffic.close()
+        gateway_.close()
         await model.close()
 
 
-def _prologue(voice: Voice, house: House, learned: int) -> None:
+def _print_start(narrator: Narrator, gateway_: DemoGateway, learned: int) -> None:
     known = f"{learned:,} requests" if learned else "nothing (no store engine here)"
-    voice.say(f"It knows {known} of {len(customers())} customers and their tides.")
-    voice.say(f"\nGateway  {house.url}")
-    voice.say(f"Console  [bold]{house.admin}/[/]  (open it, while this runs)")
-    voice.say("\n[dim]Ordinary customers talk to a made-up LLM through it.[/]")
+    narrator.print(f"It learned {known} of {len(shop_clients())} clients.")
+    narrator.print(f"\nGateway  {gateway_.url}")
+    narrator.print(
+        f"Console  [bold]{gateway_.admin}/[/]  (open it while the demo runs)"
+    )
+    narrator.print("\n[dim]Ordinary clients send requests to a mock LLM through it.[/]")
 
 
-async def _acts(scene: Scene, seconds: float) -> None:
-    """All acts, one after another, while everyday life goes on."""
-    voice, street = scene.voice, scene.street
-    others = [person for person in customers() if person is not RUNAWAY] + pupils()
-    crowds = ((others, ORDINARY), ([RUNAWAY], RUNAWAY.name))
-    async with street.everyday(*crowds), asyncio.TaskGroup() as running:
-        following = running.create_task(voice.follow())
-        await asyncio.sleep(CALM_SHARE * seconds)
-        voice.say(f"[dim]{voice.others()}[/]")
-        for number, act in enumerate(ACTS, 1):
-            voice.open_act(number, act)
-            blocked = await voice.blocked()
+async def _play_all(environment: Environment, seconds: float) -> None:
+    """All scenarios in order, with ordinary traffic in the background."""
+    narrator, traffic = environment.narrator, environment.traffic
+    others = [
+        client for client in shop_clients() if client is not RUNAWAY
+    ] + school_clients()
+    groups = ((others, ORDINARY), ([RUNAWAY], RUNAWAY.name))
+    async with traffic.background(*groups), asyncio.TaskGroup() as running:
+        following = running.create_task(narrator.follow())
+        await asyncio.sleep(QUIET_SHARE * seconds)
+        narrator.print(f"[dim]{narrator.others()}[/]")
+        for number, scenario in enumerate(SCENARIOS, 1):
+            narrator.open_scenario(number, scenario)
+            blocked = await narrator.blocked()
             began_at = time.monotonic()
-            await play(act, street, seconds)
-            await asyncio.sleep(BREATH_S)
-            await voice.close_act(act, began_at, blocked)
+            await play(scenario, traffic, seconds)
+            await asyncio.sleep(SETTLE_S)
+            await narrator.close_scenario(scenario, began_at, blocked)
         following.cancel()
 
 
-async def _epilogue(scene: Scene) -> None:
-    await scene.voice.look()
-    blocked = await scene.voice.blocked()
-    spent = scene.model.tokens
-    scene.voice.table(
-        f"The made-up model generated {spent:,} tokens in {scene.model.requests:,} "
-        f"answers; {blocked} blocks stand, and end "
+async def _print_end(environment: Environment) -> None:
+    await environment.narrator.fetch()
+    blocked = await environment.narrator.blocked()
+    spent = environment.model.tokens
+    environment.narrator.table(
+        f"The mock model generated {spent:,} tokens in {environment.model.requests:,} "
+        f"answers; {blocked} blocks are in force and expire "
         "by themselves."
     )
-    scene.voice.say("\nThat was all: the gateway ends, and its directory goes.")
+    environment.narrator.print(
+        "\nEnd of the demo: its gateway is stopped and its directory removed."
+    )

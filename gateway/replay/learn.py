@@ -7,11 +7,11 @@ from collections.abc import Callable
 
 from gateway.config import Config, find_file, load
 from gateway.config.structs import StoreTable
-from gateway.replay.keeping import KeepError, check_store, write_file, write_store
 from gateway.replay.learning import learn_from
-from gateway.replay.logs import Guide, read_log
-from gateway.replay.reading import Reader, check_usable, told
-from gateway.replay.run import TOLD, complain, progress_bar
+from gateway.replay.logs import LogOptions, read_log
+from gateway.replay.reading import RecordReader, check_usable, file_progress
+from gateway.replay.run import NAMED_ON_TERMINAL, print_error, progress_bar
+from gateway.replay.saving import SaveError, check_store, write_file, write_store
 from gateway.replay.sorting import Sorter
 from gateway.stream.source import STDIN, SourceError
 from gateway.stream.watch import printable
@@ -19,47 +19,47 @@ from gateway.stream.watch import printable
 
 def learn(
     names: tuple[str, ...],
-    guide: Guide,
+    options: LogOptions,
     *,
     out: str | None,
     store: str | None,
     config: str | None,
 ) -> None:
-    """Sentences to standard error. Raises ConfigError, SourceError and InputError for
-    the input, KeepError for where it is to go.
+    """Learn baselines and save them; messages go to standard error. Raises
+    ConfigError, SourceError and InputError for the input, SaveError for the target.
     """
     table = _store_table(out, store, config)
     if out is not None and os.path.isdir(out):
-        raise KeepError(f"--out: {out} is a directory", usage=True)
+        raise SaveError(f"--out: {out} is a directory", usage=True)
     with Sorter() as sorter, progress_bar() as bar:
         try:
-            reader = _read(names, guide, sorter, bar.reading(names))
-        except OSError as error:  # the runs on disk
+            reader = _read(names, options, sorter, bar.reading(names))
+        except OSError as error:  # temporary files
             raise SourceError(f"cannot sort the records: {error}") from None
         state, learned = learn_from(sorter, bar.counting("learning", len(sorter)))
-    for one in reader.named[:TOLD]:
+    for one in reader.named[:NAMED_ON_TERMINAL]:
         shown = "standard input" if one.file == STDIN else one.file
-        complain(f"{shown} line {one.line}: {printable(one.why)}; skipped")
+        print_error(f"{shown} line {one.line}: {printable(one.why)}; skipped")
     if reader.skipped:
         lines = f"{reader.skipped} of {reader.lines} lines"
-        complain(f"{lines} were malformed and skipped")
+        print_error(f"{lines} were malformed and skipped")
     for sentence in learned.sentences():
-        complain(sentence)
-    _keep(state, out, table)
+        print_error(sentence)
+    _save(state, out, table)
 
 
 def _read(
     names: tuple[str, ...],
-    guide: Guide,
+    options: LogOptions,
     sorter: Sorter,
     passed: Callable[[int, int], None],
-) -> Reader:
-    reader = Reader(sorter, guide.tenant)
+) -> RecordReader:
+    reader = RecordReader(sorter, options.tenant)
     for place, name in enumerate(names):
         if name == STDIN:
-            reader.read(name, told(passed, place))
+            reader.read(name, file_progress(passed, place))
         else:
-            read_log(name, reader, guide, told(passed, place))
+            read_log(name, reader, options, file_progress(passed, place))
     check_usable(names, reader)
     return reader
 
@@ -67,18 +67,18 @@ def _read(
 def _store_table(
     out: str | None, store: str | None, config: str | None
 ) -> StoreTable | None:
-    """The store to write to, checked before anything is read; None: only the file.
+    """The store to write to, checked before any input is read; None: file only.
 
-    Raises KeepError, ConfigError.
+    Raises SaveError, ConfigError.
     """
     if out is not None and store is None and config is None:
         return None
     overrides = {} if store is None else {"store.url": store}
     if store is not None and not find_file(config):
-        overrides["upstream"] = "http://127.0.0.1"  # a file would name one: not used
+        overrides["upstream"] = "http://127.0.0.1"  # required in a file, not used here
     elif not find_file(config):
-        raise KeepError(
-            "where to? name a file (--out F), a store (--store URL), or the"
+        raise SaveError(
+            "no target: name a file (--out F), a store (--store URL), or the"
             " configuration of the gateway (--config F)",
             usage=True,
         )
@@ -87,14 +87,14 @@ def _store_table(
     return loaded.store
 
 
-def _keep(state: bytes, out: str | None, table: StoreTable | None) -> None:
+def _save(state: bytes, out: str | None, table: StoreTable | None) -> None:
     if out is not None:
         size = write_file(out, state)
-        complain(f"wrote {out} ({_size(size)}): watch --baselines {out} reads it")
+        print_error(f"wrote {out} ({_size(size)}): watch --baselines {out} reads it")
     if table is not None:
         shown, size = write_store(table, state)
-        complain(
-            f"wrote the baselines ({_size(size)}) to {shown}: gateways take them up"
+        print_error(
+            f"wrote the baselines ({_size(size)}) to {shown}: gateways load them"
             " when they start"
         )
 

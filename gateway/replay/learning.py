@@ -1,4 +1,4 @@
-"""Past requests into baselines: what a detector would know had it been there."""
+"""Baselines from past requests: the state of a detector that observed them."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from gateway.detect.order import EventClock
 from gateway.detect.responses import ResponseManager
 from gateway.replay.requests import Request
 
-# The built-in settings: levels, tides and tails do not hang on a policy's ladder, and
-# every tenant is learned, whatever its policy wants today.
+# Default settings: baselines and score tails do not depend on a policy's ladder, and
+# every tenant is learned, also with detection off.
 SETTINGS = DetectSettings(observe=True)
 _EVERY = 2000
-# A few requests (this share) so far behind all others are of a wrong clock. Learned,
-# they would make everything before them a matter of the distant past.
+# A small share of requests so long after all others comes from a wrong clock. Learning
+# them would age everything before them.
 _FAR_S, _FEW = 30 * 86_400.0, 1e-3
 
 
 class Ordered(Protocol):
-    """Requests by time, and how many."""
+    """Requests in order of time, with their number."""
 
     def __len__(self) -> int: ...
 
@@ -31,7 +31,7 @@ class Ordered(Protocol):
 
 
 class Learned(msgspec.Struct):
-    """What was taken in. Times are epoch seconds."""
+    """What was learned. Times are epoch seconds."""
 
     requests: int = 0
     since: float = 0.0
@@ -40,28 +40,28 @@ class Learned(msgspec.Struct):
     users: int = 0
     addresses: int = 0
     with_history: int = 0
-    """Subjects with a history of their own."""
+    """Subjects with a baseline of their own."""
     strays: int = 0
-    """Requests far after all others, left out."""
+    """Requests far after all others, not learned."""
     incidents: dict[str, int] = {}
-    """What stood out and was kept out of the baselines as far as it was recognised."""
+    """Incidents by class; their recognised traffic is not part of the baselines."""
 
     def sentences(self) -> list[str]:
-        """For people."""
+        """A summary in sentences."""
         span = f"from {format_time(self.since)} to {format_time(self.until)}"
         seen = (
             f"{self.tenants:,} tenants, {self.users:,} users,"
             f" {self.addresses:,} addresses"
         )
-        own = f"{self.with_history:,} subjects have a history of their own"
+        own = f"{self.with_history:,} subjects have a baseline of their own"
         said = [f"learned {self.requests:,} requests {span}: {seen}; {own}"]
         if self.incidents:
             found = sorted(self.incidents.items())
             names = ", ".join(f"{count} {cls}" for cls, count in found)
-            said.append(f"recognised on the way, and not learned as usual: {names}")
+            said.append(f"incidents found and not learned as normal: {names}")
         if self.strays:
             said.append(
-                f"not learned, as their time is far after all others: {self.strays:,}"
+                f"not learned, because their time is far after all others: {self.strays:,}"
             )
         return said
 
@@ -69,8 +69,8 @@ class Learned(msgspec.Struct):
 def learn_from(
     requests: Ordered, advance: Callable[[int], None] = lambda _count: None
 ) -> tuple[bytes, Learned]:
-    """The state of a detector that saw these requests (in the order of time), and what
-    it is made of.
+    """The state of a detector that observed these requests (in order of time), and a
+    summary.
     """
     total = len(requests)
     engine = Engine(SETTINGS)
@@ -84,17 +84,19 @@ def learn_from(
             break
         learned.requests += 1
         learned.until = request.ts
-        # In order, so it is certain that this is the time: also after a long silence.
-        _note(learned, engine.advance(request.ts))
-        _note(learned, engine.observe(request.event(request.usd, request.ts)))
+        # Requests are sorted, so the clock may jump to this time, also after a long gap.
+        _count_incidents(learned, engine.advance(request.ts))
+        _count_incidents(
+            learned, engine.observe(request.event(request.usd, request.ts))
+        )
         if learned.requests % _EVERY == 0:
             advance(learned.requests)
-    _note(learned, engine.close())
+    _count_incidents(learned, engine.close())
     _count(learned, engine)
-    return _bare_state(engine), learned
+    return _state_without_verdicts(engine), learned
 
 
-def _note(learned: Learned, outputs: list[Output]) -> None:
+def _count_incidents(learned: Learned, outputs: list[Output]) -> None:
     for output in outputs:
         if output.type == "incident.opened":
             known = learned.incidents.get(output.cls, 0)
@@ -111,10 +113,10 @@ def _count(learned: Learned, engine: Engine) -> None:
                 learned.with_history += track.baseline is not None
 
 
-def _bare_state(engine: Engine) -> bytes:
-    """The state without what was thought of anybody: a block of last week, and a
-    template that was flooded then, are no reason to act today. Without its clock, too:
-    events that are older than what was learned are not late.
+def _state_without_verdicts(engine: Engine) -> bytes:
+    """The state without enforcement states, incidents and flooded templates, which are
+    no reason to act today; and without its clock, so that events older than the learned
+    ones are not late.
     """
     engine.responses = ResponseManager(engine.settings)
     engine.clock = EventClock()

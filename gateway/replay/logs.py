@@ -1,8 +1,7 @@
-"""Logs of other systems as requests: CSV, Parquet, JSON lines with names of their own.
+"""Logs of other systems as requests: CSV, Parquet, JSON lines with other names.
 
-Reading them is ``offline``'s work; here rows become requests, with the columns beside
-time, user and tokens that the detector can use: address, model, tenant, status, path,
-cost, fingerprint.
+``offline`` reads the files; here rows become requests. Besides time, user and tokens
+the detector uses address, model, tenant, status, path, cost and fingerprint columns.
 """
 
 from __future__ import annotations
@@ -27,10 +26,10 @@ from gateway.offline.source import (
     read_pieces,
 )
 from gateway.offline.times import Times
-from gateway.replay.reading import NAMED, Reader, Skipped
+from gateway.replay.reading import NAMED, RecordReader, SkippedLine
 from gateway.replay.requests import Request, request_of
 
-# What further columns are usually called, the likelier first.
+# Usual names of the additional columns, most likely first.
 _FURTHER: dict[str, tuple[str, ...]] = {
     "client_ip": (
         "client_ip", "ip", "ip_address", "remote_addr", "remote_ip", "source_ip",
@@ -46,65 +45,65 @@ _FURTHER: dict[str, tuple[str, ...]] = {
 }  # fmt: skip
 _LINES = re.compile(r"\.(?:jsonl|ndjson|json)(?:\.gz)?$")
 _OTHER = re.compile(r"[^a-z0-9]+")
-# Times of records, as the reader of records knows them.
+# Names of the time field of records.
 _RECORD_TIMES = frozenset({"ts", "timestamp"})
 
 
-class Guide(msgspec.Struct, frozen=True):
-    """What the user said of the logs: columns, and how times are written."""
+class LogOptions(msgspec.Struct, frozen=True):
+    """Options of the command line: column names and the format of times."""
 
     choice: Choice = ANY
     address: str | None = None
     zone: str = "UTC"
     form: str | None = None
-    # Of rows that name none.
+    # For rows without a tenant.
     tenant: str = "default"
 
     @property
-    def silent(self) -> bool:
-        """Whether nothing was said that concerns columns or times."""
-        return self == Guide(tenant=self.tenant)
+    def is_default(self) -> bool:
+        """Whether no option about columns or times was given."""
+        return self == LogOptions(tenant=self.tenant)
 
 
 def is_of_records(source: LogSource) -> bool:
-    """Whether a file holds records or bare events, for the stricter reader."""
+    """Whether a file holds records or events, which RecordReader reads strictly."""
     if source.format == "csv" and _LINES.search(source.name):
-        return True  # its first line is broken: the others may be fine
+        return True  # only its first line may be malformed
     names = set(source.columns)
     known = "client_ip" in names and bool(names & _RECORD_TIMES)
     return source.format == "jsonl" and known
 
 
 def read_log(
-    name: str, reader: Reader, guide: Guide, passed: Callable[[int], None]
+    name: str, reader: RecordReader, options: LogOptions, passed: Callable[[int], None]
 ) -> None:
-    """All rows of a file into the reader's sorter. Raises InputError."""
+    """Read all rows of a file into the reader's sorter. Raises InputError."""
     source = open_source(name)
-    if guide.silent and is_of_records(source):
+    if options.is_default and is_of_records(source):
         reader.read(name, passed)
         return
-    columns = find_columns(source.columns, guide.choice, source=name)
-    further = _find_further(source, guide)
+    columns = find_columns(source.columns, options.choice, source=name)
+    further = _find_further(source, options)
     if columns.user is None and "client_ip" not in further:
         raise InputError(
-            f"{name}: neither a user nor an address column found: baselines are about"
-            " somebody; name one with --user-column or --address-column"
+            f"{name}: neither a user nor an address column found, one of them is needed;"
+            " name it with --user-column or --address-column"
         )
-    rows = _Rows(columns, further, Times(guide.zone, guide.form), guide.tenant)
+    rows = _LogRows(columns, further, Times(options.zone, options.form), options.tenant)
     for chunk in _chunks(source, rows.names, passed):
         rows.take(name, chunk, reader)
 
 
-def _find_further(source: LogSource, guide: Guide) -> dict[str, str]:
-    if guide.address is not None and guide.address not in source.columns:
-        raise InputError(f"{source.name}: no column {guide.address!r}")
+def _find_further(source: LogSource, options: LogOptions) -> dict[str, str]:
+    if options.address is not None and options.address not in source.columns:
+        raise InputError(f"{source.name}: no column {options.address!r}")
     spelled = {_spell(name): name for name in reversed(source.columns)}
     found = {
         role: spelled[usual]
         for role, names in _FURTHER.items()
         if (usual := next((one for one in names if one in spelled), None))
     }
-    return found | ({"client_ip": guide.address} if guide.address else {})
+    return found | ({"client_ip": options.address} if options.address else {})
 
 
 def _spell(name: str) -> str:
@@ -122,8 +121,8 @@ def _chunks(
         passed(piece.passed)
 
 
-class _Rows:
-    """Rows of one file to requests."""
+class _LogRows:
+    """Converts the rows of one file to requests."""
 
     def __init__(
         self, columns: LogColumns, further: dict[str, str], times: Times, tenant: str
@@ -134,13 +133,13 @@ class _Rows:
         self._tenant = tenant
         self.names = list(dict.fromkeys([*columns.names, *further.values()]))
 
-    def take(self, file: str, raw: pl.DataFrame, reader: Reader) -> None:
-        """One chunk."""
+    def take(self, file: str, raw: pl.DataFrame, reader: RecordReader) -> None:
+        """Convert one chunk of rows."""
         reader.lines += len(raw)
         room = max(0, NAMED - len(reader.named))
         rows = read_rows(raw, self._columns, self._times, most_skipped=room)
         reader.skipped += rows.bad
-        reader.named += [Skipped(file, one.line, one.why) for one in rows.skipped]
+        reader.named += [SkippedLine(file, one.line, one.why) for one in rows.skipped]
         roles, frame = self._frame(raw)
         for values in frame.iter_rows():
             record = dict(zip(roles, values, strict=True))
@@ -150,10 +149,10 @@ class _Rows:
                 reader.skipped += 1
                 if len(reader.named) < NAMED:
                     line = record["line"]
-                    reader.named.append(Skipped(file, line, str(error)))
+                    reader.named.append(SkippedLine(file, line, str(error)))
 
     def _frame(self, raw: pl.DataFrame) -> tuple[list[str], pl.DataFrame]:
-        """The usable rows, one column for each field of an event."""
+        """The usable rows, with one column for each field of an event."""
         columns = self._columns
         cells: dict[str, pl.Series] = {"us": self._times.parse(raw[columns.time])}
         for role in ("prompt", "completion", "total"):
@@ -176,7 +175,8 @@ class _Rows:
         user = row.get("user") or None
         record = {
             "ts": row["us"] / 1e6,
-            # Who has no address is his own: all of them as one would look like a crowd.
+            # Without an address the user is the address: one shared value would look like a
+            # single source.
             "client_ip": row.get("client_ip") or user or "unknown",
             "user": user,
             "tenant": row.get("tenant") or self._tenant,

@@ -1,4 +1,4 @@
-"""Files of records to requests in the order of time; what cannot be read is named."""
+"""Reads files of records into a sorter; malformed lines are counted and reported."""
 
 from __future__ import annotations
 
@@ -24,17 +24,17 @@ NAMED = 20
 _BOM = b"\xef\xbb\xbf"
 
 
-class Skipped(msgspec.Struct, frozen=True):
-    """A line that is no record, and why. ``line`` counts from 1."""
+class SkippedLine(msgspec.Struct, frozen=True):
+    """A malformed line and the reason. ``line`` counts from 1."""
 
     file: str
     line: int
     why: str
 
 
-class Reader:
-    """Takes files one after another; ``sorter`` then holds their requests. Records
-    that name no tenant are of ``tenant``.
+class RecordReader:
+    """Reads files of records into ``sorter``. Records without a tenant belong to
+    ``tenant``.
     """
 
     def __init__(self, sorter: Sorter, tenant: str = "default") -> None:
@@ -42,11 +42,11 @@ class Reader:
         self._tenant = tenant
         self.lines = 0
         self.skipped = 0
-        self.named: list[Skipped] = []
+        self.named: list[SkippedLine] = []
         self._decode = msgspec.json.Decoder().decode
 
     def read(self, name: str, passed: Callable[[int], None]) -> None:
-        """Every line of a file (``-``: standard input). Raises SourceError."""
+        """Read every line of a file (``-``: standard input). Raises SourceError."""
         check_name(name, follow=False)
         lines = read_stdin() if name == STDIN else read_file(name, passed)
         number = 0
@@ -62,7 +62,7 @@ class Reader:
             self.skipped += 1
             if len(self.named) < NAMED:
                 why = str(error) or "nested too deep"
-                self.named.append(Skipped(name, number, why))
+                self.named.append(SkippedLine(name, number, why))
             return
         if request is not None:
             self.sorter.add(request)
@@ -85,20 +85,20 @@ class Reader:
 
 def read_all(
     names: tuple[str, ...], sorter: Sorter, passed: Callable[[int, int], None]
-) -> Reader:
-    """All files; ``passed`` is told the place of a file and its bytes read.
+) -> RecordReader:
+    """Read all files; ``passed`` is called with the index of a file and its bytes read.
 
-    Raises SourceError where one cannot be read, or none has a usable record.
+    Raises SourceError if one cannot be read, or none has a usable record.
     """
-    reader = Reader(sorter)
+    reader = RecordReader(sorter)
     for place, name in enumerate(names):
-        reader.read(name, told(passed, place))
+        reader.read(name, file_progress(passed, place))
     check_usable(names, reader)
     return reader
 
 
-def check_usable(names: tuple[str, ...], reader: Reader) -> None:
-    """Raises SourceError where nothing was read that can be used."""
+def check_usable(names: tuple[str, ...], reader: RecordReader) -> None:
+    """Raise SourceError if no usable record was read."""
     if len(reader.sorter):
         return
     shown = ", ".join("standard input" if n == STDIN else n for n in names)
@@ -106,25 +106,27 @@ def check_usable(names: tuple[str, ...], reader: Reader) -> None:
     raise SourceError(f"{shown}: not one usable record{first}")
 
 
-def told(passed: Callable[[int, int], None], place: int) -> Callable[[int], None]:
-    """What a reader of one file tells, for one that watches all of them."""
+def file_progress(
+    passed: Callable[[int, int], None], place: int
+) -> Callable[[int], None]:
+    """The progress callback of one file among several."""
     return lambda read: passed(place, read)
 
 
-class Usual:
-    """What requests that were refused then would have cost: nobody knows, so what the
-    same user's requests of the model usually do, else the tenant's.
+class UsageEstimates:
+    """Estimates usage of requests that were refused when recorded: moving averages of
+    the same user and model, else of the tenant and model, else of the tenant.
     """
 
     _ALPHA = 0.05
     _MOST = 100_000
 
     def __init__(self) -> None:
-        # prompt, completion, dollars, seconds; faded
+        # averages of prompt tokens, completion tokens, dollars, seconds
         self._known: dict[tuple[str, ...], list[float]] = {}
 
     def complete(self, request: Request) -> None:
-        """Learn from what was answered; fill in what was not."""
+        """Learn the usage of an answered request; fill in that of a refused one."""
         keys = (
             (request.tenant, request.user, request.model),
             (request.tenant, request.model),
@@ -163,8 +165,8 @@ class Usual:
 
 
 def in_order(sorter: Sorter) -> Iterator[Request]:
-    """The requests, oldest first, those refused then completed."""
-    usual = Usual()
+    """The requests, oldest first, with estimated usage for refused ones."""
+    usual = UsageEstimates()
     for request in sorter:
         usual.complete(request)
         yield request

@@ -1,4 +1,4 @@
-"""One recorded request, as a draft policy and the detector look at it again."""
+"""One recorded request, for a draft policy and for the detector."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from gateway.core.model import ANONYMOUS_TENANT, Usage, UsageSource
 from gateway.detect.event_mapping import event_from_fields, event_from_record
 from gateway.detect.model import Event, EventError
 
-# What a gateway may have done to a request; what it only noted is ``enforced: false``.
+# Recorded actions; ``enforced: false`` marks those of observe mode.
 _REFUSING = frozenset({"throttle", "limit", "block"})
 _ACTIONS = frozenset({"allow", "tag"}) | _REFUSING
 _SOURCES: dict[str, UsageSource] = {
@@ -20,18 +20,18 @@ _SOURCES: dict[str, UsageSource] = {
     "estimated": "estimated",
     "none": "none",
 }
-# No request of any model has a thousandth of it; more cannot be summed up.
+# Over 1,000 times the largest request of any model; larger values could overflow sums.
 _MOST_TOKENS = 10**12
-# No exchange is open for longer than a day.
+# Longest accepted duration of an exchange.
 _LONGEST_S = 86_400.0
 
 
 class Request(msgspec.Struct, array_like=True, gc=False):
-    """What a record tells. ``ts`` is epoch seconds, ``usd`` dollars of then.
+    """One record. ``ts`` is epoch seconds, ``usd`` dollars at the prices of that time.
 
-    ``misfit``: answered by the gateway itself for what it was (a wrong key or path, a
-    body that nobody can read): no policy changes that. ``assumed``: its usage is not
-    its own, for it was refused then.
+    ``misfit``: the gateway answered it itself because of a wrong key or path or an
+    unreadable body, which no policy changes. ``assumed``: the request was refused when
+    recorded and its usage is estimated.
     """
 
     ts: float
@@ -59,7 +59,7 @@ class Request(msgspec.Struct, array_like=True, gc=False):
 
     @property
     def usage(self) -> Usage:
-        """Its tokens as the books count them."""
+        """Its tokens as spend accounting counts them."""
         stated = self.prompt_tokens + self.completion_tokens
         return Usage(
             self.prompt_tokens,
@@ -77,14 +77,14 @@ class Request(msgspec.Struct, array_like=True, gc=False):
 
 
 def request_from_record(record: Mapping[str, Any]) -> Request:
-    """A record, or a bare event. Raises EventError that names the field."""
+    """Parse a record or an event. Raises EventError that names the field."""
     event = event_from_record(record)
     if event.tokens > _MOST_TOKENS:
         raise EventError("tokens: out of range")
     action = _action(record)
     outcome = record.get("outcome")
     refused = _was_refused(record, action)
-    strange = record.get("tenant") == ""  # no credential that anyone knew
+    strange = record.get("tenant") == ""  # an unknown credential
     return Request(
         ts=event.ts,
         duration_s=min(_LONGEST_S, _number(record, "duration_ms") / 1e3),
@@ -111,7 +111,7 @@ def request_from_record(record: Mapping[str, Any]) -> Request:
 
 
 def request_of(event: Event) -> Request:
-    """An event of which nothing else is known."""
+    """A request with only the fields of an event."""
     return Request(
         ts=event.ts,
         duration_s=0.0,
@@ -138,8 +138,8 @@ def request_of(event: Event) -> Request:
 
 
 def _was_refused(record: Mapping[str, Any], action: str) -> bool:
-    """Whether the policy of then turned it away. Who kept no outcomes, but actions,
-    enforced them.
+    """Whether the recorded policy refused the request. Records without ``outcome`` are
+    taken as enforced.
     """
     if action not in _REFUSING or record.get("enforced") is False:
         return False
@@ -156,7 +156,7 @@ def _action(record: Mapping[str, Any]) -> str:
 
 
 def _source(record: Mapping[str, Any], event: Event) -> UsageSource:
-    """Bare events do not say; tokens they state are taken for the provider's."""
+    """Events without ``usage_source``: tokens count as reported by the upstream."""
     value = record.get("usage_source")
     if value is None:
         return "upstream" if event.tokens else "none"

@@ -1,9 +1,9 @@
-"""A policy at work on recorded requests: who is let through, who is not, and why.
+"""Decides recorded requests by a configuration, as a running gateway would.
 
-Limits, prices and the detector are those of the running gateway; only the clock is the
-requests' own. A request is decided when it arrived and settled when it ended, in the
-order of these times. Whoever is refused is refused: what a client would have done then
-(gone away, tried again) nobody can tell, so its next recorded request comes as it came.
+Limits, prices and the detector are those of the gateway; the clock is the time of the
+requests. A request is decided at its arrival and settled at its end, in order of these
+times. Reactions of clients to a refusal (retries, leaving) are not simulated: the next
+recorded request of a refused client is decided as it was recorded.
 """
 
 from __future__ import annotations
@@ -44,20 +44,20 @@ from gateway.replay.verdicts import Verdicts
 from gateway.store.memory import MemoryStore
 
 Done = Literal["allow", "tag", "throttle", "limit", "block"]
-# An exchange counts as open until it ended, however long that was.
+# Leases never expire: an exchange is open until its recorded end.
 _LEASE_US = 1 << 60
 _IDENTITIES = 50_000
-# Counters at a time (about 1 KB each).
+# Counters kept at once (about 1 KB each).
 _COUNTERS = 300_000
 _NO_PRICE = "unknown_price"
-# Endpoints that never cost a token.
+# Endpoints that use no tokens.
 _FREE = frozenset({"other", "models", "count_tokens"})
 
 
 class Decision(msgspec.Struct, frozen=True, gc=False):
-    """What is done to one request. ``kind`` and ``id`` name the subject it is done to,
-    ``by`` the limit or the class. ``nanos``: what the request costs, nano-dollars.
-    ``observed``: noted, but it passed all the same (records of observe mode).
+    """The decision on one request. ``kind`` and ``id`` name the subject of the action,
+    ``by`` the limit or the class. ``nanos``: cost of the request in nano-dollars.
+    ``observed``: the request passed although the action is recorded (observe mode).
     """
 
     done: Done
@@ -69,12 +69,12 @@ class Decision(msgspec.Struct, frozen=True, gc=False):
 
     @property
     def refused(self) -> bool:
-        """Whether it does not pass."""
+        """Whether the request does not pass."""
         return not self.observed and self.done not in ("allow", "tag")
 
 
 class _Open(msgspec.Struct, order=True):
-    """An exchange between its arrival and its end."""
+    """An open exchange."""
 
     ends_at: float
     number: int
@@ -86,9 +86,9 @@ class _Open(msgspec.Struct, order=True):
 
 
 class Simulation:
-    """One configuration. Requests come in the order of time (``take``).
+    """Decides requests (``take``, in order of time) by one configuration.
 
-    ``baselines``: what the detector begins with, as ``learn`` made it.
+    ``baselines``: initial state of the detector, as ``learn`` saved it.
     """
 
     def __init__(self, config: Config, baselines: bytes | None = None) -> None:
@@ -100,9 +100,9 @@ class Simulation:
             self._tenants.setdefault(ANONYMOUS_TENANT, stranger)
         self._default = resolved.default
         self.unmatched: dict[str, int] = {}
-        """Tenants of the records that the configuration does not have: requests."""
+        """Requests by tenant, for tenants missing in the configuration."""
         self.unpriced = 0
-        """Answers of models that have no price."""
+        """Requests for models without a price."""
         self._identities: Lru[tuple[str, str, str], Identity] = Lru(_IDENTITIES)
         self._allow: dict[int, AllowList] = {}
         self._prices: dict[int, PriceTable] = {}
@@ -127,18 +127,18 @@ class Simulation:
 
     @property
     def incidents(self) -> dict[str, int]:
-        """Incidents that were opened, by class."""
+        """Opened incidents by class."""
         return self._verdicts.incidents
 
     def policy_of(self, tenant: str) -> Policy:
-        """What a tenant's requests are decided by."""
+        """The policy of a tenant; of an undeclared one the default."""
         found = self._tenants.get(tenant)
         return self._default if found is None else found.policy
 
     # -- a request -----------------------------------------------------------------
 
     def take(self, request: Request) -> Decision:
-        """Decide one request, and let the detector see it."""
+        """Decide one request and pass it to the detector."""
         self._settle_until(request.ts)
         self._now_us = max(self._now_us, round(request.ts * 1e6))
         self._verdicts.advance(request.ts)
@@ -152,10 +152,10 @@ class Simulation:
         identity = self._identity(request)
         usage = request.usage
         nanos = self._price(identity.policy, request, usage)
-        standing = None if identity.allowed else self._verdicts.standing_of(request)
-        decision = self._turned_away(identity, request, standing)
+        block = None if identity.allowed else self._verdicts.action_on(request)
+        decision = self._refuse_early(identity, request, block)
         if decision is None:
-            decision = self._admit(identity, request, standing, usage, nanos)
+            decision = self._admit(identity, request, block, usage, nanos)
         if decision.refused:
             self._verdicts.refused(request)
         else:
@@ -167,12 +167,12 @@ class Simulation:
         self._settle_until(math.inf)
         self._verdicts.close()
 
-    def _turned_away(
-        self, identity: Identity, request: Request, standing: Block | None
+    def _refuse_early(
+        self, identity: Identity, request: Request, block: Block | None
     ) -> Decision | None:
-        """What is refused without looking at limits."""
-        if standing is not None and standing.action == "block":
-            return Decision("block", standing.kind, standing.id, standing.cls)
+        """The refusal of a blocked subject or an unpriced model, before any limit."""
+        if block is not None and block.action == "block":
+            return Decision("block", block.kind, block.id, block.cls)
         policy = identity.policy
         if policy.unknown_price != "deny" or identity.allowed:
             return None
@@ -184,32 +184,32 @@ class Simulation:
         self,
         identity: Identity,
         request: Request,
-        standing: Block | None,
+        block: Block | None,
         usage: Usage,
         nanos: int,
     ) -> Decision:
-        """Reserve; open the exchange if there is room everywhere."""
+        """Reserve all limits and open the exchange, or refuse."""
         plan = self._plans.plan(identity, request.model, self._now_us / 1e6)
-        if standing is not None and standing.action == "throttle":
-            plan = self._throttled_plan(plan, request.tenant, standing)
-        refusal, reserved = self._reserve(identity, request, plan, standing)
+        if block is not None and block.action == "throttle":
+            plan = self._throttled_plan(plan, request.tenant, block)
+        refusal, reserved = self._reserve(identity, request, plan, block)
         if refusal is not None:
             return refusal
         ends = request.ts + request.duration_s
         exchange = _Open(ends, self._taken, plan, reserved, identity, usage, nanos)
         heapq.heappush(self._open, exchange)
-        if standing is None:
+        if block is None:
             return Decision("allow")
-        return Decision("tag", standing.kind, standing.id, standing.cls)
+        return Decision("tag", block.kind, block.id, block.cls)
 
     def _reserve(
         self,
         identity: Identity,
         request: Request,
         plan: LimitPlan,
-        standing: Block | None,
+        block: Block | None,
     ) -> tuple[Decision | None, Reserved | None]:
-        """The refusal or the reservation; neither where nothing is limited."""
+        """The refusal or the reservation; neither if no limit applies."""
         if not plan.cells:
             return None, None
         costs = self._costs(identity, plan, request)
@@ -221,27 +221,25 @@ class Simulation:
         if place < 0:
             return None, reserved
         limit = plan.cells[place].limit
-        if standing is None or not limit.per.startswith(THROTTLED):
+        if block is None or not limit.per.startswith(THROTTLED):
             return Decision("limit", *_subject(limit.per, request), limit.name), None
         if wait_s <= identity.policy.anomaly.delay_s:
-            return None, None  # held back for a moment, and then it passes
-        return Decision("throttle", standing.kind, standing.id, standing.cls), None
+            return None, None  # delayed, then it passes
+        return Decision("throttle", block.kind, block.id, block.cls), None
 
-    def _throttled_plan(
-        self, plan: LimitPlan, tenant: str, standing: Block
-    ) -> LimitPlan:
-        key = (plan, standing.kind, standing.id, standing.rate)
+    def _throttled_plan(self, plan: LimitPlan, tenant: str, block: Block) -> LimitPlan:
+        key = (plan, block.kind, block.id, block.rate)
         found = self._throttled.get(key)
         if found is None:
-            found = throttled_plan(plan, DEFAULT_PREFIX, tenant, standing)
+            found = throttled_plan(plan, DEFAULT_PREFIX, tenant, block)
             self._throttled.put(key, found)
         return found
 
     def _costs(
         self, identity: Identity, plan: LimitPlan, request: Request
     ) -> tuple[int, ...]:
-        """What a running gateway would reserve: the prompt as it turned out to be, and
-        the completion that this subject usually gets.
+        """The costs a gateway would reserve: the recorded prompt tokens and the expected
+        completion tokens of this subject.
         """
         facts = _facts(request)
         if not facts.billable:
@@ -252,7 +250,7 @@ class Simulation:
         nanos = table.cost_nanos(request.model, expected) or 0
         return reserve_costs(plan, request.prompt_tokens, completion, nanos)
 
-    # -- its end -------------------------------------------------------------------
+    # -- settling ------------------------------------------------------------------
 
     def _settle_until(self, ts: float) -> None:
         while self._open and self._open[0].ends_at <= ts:
@@ -275,7 +273,7 @@ class Simulation:
         else:
             self._store.settle(one.reserved, actual)
 
-    # -- who and how much ----------------------------------------------------------
+    # -- identity and price --------------------------------------------------------
 
     def _identity(self, request: Request) -> Identity:
         key = (request.tenant, request.client_ip, request.user)
@@ -335,14 +333,14 @@ def _facts(request: Request) -> RequestFacts:
 
 
 def _sender(request: Request) -> tuple[str, str]:
-    """The subject to name where a request is refused for what it is."""
+    """The subject of a refusal that no limit caused."""
     if request.user != ANONYMOUS:
         return "user", request.user
     return "client_ip", request.client_ip
 
 
 def _subject(per: str, request: Request) -> tuple[str, str]:
-    """The subject of a limit, pairs joined by ``+`` as the limit joins its kinds."""
+    """The subject of a limit; pairs are joined by ``+`` like their kinds."""
     ids = {
         "client_ip": request.client_ip,
         "user": request.user,
@@ -353,7 +351,9 @@ def _subject(per: str, request: Request) -> tuple[str, str]:
 
 
 def decision_of_then(request: Request) -> Decision:
-    """What its record says was done to a request (or would have been, observing)."""
+    """The decision in the record of a request (in observe mode: what enforcing would
+    have done).
+    """
     nanos = round(request.usd * NANOS_PER_USD)
     done: Done = request.action  # type: ignore[assignment]  # checked when read
     if done == "allow":

@@ -1,8 +1,8 @@
-"""Requests in the order of their time, however many there are.
+"""External merge sort of requests by time.
 
-A record is written when its request ends, files overlap where there are several
-gateways, and exports come in any order. So all is sorted: in memory up to a run's size,
-beyond that in runs on disk (in the system's temporary directory, gone afterwards).
+Records are written when requests end, files of several gateways overlap, and exports
+come in any order. Up to one run is sorted in memory; more are written as sorted runs to
+the system's temporary directory and merged.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import msgspec
 
 from gateway.replay.requests import Request
 
-# About 120 MB in memory.
+# Requests in one run: about 120 MB of memory.
 RUN: Final = 250_000
 _BLOCK: Final = 2000
 _LENGTH: Final = struct.Struct(">I")
@@ -30,8 +30,8 @@ _decode = msgspec.msgpack.Decoder(list[Request]).decode
 
 
 class Sorter:
-    """Takes requests in any order and gives them back by time; equal times stay in
-    the order in which they came. A context: leaving it removes what is on disk.
+    """Takes requests in any order and iterates over them by time; equal times keep
+    their order of arrival. Leaving the context removes the temporary files.
     """
 
     def __init__(self, run: int = RUN) -> None:
@@ -56,7 +56,7 @@ class Sorter:
             file.close()
 
     def add(self, request: Request) -> None:
-        """Raises OSError when the disk takes no more."""
+        """Add a request. Raises OSError when a temporary file cannot be written."""
         self._held.append(request)
         self._count += 1
         if len(self._held) >= self._run:
@@ -73,7 +73,7 @@ class Sorter:
         self._held.clear()
 
     def __iter__(self) -> Iterator[Request]:
-        """All of them, oldest first."""
+        """All requests, oldest first."""
         self._held.sort(key=_when)
         if not self._files:
             return iter(self._held)

@@ -1,4 +1,4 @@
-"""The detector of a draft, fed as control feeds it, asked as the gate asks it."""
+"""The detector of a replay: fed as the control process feeds it, queried as by the gate."""
 
 from __future__ import annotations
 
@@ -16,29 +16,29 @@ from gateway.detect.ladder import LEAST_RATE, EnforcementState, allowed_rate
 from gateway.detect.model import Event, Output
 from gateway.identity.identify import ANONYMOUS
 from gateway.replay.requests import Request
-from gateway.stream.later import Later
+from gateway.stream.time_shift import TimeShiftedReplay
 
-# An exchange that takes longer is told of when it is so old, and again when it ends; a
-# shorter one only at its end. As workers do it.
+# A longer exchange is observed at this age and again at its end; a shorter one only at
+# its end. Same as in workers.
 ANNOUNCE_AFTER_S = 0.5
-# How often the detector is told the time. As control does it.
+# Interval at which the detector's clock advances. Same as in the control process.
 _TICK_S = 1.0
-_SAID = 50_000
-# Stands for ``expected`` where nothing is known of a verdict any more.
+_OUTPUTS = 50_000
+# Class of a block whose last output is no longer kept.
 _NO_CLASS = ""
 
 
 class _Due(msgspec.Struct, order=True):
-    """An event that the detector hears of at a certain time."""
+    """An event that is passed to the detector at time ``at``."""
 
     at: float
     number: int
     event: Event
-    settles: bool
+    has_ended: bool
 
 
 class Verdicts:
-    """Takes requests as they arrive; tells what stands against their senders."""
+    """Feeds requests to the detector and returns the action on their sender."""
 
     def __init__(
         self,
@@ -50,51 +50,58 @@ class Verdicts:
         """Raises BaselinesError."""
         self._policies = policies
         self._default = default
-        rooms = Detectors(settings_of(policies, default, campaigns), baselines)
-        self._rooms: Detectors | Later = rooms
-        self._begun = baselines is None
-        self._ahead_s = 0.0  # of the detector's own clock
+        detectors = Detectors(settings_of(policies, default, campaigns), baselines)
+        self._detectors: Detectors | TimeShiftedReplay = detectors
+        self._shift_decided = baselines is None
+        self._ahead_s = 0.0  # shift of the detector's clock
         self._due: list[_Due] = []
         self._number = 0
         self._ticks_at = 0.0
-        # By tenant, kind, id: the last line about it.
-        self._said: Lru[tuple[str, str, str], Output] = Lru(_SAID)
+        # The last output about each subject (tenant, kind, id).
+        self._outputs: Lru[tuple[str, str, str], Output] = Lru(_OUTPUTS)
         self.incidents: dict[str, int] = {}
-        """Incidents opened, by class."""
+        """Opened incidents by class."""
 
-    # -- what it hears -----------------------------------------------------------------
+    # -- feeding ----------------------------------------------------------------------
 
     def advance(self, now: float) -> None:
-        """All that ended until ``now`` (epoch seconds)."""
-        if not self._begun and isinstance(self._rooms, Detectors):
-            # With the first request it is known how its time stands to the baselines'.
-            self._rooms, self._begun = Later.for_first(self._rooms, now), True
-            if isinstance(self._rooms, Later):
-                self._ahead_s = self._rooms.shift_s
+        """Pass all events until ``now`` (epoch seconds) to the detector."""
+        if not self._shift_decided and isinstance(self._detectors, Detectors):
+            # The first request decides whether time must be shifted past the baselines.
+            self._detectors, self._shift_decided = (
+                TimeShiftedReplay.for_first(self._detectors, now),
+                True,
+            )
+            if isinstance(self._detectors, TimeShiftedReplay):
+                self._ahead_s = self._detectors.shift_s
         while self._due and self._due[0].at <= now:
             due = heapq.heappop(self._due)
-            take = self._rooms.observe_outcome if due.settles else self._rooms.observe
+            take = (
+                self._detectors.observe_outcome
+                if due.has_ended
+                else self._detectors.observe
+            )
             self._tick(due.at)
-            self._hear(take(due.event))
+            self._take_outputs(take(due.event))
         self._tick(now)
 
     def _tick(self, now: float) -> None:
         if self._ticks_at <= now < math.inf:
             self._ticks_at = now + _TICK_S
-            self._hear(self._rooms.advance(now))
+            self._take_outputs(self._detectors.advance(now))
 
     def passes(self, request: Request, nanos: int) -> None:
-        """A request that goes on to the upstream, and what it will have cost."""
+        """Add a request that is forwarded, with its cost."""
         ends = request.ts + request.duration_s
         event = request.event(nanos / NANOS_PER_USD, ends)
         long = request.duration_s > ANNOUNCE_AFTER_S
         if long:
-            said = request.ts + ANNOUNCE_AFTER_S
-            self._put(unanswered(event, said))
-        self._put(event, settles=long)
+            announced_at = request.ts + ANNOUNCE_AFTER_S
+            self._put(unanswered(event, announced_at))
+        self._put(event, has_ended=long)
 
     def refused(self, request: Request) -> None:
-        """A request that the gateway refuses by policy."""
+        """Add a request that the gateway refuses by policy."""
         event = unanswered(request.event(0.0, request.ts), request.ts)
         self._put(
             msgspec.structs.replace(
@@ -103,68 +110,68 @@ class Verdicts:
         )
 
     def answered(self, request: Request) -> None:
-        """A request that the gateway answers itself, whatever the policy is."""
+        """Add a request that the gateway answers itself under any policy."""
         self._put(request.event(0.0, request.ts + request.duration_s))
 
-    def _put(self, event: Event, *, settles: bool = False) -> None:
+    def _put(self, event: Event, *, has_ended: bool = False) -> None:
         self._number += 1
-        heapq.heappush(self._due, _Due(event.ts, self._number, event, settles))
+        heapq.heappush(self._due, _Due(event.ts, self._number, event, has_ended))
 
     def close(self) -> None:
-        """No more requests."""
+        """Process all pending events; the end of the replay."""
         self.advance(math.inf)
-        self._hear(self._rooms.close())
+        self._take_outputs(self._detectors.close())
 
-    def _hear(self, outputs: list[Output]) -> None:
+    def _take_outputs(self, outputs: list[Output]) -> None:
         for output in outputs:
             if output.type == "incident.opened":
                 self.incidents[output.cls] = self.incidents.get(output.cls, 0) + 1
             elif output.type.startswith("client."):
                 subject = output.subject
-                self._said.put((output.tenant, subject.kind, subject.id), output)
+                self._outputs.put((output.tenant, subject.kind, subject.id), output)
 
-    # -- what it decided ---------------------------------------------------------------
+    # -- actions ----------------------------------------------------------------------
 
-    def standing_of(self, request: Request) -> Block | None:
-        """What is done to the sender now: the block first, then the slowest throttle,
-        then a tag.
+    def action_on(self, request: Request) -> Block | None:
+        """The strictest action on the sender: a block, then the slowest throttle, then a
+        tag.
         """
-        engine = self._rooms.engine_of(request.tenant)
+        engine = self._detectors.engine_of(request.tenant)
         if engine is None:
             return None
         now, worst = request.ts + self._ahead_s, None
         for kind, id_ in (("client_ip", request.client_ip), ("user", request.user)):
             if id_ == ANONYMOUS:
                 continue
-            standing = engine.responses.states.get((request.tenant, kind, id_))
-            if standing is None or standing.action == "allow" or now >= standing.until:
+            state = engine.responses.states.get((request.tenant, kind, id_))
+            if state is None or state.action == "allow" or now >= state.until:
                 continue
-            found = self._block(request.tenant, kind, id_, standing)
+            found = self._block(request.tenant, kind, id_, state)
             if worst is None or _order(found) < _order(worst):
                 worst = found
         return worst
 
     def _block(
-        self, tenant: str, kind: str, id_: str, standing: EnforcementState
+        self, tenant: str, kind: str, id_: str, state: EnforcementState
     ) -> Block:
-        said = self._said.get((tenant, kind, id_))
+        output = self._outputs.get((tenant, kind, id_))
         rate = 0
-        if standing.action == "throttle":
+        if state.action == "throttle":
             share = self._policies.get(tenant, self._default).anomaly.throttle_share
-            rate = LEAST_RATE if said is None else allowed_rate(said, share)
+            rate = LEAST_RATE if output is None else allowed_rate(output, share)
         return Block(
             kind,
             id_,
             tenant,
-            standing.until - self._ahead_s,
+            state.until - self._ahead_s,
             by=DETECTOR,
-            action=standing.action,  # type: ignore[arg-type]  # "allow" was left out
-            cls=_NO_CLASS if said is None else said.cls,
-            score=0.0 if said is None else said.score,
+            action=state.action,  # type: ignore[arg-type]  # "allow" was left out
+            cls=_NO_CLASS if output is None else output.cls,
+            score=0.0 if output is None else output.score,
             rate=rate,
         )
 
 
 def _order(block: Block) -> tuple[int, int, float]:
-    """As the gate orders them."""
+    """The order in which the gate applies them."""
     return ("block", "throttle", "tag").index(block.action), block.rate, -block.score

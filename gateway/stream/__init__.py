@@ -1,1 +1,6 @@
-"""Events in, verdicts out, outside of a running gateway: what ``watch`` does."""
+"""``tidegate watch``: recorded or live events in, verdicts and incidents out.
+
+``run`` connects the command to files and terminal, ``source`` reads lines, ``watch``
+feeds the detector, ``time_shift`` handles events older than the baselines. Start
+reading at ``watch``. May import ``config`` and ``detect``; no socket, no store.
+"""

@@ -1,4 +1,4 @@
-"""``tidegate watch`` between the process's own streams and the detector."""
+"""``tidegate watch``: input file or stream, standard output, progress bar."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from gateway.stream.source import (
     read_file,
     read_stdin,
 )
-from gateway.stream.watch import Tally, Watch, open_rooms, settings_from
+from gateway.stream.watch import Watch, WatchCounts, open_detectors, settings_from
 
 Write = Callable[[bytes], object]
 Passed = Callable[[int], None]
@@ -30,24 +30,27 @@ def watch(
     as_json: bool,
     follow: bool,
     baselines: str | None,
-) -> Tally:
-    """Findings of ``name`` (``-``: standard input) to standard output, complaints to
-    standard error. Raises SourceError for input that cannot be used.
+) -> WatchCounts:
+    """Write what the detector finds in ``name`` (``-``: standard input) to standard
+    output and errors about the input to standard error. Raises SourceError for input
+    that cannot be used.
     """
     check_name(name, follow=follow)
-    rooms = open_rooms(
+    detectors = open_detectors(
         settings_from(config), read_baselines(baselines) if baselines else None
     )
     with _shown(name, follow=follow) as (write, passed):
-        room = Watch(rooms, write=write, complain=_complain, as_json=as_json)
-        room.run(_lines(name, passed, follow=follow))
-    for sentence in room.summary():
-        _complain(sentence)
-    # A followed file that nobody wrote to was not wrong.
-    if not room.tally.events and (room.tally.lines or not follow):
+        watching = Watch(
+            detectors, write=write, print_error=_print_error, as_json=as_json
+        )
+        watching.run(_lines(name, passed, follow=follow))
+    for sentence in watching.summary():
+        _print_error(sentence)
+    # A followed file without any line is no error.
+    if not watching.counts.events and (watching.counts.lines or not follow):
         shown = "standard input" if name == STDIN else name
         raise SourceError(f"{shown}: not one usable event")
-    return room.tally
+    return watching.counts
 
 
 def _lines(name: str, passed: Passed, *, follow: bool) -> Iterator[bytes]:
@@ -71,7 +74,7 @@ def read_baselines(name: str) -> bytes:
 
 @contextmanager
 def _shown(name: str, *, follow: bool) -> Iterator[tuple[Write, Passed]]:
-    """How findings are written and how far a file is shown: a bar on a terminal."""
+    """The function that writes outputs, and one that shows progress (terminals only)."""
     plain = name == STDIN or follow or not os.path.isfile(name)
     if plain or not sys.stderr.isatty():
         yield _write, lambda _bytes: None
@@ -83,7 +86,7 @@ def _shown(name: str, *, follow: bool) -> Iterator[tuple[Write, Passed]]:
         task = bar.add_task(os.path.basename(name), total=os.path.getsize(name))
 
         def above(line: bytes) -> None:
-            """Both on one terminal: the bar makes room for a line."""
+            """Write a line above the progress bar of the same terminal."""
             text = line.decode().rstrip("\n")
             bar.console.out(text, highlight=False)
 
@@ -92,10 +95,10 @@ def _shown(name: str, *, follow: bool) -> Iterator[tuple[Write, Passed]]:
 
 
 def _write(line: bytes) -> None:
-    """At once: who reads a pipe waits for it."""
+    """Write and flush, so that the reader of a pipe gets each line at once."""
     sys.stdout.buffer.write(line)
     sys.stdout.buffer.flush()
 
 
-def _complain(sentence: str) -> None:
+def _print_error(sentence: str) -> None:
     sys.stderr.write(f"tidegate: {sentence}\n")

@@ -1,4 +1,4 @@
-"""Where lines come from: standard input, a file, gzip by its name, a file that grows."""
+"""Sources of lines: standard input, a file, a gzip file, a file that is followed."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from io import BufferedReader
 from typing import BinaryIO, Protocol
 
 STDIN = "-"
-# A record is under 1 kB; prompts beside bare events may be long.
+# Records are under 1 kB; events may carry long prompts.
 LINE_LIMIT_BYTES = 1 << 20
 _CHUNK_BYTES = 1 << 18
-# How soon a line that was added to a followed file is seen.
+# Poll interval of a followed file.
 _POLL_S = 0.2
-_LATER = ("kafka://", "kafka+ssl://")
+_KAFKA = ("kafka://", "kafka+ssl://")
 
 
 class SourceError(Exception):
@@ -24,15 +24,15 @@ class SourceError(Exception):
 
 
 class Readable(Protocol):
-    """What every source can do: give what is there, wait only for the first byte."""
+    """A source that returns available bytes and waits only for the first one."""
 
     def read1(self, size: int, /) -> bytes: ...
 
 
 class Splitter:
-    """Bytes to lines, for any cut of the bytes.
+    """Splits chunks of bytes into lines.
 
-    A line over the limit is handed out too long, but not longer than is needed to tell.
+    A line over the limit is cut one byte above it, so that the caller can detect it.
     """
 
     __slots__ = ("_rest",)
@@ -41,20 +41,20 @@ class Splitter:
         self._rest = b""
 
     def feed(self, chunk: bytes) -> list[bytes]:
-        """The lines that end in ``chunk``, without their ends."""
+        """The lines that end in ``chunk``, without newline characters."""
         lines = (self._rest + chunk).split(b"\n")
         self._rest = lines.pop()[: LINE_LIMIT_BYTES + 1]
         return lines
 
     def end(self) -> list[bytes]:
-        """The last line, where nothing ended it."""
+        """The last line if no newline ended it."""
         rest, self._rest = self._rest, b""
         return [rest] if rest else []
 
 
 def check_name(name: str, *, follow: bool) -> None:
-    """Raises SourceError for what can never be read."""
-    if name.startswith(_LATER):
+    """Raise SourceError for a source that is not supported."""
+    if name.startswith(_KAFKA):
         raise SourceError(f"{name}: reading from Kafka comes with a later version")
     if follow and name == STDIN:
         raise SourceError("--follow needs a file; standard input is followed anyway")
@@ -63,9 +63,9 @@ def check_name(name: str, *, follow: bool) -> None:
 
 
 def read_file(name: str, passed: Callable[[int], None]) -> Iterator[bytes]:
-    """The lines of a file; ``passed`` is told how many of its bytes were read.
+    """The lines of a file; ``passed`` is called with the bytes read so far.
 
-    Raises SourceError when it cannot be read (on).
+    Raises SourceError when reading fails, also in the middle.
     """
     try:
         with open(name, "rb") as file:
@@ -76,7 +76,7 @@ def read_file(name: str, passed: Callable[[int], None]) -> Iterator[bytes]:
 
 
 def read_stdin() -> Iterator[bytes]:
-    """The lines of standard input; raises SourceError where there is none."""
+    """The lines of standard input; raises SourceError if it is closed."""
     try:
         with open(0, "rb", closefd=False) as file:
             yield from read_lines(file)
@@ -87,7 +87,7 @@ def read_stdin() -> Iterator[bytes]:
 def read_lines(
     source: Readable, after_chunk: Callable[[], None] = lambda: None
 ) -> Iterator[bytes]:
-    """The lines of an open source until it ends, each as soon as it is there."""
+    """The lines of an open source until its end, each as soon as it is complete."""
     splitter = Splitter()
     while chunk := source.read1(_CHUNK_BYTES):
         yield from splitter.feed(chunk)
@@ -98,8 +98,8 @@ def read_lines(
 def follow_file(
     name: str, wait: Callable[[float], None] = time.sleep
 ) -> Iterator[bytes]:
-    """The lines of a file and all that are added, for ever; a file that was replaced or
-    cut is read from its start. Raises SourceError when it cannot be opened at first.
+    """The lines of a file and all that are appended later, without end. A replaced or
+    truncated file is read from its start. Raises SourceError when it cannot be opened.
     """
     try:
         file: BufferedReader = open(name, "rb")  # noqa: SIM115 - closed by ``finally``
@@ -108,7 +108,7 @@ def follow_file(
     splitter = Splitter()
     try:
         while True:
-            # Asked before reading: what was written until a rename is read too.
+            # Checked before reading, so that lines written before a rename are read.
             replaced = _replaced(name, file)
             while chunk := file.read1(_CHUNK_BYTES):
                 yield from splitter.feed(chunk)
@@ -125,11 +125,11 @@ def follow_file(
 
 
 def _replaced(name: str, file: BinaryIO) -> bool:
-    """Whether the name means another file by now, or the file was cut."""
+    """Whether the name refers to another file now, or the file was truncated."""
     held = os.fstat(file.fileno())
     try:
         named = os.stat(name)
-    except FileNotFoundError:  # between two files of a rotation
+    except FileNotFoundError:  # during a rotation
         return False
     if (named.st_dev, named.st_ino) != (held.st_dev, held.st_ino):
         return True

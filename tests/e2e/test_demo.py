@@ -66,8 +66,8 @@ def play(tmp_path):
 @pytest.mark.slow
 @pytest.mark.timeout(300)
 def test_the_demo_shows_all_and_leaves_nothing(play):
-    """Scraper, spender and botnet are stopped, the campaign and everybody else are not;
-    the run ends by itself, with no process and no directory behind it.
+    """The attacks are stopped, the campaign and ordinary clients are not; the run ends
+    by itself and leaves no process and no directory.
     """
     until(play.is_over, 240.0, "the end of the demo")
     text = play.text()
@@ -79,7 +79,7 @@ def test_the_demo_shows_all_and_leaves_nothing(play):
         name: int(refused)
         for name, refused in re.findall(r"│ ([A-Z][^│]*?) +│.*│ +(\d+) │", text)
     }
-    assert rows["Ordinary customers"] == 0, text
+    assert rows["Ordinary clients"] == 0, text
     assert rows["A campaign"] == 0, text
     for stopped in ("A scraper", "A cost spike", "A DDoS from many addresses"):
         assert rows[stopped] > 20, text
@@ -89,19 +89,19 @@ def test_the_demo_shows_all_and_leaves_nothing(play):
     # A surge is of one ten-minute window, which may have turned under it.
     turned = time.time() % 600.0 < 30.0
     for said in ("scraping", "cost_spike", *(() if turned else ("surge",))):
-        assert re.search(rf"Tidegate saw  {said}", text), text
-    assert re.search(r"Tidegate saw  (ddos|scraping), .*: tenant shop", text), text
+        assert re.search(rf"Detected      {said}", text), text
+    assert re.search(r"Detected      (ddos|scraping), .*: tenant shop", text), text
 
 
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_ends_it_cleanly(play, signum):
-    """Ctrl-C while the gateway runs: everything ends, and nothing is left."""
-    until(lambda: "Ordinary customers talk" in play.text(), 120.0, "the play")
+    """A signal while the gateway runs ends the demo; nothing is left behind."""
+    until(lambda: "Ordinary clients send" in play.text(), 120.0, "the play")
     play.child.send_signal(signum)
     until(play.is_over, 90.0, "the end")
     assert play.child.returncode == 130
-    assert "nothing of it is left" in play.text()
+    assert "processes and files are removed" in play.text()
     assert "Traceback" not in play.text()
     until(lambda: not play.left(), 30.0, "a clean stage")
 
@@ -122,7 +122,7 @@ def test_a_signal_while_it_learns(play):
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="Linux tells children")
 def test_a_killed_demo_takes_its_gateway_with_it(play):
     """SIGKILL: its processes end within seconds (only a directory remains)."""
-    until(lambda: "Ordinary customers talk" in play.text(), 120.0, "the play")
+    until(lambda: "Ordinary clients send" in play.text(), 120.0, "the play")
     play.child.kill()
     play.child.wait()
     until(lambda: not any(one.is_running() for one in play.family), 60.0, "their end")

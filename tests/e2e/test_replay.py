@@ -151,7 +151,7 @@ def test_a_gateway_starts_with_what_was_learned(tidegate, mock, tmp_path):
     assert learned.returncode == 0, learned.stderr
     config = f'[[upstream]]\nurl = "{mock.url}"\n'
     with running_gateway(config, store=store) as gateway:
-        taken_up = '"event":"baselines","role":"control","found":true'
+        taken_up = '"event":"baselines_loaded","role":"control","found":true'
         until(lambda: taken_up in gateway.log())
         # While it runs, too: its own engine takes them.
         assert tidegate("learn", "week.jsonl", "--store", store).returncode == 0

@@ -41,8 +41,8 @@ def _folder(tmp_path, monkeypatch):
         (["replay", "r.jsonl", "-c", "new.toml", "--baselines", "x"], "cannot read x"),
         (["replay", "r.jsonl", "-c", "new.toml", "--baselines", "odd"], "no baselines"),
         (["learn", "--out", "b"], "name a file of past traffic"),
-        (["learn", "r.jsonl"], "where to?"),
-        (["learn", "r.jsonl", "--store", "memory:"], "would keep nothing"),
+        (["learn", "r.jsonl"], "no target"),
+        (["learn", "r.jsonl", "--store", "memory:"], "would not keep the baselines"),
         (["learn", "r.jsonl", "--store", "ftp://a"], "ftp"),
         (["learn", "r.jsonl", "--config", "missing.toml"], "missing.toml"),
         (["learn", "none", "--out", "b"], "cannot read none"),
@@ -63,7 +63,7 @@ def test_what_cannot_be_used_is_exit_2(capsys, args, hint):
 def test_a_store_that_is_away_is_exit_1(capsys):
     """That is no fault of the command line."""
     assert run(["learn", "r.jsonl", "--store", "redis://127.0.0.1:1"]) == 1
-    assert "does not take it" in capsys.readouterr().err
+    assert "cannot save to the store" in capsys.readouterr().err
 
 
 def test_a_report_and_baselines(capfdbinary, folder):

@@ -64,7 +64,7 @@ def test_verdicts_of_the_past_are_not_carried_over():
     """The flood is recognised and told, but nobody stands blocked for it afterwards."""
     state, learned = learn_from(flooded())
     assert learned.incidents
-    assert "recognised on the way" in " ".join(learned.sentences())
+    assert "incidents found" in " ".join(learned.sentences())
     engine = Engine(baselines=state)
     assert not engine.responses.states
     assert not engine.responses.incidents
@@ -88,5 +88,6 @@ def test_a_lone_wrong_clock_is_not_learned():
     assert state == learn_from(two_days())[0]
     assert (learned.requests, learned.strays) == (3000, 1)
     assert (
-        "not learned, as their time is far after all others: 1" in learned.sentences()
+        "not learned, because their time is far after all others: 1"
+        in learned.sentences()
     )

@@ -10,8 +10,8 @@ import pytest
 
 from gateway.offline.columns import Choice
 from gateway.offline.errors import InputError
-from gateway.replay.logs import Guide, read_log
-from gateway.replay.reading import Reader
+from gateway.replay.logs import LogOptions, read_log
+from gateway.replay.reading import RecordReader
 from gateway.replay.sorting import Sorter
 
 CSV = (
@@ -23,10 +23,10 @@ CSV = (
 )
 
 
-def read(path, guide=Guide()):  # noqa: B008 - frozen
+def read(path, guide=LogOptions()):  # noqa: B008 - frozen
     """What a file gives, in the order of time."""
     with Sorter() as sorter:
-        reader = Reader(sorter, guide.tenant)
+        reader = RecordReader(sorter, guide.tenant)
         read_log(str(path), reader, guide, lambda _bytes: None)
         return reader, list(sorter)
 
@@ -70,7 +70,7 @@ def test_the_gateways_records_go_their_own_way(tmp_path):
     path = tmp_path / "r.jsonl"
     record = {"ts": 1e9, "client_ip": "10.0.0.1", "action": "limit", "prompt_tokens": 3}
     path.write_text(json.dumps(record) + "\n")
-    _, (one,) = read(path, Guide(tenant="acme"))
+    _, (one,) = read(path, LogOptions(tenant="acme"))
     assert (one.action, one.refused, one.tenant) == ("limit", True, "acme")
 
 
@@ -86,7 +86,7 @@ def test_the_users_word_counts(tmp_path):
     """Named columns, form and zone of times, tenant of rows without one."""
     path = tmp_path / "odd.csv"
     path.write_text("wann;wer;wo;wieviel\n05/01/2026 08:00;ann;10.0.0.1;9\n")
-    guide = Guide(
+    guide = LogOptions(
         Choice(time="wann", user="wer", total="wieviel"),
         address="wo",
         zone="Europe/Berlin",
@@ -119,12 +119,16 @@ def test_a_row_that_is_no_event_is_named(tmp_path):
 @pytest.mark.parametrize(
     ("text", "guide", "why"),
     [
-        ("ts,tokens\n1767600000,1\n", Guide(), "neither a user nor an address"),
-        ("user,tokens\na,1\n", Guide(), "no time column"),
-        ("ts,user\n1767600000,a\n", Guide(), "no token column"),
-        ("ts,user,tokens\n1767600000,a,1\n", Guide(address="ip"), "no column 'ip'"),
-        ("ts,user,tokens\n1767600000,a,1\n", Guide(zone="Mars/X"), "time zone"),
-        ("", Guide(), "empty"),
+        ("ts,tokens\n1767600000,1\n", LogOptions(), "neither a user nor an address"),
+        ("user,tokens\na,1\n", LogOptions(), "no time column"),
+        ("ts,user\n1767600000,a\n", LogOptions(), "no token column"),
+        (
+            "ts,user,tokens\n1767600000,a,1\n",
+            LogOptions(address="ip"),
+            "no column 'ip'",
+        ),
+        ("ts,user,tokens\n1767600000,a,1\n", LogOptions(zone="Mars/X"), "time zone"),
+        ("", LogOptions(), "empty"),
     ],
 )
 def test_what_is_missing_is_said(tmp_path, text, guide, why):

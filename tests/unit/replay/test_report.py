@@ -104,7 +104,7 @@ def test_notes_say_what_is_open(tmp_path):
     notes = " ".join(replayed(tmp_path, current=LOOSE, draft=STRICT).notes())
     for words in (
         "1 of 11 lines were malformed",
-        "1 requests were refused then",
+        "1 requests were refused when recorded",
         "1 requests were answered by the gateway itself",
         "policy 'default' of current.toml is in observe mode",
         "(tenant 'anonymous', 'default')",
@@ -118,7 +118,7 @@ def test_tenants_that_a_draft_lacks_are_listed_once(tmp_path):
     acme = f'[[tenant]]\nname = "acme"\napi_keys = ["{key}"]\n'
     found = replayed(tmp_path, draft=STRICT + acme)
     (note,) = [one for one in found.notes() if "no tenant" in one]
-    assert note.startswith("draft.toml has no tenant 'default': 9 requests went")
+    assert note.startswith("draft.toml has no tenant 'default': 9 requests were")
     assert found.to_dict()["unmatched_tenants"] == {"draft": ["default"]}
 
 
@@ -140,4 +140,4 @@ def test_nobody_is_touched(tmp_path):
         write_tables(replayed(tmp_path, draft="limits = []\n"), out, 10)
     finally:
         RECORDS[7]["action"] = saved
-    assert "Nobody is limited, throttled or blocked." in out.getvalue()
+    assert "No subject is limited, throttled or blocked." in out.getvalue()

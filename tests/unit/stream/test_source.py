@@ -1,4 +1,4 @@
-"""Lines from bytes, files that grow and are replaced."""
+"""Splitting bytes into lines; files that are appended to, replaced, truncated."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from gateway.stream.source import (
 
 @given(st.lists(st.binary(max_size=9)), st.integers(1, 7))
 def test_any_cut_gives_the_same_lines(parts, size):
-    """However the bytes are cut, the lines are those of the whole."""
+    """The lines do not depend on how the bytes are split into chunks."""
     whole = b"\n".join(parts)
     splitter, lines = Splitter(), []
     for at in range(0, len(whole), size):
@@ -32,7 +32,7 @@ def test_any_cut_gives_the_same_lines(parts, size):
 
 
 def test_a_line_without_end_is_not_kept_whole():
-    """What is held of an endless line is bounded, and still too long."""
+    """Memory for a line without end is bounded, just above the line limit."""
     splitter = Splitter()
     for _ in range(5):
         assert splitter.feed(b"x" * LINE_LIMIT_BYTES) == []
@@ -55,7 +55,7 @@ def test_read_file_says_how_far_it_is(tmp_path):
 
 
 def test_follow_goes_on_after_rotation_and_truncation(tmp_path):
-    """Added lines, a replaced file and a cut file are all read, each line once."""
+    """Appended lines, a replaced and a truncated file are read, each line once."""
     path = tmp_path / "log"
     path.write_bytes(b"a\nb")
     steps = iter(
@@ -89,13 +89,13 @@ def _collect(lines, name, wait):
 
 
 class _Over(Exception):  # noqa: N818 - an end, no error
-    """The script of a test is over."""
+    """Raised when ``wait`` has no further steps."""
 
 
 @pytest.mark.parametrize(
     ("name", "follow"), [("kafka://b/t", False), ("-", True), ("a.gz", True)]
 )
 def test_names_that_cannot_be_read(name, follow):
-    """What can never work is refused before anything is opened."""
+    """Unsupported sources are refused before anything is opened."""
     with pytest.raises(SourceError):
         check_name(name, follow=follow)

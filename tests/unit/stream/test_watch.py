@@ -1,4 +1,4 @@
-"""Settings from a configuration, lines to events, findings to lines."""
+"""Detection settings from a configuration, lines to events, outputs to lines."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from gateway.stream.source import LINE_LIMIT_BYTES, SourceError
 from gateway.stream.watch import (
     DEFAULTS,
     Watch,
-    open_rooms,
+    open_detectors,
     printable,
     readable_line,
     settings_from,
@@ -29,14 +29,18 @@ FOUND = Output(
 
 
 def watching(settings=None):
-    """A watch that keeps what it writes and says."""
-    written, said = [], []
-    rooms = open_rooms(settings or DetectionSettings(DEFAULTS))
-    return Watch(rooms, write=written.append, complain=said.append), written, said
+    """A Watch that collects outputs and errors in lists."""
+    written, errors = [], []
+    detectors = open_detectors(settings or DetectionSettings(DEFAULTS))
+    return (
+        Watch(detectors, write=written.append, print_error=errors.append),
+        written,
+        errors,
+    )
 
 
 def test_settings_come_from_each_tenants_policy():
-    """Sigmas, ladder, allow list and campaigns of the file; unknown tenants: default."""
+    """Scores, ladder, allow list and campaigns of the file; unknown tenants: default."""
     text = HEAD + (
         "[policy.default.anomaly]\nwarning = 2.5\nladder = { tag = 2.0 }\n"
         '[policy.vip]\nallow = ["198.51.100.7"]\nanomaly = { critical = 9.0 }\n'
@@ -72,27 +76,27 @@ def test_settings_come_from_each_tenants_policy():
     ],
 )
 def test_malformed_lines_break_nothing(line, why):
-    """Each is counted, named with its reason, and the next line is read."""
-    watch, _written, said = watching()
+    """A malformed line is counted and reported; the next line is read."""
+    watch, _written, errors = watching()
     watch.run([GOOD, line, GOOD])
-    assert watch.tally.events + watch.tally.malformed == 3
-    if watch.tally.malformed:
-        assert said[0].startswith("line 2: ")
-        assert why in said[0]
+    assert watch.counts.events + watch.counts.malformed == 3
+    if watch.counts.malformed:
+        assert errors[0].startswith("line 2: ")
+        assert why in errors[0]
         assert "1 of 3 lines" in watch.summary()[0]
     else:
         assert why == ""
 
 
 def test_blank_lines_and_a_byte_order_mark_are_no_errors():
-    """Empty lines are nothing; a mark before the first line is taken off."""
-    watch, _written, said = watching()
+    """Empty lines are skipped; a byte order mark before the first line is removed."""
+    watch, _written, errors = watching()
     watch.run([b"\xef\xbb\xbf" + GOOD, b"", b"  \r", GOOD + b"\r"])
-    assert (watch.tally.events, watch.tally.malformed, said) == (2, 0, [])
+    assert (watch.counts.events, watch.counts.malformed, errors) == (2, 0, [])
 
 
 def test_late_events_are_counted_in_the_summary():
-    """Events more than a minute behind the newest are told of."""
+    """Events more than 60 s behind the newest are counted in the summary."""
     watch, _written, _said = watching()
     others = [GOOD.replace(b"10.0.0.1", b"10.0.0.%d" % n) for n in range(2, 6)]
     watch.run([GOOD, *others, GOOD.replace(b"1767600000", b"1767599000")])
@@ -100,7 +104,7 @@ def test_late_events_are_counted_in_the_summary():
 
 
 def test_an_interrupt_is_an_end():
-    """What was held back is still handed out."""
+    """An interrupt ends the input; held events are still processed."""
     watch, _written, _said = watching()
 
     def lines():
@@ -108,20 +112,20 @@ def test_an_interrupt_is_an_end():
         raise KeyboardInterrupt
 
     watch.run(lines())
-    assert watch.tally.events == 1
+    assert watch.counts.events == 1
 
 
 def test_severity_decides_what_fails():
-    """The worst finding counts, and information fails nothing."""
+    """``reaches`` compares the worst severity; info outputs do not count."""
     watch, written, _said = watching()
-    watch._hand_out([msgspec.structs.replace(FOUND, severity="warning")])
-    assert watch.tally.reaches("warning")
-    assert not watch.tally.reaches("critical")
+    watch._write_outputs([msgspec.structs.replace(FOUND, severity="warning")])
+    assert watch.counts.reaches("warning")
+    assert not watch.counts.reaches("critical")
     assert len(written) == 1
 
 
 def test_lines_for_people_cannot_drive_a_terminal():
-    """Time, severity, class, subject, action, first reason; escapes are shown."""
+    """Control characters of ids are escaped in the line of text."""
     line = readable_line(FOUND).decode()
     assert line == (
         "2026-01-05T08:00:00.000Z  critical  ddos              blocked  "
@@ -131,6 +135,6 @@ def test_lines_for_people_cannot_drive_a_terminal():
 
 
 def test_broken_baselines_are_refused():
-    """A file that is no state of a detector is an error, not a crash."""
+    """A file that is not a detector state raises SourceError."""
     with pytest.raises(SourceError, match="no baselines"):
-        open_rooms(DetectionSettings(DEFAULTS), b"\x93abc")
+        open_detectors(DetectionSettings(DEFAULTS), b"\x93abc")

@@ -6,12 +6,12 @@ import os
 import shutil
 
 import pytest
+from gateway.replay.keeping import KeepError, check_store, write_file, write_store
 from redis.asyncio import Redis
 
 from gateway.config.structs import StoreTable
 from gateway.config.values import StoreUrl
 from gateway.detect.packed_baselines import unpack_baselines
-from gateway.replay.keeping import KeepError, check_store, write_file, write_store
 from gateway.store.baselines import load_baselines
 from tests.engines import engine_binaries, running_engine
 

@@ -1,7 +1,7 @@
-"""Where baselines are kept: a file, or the store that ``serve`` will read them from.
+"""Saves baselines to a file, or to the store from which ``serve`` loads them.
 
-With ``embedded:`` a gateway on this directory may be running, then its engine is used;
-else the engine is started for the moment, as ``serve`` would start it.
+With ``embedded:`` the engine of a running gateway on the same directory is used;
+otherwise the engine is started for the duration of the save.
 """
 
 from __future__ import annotations
@@ -30,14 +30,14 @@ from gateway.store.embedded import (
 )
 from gateway.store.url import StoreUrlError, parse_store_url
 
-# As the supervisor: an engine reads its append-only file first.
+# As in the supervisor: the engine loads its append-only file first.
 _ENGINE_START_S = 60.0
 _ENGINE_STOP_S = 30.0
 
 
-class KeepError(Exception):
-    """Baselines could not be kept; the text says why. ``usage``: what was asked for
-    can never work.
+class SaveError(Exception):
+    """Baselines could not be saved; the text says why. ``usage``: the arguments of the
+    command are wrong.
     """
 
     def __init__(self, message: str, *, usage: bool = False) -> None:
@@ -46,9 +46,9 @@ class KeepError(Exception):
 
 
 def write_file(name: str, state: bytes) -> int:
-    """Put a state into a file, whole or not at all; bytes that it has.
+    """Replace a file by a state, atomically; returns its size in bytes.
 
-    Raises KeepError.
+    Raises SaveError.
     """
     folder = os.path.dirname(name) or "."
     try:
@@ -63,28 +63,28 @@ def write_file(name: str, state: bytes) -> int:
             raise
     except (OSError, BaselinesError) as error:
         reason = getattr(error, "strerror", None) or error
-        raise KeepError(f"cannot write {name}: {reason}") from None
+        raise SaveError(f"cannot write {name}: {reason}") from None
     return len(packed)
 
 
 def check_store(table: StoreTable) -> None:
-    """Raises KeepError for a store that keeps nothing or is not one."""
+    """Raise SaveError for an in-memory store and for an invalid store URL."""
     try:
         address = parse_store_url(complete_url(table))
     except StoreUrlError as error:
-        raise KeepError(str(error), usage=True) from None
+        raise SaveError(str(error), usage=True) from None
     if address.kind == "memory":
-        raise KeepError(
-            "the store is memory: and would keep nothing; name a file with --out, or a"
-            " store with --store",
+        raise SaveError(
+            "the store is memory: and would not keep the baselines; name a file with"
+            " --out, or a store with --store",
             usage=True,
         )
 
 
 def write_store(table: StoreTable, state: bytes) -> tuple[str, int]:
-    """Put a state into the store; its name for people, and the bytes that it took.
+    """Save a state in the store; returns its masked URL and the size in bytes.
 
-    Raises KeepError.
+    Raises SaveError.
     """
     check_store(table)
     url = complete_url(table)
@@ -94,9 +94,9 @@ def write_store(table: StoreTable, state: bytes) -> tuple[str, int]:
             return shown, asyncio.run(_save(served, table.prefix, state))
     except (RedisError, OSError) as error:
         reason = str(error) or type(error).__name__
-        raise KeepError(f"the store {shown} does not take it: {reason}") from None
+        raise SaveError(f"cannot save to the store {shown}: {reason}") from None
     except (BaselinesError, EngineBusy, EngineFailed, EngineMissing) as error:
-        raise KeepError(str(error)) from None
+        raise SaveError(str(error)) from None
 
 
 async def _save(url: str, prefix: str, state: bytes) -> int:
@@ -109,14 +109,14 @@ async def _save(url: str, prefix: str, state: bytes) -> int:
 
 @contextmanager
 def _served(url: str) -> Iterator[str]:
-    """The address of a server that answers for ``url``."""
+    """The URL of a running server for ``url``; starts an embedded engine if needed."""
     address = parse_store_url(url)
     if address.kind != "embedded":
         yield url
         return
     engine = EmbeddedEngine(address.path, runtime_base())
     served = f"unix://{engine.socket_path}"
-    if engine.ready():  # a gateway is running on it
+    if engine.ready():  # a running gateway's engine
         yield served
         return
     argv = engine.argv()
@@ -128,6 +128,6 @@ def _served(url: str) -> Iterator[str]:
         engine.wait_ready(_ENGINE_START_S)
         yield served
     finally:
-        child.terminate()  # it writes its file out and ends
+        child.terminate()  # it flushes its file and exits
         child.wait(_ENGINE_STOP_S)
         engine.release()

@@ -1,4 +1,4 @@
-"""Baselines of the same time as the events, or of a later one."""
+"""Replay of events that are not newer than the baselines."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from gateway.detect.engine import Engine
 from gateway.detect.model import DetectSettings, Event, Output
 from gateway.detect.order import EventClock
 from gateway.detect.responses import ResponseManager
-from gateway.stream.later import DAY_S, WEEK_S, Later, known_span
-from gateway.stream.watch import DEFAULTS, Watch, open_rooms
+from gateway.stream.time_shift import DAY_S, WEEK_S, TimeShiftedReplay, known_span
+from gateway.stream.watch import DEFAULTS, Watch, open_detectors
 
 MONDAY = 1_767_571_200
 HOURS = 8
@@ -38,7 +38,7 @@ def _events():
 
 @pytest.fixture(name="baselines", scope="module")
 def _baselines(events):
-    """What a detector knows after them, without its clock (as ``learn`` keeps it)."""
+    """The state after these events, without its clock (as ``learn`` saves it)."""
     engine = Engine(DetectSettings(observe=True))
     for one in events:
         engine.advance(one.ts)
@@ -49,14 +49,14 @@ def _baselines(events):
 
 
 def watched(events, baselines):
-    """Findings of these events, and what was said."""
+    """Outputs for these events, and error messages."""
     written: list[Output] = []
-    said: list[str] = []
-    rooms = open_rooms(DetectionSettings(DEFAULTS), baselines)
+    errors: list[str] = []
+    detectors = open_detectors(DetectionSettings(DEFAULTS), baselines)
     room = Watch(
-        rooms,
+        detectors,
         write=lambda line: written.append(msgspec.json.decode(line, type=Output)),
-        complain=said.append,
+        print_error=errors.append,
         as_json=True,
     )
     room.run(
@@ -64,32 +64,34 @@ def watched(events, baselines):
         % (one.ts, one.client_ip.encode())
         for one in events
     )
-    return written, said
+    return written, errors
 
 
 def test_what_was_learned_can_be_watched_itself(events, baselines):
-    """The flood in it is found at its time, and nobody else is."""
-    written, said = watched(events, baselines)
+    """The flood is found at its original time; ordinary clients are not flagged."""
+    written, errors = watched(events, baselines)
     named = {one.subject.id for one in written if one.subject.kind == "client_ip"}
     assert named == {FLOODER}
     first = min(one.at for one in written if one.subject.id == FLOODER)
     assert FLOOD_AT <= first <= FLOOD_AT + 120
-    assert any("as if they came after" in sentence for sentence in said)
+    assert any("as if they came after" in sentence for sentence in errors)
 
 
 def test_later_events_are_taken_as_they_are(events, baselines):
-    """Nothing is moved where the baselines end before."""
-    rooms = Detectors(DetectionSettings(DEFAULTS), baselines)
-    since, until = known_span(rooms)
+    """Events newer than the baselines are not shifted."""
+    detectors = Detectors(DetectionSettings(DEFAULTS), baselines)
+    since, until = known_span(detectors)
     assert (since, until) == (events[0].ts, events[-1].ts)
-    assert Later.for_first(rooms, until + 1) is rooms
+    assert TimeShiftedReplay.for_first(detectors, until + 1) is detectors
 
 
 def test_campaigns_move_with_the_events(baselines):
-    """A declared launch stays at its hour; a week that is known moves events by weeks."""
+    """Campaigns shift with the events; a learned week shifts by whole weeks."""
     launch = Campaign(MONDAY + 60.0, MONDAY + 3600.0, 6.0)
     settings = msgspec.structs.replace(DEFAULTS, campaigns=(launch,))
-    rooms = Detectors(DetectionSettings(settings), baselines)
-    assert isinstance(Later.for_first(rooms, float(MONDAY)), Later)
-    (moved,) = rooms.settings.default.campaigns
+    detectors = Detectors(DetectionSettings(settings), baselines)
+    assert isinstance(
+        TimeShiftedReplay.for_first(detectors, float(MONDAY)), TimeShiftedReplay
+    )
+    (moved,) = detectors.settings.default.campaigns
     assert moved.since - launch.since == moved.to - launch.to == DAY_S < WEEK_S

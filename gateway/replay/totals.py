@@ -1,4 +1,4 @@
-"""Sums of what policies do to recorded requests: in all, by tenant, by subject."""
+"""Totals of decisions on recorded requests: overall, by tenant, by subject."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from gateway.identity.identify import ANONYMOUS
 from gateway.replay.requests import Request
 from gateway.replay.simulate import Decision
 
-# The policies that are compared: what was done then, another file, the draft.
+# The compared policies: the recorded one, the current file, the draft.
 Column = Literal["then", "current", "draft"]
-# Subjects with sums of their own; beyond them only totals grow.
+# Subjects with totals of their own; further ones count only overall and by tenant.
 MOST_SUBJECTS = 100_000
-# Subjects whose requests are counted to say how large a share is meant.
+# Subjects whose requests are counted, for the share that was refused.
 _MOST_SENDERS = 500_000
 
 Key = tuple[str, str, str]  # tenant, kind, id
 
 
-class Sums(msgspec.Struct):
-    """What one policy did: requests by what was done, and what it saved."""
+class PolicyTotals(msgspec.Struct):
+    """Requests by action of one policy, and the tokens and cost it saved."""
 
     allowed: int = 0
     tagged: int = 0
@@ -42,11 +42,11 @@ class Sums(msgspec.Struct):
 
     @property
     def refused(self) -> int:
-        """Requests that were to be refused (observed ones too)."""
+        """Requests refused, or that enforcing would have refused."""
         return self.throttled + self.limited + self.blocked
 
     def count(self, request: Request, decision: Decision) -> None:
-        """One request of it."""
+        """Count one request."""
         self._count_done(decision.done)
         if decision.refused and not request.refused:
             self.newly_refused += 1
@@ -77,7 +77,7 @@ class Sums(msgspec.Struct):
                 self.blocked += 1
 
     def public(self) -> dict[str, Any]:
-        """As the JSON report shows it."""
+        """The JSON form of the report."""
         return {
             "allowed": self.allowed,
             "tagged": self.tagged,
@@ -95,49 +95,51 @@ class Sums(msgspec.Struct):
         }
 
 
-class Columns(msgspec.Struct):
-    """The same requests under each policy."""
+class ComparedTotals(msgspec.Struct):
+    """Totals of the same requests by policy."""
 
     requests: int = 0
-    sums: dict[str, Sums] = {}
+    sums: dict[str, PolicyTotals] = {}
 
-    def of(self, column: str) -> Sums:
-        """The sums of a policy, from now on kept."""
+    def of(self, column: str) -> PolicyTotals:
+        """The totals of a policy, created if needed."""
         found = self.sums.get(column)
         if found is None:
-            found = self.sums[column] = Sums()
+            found = self.sums[column] = PolicyTotals()
         return found
 
     def weight(self) -> tuple[int, int, int]:
-        """How bad it is: by the draft, then by the other policies."""
+        """Sort key: refused requests by the draft, then by the other policies."""
         draft, current = self.sums.get("draft"), self.sums.get("current")
         then = self.sums.get("then")
         return tuple(one.refused if one else 0 for one in (draft, current, then))  # type: ignore[return-value]  # three in, three out
 
     def public(self, columns: Iterable[Column]) -> dict[str, Any]:
-        """As the JSON report shows it."""
-        return {column: self.sums.get(column, Sums()).public() for column in columns}
+        """The JSON form of the report."""
+        return {
+            column: self.sums.get(column, PolicyTotals()).public() for column in columns
+        }
 
 
-class Tally:
+class ReplayTotals:
     """Counts every request once for each policy."""
 
     def __init__(self, columns: tuple[Column, ...]) -> None:
         self.columns = columns
-        self.total = Columns()
-        self.tenants: dict[str, Columns] = {}
-        self.subjects: dict[Key, Columns] = {}
+        self.total = ComparedTotals()
+        self.tenants: dict[str, ComparedTotals] = {}
+        self.subjects: dict[Key, ComparedTotals] = {}
         self.left_out = 0
-        """Decisions about subjects beyond MOST_SUBJECTS."""
+        """Decisions on subjects beyond MOST_SUBJECTS."""
         self.assumed = 0
-        """Requests refused then: their usage is assumed."""
+        """Requests refused when recorded: their usage is estimated."""
         self.misfits = 0
         self.tokens = 0
         self.since = self.until = 0.0
         self._senders: dict[Key, int] = {}
 
     def count(self, request: Request, decisions: Mapping[Column, Decision]) -> None:
-        """One request and what each policy did to it."""
+        """Count one request and each policy's decision on it."""
         if not self.total.requests:
             self.since = request.ts
         self.until = request.ts
@@ -146,7 +148,7 @@ class Tally:
         self.tokens += 0 if request.assumed else request.usage.total
         tenant = self.tenants.get(request.tenant)
         if tenant is None:
-            tenant = self.tenants[request.tenant] = Columns()
+            tenant = self.tenants[request.tenant] = ComparedTotals()
         self.total.requests += 1
         tenant.requests += 1
         self._count_senders(request)
@@ -165,7 +167,7 @@ class Tally:
             if len(self.subjects) >= MOST_SUBJECTS:
                 self.left_out += 1
                 return
-            found = self.subjects[key] = Columns()
+            found = self.subjects[key] = ComparedTotals()
         found.of(column).count(request, decision)
 
     def _count_senders(self, request: Request) -> None:
@@ -179,20 +181,20 @@ class Tally:
             self._senders[key] = known + 1
 
     def requests_of(self, key: Key) -> int | None:
-        """All requests of a subject; None where nobody counted (pairs, models)."""
+        """All requests of a subject; None if not counted (pairs, models)."""
         if key[1] == "tenant":
             return self.tenants[key[0]].requests
         return self._senders.get(key)
 
-    def worst(self) -> list[tuple[Key, Columns]]:
-        """Subjects that anything was done to, the worst first."""
+    def worst(self) -> list[tuple[Key, ComparedTotals]]:
+        """Subjects with any action, most refused first."""
         return sorted(
             self.subjects.items(),
             key=lambda item: (tuple(-one for one in item[1].weight()), item[0]),
         )
 
     def touched(self, column: Column) -> dict[str, int]:
-        """How many distinct subjects a policy tagged, throttled, limited, blocked."""
+        """Distinct subjects that a policy tagged, throttled, limited, blocked."""
         counts = dict.fromkeys(("tagged", "throttled", "limited", "blocked"), 0)
         for found in self.subjects.values():
             sums = found.sums.get(column)

@@ -1,4 +1,4 @@
-"""Prompts of people, of applications and of attackers, from small lists of words."""
+"""Prompts of people, applications and attackers, from small lists of words."""
 
 from __future__ import annotations
 
@@ -31,6 +31,6 @@ FLOODED = (
 )
 
 
-def chatter(chance: Random, least: int = 8, most: int = 40) -> str:
-    """Something nobody else asks."""
-    return " ".join(chance.choices(WORDS, k=chance.randint(least, most)))
+def random_words(rng: Random, least: int = 8, most: int = 40) -> str:
+    """A prompt of random words."""
+    return " ".join(rng.choices(WORDS, k=rng.randint(least, most)))

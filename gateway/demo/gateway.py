@@ -1,4 +1,4 @@
-"""The gateway of the demo: ``tidegate serve`` in a directory that goes with it."""
+"""The gateway of the demo: ``tidegate serve`` in a temporary directory."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from collections.abc import Callable
 from random import Random
 from typing import Any
 
-from gateway.demo.past import past_requests
-from gateway.demo.people import SCHOOL, SHOP
+from gateway.demo.clients import SCHOOL, SHOP
+from gateway.demo.history import history_requests
 
 START_S = 30.0
 END_S = 15.0
@@ -62,15 +62,15 @@ header = {{ name = "x-tenant", value = "{school}", user_header = "x-user" }}
 """
 
 
-class HouseError(Exception):
-    """The gateway does not run; the text is what it said last."""
+class GatewayError(Exception):
+    """The gateway does not run; the text is the end of its standard error."""
 
 
-class House:
-    """A gateway and its directory. ``url`` and ``admin`` are known once it runs.
+class DemoGateway:
+    """A gateway process and its directory. ``start`` sets ``url`` and ``admin``.
 
-    Children are started from the main thread, whose end is the end of the demo: that
-    is what the kernel tells them of (``_end_with_parent``).
+    Child processes must be started from the main thread: the kernel signals them when
+    the thread that started them ends (``_end_with_parent``).
     """
 
     def __init__(self, admin: str = "127.0.0.1:0") -> None:
@@ -82,7 +82,7 @@ class House:
         self._open = urllib.request.build_opener(urllib.request.ProxyHandler({})).open
 
     def write_config(self, upstream: str) -> None:
-        """Two tenants behind one made-up API."""
+        """Write the configuration: two tenants, one upstream."""
         text = _CONFIG.format(
             admin=self._admin,
             folder=self.folder,
@@ -93,10 +93,10 @@ class House:
         with open(f"{self.folder}/tidegate.toml", "w", encoding="utf-8") as file:
             file.write(text)
 
-    async def learn(self, chance: Random) -> int:
-        """Give it a past; requests in it, 0 where no store engine could keep it."""
+    async def learn(self, rng: Random) -> int:
+        """Learn past traffic; the number of requests, 0 without a store engine."""
         path = f"{self.folder}/past.jsonl"
-        count = await asyncio.to_thread(_write_past, path, chance)
+        count = await asyncio.to_thread(_write_history, path, rng)
         argv = self._command("learn", path, "--config", "tidegate.toml")
         child = await asyncio.create_subprocess_exec(
             *argv,
@@ -112,18 +112,20 @@ class House:
             async with asyncio.timeout(LEARN_S):
                 learned = await child.wait() == 0
         except (asyncio.CancelledError, TimeoutError):
-            child.send_signal(signal.SIGINT)  # it ends the engine that it started
+            child.send_signal(signal.SIGINT)  # it stops the store engine it started
             await child.wait()
             raise
         return count if learned else 0
 
     async def start(self) -> None:
-        """Run it, and wait until it is ready. Raises HouseError."""
+        """Start the gateway and wait until it is ready. Raises GatewayError."""
         child = self._child = self._launch()
         end = time.monotonic() + START_S
-        while (found := _READY.search(self._said())) is None:
+        while (found := _READY.search(self._read_stderr())) is None:
             if child.poll() is not None or time.monotonic() > end:
-                raise HouseError(self._said()[-2000:] or "the gateway did not start")
+                raise GatewayError(
+                    self._read_stderr()[-2000:] or "the gateway did not start"
+                )
             await asyncio.sleep(0.05)
         self.url, self.admin = found[1], found[2]
 
@@ -136,16 +138,16 @@ class House:
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 stderr=stderr,
-                # Ctrl-C is for the demo, which ends the gateway in its own time.
+                # Ctrl-C reaches only the demo, which then stops the gateway.
                 start_new_session=True,
-                preexec_fn=_end_with_parent(signal.SIGTERM),  # noqa: PLW1509 - it calls one function of the kernel
+                preexec_fn=_end_with_parent(signal.SIGTERM),  # noqa: PLW1509 - only calls prctl
             )
 
-    async def look(self, path: str) -> Any:
-        """What the admin API says; None when it says nothing."""
-        return await asyncio.to_thread(self._look, path)
+    async def fetch(self, path: str) -> Any:
+        """GET a path of the admin API; None when it does not answer."""
+        return await asyncio.to_thread(self._fetch, path)
 
-    def _look(self, path: str) -> Any:
+    def _fetch(self, path: str) -> Any:
         try:
             with self._open(self.admin + path, timeout=CALL_S) as answer:
                 return json.load(answer)
@@ -153,18 +155,18 @@ class House:
             return None
 
     def close(self) -> None:
-        """End it and everything it started; then nothing of it is left."""
+        """Stop the gateway and remove its directory."""
         child = self._child
         if child is not None and child.poll() is None:
             child.terminate()
             try:
                 child.wait(END_S)
             except subprocess.TimeoutExpired:
-                child.kill()  # its children end with it
+                child.kill()  # its child processes end with it
                 child.wait()
         shutil.rmtree(self.folder, ignore_errors=True)
 
-    def _said(self) -> str:
+    def _read_stderr(self) -> str:
         with open(self._stderr, encoding="utf-8", errors="replace") as file:
             return file.read()
 
@@ -172,24 +174,24 @@ class House:
         return [sys.executable, "-m", "gateway", *arguments]
 
     def _environ(self) -> dict[str, str]:
-        # The directory of this package: a checkout that is not installed runs as well.
+        # The parent of this package, so that a checkout runs without being installed.
         here = os.path.dirname(os.path.dirname(os.path.dirname(__file__)))
         paths = [here, os.environ.get("PYTHONPATH", "")]
         clean = {k: v for k, v in os.environ.items() if not k.startswith("TIDEGATE_")}
         return clean | {"PYTHONPATH": os.pathsep.join(filter(None, paths))}
 
 
-def _write_past(path: str, chance: Random) -> int:
+def _write_history(path: str, rng: Random) -> int:
     count = 0
     with open(path, "wb") as file:
-        for line in past_requests(time.time() - 1.0, chance):
+        for line in history_requests(time.time() - 1.0, rng):
             file.write(line + b"\n")
             count += 1
     return count
 
 
 def _end_with_parent(signum: signal.Signals) -> Callable[[], None] | None:
-    """For a forked child: a signal when this process dies, however it dies (Linux)."""
+    """For ``preexec_fn``: the child gets a signal when this process ends (Linux)."""
     if not sys.platform.startswith("linux"):
         return None
     prctl = ctypes.CDLL(None).prctl
