@@ -1,4 +1,4 @@
-"""``analyze`` as a shell sees it: shapes, files, exit codes."""
+"""``tidegate analyze`` in a shell: JSON, files, exit codes."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def _analyze(repository, tmp_path):
 
 
 def test_json(analyze, week):
-    """The documented shape; the flood's windows for the service and for its user."""
+    """The JSON has the documented shape and the windows of the flood."""
     done = analyze(week, "--json")
     assert (done.returncode, done.stderr) == (0, b"")
     told = json.loads(done.stdout)
@@ -77,7 +77,7 @@ def test_json(analyze, week):
 
 
 def test_table(analyze, week):
-    """For people: the worst first, and who made it up."""
+    """The text lists the worst episodes first, with the responsible users."""
     text = analyze(week).stdout.decode()
     first = text.splitlines()[1]
     for words in ("critical", "Wed 2026-01-07 10:00", "30m", "user-7"):
@@ -86,7 +86,7 @@ def test_table(analyze, week):
 
 
 def test_page_and_picture(analyze, week, tmp_path):
-    """One file each, nothing fetched from elsewhere, no script."""
+    """Page and picture are one file each, without scripts or external resources."""
     done = analyze(week, "--html", "r.html", "--plot", "r.png")
     assert (done.returncode, done.stderr) == (0, b"")
     page = (tmp_path / "r.html").read_text()
@@ -97,7 +97,7 @@ def test_page_and_picture(analyze, week, tmp_path):
 
 
 def test_names_are_escaped(analyze, tmp_path, week):
-    """A user's name is text in the page, whatever it says."""
+    """User names are escaped in the page."""
     text = week.read_text().replace("user-7", "<b onload=x>")
     (tmp_path / "odd.csv").write_text(text)
     analyze("odd.csv", "--html", "r.html")
@@ -107,7 +107,7 @@ def test_names_are_escaped(analyze, tmp_path, week):
 
 
 def test_fail_on(analyze, week, tmp_path):
-    """Findings turn into exit 1 when asked for."""
+    """--fail-on exits with 1 at abnormal windows."""
     assert analyze(week, "--fail-on", "critical").returncode == 1
     quiet = [line for line in week.read_text().splitlines() if ",user-7," not in line]
     (tmp_path / "quiet.csv").write_text("\n".join(quiet))

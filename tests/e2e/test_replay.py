@@ -1,4 +1,4 @@
-"""``replay`` and ``learn`` as a shell sees them, on a real gateway's own records."""
+"""``replay`` and ``learn`` in a shell, on records of a real gateway."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def _tidegate(repository, tmp_path):
 
 @pytest.fixture(name="records", scope="module")
 def _records(mock):
-    """What a gateway wrote of eight calls under a limit of three."""
+    """Records of eight calls under a limit of three."""
     config = f'[[upstream]]\nurl = "{mock.url}"\n{policy(3)}'
     with running_gateway(config) as gateway:
         for _ in range(8):
@@ -75,7 +75,7 @@ def totals(done, column="draft"):
 
 
 def test_the_same_policy_does_the_same(tidegate, records, tmp_path):
-    """Replayed under the policy of then, then and now agree, request by request."""
+    """Replay under the recorded policy gives the recorded decisions."""
     (tmp_path / "new.toml").write_text(draft(3))
     (tmp_path / "r.jsonl").write_bytes(records)
     done = tidegate("replay", "r.jsonl", "--config", "new.toml", "--json")
@@ -85,7 +85,7 @@ def test_the_same_policy_does_the_same(tidegate, records, tmp_path):
 
 
 def test_other_policies_beside_each_other(tidegate, records, tmp_path):
-    """A stricter draft, a looser file beside it; a pipe and a compressed file."""
+    """A stricter draft beside a looser current file; a pipe and a compressed file."""
     (tmp_path / "new.toml").write_text(draft(2))
     (tmp_path / "old.toml").write_text(draft(6))
     (tmp_path / "r.jsonl.gz").write_bytes(gzip.compress(records))
@@ -101,7 +101,7 @@ def test_other_policies_beside_each_other(tidegate, records, tmp_path):
 
 
 def test_a_table_for_people(tidegate, records, tmp_path):
-    """Totals side by side, then who, with the limit; complaints on stderr."""
+    """The text report has totals, subjects and limits; errors go to stderr."""
     (tmp_path / "new.toml").write_text(draft(2))
     done = tidegate("replay", "-", "--config", "new.toml", given=records + b"x\n")
     text = done.stdout.decode()
@@ -133,7 +133,9 @@ def events(start, hours):
 
 
 def test_what_was_learned_can_be_watched_with(tidegate, tmp_path):
-    """``learn --out`` writes what ``watch --baselines`` reads; the next day is calm."""
+    """``watch --baselines`` reads what ``learn --out`` wrote; an ordinary day has no
+    output.
+    """
     (tmp_path / "week.jsonl").write_bytes(events(T, 48))
     learned = tidegate("learn", "week.jsonl", "--out", "b")
     assert (learned.returncode, learned.stdout) == (0, b"")
@@ -144,7 +146,7 @@ def test_what_was_learned_can_be_watched_with(tidegate, tmp_path):
 
 @pytest.mark.skipif(not engine_binaries(), reason="no store engine here")
 def test_a_gateway_starts_with_what_was_learned(tidegate, mock, tmp_path):
-    """Learned before the first start into its embedded store, taken up by it."""
+    """A gateway loads baselines that were learned into its embedded store."""
     (tmp_path / "week.jsonl").write_bytes(events(T, 24))
     store = f"embedded:{tmp_path}/data"
     learned = tidegate("learn", "week.jsonl", "--store", store)
@@ -153,5 +155,5 @@ def test_a_gateway_starts_with_what_was_learned(tidegate, mock, tmp_path):
     with running_gateway(config, store=store) as gateway:
         taken_up = '"event":"baselines_loaded","role":"control","found":true'
         until(lambda: taken_up in gateway.log())
-        # While it runs, too: its own engine takes them.
+        # The engine of a running gateway is used as well.
         assert tidegate("learn", "week.jsonl", "--store", store).returncode == 0

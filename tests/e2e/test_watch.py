@@ -1,4 +1,4 @@
-"""``watch`` as a shell sees it: findings, bad lines, exit codes."""
+"""``tidegate watch`` in a shell: outputs, malformed lines, exit codes."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def _watch(repository, tmp_path):
 
 
 def test_a_flood_is_found_within_its_minute(watch, stream):
-    """The flooding address is named, blocked, and nobody else; the shape is fixed."""
+    """Only the flooding address is blocked; the JSON has the documented shape."""
     done = watch("-", "--json", given=stream)
     assert (done.returncode, done.stderr) == (0, b"")
     found = [json.loads(line) for line in done.stdout.splitlines()]
@@ -134,7 +134,7 @@ def test_any_source_gives_the_same(watch, stream, tmp_path):
 
 
 def test_any_split_of_a_pipe_gives_the_same(watch, stream, repository, tmp_path):
-    """However a pipe cuts the lines, the findings are the same."""
+    """Outputs do not depend on how a pipe splits the lines."""
     whole = watch("--json", given=stream).stdout
     chance = random.Random(3)
     with subprocess.Popen(
@@ -154,7 +154,7 @@ def test_any_split_of_a_pipe_gives_the_same(watch, stream, repository, tmp_path)
 
 
 def test_lines_for_people(watch, stream):
-    """Without --json a finding is one line: time, severity, class, who, what, why."""
+    """Without --json an output is one line: time, severity, class, subject, action."""
     lines = watch(given=stream).stdout.decode().splitlines()
     opened = next(line for line in lines if " opened " in line)
     assert opened.startswith("2026-01-05T08:2")
@@ -163,7 +163,7 @@ def test_lines_for_people(watch, stream):
 
 
 def test_malformed_lines_are_named_counted_skipped(watch, stream):
-    """The first five are named with line and reason; then a sum; findings stand."""
+    """The first five malformed lines are reported, all are counted, outputs remain."""
     bad = b'{"timestamp": 1}\nnot json\n[]\n\xff\n{"client_ip": "a"}\n{\n\n'
     done = watch("--json", given=bad + stream)
     lines = done.stderr.decode().splitlines()
@@ -205,14 +205,14 @@ def test_input_that_cannot_be_used_is_exit_2(watch, tmp_path, args, given, hint)
 
 
 def test_fail_on(watch, stream):
-    """--fail-on turns findings of that severity into exit 1; calm stays 0."""
+    """--fail-on exits with 1 at outputs of that severity, else with 0."""
     quiet = b"".join(stream.splitlines(keepends=True)[:500])
     assert watch("--fail-on", "critical", given=stream).returncode == 1
     assert watch("--fail-on", "warning", given=quiet).returncode == 0
 
 
 def test_the_configuration_counts(watch, stream, tmp_path):
-    """A policy without detection finds nothing; an allowed address is not acted on."""
+    """No outputs with detection off; no action on an allowed address."""
     head = '[[upstream]]\nurl = "https://api.example"\n[policy.default]\n'
     file = tmp_path / "tidegate.toml"
     file.write_text(head + "anomaly = { enabled = false }\n")
@@ -223,7 +223,7 @@ def test_the_configuration_counts(watch, stream, tmp_path):
 
 
 def test_follow_reads_what_is_added(stream, repository, tmp_path):
-    """-f tells what an appended part brings, and ends well when interrupted."""
+    """-f reports appended events and exits cleanly on interrupt."""
     path, cut = tmp_path / "grows.jsonl", len(stream) // 3 + 5
     path.write_bytes(stream[:cut])
     with subprocess.Popen(

@@ -1,4 +1,4 @@
-"""Baselines from the past: knowledge without verdicts."""
+"""Baselines from past requests, without enforcement states."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def two_days():
 
 
 def flooded():
-    """The two days, and at their end a flood of one address by a template."""
+    """The two days, then a flood from one address with one template."""
     end = T + 2 * DAY
     flood = [
         request(end + n / 20, "anonymous", "198.51.100.7", 0xABCDEF << n % 4)
@@ -45,7 +45,7 @@ def flooded():
 
 
 def test_what_is_learned_is_known_again():
-    """Users, addresses and histories are counted, and a new detector has them."""
+    """Users, addresses and baselines are counted, and a new detector loads them."""
     state, learned = learn_from(two_days())
     assert (learned.requests, learned.users, learned.addresses) == (3000, 10, 10)
     assert learned.with_history == 20
@@ -56,12 +56,12 @@ def test_what_is_learned_is_known_again():
 
 
 def test_the_same_requests_give_the_same_baselines():
-    """Learning is repeatable to the byte."""
+    """The same requests give byte-identical baselines."""
     assert learn_from(two_days())[0] == learn_from(two_days())[0]
 
 
 def test_verdicts_of_the_past_are_not_carried_over():
-    """The flood is recognised and told, but nobody stands blocked for it afterwards."""
+    """The flood is an incident in the summary; the saved state has no block for it."""
     state, learned = learn_from(flooded())
     assert learned.incidents
     assert "incidents found" in " ".join(learned.sentences())
@@ -72,7 +72,7 @@ def test_verdicts_of_the_past_are_not_carried_over():
 
 
 def test_events_older_than_the_baselines_are_not_late():
-    """A stream of the same week can be watched with what was learned from it."""
+    """Events of a learned week can be watched with its own baselines."""
     state, _ = learn_from(two_days())
     engine = Engine(baselines=state)
     for n in range(20):
@@ -82,7 +82,7 @@ def test_events_older_than_the_baselines_are_not_late():
 
 
 def test_a_lone_wrong_clock_is_not_learned():
-    """One request of the year 2999 does not make all others a distant past."""
+    """A single request of the year 2999 is not learned."""
     stray = request(32_000_000_000.0, "u1", "10.0.1.1")
     state, learned = learn_from([*two_days(), stray])
     assert state == learn_from(two_days())[0]

@@ -1,4 +1,4 @@
-"""Logs of other systems, as far as baselines can be learned from them."""
+"""Reading logs of other systems for ``learn``."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ CSV = (
 
 
 def read(path, guide=LogOptions()):  # noqa: B008 - frozen
-    """What a file gives, in the order of time."""
+    """The requests of a file in order of time."""
     with Sorter() as sorter:
         reader = RecordReader(sorter, guide.tenant)
         read_log(str(path), reader, guide, lambda _bytes: None)
@@ -32,7 +32,7 @@ def read(path, guide=LogOptions()):  # noqa: B008 - frozen
 
 
 def test_csv_with_usual_names(tmp_path):
-    """Time, user, address, model, tokens, money and status are found."""
+    """Columns of time, user, address, model, tokens, cost and status are found."""
     path = tmp_path / "week.csv"
     path.write_bytes(CSV)
     reader, (bob, ann, nobody) = read(path)
@@ -75,7 +75,7 @@ def test_the_gateways_records_go_their_own_way(tmp_path):
 
 
 def test_a_broken_first_line_is_one_line(tmp_path):
-    """The rest of a file of JSON lines is read all the same."""
+    """A malformed first line does not change how a JSON lines file is read."""
     path = tmp_path / "r.jsonl"
     path.write_text('broken\n{"ts": 1e9, "client_ip": "10.0.0.1"}\n')
     reader, requests = read(path)
@@ -83,7 +83,7 @@ def test_a_broken_first_line_is_one_line(tmp_path):
 
 
 def test_the_users_word_counts(tmp_path):
-    """Named columns, form and zone of times, tenant of rows without one."""
+    """Options set columns, format and zone of times, and the default tenant."""
     path = tmp_path / "odd.csv"
     path.write_text("wann;wer;wo;wieviel\n05/01/2026 08:00;ann;10.0.0.1;9\n")
     guide = LogOptions(
@@ -99,14 +99,14 @@ def test_the_users_word_counts(tmp_path):
 
 
 def test_without_addresses_each_user_has_one(tmp_path):
-    """Else all would look like a crowd behind a single address."""
+    """Without an address column each user gets an address of its own."""
     path = tmp_path / "a.csv"
     path.write_text("ts,user,tokens\n1767600000,a,1\n1767600001,b,1\n")
     assert [one.client_ip for one in read(path)[1]] == ["a", "b"]
 
 
 def test_a_row_that_is_no_event_is_named(tmp_path):
-    """What only the detector's reader finds wrong is skipped as well."""
+    """Rows that the event mapping refuses are skipped as well."""
     path = tmp_path / "a.csv"
     path.write_text(
         "ts,user,tokens,fingerprint\n1767600000,a,1,zz\n1767600001,b,1,00ff00ff00ff00ff\n"
@@ -132,7 +132,7 @@ def test_a_row_that_is_no_event_is_named(tmp_path):
     ],
 )
 def test_what_is_missing_is_said(tmp_path, text, guide, why):
-    """One error that names the file or the flag."""
+    """Unusable files and options raise an error that names the file or the flag."""
     path = tmp_path / "a.csv"
     path.write_text(text)
     with pytest.raises(InputError, match=why):

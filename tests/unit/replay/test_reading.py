@@ -1,4 +1,4 @@
-"""Files to requests in the order of time."""
+"""Reading files of records into requests in order of time."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def jsonl(records):
 
 
 def unheard(_place, _read):
-    """Nobody watches."""
+    """A progress callback that does nothing."""
 
 
 def read(*names, run=1000):
@@ -43,7 +43,7 @@ def read(*names, run=1000):
 
 @given(st.lists(st.integers(0, 50), max_size=300), st.integers(1, 40))
 def test_any_order_is_put_right(times, run):
-    """Runs on disk or none: the same order, equal times as they came."""
+    """The order is the same with and without temporary runs; equal times stay stable."""
     requests = [
         request_from_record(record(1e9 + ts, user=f"u{n}"))
         for n, ts in enumerate(times)
@@ -56,7 +56,7 @@ def test_any_order_is_put_right(times, run):
 
 
 def test_overlapping_and_compressed_files(tmp_path):
-    """Files of several gateways, rotated or not, become one stream."""
+    """Rotated files of several gateways become one stream in order of time."""
     chance = random.Random(1)
     times = [1e9 + chance.uniform(0, 1000) for _ in range(300)]
     (tmp_path / "a.jsonl").write_bytes(jsonl(map(record, times[:150])))
@@ -69,7 +69,9 @@ def test_overlapping_and_compressed_files(tmp_path):
 
 
 def test_malformed_lines_are_counted_and_named(tmp_path):
-    """With file and line, up to a bound; blank lines and a BOM are no fault."""
+    """Malformed lines are kept with file and line, up to a limit; blank lines and a BOM
+    are accepted.
+    """
     bad = b"nonsense\n" * (NAMED + 5)
     path = tmp_path / "a.jsonl"
     path.write_bytes(b"\xef\xbb\xbf" + jsonl([record(1e9)]) + b"\n" + bad + b"[]")
@@ -84,7 +86,7 @@ def test_malformed_lines_are_counted_and_named(tmp_path):
     "line", [b"[" * 100_000, b" " + b"x" * (1 << 21), b"[1]", b'{"ts": NaN}', b"\xff"]
 )
 def test_no_line_breaks_the_reader(tmp_path, line):
-    """Whatever stands in a line, the next one is read."""
+    """Any malformed line is skipped and the next one is read."""
     path = tmp_path / "a.jsonl"
     path.write_bytes(line + b"\n" + jsonl([record(1e9)]))
     reader, requests = read(path)
@@ -92,7 +94,7 @@ def test_no_line_breaks_the_reader(tmp_path, line):
 
 
 def test_nothing_usable_is_an_error(tmp_path):
-    """The first reason is told with it."""
+    """Files without a usable record raise an error with the first reason."""
     path = tmp_path / "a.jsonl"
     path.write_bytes(b'{"ts": 1}\n')
     with pytest.raises(SourceError, match=r"not one usable record \(line 1: client_ip"):
@@ -105,14 +107,14 @@ def test_nothing_usable_is_an_error(tmp_path):
 
 
 def refused(ts, **changes):
-    """A record of a refusal: no usage."""
+    """A record of a refused request, without usage."""
     lost = {"prompt_tokens": 0, "completion_tokens": 0, "usd": 0.0, "duration_ms": 1}
     said = {"action": "limit", "outcome": "refused", "status": 429}
     return record(ts, **lost, **said, usage_source="none", **changes)
 
 
 def test_refusals_are_taken_to_be_like_the_users_others(tmp_path):
-    """Tokens, money and time of the same user and model, else of the tenant."""
+    """Usage is estimated from the same user and model, else from the tenant."""
     path = tmp_path / "a.jsonl"
     path.write_bytes(
         jsonl(

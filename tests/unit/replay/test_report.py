@@ -1,4 +1,4 @@
-"""What a replay tells: sums, the worst first, notes."""
+"""The report of a replay: totals, worst subjects, notes."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def replayed(tmp_path, **configs):
 
 
 def test_the_shape_is_fixed(tmp_path):
-    """Keys as documented; everything is plain JSON."""
+    """The report has the documented keys and is plain JSON."""
     report = replayed(tmp_path, current=LOOSE, draft=STRICT)
     found = json.loads(msgspec.json.encode(report.to_dict()))
     assert set(found) == {
@@ -71,7 +71,7 @@ def test_the_shape_is_fixed(tmp_path):
 
 
 def test_sums_and_the_worst_first(tmp_path):
-    """Requests, tokens and money saved; who, by which limit, since when."""
+    """The report has requests, tokens and cost saved, subjects, limits and times."""
     found = replayed(tmp_path, draft=STRICT).to_dict()
     draft, then = found["totals"]["draft"], found["totals"]["then"]
     assert (draft["limited"], draft["newly_refused"]) == (4, 4)
@@ -87,7 +87,7 @@ def test_sums_and_the_worst_first(tmp_path):
 
 
 def test_another_policy_beside_it(tmp_path):
-    """Both are counted on their own; the tenant is a subject like any other."""
+    """Subjects of different kinds are counted separately, tenants included."""
     found = replayed(tmp_path, current=LOOSE, draft=STRICT).to_dict()
     assert found["totals"]["current"]["limited"] == 4
     tenants = {one["tenant"]: one for one in found["tenants"]}
@@ -100,7 +100,7 @@ def test_another_policy_beside_it(tmp_path):
 
 
 def test_notes_say_what_is_open(tmp_path):
-    """Skipped lines, assumed usage, misfits, observe mode."""
+    """Notes name skipped lines, estimated usage, misfits and observe mode."""
     notes = " ".join(replayed(tmp_path, current=LOOSE, draft=STRICT).notes())
     for words in (
         "1 of 11 lines were malformed",
@@ -113,7 +113,7 @@ def test_notes_say_what_is_open(tmp_path):
 
 
 def test_tenants_that_a_draft_lacks_are_listed_once(tmp_path):
-    """One sentence for all of them, however many."""
+    """One note lists all tenants that the draft lacks."""
     key = "sha256:" + "0" * 64
     acme = f'[[tenant]]\nname = "acme"\napi_keys = ["{key}"]\n'
     found = replayed(tmp_path, draft=STRICT + acme)
@@ -123,7 +123,7 @@ def test_tenants_that_a_draft_lacks_are_listed_once(tmp_path):
 
 
 def test_the_table_for_people(tmp_path):
-    """Totals and names; ids cannot drive a terminal; the rest is counted."""
+    """The table escapes control characters of ids and counts the rows left out."""
     out = io.StringIO()
     write_tables(replayed(tmp_path, draft=STRICT), out, 1)
     text = out.getvalue()
@@ -133,7 +133,7 @@ def test_the_table_for_people(tmp_path):
 
 
 def test_nobody_is_touched(tmp_path):
-    """A policy that does nothing says so in a word."""
+    """The table says so if no subject is limited, throttled or blocked."""
     RECORDS[7]["action"], saved = "allow", RECORDS[7]["action"]
     try:
         out = io.StringIO()

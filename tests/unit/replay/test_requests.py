@@ -1,4 +1,4 @@
-"""Records to requests: the gateway's own, bare ones, broken ones."""
+"""Records to requests: full records, events, malformed ones."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from tests.records import make_record
 
 
 def written(**changes):
-    """A record as the gateway writes it, read again."""
+    """A record of the gateway as a request."""
     line = RecordWriter().line(make_record(**changes))
     return request_from_record(json.loads(line))
 
 
 def test_the_gateways_own_record():
-    """Everything that limits and detection look at is there."""
+    """A request has every field that limits and detection use."""
     one = written(fingerprint="00ff00ff00ff00ff", total_tokens=9)
     assert (one.tenant, one.user, one.client_ip) == ("acme", "key_1", "203.0.113.9")
     assert (one.ts, one.duration_s) == (1_763_916_387.123456, 0.0125)
@@ -31,7 +31,7 @@ def test_the_gateways_own_record():
 
 
 def test_a_bare_event_is_a_record_too():
-    """Five fields are enough; its tokens are taken for the provider's."""
+    """An event of five fields is accepted; its tokens count as reported by the upstream."""
     one = request_from_record(
         {
             "timestamp": "2026-01-05T08:00:00Z",
@@ -46,7 +46,7 @@ def test_a_bare_event_is_a_record_too():
 
 
 def test_refused_then():
-    """By a limit or a block; not what observe mode only noted."""
+    """``refused`` means by a limit or a block, not an action of observe mode."""
     assert written(action="limit", outcome="refused", status=429).refused
     assert written(action="throttle", outcome="refused", status=429).refused
     assert not written(action="limit", would="limit").refused
@@ -56,7 +56,7 @@ def test_refused_then():
 
 
 def test_misfits_are_nobodys_limit():
-    """Unknown keys belong to strangers; the gateway answered them itself."""
+    """Requests with unknown keys belong to STRANGERS and are misfits."""
     one = written(tenant="", status=401, outcome="refused", usage_source="none")
     assert (one.tenant, one.misfit, one.refused, one.status) == (
         "anonymous",
@@ -81,12 +81,12 @@ def test_misfits_are_nobodys_limit():
     ],
 )
 def test_broken_fields_are_named(field, value, why):
-    """Whatever cannot be read is said by its name."""
+    """The error names the field that cannot be read."""
     record = json.loads(RecordWriter().line(make_record()))
     with pytest.raises(EventError, match=why):
         request_from_record(record | {field: value})
 
 
 def test_no_exchange_is_endless():
-    """An absurd duration is cut to a day."""
+    """Durations over a day are cut to a day."""
     assert written(duration_ms=1e11).duration_s == 86_400.0

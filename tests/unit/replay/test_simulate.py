@@ -1,4 +1,4 @@
-"""A configuration at work on requests of the past: the arithmetic of ``serve``."""
+"""Decisions on recorded requests are those of ``serve``."""
 
 from __future__ import annotations
 
@@ -34,19 +34,19 @@ def request(ts=0.0, **changes):
 
 
 def fates(simulated, requests):
-    """What is done to each."""
+    """The action on each request."""
     return [simulated.take(one).done for one in requests]
 
 
 def test_requests_of_a_window():
-    """A sliding window admits its amount, and again when the oldest has left it."""
+    """A sliding window admits its amount, and more when the oldest request leaves it."""
     draft = simulation('limits = [{ per = "user", requests = 3, window = "1m" }]')
     done = fates(draft, [request(ts) for ts in (0, 1, 2, 3, 30, 62)])
     assert done == ["allow", "allow", "allow", "limit", "limit", "allow"]
 
 
 def test_the_refusing_limit_and_its_subject_are_named():
-    """Limit names and subjects are those of the gateway's own records."""
+    """Limit names and subjects are those of records."""
     draft = simulation('limits = [{ per = "user+model", requests = 1, window = "1m" }]')
     draft.take(request())
     refused = draft.take(request(1))
@@ -68,14 +68,14 @@ def test_reserved_first_then_settled():
 
 
 def test_more_than_was_expected_is_charged():
-    """What an answer really cost counts, though nobody could have reserved it."""
+    """The actual cost of an answer counts even if it exceeds the reservation."""
     draft = simulation('limits = [{ per = "user", tokens = 5000, window = "1m" }]')
     big = request(completion_tokens=5000, total_tokens=5060)
     assert fates(draft, [big, request(1), request(63)]) == ["allow", "limit", "allow"]
 
 
 def test_failed_calls_cost_a_request_and_no_tokens():
-    """An upstream error gives tokens and money back."""
+    """An upstream error releases reserved tokens and cost."""
     draft = simulation(
         'limits = [{ per = "user", tokens = 1100, window = "1m" },'
         ' { per = "user", requests = 3, window = "1m" }]'
@@ -91,7 +91,7 @@ def test_failed_calls_cost_a_request_and_no_tokens():
 
 
 def test_concurrency_lasts_as_long_as_the_request():
-    """Open exchanges are those between arrival and end, even of ten minutes."""
+    """Concurrency counts exchanges from arrival to end, even for ten minutes."""
     draft = simulation('limits = [{ per = "user", concurrent = 1 }]')
     long = request(duration_ms=600_000.0)
     done = fates(draft, [long, request(1), request(599), request(601)])
@@ -99,7 +99,7 @@ def test_concurrency_lasts_as_long_as_the_request():
 
 
 def test_money_is_that_of_the_drafts_prices():
-    """The draft's own price decides, not what was paid then."""
+    """Cost follows the prices of the draft, not the recorded cost."""
     draft = simulation(
         'limits = [{ per = "tenant", usd = 1, window = "1d" }]\n'
         'prices = { "gpt-4o" = { input = 10_000, output = 10_000 } }'
@@ -110,7 +110,7 @@ def test_money_is_that_of_the_drafts_prices():
 
 
 def test_calendar_windows_follow_the_time_zone():
-    """A day's budget is new at midnight of the configured zone."""
+    """A daily budget resets at midnight of the configured zone."""
     text = (
         f'[server]\ntimezone = "Asia/Tokyo"\n{HEAD}[policy.default]\n'
         'limits = [{ per = "user", requests = 1, window = "day" }]\n'
@@ -122,7 +122,7 @@ def test_calendar_windows_follow_the_time_zone():
 
 
 def test_allowed_subjects_are_never_limited():
-    """The allow-list counts as it does in the gateway: address, network, user."""
+    """The allow list works as in the gateway: address, network, user."""
     draft = simulation(
         'allow = ["203.0.113.0/24", "user:v"]\n'
         'limits = [{ per = "tenant", requests = 1, window = "1m" }]'
@@ -142,7 +142,7 @@ def test_allowed_subjects_are_never_limited():
 
 
 def test_models_without_a_price_are_refused_where_the_policy_says_so():
-    """``unknown_price = "deny"`` is seen; other policies count them as free."""
+    """``unknown_price = "deny"`` refuses unpriced models; else they cost nothing."""
     strict, free = simulation('unknown_price = "deny"'), simulation("")
     odd = request(model="never-heard-of")
     assert strict.take(odd).by == "unknown_price"
@@ -152,7 +152,7 @@ def test_models_without_a_price_are_refused_where_the_policy_says_so():
 
 
 def test_tenants_are_matched_by_name():
-    """A tenant's own policy decides; one that the draft lacks goes by the default."""
+    """A tenant's policy decides; tenants missing in the draft use the default."""
     draft = simulation(
         'limits = [{ per = "user", requests = 1, window = "1m" }]',
         '[policy.big]\nlimits = []\n[[tenant]]\nname = "acme"\npolicy = "big"\n'
@@ -166,7 +166,7 @@ def test_tenants_are_matched_by_name():
 
 
 def test_what_the_gateway_answered_itself_is_passed_over():
-    """An unknown key touches no limit, in the draft as then."""
+    """Requests with unknown keys count toward no limit."""
     draft = simulation('limits = [{ per = "client_ip", requests = 1, window = "1m" }]')
     strange = request(tenant="", status=401, outcome="refused", usage_source="none")
     assert strange.misfit
@@ -198,7 +198,7 @@ def flood(seconds, rate=20):
 
 
 def test_the_detector_blocks_whom_it_would_block():
-    """A flood is refused by its class from its first minute on, and nobody else."""
+    """A flood is refused by its class from its first minute on; others pass."""
     draft = simulation("")
     decisions = [(one, draft.take(one)) for one in flood(120)]
     draft.close()
@@ -213,7 +213,7 @@ def test_the_detector_blocks_whom_it_would_block():
 
 
 def test_traffic_that_was_learned_can_be_replayed():
-    """Baselines of the same time: the flood in it is acted on, and nobody else."""
+    """With baselines of the same time only the flood is acted on."""
     traffic = [*flood(120), *(request(3600 + n) for n in range(300))]
     config = load_config(text=f"{HEAD}[policy.default]\n", env={})
     draft = Simulation(config, learn_from(traffic)[0])
@@ -228,13 +228,13 @@ def test_traffic_that_was_learned_can_be_replayed():
     ["anomaly = { enabled = false }", 'allow = ["198.51.100.7"]'],
 )
 def test_detection_is_as_the_policy_wants_it(policy):
-    """Off is off, and an allowed address is never acted on."""
+    """No action with detection off or on an allowed address."""
     draft = simulation(policy)
     assert set(fates(draft, flood(60))) == {"allow"}
 
 
 def test_a_throttled_sender_keeps_a_share():
-    """With blocks out of reach the flood is slowed down, not stopped."""
+    """Without blocks in the ladder the flood is throttled."""
     draft = simulation("anomaly = { ladder = { tag = 3, throttle = 4, block = 100 } }")
     loud = [one for one in flood(300) if one.client_ip == "198.51.100.7"]
     made = {"throttle": 0, "tag": 0, "allow": 0, "limit": 0, "block": 0}
@@ -248,7 +248,7 @@ def test_a_throttled_sender_keeps_a_share():
 
 
 def test_then_is_what_the_record_says():
-    """Refused, observed only, tagged: with the subject that the limit counts."""
+    """Recorded decisions name the subject of the limit: refused, observed, tagged."""
     limited = request(action="limit", limit="client_ip.requests.1m", outcome="refused")
     then = decision_of_then(limited)
     assert (then.kind, then.id, then.refused) == ("client_ip", "203.0.113.9", True)
