@@ -1,8 +1,8 @@
-"""1,000 alerts, a receiver that fails in every way, and everything killed twice.
+"""Delivery of 1,000 alerts to a failing receiver while all processes are killed twice.
 
     python -m loadtests.alerts [COUNT]
 
-Exit 1 when one is lost, comes under two ids, out of order or with a bad signature.
+Exit code 1 when an alert is lost, has two ids, is out of order or badly signed.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ LONGEST_S = 300.0
 
 
 def main(count: int) -> int:
-    """Run it, and print what came of it."""
+    """Run the test and print the result."""
     began = time.monotonic()
     with (
         running_engine(next(iter(engine_binaries().values()))) as engine,

@@ -1,12 +1,12 @@
-"""Judges ``analyze`` on weeks that hold their own attacks.
+"""Measures the recall and precision of ``analyze`` on weeks that contain attacks.
 
 usage: python -m loadtests.analyze_quality [--seeds 1,2,3] [--worlds NAME,…] [-v]
 
-Seeded worlds of many shapes, with labels; none has a clean week beside it. A window of
+Seeded, labelled worlds of many shapes; none has a second week without attacks. A window of
 the service is *bad* when the tokens of attacks in it exceed half the median window;
 recall and precision are counted on such windows (strictly: a flagged window with fewer
-attack tokens is false). Named: users whose spike was flagged for them while it lasted.
-Others: flagged windows of users that attacked nobody, a week.
+attack tokens is false). Named: users whose spike was flagged for them during the spike.
+Others: flagged windows per week of users without an attack.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ Floats = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Shape:
-    """What a world is made of; ranges are drawn from."""
+    """Parameters of a world; ranges are sampled."""
 
     users: int = 300
     days: float = 7.0
@@ -37,15 +37,15 @@ class Shape:
     weekend: float = 0.5
     skew: float = 1.0  # how unequal users are (log-normal sigma)
     sizes: float = 1.0  # heaviness of request sizes (log-normal sigma)
-    weather: float = 0.1  # slow random change of everybody's rate
+    weather: float = 0.1  # slow random change of the rate of all users
     attacks: int = 6
     strength: tuple[float, float] = (0.7, 8.0)  # median windows
     minutes: tuple[float, float] = (10.0, 240.0)
-    spikes: int = 3  # of users that the service hardly feels
+    spikes: int = 3  # of users, below 10 % of the service
     nightly: int = 0  # users with a job each night
-    step: float = 0.0  # the whole service grows by this factor for good
-    grows: int = 0  # users that grow tenfold for good
-    churn: float = 0.0  # share of users that are there for one day only
+    step: float = 0.0  # permanent growth factor of the whole service
+    grows: int = 0  # users with permanent tenfold growth
+    churn: float = 0.0  # share of users active on one day only
     quiet_nights: bool = False
     kinds: tuple[str, ...] = ("flood", "stranger", "crowd", "ramp", "output")
 
@@ -82,7 +82,7 @@ WORLDS: dict[str, Shape] = {
 
 @dataclass
 class World:
-    """Rows and what is true of them."""
+    """Rows and their labels."""
 
     frame: pl.DataFrame
     attack: Floats  # attack tokens of each window
@@ -93,7 +93,7 @@ class World:
 
     @property
     def bad(self) -> NDArray[np.bool_]:
-        """Windows that must be found."""
+        """Windows that must be flagged."""
         seen = self.total[self.total > 0]
         return self.attack > 0.5 * np.median(seen)
 
@@ -112,7 +112,7 @@ class Maker:
         self.step_at: float | None = None
 
     def make(self) -> World:
-        """Ordinary life, then what disturbs it."""
+        """Ordinary traffic, then the attacks and changes."""
         shape = self.shape
         self._ordinary()
         for number in range(shape.nightly):
@@ -126,7 +126,7 @@ class Maker:
             self._spike(number)
         return self._world()
 
-    # -- ordinary life ---------------------------------------------------------------
+    # -- ordinary traffic ------------------------------------------------------------
 
     def _rate(self) -> Floats:
         """Relative rate of the service in each minute."""
@@ -139,7 +139,7 @@ class Maker:
         weekday = (at - MONDAY) // DAY_S % 7
         rate = np.where(weekday >= 5, rate * shape.weekend, rate)
         if shape.weather:
-            # An hour's correlation.
+            # Correlation over one hour.
             noise = rng.normal(0, 1, len(minutes) // 60 + 3)
             slow = np.interp(minutes / 60, np.arange(len(noise)), noise)
             rate *= np.exp(shape.weather * slow)
@@ -171,7 +171,7 @@ class Maker:
             self._grows(names[number], user == number, times)
 
     def _grows(self, name: str, mine: NDArray[np.bool_], times: Floats) -> None:
-        """Nine times as many requests from some day on."""
+        """One user sends nine times as many requests from some day on."""
         at = self.start + self.rng.uniform(0.3, 0.6) * self.shape.days * DAY_S
         later = times[mine & (times > at)]
         more = np.repeat(later, 9) + self.rng.uniform(-1800, 1800, 9 * len(later))
@@ -188,7 +188,7 @@ class Maker:
             times = self._moments(np.full(count, at), minutes * 60)
             self._add(times, self._all(name, len(times)), 1.0, attack=False)
 
-    # -- what disturbs it ------------------------------------------------------------
+    # -- attacks and changes ---------------------------------------------------------
 
     def _span(self, minutes: tuple[float, float] | None = None) -> tuple[float, float]:
         low, high = minutes or self.shape.minutes
@@ -221,7 +221,7 @@ class Maker:
         self._add(times, users, scale, attack=True)
 
     def _spike(self, number: int) -> None:
-        """A user at 15 to 40 times their usual."""
+        """A user sends 15 to 40 times its expected tokens."""
         rng = self.rng
         name = f"user-{rng.integers(0, self.shape.users):04d}"
         own = sum(float(t[u == name].sum()) for _, u, t, _, a in self.parts if not a)
@@ -299,12 +299,12 @@ class Tally:
     seconds: float = 0.0
 
     def add(self, other: Tally) -> None:
-        """Sum up."""
+        """Add the counts of another world."""
         for name in self.__dataclass_fields__:
             setattr(self, name, getattr(self, name) + getattr(other, name))
 
     def text(self) -> str:
-        """One line."""
+        """The counts as one line."""
 
         def share(part: int, whole: int) -> str:
             return f"{100 * part / whole:5.1f}" if whole else "    -"
@@ -319,7 +319,7 @@ class Tally:
 
 
 def judge(world: World, report: AnalysisReport, start: int, days: float) -> Tally:
-    """Compare one report with the truth."""
+    """Compare one report with the labels."""
     tally = Tally(weeks=days / 7)
     bad = world.bad
     flagged = np.zeros(len(bad), dtype=bool)
@@ -348,7 +348,7 @@ def judge(world: World, report: AnalysisReport, start: int, days: float) -> Tall
 
 
 def run(name: str, seed: int) -> Tally:
-    """One world, analysed and judged."""
+    """Analyse one world and compare the report with its labels."""
     maker = Maker(WORLDS[name], seed)
     world = maker.make()
     begin = time.perf_counter()
@@ -360,7 +360,7 @@ def run(name: str, seed: int) -> Tally:
 
 
 def main() -> None:
-    """Print a line for each world, then the sum."""
+    """Print one line per world, then the totals."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--seeds", default="1,2,3")
     parser.add_argument("--worlds", default=",".join(WORLDS))

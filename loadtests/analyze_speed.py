@@ -1,11 +1,11 @@
-"""How fast ``analyze`` reads, and how much memory it needs, beside plain pandas.
+"""Speed and memory of ``analyze``, compared with plain pandas.
 
 usage: python -m loadtests.analyze_speed [--rows 10000000] [--users 3000] [--dir DIR]
                                          [--only analyze|pandas]
 
-Writes a seeded week of requests (CSV) and runs both in processes of their own. What
-pandas does is what one would write there: read, parse the times, sum by window and
-user, and compare each window with the median and deviation of its time of day.
+Writes a seeded week of requests (CSV) and runs both in separate processes. The pandas
+program reads, parses the times, sums by window and user, and compares each window with
+the median and deviation of its time of day.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ BLOCK = 1_000_000
 
 
 def write_week(path: Path, rows: int, users: int) -> None:
-    """A week of rows in the order of their times."""
+    """Write a week of rows in order of time."""
     rng = np.random.default_rng(1)
     with path.open("wb") as file:
         file.write(
@@ -55,7 +55,7 @@ def write_week(path: Path, rows: int, users: int) -> None:
 
 
 def plain_pandas(path: str) -> int:
-    """The same question in pandas; the number of windows that stand out."""
+    """The pandas program; the number of abnormal windows."""
     import pandas as pd  # noqa: PLC0415 - measured from here
 
     frame = pd.read_csv(path)
@@ -78,7 +78,7 @@ def _odd(sums, by):  # noqa: ANN001, ANN202 - frames of pandas, which is optiona
 
 
 def measure(command: list[str]) -> tuple[float, float, bytes]:
-    """Seconds, peak MB and output of a process."""
+    """Run a process; its seconds, peak MB and output."""
     begin = time.perf_counter()
     child = subprocess.Popen(command, stdout=subprocess.PIPE)
     assert child.stdout is not None
@@ -91,7 +91,7 @@ def measure(command: list[str]) -> tuple[float, float, bytes]:
 
 
 def main() -> None:
-    """Measure both, print a line each."""
+    """Measure both and print one line each."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--rows", type=int, default=10_000_000)
     parser.add_argument("--users", type=int, default=3000)

@@ -1,19 +1,19 @@
-"""A fresh gateway under a real attack, over real sockets: who is stopped, how soon.
+"""Attacks a new gateway over real sockets and measures how soon it is stopped.
 
 usage: python -m loadtests.attack [--attack scraping|flood|sweep|shared|slow|outage]
                                   [--clients 40] [--before 90] [--during 60] [--rate 40]
 
-Ordinary clients (each an address of its own on loopback, each with prompts of its own)
-talk to a gateway that has never seen anybody. Then the attacker comes. Prints when it
-was named, tagged, throttled and blocked, how many of its requests still passed, and what
-happened to everybody else. Exits with 1 when an ordinary client was touched or the
-attacker was not stopped within 30 seconds.
+Ordinary clients (each with its own loopback address and prompts) send requests to a
+gateway without baselines, then the attack starts. Prints when the attacker was detected,
+tagged, throttled and blocked, how many of its requests passed, and the answers of the
+others. Exit code 1 when an ordinary client was affected or the attacker was not stopped
+within 30 seconds.
 
-Attacks: ``scraping`` one address walks a template; ``flood`` one address sends the same
-again and again; ``sweep`` one address tries keys (the upstream answers 401); ``shared``
-one key from thirty addresses; ``slow`` a scraper at a tenth of the rate. ``outage`` is
-none: the upstream fails and dawdles, everybody tries again and again, and nobody may be
-touched for it (``--during 600`` is the check as operations practise it).
+Attacks: ``scraping`` one address enumerates items with a template; ``flood`` one address
+repeats one prompt; ``sweep`` one address tries keys (the upstream answers 401);
+``shared`` one key from thirty addresses; ``slow`` a scraper at a tenth of the rate.
+``outage`` is no attack: the upstream fails slowly, all clients retry, and no client may
+be affected (``--during 600`` is the check of docs/operations.md).
 """
 
 from __future__ import annotations
@@ -38,13 +38,13 @@ CONFIG = (
 )
 STOPPED_S = 30.0
 UNAVAILABLE = 503
-# In an outage: how often a client tries, and what share of answers fail.
+# In an outage: tries per request of a client, and the share of failed answers.
 TRIES = 5
 FAILING = 0.7
 
 
 class Seen(msgspec.Struct):
-    """What one client was answered: (seconds since the attack began, status)."""
+    """Answers to one client: (seconds since the attack began, status)."""
 
     answers: list[tuple[float, int]] = []
 
@@ -54,7 +54,7 @@ class Seen(msgspec.Struct):
 
 
 class Stage:
-    """The clock of a run, the gateway's port, everybody's answers."""
+    """The clock of a run, the gateway's port, the answers of all clients."""
 
     def __init__(self, port: int, seed: int) -> None:
         self.port = port
@@ -62,15 +62,15 @@ class Stage:
         self.attack_at = 0.0
         self.ends_at = 0.0
         self.seen: dict[str, Seen] = {}
-        self.broken = False  # the upstream fails from then on
+        self.broken = False  # from now on the upstream fails
 
     def note(self, who: str, status: int) -> None:
-        """An answer that came in."""
+        """Count an answer."""
         at = time.monotonic() - self.attack_at
         self.seen.setdefault(who, Seen([])).answers.append((at, status))
 
     def prompt(self, words: int) -> str:
-        """Something nobody else asks."""
+        """A prompt of random words."""
         return " ".join(self.chance.choices(WORDS, k=words))
 
 
@@ -83,7 +83,7 @@ async def ask(
     status: int = 200,
     delay_ms: int = 0,
 ) -> int:
-    """One request on a connection of its own; 0 when none could be had."""
+    """Send one request on its own connection; its status, 0 without a connection."""
     body = json.dumps(
         {"model": "gpt-4o-mini", "messages": [{"role": "user", "content": prompt}]}
     ).encode()
@@ -106,7 +106,7 @@ async def ask(
 
 
 async def ordinary(stage: Stage, number: int) -> None:
-    """A few requests a minute, at human gaps, each with another prompt."""
+    """An ordinary client: a few requests per minute with different prompts."""
     who = f"127.1.0.{number + 1}"
     gap_s = stage.chance.uniform(10.0, 25.0)
     await asyncio.sleep(stage.chance.uniform(0.0, gap_s))
@@ -128,7 +128,7 @@ async def ordinary(stage: Stage, number: int) -> None:
 
 
 def shots(stage: Stage, kind: str) -> Iterator[tuple[str, str, str, int]]:
-    """What the attacker sends: source, key, prompt, the upstream's answer."""
+    """Requests of the attacker: source, key, prompt, status of the upstream."""
     template = stage.prompt(18)
     base = stage.prompt(24)
     count = 0
@@ -161,7 +161,7 @@ async def attack(stage: Stage, kind: str, rate: float) -> None:
 
 
 async def play(stage: Stage, args: argparse.Namespace) -> None:
-    """The whole run."""
+    """Run ordinary traffic and the attack."""
     began = time.monotonic()
     stage.attack_at = began + args.before
     stage.ends_at = stage.attack_at + args.during
@@ -177,7 +177,7 @@ async def play(stage: Stage, args: argparse.Namespace) -> None:
 
 
 def report(stage: Stage, gateway: Gateway, args: argparse.Namespace) -> bool:
-    """Print what happened; whether it is what should happen."""
+    """Print the result; whether it is as required."""
     attacker = stage.seen.get("attacker", Seen())
     passed = [at for at, status in attacker.answers if status in (200, 401)]
     refused = [at for at, status in attacker.answers if status in (429, 403)]
@@ -220,7 +220,7 @@ def _steps(gateway: Gateway) -> str:
 
 
 def main() -> int:
-    """Run and judge."""
+    """Run the attack; the exit code."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

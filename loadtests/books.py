@@ -1,16 +1,15 @@
-"""Books that balance after everything that can go wrong went wrong.
+"""Token accounting stays exact through worker, store and client failures.
 
     python -m loadtests.books [--traffic 8] [--freeze 10]
 
-Starts a mock LLM API that keeps its own books, and a gateway with two workers on the
-embedded store. While clients ask, leave early, and meet upstreams that reset, it kills
-a worker, freezes the store, thaws it, and kills it. Then every user's tokens in the
-store must be what the upstream's own count says; an exchange that was open on the
-killed worker stays charged at its reservation. Prints one JSON object; exit status 1
-when something does not balance.
+Starts a mock LLM API that counts tokens itself, and a gateway with two workers on the
+embedded store. While clients send requests, leave early and meet resetting upstreams, a
+worker is killed and the store is frozen, resumed and killed. Then every user's tokens in
+the store must equal the count of the upstream; an exchange open on the killed worker
+stays charged at its reservation. Prints one JSON object; exit code 1 when counts differ.
 
-Added latency is the gateway's own (``overhead_ms`` of the records holds the wait for
-the store), so that a busy machine's slow upstream is not taken for it.
+Added latency is ``overhead_ms`` of the records (it includes the wait for the store), so
+a slow upstream on a busy machine does not count.
 """
 
 from __future__ import annotations
@@ -43,9 +42,9 @@ TENANT_NAMES = ("team0", "team1", "team2")
 USERS = 4
 # Users of one held stream each; all of them on the same worker: once in 500 runs.
 DOOMED = 10
-# No call of these visitors reserves more: a prompt of 60 words, 60 tokens of answer.
+# No call of these clients reserves more: a prompt of 60 words, 60 tokens of answer.
 RESERVATION_MAX = 300
-# A reservation expects the usual answer: what the upstream sent may have been longer.
+# A reservation expects an average answer; the actual one may be longer.
 ANSWER_MAX = 60
 LEASE_S = 63.0
 # A held stream: 1 + 3 + 3 for the format, two words, five tokens of answer.
@@ -65,32 +64,32 @@ limits = [
 """
 # A whole answer is settled and recorded within this time, on a busy machine too.
 SETTLE_S = 1.0
-# Calls asked later than this after the kill have no excuse.
+# Calls sent later than this after the kill must succeed.
 KILL_S = 1.0
-# Statistics and records on their way, at the end.
+# Wait at the end for pending statistics and records.
 BALANCED_S = 20.0
 
 
 class Failure(Exception):  # noqa: N818 - what was found, not a fault of the program
-    """Something does not balance."""
+    """The counts differ."""
 
 
 class Client:
-    """One user: a key, its id in the gateway, and what happened to its calls."""
+    """One user: its key, its id in the gateway, and its calls."""
 
     def __init__(self, tenant: str, number: int) -> None:
         self.tenant = tenant
         self.key = f"sk-{tenant}-{number}"
         self.user = ""
-        self.holds = asyncio.Event()  # its held stream has sent all that it will
-        self.broken: list[tuple[float, float]] = []  # when asked, when it broke
-        self.opened: dict[str, float] = {}  # request id -> when it was asked
-        # ... -> when its answer, with its usage, had come: nothing is left to count.
+        self.holds = asyncio.Event()  # its held stream has sent all its tokens
+        self.broken: list[tuple[float, float]] = []  # when it was sent, when it broke
+        self.opened: dict[str, float] = {}  # request id -> when it was sent
+        # ... -> when its answer with usage was complete
         self.stated: dict[str, float] = {}
 
 
 class Visitors:
-    """Clients of every kind, one asking after the other in a few loops."""
+    """Clients of every kind, which send calls in a few loops."""
 
     def __init__(self, gateway: Gateway, session: aiohttp.ClientSession) -> None:
         self.url = gateway.url
@@ -163,7 +162,7 @@ class Visitors:
         await self.ask(client, "/v1/messages", leave_after=4, stream=True, **hold)
 
     async def impatient(self, client: Client) -> None:
-        """Leaves while the upstream is silent."""
+        """A call whose client leaves while the upstream is silent."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(0.3):
                 await self.ask(client, **{"x-mock-delay-ms": "5000"})
@@ -178,11 +177,11 @@ class Visitors:
         raise Failure(msg)
 
     async def refused(self, client: Client) -> None:
-        """The upstream refuses: 418, so that a 5xx is always the gateway's own."""
+        """The upstream answers 418, so that a 5xx always comes from the gateway."""
         await self.ask(client, **{"x-mock-status": "418"})
 
     async def hold(self, client: Client) -> None:
-        """A stream that stays open after its fifth token, until it is cut."""
+        """A stream that stays open after its fifth token until it is cut."""
         body = {"model": "gpt-4o", "stream": True, "max_tokens": 60}
         messages = [{"role": "user", "content": "hello boat"}]
         headers = {"Authorization": f"Bearer {client.key}", "x-mock-hold": "5"}
@@ -204,7 +203,7 @@ class Visitors:
     # -- loops ------------------------------------------------------------------------
 
     async def roam(self) -> None:
-        """Visits of random kinds until told to stop."""
+        """Calls of random kinds until stopped."""
         kinds: list[Callable[[Client], Awaitable[None]]] = [
             self.whole, self.stream, self.stream_unstated, self.anthropic, self.leaver,
             self.anthropic_leaver, self.impatient, self.reset, self.refused,
@@ -220,8 +219,8 @@ class Visitors:
                 await asyncio.sleep(0.05)
             await asyncio.sleep(self.random.uniform(0.005, 0.03))
 
-    async def knock(self) -> None:
-        """The probe: a short call every 10 ms, whose overhead the records tell."""
+    async def probe(self) -> None:
+        """A short probe call every 10 ms; its record has the overhead."""
         number = 0
         while not self.stopping:
             number += 1
@@ -236,7 +235,7 @@ class Visitors:
 
 
 class Run:
-    """One gateway through all its faults."""
+    """One gateway through all faults."""
 
     def __init__(self, gateway: Gateway, mock: MockLLM, traffic_s: float) -> None:
         self.gateway, self.mock, self.traffic_s = gateway, mock, traffic_s
@@ -247,7 +246,7 @@ class Run:
         self.reservations: dict[str, int] = {}
 
     async def go(self, freeze_s: float) -> None:
-        """Everything, in order; ``found`` holds the figures."""
+        """Run all steps in order; figures are in ``found``."""
         connector = aiohttp.TCPConnector(limit=0)
         timeout = aiohttp.ClientTimeout(total=120)
         async with aiohttp.ClientSession(
@@ -256,7 +255,7 @@ class Run:
             self.visitors = visitors = Visitors(self.gateway, session)
             await self._learn_users()
             async with asyncio.TaskGroup() as group:
-                for loop in (*(visitors.roam() for _ in range(4)), visitors.knock()):
+                for loop in (*(visitors.roam() for _ in range(4)), visitors.probe()):
                     group.create_task(loop)
                 await asyncio.sleep(self.traffic_s)
                 await self._kill_worker(group)
@@ -269,7 +268,7 @@ class Run:
         await asyncio.to_thread(self._await_calm)
 
     async def _learn_users(self) -> None:
-        """One call each tells the user id behind a key."""
+        """Learn the user id of each key from one call."""
         for client in self.visitors.everyone:
             await self.visitors.ask(client, request_id=f"first-{client.key}")
         self.ids = await asyncio.to_thread(until, self._ids, 30.0, "the first records")
@@ -283,7 +282,7 @@ class Run:
     # -- faults -----------------------------------------------------------------------
 
     async def _kill_worker(self, group: asyncio.TaskGroup) -> None:
-        """SIGKILL one worker while streams of users of their own are open on both."""
+        """SIGKILL one worker while streams are open on both."""
         doomed = self.visitors.doomed
         before = await asyncio.to_thread(self._used, doomed)
         held = [group.create_task(self.visitors.hold(client)) for client in doomed]
@@ -309,7 +308,7 @@ class Run:
         return all(w["ready"] and w["pid"] != victim for w in workers)
 
     async def _freeze_store(self, freeze_s: float) -> None:
-        """SIGSTOP, a while, SIGCONT."""
+        """SIGSTOP the store, wait, SIGCONT."""
         engine = self.gateway.children("engine")[0].pid
         self.frozen_at = time.monotonic()
         os.kill(engine, signal.SIGSTOP)
@@ -320,7 +319,7 @@ class Run:
         self.found["back_after_freeze_s"] = round(time.monotonic() - self.thawed_at, 2)
 
     async def _kill_store(self) -> None:
-        """SIGKILL; the supervisor starts it again."""
+        """SIGKILL the store; the supervisor restarts it."""
         began = time.monotonic()
         os.kill(self.gateway.children("engine")[0].pid, signal.SIGKILL)
         await asyncio.sleep(0.7)  # the workers' statistics are up to 0.5 s old
@@ -328,39 +327,39 @@ class Run:
         self.found["back_after_kill_s"] = round(time.monotonic() - began, 2)
 
     def _store_used(self) -> bool:
-        """Every worker has the store again and has handed its journal over."""
+        """Every worker uses the store again and has replayed its log."""
         stats = [worker["stats"] for worker in self.gateway.status()["workers"]]
         return all(s["store_up"] and not s.get("journal") for s in stats)
 
     def _await_calm(self) -> None:
-        """Nothing open, nothing waiting, in statistics newer than the last answer."""
+        """Wait until statistics newer than the last answer show no open exchange."""
         time.sleep(0.7)
         metrics = self.gateway.metrics
         until(lambda: not metrics()["tidegate_inflight"], 60.0, "nothing in flight")
         until(self._store_used, 60.0, "the store is used")
 
-    # -- the books --------------------------------------------------------------------
+    # -- accounting -------------------------------------------------------------------
 
     def _limits(self, kind: str, id_: str) -> dict[str, int]:
         rows = self.gateway.api("GET", f"/api/v1/clients/{kind}/{id_}")["limits"]
         return {row["limit"]: int(row["used"]) for row in rows}
 
     def _used(self, clients: list[Client]) -> dict[str, int]:
-        """Tokens that the store holds against each client's user."""
+        """Tokens of each client's user in the store."""
         found = {}
         for client in clients:
             found[client.key] = self._limits("user", client.user)["user.tokens.1d"]
         return found
 
     def balance(self, *, leases: bool) -> list[str]:
-        """What does not balance, however long one waits for the last settlements."""
+        """The differences that remain after waiting for the last settlements."""
         end = time.monotonic() + BALANCED_S
         while (wrong := self.check(leases=leases)) and time.monotonic() < end:
             time.sleep(1.0)
         return wrong
 
     def check(self, *, leases: bool) -> list[str]:
-        """What does not balance, one sentence each; figures go to ``found``."""
+        """The differences, one sentence each; figures go to ``found``."""
         self.found["open_at_kill"] = 0
         self.recorded = {r["request_id"] for r in self.gateway.records()}
         ledger = self.mock.ledger()
@@ -388,8 +387,8 @@ class Run:
         return wrong
 
     def _judge(self, client: Client, excess: int, account: dict[str, int]) -> list[str]:
-        """Exactly the upstream's count; with an exchange that was open on the killed
-        worker, its reservation instead, which may be less than what was sent.
+        """Compare with the upstream's count; an exchange open on the killed worker counts
+        as its reservation, which may be less than what was sent.
         """
         broken = [
             asked_at
@@ -430,7 +429,7 @@ class Run:
         return [f"leases left over: {left}"] if left else []
 
     def overheads(self) -> None:
-        """Milliseconds that the gateway added to probes: before, at and in the freeze."""
+        """Overhead of probes, ms: before, at and during the freeze."""
         by_id = {r["request_id"]: r["overhead_ms"] for r in self.gateway.records()}
         probes = [(at, by_id[id_]) for at, id_ in self.visitors.probes if id_ in by_id]
         opened = self.frozen_at + 0.3
@@ -460,8 +459,8 @@ def config(url: str) -> str:
 
 
 def run(traffic_s: float, freeze_s: float, *, leases: bool) -> dict[str, Any]:
-    """All of it; ``wrong`` lists what does not balance. ``leases``: wait until those
-    of the killed worker have expired, and count what is left.
+    """Run everything; ``wrong`` lists differences. ``leases``: wait until leases of the
+    killed worker have expired and count the remaining ones.
     """
     with running_mock() as mock:
         options: dict[str, Any] = {"store": "embedded:./store", "workers": 2}
@@ -476,7 +475,7 @@ def run(traffic_s: float, freeze_s: float, *, leases: bool) -> dict[str, Any]:
 
 
 def main() -> int:
-    """The long version."""
+    """Run with the arguments of the command line."""
     parser = argparse.ArgumentParser(description="do the books balance?")
     parser.add_argument("--traffic", type=float, default=8.0, help="seconds between")
     parser.add_argument("--freeze", type=float, default=10.0, help="seconds of SIGSTOP")

@@ -1,12 +1,12 @@
-"""Tidegate beside other proxies on the same work, on this machine.
+"""Compares Tidegate with other proxies on the same load and machine.
 
 usage: python -m loadtests.compare --scratch DIR [--peers nginx,haproxy,envoy,litellm,floor]
            [--variants json,json40k,sse,newheads] [--rounds 3] [--seconds 4] [--json]
 
-Load, mock upstream and store have one core, each proxy another. Runs alternate
-(Tidegate, peer, Tidegate, peer, …), so that what else the machine does meets both; the
-figures are medians of the rounds. What it compares with is installed into DIR (and by
-apt, when root). Needs wrk.
+Load, mock upstream and store share one core, each proxy has another. Runs alternate
+(Tidegate, peer, Tidegate, peer, …), so that other load of the machine affects both;
+figures are medians of the rounds. Peers are installed into DIR (and by apt, when root).
+Needs wrk.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ VARIANTS: dict[str, dict[str, str]] = {
     "json": {"PROMPT_BYTES": "1500"},
     "json40k": {"PROMPT_BYTES": "40000"},
     "sse": {"PROMPT_BYTES": "1500", "STREAM": "true"},
-    # No two request heads alike: what the cache of parsed heads saves is not saved.
+    # All request heads differ, so the cache of parsed heads never hits.
     "newheads": {"PROMPT_BYTES": "1500", "NEW_HEADS": "1"},
 }
 MOST_ROUNDS, MOST_SECONDS = 20, 60
@@ -99,7 +99,7 @@ class Figures:
 
 
 class Bench:
-    """Mock, store and Tidegate up; peers one after the other beside it."""
+    """Runs mock, store and Tidegate, and one peer after the other."""
 
     def __init__(self, chosen: argparse.Namespace, crew: Crew) -> None:
         self.chosen = chosen
@@ -137,7 +137,7 @@ class Bench:
         return Proxy("tidegate", port, child.pid, "gateway.worker.worker")
 
     def start_peer(self, name: str) -> tuple[Proxy, subprocess.Popen[bytes]]:
-        """Install and start one. Raises RigError."""
+        """Install and start a peer. Raises RigError."""
         port = free_port()
         launch: Launch = PEERS[name](self.site, port)
         child = self.crew.start(
@@ -153,7 +153,7 @@ class Bench:
     # -- runs ------------------------------------------------------------------------
 
     def beside(self, peer: Proxy | None, variant: str) -> dict[str, Figures]:
-        """Rounds of Tidegate and (where there is one) the peer in turn."""
+        """Alternating rounds of Tidegate and the peer (if any)."""
         proxies = [self.tidegate] if peer is None else [self.tidegate, peer]
         figures = {name: Figures() for name in ("direct", *(p.name for p in proxies))}
         for proxy in proxies:
@@ -169,7 +169,7 @@ class Bench:
         worker_s, tree_s = cpu_s(proxy.workers), cpu_s(proxy.tree)
         chosen = self.chosen
         shot = self._load(proxy.url, chosen.connections, chosen.seconds, variant)
-        # Records of the last instant are still being written out.
+        # The last records are still being written.
         time.sleep(0.2)
         if shot.requests:
             each = 1e6 / shot.requests
@@ -185,7 +185,7 @@ class Bench:
         )
 
     def compare(self, name: str) -> list[dict[str, Any]]:
-        """One peer on every variant; its failure ends its own part only."""
+        """Compare one peer on every variant; its failure does not stop other peers."""
         try:
             peer, child = self.start_peer(name)
         except (RigError, OSError, subprocess.SubprocessError) as error:
@@ -197,7 +197,7 @@ class Bench:
             self.crew.end(child)
 
     def row(self, peer: Proxy | None, variant: str) -> dict[str, Any]:
-        """The comparison with one peer (None: with nothing but the direct way)."""
+        """The comparison with one peer (None: with the direct connection only)."""
         figures = self.beside(peer, variant)
         direct = figures.pop("direct")
         shown = {name: found.public(direct) for name, found in figures.items()}
@@ -212,7 +212,7 @@ class Bench:
 
 
 def ratios(ours: dict[str, Any], theirs: dict[str, Any]) -> dict[str, float]:
-    """Tidegate's figure divided by the peer's, where both are more than nothing."""
+    """Tidegate's figure divided by the peer's, where both are above 0."""
     names = ("requests_per_s", "worker_cpu_us", "tree_cpu_us", "added_p50_us")
     return {
         name: round(ours[name] / theirs[name], 2)
@@ -236,7 +236,7 @@ COLUMNS = (
 
 
 def print_row(row: dict[str, Any]) -> None:
-    """One comparison for people."""
+    """Print one comparison as text."""
     peer = row["peer"] or "alone"
     print(f"\n{row['variant']}, direct p50 {row['direct_p50_us']} µs")
     print(f"  {'':10}" + "".join(f"{title:>12}" for title, _ in COLUMNS))
@@ -251,7 +251,7 @@ def print_row(row: dict[str, Any]) -> None:
 
 
 def machine() -> dict[str, Any]:
-    """Where it was measured."""
+    """The machine of the measurement."""
     model = ""
     with contextlib.suppress(OSError):
         for line in Path("/proc/cpuinfo").read_text().splitlines():
@@ -268,7 +268,7 @@ def machine() -> dict[str, Any]:
 
 
 def words_of(known: Sequence[str]) -> Any:
-    """An argument type: known words between commas."""
+    """An argument type: known words separated by commas."""
 
     def parse(text: str) -> list[str]:
         words = [word for word in text.split(",") if word]
@@ -283,7 +283,7 @@ def words_of(known: Sequence[str]) -> Any:
 
 
 def read_arguments() -> argparse.Namespace:
-    """What to run, within bounds."""
+    """The validated command line."""
     parser = argparse.ArgumentParser(
         prog="python -m loadtests.compare",
         description="Tidegate beside other proxies on the same work.",
@@ -307,7 +307,7 @@ def read_arguments() -> argparse.Namespace:
 
 
 def main() -> int:
-    """0, or 1 when nothing could be measured."""
+    """Run all comparisons; exit code 1 when nothing could be measured."""
     chosen = read_arguments()
     chosen.scratch.mkdir(parents=True, exist_ok=True)
     (chosen.scratch / "tidegate.log").unlink(missing_ok=True)

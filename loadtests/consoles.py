@@ -1,12 +1,12 @@
-"""What callers notice of operators who look on while alerts flow.
+"""Effect of open consoles and alerts on the latency of requests.
 
     python -m loadtests.consoles [--consoles 20] [--rounds 5] [--seconds 3] [--rate 400]
 
-Paired runs, alternating which comes first: the same paced requests through one gateway
-with nobody looking, and with so many consoles open (each its live stream, the first view,
-and what a console asks again every few seconds) while incidents open and are resolved,
-ten a second, and a receiver is told of each. Two cores: the gateway alone on one. Prints
-both sides and their ratio; the spread of the runs with nobody looking is the noise.
+Paired runs in alternating order: the same paced requests through one gateway without
+consoles, and with open consoles (each with its live stream, first view and periodic
+calls) while ten incidents per second open and are resolved and a receiver gets each.
+Two cores, one for the gateway alone. Prints both sides and their ratio; the spread of
+runs without consoles is the noise.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ ALERTS_PER_S = 10
 SETTLE_S = 1.0
 LONGEST_S = 60.0
 ALL_LOOK = "every console is open"
-# A run is thrown away by nobody: a stuck answer ends the whole measurement.
+# No run is discarded: a stuck answer ends the whole measurement.
 ANSWER_S = 10.0
 FIRST_VIEW = ("session", "timeline?minutes=30", "incidents?limit=50", "status")
 AGAIN = (("clients?sort=now&limit=12", 3.0), ("alerts?limit=100", 5.0))
@@ -59,7 +59,7 @@ OK = b"HTTP/1.1 200"
 
 
 class Line(asyncio.Protocol):
-    """One connection: an answer at a time, which the mock sends in one piece."""
+    """One connection with one request at a time; the mock answers in one piece."""
 
     def __init__(self) -> None:
         self.answered: asyncio.Future[float] | None = None
@@ -69,7 +69,7 @@ class Line(asyncio.Protocol):
         self.transport: Any = transport
 
     def ask(self, request: bytes) -> asyncio.Future[float]:
-        """When its answer came."""
+        """Send a request; the time of its answer."""
         self.answered = asyncio.get_running_loop().create_future()
         self.transport.write(request)
         return self.answered
@@ -81,8 +81,8 @@ class Line(asyncio.Protocol):
 
 
 async def paced(port: int, rate: float, seconds: float) -> list[float]:
-    """Latencies, s. Each line keeps its share of the rate, and is asked only when free:
-    what comes late is counted from when it was due.
+    """Latencies in seconds at a fixed rate. A request that waits for its connection
+    counts from the time it was due.
     """
     loop = asyncio.get_running_loop()
     lines = [
@@ -98,7 +98,7 @@ async def paced(port: int, rate: float, seconds: float) -> list[float]:
         user = number
         while due < start + seconds:
             await asyncio.sleep(max(0.0, due - time.perf_counter()))
-            # The timer's own lateness is the load's, not the gateway's.
+            # Lateness of the timer belongs to the load generator, not to the gateway.
             began = min(time.perf_counter(), due + gap)
             request = REQUEST % (user % USERS, len(BODY), BODY)
             async with asyncio.timeout(ANSWER_S):
@@ -116,16 +116,16 @@ async def paced(port: int, rate: float, seconds: float) -> list[float]:
 
 
 def percentile(values: list[float], share: float) -> float:
-    """Milliseconds."""
+    """A percentile in milliseconds."""
     row = sorted(values)
     return 1000.0 * row[min(len(row) - 1, int(share * len(row)))]
 
 
-# -- processes beside it -------------------------------------------------------------
+# -- other processes -----------------------------------------------------------------
 
 
 async def look_on(port: int, store: str, count: int) -> None:
-    """Consoles, and alerts for them to see; until killed."""
+    """Run consoles and produce alerts until killed."""
     opened = asyncio.Semaphore(0)
 
     async def tell() -> None:
@@ -178,7 +178,7 @@ async def _get(port: int, path: str) -> None:
 
 
 async def _alerts(store: str) -> None:
-    """As another gateway's detector would say it."""
+    """Write incidents as another gateway's detector would."""
     from redis.asyncio import Redis  # noqa: PLC0415 - not on the load's side
 
     from gateway.alerts.model import report_of  # noqa: PLC0415
@@ -196,7 +196,7 @@ async def _alerts(store: str) -> None:
 
 
 async def receive(port: int) -> None:
-    """A receiver of alerts that answers 200 and keeps nothing."""
+    """An alert receiver that answers 200."""
 
     async def answer(
         reader: asyncio.StreamReader, writer: asyncio.StreamWriter
@@ -217,7 +217,7 @@ async def receive(port: int) -> None:
 
 
 class Bench:
-    """A mock, a store, a receiver and a gateway, each at its place."""
+    """Mock, store, receiver and gateway on their cores."""
 
     def __init__(self, chosen: argparse.Namespace, folder: Path, crew: Crew) -> None:
         self.chosen, self.crew, self.folder = chosen, crew, folder
@@ -258,7 +258,7 @@ class Bench:
         wait_until(name, lambda: listens(port), child, 10)
 
     def run(self, *, watched: bool) -> list[float]:
-        """One run; the others are there before it begins, and gone when it ends."""
+        """One run; consoles start before it and end after it."""
         if not watched:
             return self._load()
         argv = [sys.executable, "-m", "loadtests.consoles", "--look-on"]
@@ -320,7 +320,7 @@ def measure(chosen: argparse.Namespace, folder: Path) -> dict[str, Any]:
 
 
 def main() -> int:
-    """0 when it could be measured; judging is the reader's."""
+    """Run and print; exit code 0 when it could be measured."""
     parser = argparse.ArgumentParser(prog="python -m loadtests.consoles")
     parser.add_argument("--consoles", type=int, default=20)
     parser.add_argument("--rounds", type=int, default=5)
@@ -346,7 +346,7 @@ def main() -> int:
 
 
 def print_found(chosen: argparse.Namespace, found: dict[str, Any]) -> None:
-    """For people."""
+    """Print the result as text."""
     print(
         f"{found['rounds']} pairs, {chosen.rate:g} requests/s,"
         f" {chosen.consoles} consoles, {found['alerts']:g} alerts delivered"

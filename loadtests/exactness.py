@@ -1,4 +1,4 @@
-"""Are the limits exact? Four stores in four processes on one engine, 400 reservers.
+"""Exactness of limits: four stores in four processes on one engine, 400 tasks.
 
 usage: python loadtests/exactness.py [--engine embedded|redis] [--events 1000000]
                                      [--freeze 10] [part...]
@@ -38,20 +38,20 @@ RESERVERS = 100
 MINUTE_US = 60_000_000
 SECOND_US = 1_000_000
 DAY_US = 86_400 * SECOND_US
-# The patience of these stores: several processes share few cores here, and what is
+# Timeout of these stores: several processes share few cores here, and what is
 # measured is exactness. The part ``faults`` uses the default of 50 ms.
 PATIENCE_S = 5.0
 
 
 async def ask(store: RedisStore, plan: Plan, *costs: int) -> Reserved:
-    """One reserve."""
+    """Reserve once."""
     answered: asyncio.Future[Reserved] = asyncio.get_running_loop().create_future()
     store.reserve(plan, costs, answered.set_result)
     return await answered
 
 
 def in_process(work: Callable[..., Any], url: str, number: int, *args: Any) -> Any:
-    """Run one worker's part on a store of its own."""
+    """Run one worker's part on its own store."""
 
     async def run() -> Any:
         patience_s = 0.05 if work is worker_faults else PATIENCE_S
@@ -67,7 +67,7 @@ def in_process(work: Callable[..., Any], url: str, number: int, *args: Any) -> A
 
 
 def in_all(work: Callable[..., Any], url: str, *args: Any) -> list[Any]:
-    """The same part in every process at once."""
+    """Run the same part in every process at once."""
     with ProcessPoolExecutor(PROCESSES, get_context("spawn")) as pool:
         parts = [
             pool.submit(in_process, work, url, number, *args)
@@ -77,7 +77,7 @@ def in_all(work: Callable[..., Any], url: str, *args: Any) -> list[Any]:
 
 
 async def reservers(each: Callable[[], Any]) -> None:
-    """``each`` in as many parallel tasks as there are reservers."""
+    """Run ``each`` in one parallel task per reserver."""
     async with asyncio.TaskGroup() as group:
         for _ in range(RESERVERS):
             group.create_task(each())
@@ -101,7 +101,7 @@ async def worker_admit(store: RedisStore, _: int, limit: int) -> tuple[int, int]
 
 
 def part_admit(engine: Engine, _: argparse.Namespace) -> dict[str, Any]:
-    """Requests: as many as the limit says, not one more or less."""
+    """Requests: exactly as many are admitted as the limit allows."""
     limit = 10_007
     counts = in_all(worker_admit, engine.url, limit)
     admitted = sum(count[0] for count in counts)
@@ -134,7 +134,7 @@ async def worker_tokens(store: RedisStore, number: int, limit: int) -> tuple[int
 
 
 def part_tokens(engine: Engine, _: argparse.Namespace) -> dict[str, Any]:
-    """Tokens, with refunds while others ask: the sum never exceeds the limit."""
+    """Tokens, with concurrent refunds: the sum never exceeds the limit."""
     limit = 3_000_000
     results = in_all(worker_tokens, engine.url, limit)
     highest = max(result[0] for result in results)
@@ -164,7 +164,7 @@ async def peek(url: str, plan: Plan) -> list[int]:
 
 
 def part_count(engine: Engine, args: argparse.Namespace) -> dict[str, Any]:
-    """Increments: none lost. A day's window, so that none leaves."""
+    """Increments: none is lost. The window is a day, so none expires."""
     start = time.monotonic()
     in_all(worker_count, engine.url, args.events)
     day = Plan((sliding("count", 10**12, window_us=DAY_US),))
@@ -207,7 +207,7 @@ def most_in_a_window(log: list[tuple[int, int]], window_us: int) -> int:
 def exact_log_admits(
     offered: list[tuple[int, int, bool]], window_us: int, limit: int
 ) -> int:
-    """What a limiter that remembers every event would admit of the same."""
+    """The events that an exact sliding log would admit."""
     kept: list[tuple[int, int]] = []
     oldest = in_window = total = 0
     for at, cost, _ in offered:
@@ -222,7 +222,7 @@ def exact_log_admits(
 
 
 def part_sliding(engine: Engine, args: argparse.Namespace) -> dict[str, Any]:
-    """Token-weighted events of a saturated subject, beside the exact log."""
+    """Token-weighted events of a saturated subject, compared with the exact log."""
     limit = 400_000
     logs = in_all(worker_sliding, engine.url, args.events, limit)
     offered = sorted((event for log in logs for event in log), key=lambda e: e[0])
@@ -232,7 +232,7 @@ def part_sliding(engine: Engine, args: argparse.Namespace) -> dict[str, Any]:
 def against_exact_log(
     offered: list[tuple[int, int, bool]], window_us: int, limit: int
 ) -> dict[str, Any]:
-    """What was admitted, beside the limit and the exact log."""
+    """Admitted events compared with the limit and the exact log."""
     passed = [(at, cost) for at, cost, admitted in offered if admitted]
     most = most_in_a_window(passed, window_us)
     ours = sum(cost for _, cost in passed)
@@ -250,10 +250,10 @@ def against_exact_log(
 
 
 def part_log(_: Engine, args: argparse.Namespace) -> dict[str, Any]:
-    """The same in event time over two hours, through the in-process arithmetic.
+    """The same over two hours of event time, through the in-process arithmetic.
 
-    (A property test holds script and arithmetic to the same figures.) Load comes in
-    bursts and lulls around four times the limit.
+    (A property test compares script and arithmetic.) The load alternates between bursts
+    and pauses around four times the limit.
     """
     limit, window = 100_000, SlidingWindow(MINUTE_US)
     dice = random.Random(7)
@@ -273,7 +273,7 @@ def part_log(_: Engine, args: argparse.Namespace) -> dict[str, Any]:
 
 
 async def timed(store: RedisStore, plan: Plan, *costs: int) -> tuple[Reserved, float]:
-    """One reserve and the milliseconds to its answer, not to the task's next turn."""
+    """One reserve and its milliseconds until the answer, without scheduling delay."""
     start = time.perf_counter()
     answered: asyncio.Future[tuple[Reserved, float]]
     answered = asyncio.get_running_loop().create_future()
@@ -322,7 +322,7 @@ def faults_plan() -> Plan:
 
 
 def hurt(engine: Engine, freeze_s: float) -> list[float]:
-    """Frozen, then killed and started again; when it could answer again."""
+    """Freeze, kill and restart the engine; when it answered again."""
     time.sleep(3)
     engine.freeze()
     time.sleep(freeze_s)
@@ -336,7 +336,7 @@ def hurt(engine: Engine, freeze_s: float) -> list[float]:
 
 
 def part_faults(engine: Engine, args: argparse.Namespace) -> dict[str, Any]:
-    """The engine freezes, is killed, comes back: the books hold what was settled."""
+    """The engine is frozen, killed and restarted: settled amounts are kept."""
     until = time.time() + args.freeze + 13
     with ProcessPoolExecutor(PROCESSES, get_context("spawn")) as pool:
         parts = [
@@ -376,7 +376,7 @@ PARTS = {
 
 
 def main() -> int:
-    """Every part on an engine of its own."""
+    """Run every part on its own engine."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--engine", default="embedded", choices=["embedded", "redis"])
     parser.add_argument("--events", type=int, default=1_000_000)

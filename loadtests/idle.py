@@ -3,8 +3,8 @@
 usage: python -m loadtests.idle [--connections 10000] [--store URL] [--json]
 
 Starts a mock upstream and a gateway of its own, makes one request on each connection,
-leaves all of them open, and prints what each process holds before and after. Exit code
-1 when the whole tree without the store holds more than 150 MB at 10,000 connections
+leaves all of them open, and prints the memory of each process before and after. Exit
+code 1 when all processes without the store use more than 150 MB at 10,000 connections
 (in proportion for more or fewer), or when a connection was lost.
 """
 
@@ -34,10 +34,10 @@ from loadtests.rig.procs import (
 from tests.ports import free_port
 
 AT_ONCE = 50
-# What a tree with 10,000 idle clients may hold, and what it holds with none.
+# Memory budget with 10,000 idle clients, and memory use without any.
 BUDGET_BYTES, BUDGET_CLIENTS = 150_000_000, 10_000
 BASE_BYTES = 120_000_000
-# Other than the own descriptors of this and of the worker's process.
+# In addition to the other descriptors of this process and of the worker.
 SPARE_FILES = 200
 BODY = b'{"model":"gpt-4o-mini","messages":[{"role":"user","content":"hello"}]}'
 REQUEST = (
@@ -53,7 +53,7 @@ ROLES = {
 
 
 class Idler(asyncio.Protocol):
-    """One client: a request, its answer, then silence."""
+    """One client: a request, its answer, then an idle connection."""
 
     def __init__(self, request: bytes, answered: asyncio.Future[bool]) -> None:
         self.request = request
@@ -64,7 +64,7 @@ class Idler(asyncio.Protocol):
         transport.write(self.request)  # type: ignore[attr-defined]
 
     def data_received(self, chunk: bytes) -> None:
-        # The mock's answer is short and comes whole.
+        # The mock's answer is short and arrives in one piece.
         if not self.answered.done():
             self.answered.set_result(chunk.startswith(b"HTTP/1.1 200"))
 
@@ -75,7 +75,7 @@ class Idler(asyncio.Protocol):
 
 
 async def open_idlers(port: int, count: int, users: int) -> list[Idler]:
-    """All of them, a few at a time."""
+    """Open all connections, a few at a time."""
     loop = asyncio.get_running_loop()
     gate = asyncio.Semaphore(AT_ONCE)
     idlers: list[Idler] = []
@@ -84,7 +84,7 @@ async def open_idlers(port: int, count: int, users: int) -> list[Idler]:
         request = REQUEST % (number % users, len(BODY), BODY)
         async with gate:
             answered: asyncio.Future[bool] = loop.create_future()
-            # Several loopback addresses: one has 28,000 ports only.
+            # Several loopback addresses: one has only 28,000 ports.
             source = (f"127.0.0.{2 + number // 20_000}", 0)
             _, idler = await loop.create_connection(
                 lambda: Idler(request, answered), "127.0.0.1", port, local_addr=source
@@ -99,7 +99,7 @@ async def open_idlers(port: int, count: int, users: int) -> list[Idler]:
 
 
 def role(pid: int) -> str:
-    """What a process of the gateway is for."""
+    """The role of a process of the gateway."""
     line = command(pid)
     found = [name for module, name in ROLES.items() if module in line]
     if found:
@@ -108,7 +108,7 @@ def role(pid: int) -> str:
 
 
 def weigh(root: int) -> dict[str, dict[str, int]]:
-    """Memory of each process: own share (as /proc tells it) and resident."""
+    """Memory of each process: proportional share (PSS) and resident, from /proc."""
     weights: dict[str, dict[str, int]] = {}
     for pid in tree(root):
         row = weights.setdefault(role(pid), {"share": 0, "resident": 0})
@@ -118,12 +118,12 @@ def weigh(root: int) -> dict[str, dict[str, int]]:
 
 
 def total(weights: dict[str, dict[str, int]], name: str) -> int:
-    """The whole tree without the store."""
+    """Memory of all processes without the store."""
     return sum(row[name] for role, row in weights.items() if role != "store")
 
 
 async def measure(port: int, root: int, chosen: argparse.Namespace) -> dict[str, Any]:
-    """Before, with everybody connected, and what lies between."""
+    """Measure before and with all connections open."""
     await open_idlers(port, 1, 1)
     await asyncio.sleep(1)
     before = weigh(root)
@@ -144,13 +144,13 @@ async def measure(port: int, root: int, chosen: argparse.Namespace) -> dict[str,
 
 
 def budget(connections: int) -> int:
-    """150 MB for 10,000; in proportion for others."""
+    """The budget: 150 MB at 10,000 connections, in proportion for others."""
     each = (BUDGET_BYTES - BASE_BYTES) / BUDGET_CLIENTS
     return round(BASE_BYTES + each * connections)
 
 
 def serve_argv(folder: Path, port: int, upstream: int, store: str) -> list[str]:
-    """A gateway with four limits and records."""
+    """Arguments of a gateway with four limits and records."""
     config = folder / "tidegate.toml"
     config.write_text(
         "[policy.default]\nlimits = [\n"
@@ -169,7 +169,7 @@ def serve_argv(folder: Path, port: int, upstream: int, store: str) -> list[str]:
 
 
 def run(chosen: argparse.Namespace, folder: Path) -> dict[str, Any]:
-    """Mock, gateway, clients. Raises RigError."""
+    """Run mock, gateway and clients. Raises RigError."""
     port, upstream = free_port(), free_port()
     root = Path(__file__).resolve().parents[1]
     mock = str(root / "loadtests" / "rig" / "mock.py")
@@ -186,7 +186,7 @@ def run(chosen: argparse.Namespace, folder: Path) -> dict[str, Any]:
 
 
 def print_found(found: dict[str, Any]) -> None:
-    """For people: MB of each process before and after."""
+    """Print MB of each process before and after."""
     print(f"{found['connections']:,} idle connections, {found['lost']} lost")
     print(f"{'MB':18}{'before':>10}{'after':>10}{'resident':>10}")
     for name, row in found["after"].items():
@@ -200,7 +200,7 @@ def print_found(found: dict[str, Any]) -> None:
 
 
 def raise_files(wanted: int) -> int:
-    """Allow that many open files, as far as we may; the number allowed."""
+    """Raise the limit of open files as far as permitted; the new limit."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if hard != resource.RLIM_INFINITY:
         wanted = min(wanted, hard)
@@ -209,7 +209,7 @@ def raise_files(wanted: int) -> int:
 
 
 def main() -> int:
-    """0, or 1 when it is over the budget."""
+    """Run; exit code 1 when over the budget."""
     parser = argparse.ArgumentParser(prog="python -m loadtests.idle")
     parser.add_argument("--connections", type=int, default=10_000)
     parser.add_argument("--users", type=int, default=100, help="different credentials")

@@ -1,4 +1,4 @@
-"""How good is the detector? Labelled worlds, a closed loop, and the rules to beat.
+"""Quality of the detector on labelled worlds, compared with three plain rules.
 
 usage: python -m loadtests.quality [--profile fast|full|long] [--seeds 1,2,3]
                                    [--detectors tidegate,rules] [--json] [--check]
@@ -6,9 +6,9 @@ usage: python -m loadtests.quality [--profile fast|full|long] [--seeds 1,2,3]
 Profiles: ``fast`` (200 users, 3 days, under a minute), ``full`` (3,000 users, 8 days),
 ``long`` (3,000 users, 14 days). ``--users``, ``--days``, ``--rate`` override.
 
-Prints by class and difficulty what was caught and how soon, what happened to the
-innocent, and the same for three plain rules. ``--check`` exits with 1 when the
-product's own detector misses a goal.
+Prints recall and delay by class and difficulty, the actions on ordinary clients, and
+the same for three plain rules. ``--check`` exits with 1 when Tidegate's detector misses
+a goal.
 """
 
 from __future__ import annotations
@@ -42,13 +42,13 @@ Maker = Callable[[Ledger], Detector]
 
 
 def makers() -> dict[str, Maker]:
-    """Every detector by its name; a fresh one for each run."""
+    """Factories of all detectors by name."""
     made: dict[str, Maker] = {rule.name: rule.knowing for rule in RULES}
     return {EngineDetector.name: EngineDetector.knowing} | made
 
 
 def arguments() -> argparse.Namespace:
-    """What the command line says."""
+    """The command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--profile", choices=PROFILES, default="fast")
     parser.add_argument("--seeds", default="1", help="comma-separated")
@@ -74,7 +74,7 @@ def settings_of(args: argparse.Namespace) -> Iterator[Settings]:
 
 
 def chosen(args: argparse.Namespace) -> dict[str, Maker]:
-    """The detectors asked for by name, ``rules`` for all plain ones."""
+    """The selected detectors; ``rules`` means all plain rules."""
     every = makers()
     names: list[str] = []
     for name in args.detectors.split(","):
@@ -88,7 +88,7 @@ def chosen(args: argparse.Namespace) -> dict[str, Maker]:
 def judged(
     name: str, maker: Maker, settings: Settings, progress: Callable[[float], None]
 ) -> Result:
-    """One detector on one world."""
+    """The result of one detector on one world."""
     world = World(settings)
     tally = Tally(world, name)
     loop = Loop(maker(world.ledger), world.ledger, tally)
@@ -96,7 +96,7 @@ def judged(
 
 
 def all_results(args: argparse.Namespace, console: Console) -> list[Result]:
-    """Every detector on every world, with a bar each."""
+    """Results of every detector on every world, with progress bars."""
     results = []
     bars = Progress(
         TextColumn("{task.description}"),
@@ -119,14 +119,14 @@ def all_results(args: argparse.Namespace, console: Console) -> list[Result]:
 
 
 def wide(console: Console) -> Console:
-    """A file or a pipe has no width of its own; tables want some."""
+    """A console; files and pipes get a width for tables."""
     if not console.is_terminal:
         console.width = WIDTH
     return console
 
 
 def main() -> int:
-    """Run, print, and judge by the goals."""
+    """Run, print, and compare with the goals."""
     args = arguments()
     results = all_results(args, Console(stderr=True))
     by_detector: dict[str, list[Result]] = {}

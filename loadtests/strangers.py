@@ -1,13 +1,12 @@
-"""A million clients that nobody has seen before, and what they cost in memory.
+"""Memory use of a gateway with a million new clients.
 
 usage: python -m loadtests.strangers [--clients 1000000] [--connections 32] [--json]
 
-Starts a mock upstream and a gateway that believes its peers' X-Forwarded-For, and sends
-one request from each of so many addresses, each with a key of its own. Prints what
-worker and control held before and after, how many series and bytes ``/metrics`` has, and
-how long the console's first view waits for its calls, one after another. Exits with 1
-when a process grew by more than 200 MB, a series was added for a client, ``/metrics`` has
-more than 1 MB, or the view takes more than 300 ms.
+Starts a mock upstream and a gateway that trusts X-Forwarded-For, and sends one request
+from each address, each with its own key. Prints memory of worker and control process
+before and after, series and bytes of ``/metrics``, and the total time of the console's
+first calls. Exit code 1 when a process grew by more than 200 MB, a series was added per
+client, ``/metrics`` exceeds 1 MB, or the console's calls take more than 300 ms.
 """
 
 from __future__ import annotations
@@ -30,7 +29,7 @@ from loadtests.rig.procs import Crew, RigError, listens, wait_until
 from tests.ports import free_port
 
 GROWTH_BYTES = 200_000_000
-# Answers and actions that appear for the first time are series, too.
+# First occurrences of status codes and actions add series.
 SPARE_SERIES = 60
 METRICS_BYTES = 1_000_000
 VIEW_MS = 300.0
@@ -62,7 +61,7 @@ HEAD = (
 
 
 def request(number: int) -> bytes:
-    """The one request of client ``number``."""
+    """The request of client ``number``."""
     one, other = WORDS[number % 10], WORDS[number // 10 % 10]
     body = BODY % (number, one, other)
     address = f"{11 + (number >> 24)}.{number >> 16 & 255}.{number >> 8 & 255}"
@@ -71,7 +70,7 @@ def request(number: int) -> bytes:
 
 
 class Sender(asyncio.Protocol):
-    """One connection: the next client's request whenever an answer has come whole."""
+    """One connection that sends the next client's request after each answer."""
 
     def __init__(self, numbers: Any, ended: asyncio.Event) -> None:
         self.numbers = numbers
@@ -85,7 +84,7 @@ class Sender(asyncio.Protocol):
         self.send()
 
     def send(self) -> None:
-        """One more, or the end."""
+        """Send the next request, or finish."""
         assert self.transport is not None
         number = next(self.numbers, None)
         if number is None:
@@ -110,7 +109,7 @@ class Sender(asyncio.Protocol):
 
 
 async def crowd(port: int, first: int, last: int, connections: int, bar: Any) -> int:
-    """Requests of clients ``first`` to ``last``; how many were not answered with 200."""
+    """Send requests of clients ``first`` to ``last``; how many answers were not 200."""
     loop = asyncio.get_running_loop()
     numbers = iter(range(first, last))
     senders: list[Sender] = []
@@ -129,22 +128,20 @@ async def crowd(port: int, first: int, last: int, connections: int, bar: Any) ->
 
 
 def fetch(url: str) -> bytes:
-    """What is there."""
+    """GET a URL."""
     with urllib.request.urlopen(url, timeout=10) as answer:
         content: bytes = answer.read()
         return content
 
 
 def series(admin: str) -> int:
-    """Series that ``/metrics`` has."""
+    """The number of series in ``/metrics``."""
     lines = fetch(f"{admin}/metrics").decode().splitlines()
     return sum(not line.startswith("#") for line in lines)
 
 
 def first_view(admin: str) -> float:
-    """Milliseconds for the page and its calls, when nothing is remembered of the last
-    look: the longest of a few.
-    """
+    """Milliseconds for the page and its calls without caches: the longest of a few."""
     longest = 0.0
     for _ in range(VIEWS):
         time.sleep(1.5)
@@ -157,7 +154,7 @@ def first_view(admin: str) -> float:
 
 
 def measure(port: int, admin: str, root: int, chosen: argparse.Namespace) -> Any:
-    """Before, a crowd, after."""
+    """Measure before and after the clients."""
     uvloop.run(crowd(port, 0, WARM_UP, chosen.connections, lambda _left: None))
     time.sleep(2.0)
     before, series_before = weigh(root), series(admin)
@@ -196,7 +193,7 @@ def measure(port: int, admin: str, root: int, chosen: argparse.Namespace) -> Any
 
 
 def run(chosen: argparse.Namespace, folder: Path) -> Any:
-    """Mock, gateway, crowd. Raises RigError."""
+    """Run mock, gateway and clients. Raises RigError."""
     port, admin, upstream = free_port(), free_port(), free_port()
     root = Path(__file__).resolve().parents[1]
     config = folder / "tidegate.toml"
@@ -222,7 +219,7 @@ def run(chosen: argparse.Namespace, folder: Path) -> Any:
 
 
 def main() -> int:
-    """0, or 1 when somebody grew too much."""
+    """Run; exit code 1 when a bound is exceeded."""
     parser = argparse.ArgumentParser(prog="python -m loadtests.strangers")
     parser.add_argument("--clients", type=int, default=1_000_000)
     parser.add_argument("--connections", type=int, default=32)
@@ -248,7 +245,7 @@ def main() -> int:
 
 
 def is_good(found: dict[str, Any]) -> bool:
-    """Whether every bound was kept."""
+    """Whether all bounds hold."""
     before, after = found["series"]
     fits = all(
         found["grown_bytes"].get(name, 0) <= GROWTH_BYTES

@@ -1,10 +1,10 @@
-"""How the volume score does on real load: learn week 1, count in week 2.
+"""Evaluates the volume score on real load: learn week 1, score week 2.
 
     python -m loadtests.traces_eval [--attacks] [--traces FILE]
 
-Every window over 3 or 5 sigma counts as false (the load holds no known attack); a
-burst is one window multiplied by 5, 10 or 30 and scored in its place. ``--attacks``
-puts floods into the learning week, three per client, which must not hide anything.
+Every window with a score over 3 or 5 counts as a false positive (the load has no known
+attack); a burst is one window multiplied by 5, 10 or 30. ``--attacks`` adds three floods
+per client to the learning week, which must not hide bursts in week 2.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ REFIT_EVERY = 6  # windows
 
 
 def load(path: Path) -> list[list[float]]:
-    """Steady clients, each a list of requests per window."""
+    """Load steady clients: requests per window of each."""
     with gzip.open(path, "rt") as lines:
         next(lines)
         rows = [[float(cell) for cell in line.split(",")[1:]] for line in lines]
@@ -46,7 +46,7 @@ def spoil(clients: list[list[float]], seed: int) -> None:
 
 
 class Count:
-    """Windows of week 2 and how many of them, plain and multiplied, stand out."""
+    """Windows of week 2, and flagged ones, unchanged and multiplied."""
 
     def __init__(self) -> None:
         self.windows = 0
@@ -57,7 +57,7 @@ class Count:
     def add(
         self, envelope: UpperBaseline, tail: Tail, index: int, count: float
     ) -> None:
-        """Score one window and its multiples, without learning them."""
+        """Score one window and its multiples without learning them."""
         self.windows += 1
         score = sigma(envelope, tail, index, count)
         for level in self.over:
@@ -77,7 +77,7 @@ class Count:
 
 
 def surprise(envelope: UpperBaseline, index: int, count: float) -> float:
-    """Spreads above the envelope."""
+    """Spreads above the upper baseline."""
     expected = envelope.expect(index)
     return (envelope.value(count) - expected.level) / expected.spread
 
@@ -88,7 +88,7 @@ def sigma(envelope: UpperBaseline, tail: Tail, index: int, count: float) -> floa
 
 
 def run(clients: list[list[float]]) -> tuple[Count, Tail]:
-    """Both weeks in order of time: score first, learn after."""
+    """Score and then learn each window of both weeks in order of time."""
     envelopes = [new_upper_baseline(WINDOW_S, 10.0) for _ in clients]
     tail, count = new_tail(), Count()
     for index in range(len(clients[0])):

@@ -1,4 +1,4 @@
-"""Prints what identity and admission cost per request, in microseconds of one core.
+"""Cost of identity and admission per request, in microseconds of one core.
 
 Run: python tests/bench/bench_admission.py
 """
@@ -38,7 +38,7 @@ HEAD = (
 
 
 def measure(name: str, act: Callable[[], object], times: int = 100_000) -> None:
-    """The best of five runs: the others were disturbed."""
+    """The fastest of five runs, to exclude other load."""
     best = min(_run(act, times // 5) for _ in range(5))
     print(f"{name:<44}{best:8.2f} us")
 

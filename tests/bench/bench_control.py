@@ -1,4 +1,4 @@
-"""What a record costs: the worker's append, and control's part. Prints microseconds.
+"""Cost of a record in microseconds: append in the worker, processing in control.
 
 python tests/bench/bench_control.py
 """

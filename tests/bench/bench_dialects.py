@@ -1,4 +1,4 @@
-"""What the dialects cost, in microseconds: printed, never asserted.
+"""Cost of the dialects in microseconds; printed, not asserted.
 
 usage: python tests/bench/bench_dialects.py
 """

@@ -1,4 +1,4 @@
-"""What a reserve and a settle cost: worker CPU, engine CPU; beside redis-py's evalsha.
+"""CPU cost of reserve and settle in worker and engine, compared with redis-py's evalsha.
 
 usage: python tests/bench/bench_store.py [embedded|redis]     (printed figures, ~10 s)
 """
@@ -60,7 +60,7 @@ def engine_us(engine: Engine) -> float:
 
 
 async def rounds(store: RedisStore, plans: Sequence[Plan], count: int) -> None:
-    """``count`` times: every plan reserves in one turn, then all settle in one."""
+    """``count`` rounds: all plans reserve in one batch, then all settle in one."""
     loop = asyncio.get_running_loop()
     for _ in range(count):
         answered = loop.create_future()
@@ -106,7 +106,7 @@ async def bench_batch(engine: Engine, size: int, *, alike: bool) -> None:
 
 
 async def bench_redis_py(engine: Engine, size: int) -> None:
-    """The same argument through redis-py, ``size`` requests in one call."""
+    """The same arguments through redis-py, ``size`` requests per call."""
     from redis.asyncio import Redis  # noqa: PLC0415
 
     client = Redis(unix_socket_path=engine.socket_path)
@@ -128,7 +128,7 @@ async def bench_redis_py(engine: Engine, size: int) -> None:
 
 
 def per_call_us(work: Callable[[], object], count: int = 2_000) -> float:
-    """Best of three means."""
+    """The lowest of three means, microseconds per call."""
     best = float("inf")
     for _ in range(3):
         start = time.perf_counter()
@@ -139,7 +139,7 @@ def per_call_us(work: Callable[[], object], count: int = 2_000) -> float:
 
 
 def bench_parts() -> None:
-    """The pure pieces, per operation in a batch of 16."""
+    """The pure functions, per operation in a batch of 16."""
     plan = make_plan(0)
     reserved = Reserved(plan, COSTS)
     reserved.at_us = 1_700_000_000_000_000
@@ -168,7 +168,7 @@ def bench_parts() -> None:
 
 
 async def main(name: str) -> None:
-    """All figures."""
+    """Print all figures."""
     bench_parts()
     with running_engine(engine_binaries()[name]) as engine:
         for size in (1, 4, 16, 64):
