@@ -13,7 +13,7 @@ Attacks: ``scraping`` one address enumerates items with a template; ``flood`` on
 repeats one prompt; ``sweep`` one address tries keys (the upstream answers 401);
 ``shared`` one key from thirty addresses; ``slow`` a scraper at a tenth of the rate.
 ``outage`` is no attack: the upstream fails slowly, all clients retry, and no client may
-be affected (``--during 600`` is the check of docs/operations.md).
+be affected (``--during 600`` for a long check).
 """
 
 from __future__ import annotations

@@ -21,7 +21,7 @@ CHUNKS = 4
 WORDS = "the tide comes in and the gate stands where it stood"
 
 
-class MadeUpModel:
+class MockModel:
     """Serves until ``close``; ``tokens`` are all tokens reported in ``usage``."""
 
     def __init__(self) -> None:

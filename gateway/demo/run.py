@@ -13,7 +13,7 @@ from rich.console import Console
 
 from gateway.demo.clients import RUNAWAY, TrafficGenerator, school_clients, shop_clients
 from gateway.demo.gateway import DemoGateway, GatewayError
-from gateway.demo.llm import MadeUpModel
+from gateway.demo.llm import MockModel
 from gateway.demo.narrator import ORDINARY, Narrator, make_console
 from gateway.demo.scenarios import QUIET_SHARE, SCENARIOS, play
 
@@ -60,7 +60,7 @@ class Environment:
 
     def __init__(
         self,
-        model: MadeUpModel,
+        model: MockModel,
         gateway_: DemoGateway,
         traffic: TrafficGenerator,
         narrator: Narrator,
@@ -77,7 +77,7 @@ async def _environment(
 ) -> AsyncIterator[Environment]:
     """Start the model, the gateway and the traffic; always cleans up."""
     gateway_ = DemoGateway(admin)
-    model = MadeUpModel()
+    model = MockModel()
     traffic: TrafficGenerator | None = None
     try:
         await model.start()

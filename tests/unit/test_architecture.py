@@ -62,6 +62,11 @@ BANNED = {
     "urllib.request",
     "uvloop",
 }
+# Unit tests of several small modules that share their fixtures.
+SEVERAL_MODULES = {
+    "admin/test_console_api.py",  # every route of the API that the console calls
+    "serve/test_parts.py",  # background tasks, child processes, ports, store URLs
+}
 # What workers import must not pull these into their memory.
 HEAVY = ("rich", "cyclopts", "aiohttp", "redis", "structlog", "watchfiles")
 
@@ -145,6 +150,28 @@ def test_pure_modules_have_their_own_tests(path):
     stem = path.parent.name if path.stem == "__init__" else path.stem
     if path.stem != "ports":
         assert (folder / f"test_{stem}.py").exists(), f"no test_{stem}.py in {folder}"
+
+
+def test_unit_tests_are_found_by_the_path_of_their_module():
+    """``gateway/X/y.py`` has ``tests/unit/X/test_y.py``; ``loadtests/`` likewise."""
+    unit = REPOSITORY / "tests/unit"
+    lost = []
+    for path in sorted(unit.rglob("test_*.py")):
+        place = path.parent.relative_to(unit)
+        if place == Path():
+            continue  # of the whole tree
+        root = REPOSITORY if place.parts[0] == "loadtests" else PACKAGE
+        stem = path.stem.removeprefix("test_")
+        package = place.name == stem  # the package itself
+        test = str(path.relative_to(unit))
+        if (
+            not package
+            and not (root / place / f"{stem}.py").exists()
+            and not (root / place / stem / "__init__.py").exists()
+            and test not in SEVERAL_MODULES
+        ):
+            lost.append(test)
+    assert lost == []
 
 
 @pytest.mark.parametrize("path", MODULES, ids=name)

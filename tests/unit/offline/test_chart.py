@@ -1,4 +1,4 @@
-"""The timeline of the page and of the picture, and a spike in words."""
+"""The timeline drawing of the page and of the picture."""
 
 from __future__ import annotations
 
@@ -8,10 +8,8 @@ import numpy as np
 import pytest
 
 from gateway.offline.chart import round_figures, timeline
-from gateway.offline.episodes import Episode
 from gateway.offline.findings import AbnormalWindow, ServiceTimeline, Share
 from gateway.offline.report import AnalysisReport
-from gateway.offline.table import made_up_by
 from gateway.offline.usual import spans
 
 MONDAY, WINDOW_S = 1_767_571_200, 300
@@ -40,7 +38,7 @@ def report(*windows):
 
 
 def test_windows_that_follow_each_other_are_one_stripe():
-    """Six hours of flood are one area, not seventy that overlap."""
+    """Adjacent abnormal windows are drawn as one stripe."""
     picture = timeline(report(*map(window, [3, 4, 5, 9])), ZoneInfo("UTC"))
     assert picture.count('class="flag"') == len(spans(np.array([1, 1, 1, 0, 1]) > 0))
     assert picture.count('class="over"') == 4
@@ -54,14 +52,5 @@ def test_windows_that_follow_each_other_are_one_stripe():
     ],
 )
 def test_an_axis_has_some_round_figures(bend, most, figures):
-    """One mark alone says nothing of a logarithmic scale."""
+    """A logarithmic axis has several round labels."""
     assert round_figures(bend, most) == figures
-
-
-def test_a_spike_of_several_windows_says_how_many_requests_it_had():
-    """The tokens beside it are those of the whole spike, so are the requests."""
-    windows = [window(at, "user", requests) for at, requests in ((3, 10), (4, 30))]
-    spike = Episode("user", "u", "cost_spike", "critical", windows)
-    assert made_up_by(spike).startswith("40 requests; in the worst 5m 10 requests")
-    alone = Episode("user", "u", "cost_spike", "critical", windows[:1])
-    assert made_up_by(alone) == "10 requests, 90 tokens each"
