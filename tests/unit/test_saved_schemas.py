@@ -20,20 +20,20 @@ from gateway.core.baselines import SCHEMA
 # Struct -> its schema number and the fingerprint of its fields and types.
 SCHEMAS = {
     # The detector: packed with the number ``SCHEMA`` of gateway/core/baselines.py.
-    "gateway.detect.saved:Saved": (SCHEMA, ""),
-    "gateway.detect.responses:_Saved": (SCHEMA, ""),
+    "gateway.detect.saved:Saved": (SCHEMA, "caace3f4a193"),
+    "gateway.detect.responses:_Saved": (SCHEMA, "8bcd46cf2f6d"),
     # The store: the number is part of every key (``tidegate:1:...``).
-    "gateway.store.baselines:Manifest": (1, ""),
-    "gateway.core.model:Block": (1, ""),
-    "gateway.control.blocks:_Change": (1, ""),
-    "gateway.control.spending:GatewayDay": (1, ""),
-    "gateway.alerts.model:AlertMessage": (1, ""),
-    "gateway.alerts.model:DeliveryState": (1, ""),
-    "gateway.alerts.silences:Silence": (1, ""),
+    "gateway.store.baselines:Manifest": (1, "e691f2c8ffae"),
+    "gateway.core.model:Block": (1, "df6d82a07b7f"),
+    "gateway.control.blocks:_Change": (1, "cc7dd69840c1"),
+    "gateway.control.spending:GatewayDay": (1, "71536a6d6680"),
+    "gateway.alerts.model:AlertMessage": (1, "ae33659a8d60"),
+    "gateway.alerts.model:DeliveryState": (1, "3a6057d943d2"),
+    "gateway.alerts.silences:Silence": (1, "a8d73a4d1ec8"),
     # Files of one gateway: rings of workers, the queue of alerts, records.
-    "gateway.core.model:RequestRecord": (1, ""),
-    "gateway.control.alerting:Waiting": (1, ""),
-    "gateway.sinks.records:PublicRecord": (1, ""),
+    "gateway.core.model:RequestRecord": (1, "f6cc017c5bc3"),
+    "gateway.control.alerting:Waiting": (1, "6698d5e52c39"),
+    "gateway.sinks.records:PublicRecord": (1, "7d44aabd5298"),
 }
 
 
