@@ -14,7 +14,6 @@ from typing import Any, Union, get_args, get_origin
 
 import msgspec
 import pytest
-
 from gateway.core.baselines import SCHEMA
 
 # Struct -> its schema number and the fingerprint of its fields and types.
