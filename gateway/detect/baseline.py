@@ -1,10 +1,9 @@
-"""What a subject usually does: an envelope over its window counts, on a log scale.
+"""Upper baseline of a subject's window counts, on a log scale.
 
-Real traffic steps, bursts and drifts, so no single expectation holds. The envelope is
-the highest of three: a recent maximum that leaks away, the third highest of a week's
-days around the same time, and, right after a jump, part of the jump itself (levels that
-moved once move again). A spread taken from the subject's own positive surprises says
-what distance from the envelope is ordinary for it.
+Real traffic steps, bursts and drifts, so one expectation is not enough. The baseline is
+the maximum of a decaying recent maximum and the third highest value of the same time on
+the days of a week, plus a level-shift term after a jump (levels that moved once often
+move again). The spread comes from the subject's own positive surprises.
 
 A week of windows is a ring of bytes: 1 KB per meter and subject at ten minutes.
 """
@@ -57,10 +56,10 @@ class Expected(msgspec.Struct, frozen=True, gc=False):
 
 
 class UpperBaseline(msgspec.Struct, array_like=True):
-    """The week of one meter of one subject in windows of ``window_s`` seconds.
+    """The upper baseline of one meter of one subject, in windows of ``window_s`` seconds.
 
-    ``unit`` is the count below which differences mean little (ten requests); windows
-    are numbered by ``floor(ts / window_s)``. Score a window first, then learn it.
+    ``unit`` is the count below which differences mean little (ten requests); windows are
+    numbered by ``floor(ts / window_s)``. Score a window first, then learn it.
     """
 
     window_s: float

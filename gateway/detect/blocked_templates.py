@@ -1,8 +1,8 @@
-"""Templates of crowds, for whoever can refuse a member at its very first prompt.
+"""Templates of distributed attacks, for refusing members at their first prompt.
 
-A botnet of thousands asks seldom: each member would be answered once before it is
-blocked. Where a crowd is sure, its templates say enough about a prompt, and who was
-there before them is no member.
+Members of a large botnet send few requests each, so each would be answered once before
+it is blocked. Once an attack is certain, its templates are blocked for all clients that
+are not established.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ MOST_TEMPLATES = 64
 
 
 class BlockedTemplate(msgspec.Struct, frozen=True, gc=False):
-    """A template that is refused of newcomers. ``born`` and ``until`` are epoch
-    seconds: since when it is there, and how long it is refused.
+    """A template that is blocked for clients that are not established. ``born`` and
+    ``until`` are epoch seconds: when it appeared, and when the block ends.
     """
 
     tenant: str
@@ -64,7 +64,9 @@ def is_refused(template: Template, now: float) -> bool:
 
 
 def established_clients(tenant: TenantState, born: float, now: float) -> bytes:
-    """Marks of who is no member of a crowd whose first template was born then."""
+    """Marks of clients that are no members of an attack whose template appeared at
+    ``born``.
+    """
     return pack_client_hashes(
         (kind, track.id)
         for kind, tracks in tenant.subjects.items()

@@ -1,7 +1,7 @@
-"""One detector for each distinct setting of it; nearly always that is one.
+"""One detector for each distinct setting; most often that is one.
 
-Tenants under different policies may be judged by different sigmas and ladders, or not
-at all. Events go to the detector of their tenant; baselines hold every tenant.
+Tenants under different policies may have different score thresholds and ladders, or no
+detection. Events go to the detector of their tenant; baselines hold every tenant.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _PARKED = DetectSettings(max_tenants=64, max_subjects=2_000, max_baselines=2_000
 
 
 class DetectionSettings(msgspec.Struct, frozen=True):
-    """Detection by tenant; None: its policy does not want any."""
+    """Detection settings by tenant; None: detection is off."""
 
     default: DetectSettings | None = DetectSettings()
     tenants: Mapping[str, DetectSettings | None] = {}
@@ -84,7 +84,9 @@ def _ladder(rungs: ActionThresholds, anomaly: Anomaly) -> LadderSettings:
 
 
 class Detectors:
-    """The detectors. ``baselines``: what ``state`` returned, or one detector's own."""
+    """All detectors, by settings. ``baselines``: what ``state`` returned, or the state of
+    one engine.
+    """
 
     def __init__(
         self, settings: DetectionSettings, baselines: bytes | None = None

@@ -1,8 +1,8 @@
-"""The detector: events in, verdicts and incidents out. Event time only, no chance.
+"""The detector: events in, verdicts and incidents out. Event time only, deterministic.
 
-One event costs a few additions in its tenant, its address, its user and its prompt
-template. A subject is looked at closely every few events, more often the fewer it has
-sent; what a look finds becomes an incident only with evidence that lasts.
+An event updates its tenant, address, user and prompt template. A subject is judged
+every few events, more often the fewer it has sent; a signal becomes an incident only
+with evidence that lasts.
 """
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
-"""What the detector tells workers (what busy subjects may be expected to send) and
-operators (the tide, and what one subject usually does).
+"""Figures of the detector: expected rates of busy subjects for workers, the expected
+rate of a tenant and the activity of one subject for operators.
 """
 
 from __future__ import annotations
@@ -49,8 +49,8 @@ def _expected_m(track: SubjectState, window: int) -> float:
 
 
 class ExpectedRate(msgspec.Struct, frozen=True, gc=False):
-    """Requests a second of one tenant: at most ``expected`` is usual now, and from
-    ``notable`` on it stands out.
+    """Requests per second of one tenant: the upper baseline, and the rate from which a
+    window is flagged.
     """
 
     expected: float

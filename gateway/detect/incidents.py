@@ -32,8 +32,8 @@ _SEVERITIES: tuple[Severity, ...] = ("info", "warning", "critical")
 
 
 class IncidentState(msgspec.Struct, array_like=True):
-    """Verdicts of one cause. ``subject`` is the tenant for a crowd. Until it is
-    ``announced`` it only gives tags their id: nobody was told of it.
+    """The state of one incident: signals of one cause. ``subject`` is the tenant for a
+    distributed attack. Until it is ``announced`` it only gives tags an id, without alert.
     """
 
     id: str
@@ -139,7 +139,7 @@ def name_worst(incident: IncidentState, subject: Ref, score: float) -> None:
 
 
 def latest_output(incident: IncidentState) -> Output:
-    """What was last to be said of it, as somebody hears it who comes later."""
+    """The current state of an incident as an ``incident.updated`` output."""
     return Output(
         type="incident.updated",
         id=incident.id,

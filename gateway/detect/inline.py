@@ -1,8 +1,8 @@
-"""What a worker knows about a request before it is forwarded: microseconds, no I/O.
+"""A worker's own score of a request before it is forwarded: microseconds, no I/O.
 
-Control runs the whole detector a moment later and decides what is done; a worker
-enforces that. Its own score is for the record and the header: how far a subject is over
-what it may be expected to do, with prompts that are all alike. Score first, then learn.
+The control process runs the full detector and decides on actions; workers enforce
+them. The inline score is for the record and the header: how far a subject is above its
+expected rate with prompts that are alike. Score first, then learn.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ Key = tuple[str, str, str]  # tenant, kind, id
 
 
 class Verdict(msgspec.Struct, frozen=True, gc=False):
-    """What is thought of one request, and done with it."""
+    """The score, the action and the reasons for one request."""
 
     score: float = 0.0
     action: ResponseAction = "allow"

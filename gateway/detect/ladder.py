@@ -1,7 +1,7 @@
-"""From scores to responses: allow, tag, throttle, block; up at once, down slowly.
+"""From scores to actions: allow, tag, throttle, block; up at once, down slowly.
 
-Volume alone is tagged, and throttled when it is critical; a block needs behaviour. A
-block's time doubles with every return and shrinks again with good conduct.
+Volume alone is tagged, and throttled when it is critical; a block needs behaviour. The
+time of a block doubles with every repetition and shrinks again after calm periods.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ _VOLUME = frozenset({"volume", "cost_spike"})
 
 
 class EnforcementState(msgspec.Struct, array_like=True, gc=False):
-    """Where one subject stands. ``until`` is epoch seconds; ``strikes`` how often it
-    was blocked before (and not forgiven since ``forgiven_at``).
+    """The enforcement state of one subject. ``until`` is epoch seconds; ``strikes`` counts
+    its earlier blocks (less those forgiven until ``forgiven_at``).
     """
 
     action: ResponseAction = "allow"
@@ -34,7 +34,7 @@ class EnforcementState(msgspec.Struct, array_like=True, gc=False):
 def decide_action(
     score: float, settings: LadderSettings, *, behaviour: bool, critical: float
 ) -> ResponseAction:
-    """The response that a score deserves; ``behaviour`` as in Finding."""
+    """The action for a score; ``behaviour`` as in Signal."""
     if score < settings.tag:
         return "allow"
     if not behaviour:

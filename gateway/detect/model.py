@@ -84,7 +84,7 @@ class Ref(msgspec.Struct, frozen=True, gc=False):
 
 
 class EvidenceWindow(msgspec.Struct, frozen=True, gc=False, rename={"since": "from"}):
-    """From when to when the evidence was seen, RFC 3339."""
+    """Start and end of the evidence, RFC 3339."""
 
     since: str
     to: str

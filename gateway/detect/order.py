@@ -1,10 +1,10 @@
-"""Putting events into the order of their time, and a clock that cannot be fooled.
+"""Reordering of events by time, and an event clock that ignores wrong clocks.
 
-Event time is the newest time seen, with one exception: a time far ahead of all others
-advances nothing until others say the same, because one client with a broken clock must
-not close everybody's windows. Such events wait; they are counted in when the next ones
-agree and dropped when the next one does not. The first events of a recorded stream wait
-likewise; where events come as they happen, the first one is believed.
+Event time is the newest time seen. A time far ahead of all others does not advance it
+until further events agree, so that one client with a wrong clock does not close the
+windows of all others. Such events wait; they are counted when the next ones agree and
+dropped when they do not. The first events of a recorded stream wait as well; for live
+events the first one is trusted.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
-"""What the subjects of a tenant do right now: a comparison that needs no history.
+"""Concurrent peer group: the subjects of a tenant in the current minutes.
 
-Requests a minute of one subject are Poisson around a rate of its own, and rates are
-spread like a gamma distribution: then the counts of all subjects are negative binomial,
-and their mean and variance say all. Their tokens are log-normal. The more unlike each
-other the peers are, the less stands out.
+Requests per minute of one subject are Poisson with its own rate, and rates follow a
+gamma distribution, so counts over all subjects are negative binomial and described by
+mean and variance. Tokens are log-normal. The more the peers differ, the less a subject
+stands out. Needs no history.
 """
 
 from __future__ import annotations
@@ -42,9 +42,8 @@ _LEAST_DEVIATION = 0.5
 
 
 class ConcurrentPeers:
-    """Counts of one kind of subject: of the running minute, and what they were.
-
-    ``tokens`` and ``tokens_b`` are of the running minute and of the one before.
+    """Counts of one kind of subject: of the current minute, and decayed moments of the
+    past ones. ``tokens`` and ``tokens_b`` are of this minute and of the one before.
     """
 
     __slots__ = (

@@ -1,7 +1,7 @@
-"""What prompts have in common: an application's template, or the wordings of a crowd.
+"""Prompt templates of an application, and paraphrased prompts of a distributed attack.
 
-Each prompt is counted with the template that it follows. What newcomers ask is counted
-once more: whether others of them ask it as well, in these words or in other ones.
+Each prompt is counted with its template. Prompts of newcomers are also counted by
+whether other newcomers send the same, literally or paraphrased.
 """
 
 from __future__ import annotations

@@ -75,7 +75,7 @@ _LINES: dict[ResponseAction, OutputType] = {
 
 
 class CandidateAlert(msgspec.Struct):
-    """A finding about one subject and what is known around it."""
+    """A signal about one subject, with the context for an incident."""
 
     tenant: TenantState
     subject: Ref

@@ -1,4 +1,6 @@
-"""What of a detector survives a restart."""
+"""The part of a detector that survives a restart. Field names of array-like structs are
+not stored; ``Saved`` maps its names to the stored ones.
+"""
 
 from __future__ import annotations
 
@@ -44,7 +46,7 @@ class Saved(
 
 
 def save_tenant(tenant: TenantState) -> SavedTenant:
-    """Its tide, peers and newest templates."""
+    """A tenant's seasonal baseline, peers and newest templates."""
     return SavedTenant(
         born=tenant.born,
         seasonal_baseline=tenant.seasonal_baseline,

@@ -1,10 +1,9 @@
-"""From surprises to sigma: calibrated tails, and evidence combined without inflation.
+"""From surprises to scores: calibrated tails.
 
-A sigma here is a promise about frequency. On ordinary traffic a score of 3 is reached
-by about one window in 800 and a score of 5 by about one in 3,000; beyond that each
-further sigma is the same factor again. A normal tail would promise one in three
-million for 5: no real traffic keeps that (levels step, jobs start), and whoever claims
-it has not counted.
+A score has a published frequency: on ordinary traffic about one window in 800 reaches a
+score of 3 and about one in 3,000 a score of 5; each further point is the same factor.
+These are not standard deviations: a normal tail would give one in three million for 5,
+which real traffic does not have (levels step, jobs start).
 """
 
 from __future__ import annotations

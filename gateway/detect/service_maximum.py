@@ -1,9 +1,9 @@
-"""What the busiest of a service's subjects reach: what some do is news from nobody.
+"""Historical maximum of the service: what the busiest subjects of the last days reached.
 
-A week of work differs from subject to subject by a thousand times, and somebody starts
-a job for the first time every day. So what a subject never did itself is held against
-what the busiest of all subjects did in the last days: the highest figure that several
-of them reached, because one of them may have been an attack that nobody noticed.
+Amounts of work differ between subjects by a factor of 1,000, and every day some subject
+starts its first job. So amounts without precedent for a subject are compared with the
+highest figure that several subjects of the service reached in the last days (several,
+because one of them may have been an undetected attack).
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ METERS = ("minute", "requests", "tokens", "longest", "run", "run_tokens")
 
 
 class ServiceMaximum(msgspec.Struct, array_like=True):
-    """The highest figures of one meter, each subject once: of this span and the one
-    before it. ``usual`` is what several subjects reached, 0 while too few are known.
+    """The highest figures of one meter, one per subject, of this span and the one before.
+    ``usual`` is what several subjects reached, 0 while too few are known.
     """
 
     now: dict[str, float] = {}

@@ -1,7 +1,7 @@
-"""What is remembered of one subject: counts, conduct, prompts, company.
+"""State of one subject: counts, outcomes, prompts, networks or users.
 
-All of it is bounded and cheap: one event costs a few additions, and whatever is a
-window turns by itself when the next event falls into another one.
+Bounded and cheap: an event costs a few additions, and windows turn when the next event
+falls into a later one.
 """
 
 from __future__ import annotations
@@ -106,11 +106,11 @@ def nearness(prints: list[int], fingerprint: int) -> tuple[int, int]:
 
 
 class SubjectState(msgspec.Struct, array_like=True):
-    """One client_ip or user of one tenant. Times are epoch seconds.
+    """State of one client_ip or user of one tenant. Times are epoch seconds.
 
-    ``*_m`` are of the running minute and ``*_b`` of the one before it; ``window`` is
-    the running ten-minute window. ``conduct`` counts answers by kind in this window,
-    ``conduct_b`` in the one before.
+    ``*_m`` are of the current minute and ``*_b`` of the one before; ``window`` is the
+    current ten-minute window. ``outcomes`` counts answers by kind in this window,
+    ``outcomes_b`` in the one before.
     """
 
     kind: str

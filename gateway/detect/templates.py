@@ -1,9 +1,9 @@
-"""Which prompt templates a tenant's traffic is made of, and how they swell.
+"""Prompt templates of a tenant's traffic, and their growth.
 
-Fingerprints are grouped around leaders. Finding the leader costs eight look-ups: two
-prints of one template agree in at least one of eight bytes nearly always (ten changed
-bits leave a byte untouched in 92 % of cases), and a leader that is hit writes itself
-into the table again, so a stream of unrelated prompts cannot push it out.
+Fingerprints are grouped around leaders. Finding a leader costs eight look-ups: two
+fingerprints of one template nearly always agree in at least one of eight bytes (ten
+changed bits leave a byte unchanged in 92 % of cases). A leader that is hit is written
+into the table again, so a stream of unrelated prompts does not evict it.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""A tenant as a whole: its tide, its peers, its errors, its templates."""
+"""State of one tenant: seasonal baseline, peers, errors, templates."""
 
 from __future__ import annotations
 
@@ -54,7 +54,9 @@ _TIDE_LEAST = 5.0
 
 
 class HistoricalPeers:
-    """How busy subjects usually are: their counts, as a histogram of logs."""
+    """Historical peer group: how busy subjects usually are, as a histogram of log
+    counts.
+    """
 
     __slots__ = ("_busy", "_fresh", "bins", "seen")
 
@@ -120,7 +122,7 @@ class Subjects(Lru[str, SubjectState]):
 
 
 class RecentKeys(Lru[tuple[str, str, str], bool]):
-    """Keys (tenant, kind, id) used lately."""
+    """Keys (tenant, kind, id) used recently."""
 
     __slots__ = ()
 
@@ -129,7 +131,7 @@ class RecentKeys(Lru[tuple[str, str, str], bool]):
 
 
 class TenantState:
-    """All that is known of one tenant, and of the subjects in it."""
+    """State of one tenant and of its subjects."""
 
     __slots__ = (
         "abused",

@@ -1,4 +1,4 @@
-"""The two ways in: a frame in memory, or files."""
+"""The two entry points: a data frame in memory, or files."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Adjacent abnormal windows of one subject as one line for people."""
+"""Adjacent abnormal windows of one subject, merged into one row of the report."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Rows of a log as four columns: time, user, tokens, requests; and which are unusable."""
+"""Rows of a log as four columns: time, user, tokens, requests; unusable rows are counted."""
 
 from __future__ import annotations
 

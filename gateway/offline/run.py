@@ -1,4 +1,4 @@
-"""``tidegate analyze`` between files and the process's own streams."""
+"""``tidegate analyze``: files in, report to standard output and files."""
 
 from __future__ import annotations
 

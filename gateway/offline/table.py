@@ -1,4 +1,4 @@
-"""The report for people, as text: worst first, who made it up, what they did."""
+"""The text report: worst episodes first, with the responsible users."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Figures and times as people read them."""
+"""Formatting of figures and times for reports."""
 
 from __future__ import annotations
 

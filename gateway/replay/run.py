@@ -1,4 +1,4 @@
-"""``tidegate replay``: records through a draft policy, beside what was done then."""
+"""``tidegate replay``: records through a draft policy, compared with their own."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ import msgspec
 
 from gateway.config import Config, load
 from gateway.detect.packed_baselines import BaselinesError
-from gateway.replay.reading import Reader, in_order, read_all
-from gateway.replay.report import Report
+from gateway.replay.reading import RecordReader, in_order, read_all
+from gateway.replay.report import ReplayReport
 from gateway.replay.simulate import Decision, Simulation, decision_of_then
 from gateway.replay.sorting import Sorter
-from gateway.replay.tally import Column, Tally
+from gateway.replay.totals import Column, ReplayTotals
 from gateway.stream.run import read_baselines
 from gateway.stream.source import STDIN, SourceError
 from gateway.stream.watch import printable
 
-# How many lines are named on the terminal; --json has more of them.
-TOLD = 5
+# Malformed lines reported on the terminal; --json has more of them.
+NAMED_ON_TERMINAL = 5
 _EVERY = 2000
 Advance = Callable[[int], None]
 
@@ -35,7 +35,7 @@ def replay(
     as_json: bool = False,
     top: int = 20,
 ) -> None:
-    """Report to standard output, complaints to standard error.
+    """Write the report to standard output and errors to standard error.
 
     Raises ConfigError for the configurations, SourceError for the records and
     baselines.
@@ -53,14 +53,14 @@ def replay(
     with Sorter() as sorter, progress_bar() as bar:
         try:
             reader = read_all(names, sorter, bar.reading(names))
-        except OSError as error:  # the runs on disk
+        except OSError as error:  # temporary files
             raise SourceError(f"cannot sort the records: {error}") from None
         report = run(reader, simulations, files, bar.counting("deciding", len(sorter)))
-    for one in reader.named[:TOLD]:
+    for one in reader.named[:NAMED_ON_TERMINAL]:
         shown = "standard input" if one.file == STDIN else one.file
-        complain(f"{shown} line {one.line}: {printable(one.why)}; skipped")
+        print_error(f"{shown} line {one.line}: {printable(one.why)}; skipped")
     for note in report.notes():
-        complain(printable(note))
+        print_error(printable(note))
     _write(report, as_json=as_json, top=top)
 
 
@@ -72,13 +72,13 @@ def _simulation(config: Config, state: bytes | None, name: str | None) -> Simula
 
 
 def run(
-    reader: Reader,
+    reader: RecordReader,
     simulations: dict[Column, Simulation],
     files: dict[Column, str],
     advance: Advance = lambda _count: None,
-) -> Report:
-    """Every request that was read, in order, through each configuration."""
-    tally = Tally(("then", *simulations))
+) -> ReplayReport:
+    """Decide every request, in order of time, by each configuration."""
+    tally = ReplayTotals(("then", *simulations))
     for number, request in enumerate(in_order(reader.sorter), 1):
         decisions: dict[Column, Decision] = {"then": decision_of_then(request)}
         for column, simulation in simulations.items():
@@ -88,10 +88,10 @@ def run(
             advance(number)
     for simulation in simulations.values():
         simulation.close()
-    return Report(reader, tally, simulations, files)
+    return ReplayReport(reader, tally, simulations, files)
 
 
-def _write(report: Report, *, as_json: bool, top: int) -> None:
+def _write(report: ReplayReport, *, as_json: bool, top: int) -> None:
     if as_json:
         sys.stdout.buffer.write(msgspec.json.encode(report.to_dict()) + b"\n")
         sys.stdout.buffer.flush()
@@ -101,28 +101,28 @@ def _write(report: Report, *, as_json: bool, top: int) -> None:
     write_tables(report, sys.stdout, top)
 
 
-def complain(sentence: str) -> None:
-    """Tell whoever started the command."""
+def print_error(sentence: str) -> None:
+    """Write a message to standard error."""
     sys.stderr.write(f"tidegate: {sentence}\n")
 
 
-# -- how far it is -------------------------------------------------------------------
+# -- progress ------------------------------------------------------------------------
 
 
 class Bar:
-    """Progress on a terminal, silence elsewhere."""
+    """Progress bars of the two phases."""
 
     def __init__(self, show: Callable[[str, int], Callable[[int], None]]) -> None:
         self._show = show
 
     def reading(self, names: tuple[str, ...]) -> Callable[[int, int], None]:
-        """For ``read_all``."""
+        """The progress callback of ``read_all``."""
         sizes = [_size(name) for name in names]
         update = self._show("reading", sum(sizes))
         return lambda place, read: update(sum(sizes[:place]) + read)
 
     def counting(self, title: str, requests: int) -> Advance:
-        """For what is done to each request."""
+        """The progress callback of a phase that counts requests."""
         return self._show(title, requests)
 
 
@@ -132,7 +132,7 @@ def _size(name: str) -> int:
 
 @contextmanager
 def progress_bar() -> Iterator[Bar]:
-    """On standard error, gone when it is done."""
+    """A progress bar on standard error if that is a terminal, else nothing."""
     if not sys.stderr.isatty():
         yield Bar(lambda _title, _total: lambda _done: None)
         return

@@ -1,4 +1,4 @@
-"""Lines of events through the detector: what ``tidegate watch`` does."""
+"""Feeds lines of events to the detectors and writes their outputs."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ from gateway.detect.model import (
     Output,
 )
 from gateway.detect.packed_baselines import BaselinesError
-from gateway.stream.later import Later
 from gateway.stream.source import LINE_LIMIT_BYTES, SourceError
+from gateway.stream.time_shift import TimeShiftedReplay
 
-# Recorded events are put into order within this time (interfaces: Records).
+# Recorded events are put into order within this time (docs/detection.md).
 REORDER_S = 60.0
-# Malformed lines that are named one by one.
+# Malformed lines that are reported one by one.
 NAMED = 5
-# No request of any model has a thousandth of it; more cannot be summed up.
+# Over 1,000 times the largest request of any model; larger values could overflow sums.
 _MOST_TOKENS = 10**12
 _decode_line = msgspec.json.Decoder(EventLine).decode
 _BOM = b"\xef\xbb\xbf"
@@ -39,8 +39,8 @@ DEFAULTS = DetectSettings(reorder_s=REORDER_S)
 
 
 def settings_from(config: Config | None) -> DetectionSettings:
-    """Detection as the policies state it, in enforce mode: ``watch`` acts on nobody,
-    so it tells what would have been done.
+    """Detection as the policies configure it, always in enforce mode: ``watch`` takes
+    no action, its outputs say what would have been done.
     """
     if config is None:
         return DetectionSettings(DEFAULTS)
@@ -52,135 +52,137 @@ def settings_from(config: Config | None) -> DetectionSettings:
     return settings_of(policies, default, declared_campaigns(config), REORDER_S)
 
 
-def open_rooms(
+def open_detectors(
     settings: DetectionSettings, baselines: bytes | None = None
 ) -> Detectors:
-    """Raises SourceError for what are no baselines."""
+    """Detectors that start from ``baselines``. Raises SourceError if they are invalid."""
     try:
         return Detectors(settings, baselines)
     except BaselinesError as error:
         raise SourceError(str(error)) from None
 
 
-class Tally(msgspec.Struct):
-    """What came in and what came out."""
+class WatchCounts(msgspec.Struct):
+    """Counts of lines and events, and the worst severity."""
 
     lines: int = 0
     events: int = 0
     malformed: int = 0
-    worst: int = 0  # place in SEVERITIES
+    worst: int = 0  # index in SEVERITIES
 
     def reaches(self, severity: str) -> bool:
-        """Whether anything of this severity or above was found."""
+        """Whether an output had at least this severity."""
         return self.worst >= SEVERITIES.index(severity)
 
 
 class Watch:
-    """Takes lines, writes findings. ``write`` is given whole lines of UTF-8,
-    ``complain`` sentences about the input.
+    """Takes lines of events and writes outputs. ``write`` gets lines of UTF-8,
+    ``print_error`` gets sentences about unusable input.
     """
 
     def __init__(
         self,
-        rooms: Detectors,
+        detectors: Detectors,
         *,
         write: Callable[[bytes], object],
-        complain: Callable[[str], object],
+        print_error: Callable[[str], object],
         as_json: bool = False,
     ) -> None:
-        self.tally = Tally()
-        self._rooms: Detectors | Later = rooms
+        self.counts = WatchCounts()
+        self._detectors: Detectors | TimeShiftedReplay = detectors
         self._write = write
-        self._complain = complain
+        self._print_error = print_error
         self._encode = _json_line if as_json else readable_line
         self._decode = msgspec.json.Decoder().decode
 
     def run(self, lines: Iterable[bytes]) -> None:
-        """All of ``lines``; an interrupt is an end like any other."""
+        """Process all lines; an interrupt ends the input."""
         try:
             for line in lines:
                 self.take(line)
         except KeyboardInterrupt:
             pass
-        self._hand_out(self._rooms.close())
+        self._write_outputs(self._detectors.close())
 
     def take(self, line: bytes) -> None:
-        """One line: an event, nothing, or something to complain of."""
-        tally = self.tally
-        tally.lines += 1
+        """Process one line: an event, an empty line, or a malformed one."""
+        counts = self.counts
+        counts.lines += 1
         try:
             event = self._event(line)
         except (ValueError, RecursionError) as error:
             self._malformed(str(error) or "nested too deep")
             return
         if event is not None:
-            if not tally.events:
+            if not counts.events:
                 self._begin(event)
-            tally.events += 1
-            self._hand_out(self._rooms.observe(event))
+            counts.events += 1
+            self._write_outputs(self._detectors.observe(event))
 
     def _begin(self, event: Event) -> None:
-        """With the first event it is known how its time stands to the baselines'."""
-        if isinstance(self._rooms, Detectors):
-            self._rooms = Later.for_first(self._rooms, event.ts)
-        if isinstance(self._rooms, Later):
-            self._complain(
-                "the baselines were learned from this time or a later one: events are"
+        """Shift time if the first event is not newer than the baselines."""
+        if isinstance(self._detectors, Detectors):
+            self._detectors = TimeShiftedReplay.for_first(self._detectors, event.ts)
+        if isinstance(self._detectors, TimeShiftedReplay):
+            self._print_error(
+                "the baselines cover the time of these events or a later time: events are"
                 " judged as if they came after it"
             )
 
     def _event(self, line: bytes) -> Event | None:
         if len(line) > LINE_LIMIT_BYTES:
             raise EventError("longer than 1 MiB")
-        if self.tally.lines == 1:
+        if self.counts.lines == 1:
             line = line.removeprefix(_BOM)
         if not line or line.isspace():
             return None
-        event = self._usual(line) or self._unusual(line)
+        event = self._decode_fast(line) or self._decode_slow(line)
         if event.tokens > _MOST_TOKENS:
             raise EventError("tokens: out of range")
         return event
 
-    def _usual(self, line: bytes) -> Event | None:
-        """The event of a line without any oddness: nearly all of them."""
-        if not line.isascii():  # whether it is UTF-8 is seen by reading all of it
+    def _decode_fast(self, line: bytes) -> Event | None:
+        """Fast path: the event of a line with fields of the expected types, else None."""
+        if not line.isascii():  # the slow path validates UTF-8
             return None
         try:
             return event_from_line(_decode_line(line))
         except (ValueError, RecursionError):
             return None
 
-    def _unusual(self, line: bytes) -> Event:
-        """The event of any line, or the error that says what is wrong with it."""
+    def _decode_slow(self, line: bytes) -> Event:
+        """Slow path: the event of any line, or an error that says what is wrong."""
         record: Any = self._decode(line)
         if not isinstance(record, dict):
             raise EventError("not a JSON object")
         return event_from_record(record)
 
     def _malformed(self, why: str) -> None:
-        self.tally.malformed += 1
-        if self.tally.malformed <= NAMED:
-            self._complain(f"line {self.tally.lines}: {printable(why)}; skipped")
+        self.counts.malformed += 1
+        if self.counts.malformed <= NAMED:
+            self._print_error(f"line {self.counts.lines}: {printable(why)}; skipped")
 
-    def _hand_out(self, outputs: list[Output]) -> None:
+    def _write_outputs(self, outputs: list[Output]) -> None:
         for output in outputs:
-            self.tally.worst = max(self.tally.worst, SEVERITIES.index(output.severity))
+            self.counts.worst = max(
+                self.counts.worst, SEVERITIES.index(output.severity)
+            )
             self._write(self._encode(output))
 
     def summary(self) -> list[str]:
-        """What of the input was not counted, in sentences."""
-        tally, misplaced = self.tally, self._rooms.misplaced
-        said = []
-        if tally.malformed:
-            said.append(
-                f"{tally.malformed} of {tally.lines} lines were malformed and skipped"
+        """Sentences about input that was not counted."""
+        counts, misplaced = self.counts, self._detectors.misplaced
+        sentences = []
+        if counts.malformed:
+            sentences.append(
+                f"{counts.malformed} of {counts.lines} lines were malformed and skipped"
             )
         if misplaced:
-            said.append(
-                f"{misplaced} of {tally.events} events were not counted: more than"
+            sentences.append(
+                f"{misplaced} of {counts.events} events were not counted: more than"
                 f" {REORDER_S:.0f} s behind the newest, or alone far ahead"
             )
-        return said
+        return sentences
 
 
 def _json_line(output: Output) -> bytes:
@@ -188,7 +190,7 @@ def _json_line(output: Output) -> bytes:
 
 
 def readable_line(output: Output) -> bytes:
-    """A finding for people: when, how bad, what, who, what is done, why."""
+    """An output as one line of text: time, severity, class, subject, action, reason."""
     subject = f"{output.subject.kind} {output.subject.id}"
     if output.subject.kind != "tenant":
         subject += f" of {output.tenant}"
@@ -202,7 +204,7 @@ def readable_line(output: Output) -> bytes:
 
 
 def printable(text: str) -> str:
-    """Ids come from clients: none of them may drive a terminal."""
+    """Escape control characters: ids come from clients and may hold terminal codes."""
     if text.isprintable():
         return text
     return "".join(

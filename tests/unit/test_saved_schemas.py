@@ -14,11 +14,12 @@ from typing import Any, Union, get_args, get_origin
 
 import msgspec
 import pytest
-from gateway.core.baselines import SCHEMA
+
+from gateway.detect.packed_baselines import SCHEMA
 
 # Struct -> its schema number and the fingerprint of its fields and types.
 SCHEMAS = {
-    # The detector: packed with the number ``SCHEMA`` of gateway/core/baselines.py.
+    # The detector: packed with the number ``SCHEMA`` of gateway/detect/packed_baselines.py.
     "gateway.detect.saved:Saved": (SCHEMA, "caace3f4a193"),
     "gateway.detect.responses:_Saved": (SCHEMA, "8bcd46cf2f6d"),
     # The store: the number is part of every key (``tidegate:1:...``).

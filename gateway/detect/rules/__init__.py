@@ -1,1 +1,1 @@
-"""The rules of detection, one file a rule; ``engine.py`` calls them."""
+"""The rules: facts about a subject or a tenant in, signals out. One file per rule."""

@@ -1,8 +1,8 @@
-"""Which class of abuse the facts speak for, how strongly, and why in plain words.
+"""The strongest class of abuse for the facts about a subject.
 
-A class needs all of its evidence, so its score is the smallest of its parts: parts that
-are noise on their own do not add up to an alarm. Between classes the highest score
-wins, after paying for the number of classes that were tried.
+A class needs all of its evidence, so its score is the minimum of its parts: parts that
+are noise on their own do not add up to an alert. Between classes the highest score
+wins, less a correction for the number of classes tried.
 """
 
 # ruff: noqa: PLR2004 - the thresholds of a rule are read best where they stand

@@ -1,4 +1,4 @@
-"""What no single subject shows: floods of one template, surges, outages."""
+"""Rules about a whole tenant: distributed floods of one template, surges, outages."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""What is known of a subject when it is judged, and how evidence becomes a score.
+"""The facts about a subject, and functions from evidence to a score.
 
-Scores are on the scale of sigma: 3 is a warning, 5 is critical.
+A score of 3 is a warning, 5 is critical.
 """
 
 # ruff: noqa: PLR2004 - the thresholds of a rule are read best where they stand
@@ -120,10 +120,10 @@ class Facts(msgspec.Struct, gc=False):
 
 
 class Signal(msgspec.Struct, frozen=True):
-    """A class that the facts speak for. ``behaviour``: the evidence is what was done
-    and not only how much, so a block is allowed. ``alert``: it weighs enough for an
-    incident; without, it is tagged and no more. ``sudden``: it need not last. ``mild``:
-    nobody need get up for it, the incident is information.
+    """A class that the facts support. ``behaviour``: the evidence is what was done, not
+    only how much, so a block is allowed. ``page_worthy``: enough for an incident with an
+    alert, otherwise the subject is only tagged. ``sudden``: the evidence need not last.
+    ``informational``: the incident never pages.
     """
 
     cls: AttackClass

@@ -1,8 +1,7 @@
-"""Whether a look at a subject can find anything: nearly never, and this is cheap.
+"""A cheap check whether any rule can apply to a subject; nearly always none can.
 
-What is not notable here is found by no rule of ``classify``, or with a score of 0, so
-the facts need not be gathered. Rules may be stricter than this, never laxer (a property
-test compares the two).
+What is not notable here is found by no rule of ``classify``, or with a score of 0. Rules
+may be stricter than this check, never laxer (a property test compares them).
 """
 
 # ruff: noqa: PLR2004 - one question for each rule, and its own thresholds

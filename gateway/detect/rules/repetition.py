@@ -1,4 +1,4 @@
-"""Prompts that repeat themselves: walks through a template, loops, endless contexts."""
+"""Rules for repetition: enumeration of a template, loops, growing contexts."""
 
 # ruff: noqa: PLR2004 - the thresholds of a rule are read best where they stand
 

@@ -1,4 +1,4 @@
-"""A key in strange hands: networks, models and hours that are new to it."""
+"""Rule for stolen keys: networks, models and hours that are new to a key."""
 
 # ruff: noqa: PLR2004 - the thresholds of a rule are read best where they stand
 

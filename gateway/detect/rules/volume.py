@@ -1,4 +1,4 @@
-"""More than usual, or more than others: requests, tokens, length of answers."""
+"""Rules for volume: more requests, tokens or longer answers than expected."""
 
 # ruff: noqa: PLR2004 - the thresholds of a rule are read best where they stand
 

@@ -56,7 +56,7 @@ def test_refused_then():
 
 
 def test_misfits_are_nobodys_limit():
-    """Requests with unknown keys belong to STRANGERS and are misfits."""
+    """Requests with unknown keys belong to ANONYMOUS_TENANT and are misfits."""
     one = written(tenant="", status=401, outcome="refused", usage_source="none")
     assert (one.tenant, one.misfit, one.refused, one.status) == (
         "anonymous",

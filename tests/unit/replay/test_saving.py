@@ -1,4 +1,4 @@
-"""Where baselines go: a file or a real store."""
+"""Saving baselines to a file and to a real store."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ import os
 import shutil
 
 import pytest
-from gateway.replay.keeping import KeepError, check_store, write_file, write_store
 from redis.asyncio import Redis
 
 from gateway.config.structs import StoreTable
 from gateway.config.values import StoreUrl
 from gateway.detect.packed_baselines import unpack_baselines
+from gateway.replay.saving import SaveError, check_store, write_file, write_store
 from gateway.store.baselines import load_baselines
 from tests.engines import engine_binaries, running_engine
 
@@ -25,7 +25,7 @@ def table(url, prefix="tg:"):
 
 
 async def stored(path, prefix="tg:"):
-    """What the engine behind a socket has."""
+    """The baselines in the store behind a socket."""
     client = Redis(unix_socket_path=path, protocol=2)
     try:
         return await load_baselines(client, prefix)
@@ -34,7 +34,7 @@ async def stored(path, prefix="tg:"):
 
 
 def test_a_file_is_replaced_whole(tmp_path):
-    """What stood there is gone, and nothing else lies about."""
+    """The file is replaced and no temporary file remains."""
     path = tmp_path / "b"
     path.write_bytes(b"old")
     size = write_file(str(path), b"state")
@@ -44,11 +44,11 @@ def test_a_file_is_replaced_whole(tmp_path):
 
 
 def test_a_file_that_cannot_be_written(tmp_path):
-    """One sentence, and the folder is as it was."""
-    with pytest.raises(KeepError, match=r"cannot write .*No such file"):
+    """A file that cannot be written raises SaveError; the folder is unchanged."""
+    with pytest.raises(SaveError, match=r"cannot write .*No such file"):
         write_file(str(tmp_path / "none" / "b"), b"state")
     (tmp_path / "folder").mkdir()
-    with pytest.raises(KeepError, match="cannot write"):
+    with pytest.raises(SaveError, match="cannot write"):
         write_file(str(tmp_path / "folder"), b"state")
     assert os.listdir(tmp_path) == ["folder"]
 
@@ -57,15 +57,15 @@ def test_a_file_that_cannot_be_written(tmp_path):
     ("url", "hint"), [("memory:", "--out"), ("redis+cluster://a", "not supported")]
 )
 def test_stores_that_keep_nothing(url, hint):
-    """Said before anything is read."""
-    with pytest.raises(KeepError, match=hint) as caught:
+    """Unusable stores are refused before any input is read."""
+    with pytest.raises(SaveError, match=hint) as caught:
         check_store(table(url))
     assert caught.value.usage
 
 
 def test_a_store_that_is_away(tmp_path):
-    """Nobody listens: an error that names the store without its password."""
-    with pytest.raises(KeepError, match="does not take it") as caught:
+    """The error of an unreachable store names it without its password."""
+    with pytest.raises(SaveError, match="cannot save to the store") as caught:
         write_store(table("redis://u:geheim@127.0.0.1:1/0"), b"state")
     assert not caught.value.usage
     assert "geheim" not in str(caught.value)
@@ -73,7 +73,7 @@ def test_a_store_that_is_away(tmp_path):
 
 @needs_engine
 async def test_a_running_store(tmp_path):
-    """Any engine takes it, under the prefix of the configuration."""
+    """Baselines are saved under the prefix of the configuration."""
     import asyncio  # noqa: PLC0415 - the command has a loop of its own
 
     with running_engine(next(iter(BINARIES.values()))) as engine:
@@ -85,7 +85,7 @@ async def test_a_running_store(tmp_path):
 
 @needs_engine
 def test_the_embedded_store_before_the_first_start(tmp_path, monkeypatch):
-    """Its engine runs for the moment only, and the directory is free again."""
+    """The embedded engine runs only during the save and releases its directory."""
     monkeypatch.delenv("XDG_RUNTIME_DIR", raising=False)
     url = f"embedded:{tmp_path}/data"
     write_store(table(url), b"one")
