@@ -48,12 +48,7 @@ from gateway.detect.subject import (
     network_of,
     outcome_of,
 )
-from gateway.detect.tenant import (
-    REQUESTS_UNIT,
-    TOKENS_UNIT,
-    RecentKeys,
-    TenantState,
-)
+from gateway.detect.tenant import REQUESTS_UNIT, TOKENS_UNIT, RecentKeys, TenantState
 
 ANONYMOUS = "anonymous"
 # Windows a subject must have been seen in before it gets a week of its own.

@@ -54,7 +54,7 @@ _NO_PRICE = "unknown_price"
 _FREE = frozenset({"other", "models", "count_tokens"})
 
 
-class Decision(msgspec.Struct, frozen=True, gc=False):
+class ReplayDecision(msgspec.Struct, frozen=True, gc=False):
     """The decision on one request. ``kind`` and ``id`` name the subject of the action,
     ``by`` the limit or the class. ``nanos``: cost of the request in nano-dollars.
     ``observed``: the request passed although the action is recorded (observe mode).
@@ -137,7 +137,7 @@ class Simulation:
 
     # -- a request -----------------------------------------------------------------
 
-    def take(self, request: Request) -> Decision:
+    def take(self, request: Request) -> ReplayDecision:
         """Decide one request and pass it to the detector."""
         self._settle_until(request.ts)
         self._now_us = max(self._now_us, round(request.ts * 1e6))
@@ -145,7 +145,7 @@ class Simulation:
         self._taken += 1
         if request.misfit:
             self._verdicts.answered(request)
-            return Decision("allow")
+            return ReplayDecision("allow")
         if request.tenant not in self._tenants:
             known = self.unmatched.get(request.tenant, 0)
             self.unmatched[request.tenant] = known + 1
@@ -169,16 +169,16 @@ class Simulation:
 
     def _refuse_early(
         self, identity: Identity, request: Request, block: Block | None
-    ) -> Decision | None:
+    ) -> ReplayDecision | None:
         """The refusal of a blocked subject or an unpriced model, before any limit."""
         if block is not None and block.action == "block":
-            return Decision("block", block.kind, block.id, block.cls)
+            return ReplayDecision("block", block.kind, block.id, block.cls)
         policy = identity.policy
         if policy.unknown_price != "deny" or identity.allowed:
             return None
         if request.endpoint in _FREE or self._table(policy).knows(request.model):
             return None
-        return Decision("limit", *_sender(request), _NO_PRICE)
+        return ReplayDecision("limit", *_sender(request), _NO_PRICE)
 
     def _admit(
         self,
@@ -187,7 +187,7 @@ class Simulation:
         block: Block | None,
         usage: Usage,
         nanos: int,
-    ) -> Decision:
+    ) -> ReplayDecision:
         """Reserve all limits and open the exchange, or refuse."""
         plan = self._plans.plan(identity, request.model, self._now_us / 1e6)
         if block is not None and block.action == "throttle":
@@ -199,8 +199,8 @@ class Simulation:
         exchange = _Open(ends, self._taken, plan, reserved, identity, usage, nanos)
         heapq.heappush(self._open, exchange)
         if block is None:
-            return Decision("allow")
-        return Decision("tag", block.kind, block.id, block.cls)
+            return ReplayDecision("allow")
+        return ReplayDecision("tag", block.kind, block.id, block.cls)
 
     def _reserve(
         self,
@@ -208,7 +208,7 @@ class Simulation:
         request: Request,
         plan: LimitPlan,
         block: Block | None,
-    ) -> tuple[Decision | None, Reserved | None]:
+    ) -> tuple[ReplayDecision | None, Reserved | None]:
         """The refusal or the reservation; neither if no limit applies."""
         if not plan.cells:
             return None, None
@@ -222,10 +222,12 @@ class Simulation:
             return None, reserved
         limit = plan.cells[place].limit
         if block is None or not limit.per.startswith(THROTTLED):
-            return Decision("limit", *_subject(limit.per, request), limit.name), None
+            return ReplayDecision(
+                "limit", *_subject(limit.per, request), limit.name
+            ), None
         if wait_s <= identity.policy.anomaly.delay_s:
             return None, None  # delayed, then it passes
-        return Decision("throttle", block.kind, block.id, block.cls), None
+        return ReplayDecision("throttle", block.kind, block.id, block.cls), None
 
     def _throttled_plan(self, plan: LimitPlan, tenant: str, block: Block) -> LimitPlan:
         key = (plan, block.kind, block.id, block.rate)
@@ -350,20 +352,20 @@ def _subject(per: str, request: Request) -> tuple[str, str]:
     return per, "+".join(ids.get(kind, "?") for kind in per.split("+"))
 
 
-def decision_of_then(request: Request) -> Decision:
+def decision_of_then(request: Request) -> ReplayDecision:
     """The decision in the record of a request (in observe mode: what enforcing would
     have done).
     """
     nanos = round(request.usd * NANOS_PER_USD)
     done: Done = request.action  # type: ignore[assignment]  # checked when read
     if done == "allow":
-        return Decision(done, nanos=nanos)
+        return ReplayDecision(done, nanos=nanos)
     observed = not request.refused and done != "tag"
     if done == "limit" and request.limit:
         kind, id_ = _subject(request.limit.partition(".")[0], request)
-        return Decision(done, kind, id_, request.limit, nanos, observed)
+        return ReplayDecision(done, kind, id_, request.limit, nanos, observed)
     kind, id_ = _sender(request)
     if request.limit and request.limit.startswith(THROTTLED):
         per = request.limit.partition(".")[0].removeprefix(THROTTLED)
         kind, id_ = _subject(per, request)
-    return Decision(done, kind, id_, request.cls or "", nanos, observed)
+    return ReplayDecision(done, kind, id_, request.cls or "", nanos, observed)

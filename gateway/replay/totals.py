@@ -11,7 +11,7 @@ from gateway.core.model import NANOS_PER_USD
 from gateway.detect.model import format_time
 from gateway.identity.identify import ANONYMOUS
 from gateway.replay.requests import Request
-from gateway.replay.simulate import Decision
+from gateway.replay.simulate import ReplayDecision
 
 # The compared policies: the recorded one, the current file, the draft.
 Column = Literal["then", "current", "draft"]
@@ -45,7 +45,7 @@ class PolicyTotals(msgspec.Struct):
         """Requests refused, or that enforcing would have refused."""
         return self.throttled + self.limited + self.blocked
 
-    def count(self, request: Request, decision: Decision) -> None:
+    def count(self, request: Request, decision: ReplayDecision) -> None:
         """Count one request."""
         self._count_done(decision.done)
         if decision.refused and not request.refused:
@@ -138,7 +138,9 @@ class ReplayTotals:
         self.since = self.until = 0.0
         self._senders: dict[Key, int] = {}
 
-    def count(self, request: Request, decisions: Mapping[Column, Decision]) -> None:
+    def count(
+        self, request: Request, decisions: Mapping[Column, ReplayDecision]
+    ) -> None:
         """Count one request and each policy's decision on it."""
         if not self.total.requests:
             self.since = request.ts
@@ -159,7 +161,7 @@ class ReplayTotals:
                 self._count_subject(column, request, decision)
 
     def _count_subject(
-        self, column: Column, request: Request, decision: Decision
+        self, column: Column, request: Request, decision: ReplayDecision
     ) -> None:
         key = (request.tenant, decision.kind, decision.id)
         found = self.subjects.get(key)
