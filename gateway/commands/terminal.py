@@ -1,4 +1,4 @@
-"""``tidegate top`` and ``tidegate tail``: the console's figures in a terminal."""
+"""Rendering of ``tidegate top`` and ``tidegate tail`` on the terminal."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ _SHOWN = 15
 
 
 def top(client: AdminClient) -> int:
-    """A screen that is drawn anew with every event; plain text once where no terminal
-    is. Raises RemoteError.
+    """Redraw the screen with every update; without a terminal, print it once. Raises
+    RemoteError.
     """
     console = Console()
     if not console.is_terminal:
@@ -89,7 +89,7 @@ def _clients(rows: Sequence[dict[str, Any]]) -> Table:
 
 
 def tail(client: AdminClient, *, as_json: bool) -> int:
-    """A line for each event. Raises RemoteError."""
+    """Print one line per event. Raises RemoteError."""
     console = Console(soft_wrap=True)
     try:
         for event, content in client.stream():

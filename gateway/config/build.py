@@ -1,7 +1,7 @@
-"""Plain values to structs, with every fault reported at its own key.
+"""Converts parsed TOML to structs and reports every fault at its own key.
 
-``msgspec.convert`` stops at the first fault and knows no positions, so tables are
-walked here and it is asked about one leaf at a time.
+``msgspec.convert`` stops at the first fault and has no positions, so this module walks
+the tables and converts one leaf at a time.
 """
 
 from __future__ import annotations
@@ -33,23 +33,23 @@ from gateway.config.values import (
 )
 
 _HOW_TO_STATE_IT = '{ env = "NAME" }, { file = "PATH" }, or the value itself'
-# A secret is a line, not a document: refuse to swallow a wrong file.
+# Bytes. A larger file is not a secret but the wrong file.
 _SECRET_BYTES_MAX = 64 << 10
 
 
 class Text(str):
-    """A value that came as text (environment, flag): read as its key's type asks."""
+    """A value from the environment or a flag, converted by the type of its key."""
 
     __slots__ = ()
 
 
 class Diagnostics:
-    """Where values came from, and what is wrong with them."""
+    """Collects the place of every value, the faults and the warnings."""
 
     def __init__(
         self, base: str, env: Mapping[str, str], file: str, lines: Mapping[Key, int]
     ) -> None:
-        self.base = base  # directory that relative paths start from
+        self.base = base  # directory of relative paths
         self.env = env
         self.file = file  # as shown in messages
         self.lines = lines
@@ -62,7 +62,7 @@ class Diagnostics:
         self.problems.append(self._problem(key, message, allowed))
 
     def warn(self, key: Key, message: str) -> None:
-        """Report what works, but is likely not meant."""
+        """Report a value that is valid but probably a mistake."""
         self.warnings.append(self._problem(key, message, ""))
 
     def _problem(self, key: Key, message: str, allowed: str) -> Problem:
@@ -70,7 +70,7 @@ class Diagnostics:
         return Problem(source, line, format_key(key), message, allowed)
 
     def place(self, key: Key) -> tuple[str, int]:
-        """Where a key (or the closest table around it) is stated."""
+        """Source and line of a key, or of the closest table around it."""
         for end in range(len(key), 0, -1):
             if source := self.sources.get(key[:end]):
                 return source, 0
@@ -79,14 +79,16 @@ class Diagnostics:
         return self.file, 0
 
     def absolute(self, path: str) -> str:
-        """``path`` as seen from the file, or from here where no file names it."""
+        """Absolute form of a path: relative to the file, or to the working directory for
+        values from a flag or the environment.
+        """
         base = os.getcwd() if isinstance(path, Text) else self.base
         return os.path.normpath(os.path.join(base, os.path.expanduser(path)))
 
 
 @cache
 def fields_of(table: type[msgspec.Struct]) -> dict[str, tuple[str, Any]]:
-    """TOML key -> (attribute, type) of a table, in order."""
+    """TOML key to (attribute, type) of a table, in order of definition."""
     hints = get_type_hints(table, include_extras=True)
     return {
         name: (attribute, hints[attribute])
@@ -97,7 +99,7 @@ def fields_of(table: type[msgspec.Struct]) -> dict[str, tuple[str, Any]]:
 
 
 def build(kind: Any, value: Any, key: Key, diagnostics: Diagnostics) -> Any:
-    """``value`` as ``kind``; UNSET after a fault, which is in the report."""
+    """Convert ``value`` to ``kind``; UNSET after a fault, which is reported."""
     kind = _without_none(kind)
     if isinstance(value, Text) and _is_composite(kind):
         value = _read_text(kind, value)
@@ -118,7 +120,7 @@ def build(kind: Any, value: Any, key: Key, diagnostics: Diagnostics) -> Any:
 def build_table(
     kind: type[msgspec.Struct], value: Any, key: Key, diagnostics: Diagnostics
 ) -> Any:
-    """A table; unknown keys and keys that miss are faults."""
+    """Convert a table; unknown keys and missing required keys are faults."""
     if not isinstance(value, dict):
         diagnostics.add(key, f"must be a table, not {_describe(value)}")
         return UNSET
@@ -171,7 +173,7 @@ def _build_dict(kind: Any, value: Any, key: Key, diagnostics: Diagnostics) -> An
 
 
 def _build_union(kind: Any, value: Any, key: Key, diagnostics: Diagnostics) -> Any:
-    """Pick the member that the value's own shape asks for."""
+    """Convert to the union member that fits the shape of the value."""
     members = get_args(kind)
     if isinstance(value, list):
         wanted = [m for m in members if get_origin(m) is tuple]
@@ -195,7 +197,7 @@ def _build_leaf(kind: type, value: Any, key: Key, diagnostics: Diagnostics) -> A
 
 
 class _Refused(Exception):  # noqa: N818 - never leaves this module
-    """(message, allowed) of a leaf that cannot be used."""
+    """Raised with (message, allowed) for a leaf that cannot be used."""
 
 
 def _duration(value: Any, _key: Key, _diagnostics: Diagnostics) -> Duration:
@@ -225,7 +227,7 @@ def _string(value: Any) -> str:
 
 def _file_path(value: Any, key: Key, diagnostics: Diagnostics) -> FilePath:
     if value == "" and key == ("events", "file"):
-        return FilePath()  # no file is wanted
+        return FilePath()  # "" turns the file off
     return FilePath(diagnostics.absolute(_string(value)))
 
 
@@ -237,7 +239,7 @@ def _store_url(value: Any, _key: Key, diagnostics: Diagnostics) -> StoreUrl:
     url = _string(value)
     if url.startswith("embedded:"):
         directory = url.removeprefix("embedded:") or EMBEDDED_DIRECTORY
-        kind = type(value)  # text from a flag starts from the working directory
+        kind = type(value)  # Text stays Text: relative to the working directory
         return StoreUrl("embedded:" + diagnostics.absolute(kind(directory)))
     return StoreUrl(url)
 
@@ -246,7 +248,7 @@ def _secret(value: Any, key: Key, diagnostics: Diagnostics) -> Secret:
     if isinstance(value, str) and value:
         if not isinstance(value, Text):
             diagnostics.warn(
-                key, "the secret stands in the file; better { env } or { file }"
+                key, "the secret is in plain text; better { env } or { file }"
             )
         return Secret(str(value))
     if isinstance(value, dict) and len(value) == 1:
@@ -298,7 +300,7 @@ def _convert(kind: Any, value: Any, key: Key, diagnostics: Diagnostics) -> Any:
 
 
 def _explain(error: msgspec.ValidationError, kind: Any, value: Any) -> tuple[str, str]:
-    """(message, allowed) in the words of people who write TOML."""
+    """(message, allowed) in terms of TOML."""
     bound = re.search(r"`(?:int|float)` (>=?|<=?) (\S+)", str(error))
     if bound:
         words = {">=": "at least", ">": "more than", "<=": "at most", "<": "less than"}
@@ -311,7 +313,7 @@ def _explain(error: msgspec.ValidationError, kind: Any, value: Any) -> tuple[str
 
 
 def _allowed(kind: Any) -> str:
-    """The words that a Literal (or a union with one) takes."""
+    """Description of the values that a type accepts."""
     if get_origin(kind) is Literal:
         return ", ".join(f'"{word}"' for word in get_args(kind))
     if get_origin(kind) in (Union, types.UnionType):
@@ -343,14 +345,14 @@ def _is_table(kind: Any) -> bool:
 
 
 def _is_composite(kind: Any) -> bool:
-    """Whether some form of it is a list or a table."""
+    """Whether a value of this type can be a list or a table."""
     if get_origin(kind) in (Union, types.UnionType):
         return any(map(_is_composite, get_args(kind)))
     return _is_table(kind) or kind is Secret or get_origin(kind) in (tuple, dict)
 
 
 def _read_text(kind: Any, text: Text) -> Any:
-    """A list or table given as text: TOML, or words between commas."""
+    """Parse a list or table given as text: TOML, or words separated by commas."""
     stripped = text.strip()
     if stripped.startswith(("[", "{")):
         try:

@@ -1,4 +1,4 @@
-"""What is wrong with a configuration: every fault with its place and its cure."""
+"""Configuration errors: every fault with its place and the allowed values."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ Key = tuple[str | int, ...]
 
 
 class Problem(msgspec.Struct, frozen=True):
-    """One fault. ``line`` is 0 where the value did not come from a file."""
+    """One fault. ``line`` is 0 for a value that does not come from a file."""
 
     source: str  # file, environment variable, flag
     line: int
@@ -25,7 +25,7 @@ class Problem(msgspec.Struct, frozen=True):
 class ConfigError(Exception):
     """The configuration cannot be used; ``problems`` holds every fault found.
 
-    ``line`` and ``key`` are those of the first one.
+    ``line`` and ``key`` are those of the first fault.
     """
 
     def __init__(self, problems: tuple[Problem, ...]) -> None:
@@ -42,7 +42,7 @@ class ConfigError(Exception):
 
 
 def format_key(key: Key) -> str:
-    """Key path as people write it: ``upstream[0].timeouts.idle``."""
+    """Text of a key path: ``upstream[0].timeouts.idle``."""
     text = ""
     for part in key:
         if isinstance(part, int):

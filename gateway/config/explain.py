@@ -1,19 +1,24 @@
-"""The effective configuration in words, each value with the place that states it.
+"""The effective configuration as rows: the file's key, the value, where it is stated.
 
-Only ``tidegate check`` needs it; workers do not import it.
+For ``tidegate check`` and ``GET /api/v1/policies``. Every key printed here is a key of
+the file, in the file's units; a test feeds them back to the file.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import msgspec
 
+from gateway.config.build import fields_of
 from gateway.config.errors import Key
 from gateway.config.load import Loaded
 from gateway.config.resolve import (
     Effective,
+    anomaly_table,
     anonymous_policy_name,
+    caps_table,
     effective_policy,
     resolve_route,
     takes_everyone,
@@ -22,12 +27,11 @@ from gateway.config.resolve import (
     worker_count,
 )
 from gateway.config.structs import TenantTable, UpstreamTable
-from gateway.config.values import format_size
-from gateway.core.model import Anomaly, Limit, Price, format_window
-from gateway.limits.meters import METER_TABLE
+from gateway.config.values import to_toml, toml_key
+from gateway.core.model import NANOS_PER_USD, Limit, Price, format_window
 
 DEFAULT = "default"
-Row = tuple[str, str, str]  # what, value, where it is stated
+Row = tuple[str, str, str]  # key of the file, value, where it is stated
 
 
 class Section(msgspec.Struct, frozen=True):
@@ -38,7 +42,7 @@ class Section(msgspec.Struct, frozen=True):
 
 
 def explain(loaded: Loaded) -> list[Section]:
-    """Gateway, upstreams, then every tenant's policy and that of strangers."""
+    """Gateway, upstreams, every tenant's policy, then that of unknown clients."""
     sections = [_gateway(loaded), *_upstreams(loaded)]
     for index, tenant in enumerate(tenant_tables(loaded.config)):
         sections.append(_tenant(loaded, tenant, index))
@@ -53,12 +57,12 @@ def explain(loaded: Loaded) -> list[Section]:
 
 
 def place_of(loaded: Loaded, key: Key) -> str:
-    """Where ``key`` is stated: ``tidegate.toml:12``, a variable, a flag, or default."""
+    """Where a key is stated: ``tidegate.toml:12``, a variable, a flag, or ``default``."""
     return loaded.places.get(key, DEFAULT)
 
 
 def _place_of_item(loaded: Loaded, key: Key) -> str:
-    """A list from the environment is stated as a whole."""
+    """The place of a list item; a list from the environment has one place for all."""
     return loaded.places.get(key) or place_of(loaded, key[:-1])
 
 
@@ -89,66 +93,76 @@ def _upstreams(loaded: Loaded) -> list[Section]:
 
 def _upstream(loaded: Loaded, upstream: UpstreamTable, index: int) -> Section:
     route = resolve_route(upstream)
-    key = "url" if upstream.url else "targets"
-    servers = _words(f"{t.scheme}://{t.authority}{t.path}" for t in route.targets)
-    credential = "the client's own"
+    api_key = "none: the client's credential is passed on"
     if route.credential:
-        credential = f"{route.credential.header} ({route.credential.secret.source})"
-    values = [
-        ("prefix", "prefix", route.prefix or "/"),
-        ("servers", key, servers),
-        ("dialect", "dialect", route.dialect or "auto"),
-        ("credential", "api_key", credential),
-        ("on_disconnect", "on_disconnect", route.on_disconnect),
-    ]
+        api_key = f"{route.credential.header} ({route.credential.secret.source})"
+    values = {"prefix": route.prefix or "/"}
+    if upstream.url:
+        values["url"] = upstream.url.masked()
+    if upstream.targets:
+        values["targets"] = _words(url.masked() for url in upstream.targets)
+    values |= {
+        "dialect": route.dialect or "auto",
+        "api_key": api_key,
+        "on_disconnect": route.on_disconnect,
+    }
     rows = [
-        (what, value, place_of(loaded, ("upstream", index, name)))
-        for what, name, value in values
+        (key, value, place_of(loaded, ("upstream", index, key)))
+        for key, value in values.items()
     ]
     return Section(f"upstream {route.name}", tuple(rows))
 
 
 def _tenant(loaded: Loaded, tenant: TenantTable, index: int) -> Section:
-    stated = {
-        "api keys": len(tenant.api_keys),
-        "tokens (jwt)": tenant.jwt is not None,
-        "header": tenant.header is not None,
-        "networks": len(tenant.cidrs),
-    }
-    who = ", ".join(
-        f"{count} {what}" if count is not True else what
-        for what, count in stated.items()
-        if count
-    )
-    clients = ("clients", who or "everyone", place_of(loaded, ("tenant", index)))
+    values = {}
+    if tenant.api_keys:
+        values["api_keys"] = f"{len(tenant.api_keys)} stated"
+    if tenant.jwt:
+        values["jwt"] = f"keys of {tenant.jwt.jwks_file or tenant.jwt.jwks_url}"
+    if tenant.header:
+        values["header"] = f"{tenant.header.name}: {tenant.header.value}"
+    if tenant.cidrs:
+        values["cidrs"] = _words(tenant.cidrs)
+    if not values:
+        values["api_keys"] = "none: every client belongs to this tenant"
+    rows = [
+        (key, value, place_of(loaded, ("tenant", index, key)))
+        for key, value in values.items()
+    ]
     effective = effective_policy(loaded.config, tenant.policy)
     title = f"tenant {tenant.name}, policy {tenant.policy}"
-    return Section(title, (clients, *policy_rows(loaded, effective)))
+    return Section(title, (*rows, *policy_rows(loaded, effective)))
 
 
 def policy_rows(loaded: Loaded, effective: Effective) -> list[Row]:
-    """What one policy says, limits first."""
+    """The values of one policy: mode, one row for each limit, then the other keys."""
     policy = effective.policy
-    rows = [
-        ("limit", limit_words(limit), _place_of_item(loaded, key))
+    limits = [
+        ("limits", limit_words(limit), _place_of_item(loaded, key))
         for limit, key in zip(policy.limits, effective.limit_keys, strict=True)
-    ] or [("limits", "none", _origin(loaded, effective, "limits"))]
+    ]
     values = {
-        "mode": policy.mode,
-        "caps": _struct_words(policy.caps) or "none",
-        "weights": _words(f"{k} {v:g}" for k, v in policy.weights.items()),
-        "unknown_price": _price_words(policy.unknown_price),
-        "prices": _words(f"{k} {_price_words(v)}" for k, v in policy.prices.items()),
+        "caps": _inline(caps_table(policy.caps)) or "none",
+        "weights": _pairs(policy.weights) or "none",
+        "unknown_price": _price(policy.unknown_price),
+        "prices": _pairs(policy.prices) or "none",
         "user_from": _words(policy.user_from),
         "allow": _words(policy.allow),
-        "anomaly": _anomaly_words(policy.anomaly),
+        "anomaly": _inline(anomaly_table(policy.anomaly)),
     }
-    rows.insert(0, ("mode", values.pop("mode"), _origin(loaded, effective, "mode")))
-    rows += [(k, v, _origin(loaded, effective, k)) for k, v in values.items()]
+    rows = [
+        ("mode", policy.mode, _origin(loaded, effective, "mode")),
+        *(limits or [("limits", "none", _origin(loaded, effective, "limits"))]),
+        *(
+            (key, value, _origin(loaded, effective, key))
+            for key, value in values.items()
+        ),
+    ]
     for index, model in enumerate(policy.model_caps):
         key = ("policy", effective.origins["model"], "model", index)
-        words = _struct_words(model.caps) or "none"
-        rows.append((f"caps of {_words(model.models)}", words, place_of(loaded, key)))
+        caps = _inline(caps_table(model.caps))
+        words = f"match = {to_toml(model.models)}, caps = {{ {caps} }}"
+        rows.append(("model", words, place_of(loaded, key)))
     return rows
 
 
@@ -157,10 +171,11 @@ def _origin(loaded: Loaded, effective: Effective, key: str) -> str:
 
 
 def limit_words(limit: Limit) -> str:
-    """``200,000 tokens in 1m per user``."""
-    in_units = METER_TABLE[limit.meter].in_units(limit.amount)
-    number = f"{in_units:,g}" if isinstance(in_units, float) else f"{in_units:,}"
-    amount = f"{number} {limit.meter}"
+    """A limit in words: ``200,000 tokens in 1m per user``."""
+    if limit.meter == "usd":
+        amount = f"{limit.amount / NANOS_PER_USD:,g} usd"
+    else:
+        amount = f"{limit.amount:,} {limit.meter}"
     window = limit.calendar or (limit.window_us and format_window(limit.window_us))
     if limit.calendar:
         amount += f" a {window}"
@@ -170,35 +185,36 @@ def limit_words(limit: Limit) -> str:
     return words + (f" of {_words(limit.models)}" if limit.models else "")
 
 
-def _price_words(price: str | Price) -> str:
-    if isinstance(price, str):
-        return price
-    return f"{price.input:g}/{price.output:g} usd"
+def _price(price: str | Price) -> str:
+    return price if isinstance(price, str) else _value(price)
 
 
-def _anomaly_words(anomaly: Anomaly) -> str:
-    if not anomaly.enabled:
-        return "off"
-    plain = _struct_words(msgspec.structs.replace(anomaly, classes={}))
-    ladders = (
-        f"{cls}: {_struct_words(rungs)}"
-        for cls, rungs in sorted(anomaly.classes.items())
+def _value(value: Any) -> str:
+    """A value as TOML, a struct as an inline table."""
+    return (
+        f"{{ {_inline(value)} }}"
+        if isinstance(value, msgspec.Struct)
+        else to_toml(value)
     )
-    return "; ".join((plain, *ladders))
 
 
-def _struct_words(struct: msgspec.Struct) -> str:
-    parts = []
-    for name, value in msgspec.structs.asdict(struct).items():
-        if value is not None and value is not False and value != {}:
-            shown = format_size(value) if name.endswith("_bytes") else _plain(value)
-            parts.append(f"{name} {shown}")
-    return ", ".join(parts)
+def _inline(table: msgspec.Struct) -> str:
+    """The keys of a table that have a value, as within an inline table of TOML."""
+    values = {
+        key: getattr(table, attribute)
+        for key, (attribute, _) in fields_of(type(table)).items()
+    }
+    return _pairs({k: v for k, v in values.items() if v is not None and v != {}})
 
 
-def _plain(value: Any) -> str:
-    return "yes" if value is True else f"{value:g}"
+def _pairs(values: Mapping[str, Any]) -> str:
+    return ", ".join(
+        f"{toml_key(key)} = {{ {_pairs(value)} }}"
+        if isinstance(value, dict)
+        else f"{toml_key(key)} = {_value(value)}"
+        for key, value in values.items()
+    )
 
 
-def _words(items: Any) -> str:
+def _words(items: Iterable[str]) -> str:
     return ", ".join(items) or "none"

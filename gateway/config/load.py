@@ -1,4 +1,4 @@
-"""File, environment and flags, in this order, to one frozen ``Config``."""
+"""Loads the configuration: file, then environment, then flags, to a ``Config``."""
 
 from __future__ import annotations
 
@@ -22,18 +22,18 @@ DEFAULT_FILE = "tidegate.toml"
 RECORDS_FILE = "records.jsonl"
 # Only names with a double underscore are configuration: TIDEGATE_ADMIN_TOKEN is not.
 _ENV_NAME = re.compile(r"TIDEGATE_([A-Z0-9]+(?:__[A-Z0-9_.-]+)+)", re.IGNORECASE)
-# Flags that are not the name of a key.
+# Overrides that are not a key; their flags.
 _FLAGS = {"mode": "--mode", "upstream": "--upstream"}
 
 
 class Loaded(msgspec.Struct, frozen=True):
-    """A configuration together with what people want to know of it."""
+    """A configuration with its file, its warnings and the place of every key."""
 
     config: Config
     file: str | None  # None: no file, everything from flags, environment, defaults
     warnings: tuple[Problem, ...]
-    # Where each stated key comes from: "tidegate.toml:12", an environment variable,
-    # a flag. Keys that are not here have their default.
+    # Where each key is stated: "tidegate.toml:12", an environment variable, a flag.
+    # Absent keys have their default.
     places: dict[Key, str]
 
 
@@ -44,12 +44,12 @@ def load_config(
     *,
     text: str | None = None,
 ) -> Config:
-    """The configuration of ``path`` (None: ``./tidegate.toml`` where there is one).
+    """The configuration of ``path`` (None: ``./tidegate.toml`` if it exists).
 
     ``overrides`` are the flags: dotted keys such as ``"server.listen"``, and
-    ``"upstream"`` (a URL) and ``"mode"`` (of every policy). ``text`` stands for the
+    ``"upstream"`` (a URL) and ``"mode"`` (of every policy). ``text`` replaces the
     file's content, so that a worker reads exactly what control has validated.
-    Raises ConfigError with everything that is wrong.
+    Raises ConfigError with all faults.
     """
     return load(path, overrides, env, text=text).config
 
@@ -82,35 +82,35 @@ def load(
 def _apply_defaults(
     raw: dict[str, Any], diagnostics: Diagnostics, *, has_file: bool
 ) -> None:
-    """Defaults that depend on other things than the key's own table."""
+    """Set defaults that depend on other keys or on whether there is a file."""
     store = raw.setdefault("store", {})
     if isinstance(store, dict):
-        store.setdefault("url", DEFAULT_STORE)  # made absolute like any other
+        store.setdefault("url", DEFAULT_STORE)  # made absolute when it is converted
         _default_records(raw, store["url"])
     policies = raw.setdefault("policy", {})
     if isinstance(policies, dict) and not has_file:
         default = policies.setdefault("default", {})
         if isinstance(default, dict) and "mode" not in default:
             default["mode"] = "observe"
-            message = "observe: nothing is refused; --mode enforce acts"
+            message = "observe: nothing is refused; to refuse, use --mode enforce"
             diagnostics.warn(("policy", "default", "mode"), message)
 
 
 def _default_records(raw: dict[str, Any], store_url: Any) -> None:
-    """Beside the embedded store there is a place for records; elsewhere nobody knows
-    one that can be written.
+    """Default ``events.file``: beside the embedded store. Other stores have no directory
+    that is known to be writable.
     """
     events = raw.setdefault("events", {})
     if isinstance(store_url, str) and isinstance(events, dict):
         kind, _, directory = store_url.partition(":")
         if kind == "embedded":
-            # A flag's path starts where the shell stands, and so does this one.
+            # Same type as the URL: a flag's path is relative to the working directory.
             path = type(store_url)(f"{directory or EMBEDDED_DIRECTORY}/{RECORDS_FILE}")
             events.setdefault("file", path)
 
 
 def find_file(path: str | None) -> str | None:
-    """``path``, else ``tidegate.toml`` of the working directory where there is one."""
+    """``path``, else ``tidegate.toml`` of the working directory if it exists."""
     if path is None and os.path.isfile(DEFAULT_FILE):
         return DEFAULT_FILE
     return path
@@ -150,7 +150,7 @@ def _apply_env(
         match = _ENV_NAME.fullmatch(name)
         if match and not _put(raw, match[1].split("__"), env[name], name, diagnostics):
             diagnostics.sources[(match[1].lower(),)] = name
-            diagnostics.add((match[1].lower(),), "names no key of the configuration")
+            diagnostics.add((match[1].lower(),), "is not a key of the configuration")
 
 
 def _put(
@@ -160,7 +160,7 @@ def _put(
     name: str,
     diagnostics: Diagnostics,
 ) -> bool:
-    """Set what an environment variable names; False where there is no such place."""
+    """Set the key that an environment variable names; False if there is no such key."""
     here: Any = raw
     key: Key = ()
     for position, part in enumerate(parts):
@@ -180,7 +180,7 @@ def _put(
 
 
 def _step(here: Any, part: str) -> str | int | None:
-    """The key or index that ``part`` means inside ``here``; names match in any case."""
+    """The key or index of ``part`` in ``here``; names match case-insensitively."""
     if isinstance(here, list):
         if not part.isdecimal() or int(part) > len(here):
             return None
@@ -221,7 +221,7 @@ def _flag_name(key: str) -> str:
 def _set_mode(
     raw: dict[str, Any], mode: Any, flag: str, diagnostics: Diagnostics
 ) -> None:
-    """The mode of every policy, whatever the file says."""
+    """Set the mode of every policy, overriding the file."""
     policies = raw.setdefault("policy", {})
     if not isinstance(policies, dict):
         return
@@ -235,7 +235,7 @@ def _set_mode(
 def _set_upstream(
     raw: dict[str, Any], url: Any, flag: str, diagnostics: Diagnostics
 ) -> None:
-    """The URL of the only upstream; its other keys stand."""
+    """Set the URL of the only upstream and keep its other keys."""
     upstreams = raw.setdefault("upstream", [{}])
     if not isinstance(upstreams, list):
         return

@@ -1,7 +1,6 @@
-"""Line numbers of TOML keys, which ``tomllib`` does not keep.
+"""Line numbers of TOML keys, which ``tomllib`` does not provide.
 
-Runs over text that tomllib has accepted, and only when something must be reported, so
-it trusts the syntax and cares about places alone.
+Scans text that tomllib has accepted, so it does not check the syntax.
 """
 
 from __future__ import annotations
@@ -56,7 +55,7 @@ class _Scanner:
         return path
 
     def _inside(self, names: list[str]) -> Key:
-        """``names`` with the index of the newest item after each array of tables."""
+        """``names`` with the index of the last item after each array of tables."""
         path: Key = ()
         for name in names:
             path = self._enter((*path, name))
@@ -76,7 +75,7 @@ class _Scanner:
         self._value(path)
 
     def _names(self) -> list[str]:
-        """A dotted key; stops before what follows it."""
+        """Read a dotted key and stop after it."""
         names: list[str] = []
         while True:
             self._blanks()
@@ -119,7 +118,7 @@ class _Scanner:
         self.at += 1
 
     def _skip(self) -> bool:
-        """Pass blanks, commas and comments; False at the end of the text."""
+        """Skip blanks, commas and comments; False at the end of the text."""
         match = _SKIP.match(self.text, self.at)
         if match:
             self.at = match.end()

@@ -1,13 +1,14 @@
-"""From the file's structs to the tables that workers run on: tenants, policies, routes.
+"""Resolves the file's structs to the tables that workers run on: tenants, policies,
+routes.
 
-Inheritance is resolved here, once; nothing after this knows that policies inherit.
+Inheritance is resolved here, once; no other module handles it.
 """
 
 from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from datetime import datetime
 from typing import Any, Literal
 from urllib.parse import SplitResult, urlsplit
@@ -18,6 +19,7 @@ import msgspec
 from gateway.config.errors import Key
 from gateway.config.structs import (
     AlertTable,
+    AnomalyTable,
     CapsTable,
     Config,
     LadderTable,
@@ -27,15 +29,22 @@ from gateway.config.structs import (
     TenantTable,
     UpstreamTable,
 )
-from gateway.config.values import FilePath, Secret, Url, parse_duration
+from gateway.config.values import (
+    Duration,
+    FilePath,
+    Secret,
+    Size,
+    Url,
+    parse_duration,
+)
 from gateway.core.model import (
     METERS,
-    ActionThresholds,
     Anomaly,
     Campaign,
     Caps,
     HeaderRule,
     JwtRule,
+    Ladder,
     Limit,
     ModelCaps,
     Policy,
@@ -44,7 +53,7 @@ from gateway.core.model import (
 from gateway.identity.identify import split_allow_entry
 from gateway.limits.meters import METER_TABLE
 
-Origin = str  # name of the policy that states a value, or "built in"
+Origin = str  # name of the policy that states a value, or BUILT_IN
 BUILT_IN: Origin = "built in"
 CALENDAR_WINDOWS = ("day", "week", "month")
 _KEY_HEADERS = {
@@ -67,24 +76,24 @@ class ResolvedTarget(msgspec.Struct, frozen=True):
     scheme: Literal["http", "https"]
     host: str
     port: int
-    authority: str  # what the Host header says
-    path: str = ""  # comes before the request's path; no slash at its end
+    authority: str  # value of the Host header
+    path: str = ""  # prepended to the request's path; no trailing slash
 
 
 class ResolvedRoute(msgspec.Struct, frozen=True):
-    """An upstream as the data plane wants it. Times are seconds."""
+    """An upstream with its defaults applied. Times are seconds."""
 
     name: str
-    prefix: str  # no slash at its end; "" takes every path
+    prefix: str  # no trailing slash; "" matches every path
     strip_prefix: bool
     targets: tuple[ResolvedTarget, ...]
-    dialect: str | None  # None: told from path and body
+    dialect: str | None  # None: detected from path and body
     on_disconnect: Literal["cancel", "drain"]
     drain_max: int
     drain_s: float
     websocket: bool
     ask_usage: bool
-    # (header name, value) that replaces the client's credential; None: passed on.
+    # Replaces the client's credential; None: the client's is passed on.
     credential: SecretHeader | None
     ca_file: FilePath | None
     tls_verify: bool
@@ -97,7 +106,7 @@ class ResolvedRoute(msgspec.Struct, frozen=True):
     total_s: float
 
     def matches(self, path: str) -> bool:
-        """Whether ``path`` lies under the prefix, on whole segments."""
+        """Whether ``path`` is under the prefix, on whole segments."""
         prefix = self.prefix
         return path.startswith(prefix) and (
             len(path) == len(prefix) or path[len(prefix)] == "/" or not prefix
@@ -105,34 +114,34 @@ class ResolvedRoute(msgspec.Struct, frozen=True):
 
 
 class SecretHeader(msgspec.Struct, frozen=True):
-    """A header whose value is not printed."""
+    """A header with a secret value, which is never printed."""
 
     header: str
     secret: Secret
 
     @property
     def value(self) -> str:
-        """The header's value, with ``Bearer`` where the header is authorization."""
+        """The header's value; prefixed with ``Bearer`` for ``authorization``."""
         key = self.secret.reveal()
         return f"Bearer {key}" if self.header == "authorization" else key
 
 
 class Resolved(msgspec.Struct, frozen=True):
-    """Everything that the data plane is built from."""
+    """Everything that the workers and control are built from."""
 
     tenants: tuple[Tenant, ...]
     routes: tuple[ResolvedRoute, ...]  # longest prefix first
     unknown_clients: Literal["anonymous", "deny"]
-    # Of clients that match no tenant; None when those are denied.
+    # Policy of clients that match no tenant; None: these are denied.
     anonymous: Policy | None
     timezone: str
     workers: int
-    # Of tenants that nobody declared.
+    # Policy of tenants that are not in the file.
     default: Policy = Policy("default")
     campaigns: tuple[Campaign, ...] = ()
 
     def find_route(self, path: str) -> ResolvedRoute | None:
-        """The route of a request path; None: no upstream takes it."""
+        """The route of a request path; None if no prefix matches."""
         return next((route for route in self.routes if route.matches(path)), None)
 
 
@@ -168,7 +177,7 @@ def resolve(config: Config) -> Resolved:
 
 
 def declared_campaigns(config: Config) -> tuple[Campaign, ...]:
-    """Known launches in epoch seconds; times without an offset are the server's."""
+    """Campaigns in epoch seconds; times without an offset are in ``server.timezone``."""
     zone = ZoneInfo(config.server.timezone)
 
     def epoch(moment: datetime) -> float:
@@ -186,17 +195,17 @@ def declared_campaigns(config: Config) -> tuple[Campaign, ...]:
 
 
 def tenant_tables(config: Config) -> tuple[TenantTable, ...]:
-    """The stated tenants, or ``default``, which takes every client."""
+    """The tenants of the file, else one named ``default`` that matches every client."""
     return config.tenants or (TenantTable(name="default"),)
 
 
 def takes_everyone(tenant: TenantTable) -> bool:
-    """Whether a tenant states no credential at all."""
+    """Whether a tenant states no credentials, and so matches every client."""
     return not (tenant.api_keys or tenant.jwt or tenant.header or tenant.cidrs)
 
 
 def unknown_clients(config: Config) -> Literal["anonymous", "deny"]:
-    """What happens to clients of no tenant, where the file does not say it."""
+    """Treatment of clients that match no tenant, with its default applied."""
     if config.server.unknown_clients:
         return config.server.unknown_clients
     if "anonymous" in config.policies:
@@ -210,7 +219,7 @@ def anonymous_policy_name(config: Config) -> str:
 
 
 def worker_count(config: Config) -> int:
-    """Worker processes; ``auto`` is one a core, and one for a store in memory."""
+    """Number of worker processes; ``auto``: one per core, one with ``memory:``."""
     if config.server.workers != "auto":
         return config.server.workers
     if config.store.url.startswith("memory:"):
@@ -224,7 +233,7 @@ def worker_count(config: Config) -> int:
 def lineage(config: Config, name: str) -> list[str]:
     """``name`` and the policies that it inherits from, nearest first.
 
-    Ends before a policy that came already or that does not exist.
+    Ends before a repeated policy or one that does not exist.
     """
     chain: list[str] = []
     while name and name not in chain and (name in config.policies or name == "default"):
@@ -235,7 +244,7 @@ def lineage(config: Config, name: str) -> list[str]:
 
 
 def effective_policy(config: Config, name: str) -> Effective:
-    """A policy with all that it inherits, and which policy says what."""
+    """A policy with inherited values, and which policy states each of them."""
     chain = [
         (ancestor, config.policies.get(ancestor, PolicyTable()))
         for ancestor in lineage(config, name)
@@ -282,7 +291,9 @@ def _nearest(chain: _Chain, key: str, default: Any) -> tuple[Any, Origin]:
 
 
 def _limits(chain: _Chain, origins: dict[str, Origin]) -> dict[Key, Limit]:
-    """The nearest ``limits``, then what it and its heirs add, by the key of each."""
+    """Limits by their keys: the nearest ``limits``, then every ``extra_limits`` from that
+    policy on.
+    """
     _, origin = _nearest(chain, "limits", ())
     origins["limits"] = origin
     names = [name for name, _ in chain]
@@ -298,7 +309,7 @@ def _limits(chain: _Chain, origins: dict[str, Origin]) -> dict[Key, Limit]:
 
 
 def patterns(table: ModelTable) -> tuple[str, ...]:
-    """The model patterns of an override."""
+    """The model patterns of a ``[[policy.X.model]]``."""
     return (table.match,) if isinstance(table.match, str) else table.match
 
 
@@ -328,16 +339,19 @@ def _merged_caps(chain: _Chain, origins: dict[str, Origin]) -> Caps:
 
 
 def lay_caps(table: CapsTable, under: Caps) -> Caps:
-    """``under`` with what ``table`` states on top."""
-    stated = {
-        "max_tokens": table.max_tokens,
-        "n": table.n,
-        "body_bytes": None if table.max_body is None else int(table.max_body),
-        "stream_s": None if table.max_stream is None else float(table.max_stream),
-        "clamp": table.clamp,
-    }
-    changes = {key: value for key, value in stated.items() if value is not None}
-    return msgspec.structs.replace(under, **changes)
+    """``under`` with the stated values of ``table`` on top."""
+    return msgspec.structs.replace(under, **_stated(table))
+
+
+def caps_table(caps: Caps) -> CapsTable:
+    """The inverse of ``lay_caps``: keys and units of the file."""
+    return CapsTable(
+        max_tokens=caps.max_tokens,
+        n=caps.n,
+        max_body=None if caps.body_bytes is None else Size(caps.body_bytes),
+        max_stream=None if caps.stream_s is None else Duration(caps.stream_s),
+        clamp=caps.clamp,
+    )
 
 
 def _model_caps(table: ModelTable, caps: Caps) -> ModelCaps:
@@ -356,8 +370,10 @@ def _merged_dicts(
     return merged
 
 
-# Durations of the file, and what they are called as seconds.
-_SECONDS = {
+# Keys whose value has another name, with its unit, in ``core.model``.
+_RUNTIME_NAMES = {
+    "max_body": "body_bytes",
+    "max_stream": "stream_s",
     "grace": "grace_s",
     "block_ttl": "block_ttl_s",
     "max_block_ttl": "max_block_ttl_s",
@@ -365,42 +381,73 @@ _SECONDS = {
 }
 
 
+def _stated(table: msgspec.Struct) -> dict[str, Any]:
+    """The stated values of a table under their names in ``core.model``."""
+    return {
+        _RUNTIME_NAMES.get(key, key): _plain(value)
+        for key, value in msgspec.structs.asdict(table).items()
+        if value is not None
+    }
+
+
+def _plain(value: Any) -> Any:
+    """Seconds and bytes as plain numbers."""
+    if isinstance(value, Duration):
+        return float(value)
+    return int(value) if isinstance(value, Size) else value
+
+
+# Keys of [policy.X.anomaly] that belong to its ladders.
+_BLOCK_TIMES = ("block_ttl_s", "max_block_ttl_s")
+
+
 def _anomaly(chain: _Chain, origins: dict[str, Origin]) -> Anomaly:
-    anomaly = Anomaly()
-    ladders: dict[str, LadderTable] = {}
+    """Anomaly settings with inheritance resolved, key by key."""
+    anomaly, ladder = Anomaly(), Ladder()
+    classes: dict[str, LadderTable] = {}
     origins["anomaly"] = BUILT_IN
     for name, table in reversed(chain):
-        stated = msgspec.structs.asdict(table.anomaly)
-        stated |= msgspec.structs.asdict(stated.pop("ladder"))
-        classes = stated.pop("classes")
-        changes = {
-            _SECONDS.get(key, key): float(value) if key in _SECONDS else value
-            for key, value in stated.items()
-            if value is not None
-        }
-        if changes or classes:
+        changes = _stated(table.anomaly)
+        scores = _stated(changes.pop("ladder"))
+        scores |= {key: changes.pop(key) for key in _BLOCK_TIMES if key in changes}
+        stated_classes = changes.pop("classes")
+        if changes or scores or stated_classes:
             origins["anomaly"] = name
         anomaly = msgspec.structs.replace(anomaly, **changes)
-        ladders |= classes
-    return msgspec.structs.replace(anomaly, classes=_ladders(anomaly, ladders))
+        ladder = msgspec.structs.replace(ladder, **scores)
+        classes |= stated_classes
+    return msgspec.structs.replace(
+        anomaly,
+        ladder=ladder,
+        classes={
+            cls: msgspec.structs.replace(ladder, **_stated(stated))
+            for cls, stated in classes.items()
+        },
+    )
 
 
-def _ladders(
-    anomaly: Anomaly, stated: Mapping[str, LadderTable]
-) -> dict[str, ActionThresholds]:
-    """Ladders of classes, made whole by the general one."""
-    general = ActionThresholds(anomaly.tag, anomaly.throttle, anomaly.block)
-    return {
-        cls: msgspec.structs.replace(
-            general,
-            **{
-                rung: score
-                for rung, score in msgspec.structs.asdict(ladder).items()
-                if score is not None
-            },
-        )
-        for cls, ladder in stated.items()
-    }
+def anomaly_table(anomaly: Anomaly) -> AnomalyTable:
+    """The inverse of ``_anomaly``: keys and units of the file."""
+    ladder = anomaly.ladder
+    classes = {cls: _ladder_table(one) for cls, one in sorted(anomaly.classes.items())}
+    return AnomalyTable(
+        enabled=anomaly.enabled,
+        warning=anomaly.warning,
+        critical=anomaly.critical,
+        ladder=_ladder_table(ladder),
+        classes=classes,  # type: ignore[arg-type]
+        grace=Duration(anomaly.grace_s),
+        block_ttl=Duration(ladder.block_ttl_s),
+        max_block_ttl=Duration(ladder.max_block_ttl_s),
+        max_blocked_share=anomaly.max_blocked_share,
+        throttle_share=anomaly.throttle_share,
+        delay=Duration(anomaly.delay_s),
+        max_delayed=anomaly.max_delayed,
+    )
+
+
+def _ladder_table(ladder: Ladder) -> LadderTable:
+    return LadderTable(ladder.tag, ladder.throttle, ladder.block)
 
 
 def normal_subject(text: str) -> str:
@@ -432,7 +479,9 @@ def _tenant(table: TenantTable, config: Config) -> Tenant:
 
 
 def receiver_names(alerts: Sequence[AlertTable]) -> list[str]:
-    """Of alerts: as they are stated; else the type, and a number from the second of it on."""
+    """Names of the receivers: as stated, else the type; from the second of a type on with
+    a number (``webhook-2``).
+    """
     seen: Counter[str] = Counter()
     names = []
     for alert in alerts:
@@ -446,7 +495,7 @@ def receiver_names(alerts: Sequence[AlertTable]) -> list[str]:
 
 
 def resolve_route(upstream: UpstreamTable) -> ResolvedRoute:
-    """A route with its targets split and its credential's header chosen."""
+    """The route of an upstream, with targets parsed and the credential's header chosen."""
     urls = ([upstream.url] if upstream.url else []) + list(upstream.targets)
     targets = tuple(dict.fromkeys(map(split_target, urls)))
     dialect = "openai" if upstream.dialect == "azure" else upstream.dialect
@@ -476,7 +525,7 @@ def resolve_route(upstream: UpstreamTable) -> ResolvedRoute:
 
 
 def split_target(url: str) -> ResolvedTarget:
-    """The parts of an upstream URL; ValueError says what is wrong with it."""
+    """The parts of an upstream URL. Raises ValueError."""
     parts = urlsplit(url)
     scheme, host = parts.scheme, parts.hostname
     if scheme not in ("http", "https") or not host:

@@ -1,4 +1,4 @@
-"""What no single value shows: names that must exist, values that must fit together."""
+"""Checks across keys: names that must exist, values that must fit together."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ from gateway.config.structs import (
     UpstreamTable,
 )
 from gateway.config.values import Secret, is_loopback, parse_address, parse_duration
-from gateway.core.model import METERS, ActionThresholds, Limit
+from gateway.core.model import METERS, Limit
 from gateway.identity.identify import split_allow_entry
 
 SUBJECT_KINDS = ("client_ip", "user", "tenant", "model")
@@ -56,7 +56,7 @@ _MAX_WINDOW_US = 86_400_000_000
 
 
 def validate(config: Config, diagnostics: Diagnostics) -> None:
-    """Report everything about ``config`` that cannot be right."""
+    """Report every fault that no single value shows."""
     _check_server(config, diagnostics)
     _check_store(config.store, config, diagnostics)
     _check_upstreams(config.upstreams, diagnostics)
@@ -81,7 +81,7 @@ def _check_server(config: Config, diagnostics: Diagnostics) -> None:
         message = "is missing: the admin port can be reached from other machines"
         diagnostics.add(("admin", "token"), message, "a secret, or a loopback listen")
     if config.admin.viewer_token and not config.admin.token:
-        message = "needs admin.token: without it everybody may change everything"
+        message = "needs admin.token: without it the API is open to everyone"
         diagnostics.add(("admin", "viewer_token"), message)
     _check_networks(server.trusted_proxies, ("server", "trusted_proxies"), diagnostics)
     path = server.health_path
@@ -90,7 +90,7 @@ def _check_server(config: Config, diagnostics: Diagnostics) -> None:
             ("server", "health_path"), f'"{path}" is not a path', '"/-/health"'
         )
     if server.proxy_protocol and not server.trusted_proxies:
-        message = "needs server.trusted_proxies: nobody's PROXY header is believed"
+        message = "needs server.trusted_proxies: no PROXY header is trusted"
         diagnostics.add(("server", "proxy_protocol"), message)
     try:
         ZoneInfo(server.timezone)
@@ -131,17 +131,17 @@ def _check_store(store: StoreTable, config: Config, diagnostics: Diagnostics) ->
         message = f'"{store.url.masked()}" is not a store'
         diagnostics.add(("store", "url"), message, STORE_FORMS)
     elif store.url.startswith("redis+cluster:"):
-        diagnostics.add(("store", "url"), "Redis Cluster comes with a later version")
+        diagnostics.add(("store", "url"), "Redis Cluster is not supported yet")
     elif urlsplit(store.url).password and diagnostics.place(("store", "url"))[1]:
-        message = "holds a password; better store.password = { env } or { file }"
+        message = "contains a password; better store.password = { env } or { file }"
         diagnostics.warn(("store", "url"), message)
     workers = config.server.workers
     if store.url.startswith("memory:") and workers not in ("auto", 1):
-        message = "more than one worker needs a store that they share"
+        message = "more than one worker needs a shared store"
         diagnostics.add(("server", "workers"), message, '1 or "auto" with memory:')
     if "{" in store.prefix or "}" in store.prefix:
         diagnostics.add(
-            ("store", "prefix"), "must not hold braces: they are the hash tag"
+            ("store", "prefix"), "must not contain braces: they would be a hash tag"
         )
 
 
@@ -152,7 +152,7 @@ def _check_upstreams(
     upstreams: tuple[UpstreamTable, ...], diagnostics: Diagnostics
 ) -> None:
     if not upstreams:
-        message = "none: requests have nowhere to go"
+        message = "is missing: there is nowhere to forward requests to"
         diagnostics.add(
             ("upstream",), message, "[[upstream]] with a url, or --upstream URL"
         )
@@ -164,9 +164,9 @@ def _check_upstreams(
             continue
         route = resolve_route(upstream)
         if names.setdefault(route.name, index) != index:
-            diagnostics.add((*key, "name"), f'"{route.name}" is there twice')
+            diagnostics.add((*key, "name"), f'"{route.name}" is used twice')
         if prefixes.setdefault(route.prefix, index) != index:
-            message = f'"{upstream.prefix}" is there twice'
+            message = f'"{upstream.prefix}" is used twice'
             diagnostics.add((*key, "prefix"), message, "one upstream for a prefix")
         _check_upstream(upstream, key, diagnostics)
 
@@ -245,7 +245,7 @@ def _check_inherit(
     seen = [name]
     while parent and parent in config.policies:
         if parent in seen:
-            diagnostics.add(key, f"goes in a circle: {' -> '.join([*seen, parent])}")
+            diagnostics.add(key, f"is circular: {' -> '.join([*seen, parent])}")
             return
         seen.append(parent)
         step = config.policies[parent].inherit
@@ -301,7 +301,7 @@ def _check_allowed(subject: str, key: Key, diagnostics: Diagnostics) -> None:
 
 
 def _check_effective(config: Config, name: str, diagnostics: Diagnostics) -> None:
-    """What shows only when the inheritance is resolved."""
+    """Report faults that show only after inheritance is resolved."""
     policy = effective_policy(config, name).policy
     seen: set[tuple[str, tuple[str, ...]]] = set()
     for limit in policy.limits:
@@ -311,13 +311,12 @@ def _check_effective(config: Config, name: str, diagnostics: Diagnostics) -> Non
         seen.add(identity)
     anomaly = policy.anomaly
     key = ("policy", name, "anomaly")
-    general = ActionThresholds(anomaly.tag, anomaly.throttle, anomaly.block)
-    for place, ladder in (("ladder", general), *sorted(anomaly.classes.items())):
+    for place, ladder in (("ladder", anomaly.ladder), *sorted(anomaly.classes.items())):
         if not ladder.tag <= ladder.throttle <= ladder.block:
-            message = "tag, throttle, block must rise"
+            message = "must have tag <= throttle <= block"
             inner = (place,) if place == "ladder" else ("classes", place)
             diagnostics.add((*key, *inner), message)
-    if anomaly.block_ttl_s > anomaly.max_block_ttl_s:
+    if anomaly.ladder.block_ttl_s > anomaly.ladder.max_block_ttl_s:
         diagnostics.add((*key, "block_ttl"), "is longer than max_block_ttl")
     if anomaly.warning > anomaly.critical:
         diagnostics.add(("policy", name, "anomaly"), "warning is above critical")
@@ -340,7 +339,7 @@ def _check_tenants(config: Config, diagnostics: Diagnostics) -> None:
             message = f'"{tenant.name}" is not a usable name'
             diagnostics.add((*key, "name"), message, "letters, digits, . _ -")
         if tenant.name in names:
-            diagnostics.add((*key, "name"), f'"{tenant.name}" is there twice')
+            diagnostics.add((*key, "name"), f'"{tenant.name}" is used twice')
         names.add(tenant.name)
         if tenant.policy not in config.policies and tenant.policy != "default":
             known = ", ".join(f'"{policy}"' for policy in config.policies)
@@ -351,10 +350,10 @@ def _check_tenants(config: Config, diagnostics: Diagnostics) -> None:
             everyone.append(tenant.name)
         _check_credentials(tenant, key, hashes, diagnostics)
         if tenant.header and not config.server.trusted_proxies:
-            message = "is never believed: server.trusted_proxies is empty"
+            message = "is never trusted: server.trusted_proxies is empty"
             diagnostics.warn((*key, "header"), message)
     if len(everyone) > 1:
-        message = f"several take every client: {', '.join(everyone)}"
+        message = f"several match every client: {', '.join(everyone)}"
         diagnostics.add(("tenant",), message, "at most one tenant without credentials")
     _check_anonymous(config, diagnostics)
 
@@ -362,16 +361,17 @@ def _check_tenants(config: Config, diagnostics: Diagnostics) -> None:
 def _check_anonymous(config: Config, diagnostics: Diagnostics) -> None:
     catch_all = [t.name for t in tenant_tables(config) if takes_everyone(t)]
     if catch_all and "anonymous" in config.policies:
-        message = f'has no effect: tenant "{catch_all[0]}" takes every client'
+        message = f'has no effect: tenant "{catch_all[0]}" matches every client'
         diagnostics.warn(("policy", "anonymous"), message)
     if config.server.unknown_clients == "deny" and catch_all:
-        message = f'has no effect: tenant "{catch_all[0]}" takes every client'
+        message = f'has no effect: tenant "{catch_all[0]}" matches every client'
         diagnostics.warn(("server", "unknown_clients"), message)
     if unknown_clients(config) == "anonymous" and not catch_all:
         policy = effective_policy(config, anonymous_policy_name(config)).policy
         if not policy.limits:
             diagnostics.warn(
-                ("server", "unknown_clients"), "strangers pass, and without any limit"
+                ("server", "unknown_clients"),
+                "unknown clients are admitted without any limit",
             )
 
 
@@ -381,15 +381,15 @@ def _check_credentials(
     for index, text in enumerate(tenant.api_keys):
         place = (*key, "api_keys", index)
         if not _KEY_HASH.fullmatch(text):
-            # The value may be a key in plain text: it is not repeated here.
-            message = "is not a hash; `tidegate keys hash` makes it from a key"
+            # The value may be a key in plain text: do not print it.
+            message = "is not a hash; `tidegate keys hash` makes one from a key"
             diagnostics.add(place, message, '"sha256:" and 64 hex digits')
         elif hashes.setdefault(text, tenant.name) != tenant.name:
-            diagnostics.add(place, f'belongs to tenant "{hashes[text]}" already')
+            diagnostics.add(place, f'already belongs to tenant "{hashes[text]}"')
     _check_networks(tenant.cidrs, (*key, "cidrs"), diagnostics)
     if jwt := tenant.jwt:
         if (jwt.jwks_file is None) == (jwt.jwks_url is None):
-            message = "needs one source of keys"
+            message = "needs exactly one source of keys"
             diagnostics.add((*key, "jwt"), message, "jwks_file or jwks_url")
         if jwt.jwks_url and not jwt.jwks_url.startswith(("https://", "http://")):
             message = f'"{jwt.jwks_url.masked()}" is not a URL'
@@ -448,11 +448,13 @@ def _check_alerts(alerts: tuple[AlertTable, ...], diagnostics: Diagnostics) -> N
         for event in alert.events or ():
             if event not in _EVENTS:
                 allowed = ", ".join(_EVENTS)
-                diagnostics.add((*key, "events"), f'"{event}" is no event', allowed)
+                diagnostics.add((*key, "events"), f'"{event}" is not an event', allowed)
 
 
 def _check_names(alerts: tuple[AlertTable, ...], diagnostics: Diagnostics) -> None:
-    """Also those that are made of the type: outbox and commands go by them."""
+    """Names must be unique, also those made from the type: the outbox and the commands
+    identify receivers by them.
+    """
     first: dict[str, int] = {}
     for index, name in enumerate(receiver_names(alerts)):
         stated = alerts[index].name is not None
@@ -460,7 +462,7 @@ def _check_names(alerts: tuple[AlertTable, ...], diagnostics: Diagnostics) -> No
         if stated and not _NAME.fullmatch(name):
             diagnostics.add(key, f'"{name}" is not a name')
         if (other := first.setdefault(name, index)) != index:
-            message = f'"{name}" is there twice: alert[{other}] and alert[{index}]'
+            message = f'"{name}" is used twice: alert[{other}] and alert[{index}]'
             diagnostics.add(key, message, 'a "name" of its own for each')
 
 
@@ -490,7 +492,7 @@ def _is_signing_secret(secret: Secret) -> bool:
         return False
 
 
-# What alerts are of: abuse, what is nobody's fault, and the gateway's own troubles.
+# Classes of alerts: abuse, harmless surges and outages, the gateway's own state.
 _SILENCED = frozenset({"*", *get_args(AbuseClass), "surge", "outage", "gateway"})
 
 
@@ -503,7 +505,7 @@ def _check_silences(config: Config, diagnostics: Diagnostics) -> None:
             diagnostics.add(("silence", index, "to"), "is not after from")
         kind, _, id_ = silence.subject.partition(":")
         if silence.subject != "*" and not (kind and id_):
-            message = f'"{silence.subject}" names nobody'
+            message = f'"{silence.subject}" is not a subject'
             diagnostics.add(("silence", index, "subject"), message, '"kind:id" or "*"')
         if silence.cls not in _SILENCED:
             message = f'there is no class "{silence.cls}"'
@@ -513,7 +515,7 @@ def _check_silences(config: Config, diagnostics: Diagnostics) -> None:
 
 def _check_events(config: Config, diagnostics: Diagnostics) -> None:
     if config.events.kafka is not None:
-        message = "not available in this version: no record goes there"
+        message = "not available in this version: no record is sent"
         diagnostics.warn(("events", "kafka"), message)
     influx = config.events.influx
     if influx is not None and not influx.url.startswith(("https://", "http://")):

@@ -1,10 +1,11 @@
-"""The value types of the configuration: durations, sizes, secrets, URLs, addresses."""
+"""Value types of the configuration: durations, sizes, secrets, URLs, addresses."""
 
 from __future__ import annotations
 
 import re
 from decimal import Decimal
 from ipaddress import ip_address
+from typing import Any
 
 _DURATION_US = {
     "us": 1,
@@ -26,10 +27,11 @@ _SIZE_BYTES = {
 _DURATION_PART = re.compile(r"(\d+(?:\.\d+)?)(us|ms|s|m|h|d)")
 _DURATION = re.compile(rf"(?:{_DURATION_PART.pattern})+")
 _SIZE = re.compile(r"(\d+(?:\.\d+)?) ?([kmg]i?b|b)", re.IGNORECASE)
+_BARE_KEY = re.compile(r"[A-Za-z0-9_-]+")
 _USERINFO = re.compile(r"(?<=://)[^/?#]*@")
 
-# Where the engine keeps its files when nothing says otherwise: beside the file that
-# configures it, else in the working directory; one gateway to a directory.
+# Default directory of the embedded engine, relative to the configuration file or else
+# the working directory. Each gateway needs a directory of its own.
 EMBEDDED_DIRECTORY = "./tidegate-data"
 
 DURATION_EXAMPLES = '"250ms", "30s", "5m", "1h30m", "1d"'
@@ -60,18 +62,18 @@ class Size(int):
 
 
 class FilePath(str):
-    """A path made absolute: relative to the file that names it."""
+    """An absolute path; the file states it relative to its own directory."""
 
     __slots__ = ()
 
 
 class Url(str):
-    """A URL that does not show its password when printed with ``repr``."""
+    """A URL whose ``repr`` hides the password."""
 
     __slots__ = ()
 
     def masked(self) -> str:
-        """The URL with whatever stands before the @ hidden."""
+        """The URL with user and password replaced by ``***``."""
         return _USERINFO.sub("***@", str(self))
 
     def __repr__(self) -> str:
@@ -79,13 +81,13 @@ class Url(str):
 
 
 class StoreUrl(Url):
-    """Where the counters live; the directory of ``embedded:`` is made absolute."""
+    """URL of the store; the directory of ``embedded:`` is absolute."""
 
     __slots__ = ()
 
 
 class Secret:
-    """A value that shows itself only to ``reveal``; ``source`` says whence it came."""
+    """A value that is never printed; ``source``: where it came from."""
 
     __slots__ = ("_value", "source")
 
@@ -108,7 +110,7 @@ class Secret:
 
 
 def parse_duration(text: str) -> Duration:
-    """Seconds of ``"250ms"``, ``"5m"``, ``"1h30m"``; ValueError says what is allowed."""
+    """Seconds of ``"250ms"``, ``"5m"``, ``"1h30m"``; raises ValueError."""
     if not _DURATION.fullmatch(text.strip()):
         msg = f'"{text}" is not a duration'
         raise ValueError(msg)
@@ -118,10 +120,10 @@ def parse_duration(text: str) -> Duration:
 
 
 def parse_size(value: str | int) -> Size:
-    """Bytes of ``"32MiB"`` or of a whole number; ValueError otherwise."""
+    """Bytes of ``"32MiB"`` or of a whole number; raises ValueError."""
     if isinstance(value, int):
         if value < 0:
-            msg = f"{value} is less than nothing"
+            msg = f"{value} is negative"
             raise ValueError(msg)
         return Size(value)
     if value.strip().isdecimal():
@@ -150,6 +152,24 @@ def format_size(size: int) -> str:
     return f"{int(size)}B"
 
 
+def to_toml(value: Any) -> str:
+    """A value as TOML writes it: text, number, duration, size, list of these."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, Duration):
+        return f'"{format_duration(value)}"'
+    if isinstance(value, Size):
+        return f'"{format_size(value)}"'
+    if isinstance(value, tuple):
+        return f"[{', '.join(map(to_toml, value))}]"
+    return f'"{value}"' if isinstance(value, str) else str(value)
+
+
+def toml_key(name: str) -> str:
+    """A key as TOML writes it: quoted unless it is a bare key."""
+    return name if _BARE_KEY.fullmatch(name) else f'"{name}"'
+
+
 def parse_address(text: str) -> tuple[str, int]:
     """``host:port``, ``[v6]:port`` or ``:port`` (every address) as (host, port)."""
     host, colon, port = text.strip().rpartition(":")
@@ -165,8 +185,8 @@ def parse_address(text: str) -> tuple[str, int]:
 
 
 def is_loopback(host: str) -> bool:
-    """Whether only this machine can reach an address bound to ``host``. A name such as
-    ``127.0.0.1.example.com`` is whatever its owner says.
+    """Whether only this machine can reach an address bound to ``host``. Names other than
+    ``localhost`` are not: DNS may resolve them to any address.
     """
     if host == "localhost":
         return True

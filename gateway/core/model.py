@@ -227,12 +227,18 @@ class Price(msgspec.Struct, frozen=True):
     cache_write: float | None = None
 
 
-class ActionThresholds(msgspec.Struct, frozen=True):
-    """Scores from which a subject is tagged, throttled or blocked."""
+class Ladder(msgspec.Struct, frozen=True, gc=False):
+    """Scores from which a subject is tagged, throttled and blocked, and for how long.
+
+    A block lasts ``block_ttl_s`` seconds and doubles with each return, up to
+    ``max_block_ttl_s``.
+    """
 
     tag: float = 3.0
     throttle: float = 4.0
     block: float = 5.0
+    block_ttl_s: float = 600.0
+    max_block_ttl_s: float = 86_400.0
 
 
 class Anomaly(msgspec.Struct, frozen=True):
@@ -248,13 +254,9 @@ class Anomaly(msgspec.Struct, frozen=True):
     enabled: bool = True
     warning: float = 3.0
     critical: float = 5.0
-    tag: float = 3.0
-    throttle: float = 4.0
-    block: float = 5.0
-    classes: dict[str, ActionThresholds] = {}
+    ladder: Ladder = Ladder()
+    classes: dict[str, Ladder] = {}
     grace_s: float = 86_400.0
-    block_ttl_s: float = 600.0
-    max_block_ttl_s: float = 86_400.0
     max_blocked_share: float = 0.2
     throttle_share: float = 0.5
     delay_s: float = 0.0

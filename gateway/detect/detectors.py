@@ -10,9 +10,9 @@ from collections.abc import Iterable, Mapping
 
 import msgspec
 
-from gateway.core.model import ActionThresholds, Anomaly, Campaign, Policy
+from gateway.core.model import Campaign, Policy
 from gateway.detect.engine import Engine
-from gateway.detect.model import DetectSettings, Event, LadderSettings, Output
+from gateway.detect.model import DetectSettings, Event, Output
 from gateway.detect.packed_baselines import BaselinesError
 
 _ANYBODY = ""  # one entry for all tenants that nobody declared
@@ -57,29 +57,16 @@ def _settings(
     anomaly = policy.anomaly
     if not anomaly.enabled:
         return None
-    general = ActionThresholds(anomaly.tag, anomaly.throttle, anomaly.block)
     return DetectSettings(
         warning=anomaly.warning,
         critical=anomaly.critical,
-        ladder=_ladder(general, anomaly),
-        class_ladders={
-            cls: _ladder(rungs, anomaly) for cls, rungs in anomaly.classes.items()
-        },
+        ladder=anomaly.ladder,
+        class_ladders=anomaly.classes,
         campaigns=campaigns,
         max_blocked_share=anomaly.max_blocked_share,
         grace_s=anomaly.grace_s,
         allow=frozenset(policy.allow),
         reorder_s=reorder_s,
-    )
-
-
-def _ladder(rungs: ActionThresholds, anomaly: Anomaly) -> LadderSettings:
-    return LadderSettings(
-        tag=rungs.tag,
-        throttle=rungs.throttle,
-        block=rungs.block,
-        block_ttl_s=anomaly.block_ttl_s,
-        max_ttl_s=anomaly.max_block_ttl_s,
     )
 
 

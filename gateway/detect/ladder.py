@@ -8,10 +8,15 @@ from __future__ import annotations
 
 import msgspec
 
-from gateway.detect.model import ACTIONS, LadderSettings, Output, ResponseAction
+from gateway.core.model import Ladder
+from gateway.detect.model import ACTIONS, Output, ResponseAction
 
 # Lowest rate of a throttle, requests per minute.
 LEAST_RATE = 2
+# A tag or throttle ends this many seconds after its last evidence.
+CALM_S = 300.0
+# Seconds of good conduct that take one doubling of the block time back.
+FORGIVE_S = 21_600.0
 # Throttle by volume alone: this multiple of the subject's expected rate.
 VOLUME_TIMES = 2.0
 _VOLUME = frozenset({"volume", "cost_spike"})
@@ -32,7 +37,7 @@ class EnforcementState(msgspec.Struct, array_like=True, gc=False):
 
 
 def decide_action(
-    score: float, settings: LadderSettings, *, behaviour: bool, critical: float
+    score: float, settings: Ladder, *, behaviour: bool, critical: float
 ) -> ResponseAction:
     """The action for a score; ``behaviour`` as in Signal."""
     if score < settings.tag:
@@ -48,33 +53,33 @@ def raise_to(
     standing: EnforcementState,
     rung: ResponseAction,
     now: float,
-    settings: LadderSettings,
+    settings: Ladder,
 ) -> bool:
     """Put a subject on ``rung`` or prolong what it stands on; whether it rose."""
     rose = ACTIONS.index(rung) > ACTIONS.index(standing.action)
     if rose:
         standing.action = rung
         if rung == "block":
-            forgive(standing, now, settings)
+            forgive(standing, now)
             standing.strikes += 1
             standing.forgiven_at = now
             standing.until = now + block_ttl(standing, settings)
             return True
     if standing.action == "block":
         return rose
-    standing.until = now + settings.calm_s
+    standing.until = now + CALM_S
     return rose
 
 
-def block_ttl(standing: EnforcementState, settings: LadderSettings) -> float:
+def block_ttl(standing: EnforcementState, settings: Ladder) -> float:
     """Seconds of a block, by the number of times it happened."""
     doubled = settings.block_ttl_s * 2.0 ** min(20, max(0, standing.strikes - 1))
-    return float(min(settings.max_ttl_s, doubled))
+    return float(min(settings.max_block_ttl_s, doubled))
 
 
-def forgive(standing: EnforcementState, now: float, settings: LadderSettings) -> None:
-    """Take one strike back for each ``forgive_s`` of good conduct."""
-    good = int((now - standing.forgiven_at) // settings.forgive_s)
+def forgive(standing: EnforcementState, now: float) -> None:
+    """Take one strike back for each FORGIVE_S of good conduct."""
+    good = int((now - standing.forgiven_at) // FORGIVE_S)
     if standing.strikes and good > 0:
         standing.strikes = max(0, standing.strikes - good)
         standing.forgiven_at = now

@@ -8,7 +8,7 @@ from typing import Literal
 
 import msgspec
 
-from gateway.core.model import Campaign
+from gateway.core.model import Anomaly, Campaign, Ladder
 
 AttackClass = Literal[
     "cost_spike",
@@ -115,37 +115,24 @@ class Output(msgspec.Struct, frozen=True, rename={"cls": "class"}):
         return datetime.fromisoformat(self.ts).timestamp()
 
 
-class LadderSettings(msgspec.Struct, frozen=True, gc=False):
-    """Sigma from which a subject is tagged, throttled, blocked, and for how long.
-
-    A block starts at ``block_ttl_s`` and doubles with every return up to
-    ``max_ttl_s``; a tag or throttle ends ``calm_s`` after its last evidence, and
-    ``forgive_s`` of good conduct takes one doubling back.
-    """
-
-    tag: float = 3.0
-    throttle: float = 4.0
-    block: float = 5.0
-    block_ttl_s: float = 600.0
-    max_ttl_s: float = 86_400.0
-    calm_s: float = 300.0
-    forgive_s: float = 21_600.0
+# Built-in values of a policy's anomaly settings.
+_DEFAULTS = Anomaly()
 
 
 class DetectSettings(msgspec.Struct, frozen=True):
     """Everything that the detector can be told; defaults are the product's."""
 
-    warning: float = 3.0
-    critical: float = 5.0
-    ladder: LadderSettings = LadderSettings()
+    warning: float = _DEFAULTS.warning
+    critical: float = _DEFAULTS.critical
+    ladder: Ladder = _DEFAULTS.ladder
     # Ladders of some classes, in place of ``ladder``.
-    class_ladders: dict[str, LadderSettings] = {}
+    class_ladders: dict[str, Ladder] = {}
     campaigns: tuple[Campaign, ...] = ()
     # No more than this share of a tenant's recently active users may be blocked at
     # once without a human; strangers (first seen in the attack) do not count.
-    max_blocked_share: float = 0.2
+    max_blocked_share: float = _DEFAULTS.max_blocked_share
     # Own history from which volume against oneself counts fully, seconds.
-    grace_s: float = 86_400.0
+    grace_s: float = _DEFAULTS.grace_s
     # Subjects never acted on, "kind:id" as policies write them, also "network:CIDR".
     allow: frozenset[str] = frozenset()
     # Observe: verdicts and incidents as ever, but every action is ``allow``.

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from gateway.core.model import Ladder
 from gateway.detect.enforcement import EnforcementStates, Key
 from gateway.detect.incidents import (
     CALM_S,
@@ -36,7 +37,6 @@ from gateway.detect.model import (
     DetectSettings,
     Event,
     EvidenceWindow,
-    LadderSettings,
     Output,
     OutputType,
     Ref,
@@ -231,7 +231,7 @@ class ResponseManager:
         blocked.add(key[2])
         return True
 
-    def _ladder(self, cls: str) -> LadderSettings:
+    def _ladder(self, cls: str) -> Ladder:
         return self.settings.class_ladders.get(cls, self.settings.ladder)
 
     def _severity(self, finding: Signal) -> Severity:
@@ -474,7 +474,7 @@ class ResponseManager:
         rung = min(self._action(case, key), most, key=ACTIONS.index)
         standing.incident = incident.id
         if rung == "block":
-            forgive(standing, now, self._ladder(incident.cls))
+            forgive(standing, now)
             standing.strikes = max(standing.strikes, _CROWD_STRIKES)
             standing.forgiven_at = now
         name_worst(incident, case.subject, finding.score)

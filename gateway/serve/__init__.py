@@ -1,4 +1,6 @@
-"""The processes: supervisor, control and workers, and what joins them.
+"""The processes of one gateway: supervisor, children, ports, logs, and what joins them.
 
-Here, and only here, concrete classes are picked and put together.
+``link`` carries messages between control and workers, ``ring`` carries records. The
+processes themselves are in ``control/`` and ``worker/``. Start reading in
+``supervisor.py``.
 """

@@ -1,4 +1,4 @@
-"""Tasks that live as long as their process: referenced, and never silently dead."""
+"""Background tasks of a process: referenced, and their failures reported."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ CANCEL_AGAIN_S = 0.1
 
 
 class Background:
-    """Keeps a reference to every task, and reports one that ends by an error."""
+    """Keeps a reference to every task and reports each that ends with an exception."""
 
     def __init__(self, on_failure: Callable[[str, BaseException], None]) -> None:
         self._on_failure = on_failure
         self._tasks: set[asyncio.Task[Any]] = set()
 
     def start(self, work: Coroutine[Any, Any, Any], name: str) -> Callable[[], object]:
-        """Run ``work`` until it ends or ``close``, or the answer is called."""
+        """Run ``work`` until it ends or ``close``; returns a function that cancels it."""
         task = asyncio.get_running_loop().create_task(work, name=name)
         self._tasks.add(task)
         task.add_done_callback(self._ended)
@@ -32,10 +32,10 @@ class Background:
             self._on_failure(task.get_name(), error)
 
     async def close(self) -> None:
-        """Cancel what still runs, and wait for it.
+        """Cancel all tasks and wait until they have ended.
 
-        Again and again: until Python 3.12 ``asyncio.wait_for`` (in libraries) loses a
-        cancellation that comes in the turn in which its own wait ends.
+        Repeats the cancellation: before Python 3.12, ``asyncio.wait_for`` (in
+        libraries) loses one that arrives in the same loop iteration as its result.
         """
         while self._tasks:
             for task in self._tasks:

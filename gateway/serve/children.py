@@ -1,4 +1,4 @@
-"""One child of the supervisor: started, watched, started again."""
+"""A child process of the supervisor: start, reap, restart with a delay."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ from collections.abc import Callable, Sequence
 
 from gateway.serve.runtime import DeathSignal
 
-# A child that lived this long was well: its next start is not delayed. (The start
-# alone takes half a second, several on a busy machine.)
+# A child that ran for this long is restarted without a delay. (Starting takes half a
+# second, several seconds on a busy machine.)
 SETTLED_S = 5.0
-# Delays before the starts after the first, second, … early death in a row. With a
-# second for the start itself the child is back within two.
+# Delays in seconds before the restart after the first, second, … early exit in a row.
+# With one second to start, a child is back within two.
 DELAYS_S = (0.0, 0.1, 0.2, 0.4, 0.8, 1.0)
 
 
 class Child:
-    """A process that is to run until it is told to end.
+    """A process that is restarted until the supervisor ends it.
 
-    ``launch`` gives the command, the environment and the descriptors to pass for an
+    ``launch`` returns the command, the environment and the descriptors to pass for an
     incarnation (0, 1, …).
     """
 
@@ -37,16 +37,16 @@ class Child:
         self._started_at = 0.0
         self.starts = 0
         self.quick_deaths = 0
-        """Deaths in a row within SETTLED_S of the start."""
+        """Exits in a row within SETTLED_S of the start."""
         self.start_at: float | None = None
-        """When to start it next (monotonic seconds); None: it runs, or ended for good."""
+        """Time of the next start (monotonic seconds); None: running, or ended for good."""
 
     @property
     def pid(self) -> int | None:
         return None if self._running is None else self._running.pid
 
     def start(self, now: float) -> None:
-        """Start it. Raises OSError when the machine cannot."""
+        """Start the process. Raises OSError."""
         argv, environ, descriptors = self._launch(self.starts)
         self.start_at = None
         self._started_at = now
@@ -56,13 +56,13 @@ class Child:
             env=environ,
             stdin=subprocess.DEVNULL,
             pass_fds=descriptors,
-            # Ctrl-C in a terminal is for the supervisor, which ends the others in order.
+            # Ctrl-C in a terminal reaches the supervisor only, which stops all in order.
             process_group=0,
-            preexec_fn=self._on_orphaned,  # noqa: PLW1509 - there is one thread
+            preexec_fn=self._on_orphaned,  # noqa: PLW1509 - single-threaded
         )
 
     def reap(self, now: float) -> int | None:
-        """Its exit status when it has ended since the last call; plans the next start."""
+        """The exit status if it ended since the last call; schedules the next start."""
         if self._running is None:
             return None
         status = self._running.poll()
@@ -76,13 +76,13 @@ class Child:
         return status
 
     def signal(self, signum: signal.Signals) -> None:
-        """Send a signal, if it runs."""
+        """Send a signal if the process runs."""
         if self._running is not None:
             self._running.send_signal(signum)
 
 
 def describe_status(status: int) -> str:
-    """How a process ended, in words."""
+    """Text of an exit status: a signal name or a number."""
     if status >= 0:
         return f"exit status {status}"
     try:
@@ -93,5 +93,5 @@ def describe_status(status: int) -> str:
 
 def child_environ(**variables: str) -> dict[str, str]:
     """This process's environment with some variables set."""
-    # One heap for all threads: they are few, and more heaps only hold more memory.
+    # One malloc arena: with few threads, further arenas only cost memory.
     return {"MALLOC_ARENA_MAX": "1", **os.environ, **variables}

@@ -1,12 +1,13 @@
 """The Unix socket between control (server) and its workers (clients).
 
 Frames are a 4-byte big-endian length and a MessagePack map with a ``type``. The link
-carries orders, statistics and events: a few messages a second. Records do not travel
-here, they go through ``ring``.
+carries commands, statistics and events: a few messages a second. Records go through
+``ring`` instead.
 
-Neither side ever waits for the other. A worker goes on serving while control is away,
-reconnects for ever, and says ``hello`` (and ``ready``, once it was) each time; what
-cannot be sent is dropped and counted, so a stuck peer costs a bounded buffer.
+Neither side waits for the other. A worker keeps serving while control is down,
+reconnects until it succeeds, and sends ``hello`` (and ``ready``, once it was) each
+time. Messages that cannot be sent are dropped and counted, so a peer that does not read
+costs a bounded buffer.
 
 Control to worker:
 ``config``  ``generation`` and ``snapshot`` (``runtime.Snapshot``)
@@ -37,9 +38,9 @@ Message = dict[str, Any]
 
 # A full block list (100,000 entries) is about 15 MB; nothing legitimate is larger.
 MAX_FRAME_BYTES = 64 * 1024 * 1024
-# A peer that does not read for this long a backlog gets nothing more.
+# Unread bytes after which further messages to a peer are dropped.
 MAX_BACKLOG_BYTES = 64 * 1024 * 1024
-# Kept for a control that is away: events and answers, never statistics.
+# Events and answers (never statistics) that are kept while control is down.
 MAX_WAITING = 256
 FIRST_RETRY_S = 0.05
 LAST_RETRY_S = 1.0
@@ -50,17 +51,17 @@ _decode = msgspec.msgpack.Decoder(dict[str, Any]).decode
 
 
 class LinkError(Exception):
-    """The peer does not speak this protocol; the connection is of no more use."""
+    """The peer does not follow this protocol; the connection is closed."""
 
 
 def encode_frame(message: Message) -> bytes:
-    """One message as it goes over the socket."""
+    """One message as a frame."""
     body = _encode(message)
     return _LENGTH.pack(len(body)) + body
 
 
 class FrameReader:
-    """Incremental: bytes in at any split, whole messages out."""
+    """Incremental parser: bytes in at any split, whole messages out."""
 
     __slots__ = ("_buffer",)
 
@@ -68,7 +69,7 @@ class FrameReader:
         self._buffer = bytearray()
 
     def feed(self, chunk: bytes) -> list[Message]:
-        """Messages completed by ``chunk``; raises FrameError on what is none."""
+        """Messages completed by ``chunk``. Raises LinkError."""
         buffer = self._buffer
         buffer += chunk
         messages: list[Message] = []
@@ -100,7 +101,7 @@ def _decode_map(body: bytes) -> Message:
 
 
 class Peer(asyncio.Protocol):
-    """One end of a connection: frames in, frames out, bounded."""
+    """One end of a connection, with a bounded send buffer."""
 
     def __init__(
         self,
@@ -114,10 +115,10 @@ class Peer(asyncio.Protocol):
         self._reader = FrameReader()
         self._transport: asyncio.Transport | None = None
         self.index = -1
-        """Which worker this is, once it said hello (control's side)."""
+        """Index of the worker, known after its ``hello`` (control's side only)."""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        # uvloop's transports are no subclass of asyncio's.
+        # uvloop's transports are not a subclass of asyncio's.
         self._transport = cast("asyncio.Transport", transport)
         self._on_open(self)
 
@@ -135,11 +136,11 @@ class Peer(asyncio.Protocol):
         self._on_close(self)
 
     def send(self, message: Message) -> bool:
-        """Queue a message; False when the peer is gone or reads nothing."""
+        """Queue a message; False if the peer is gone or does not read."""
         return self.send_frame(encode_frame(message))
 
     def send_frame(self, frame: bytes) -> bool:
-        """``send`` for a frame that is encoded once for many peers."""
+        """Queue a frame that was encoded once for many peers."""
         transport = self._transport
         if transport is None or transport.is_closing():
             return False
@@ -149,15 +150,15 @@ class Peer(asyncio.Protocol):
         return True
 
     def close(self) -> None:
-        """End the connection after what is queued."""
+        """Close the connection after the queued frames are sent."""
         if self._transport is not None:
             self._transport.close()
 
 
 class WorkerLink:
-    """A worker's end: reconnects for ever, introduces itself each time.
+    """A worker's end: reconnects until it succeeds and sends ``hello`` each time.
 
-    ``on_message`` gets each message of control, in order, on the loop.
+    ``on_message`` receives each message of control, in order, on the loop.
     """
 
     def __init__(
@@ -176,26 +177,26 @@ class WorkerLink:
         }
         self._on_message = on_message
         self.standing: Callable[[], Message | None] = lambda: None
-        """What a control that comes has to be told of, beside what it missed."""
+        """Returns a message for a control that has just connected; None: no message."""
         self._peer: Peer | None = None
         self._lost = asyncio.Event()
         self._ready = False
         self._waiting: deque[bytes] = deque()
         self._task: asyncio.Task[None] | None = None
         self.dropped = 0
-        """Messages that never left, since the start."""
+        """Messages dropped since the start."""
 
     @property
     def connected(self) -> bool:
         return self._peer is not None
 
     async def start(self) -> None:
-        """Connect in the background; returns at once, control may be away."""
+        """Connect in the background; returns at once, control may be down."""
         loop = asyncio.get_running_loop()
         self._task = loop.create_task(self._keep_connected(), name="link")
 
     async def close(self) -> None:
-        """Send what is queued and end."""
+        """Send the queued messages and close."""
         if self._task is not None:
             self._task.cancel()
             with suppress(asyncio.CancelledError):
@@ -207,8 +208,9 @@ class WorkerLink:
                 await asyncio.wait_for(self._lost.wait(), 1.0)
 
     def send(self, message: Message) -> None:
-        """Never waits, never fails. Statistics are not kept for a control that is
-        away (the next ones say it all); everything else is, up to a bound.
+        """Send or queue a message; never waits, never raises. While control is down,
+        statistics are dropped (the next ones replace them) and other messages kept, up
+        to MAX_WAITING.
         """
         if message["type"] == "ready":
             self._ready = True
@@ -263,7 +265,7 @@ class WorkerLink:
 
 
 class LinkServer:
-    """Control's end: every connected worker by its index."""
+    """Control's end: the connected workers by index."""
 
     def __init__(
         self,
@@ -280,7 +282,7 @@ class LinkServer:
         self.dropped = 0
 
     async def start(self) -> None:
-        """Listen; a socket that a killed predecessor left behind is replaced."""
+        """Listen; replaces the socket of a killed predecessor."""
         with suppress(FileNotFoundError):
             os.unlink(self._path)
         loop = asyncio.get_running_loop()
@@ -288,7 +290,7 @@ class LinkServer:
         os.chmod(self._path, 0o600)
 
     async def close(self) -> None:
-        """Stop listening and part from every worker."""
+        """Stop listening and close every connection."""
         if self._server is not None:
             self._server.close()
         for peer in tuple(self._all):
@@ -297,7 +299,7 @@ class LinkServer:
             await self._server.wait_closed()
 
     def broadcast(self, message: Message) -> None:
-        """To every worker that said hello."""
+        """Send a message to every worker that has sent ``hello``."""
         frame = encode_frame(message)
         for peer in self.workers.values():
             if not peer.send_frame(frame):
@@ -315,7 +317,7 @@ class LinkServer:
 
     def _closed(self, peer: Peer) -> None:
         self._all.discard(peer)
-        # A restarted worker may have said hello before its predecessor was seen dead.
+        # A restarted worker may connect before its predecessor's connection is lost.
         if self.workers.get(peer.index) is peer:
             del self.workers[peer.index]
             self._on_gone(peer)

@@ -1,8 +1,8 @@
-"""Logs: structlog to standard error, one set-up for every process.
+"""Log set-up of every process: structlog to standard error.
 
-JSON lines, or text for people on a terminal. Nothing on a hot path logs at ``info`` or
-below, and no key, prompt or answer is ever an argument of a log call. Tracebacks show
-the way, never the variables on it: these hold keys and prompts.
+JSON lines, or text on a terminal. Nothing on a hot path logs at ``info`` or below. No
+log call has a key, prompt or answer as argument, and tracebacks contain no local
+variables, because these hold keys and prompts.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, cast
 import msgspec
 
 if not sys.stderr.isatty():
-    # structlog imports rich where it finds it, 2.5 MB in each process.
+    # structlog imports rich if installed: 2.5 MB in each process.
     sys.modules.setdefault("rich", None)  # type: ignore[arg-type]
 import structlog
 
@@ -36,8 +36,8 @@ get_logger = structlog.get_logger
 
 
 def set_up_logs(level: str, form: str, role: str) -> FilteringBoundLogger:
-    """Configure this process; ``form`` is json, console or auto. The logger's lines
-    carry ``role`` ("control", "worker-0").
+    """Configure the logs of this process; ``form`` is json, console or auto. ``role``
+    ("control", "worker-0") is a field of every line.
     """
     as_json = form == "json" or (form == "auto" and not sys.stderr.isatty())
     processors: list[Processor] = [
@@ -66,7 +66,7 @@ def set_up_logs(level: str, form: str, role: str) -> FilteringBoundLogger:
         logger_factory=factory,
         cache_logger_on_first_use=True,
     )
-    # Libraries log through the standard library; only their troubles matter.
+    # Libraries log through the standard library; only warnings are of interest.
     logging.basicConfig(level=logging.WARNING, stream=sys.stderr)
     return cast("FilteringBoundLogger", structlog.get_logger(role=role))
 
@@ -89,6 +89,6 @@ def log_state(
 
 
 def _to_json(event: dict[str, Any], **options: Any) -> bytes:
-    """When, how bad and what come first; the rest as it was given."""
+    """Encode with timestamp, level and event first."""
     first = {key: event.pop(key) for key in _FIRST if key in event}
     return msgspec.json.encode(first | event, enc_hook=options.get("default"))

@@ -1,9 +1,9 @@
-"""The listening addresses: free at the start, and ours until the end.
+"""Reservation of the listening addresses by the supervisor.
 
-Every worker listens on the same address with SO_REUSEPORT, so a second gateway by
-mistake on the same port would not fail: it would take half of the connections. The
-supervisor therefore binds each address without SO_REUSEPORT first, and then keeps it
-bound (never listening) with it, which also keeps the port while workers restart.
+Every worker listens on the same address with SO_REUSEPORT, so a second gateway on the
+same port would not fail but take half of the connections. The supervisor therefore
+first binds each address without SO_REUSEPORT, then keeps it bound with SO_REUSEPORT
+(never listening). This also reserves the port while workers restart.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ import socket
 Address = tuple[str, int]
 
 
-class AddressTaken(Exception):  # noqa: N818 - the state of an address
-    """Somebody else has the address, or it is not one of this machine."""
+class AddressTaken(Exception):  # noqa: N818 - names the state of an address
+    """The address is in use, or it is not an address of this machine."""
 
 
 class HeldAddress:
-    """An address that is kept bound; ``address`` has the real port."""
+    """An address that is kept bound; ``address`` has the actual port."""
 
     def __init__(self, host: str, port: int) -> None:
         family, target = _resolve(host, port)
@@ -32,11 +32,11 @@ class HeldAddress:
         self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         _bind(self._socket, target, host)
-        # Off again, or another program that sets it could bind while nobody listens.
+        # Off again: another program with SO_REUSEADDR could bind while no worker listens.
         self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 0)
 
     def close(self) -> None:
-        """Give the address up."""
+        """Release the address."""
         self._socket.close()
 
 
@@ -63,5 +63,5 @@ def _bind(sock: socket.socket, target: Address, host: str) -> None:
 
 
 def format_address(host: str, port: int) -> str:
-    """As in a URL: IPv6 in brackets."""
+    """``host:port`` as in a URL: IPv6 addresses in brackets."""
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"

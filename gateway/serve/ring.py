@@ -1,19 +1,18 @@
-"""Records on their way from a worker to control: a ring in an mmap'ed file.
+"""Ring buffer of records from a worker to control, in a memory-mapped file.
 
 One writer (the worker), one reader (control), no lock and no system call. Batches over
-the link would cost the worker a write and control a read each, and whatever sat in the
-worker's memory would be gone with a SIGKILL. Pages of a mapped file belong to the
-kernel: a record appended an instant before its worker is killed is still read, and a
-control that is killed leaves the head where its predecessor's sinks had got to, so the
-next one goes on there. The price is a fixed size: a control that is away longer than
-the ring lasts costs counted drops, never memory and never a wait.
+the link would cost a write and a read each, and records in the worker's memory would be
+lost with a SIGKILL. Pages of a mapped file belong to the kernel: a record appended just
+before its worker is killed is still read, and after control is killed the next one
+continues at the committed head. The cost is a fixed size: while control is down for
+longer than the ring lasts, records are dropped and counted; the worker never waits.
 
 The file: one page of header (magic, capacity, head, tail, drops, each on its own cache
 line), then ``capacity`` bytes. Head and tail only grow; a position is the offset modulo
 the capacity. An entry is its length, the CRC-32 of its bytes, the bytes, padded to 8. An
-entry never wraps: what is left before the end is skipped by a marker. The tail is stored
-last, in one aligned 8-byte write. The CRC is for what cannot happen on x86 and might on
-machines that reorder stores: an entry that does not match is not there yet.
+entry never wraps: a marker skips the bytes before the end. The tail is stored last, in
+one aligned 8-byte write. The CRC covers machines that reorder stores (not x86): an entry
+that does not match has not arrived completely.
 """
 
 from __future__ import annotations
@@ -26,7 +25,7 @@ from zlib import crc32
 
 DEFAULT_BYTES = 8 * 1024 * 1024
 HEADER_BYTES = 4096
-# An entry larger than this share of the ring is refused (it could starve the rest).
+# Entries larger than 1/MAX_SHARE of the ring are refused: they could starve others.
 MAX_SHARE = 8
 
 _MAGIC = b"tgring01"
@@ -34,19 +33,19 @@ _ENTRY = struct.Struct("<II")
 _pack_into = _ENTRY.pack_into
 _CAPACITY, _HEAD, _TAIL, _DROPS = 8, 64, 128, 192  # byte offsets in the header
 _SKIP = 0xFFFFFFFF
-# An entry that stays unreadable for so many reads (at 10 Hz: a second) is damage.
+# An entry that is unreadable for so many reads (one second at 10 Hz) is damaged.
 _PATIENCE = 10
 
 
 class RingError(Exception):
-    """The file is not a ring (or not one of this version)."""
+    """The file is not a ring of this version."""
 
 
 def create_ring(path: str, capacity: int = DEFAULT_BYTES) -> None:
-    """Make the file, all its blocks reserved; an existing ring stays as it is.
+    """Create the file with all blocks reserved; an existing ring is kept.
 
-    ``capacity`` is a power of two. Raises OSError when there is no room: a sparse file
-    would be SIGBUS for the worker later.
+    ``capacity`` is a power of two. Raises OSError on a full disk: a sparse file would
+    cost the worker a SIGBUS later.
     """
     if capacity < HEADER_BYTES or capacity & (capacity - 1):
         msg = f"capacity must be a power of two, not {capacity}"
@@ -86,7 +85,7 @@ def _map(path: str) -> mmap.mmap:
 
 
 class _Ring:
-    """The mapped file, with its words as plain 8-byte cells."""
+    """The mapped file, with head, tail and drops as 8-byte views."""
 
     __slots__ = ("_capacity", "_drops", "_head", "_mask", "_pages", "_tail", "_words")
 
@@ -101,18 +100,18 @@ class _Ring:
 
     @property
     def dropped(self) -> int:
-        """Entries refused since the file was made, whoever wrote."""
+        """Entries dropped since the file was created, by any writer."""
         return self._drops[0]
 
     def close(self) -> None:
-        """Unmap; what is in the file stays for whoever comes next."""
+        """Unmap; the content of the file is kept."""
         for view in (self._head, self._tail, self._drops, self._words):
             view.release()
         self._pages.close()
 
 
 class RingWriter(_Ring):
-    """The worker's end. A restarted worker goes on at the tail it finds."""
+    """The worker's end. A restarted worker continues at the stored tail."""
 
     __slots__ = ("_limit", "_next", "_room_until")
 
@@ -120,18 +119,18 @@ class RingWriter(_Ring):
         super().__init__(path)
         self._limit = self._capacity // MAX_SHARE
         self._next = self._tail[0]
-        # The tail may grow to here without a look at the reader's head.
+        # The tail may grow up to here without reading the head again.
         self._room_until = self._head[0] + self._capacity
 
     def append(self, payload: bytes) -> bool:
-        """False when there is no room: the entry is dropped, and counted."""
+        """Append an entry; False if there is no room: it is dropped and counted."""
         size = len(payload)
         start = self._next
         at = start & self._mask
         end = at + size + 8
         after = start + ((size + 15) & -8)
         if after > self._room_until or end > self._capacity or size > self._limit:
-            return self._append_slowly(payload)
+            return self._append_slow(payload)
         pages = self._pages
         at += HEADER_BYTES
         _pack_into(pages, at, size, crc32(payload))
@@ -139,8 +138,8 @@ class RingWriter(_Ring):
         self._next = self._tail[0] = after
         return True
 
-    def _append_slowly(self, payload: bytes) -> bool:
-        """No room by what was known, or the end of the file in the way."""
+    def _append_slow(self, payload: bytes) -> bool:
+        """Slow path: too little known room, or the end of the file is too close."""
         size = len(payload)
         if size > self._limit:
             return self._drop()
@@ -162,7 +161,7 @@ class RingWriter(_Ring):
 
 
 class RingReader(_Ring):
-    """Control's end: ``read``, bring it to safety, ``commit``."""
+    """Control's end: ``read``, store the entries, ``commit``."""
 
     __slots__ = ("_cursor", "_stuck", "damaged")
 
@@ -171,15 +170,15 @@ class RingReader(_Ring):
         self._cursor = self._head[0]
         self._stuck = 0
         self.damaged = 0
-        """Times that unreadable bytes had to be given up."""
+        """Number of times that unreadable bytes were skipped."""
 
     @property
     def waiting_bytes(self) -> int:
-        """How much is not read yet."""
+        """Bytes not read yet."""
         return self._tail[0] - self._cursor
 
     def read(self, limit: int = 1 << 30) -> list[bytes]:
-        """Up to ``limit`` entries after those read before, oldest first."""
+        """Read up to ``limit`` further entries, oldest first."""
         entries: list[bytes] = []
         pages = self._pages
         tail = self._tail[0]
@@ -202,15 +201,15 @@ class RingReader(_Ring):
         return entries
 
     def commit(self) -> None:
-        """What was read is safe: its room belongs to the writer again."""
+        """Release the space of the entries that were read."""
         self._head[0] = self._cursor
 
     def rewind(self) -> None:
-        """Read again from the last commit on."""
+        """Continue reading at the last commit."""
         self._cursor = self._head[0]
 
     def _unreadable(self, cursor: int, tail: int) -> int:
-        """Wait for stores that are late; when they never come, skip to the tail."""
+        """Retry an incomplete entry; after _PATIENCE reads, skip to the tail."""
         self._stuck += 1
         if self._stuck < _PATIENCE:
             return cursor

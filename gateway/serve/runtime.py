@@ -1,9 +1,9 @@
-"""What the processes of one gateway share on this machine.
+"""The runtime directory that the processes of one gateway share, and their specs.
 
-The runtime directory holds the link's socket, the engine's socket, the last good
-configuration and (where there is no /dev/shm) the rings. Its name is a hash of what the
-gateway is, so a supervisor that comes back after a SIGKILL finds the rings of its
-predecessor and the records in them; a lock tells which supervisor lives in it.
+It holds the socket of the link, the socket of the engine, the last valid configuration
+and (without /dev/shm) the rings. Its name is a hash of the gateway's identity, so a
+supervisor that is restarted after a SIGKILL finds the rings of its predecessor with
+their unread records. The supervisor holds a lock on it.
 """
 
 from __future__ import annotations
@@ -34,27 +34,27 @@ SPEC_VARIABLE = "TIDEGATE_SPEC"
 MAX_DIRECTORY_BYTES = 90
 # Enough for 10,000 clients and as many upstream connections, several times over.
 WANTED_FILES = 1_048_576
-# Rings hold memory; a gateway that is to come back does so sooner than this.
+# Seconds after which the rings of a killed gateway, which hold memory, are removed.
 ABANDONED_S = 86_400
-_SLOTS = 16  # gateways that are alike in every word, on one machine
+_SLOTS = 16  # most gateways of the same identity on one machine
 _PR_SET_PDEATHSIG = 1
 _PRIVATE = 0o700
 _NAME_DIGITS = 16
 
 
 class ServeSpec(msgspec.Struct, frozen=True):
-    """What the command line hands to the supervisor (``TIDEGATE_SPEC``)."""
+    """Arguments of the supervisor, from the command line (``TIDEGATE_SPEC``)."""
 
     config: str | None = None
     overrides: dict[str, Any] = {}
 
 
 class ChildSpec(msgspec.Struct, frozen=True):
-    """What the supervisor hands to each child (``TIDEGATE_CHILD``).
+    """Arguments of a child, from the supervisor (``TIDEGATE_CHILD``).
 
     ``incarnation`` counts the starts of this child, from 0. ``listen`` and ``admin``
     are the resolved addresses, ``ring`` is "" for control (it reads them all:
-    ``rings``), ``notify_fd`` is where control writes lines for the supervisor.
+    ``rings``), ``notify_fd`` is the pipe from control to the supervisor (lines).
     """
 
     role: Literal["control", "worker"]
@@ -71,24 +71,24 @@ class ChildSpec(msgspec.Struct, frozen=True):
     workers: int
     rings: tuple[str, ...] = ()
     notify_fd: int = -1
-    # Why the store is not the one asked for ("" when it is).
+    # Why the configured store is not used ("" if it is).
     fallback: str = ""
 
 
 def child_spec(environ: Mapping[str, str]) -> ChildSpec:
-    """The spec of this process; raises KeyError when a supervisor did not start it."""
+    """The spec of this process. Raises KeyError if no supervisor started it."""
     return msgspec.json.decode(environ[CHILD_VARIABLE], type=ChildSpec)
 
 
 def serve_spec(environ: Mapping[str, str]) -> ServeSpec:
-    """What to serve; an absent variable means all defaults."""
+    """The spec of the supervisor; all defaults if the variable is absent."""
     return msgspec.json.decode(environ.get(SPEC_VARIABLE, "{}"), type=ServeSpec)
 
 
 class Snapshot(msgspec.Struct, frozen=True):
-    """The configuration in force: the bytes that were validated, not the file's now.
+    """The configuration in force: the validated text, not the current file.
 
-    A worker that starts while a broken file lies on the disk reads this.
+    A worker that starts while the file on disk is invalid reads this.
     """
 
     generation: int
@@ -98,24 +98,24 @@ class Snapshot(msgspec.Struct, frozen=True):
 
 
 def write_snapshot(runtime_dir: str, snapshot: Snapshot) -> None:
-    """Replace the snapshot in one step."""
+    """Replace the snapshot atomically."""
     write_private(f"{runtime_dir}/config.mp", msgspec.msgpack.encode(snapshot))
 
 
 def read_snapshot(runtime_dir: str) -> Snapshot:
-    """The configuration in force; raises OSError when none was ever written."""
+    """The snapshot in force. Raises OSError if none was written."""
     with open(f"{runtime_dir}/config.mp", "rb") as file:
         return msgspec.msgpack.decode(file.read(), type=Snapshot)
 
 
 def load_snapshot(snapshot: Snapshot) -> Loaded:
-    """The configuration that these bytes make. Raises ConfigError."""
+    """Load the configuration of a snapshot. Raises ConfigError."""
     return load(snapshot.config, snapshot.overrides, text=snapshot.text)
 
 
 def write_private(path: str, content: bytes) -> None:
-    """A file for this user only, replaced in one step. Raises OSError, a full disk's
-    too, and then the old file stays.
+    """Replace a file atomically, with mode 0600. Raises OSError, also on a full disk,
+    and then keeps the old file.
     """
     draft = f"{path}.{os.getpid()}"
     fd = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
@@ -132,17 +132,17 @@ def write_private(path: str, content: bytes) -> None:
 
 
 def _write_all(fd: int, content: bytes) -> None:
-    """A disk that fills up takes a part first, and only then says so."""
+    """Write in a loop: on a full disk the first write may be partial, without an error."""
     rest = memoryview(content)
     while rest:
         rest = rest[os.write(fd, rest) :]
 
 
 def gateway_name(runtime_dir: str) -> str:
-    """What this gateway is called among those of its store, over restarts. Made up
-    once: two machines may have the same host name and paths.
+    """Id of this gateway among those of its store, kept over restarts. Random, because
+    two machines may have the same host name and paths.
     """
-    path = f"{runtime_dir}.name"  # beside the directory, which a clean end removes
+    path = f"{runtime_dir}.name"  # beside the directory, which a clean stop removes
     with suppress(OSError, ValueError), open(path, "rb") as file:
         text = file.read(_NAME_DIGITS + 1).decode("ascii")
         if len(bytes.fromhex(text)) * 2 == _NAME_DIGITS:
@@ -156,11 +156,11 @@ def gateway_name(runtime_dir: str) -> str:
 
 
 class RuntimeDirectory:
-    """A private directory, locked for as long as its supervisor lives."""
+    """A private directory, locked while its supervisor runs."""
 
     def __init__(self, path: str, shared: str, lock_fd: int) -> None:
         self.path = path
-        self._shared = shared  # the same in /dev/shm, "" where there is none
+        self._shared = shared  # its counterpart in /dev/shm, "" without one
         self._lock_fd = lock_fd
 
     @property
@@ -168,10 +168,10 @@ class RuntimeDirectory:
         return f"{self.path}/link.sock"
 
     def make_ring(self, index: int) -> str:
-        """Path of the worker's ring, made where it is missing.
+        """Path of the worker's ring, created if missing.
 
-        In memory (/dev/shm) where there is room, else among the other files: raises
-        OSError when there is none anywhere.
+        In /dev/shm if it has room, else in the directory. Raises OSError if neither
+        has.
         """
         name = f"ring-{index}"
         if self._shared:
@@ -182,7 +182,7 @@ class RuntimeDirectory:
         return f"{self.path}/{name}"
 
     def remove(self) -> None:
-        """After a clean end: nothing in it is needed any more."""
+        """Remove the directory after a clean stop."""
         shutil.rmtree(self.path, ignore_errors=True)
         if self._shared:
             shutil.rmtree(self._shared, ignore_errors=True)
@@ -192,7 +192,7 @@ class RuntimeDirectory:
 def open_runtime(
     identity: str, environ: dict[str, str] | None = None
 ) -> RuntimeDirectory:
-    """The directory of the gateway called ``identity`` (its file and addresses).
+    """Open the directory of a gateway's ``identity`` (its file and addresses).
 
     A second gateway with the same identity gets the next free one. Raises OSError.
     """
@@ -210,7 +210,7 @@ def open_runtime(
 
 
 def _prune(base: str) -> None:
-    """Remove what gateways that were killed, and never came back, left a day ago."""
+    """Remove directories of gateways that were killed more than a day ago."""
     for entry in os.scandir(base):
         with suppress(OSError):
             lock = f"{entry.path}/lock"
@@ -222,7 +222,7 @@ def _prune(base: str) -> None:
 
 
 def runtime_base(environ: dict[str, str] | None = None) -> str:
-    """Where the runtime directories of this user are, made if need be."""
+    """Directory of this user's runtime directories, created if missing."""
     environ = dict(os.environ) if environ is None else environ
     own = f"/tmp/tidegate-{os.getuid()}"  # noqa: S108 - mode and owner are checked
     given = environ.get("XDG_RUNTIME_DIR", "")
@@ -238,8 +238,8 @@ def _short_hash(text: str) -> str:
 
 
 def _shared_directory(path: str) -> str:
-    """The twin of a runtime directory in memory, "" where there is no memory to use.
-    The lock in the former covers the latter, so the name is that of the whole path.
+    """The counterpart of a runtime directory in /dev/shm, "" if there is none. The lock
+    of the former covers it, so its name is a hash of the whole path.
     """
     name = _short_hash(path)
     base = f"/dev/shm/tidegate-{os.getuid()}"  # noqa: S108 - mode and owner are checked
@@ -252,7 +252,7 @@ def _shared_directory(path: str) -> str:
 
 
 def make_private(path: str) -> None:
-    """A directory of ours with mode 0700. One that somebody else put there: OSError."""
+    """Create a directory with mode 0700. Raises OSError if another user owns it."""
     with suppress(FileExistsError):
         os.mkdir(path, _PRIVATE)
     found = os.lstat(path)
@@ -269,12 +269,14 @@ def _try_lock(path: str) -> int | None:
     except OSError:
         os.close(fd)
         return None
-    os.utime(path)  # when its last owner came
+    os.utime(path)  # start of its last owner
     return fd
 
 
 def raise_file_limit(wanted: int = WANTED_FILES) -> int:
-    """As many open files as the hard limit gives (children inherit it); the result."""
+    """Raise the limit of open files up to the hard limit; returns the new limit, which
+    children inherit.
+    """
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     most = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
     if soft != resource.RLIM_INFINITY and soft < most:
@@ -284,15 +286,15 @@ def raise_file_limit(wanted: int = WANTED_FILES) -> int:
 
 
 class DeathSignal:
-    """Runs in a forked child: the kernel sends ``signum`` when the supervisor dies."""
+    """For a forked child: the kernel sends it ``signum`` when the supervisor dies."""
 
     def __init__(self, signum: signal.Signals) -> None:
-        # Loaded before the fork: the child may do very little.
+        # Loaded before the fork: few calls are safe in the child.
         self._prctl = ctypes.CDLL(None, use_errno=True).prctl
         self._signum = int(signum)
         self._parent = os.getpid()
 
     def __call__(self) -> None:
         self._prctl(_PR_SET_PDEATHSIG, self._signum, 0, 0, 0)
-        if os.getppid() != self._parent:  # it died before the call
+        if os.getppid() != self._parent:  # the supervisor died before the call
             os._exit(1)

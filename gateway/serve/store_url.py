@@ -1,4 +1,4 @@
-"""The store's address with everything in it that a connection needs."""
+"""The store's URL with credentials and TLS settings."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ _WITH_TLS = ("rediss", "valkeys", "rediss+sentinel")
 
 
 def complete_url(table: StoreTable) -> str:
-    """``store.url`` with the table's credentials and TLS settings put into it.
+    """``store.url`` with the table's credentials and TLS settings.
 
-    It is secret where they are: it goes from the supervisor to its children alone.
+    It may contain a secret: only the supervisor and its children use it.
     """
     parts = urlsplit(str(table.url))
     if parts.scheme not in (*_SERVERS, *_WITH_TLS):
@@ -47,5 +47,5 @@ def _tls_options(table: StoreTable) -> list[str]:
 
 
 def masked_url(url: str) -> str:
-    """For logs and the status page: no user, no password, no query."""
+    """The URL without user, password and query, for logs and the status page."""
     return _USERINFO.sub("", url).partition("?")[0]

@@ -1,9 +1,9 @@
-"""The parent of all: engine, control, workers.
+"""The parent process: starts the store engine, control and the workers.
 
-It starts them, starts them again when they die, passes signals on, and ends them in
-order: control first says "not ready", workers drain, control writes out what is left,
-the engine ends last. It serves nothing itself and stays small: standard library,
-msgspec and the configuration. Children die with it, even when it is killed.
+It restarts children that exit, forwards signals, and stops all in order: control
+reports "not ready", the workers drain, control writes the remaining records, the engine
+stops last. It handles no requests and stays small: standard library, msgspec and the
+configuration. Its children die with it, even if it is killed.
 """
 
 from __future__ import annotations
@@ -48,16 +48,16 @@ from gateway.store.embedded import (
     EngineMissing,
 )
 
-# Beyond drain_timeout, for settling and closing.
+# Seconds beyond drain_timeout, for settling and closing.
 GRACE_S = 5.0
-# An engine reads its append-only file first: about a second for each 100 MB.
+# Seconds. The engine first reads its append-only file: about 1 s per 100 MB.
 ENGINE_START_S = 60.0
-# Control says "draining" within milliseconds; a stuck one is not waited for.
+# Seconds. Control reports "draining" within milliseconds unless it hangs.
 DRAIN_ACK_S = 0.5
 CONTROL_END_S = 10.0
 ENGINE_END_S = 10.0
-# Before the gateway was ever ready: a child that has died this often will not run.
-HOPELESS_STARTS = 5
+# Starts of one child before the gateway was ever ready; then the start is given up.
+MAX_FAILED_STARTS = 5
 _IDLE_S = 30.0
 _STOP = frozenset({signal.SIGTERM, signal.SIGINT})
 
@@ -66,19 +66,19 @@ _MEMORY = "memory:"
 
 
 class StartError(Exception):
-    """The gateway cannot start; the text says what to do."""
+    """The gateway cannot start; the text says why."""
 
 
-def say(line: str) -> None:
-    """One line on standard error in one write: the children write there as well, and
-    ``print`` would write text and line end apart.
+def write_line(line: str) -> None:
+    """Write one line to standard error in one write: the children write there as well,
+    and ``print`` would write the text and the line end separately.
     """
     sys.stderr.write(f"{line}\n")
     sys.stderr.flush()
 
 
 class SupervisorLog:
-    """A few lines on standard error, in the form that the children's have."""
+    """Log lines on standard error, in the format of the children's logs."""
 
     def __init__(self, form: str) -> None:
         self._json = form == "json" or (form == "auto" and not sys.stderr.isatty())
@@ -91,11 +91,11 @@ class SupervisorLog:
         else:
             pairs = "".join(f" {key}={value}" for key, value in fields.items())
             text = f"{now} [{level:<7}] {event}{pairs}"
-        say(text)
+        write_line(text)
 
 
 class SupervisedStore:
-    """Where the counters are kept: the effective URL, and the engine if it is ours."""
+    """The effective store URL, and the embedded engine if it is used."""
 
     def __init__(self, url: str, log: SupervisorLog) -> None:
         self.url = url
@@ -149,7 +149,7 @@ class SupervisedStore:
 
 
 class Signals:
-    """Signals as bytes on a socket, so that one ``select`` waits for everything."""
+    """Signals as bytes on a socket, so that one ``select`` waits for all events."""
 
     HANDLED = (
         signal.SIGTERM,
@@ -167,18 +167,18 @@ class Signals:
             signal.signal(signum, _noted)
 
     def take(self) -> set[int]:
-        """Signals that came since the last call."""
+        """Signals received since the last call."""
         with suppress(BlockingIOError):
             return set(self.reader.recv(4096))
         return set()
 
 
 def _noted(_signum: int, _frame: Any) -> None:
-    """The wake-up descriptor has it already."""
+    """Does nothing: the signal number is written to the wake-up descriptor."""
 
 
 class Supervisor:
-    """Children and their state, from the first start to the last exit."""
+    """The children and their state, from the first start to the last exit."""
 
     def __init__(self, spec: ServeSpec, loaded: Loaded, snapshot: Snapshot) -> None:
         self._spec = spec
@@ -212,7 +212,7 @@ class Supervisor:
     # -- start -------------------------------------------------------------------------
 
     def start(self) -> None:
-        """Everything up, in order. Raises StartError, OSError."""
+        """Start all children in order. Raises StartError, OSError."""
         files = raise_file_limit()
         write_snapshot(self._runtime.path, self._snapshot)
         self._store.start(lambda: bool(self._signals.take() & _STOP))
@@ -287,7 +287,7 @@ class Supervisor:
     # -- run ---------------------------------------------------------------------------
 
     def run(self) -> int:
-        """Until SIGTERM or SIGINT; the exit status."""
+        """Run until SIGTERM or SIGINT; returns the exit status."""
         while True:
             seen = self._wait(self._until_next_start())
             if seen & _STOP:
@@ -295,11 +295,11 @@ class Supervisor:
             if signal.SIGHUP in seen:
                 self._control.signal(signal.SIGHUP)
             if b"ready\n" in self._take_notices():
-                self._say_ready()
-            self._look_after(self._children())
-            hopeless = self._hopeless()
-            if hopeless is not None:
-                self.log("error", "start_abandoned", child=hopeless.name)
+                self._report_ready()
+            self._restart_due(self._children())
+            failing = self._failing_child()
+            if failing is not None:
+                self.log("error", "start_abandoned", child=failing.name)
                 self._stop()
                 return 1
 
@@ -314,7 +314,7 @@ class Supervisor:
         return self._signals.take()
 
     def _take_notices(self) -> bytes:
-        """What control said since the last call."""
+        """Lines that control wrote since the last call."""
         notices, self._notices = self._notices, b""
         return notices
 
@@ -324,8 +324,8 @@ class Supervisor:
             0.0, min(planned, default=time.monotonic() + _IDLE_S) - time.monotonic()
         )
 
-    def _look_after(self, children: Iterable[Child]) -> None:
-        """Note who died, and start whose time has come."""
+    def _restart_due(self, children: Iterable[Child]) -> None:
+        """Reap children that exited and start those that are due."""
         changed = False
         for child in children:
             now = time.monotonic()
@@ -348,15 +348,15 @@ class Supervisor:
         else:
             self.log("info", "child_restarted", child=child.name, pid=child.pid)
 
-    def _hopeless(self) -> Child | None:
+    def _failing_child(self) -> Child | None:
         if self._ready:
             return None
         for child in self._children():
-            if child.starts > HOPELESS_STARTS:
+            if child.starts > MAX_FAILED_STARTS:
                 return child
         return None
 
-    def _say_ready(self) -> None:
+    def _report_ready(self) -> None:
         if self._ready:
             return
         self._ready = True
@@ -365,10 +365,10 @@ class Supervisor:
         admin = format_address(*self._admin.address)
         admin_scheme = "http" if self._config.admin.tls is None else "https"
         line = f"tidegate ready {scheme}://{listen} admin {admin_scheme}://{admin}"
-        say(line)
+        write_line(line)
 
     def _write_state(self) -> None:
-        """For control: how often each child was started."""
+        """Write the number of restarts of each child, for control."""
         restarts = {child.name: max(0, child.starts - 1) for child in self._children()}
         with suppress(OSError):
             encoded = msgspec.json.encode({"restarts": restarts})
@@ -377,7 +377,7 @@ class Supervisor:
     # -- stop --------------------------------------------------------------------------
 
     def _stop(self) -> int:
-        """Everything down, in order: no exchange is cut before its time."""
+        """Stop all children in order; open exchanges may finish until drain_timeout."""
         drain_s = self._drain_timeout()
         self.log("info", "stopping", drain_timeout_s=drain_s)
         if self._control.pid is not None:
@@ -389,21 +389,21 @@ class Supervisor:
             self._end([self._store.child], ENGINE_END_S)
         if self._store.engine is not None:
             self._store.engine.release()
-        self._runtime.remove()  # while nobody else can have our addresses
+        self._runtime.remove()  # while the addresses are still reserved
         self._listen.close()
         self._admin.close()
         self.log("info", "stopped")
         return 0
 
     def _drain_timeout(self) -> float:
-        """As the configuration in force says; it may have changed since the start."""
+        """drain_timeout of the configuration in force, which may be newer than ours."""
         with suppress(OSError, ConfigError, msgspec.DecodeError):
             in_force = load_snapshot(read_snapshot(self._runtime.path))
             return float(in_force.config.server.drain_timeout)
         return float(self._config.server.drain_timeout)
 
     def _await_drain(self) -> None:
-        """Until control has told the world that this gateway is not ready."""
+        """Wait until control has reported that this gateway is not ready."""
         until = time.monotonic() + DRAIN_ACK_S
         while time.monotonic() < until:
             if b"draining\n" in self._take_notices():
@@ -413,7 +413,9 @@ class Supervisor:
                 return
 
     def _end(self, children: list[Child], patience_s: float) -> None:
-        """SIGTERM, and SIGKILL to those that are left; a second SIGTERM to us hastens."""
+        """Send SIGTERM, after ``patience_s`` SIGKILL. A second SIGTERM to the supervisor
+        ends the wait.
+        """
         until = time.monotonic() + patience_s
         for child in children:
             child.signal(signal.SIGTERM)
@@ -432,7 +434,7 @@ class Supervisor:
 
 
 def read_spec(environ: Mapping[str, str]) -> tuple[ServeSpec, Loaded, Snapshot]:
-    """What to serve, checked. Raises ConfigError."""
+    """Load and validate the configuration to serve. Raises ConfigError."""
     spec = serve_spec(environ)
     path = find_file(spec.config)
     path = os.path.abspath(path) if path else None
@@ -445,7 +447,7 @@ def read_spec(environ: Mapping[str, str]) -> tuple[ServeSpec, Loaded, Snapshot]:
 
 
 def fail(status: int, message: str) -> NoReturn:
-    """End before anything was started."""
+    """Exit before any child was started."""
     print(f"tidegate: {message}", file=sys.stderr, flush=True)  # noqa: T201
     raise SystemExit(status)
 

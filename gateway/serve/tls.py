@@ -1,4 +1,4 @@
-"""The certificate of a port of this gateway."""
+"""Server certificate of a port."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import ssl
 
 
 class ServerTls:
-    """The certificate that clients see; read again on reload and when it changes."""
+    """The server's TLS context; reloads the certificate when its files change."""
 
     def __init__(self, cert: str, key: str) -> None:
         self._files = (cert, key)
@@ -21,7 +21,7 @@ class ServerTls:
         return tuple(os.stat(name).st_mtime_ns for name in self._files)
 
     def refresh(self) -> bool:
-        """Load the files again if they changed; new handshakes see the new ones.
+        """Reload the files if they changed; new handshakes use them.
 
         Raises OSError or ssl.SSLError, and then keeps the old certificate.
         """
@@ -29,7 +29,9 @@ class ServerTls:
         if stamp == self._stamp:
             return False
         probe = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        probe.load_cert_chain(*self._files)  # a bad pair must not spoil the good one
+        probe.load_cert_chain(
+            *self._files
+        )  # an invalid pair must not replace the valid one
         self.context.load_cert_chain(*self._files)
         self._stamp = stamp
         return True

@@ -1,7 +1,7 @@
-"""Whether spans are made, and of which requests: OpenTelemetry's own variables.
+"""Settings of tracing, from OpenTelemetry's environment variables.
 
-An endpoint switches it on. There is no key of ours: whoever runs a collector has these
-variables set already.
+A stated endpoint enables it. There is no key in the configuration file: deployments
+with a collector set these variables already.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _PACKAGES = ("opentelemetry.sdk", "opentelemetry.exporter.otlp.proto.http")
 _ENDPOINTS = ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT")
 _PROTOCOLS = ("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "OTEL_EXPORTER_OTLP_PROTOCOL")
 _SPOKEN = "http/protobuf"
-# Share of the traces that begin here; None: as OTEL_TRACES_SAMPLER_ARG says.
+# Share of the traces that begin here; None: OTEL_TRACES_SAMPLER_ARG.
 _SAMPLERS: dict[str, float | None] = {
     "always_on": 1.0,
     "always_off": 0.0,
@@ -27,14 +27,14 @@ _SAMPLERS: dict[str, float | None] = {
 }
 _PARENT_BASED = "parentbased_"
 _DEFAULT_SAMPLER = _PARENT_BASED + "traceidratio"
-# Room for what collects while the exporter tries again; a record has about 1 kB.
+# Spans that are kept while the exporter retries; a span has about 1 kB.
 QUEUE = 20_000
 BATCH = 512
 DELAY_MS = 1000
 
 
 class Tracing(msgspec.Struct, frozen=True):
-    """What the environment says. ``problems``: sentences for the log."""
+    """Settings read from the environment. ``problems``: messages for the log."""
 
     on: bool = False
     ratio: float = 1.0
@@ -46,7 +46,7 @@ class Tracing(msgspec.Struct, frozen=True):
 
 
 def read_tracing(environ: Mapping[str, str]) -> Tracing:
-    """Read the variables; nothing in them can keep the gateway from starting."""
+    """Read the variables. Invalid values are reported in ``problems``, never raised."""
     env = {key: value.strip() for key, value in environ.items() if value.strip()}
     endpoint = _first(env, _ENDPOINTS)
     if not endpoint or env.get("OTEL_SDK_DISABLED", "").lower() == "true":
@@ -54,7 +54,7 @@ def read_tracing(environ: Mapping[str, str]) -> Tracing:
     if "otlp" not in env.get("OTEL_TRACES_EXPORTER", "otlp"):
         return Tracing()
     if not _is_url(endpoint):
-        why = "no spans are made: the OTLP endpoint is no http:// or https:// URL"
+        why = "no spans are made: the OTLP endpoint is not an http:// or https:// URL"
         return Tracing(problems=(why,))
     if not all(map(_is_installed, _PACKAGES)):
         return Tracing(problems=(MISSING,))
@@ -77,7 +77,7 @@ def read_tracing(environ: Mapping[str, str]) -> Tracing:
 
 
 def open_tracer(environ: Mapping[str, str]) -> Tracer | None:
-    """For a worker; None: traces pass by. Problems are for control to tell."""
+    """The tracer of a worker; None if tracing is off. Control logs the problems."""
     found = read_tracing(environ)
     if not found.on:
         return None
@@ -104,7 +104,7 @@ def _is_installed(package: str) -> bool:
 
 
 def _sampling(env: Mapping[str, str], problems: list[str]) -> tuple[float, bool]:
-    """The share of traces that begin here, and whether a parent decides first."""
+    """The share of sampled traces, and whether the parent's decision takes precedence."""
     name = env.get("OTEL_TRACES_SAMPLER", _DEFAULT_SAMPLER).lower()
     kind = name.removeprefix(_PARENT_BASED)
     if kind not in _SAMPLERS:

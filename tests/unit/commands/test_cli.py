@@ -165,11 +165,12 @@ def test_check_prints_the_effective_policy(capsys, tmp_path):
     out, err = capsys.readouterr()
     lines = [re.sub(" {2,}", "|", line.strip()) for line in out.splitlines()]
     assert "tenant acme, policy default" in lines
-    assert "clients|tokens (jwt), 1 networks|gate.toml:11" in lines
-    assert "limit|2.5 usd a day per user|gate.toml:5" in lines
-    assert "limit|1,000 requests in 1m per model of m*|gate.toml:10" in lines
-    assert "caps|body_bytes 1MiB, clamp yes|gate.toml:6" in lines
-    assert "prices|m 1/2 usd|gate.toml:16" in lines
+    assert f"jwt|keys of {tmp_path}/k|gate.toml:14" in lines
+    assert "cidrs|10.0.0.0/8|gate.toml:13" in lines
+    assert "limits|2.5 usd a day per user|gate.toml:5" in lines
+    assert "limits|1,000 requests in 1m per model of m*|gate.toml:10" in lines
+    assert 'caps|max_body = "1MiB", clamp = true|gate.toml:6' in lines
+    assert "prices|m = { input = 1.0, output = 2.0 }|gate.toml:16" in lines
     assert "gate.toml is valid" in lines
     assert "warning: gate.toml:3: upstream[0].api_key" in err
 

@@ -115,7 +115,7 @@ def test_an_environment_variable_below_a_value_is_an_error(write):
     env = {"TIDEGATE_SERVER__LISTEN__PORT": "1"}
     path = write(UPSTREAM + '[server]\nlisten = "a:1"\n')
     assert [p[2] for p in problems(path, env=env)] == [
-        "names no key of the configuration"
+        "is not a key of the configuration"
     ]
 
 

@@ -79,7 +79,7 @@ def test_everything_is_inherited_from_default():
     assert found.allow == ("network:10.0.0.0/8", "client_ip:192.0.2.1", "user:ops")
     assert found.caps == Caps(n=3, body_bytes=1 << 20, stream_s=600.0)
     assert found.prices == {"m": Price(1, 2)}
-    assert (found.anomaly.warning, found.anomaly.tag) == (2.0, 2.0)
+    assert (found.anomaly.warning, found.anomaly.ladder.tag) == (2.0, 2.0)
     assert found.anomaly.critical == 5.0
 
 
@@ -139,7 +139,7 @@ def test_tables_merge_key_by_key():
     found = policy(text)
     assert found.weights == {"cached": 0.1, "reasoning": 2.0}
     assert found.caps == Caps(max_tokens=9, n=3)
-    assert (found.anomaly.block, found.anomaly.enabled) == (9.0, False)
+    assert (found.anomaly.ladder.block, found.anomaly.enabled) == (9.0, False)
 
 
 def test_model_overrides():

@@ -22,6 +22,7 @@ from gateway.core.model import (
     Anomaly,
     Block,
     Campaign,
+    Ladder,
     Policy,
     Tenant,
 )
@@ -341,7 +342,7 @@ def test_a_clock_that_is_set_back_stops_nothing(room):
 
 def test_standings_that_go_on_are_renewed(tmp_path):
     """A tag lasts while its evidence does, not only as long as it was first said."""
-    tags = Anomaly(tag=0.5, throttle=50.0, block=60.0)
+    tags = Anomaly(ladder=Ladder(tag=0.5, throttle=50.0, block=60.0))
     room = Room(str(tmp_path / "b"), resolved(Policy("tags", anomaly=tags)))
     room.crowd()
     room.attack(seconds=20)

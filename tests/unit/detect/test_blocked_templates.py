@@ -6,13 +6,14 @@ import random
 
 import pytest
 
+from gateway.core.model import Ladder
 from gateway.detect.blocked_templates import (
     blocked_templates,
     established_clients,
     refuses,
 )
 from gateway.detect.engine import Engine
-from gateway.detect.model import DetectSettings, Event, LadderSettings
+from gateway.detect.model import DetectSettings, Event
 from gateway.limits.gate import pack_client_hashes
 
 T = 1_767_600_000.0
@@ -87,7 +88,7 @@ def test_who_was_there_before_is_marked(engine):
     [
         {"observe": True},
         {"allow": frozenset({"tenant:acme"})},
-        {"class_ladders": {"ddos": LadderSettings(block=99.0)}},
+        {"class_ladders": {"ddos": Ladder(block=99.0)}},
     ],
 )
 def test_where_the_crowd_is_not_blocked_its_prompts_are_not(settings):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from gateway.core.model import ActionThresholds, Anomaly, Campaign, Policy
+from gateway.core.model import Anomaly, Campaign, Ladder, Policy
 from gateway.detect.detectors import DetectionSettings, Detectors, settings_of
 from gateway.detect.engine import Engine
 from gateway.detect.model import DetectSettings, Event
@@ -33,8 +33,8 @@ def two_rooms(baselines=None):
 
 def test_settings_follow_each_tenants_policy():
     """Sigmas, ladders, shares and campaigns; a policy may want no detection."""
-    ladders = {"scraping": ActionThresholds(block=6.0)}
-    anomaly = Anomaly(warning=2.5, classes=ladders, block_ttl_s=60.0, grace_s=10.0)
+    ladders = {"scraping": Ladder(block=6.0, block_ttl_s=60.0)}
+    anomaly = Anomaly(warning=2.5, classes=ladders, grace_s=10.0)
     launch = Campaign(T0, T0 + 60, 3.0)
     policies = {
         "a": Policy("p", anomaly=anomaly, allow=("user:x",)),

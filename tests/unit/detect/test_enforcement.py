@@ -7,8 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from gateway.core.model import Ladder
 from gateway.detect.enforcement import EnforcementStates
-from gateway.detect.model import DetectSettings, LadderSettings, Output, Ref
+from gateway.detect.model import DetectSettings, Output, Ref
 from gateway.detect.responses import CandidateAlert, ResponseManager
 from gateway.detect.rules.facts import Signal
 from gateway.detect.subject import SubjectState
@@ -17,7 +18,7 @@ from gateway.detect.tenant import TenantState
 T = 1_767_607_200.0
 WALK = Signal("scraping", 9.0, behaviour=True, reasons=("Walks.",))
 # Blocks shorter than tags: a standing's time may come sooner than it was.
-SETTINGS = DetectSettings(ladder=LadderSettings(block_ttl_s=40.0))
+SETTINGS = DetectSettings(ladder=Ladder(block_ttl_s=40.0))
 
 
 def find(bench: ResponseManager, id_: str, score: float, now: float) -> list[Output]:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from gateway.core.model import Ladder
 from gateway.detect.ladder import (
+    FORGIVE_S,
     LEAST_RATE,
     EnforcementState,
     allowed_rate,
@@ -16,13 +18,12 @@ from gateway.detect.ladder import (
 )
 from gateway.detect.model import (
     EvidenceWindow,
-    LadderSettings,
     Output,
     Ref,
     format_time,
 )
 
-SETTINGS = LadderSettings()
+SETTINGS = Ladder()
 
 
 @pytest.mark.parametrize(
@@ -51,17 +52,17 @@ def test_a_block_doubles_with_every_return():
         now = standing.until
         assert relax(standing, now) == "block"
     standing.strikes = 99
-    assert block_ttl(standing, SETTINGS) == SETTINGS.max_ttl_s
+    assert block_ttl(standing, SETTINGS) == SETTINGS.max_block_ttl_s
 
 
 def test_good_conduct_is_forgiven():
     """Each quarter of a day takes a strike back; nothing below zero."""
     standing = EnforcementState(strikes=3, forgiven_at=0.0)
-    forgive(standing, 2.5 * SETTINGS.forgive_s, SETTINGS)
+    forgive(standing, 2.5 * FORGIVE_S)
     assert standing.strikes == 1
-    forgive(standing, 99 * SETTINGS.forgive_s, SETTINGS)
+    forgive(standing, 99 * FORGIVE_S)
     assert standing.strikes == 0
-    forgive(standing, 999 * SETTINGS.forgive_s, SETTINGS)
+    forgive(standing, 999 * FORGIVE_S)
     assert standing.strikes == 0
 
 

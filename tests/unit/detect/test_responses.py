@@ -6,8 +6,9 @@ from collections.abc import Sequence
 
 import msgspec
 
+from gateway.core.model import Ladder
 from gateway.detect.incidents import CALM_S
-from gateway.detect.model import DetectSettings, Event, LadderSettings, Output, Ref
+from gateway.detect.model import DetectSettings, Event, Output, Ref
 from gateway.detect.responses import LEAST_PEERS, CandidateAlert, ResponseManager
 from gateway.detect.rules.facts import Signal
 from gateway.detect.subject import SubjectState
@@ -255,7 +256,7 @@ def test_an_allowed_address_joins_no_crowd():
 
 def test_ladders_of_a_class():
     """A class may have its own ladder."""
-    room = Room(class_ladders={"scraping": LadderSettings(block=99, throttle=99)})
+    room = Room(class_ladders={"scraping": Ladder(block=99, throttle=99)})
     room.find(WALK, times=2)
     assert room.rung() == "tag"
 
