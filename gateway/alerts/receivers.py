@@ -26,6 +26,9 @@ EVENTS: dict[str, tuple[str, ...]] = {
 }
 
 
+_DEFAULTS = AlertTable(type="webhook")
+
+
 class Receiver(msgspec.Struct, frozen=True):
     """Where alerts go. ``retries`` are seconds between attempts."""
 
@@ -33,10 +36,10 @@ class Receiver(msgspec.Struct, frozen=True):
     type: str
     url: str
     secrets: tuple[str, ...] = ()
-    min_severity: str = "warning"
-    allow_private: bool = False
+    min_severity: str = _DEFAULTS.min_severity
+    allow_private: bool = _DEFAULTS.allow_private
     events: tuple[str, ...] = USUAL
-    per_minute: int = 30
+    per_minute: int = _DEFAULTS.max_alerts_per_minute
     retries: tuple[float, ...] = SCHEDULE_S
     to: tuple[str, ...] = ()
     sender: str = ""

@@ -12,6 +12,7 @@ from urllib.parse import unquote
 
 import msgspec
 
+from gateway.config.structs import ServerTable
 from gateway.core.lru import Lru
 from gateway.metering.dialects import Match, find_endpoint
 
@@ -25,15 +26,16 @@ if TYPE_CHECKING:
 # Paths whose endpoint is remembered; ids in paths make them many.
 MAX_PATHS = 4096
 _PARAMETERS = re.compile(r";[^/]*")
+_SERVER = ServerTable()
 
 
 class DataSettings(msgspec.Struct, frozen=True):
     """Switches of the data plane that are no one policy's; bytes and names."""
 
-    max_body: int = 32 << 20
-    max_inflate: int = 64 << 20
-    max_inflate_ratio: int = 100
-    health_path: str | None = None
+    max_body: int = _SERVER.max_body
+    max_inflate: int = _SERVER.max_inflate
+    max_inflate_ratio: int = _SERVER.max_inflate_ratio
+    health_path: str | None = _SERVER.health_path
     via_name: bytes = b"tidegate"
 
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 
+from gateway.limits.plans import DEFAULT_PREFIX
 from gateway.store.embedded import EmbeddedEngine
 from gateway.store.fallback import WhenDown
 from gateway.store.memory import MemoryStore
-from gateway.store.redis import RedisStore
+from gateway.store.redis import DEFAULT_TIMEOUT_S, RedisStore
 from gateway.store.url import StoreUrl, parse_store_url
 
 if TYPE_CHECKING:
@@ -18,9 +19,9 @@ if TYPE_CHECKING:
 def open_store(
     url: str,
     *,
-    prefix: bytes = b"tidegate:",
+    prefix: bytes = DEFAULT_PREFIX,
     when_down: WhenDown = "local",
-    timeout_s: float = 0.05,
+    timeout_s: float = DEFAULT_TIMEOUT_S,
     replicas: int = 1,
     runtime_dir: str | None = None,
     loop: asyncio.AbstractEventLoop | None = None,

@@ -22,6 +22,8 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from gateway.config.structs import StoreTable
+from gateway.limits.plans import DEFAULT_PREFIX
 from gateway.limits.ports import Cell, Plan, Reserved
 from gateway.store import wire
 from gateway.store.channel import (
@@ -65,6 +67,9 @@ class StoreStats:
         self.lost = 0  # operations not sent when the store was closed
 
 
+DEFAULT_TIMEOUT_S = float(StoreTable().timeout)
+
+
 class RedisStore:
     """``ports.Store`` over Redis or Valkey.
 
@@ -78,9 +83,9 @@ class RedisStore:
         self,
         url: str | StoreUrl,
         *,
-        prefix: bytes = b"tidegate:",
+        prefix: bytes = DEFAULT_PREFIX,
         when_down: WhenDown = "local",
-        timeout_s: float = 0.05,
+        timeout_s: float = DEFAULT_TIMEOUT_S,
         loop: asyncio.AbstractEventLoop | None = None,
         replicas: int = 1,
     ) -> None:
