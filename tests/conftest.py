@@ -1,4 +1,4 @@
-"""What every test shares: hypothesis profiles, ports, the leaked-task check."""
+"""Fixtures of all tests: hypothesis profiles, ports, an empty directory, leaked tasks."""
 
 from __future__ import annotations
 
@@ -17,9 +17,8 @@ from tests.ports import free_port
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 
-# "fast" runs with every change and always draws the same examples, so that a red run
-# is about the change; "deep" draws new ones, at night: HYPOTHESIS_PROFILE=deep.
-# How fast examples are drawn is the machine's affair in both.
+# "fast" always draws the same examples, so that a failure is due to the change; "deep"
+# draws new ones: HYPOTHESIS_PROFILE=deep. Neither checks the speed of drawing.
 settings.register_profile(
     "fast",
     max_examples=60,
@@ -36,25 +35,25 @@ settings.register_profile(
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "fast"))
 
 
-# What the person, or the machine, who runs the tests has set: configuration, proxies that
-# no address of loopback is behind, and how wide and how bright a terminal is.
-_FOREIGN = re.compile(
+# Variables of the environment that would change results: our configuration, HTTP
+# proxies, size and colours of the terminal.
+_VARIABLES = re.compile(
     r"(TIDEGATE|OTEL|INFLUX)_.*|(HTTPS?|ALL|NO|FTP)_PROXY|COLUMNS|LINES|(NO|FORCE)_COLOR",
     re.IGNORECASE,
 )
 
 
-def _forget_surroundings() -> None:
-    """Before the first fixture, whatever its scope; children inherit nothing else."""
-    for name in [name for name in os.environ if _FOREIGN.fullmatch(name)]:
+def _clean_environment() -> None:
+    """Remove them before the first fixture of any scope, for children as well."""
+    for name in [name for name in os.environ if _VARIABLES.fullmatch(name)]:
         if name != "TIDEGATE_CASSETTES":
             del os.environ[name]
-    # In the background of a shell Ctrl-C is ignored, by all children as well.
+    # A background job of a shell ignores SIGINT, and its children inherit that.
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
-_forget_surroundings()
+_clean_environment()
 
 
 @pytest.fixture(name="repository", scope="session")
@@ -74,23 +73,41 @@ def _shared() -> Path:
 
 @pytest.fixture(name="free_port")
 def _free_port() -> Callable[[], int]:
-    """A function that gives a loopback TCP port free at this moment."""
+    """A function that returns a free loopback TCP port."""
     return free_port
+
+
+@pytest.fixture(name="empty_directory", scope="session")
+def _empty_directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One empty directory for all tests of this process."""
+    return tmp_path_factory.mktemp("empty")
+
+
+@pytest.fixture(autouse=True)
+def _no_configuration_file(
+    empty_directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Tests run in an empty directory, so that no ./tidegate.toml of the clone is read.
+
+    Children import the package from the clone all the same.
+    """
+    monkeypatch.chdir(empty_directory)
+    monkeypatch.setenv("PYTHONPATH", str(REPOSITORY))
 
 
 @pytest.fixture(autouse=True)
 def _no_leaked_tasks(request: pytest.FixtureRequest) -> None:
-    """An asyncio test that leaves a task of its own behind fails."""
+    """Fail an asyncio test that leaves a task running."""
     if inspect.iscoroutinefunction(getattr(request.node, "obj", None)):
         request.getfixturevalue("_leak_probe")
 
 
 @pytest.fixture(name="_leak_probe")
 async def _leak_probe():
-    """Looks at the test's own loop, before it and after all its other fixtures."""
+    """Compare the tasks of the loop before the test and after its other fixtures."""
     before = asyncio.all_tasks()
     yield
-    # Tasks that were cancelled or are about to end get a few turns to do so.
+    # A few loop iterations for cancelled tasks to end.
     for _ in range(5):
         await asyncio.sleep(0)
     left = asyncio.all_tasks() - before - {asyncio.current_task()}

@@ -29,7 +29,7 @@ def _tidegate(repository, tmp_path):
 
 
 def test_the_example_is_valid(tidegate, repository):
-    """The example file passes as it stands, in plain text through a pipe."""
+    """The example file is valid; in a pipe the output is plain text."""
     done = tidegate("check", "--config", str(repository / "config.example.toml"))
     assert done.returncode == 0
     assert done.stderr == ""
@@ -51,19 +51,19 @@ def test_faults_are_exit_2_with_file_line_key(tidegate, tmp_path):
 
 
 def test_unknown_flags_are_exit_2(tidegate):
-    """A flag that does not exist is named, with a hint."""
+    """An unknown flag is reported with a suggestion."""
     done = tidegate("serve", "--upstrem", "http://x")
     assert done.returncode == 2
     assert "--upstream" in done.stderr
 
 
 def test_keys_hash_reads_a_pipe(tidegate):
-    """Without a key on standard input there is nothing to hash."""
+    """``keys hash`` without a key on standard input exits with 2."""
     assert tidegate("keys", "hash").returncode == 2
 
 
 def test_serve_refuses_a_bad_file_before_it_starts(tidegate):
-    """serve checks like check does."""
+    """``serve`` validates the configuration before it starts."""
     done = tidegate("serve", TIDEGATE_UPSTREAM__0__URL="ftp://x")
     assert done.returncode == 2
     assert "TIDEGATE_UPSTREAM__0__URL" in done.stderr

@@ -39,7 +39,7 @@ def _ask(gateway: Gateway, key: str = "sk-any", **mock: Any) -> int:
 
 
 def _answers(gateway: Gateway) -> bool:
-    """Whether a new connection gets its answer; another worker's death is no excuse."""
+    """Whether a request on a new connection succeeds."""
     try:
         return _ask(gateway) == 200
     except OSError:
@@ -50,7 +50,7 @@ def _answers(gateway: Gateway) -> bool:
 
 
 def test_upstream_flag_alone_serves_within_seconds(mock):
-    """One flag: the exact ready line, embedded store, observe mode."""
+    """``serve --upstream`` alone prints the exact ready line, with embedded store and observe mode."""
     with running_gateway(None, "--upstream", mock.url, store=None) as gateway:
         assert gateway.ready_line == (
             f"tidegate ready http://127.0.0.1:{gateway.ports[0]}"
@@ -67,7 +67,7 @@ def test_upstream_flag_alone_serves_within_seconds(mock):
 
 
 def test_counters_survive_a_restart(mock):
-    """The embedded store keeps what was used when the gateway is started again."""
+    """The embedded store keeps its counters over a restart of the gateway."""
     gateway = Gateway(_upstream(mock, ONE_AN_HOUR), store="embedded:./store").start()
     try:
         assert [_ask(gateway), _ask(gateway)] == [200, 429]
@@ -80,7 +80,7 @@ def test_counters_survive_a_restart(mock):
 
 
 def test_address_in_use_is_said(mock):
-    """A second gateway on the same port ends with 1 and says why."""
+    """A second gateway on the same port exits with 1 and names the address."""
     with running_gateway(_upstream(mock)) as gateway:
         second = gateway.command("serve", "--config", str(gateway.config_file))
     assert second.returncode == 1
@@ -109,7 +109,7 @@ def _takes(gateway: Gateway, key: str, status: int) -> None:
 
 
 def test_changed_file_is_taken_by_itself(reloading, mock):
-    """A written file is in force within moments, without a dropped request."""
+    """A changed file takes effect within seconds, without a failed request."""
     reloading.write_config(_upstream(mock, ONE_AN_HOUR))
     _takes(reloading, "sk-watch", 429)
     reloading.write_config(_upstream(mock))
@@ -134,7 +134,7 @@ def test_sighup_reloads(reloading, mock):
 
 
 def test_reload_leaves_open_streams_alone(reloading, mock):
-    """A stream that is open while the file changes runs on to its own end."""
+    """A stream that is open during a reload continues to its end."""
     host = http.client.HTTPConnection("127.0.0.1", reloading.port, timeout=60)
     host.request(
         "POST",
@@ -202,7 +202,7 @@ def _kill(gateway: Gateway, role: str) -> None:
 
 
 def test_killed_worker_is_back_and_the_other_goes_on(pair):
-    """SIGKILL of a worker: requests go on, and it is back within seconds."""
+    """After SIGKILL of a worker, requests continue and it restarts within seconds."""
     _kill(pair, "worker")
     assert all(_answers(pair) for _ in range(10))
 
@@ -235,7 +235,7 @@ def _written(gateway: Gateway, ids: list[str]) -> list[str]:
 
 
 def test_killed_engine_is_back_and_nobody_noticed(pair):
-    """SIGKILL of the embedded engine: requests go on, and it is started again."""
+    """After SIGKILL of the embedded engine, requests continue and it restarts."""
     victim = pair.children("engine")[0].pid
     os.kill(victim, signal.SIGKILL)
     assert {_ask(pair) for _ in range(20)} == {200}

@@ -243,7 +243,7 @@ def test_no_engine_falls_back_loudly(tmp_path, mock, monkeypatch):
         gateway.stop()
 
 
-def test_port_zero_is_resolved(mock):
+def test_port_zero_is_resolved(mock, tmp_path):
     """The ready line has the real ports, and they answer."""
     overrides = {
         "upstream": mock.url,
@@ -254,6 +254,7 @@ def test_port_zero_is_resolved(mock):
     spec = json.dumps({"config": None, "overrides": overrides})
     with subprocess.Popen(
         [sys.executable, "-m", "gateway.serve.supervisor"],
+        cwd=tmp_path,  # a tidegate.toml of the clone is not read
         env={**os.environ, "PYTHONPATH": str(REPOSITORY), "TIDEGATE_SPEC": spec},
         stderr=subprocess.PIPE,
         text=True,

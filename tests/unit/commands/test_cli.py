@@ -16,13 +16,13 @@ from gateway.commands.cli import run
 
 
 class Admin(BaseHTTPRequestHandler):
-    """A small admin API that remembers what it was asked."""
+    """A small admin API that records its requests."""
 
     asked: ClassVar[list[tuple[str, str, str | None, bytes]]] = []
     answers: ClassVar[list[tuple[int, object]]] = []
 
     def answer(self):
-        """Note the request, then give the next scripted answer."""
+        """Record the request and send the next scripted answer."""
         body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
         self.asked.append(
             (self.command, self.path, self.headers.get("Authorization"), body)
@@ -37,7 +37,7 @@ class Admin(BaseHTTPRequestHandler):
     do_GET = do_POST = do_DELETE = answer  # noqa: N815
 
     def log_message(self, *args):
-        """Say nothing on standard error."""
+        """Write nothing to standard error."""
 
 
 @pytest.fixture(name="admin")
@@ -55,7 +55,7 @@ def _admin():
 
 @pytest.fixture(name="became")
 def _became(monkeypatch):
-    """What ``serve`` would replace this process by."""
+    """The arguments of ``execve``, with which ``serve`` would replace this process."""
     calls = []
     monkeypatch.setattr("os.execve", lambda *args: calls.append(args))
     return calls
@@ -63,7 +63,7 @@ def _became(monkeypatch):
 
 @pytest.fixture(autouse=True)
 def _empty_directory(tmp_path, monkeypatch):
-    """No configuration file lies around."""
+    """Run in a directory without a configuration file."""
     monkeypatch.chdir(tmp_path)
 
 
@@ -88,7 +88,7 @@ def _empty_directory(tmp_path, monkeypatch):
     ],
 )
 def test_bad_usage_is_exit_2(tokens, hint, capsys):
-    """Usage and configuration faults say on stderr what is right, and exit with 2."""
+    """Usage and configuration errors name the allowed values on stderr, with exit code 2."""
     assert run(tokens) == 2
     out, err = capsys.readouterr()
     assert out == ""
@@ -98,7 +98,7 @@ def test_bad_usage_is_exit_2(tokens, hint, capsys):
 
 @pytest.mark.parametrize("tokens", [["--help"], ["serve", "--help"], [], ["keys"]])
 def test_help(tokens, capsys):
-    """Help is on stdout, exit 0."""
+    """Help goes to stdout, with exit code 0."""
     assert run(tokens) == 0
     assert "Usage: tidegate" in capsys.readouterr().out
 
@@ -125,7 +125,7 @@ def test_serve_hands_over(became):
 
 
 def test_serve_names_the_file_absolutely(became, tmp_path):
-    """The supervisor may change directory: the file's path is complete."""
+    """The supervisor gets the file's absolute path."""
     (tmp_path / "tidegate.toml").write_text('[[upstream]]\nurl = "http://x"\n')
     run(["serve"])
     spec = json.loads(became[0][2]["TIDEGATE_SPEC"])
@@ -144,14 +144,14 @@ def test_new_keys_are_long_and_match_their_hash(capsys, monkeypatch):
 
 
 def test_hash_of_nothing_is_refused(capsys, monkeypatch):
-    """An empty key would let everyone in."""
+    """An empty key is refused: its hash would admit everyone."""
     monkeypatch.setattr("sys.stdin", io.StringIO("\n"))
     assert run(["keys", "hash"]) == 2
     assert "no key" in capsys.readouterr().err
 
 
 def test_check_prints_the_effective_policy(capsys, tmp_path):
-    """Every tenant's limits stand beside the line that states them."""
+    """Every tenant's limits are printed with the line that states them."""
     (tmp_path / "gate.toml").write_text(
         '[[upstream]]\nurl = "http://x"\napi_key = "plain"\n[policy.default]\n'
         'limits = [{ per = "user", usd = 2.5, window = "day" }]\n'
@@ -187,7 +187,7 @@ def test_check_says_which_variable(capsys, monkeypatch):
 
 
 def test_check_draws_tables_on_a_terminal(capsys, monkeypatch):
-    """A person gets a table with a frame."""
+    """On a terminal the tables have frames."""
     monkeypatch.setenv("TIDEGATE_UPSTREAM__0__URL", "http://x")
     monkeypatch.setattr("sys.stdout.isatty", lambda: True)
     assert run(["check"]) == 0
@@ -195,7 +195,7 @@ def test_check_draws_tables_on_a_terminal(capsys, monkeypatch):
 
 
 def test_blocks_list(admin, capsys, monkeypatch):
-    """All pages are shown, with the token of the environment."""
+    """All pages of the list are fetched, with the token of the environment."""
     monkeypatch.setenv("TIDEGATE_ADMIN_TOKEN", "t")
     block = {"kind": "user", "id": "u", "tenant": None, "until": 5.0, "reason": "r"}
     Admin.answers = [
@@ -213,14 +213,14 @@ def test_blocks_list(admin, capsys, monkeypatch):
 
 
 def test_blocks_list_as_json(admin, capsys):
-    """--json prints the list as the API gives it."""
+    """--json prints the list in the shape of the API."""
     Admin.answers = [(200, {"items": [], "next": None})]
     assert run(["blocks", "list", "--json", "--admin", admin]) == 0
     assert json.loads(capsys.readouterr().out) == {"items": [], "next": None}
 
 
 def test_no_blocks(admin, capsys):
-    """An empty list says so."""
+    """An empty block list prints a message."""
     Admin.answers = [(200, {"items": [], "next": None})]
     assert run(["blocks", "list", "--admin", admin]) == 0
     assert capsys.readouterr().out == "no blocks\n"
@@ -260,14 +260,14 @@ def test_blocks_add_and_remove(admin):
     ],
 )
 def test_refusals_of_the_api(admin, capsys, status, content, code, hint):
-    """What the API says reaches the operator; the exit code says whose fault it is."""
+    """The error of the API is printed; the exit code tells usage from failure."""
     Admin.answers = [(status, content)]
     assert run(["blocks", "remove", "user", "u", "--admin", admin]) == code
     assert hint in capsys.readouterr().err
 
 
 def test_no_gateway_is_exit_1(free_port, capsys):
-    """A gateway that is not there is a failure, not bad usage."""
+    """An unreachable gateway is a failure (1), not bad usage (2)."""
     assert run(["blocks", "list", "--admin", f"127.0.0.1:{free_port()}"]) == 1
     assert "cannot reach" in capsys.readouterr().err
 
@@ -283,7 +283,7 @@ def test_blocks_find_the_gateway_in_the_file(admin, tmp_path, capsys):
 
 
 def test_ids_are_one_segment_of_a_path(admin, capsys):
-    """Whatever is in them."""
+    """Ids with slashes, spaces or question marks are percent-encoded."""
     assert run(["incidents", "ack", "a/b c?d", "--admin", admin]) == 0
     Admin.answers = [(202, {"resent": 3})]
     assert run(["alerts", "resend", "my/hook", "--admin", admin]) == 0
@@ -296,6 +296,6 @@ def test_ids_are_one_segment_of_a_path(admin, capsys):
 
 @pytest.mark.parametrize("command", ["top", "tail"])
 def test_a_stream_that_ends_is_a_failure(command, admin, capsys):
-    """One line says so; a script does not take it for the end of what happens."""
+    """The end of the stream is an error with exit code 1."""
     assert run([command, "--admin", admin]) == 1
     assert "ended the stream" in capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""The command line of ``replay`` and ``learn``: what is refused, and how."""
+"""The command line of ``replay`` and ``learn``: errors and results."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def _folder(tmp_path, monkeypatch):
     ],
 )
 def test_what_cannot_be_used_is_exit_2(capsys, args, hint):
-    """One clear error on stderr, nothing on stdout."""
+    """Unusable input gives one error on stderr and nothing on stdout."""
     assert run(args) == 2
     out, err = capsys.readouterr()
     assert out == ""
@@ -61,13 +61,13 @@ def test_what_cannot_be_used_is_exit_2(capsys, args, hint):
 
 
 def test_a_store_that_is_away_is_exit_1(capsys):
-    """That is no fault of the command line."""
+    """An unreachable store is a failure (1), not bad usage (2)."""
     assert run(["learn", "r.jsonl", "--store", "redis://127.0.0.1:1"]) == 1
     assert "cannot save to the store" in capsys.readouterr().err
 
 
 def test_a_report_and_baselines(capfdbinary, folder):
-    """Both commands end well: JSON on standard output, a file where it was asked."""
+    """Both commands succeed: JSON on standard output, baselines in the named file."""
     assert run(["replay", "r.jsonl", "-c", "new.toml", "--json"]) == 0
     assert json.loads(capfdbinary.readouterr().out)["records"] == 2
     assert run(["learn", "r.jsonl", "--out", "b"]) == 0
@@ -77,7 +77,7 @@ def test_a_report_and_baselines(capfdbinary, folder):
 
 
 def test_the_table_has_as_many_subjects_as_asked(capsys, folder):
-    """``--top`` bounds the table for people."""
+    """``--top`` limits the rows of the table."""
     limits = (
         '[policy.default]\nlimits = [{ per = "user", requests = 1, window = "1m" }]'
     )

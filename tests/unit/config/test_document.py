@@ -1,4 +1,4 @@
-"""The reference page and the example file say what the code does."""
+"""The reference page and the example file match the code."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def full(example: str) -> str:
 
 
 def test_the_page_is_current(repository: Path):
-    """docs/configuration.md is what the structs say today."""
+    """docs/configuration.md is what the structs generate."""
     assert (repository / PAGE).read_text() == render()
 
 
@@ -60,12 +60,12 @@ def structs_in(kind):
 
 
 def test_the_example_loads_without_warnings(example):
-    """As it stands the example is a valid configuration."""
+    """The example file is a valid configuration without warnings."""
     assert load("config.example.toml", {}, {}, text=example).warnings == ()
 
 
 def test_the_full_example_loads(example):
-    """So it is with every optional key switched on."""
+    """The example is also valid with every optional key uncommented."""
     env = ENV | {"HOOK_SECRET": "whsec_eA==", "STORE": "x"}
     text = full(example).replace('inherit = "strict"', 'inherit = ""')
     text = text.replace("trusted_proxies = []", 'trusted_proxies = ["10.0.0.0/8"]')
@@ -74,7 +74,7 @@ def test_the_full_example_loads(example):
 
 
 def test_the_example_names_every_key(example):
-    """Every key of every table stands in the example, switched on or off."""
+    """The example contains every key of every table, uncommented or commented."""
     words = set(re.findall(r"[a-z_]+", example))
     for table in _HEADINGS.values():
         for field in msgspec.structs.fields(table):
@@ -82,7 +82,7 @@ def test_the_example_names_every_key(example):
 
 
 def test_the_example_states_defaults(example):
-    """Where the example states a key with a default, it is the default."""
+    """The uncommented values of the example are the defaults."""
     stated = load("f.toml", {}, {}, text=example).config
     bare = load("f.toml", {}, {}, text='[[upstream]]\nurl = "http://x"\n').config
     for name in ("server", "admin", "store", "events"):

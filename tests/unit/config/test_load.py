@@ -1,4 +1,4 @@
-"""From file, environment and flags to one configuration."""
+"""Loading the configuration from file, environment and flags."""
 
 from __future__ import annotations
 
@@ -44,14 +44,14 @@ def test_upstream_alone_is_enough(tmp_path, monkeypatch):
 
 
 def test_mode_flag_acts_on_every_policy(write):
-    """--mode wins over what each policy says."""
+    """--mode overrides the mode of every policy."""
     text = UPSTREAM + '[policy.a]\nmode = "observe"\n[policy.default]\n'
     config = load_config(write(text), {"mode": "enforce"}, {})
     assert {p.mode for p in config.policies.values()} == {"enforce"}
 
 
 def test_a_file_means_enforce(write):
-    """Where a file is given, its policies act unless it says otherwise."""
+    """With a file, policies enforce unless it states another mode."""
     tables = resolve(load_config(write(UPSTREAM), {}, {}))
     assert tables.tenants[0].policy.mode == "enforce"
 
@@ -92,7 +92,7 @@ def test_flags_over_environment_over_file(write):
     ],
 )
 def test_environment_reaches_every_kind_of_value(write, name, value, read):
-    """Text from the environment becomes what its key takes."""
+    """Text from the environment is converted to the type of its key."""
     second = '[[upstream]]\nurl = "http://c"\nprefix = "/c"\n' if "1__" in name else ""
     path = write(UPSTREAM + "[policy.Strict]\n" + second)
     if second:
@@ -134,21 +134,21 @@ def test_upstream_flag_replaces_the_only_url(write):
 
 
 def test_upstream_flag_beside_several_is_an_error(write):
-    """With several upstreams the flag cannot say which."""
+    """With several upstreams, --upstream is refused."""
     text = UPSTREAM + UPSTREAM + 'prefix = "/b"\n'
     (problem,) = problems(write(text), {"upstream": "http://x"})
     assert "several upstreams" in problem[2]
 
 
 def test_default_file_is_picked_up(write, tmp_path, monkeypatch):
-    """Without --config, ./tidegate.toml is read where there is one."""
+    """Without --config, ./tidegate.toml is read if it exists."""
     write(UPSTREAM + '[server]\nlisten = "a:1"\n', "tidegate.toml")
     monkeypatch.chdir(tmp_path)
     assert load_config(None, {}, {}).server.listen == "a:1"
 
 
 def test_text_stands_for_the_file(tmp_path):
-    """A worker reads the bytes that control validated, not the file of now."""
+    """A worker reads the text that control validated, not the current file."""
     config = load_config(str(tmp_path / "gone.toml"), {}, {}, text=UPSTREAM)
     assert config.upstreams[0].url == "http://llm:8000"
 
@@ -203,7 +203,7 @@ def test_a_secret_that_cannot_be_read_is_an_error(write, secret):
 
 
 def test_an_empty_secret_file_is_an_error(write, tmp_path):
-    """An empty file would be a gateway without a password."""
+    """An empty secret file is refused: the gateway would have no password."""
     (tmp_path / "key").write_text("\n")
     (tmp_path / "raw").write_bytes(b"\xff\xfe")
     for name in ("key", "raw"):
@@ -238,7 +238,7 @@ def test_unreadable_files_are_errors(tmp_path, write):
 
 
 def test_sections_of_the_wrong_kind_are_errors(write):
-    """A section that is no table is reported, whatever flags say."""
+    """A section that is not a table is reported, also with flags for it."""
     text = 'policy = 1\nupstream = 2\nstore = 3\nserver = "x"\n'
     flags = {"mode": "enforce", "upstream": "http://x"}
     found = {key for _, key, _ in problems(write(text), flags)}
@@ -246,7 +246,7 @@ def test_sections_of_the_wrong_kind_are_errors(write):
 
 
 def test_policies_of_the_wrong_kind_are_errors(write, tmp_path, monkeypatch):
-    """So is a policy that is no table."""
+    """A policy that is not a table is reported."""
     (found,) = problems(
         write(UPSTREAM + "[policy]\ndefault = 1\n"), {"mode": "observe"}
     )
@@ -254,7 +254,7 @@ def test_policies_of_the_wrong_kind_are_errors(write, tmp_path, monkeypatch):
 
 
 def test_records_lie_beside_the_embedded_store(tmp_path):
-    """An embedded store brings a record file; other stores, and "", bring none."""
+    """Records go to a file by default with an embedded store only; "" turns it off."""
     path = tmp_path / "t.toml"
     upstream = '[[upstream]]\nurl = "http://127.0.0.1:1"\n'
     path.write_text(upstream + '[store]\nurl = "embedded:./here"\n')

@@ -82,7 +82,7 @@ def test_lines_of_tricky_toml():
 
 @pytest.mark.parametrize("text", [TRICKY, "", "\n\n", "a = 1"])
 def test_every_key_has_a_line(text):
-    """Whatever tomllib finds is located, and nothing else."""
+    """Every key that tomllib finds has a line, and no other key has one."""
     found = set(locate_keys(text))
     wanted = set(paths(tomllib.loads(text)))
     assert wanted <= found | tables_made_by_headers(text)
@@ -90,6 +90,6 @@ def test_every_key_has_a_line(text):
 
 
 def test_every_key_of_the_example_has_a_line(repository: Path):
-    """So is every key of the example file."""
+    """Every key of the example file has a line."""
     text = (repository / "config.example.toml").read_text()
     assert set(paths(tomllib.loads(text))) - {("policy",)} <= set(locate_keys(text))

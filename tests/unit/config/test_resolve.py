@@ -1,4 +1,4 @@
-"""Inheritance, tenants and routes as the data plane gets them."""
+"""Inheritance, tenants and routes, resolved for the workers."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def test_limits_in_store_units(stated, limit, name):
 
 
 def test_everything_is_inherited_from_default():
-    """A policy that states nothing is the default policy under another name."""
+    """A policy without keys equals the default policy."""
     text = """
     [policy.default]
     mode = "observe"
@@ -84,7 +84,7 @@ def test_everything_is_inherited_from_default():
 
 
 def test_limits_replace_and_extra_limits_add():
-    """``limits`` stands instead of the parent's, ``extra_limits`` on top of them."""
+    """``limits`` replaces the parent's limits, ``extra_limits`` adds to them."""
     text = """
     [policy.default]
     limits = [{ per = "user", requests = 1, window = "1m" }]
@@ -114,13 +114,13 @@ def test_limits_replace_and_extra_limits_add():
 
 
 def test_extra_limits_without_any_limits():
-    """Extra limits hold also where nobody states ``limits``."""
+    """Extra limits apply even if no policy states ``limits``."""
     text = '[policy.a]\nextra_limits = [{ per = "user", concurrent = 1 }]'
     assert len(policy(text).limits) == 1
 
 
 def test_inherit_nothing():
-    """``inherit = ""`` leaves the default policy aside."""
+    """``inherit = ""`` inherits nothing."""
     text = '[policy.default]\nmode = "observe"\n[policy.a]\ninherit = ""'
     assert policy(text).mode == "enforce"
 
@@ -163,7 +163,7 @@ def test_model_overrides():
 
 
 def test_origins_name_the_policy_that_states_a_value():
-    """Each value knows whose it is, each limit where it stands."""
+    """Each value has the policy that states it, each limit its key."""
     text = """
     [policy.default]
     mode = "observe"
@@ -202,14 +202,14 @@ def test_origins_name_the_policy_that_states_a_value():
     ],
 )
 def test_unknown_clients(text, unknown, anonymous):
-    """Strangers are denied only where credentials are stated and nobody else is."""
+    """Unknown clients are denied only if every tenant states credentials."""
     tables = resolve(read(text))
     assert tables.unknown_clients == unknown
     assert (tables.anonymous and tables.anonymous.name) == anonymous
 
 
 def test_tenant_rules():
-    """JWT, header and network rules arrive as the identifier wants them."""
+    """JWT, header and network rules are resolved for the identifier."""
     text = """
     [[tenant]]
     name = "t"
@@ -264,7 +264,7 @@ def test_no_route():
     ],
 )
 def test_targets(url, parts):
-    """A URL becomes what a connection and its Host header need."""
+    """A URL is split into the parts of a connection and its Host header."""
     target = split_target(url)
     found = (target.scheme, target.host, target.port, target.authority, target.path)
     assert found == parts
@@ -287,7 +287,7 @@ def test_targets(url, parts):
     ],
 )
 def test_credentials_by_dialect(upstream, header, value):
-    """The key goes where the API looks for it, and is not printed."""
+    """The key goes into the header that the API expects, and is not printed."""
     config = load_config(
         "f", {}, {"K": "k"}, text=f"[[upstream]]\n{upstream}\napi_key = {{ env = 'K' }}"
     )
@@ -303,7 +303,7 @@ def test_no_credential_by_default():
 
 
 def test_targets_beside_url():
-    """``targets`` are more servers; one named twice counts once."""
+    """``targets`` adds servers; duplicates count once."""
     text = "[[upstream]]\nurl='http://a'\ntargets=['http://b', 'http://a/']\n"
     route = resolve(read("", text)).routes[0]
     assert [target.host for target in route.targets] == ["a", "b"]
@@ -311,13 +311,13 @@ def test_targets_beside_url():
 
 @pytest.mark.parametrize("store", ["memory:", "embedded:x"])
 def test_auto_workers(store):
-    """``auto`` is a worker for each core, but one where memory is the store."""
+    """``auto`` is one worker per core, and one worker with ``memory:``."""
     text = f'[server]\nworkers = "auto"\n[store]\nurl = "{store}"'
     workers = resolve(read(text)).workers
     assert workers == 1 if store == "memory:" else workers >= 1
 
 
 def test_azure_speaks_openai():
-    """The azure dialect is OpenAI's with another key header."""
+    """The azure dialect is the openai dialect with another key header."""
     text = "[[upstream]]\nurl='http://a'\ndialect='azure'\n"
     assert resolve(read("", text)).routes[0].dialect == "openai"

@@ -1,4 +1,4 @@
-"""What is refused, with which line and key, and what only warns."""
+"""Faults with their line and key, and warnings."""
 
 from __future__ import annotations
 
@@ -274,14 +274,14 @@ def test_refused_limit(limit, key, message):
 
 @pytest.mark.parametrize(("text", "key", "message"), WARNED)
 def test_warned(text, key, message):
-    """What works but is likely not meant is a warning at its key."""
+    """Valid but probably mistaken values are warnings at their key."""
     (warning,) = read(text).warnings
     assert warning.key == key
     assert message in warning.message
 
 
 def test_no_upstream_is_an_error(tmp_path, monkeypatch):
-    """A gateway in front of nothing says what to state."""
+    """Without an upstream the error names the key and the flag."""
     monkeypatch.chdir(tmp_path)
     with pytest.raises(ConfigError) as caught:
         load(None, {}, {})
@@ -289,7 +289,7 @@ def test_no_upstream_is_an_error(tmp_path, monkeypatch):
 
 
 def test_every_fault_is_reported_at_once():
-    """Faults of several tables come together, in one message of several lines."""
+    """Faults of several tables are reported in one error, a line each."""
     text = "[server]\nlisten = 1\nworkers = 'x'\n[sever]\n[admin]\ntokn = 'x'"
     with pytest.raises(ConfigError) as caught:
         read(text)
@@ -301,7 +301,7 @@ def test_every_fault_is_reported_at_once():
 
 
 def test_a_plain_client_key_is_not_repeated():
-    """A key that stands where its hash belongs does not reach the message."""
+    """A plain key in place of its hash is not repeated in the message."""
     with pytest.raises(ConfigError) as caught:
         read("[[tenant]]\nname = 'a'\napi_keys = ['sk-very-secret']")
     assert "sk-very-secret" not in str(caught.value)

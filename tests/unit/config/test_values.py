@@ -38,14 +38,14 @@ def test_not_durations(text):
 
 @given(st.integers(min_value=0, max_value=10**15))
 def test_durations_survive_printing(micros):
-    """What is printed reads back as the same duration."""
+    """A printed duration parses to the same duration."""
     seconds = Duration(micros / 1_000_000)
     assert parse_duration(format_duration(seconds)).us == seconds.us
 
 
 @given(st.integers(min_value=0, max_value=1 << 50))
 def test_sizes_survive_printing(size):
-    """What is printed reads back as the same size."""
+    """A printed size parses to the same size."""
     assert parse_size(format_size(size)) == size
 
 
@@ -59,7 +59,7 @@ def test_sizes(text, size):
 
 
 def test_values_print_as_they_are_written():
-    """Durations and sizes print in the words of the file."""
+    """Durations and sizes print as they are written in the file."""
     assert f"{Duration(90)} {Size(64 << 10)}" == "90s 64KiB"
 
 
@@ -78,7 +78,7 @@ def test_addresses(text, address):
 
 
 def test_loopback():
-    """Only this machine reaches a loopback address."""
+    """Loopback addresses are reachable from this machine only."""
     assert all(map(is_loopback, ["127.0.0.1", "127.9.9.9", "::1", "localhost"]))
     assert not any(map(is_loopback, ["0.0.0.0", "10.0.0.1", "::"]))
 
@@ -88,12 +88,12 @@ def test_loopback():
     ["127.0.0.1.example.com", "127.example.com", "localhost.example.com", "127.1"],
 )
 def test_a_name_that_looks_like_loopback_is_a_name(name):
-    """Its owner says where it points: a page there is no page of this machine."""
+    """Names that start with 127.0.0.1 are not loopback: DNS decides where they point."""
     assert not is_loopback(name)
 
 
 def test_secrets_compare_by_value_and_do_not_show_it():
-    """Two reads of one secret are equal; repr names its source alone."""
+    """Two reads of one secret are equal; repr shows only the source."""
     assert Secret("a", "env A") == Secret("a")
     assert len({Secret("a"), Secret("a")}) == 1
     assert repr(Secret("a", "env A")) == "Secret(env A)"

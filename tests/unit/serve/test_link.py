@@ -20,7 +20,7 @@ from gateway.serve.link import (
 
 @given(st.lists(st.dictionaries(st.text(), st.integers(0, 99))), st.integers(1, 9))
 def test_frames_come_whole_at_any_split(bodies, step):
-    """However bytes arrive, the same messages come out."""
+    """Any split of the bytes gives the same messages."""
     messages = [{**body, "type": "x"} for body in bodies]
     stream = b"".join(map(encode_frame, messages))
     reader = FrameReader()
@@ -36,13 +36,13 @@ def test_frames_come_whole_at_any_split(bodies, step):
     ids=["length", "msgpack", "no type", "no map"],
 )
 def test_what_is_no_message_is_refused(junk):
-    """Junk ends the connection instead of being guessed at."""
+    """Invalid frames raise an error."""
     with pytest.raises(LinkError):
         FrameReader().feed(junk)
 
 
 class Ends:
-    """A server and a worker on one socket; messages as they arrive."""
+    """A server and a worker on one socket, with the received messages."""
 
     def __init__(self, folder):
         self.path = str(folder / "link")
@@ -69,7 +69,7 @@ async def _ends(tmp_path):
 
 
 async def test_worker_says_hello_and_hears_broadcasts(ends):
-    """Both directions, with the worker known by its index."""
+    """Messages travel in both directions; the server knows the worker by its index."""
     await ends.server.start()
     await ends.worker.start()
     index, hello = await ends.at_control.get()
@@ -79,7 +79,7 @@ async def test_worker_says_hello_and_hears_broadcasts(ends):
 
 
 async def test_worker_started_before_control(ends):
-    """What a worker says before control is there arrives once it is; stats do not."""
+    """Messages sent before control listens are delivered later; statistics are not."""
     await ends.worker.start()
     ends.worker.send({"type": "stats", "inflight": 1})
     ends.worker.send({"type": "event", "name": "gateway.degraded"})
@@ -90,7 +90,7 @@ async def test_worker_started_before_control(ends):
 
 
 async def test_worker_comes_back_to_a_new_control(ends):
-    """Control dies: the worker goes on, and introduces itself as ready to the next."""
+    """After control restarts, the worker sends hello and ready again."""
     await ends.server.start()
     await ends.worker.start()
     await ends.at_control.get()
@@ -106,7 +106,7 @@ async def test_worker_comes_back_to_a_new_control(ends):
 
 
 async def test_a_new_control_is_told_of_what_lasts(ends):
-    """A trouble that its predecessor heard of goes on; what was missed comes before."""
+    """A new control receives the missed messages, then the standing one."""
     ends.worker.standing = lambda: {"type": "event", "name": "gateway.degraded"}
     ends.worker.send({"type": "event", "name": "missed"})
     await ends.server.start()
@@ -117,14 +117,14 @@ async def test_a_new_control_is_told_of_what_lasts(ends):
 
 
 async def test_what_waits_for_control_is_bounded(ends):
-    """Control stays away: the oldest messages go, and are counted."""
+    """While control is down, the oldest messages are dropped and counted."""
     for number in range(MAX_WAITING + 5):
         ends.worker.send({"type": "event", "name": str(number)})
     assert ends.worker.dropped == 5
 
 
 async def test_junk_closes_the_connection_only(ends):
-    """A peer that speaks something else is parted from; the server goes on."""
+    """A peer that sends invalid frames is disconnected; the server keeps working."""
     await ends.server.start()
     reader, writer = await asyncio.open_unix_connection(ends.path)
     writer.write(b"GET / HTTP/1.1\r\n\r\n")

@@ -52,7 +52,7 @@ from gateway.store.client import open_redis
     ],
 )  # fmt: skip
 def test_url_gets_what_the_table_says(table, url):
-    """Children need one address and nothing else."""
+    """The complete URL contains credentials and TLS settings."""
     given = dict(table, url=StoreUrl(table["url"]))
     if "password" in given:
         given["password"] = Secret(given["password"])
@@ -62,7 +62,7 @@ def test_url_gets_what_the_table_says(table, url):
 
 
 def test_url_is_shown_without_secrets():
-    """Status page and logs know the place only."""
+    """The masked URL has no user, password or query."""
     assert masked_url("redis://u:p@h:1/2?x=y") == "redis://h:1/2"
     assert masked_url("unix://:p@/s?db=1") == "unix:///s"
     assert masked_url("memory:") == "memory:"
@@ -74,7 +74,7 @@ def test_url_is_shown_without_secrets():
      "redis+sentinel://:p@a:1,b:2/m"],
 )  # fmt: skip
 async def test_every_server_url_opens_a_client(url):
-    """Nothing connects yet; options are understood."""
+    """Opening a store parses its options and does not connect."""
     client = open_redis(url)
     await client.aclose()
 
@@ -92,7 +92,7 @@ def open_listener(address):
 
 
 def test_free_port_is_found_and_shared_with_workers():
-    """Port 0 becomes a real one; the held socket itself takes no connection."""
+    """Port 0 becomes an actual port; the held socket accepts no connection."""
     held = HeldAddress("127.0.0.1", 0)
     assert held.address[1] > 0
     with open_listener(held.address) as worker:
@@ -106,7 +106,7 @@ def test_free_port_is_found_and_shared_with_workers():
 
 
 def test_port_stays_ours_while_workers_restart():
-    """Nobody listens for a moment, and still nobody else gets it."""
+    """A held address stays reserved while no worker listens."""
     held = HeldAddress("127.0.0.1", 0)
     open_listener(held.address).close()
     with pytest.raises(AddressTaken, match="the address is in use"):
@@ -116,7 +116,7 @@ def test_port_stays_ours_while_workers_restart():
 
 
 def test_listener_with_reuseport_is_noticed():
-    """A second gateway would otherwise take half of the connections."""
+    """An address that is in use is refused, also with SO_REUSEPORT."""
     with socket.socket() as other:
         other.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         other.bind(("127.0.0.1", 0))
@@ -127,13 +127,13 @@ def test_listener_with_reuseport_is_noticed():
 
 @pytest.mark.parametrize("host", ["203.0.113.1", "no.such.host.invalid"])
 def test_address_of_another_machine(host):
-    """Said at the start, with the reason."""
+    """An address that is not of this machine is refused with the reason."""
     with pytest.raises(AddressTaken, match="cannot listen on"):
         HeldAddress(host, 0)
 
 
 def test_addresses_as_in_urls():
-    """IPv6 in brackets."""
+    """IPv6 addresses are formatted in brackets."""
     assert format_address("::1", 80) == "[::1]:80"
     assert format_address("127.0.0.1", 80) == "127.0.0.1:80"
 
@@ -154,7 +154,7 @@ def reap(child, now):
 
 
 def test_child_that_lived_is_restarted_at_once():
-    """No delay after a life of more than a second."""
+    """A child that ran long enough is restarted without a delay."""
     child = make_child("")
     child.start(10.0)
     assert reap(child, 20.0) == 0
@@ -162,7 +162,7 @@ def test_child_that_lived_is_restarted_at_once():
 
 
 def test_child_that_dies_at_once_waits_longer_each_time():
-    """First restart at once, then up to a second."""
+    """Early exits in a row delay the restart, up to one second."""
     child, delays = make_child("raise SystemExit(3)"), []
     for _ in range(7):
         child.start(10.0)
@@ -173,7 +173,7 @@ def test_child_that_dies_at_once_waits_longer_each_time():
 
 
 def test_signal_reaches_a_child_that_runs():
-    """And does nothing to one that does not."""
+    """A signal reaches a running child; without one it is ignored."""
     child = make_child("import time; time.sleep(60)")
     child.signal(signal.SIGTERM)
     child.start(10.0)
@@ -187,7 +187,7 @@ def test_signal_reaches_a_child_that_runs():
 
 
 def test_children_die_with_a_killed_parent(tmp_path):
-    """The kernel sees to it; there is nobody left who could."""
+    """A child dies with its supervisor."""
     code = (
         "import os, signal, sys, time\n"
         "from gateway.serve.children import Child\n"
@@ -219,7 +219,7 @@ def wait_gone(pid):
 
 
 async def test_failed_task_is_reported_and_others_end_at_close():
-    """A dead task is never silent."""
+    """A task that fails is reported."""
     failures = []
     background = Background(lambda name, error: failures.append((name, str(error))))
 
@@ -242,7 +242,7 @@ def tenant_with(url):
 
 
 async def test_key_sets_are_pushed_when_they_change():
-    """Once per change; a URL that fails keeps its keys and is tried again soon."""
+    """Keys are sent once per change; after a failure the old keys stay and it retries."""
     answers = [b'{"keys":[1]}', b'{"keys":[1]}', b"<html>", b'{"keys":[2]}']
     pushed, errors = [], []
 
@@ -264,13 +264,13 @@ async def test_key_sets_are_pushed_when_they_change():
 
 @pytest.mark.parametrize("body", [b"", b"[]", b'{"keys":1}', b"\xff", b"[" * 100_000])
 def test_what_is_no_key_set(body):
-    """Refused with a reason."""
+    """An unusable key set is refused with a reason."""
     with pytest.raises(JwksFetchError):
         read_key_set(body)
 
 
 async def test_fetch_is_bounded():
-    """A huge answer is cut off, a small one is taken."""
+    """An answer beyond the size limit is refused, a small one is accepted."""
 
     async def answer(request):
         return web.Response(body=b"x" * int(request.match_info["size"]))
@@ -291,7 +291,7 @@ async def test_fetch_is_bounded():
 
 
 def test_secret_is_kept_over_a_restart(tmp_path):
-    """Readable by this user alone; junk is replaced; another store has its own."""
+    """The secret file has mode 0600; an invalid one is replaced; each store has its own."""
     first = SecretKeeper("memory:", "t:", str(tmp_path))
     first.keep_copy()
     assert SecretKeeper("memory:", "t:", str(tmp_path)).value == first.value
@@ -310,7 +310,7 @@ def test_secret_is_kept_over_a_restart(tmp_path):
 
 @pytest.mark.parametrize("form", ["json", "console", "auto"])
 def test_logs_go_to_standard_error(form):
-    """One line an event, below the level nothing."""
+    """Each event is one line; events below the level are not written."""
     code = (
         "from gateway.serve.logs import set_up_logs\n"
         f"log = set_up_logs('info', {form!r}, 'control')\n"
@@ -329,7 +329,7 @@ def test_logs_go_to_standard_error(form):
 @pytest.mark.parametrize("form", ["json", "console"])
 @pytest.mark.parametrize("terminal", [False, True])
 def test_a_traceback_shows_no_variables(form, terminal):
-    """What a process dies of is told, not the keys and prompts that it held."""
+    """Tracebacks are logged without local variables."""
     code = (
         "import sys\n"
         f"sys.stderr.isatty = lambda: {terminal}\n"

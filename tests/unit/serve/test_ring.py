@@ -1,4 +1,4 @@
-"""The record ring: nothing lost, nothing twice, nothing torn."""
+"""The record ring: no entry is lost, repeated or torn."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def _path(tmp_path):
 
 
 def test_entries_come_out_as_they_went_in(path):
-    """Whole entries, in order, the empty one included."""
+    """Entries are read whole and in order, also an empty one."""
     writer, reader = RingWriter(path), RingReader(path)
     entries = [b"", b"a", b"bb" * 40, bytes(range(256))]
     assert all(writer.append(entry) for entry in entries)
@@ -35,7 +35,7 @@ def test_entries_come_out_as_they_went_in(path):
 
 
 def test_full_ring_refuses_and_counts(path):
-    """An entry without room is dropped, counted in the file, and room comes back."""
+    """A full ring drops and counts entries; a commit makes room again."""
     writer, reader = RingWriter(path), RingReader(path)
     accepted = sum(writer.append(b"x" * 100) for _ in range(100))
     assert accepted < 100
@@ -47,7 +47,7 @@ def test_full_ring_refuses_and_counts(path):
 
 
 def test_entry_too_large_for_the_ring_is_dropped(path):
-    """A giant would starve everyone else."""
+    """An entry larger than its share of the ring is dropped."""
     writer = RingWriter(path)
     assert not writer.append(b"x" * (SMALL // 8 + 1))
     assert writer.append(b"x" * (SMALL // 8))
@@ -55,7 +55,7 @@ def test_entry_too_large_for_the_ring_is_dropped(path):
 
 
 def test_next_reader_goes_on_at_the_commit(path):
-    """A control that is killed loses nothing: what was not committed is read again."""
+    """Uncommitted entries are read again after control is killed."""
     writer, reader = RingWriter(path), RingReader(path)
     writer.append(b"one")
     reader.read()
@@ -66,7 +66,7 @@ def test_next_reader_goes_on_at_the_commit(path):
 
 
 def test_reader_may_rewind(path):
-    """What could not be brought to safety is read again."""
+    """After a rewind, uncommitted entries are read again."""
     writer, reader = RingWriter(path), RingReader(path)
     writer.append(b"one")
     assert reader.read() == [b"one"]
@@ -75,14 +75,14 @@ def test_reader_may_rewind(path):
 
 
 def test_restarted_writer_goes_on_at_the_tail(path):
-    """Entries of a predecessor stay, those of its successor come after them."""
+    """A restarted writer appends after the entries of its predecessor."""
     RingWriter(path).append(b"old")
     RingWriter(path).append(b"new")
     assert RingReader(path).read() == [b"old", b"new"]
 
 
 def test_record_of_a_killed_worker_is_read(path):
-    """SIGKILL right after the append takes nothing away."""
+    """An entry survives a SIGKILL right after the append."""
     code = (
         "import os,signal,sys\nfrom gateway.serve.ring import RingWriter\n"
         "RingWriter(sys.argv[1]).append(b'last words')\n"
@@ -94,7 +94,7 @@ def test_record_of_a_killed_worker_is_read(path):
 
 
 def test_torn_entry_is_waited_for_then_given_up(path):
-    """Bytes that do not match their checksum are never handed out."""
+    """Entries with a wrong checksum are never returned."""
     writer, reader = RingWriter(path), RingReader(path)
     writer.append(b"torn")
     with open(path, "r+b") as file:
@@ -110,7 +110,7 @@ def test_torn_entry_is_waited_for_then_given_up(path):
 
 
 def test_limit_bounds_a_batch(path):
-    """A reader takes as many as it asked for, and the rest later."""
+    """A read returns at most ``limit`` entries, the next one the rest."""
     writer, reader = RingWriter(path), RingReader(path)
     for number in range(5):
         writer.append(b"%d" % number)
@@ -119,7 +119,7 @@ def test_limit_bounds_a_batch(path):
 
 
 def test_existing_ring_is_kept_and_junk_is_replaced(path):
-    """Making a ring again keeps its entries; a file that is none becomes one."""
+    """Creating an existing ring keeps its entries; any other file is replaced."""
     RingWriter(path).append(b"kept")
     create_ring(path, SMALL)
     assert RingReader(path).read() == [b"kept"]
@@ -132,7 +132,7 @@ def test_existing_ring_is_kept_and_junk_is_replaced(path):
 
 
 def test_no_room_on_the_disk_is_an_error_at_once(tmp_path, monkeypatch):
-    """Without reserved blocks a later write would be SIGBUS."""
+    """On a full disk the creation fails: a sparse file would cost a SIGBUS later."""
 
     def full(*_):
         raise OSError(28, "No space left on device")
@@ -145,7 +145,7 @@ def test_no_room_on_the_disk_is_an_error_at_once(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("capacity", [0, 5000, 2048])
 def test_capacity_is_a_power_of_two(tmp_path, capacity):
-    """Positions are masked offsets."""
+    """A capacity that is not a power of two is refused."""
     with pytest.raises(ValueError, match="power of two"):
         create_ring(str(tmp_path / "ring"), capacity)
 
@@ -159,7 +159,7 @@ def test_short_file_is_no_ring(tmp_path):
 
 
 class RingMachine(RuleBasedStateMachine):
-    """Any order of appends, reads, commits and restarts, against a plain list."""
+    """Any order of appends, reads, commits and restarts behaves like a list."""
 
     def __init__(self):
         super().__init__()

@@ -38,7 +38,7 @@ def _short():
 
 
 def test_same_gateway_finds_its_directory_again(short):
-    """The rings of a killed predecessor are where they were."""
+    """A restarted supervisor finds the rings of its killed predecessor."""
     environ = {"XDG_RUNTIME_DIR": short}
     first = open_runtime("a gateway", environ)
     RingWriter(first.make_ring(0)).append(b"left behind")
@@ -52,7 +52,7 @@ def test_same_gateway_finds_its_directory_again(short):
 
 
 def test_two_alike_do_not_share(short):
-    """A lock tells who lives in a directory; others get the next one."""
+    """A second gateway of the same identity gets another directory."""
     environ = {"XDG_RUNTIME_DIR": short}
     one, two = (open_runtime("twin", environ) for _ in range(2))
     other = open_runtime("other", environ)
@@ -63,7 +63,7 @@ def test_two_alike_do_not_share(short):
 
 
 def test_what_was_abandoned_is_removed(short):
-    """A day after its owner was killed, not while one lives or may come back."""
+    """A directory is removed a day after its owner was killed, never while it is locked."""
     environ = {"XDG_RUNTIME_DIR": short}
     dead, fresh, alive = (open_runtime(name, environ) for name in "abc")
     ring = dead.make_ring(0)
@@ -82,7 +82,7 @@ def test_what_was_abandoned_is_removed(short):
 
 
 def test_there_is_an_end_to_twins(short, monkeypatch):
-    """Not a directory for each of thousands."""
+    """The number of directories for one identity is bounded."""
     monkeypatch.setattr(module, "_SLOTS", 1)
     first = open_runtime("twin", {"XDG_RUNTIME_DIR": short})
     with pytest.raises(OSError, match="taken"):
@@ -91,7 +91,7 @@ def test_there_is_an_end_to_twins(short, monkeypatch):
 
 
 def test_ring_goes_where_there_is_room(short):
-    """No /dev/shm, or a full one: among the other files."""
+    """Without room in /dev/shm the ring is in the runtime directory."""
     runtime = open_runtime("small", {"XDG_RUNTIME_DIR": short})
     shared, runtime._shared = runtime._shared, "/nonexistent"
     assert runtime.make_ring(0) == f"{runtime.path}/ring-0"
@@ -102,7 +102,7 @@ def test_ring_goes_where_there_is_room(short):
 
 
 def test_long_or_missing_runtime_directory_is_not_used():
-    """Sockets need short paths."""
+    """A directory that is too long for socket paths is not used."""
     own = f"/tmp/tidegate-{os.getuid()}"
     assert runtime_base({}) == own
     assert runtime_base({"XDG_RUNTIME_DIR": "/" + "x" * 90}) == own
@@ -110,7 +110,7 @@ def test_long_or_missing_runtime_directory_is_not_used():
 
 
 def test_directory_of_somebody_else_is_refused(tmp_path):
-    """Names in /tmp can be taken by others; a link or a file is no directory of ours."""
+    """A link or a file in place of the directory is refused."""
     (tmp_path / "file").touch()
     (tmp_path / "link").symlink_to(tmp_path)
     for name in ("file", "link"):
@@ -122,7 +122,7 @@ def test_directory_of_somebody_else_is_refused(tmp_path):
 
 
 def test_private_file_is_replaced_in_one_step(tmp_path):
-    """Readers see the old or the new, nobody else sees anything."""
+    """A private file is replaced atomically and has mode 0600."""
     path = str(tmp_path / "f")
     write_private(path, b"one")
     write_private(path, b"two")
@@ -133,7 +133,7 @@ def test_private_file_is_replaced_in_one_step(tmp_path):
 
 
 def test_a_full_disk_leaves_the_old_file(tmp_path):
-    """Part of a block list or of what was learned is worse than yesterday's."""
+    """After a failed write the old file is kept."""
     path = tmp_path / "file"
     write_private(str(path), b"old")
     with full_disk(10), pytest.raises(OSError, match="File too large"):
@@ -157,7 +157,7 @@ def test_a_gateway_keeps_its_name_and_shares_it_with_nobody(tmp_path):
 
 
 def test_snapshot_is_what_was_validated(tmp_path):
-    """A broken file on the disk does not matter to a worker that starts."""
+    """A worker starts from the snapshot, even if the file on disk is invalid."""
     text = '[[upstream]]\nurl = "http://127.0.0.1:9"\n'
     snapshot = Snapshot(3, str(tmp_path / "broken.toml"), {"mode": "observe"}, text)
     write_snapshot(str(tmp_path), snapshot)
@@ -167,7 +167,7 @@ def test_snapshot_is_what_was_validated(tmp_path):
 
 
 def test_specs_travel_as_json():
-    """What the supervisor writes is what a child reads."""
+    """A child reads the spec that the supervisor wrote."""
     spec = ChildSpec(
         "worker", 1, 2, "/r", "/r/link.sock", "/r/ring-1", "memory:", ("h", 1),
         ("a", 2), None, {"mode": "observe"}, 2,
@@ -181,7 +181,7 @@ def test_specs_travel_as_json():
 
 
 def test_file_limit_goes_to_what_is_allowed():
-    """Never down, never an error."""
+    """The file limit is never lowered and never raises an error."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     raised = raise_file_limit()
     assert raised >= soft

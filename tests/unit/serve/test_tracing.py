@@ -1,4 +1,4 @@
-"""The variables of OpenTelemetry: what switches spans on, and what cannot be read."""
+"""OpenTelemetry's variables: what enables spans, and invalid values."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ URL = {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:4318"}
 
 @pytest.fixture(autouse=True)
 def _installed(monkeypatch):
-    """Whether or not the packages are there, they are taken to be."""
+    """Pretend that the OpenTelemetry packages are installed."""
     monkeypatch.setattr(tracing, "_PACKAGES", ("gateway.core", "gateway.sinks"))
 
 
@@ -27,13 +27,13 @@ def _installed(monkeypatch):
     ],
 )
 def test_off(environ):
-    """Without an endpoint, or where it is switched off: nothing, and nothing said."""
+    """Without an endpoint, or if disabled, tracing is off without a message."""
     assert read_tracing(environ) == Tracing()
     assert open_tracer(environ) is None
 
 
 def test_on():
-    """Either endpoint does; a parent decides, then everything is sampled."""
+    """Either endpoint variable enables spans; by default all traces are sampled."""
     for name in ("", "TRACES_"):
         found = read_tracing({f"OTEL_EXPORTER_OTLP_{name}ENDPOINT": "https://c/x"})
         assert found == Tracing(on=True)
@@ -53,7 +53,7 @@ def test_on():
     ],
 )
 def test_samplers(sampler, expected):
-    """The six of the specification; ours by default takes the ratio's argument."""
+    """The six samplers of the specification set ratio and parent."""
     more = {"OTEL_TRACES_SAMPLER": sampler, "OTEL_TRACES_SAMPLER_ARG": "0.25"}
     found = read_tracing(URL | more)
     assert (found.ratio, found.parent_based) == expected
@@ -73,7 +73,7 @@ def test_samplers(sampler, expected):
     ],
 )
 def test_what_cannot_be_read_is_said(name, value):
-    """One sentence, the default in its place, and spans are made all the same."""
+    """An invalid value is reported and replaced by its default."""
     found = read_tracing(URL | {name: value})
     assert len(found.problems) == 1
     assert found == Tracing(on=True, problems=found.problems)
@@ -81,7 +81,7 @@ def test_what_cannot_be_read_is_said(name, value):
 
 
 def test_queue_and_batch():
-    """The batch processor's variables are ours too."""
+    """The variables of the batch processor set queue, batch and delay."""
     sizes = {"OTEL_BSP_MAX_QUEUE_SIZE": "100", "OTEL_BSP_SCHEDULE_DELAY": "20"}
     found = read_tracing(URL | sizes)
     assert (found.queue, found.batch, found.delay_s) == (100, 100, 0.02)
@@ -89,7 +89,7 @@ def test_queue_and_batch():
 
 @pytest.mark.parametrize("url", ["collector:4317", "http:///x", "http://[x", "unix:/x"])
 def test_an_endpoint_that_is_no_url(url):
-    """Off, and said so, without the text: it may hold a token."""
+    """An invalid endpoint turns tracing off; the message does not repeat it."""
     found = read_tracing({"OTEL_EXPORTER_OTLP_ENDPOINT": url})
     assert not found.on
     assert len(found.problems) == 1
@@ -97,6 +97,6 @@ def test_an_endpoint_that_is_no_url(url):
 
 
 def test_missing_packages(monkeypatch):
-    """Off, and it says what to install."""
+    """Without the packages tracing is off; the message names the extra."""
     monkeypatch.setattr(tracing, "_PACKAGES", ("gateway.no.such",))
     assert read_tracing(URL) == Tracing(problems=(MISSING,))
