@@ -6,9 +6,9 @@ from typing import Annotated, Literal
 
 from cyclopts import App, Parameter
 
+from gateway.commands.connect import SAMPLE_S, open_admin
 from gateway.commands.flags import OK, AdminFlag, ConfigFlag, JsonFlag, TokenFlag
 from gateway.commands.output import print_items, print_json_list
-from gateway.commands.remote import SAMPLE_S, open_admin
 
 COLUMNS = ("at", "state", "target", "type", "incident", "attempts", "answer", "id")
 

@@ -17,6 +17,7 @@ from gateway.commands.alerts import alerts
 from gateway.commands.analyze import analyze
 from gateway.commands.blocks import blocks
 from gateway.commands.check import check
+from gateway.commands.connect import RemoteError
 from gateway.commands.demo import demo
 from gateway.commands.flags import FAILED, INTERRUPTED, OK, USAGE
 from gateway.commands.incidents import incidents
@@ -24,7 +25,6 @@ from gateway.commands.keys import keys
 from gateway.commands.learn import learn
 from gateway.commands.live import tail, top
 from gateway.commands.output import fail
-from gateway.commands.remote import RemoteError
 from gateway.commands.replay import replay
 from gateway.commands.serve import serve
 from gateway.commands.silences import silences

@@ -6,9 +6,9 @@ from typing import Annotated, Literal
 
 from cyclopts import App, Parameter
 
+from gateway.commands.connect import open_admin
 from gateway.commands.flags import OK, AdminFlag, ConfigFlag, JsonFlag, TokenFlag
 from gateway.commands.output import print_items, print_json_list
-from gateway.commands.remote import open_admin
 
 IdArgument = Annotated[str, Parameter(help="Id of the incident: inc_…")]
 COLUMNS = ("opened_at", "state", "severity", "class", "who", "tenant", "id")

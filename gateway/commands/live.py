@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from gateway.commands.connect import open_admin
 from gateway.commands.flags import AdminFlag, ConfigFlag, JsonLinesFlag, TokenFlag
-from gateway.commands.remote import open_admin
 
 
 def top(

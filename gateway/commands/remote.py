@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import urllib.error
 import urllib.request
 from collections.abc import Iterable, Iterator
@@ -12,33 +11,10 @@ from urllib.parse import quote, urlencode, urlsplit
 
 import msgspec
 
-from gateway.commands.flags import TOKEN_VARIABLE
-from gateway.config import find_file, load
-from gateway.config.structs import AdminTable
+from gateway.commands.connect import RemoteError
 
 ANSWER_BYTES_MAX = 64 << 20  # a block list of 100,000 entries has 15 MB
 TIMEOUT_S = 10.0
-# A sample is two messages, queued behind others; one e-mail may take 30 s.
-SAMPLE_S = 100.0
-
-
-def open_admin(config: str | None, admin: str | None, token: str | None) -> AdminClient:
-    """The gateway named by the flags, the environment or the configuration file."""
-    token = token or os.environ.get(TOKEN_VARIABLE)
-    if admin is None and find_file(config):
-        table = load(config).config.admin
-        admin = table.listen
-        if token is None and table.token:
-            token = table.token.reveal()
-    return AdminClient(admin or AdminTable().listen, token)
-
-
-class RemoteError(Exception):
-    """The admin API refused a call or is unreachable; ``usage``: the call was wrong."""
-
-    def __init__(self, message: str, *, usage: bool = False) -> None:
-        super().__init__(message)
-        self.usage = usage
 
 
 class AdminClient:

@@ -6,9 +6,9 @@ from typing import Annotated, Any
 
 from cyclopts import App, Parameter
 
+from gateway.commands.connect import open_admin
 from gateway.commands.flags import OK, AdminFlag, ConfigFlag, JsonFlag, TokenFlag
 from gateway.commands.output import fail, print_items, print_json, print_json_list
-from gateway.commands.remote import open_admin
 
 COLUMNS = (
     "state", "from", "to", "repeats", "tenant", "class", "subject", "reason", "id",
