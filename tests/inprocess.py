@@ -1,8 +1,8 @@
-"""The data plane in the test's own loop, between plain sockets and a recorder.
+"""A data plane in the test's own loop, between plain sockets and a recording upstream.
 
-Everything is real but the processes around it: listener, service, pool, store and the
-books. What reaches the loop's exception handler fails the test, and so does whatever
-is still open, pooled or reserved at its end.
+Listener, service, pool and store are real; only the processes around them are missing. A
+test fails if an exception reaches the loop's handler, or if anything is still open,
+pooled or reserved at its end.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _decode = msgspec.msgpack.Decoder(RequestRecord).decode
 
 
 class LateStore(MemoryStore):
-    """Answers a reserve when it is let go, as a store behind a socket does."""
+    """Answers a reserve later, as a store behind a socket does (``let_go``)."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -51,7 +51,7 @@ class LateStore(MemoryStore):
         return reserved
 
     def let_go(self) -> None:
-        """Answer every reserve that waits."""
+        """Answer every pending reserve."""
         waiting, self.waiting = self.waiting, []
         for reserved, done in waiting:
             self.decide(reserved)
@@ -59,7 +59,7 @@ class LateStore(MemoryStore):
 
 
 class InProcess:
-    """One data plane before one recording upstream (``upstream``)."""
+    """One data plane in front of one recording upstream (``upstream``)."""
 
     def __init__(
         self,
@@ -111,7 +111,7 @@ class InProcess:
             await self.at_rest()
 
     def reload(self) -> None:
-        """Go on with the configuration that ``text`` is now."""
+        """Apply the configuration in ``text``."""
         self.plane.apply(load_config(None, text=self.text, env={}))
 
     def _append(self, raw: bytes) -> bool:
@@ -119,7 +119,7 @@ class InProcess:
         return True
 
     async def at_rest(self) -> None:
-        """Until nothing is open on the client's side, and no exchange."""
+        """Wait until no client connection and no exchange is open."""
         listener, service = self.plane.listener, self.plane.service
         await until(lambda: not listener.connections and not service.open_exchanges)
         assert not listener.state.per_ip
@@ -131,14 +131,14 @@ class InProcess:
                 )
 
     async def client(self, held_bytes: int = 1 << 26) -> Client:
-        """A new plain connection; ``held_bytes``: how much it reads ahead."""
+        """Open a plain connection; ``held_bytes``: size of its read buffer."""
         reader, writer = await asyncio.open_connection(*self.address, limit=held_bytes)
         client = Client(reader, writer)
         self.clients.append(client)
         return client
 
     async def talk(self, raw: bytes) -> bytes:
-        """Everything answered until the gateway closes."""
+        """Send ``raw`` and return all bytes until the gateway closes."""
         client = await self.client()
         client.send(raw)
         try:
@@ -147,14 +147,14 @@ class InProcess:
             client.close()
 
     async def record(self) -> RequestRecord:
-        """The only record, when it is written."""
+        """Wait for the only record and return it."""
         await until(lambda: self.records)
         (found,) = self.records
         return found
 
 
 class Client:
-    """A plain socket, with a few verbs."""
+    """A plain socket."""
 
     def __init__(
         self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
@@ -167,15 +167,15 @@ class Client:
         self.writer.write(raw)
 
     async def until(self, mark: bytes) -> bytes:
-        """Everything up to and including ``mark``."""
+        """Read up to and including ``mark``."""
         return await asyncio.wait_for(self.reader.readuntil(mark), WAIT_S)
 
     async def rest(self) -> bytes:
-        """Everything until the gateway closes. Raises ConnectionResetError."""
+        """Read until the gateway closes. Raises ConnectionResetError."""
         return await asyncio.wait_for(self.reader.read(), WAIT_S)
 
     async def answer(self) -> bytes:
-        """One answer with a Content-Length."""
+        """Read one answer with a Content-Length."""
         head = await self.until(b"\r\n\r\n")
         lower = head.lower()
         at = lower.find(b"content-length: ")
@@ -188,11 +188,11 @@ class Client:
         self.writer.write_eof()
 
     def close(self) -> None:
-        """Leave."""
+        """Close the connection."""
         self.writer.close()
 
     def reset(self) -> None:
-        """Leave with a reset."""
+        """Close the connection with a reset."""
         self.writer.get_extra_info("socket").setsockopt(
             socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0)
         )
@@ -200,7 +200,7 @@ class Client:
 
 
 async def until(what: Callable[[], Any], longest_s: float = WAIT_S) -> None:
-    """Turn the loop until ``what`` is true."""
+    """Wait until ``what`` is true, at most ``longest_s``."""
     loop = asyncio.get_running_loop()
     end = loop.time() + longest_s
     while not what():
@@ -209,7 +209,7 @@ async def until(what: Callable[[], Any], longest_s: float = WAIT_S) -> None:
 
 
 async def seconds_until(what: Callable[[], Any]) -> float:
-    """How long it took."""
+    """Wait until ``what`` is true; return the seconds that it took."""
     loop = asyncio.get_running_loop()
     began = loop.time()
     await until(what)
@@ -222,7 +222,7 @@ def request(
     fields: bytes = b"",
     body: bytes | None = None,
 ) -> bytes:
-    """A request of HTTP/1.1."""
+    """The bytes of an HTTP/1.1 request."""
     if body is not None:
         fields += b"Content-Length: %d\r\n" % len(body)
     head = b"%b %b HTTP/1.1\r\nHost: gateway.test\r\n%b\r\n" % (method, target, fields)
@@ -230,7 +230,7 @@ def request(
 
 
 def resident() -> int:
-    """Bytes of memory of this process."""
+    """Resident memory of this process in bytes."""
     size: int = psutil.Process().memory_info().rss
     return size
 
@@ -256,12 +256,12 @@ mode = "enforce"
 
 @pytest.fixture(name="event_loop_policy")
 def event_loop_policy() -> asyncio.AbstractEventLoopPolicy:
-    """The loop that workers run on; import it into the test module."""
+    """The loop that workers use; import it into the test module."""
     return uvloop.EventLoopPolicy()
 
 
 @pytest.fixture(name="upstream")
 async def upstream() -> AsyncIterator[RecordingUpstream]:
-    """A recorder in the test's own loop."""
+    """A recording upstream in the test's own loop."""
     async with RecordingUpstream() as recorder:
         yield recorder

@@ -232,9 +232,9 @@ class ClientConnection(ClientSocket):
         if head.chunked:
             self.decoder = ChunkedDecoder()
         elif not length:
-            handler.on_body(b"") if handler.hold else handler.on_body_end()
+            handler.on_body(b"") if handler.buffer_limit else handler.on_body_end()
             return True
-        elif handler.hold and length > handler.hold:
+        elif handler.buffer_limit and length > handler.buffer_limit:
             self._too_large(handler)
             return True
         elif len(self.buf) >= length:
@@ -242,7 +242,7 @@ class ClientConnection(ClientSocket):
             buf = self.buf
             self.buf = buf[length:]
             handler.on_body(buf if len(buf) == length else buf[:length])
-            if not handler.hold:
+            if not handler.buffer_limit:
                 handler.on_body_end()
             return True
         else:
@@ -279,9 +279,9 @@ class ClientConnection(ClientSocket):
         if pieces:
             piece = pieces[0] if len(pieces) == 1 else b"".join(pieces)
             self.body_size += len(piece)
-            if not handler.hold:
+            if not handler.buffer_limit:
                 handler.on_body(piece)
-            elif self.body_size > handler.hold:
+            elif self.body_size > handler.buffer_limit:
                 self._too_large(handler)
                 return
             else:
@@ -315,7 +315,7 @@ class ClientConnection(ClientSocket):
             return
         self.phase = Phase.WAIT
         self.deadline = self.stall_at or FOREVER
-        if handler.hold:
+        if handler.buffer_limit:
             parts, self.body_parts = self.body_parts, []
             handler.on_body(b"".join(parts))
         else:
@@ -328,7 +328,7 @@ class ClientConnection(ClientSocket):
         self.close_after = True
         self.phase = Phase.BODY  # the rest stays unread
         handler.on_body_refused(
-            413, f"the body is larger than {int(handler.hold)} bytes"
+            413, f"the body is larger than {int(handler.buffer_limit)} bytes"
         )
 
     def _begin_skip(self, length: int | None) -> bool:

@@ -38,10 +38,10 @@ class Handler(Protocol):
 
     # Largest body in bytes that is buffered and passed whole to ``on_body``; 0: pass
     # each piece on as it arrives.
-    hold: int
+    buffer_limit: int
 
     def on_body(self, body: bytes) -> None:
-        """Take the whole body (``hold`` > 0), or one piece of it."""
+        """Take the whole body (``buffer_limit`` > 0), or one piece of it."""
         ...
 
     def on_body_end(self) -> None:

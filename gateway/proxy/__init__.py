@@ -1,6 +1,6 @@
-"""The nine steps of an exchange, and what they lean on.
+"""One exchange in nine steps, from a request head to its record.
 
-``exchange`` is the steps, top to bottom; ``prepare`` is what can be known from a head
-alone (and is kept with it); ``route`` is the upstreams; ``service`` owns all open
-exchanges of a worker; ``counting`` tokenizes off the loop; ``realtime`` meters tunnels.
+``exchange.py`` drives: start there. ``flow.py`` is the data of one request, ``shared.py``
+what the exchanges of a worker share, ``steps/`` and ``settle.py`` the steps that compute,
+``local_reply.py`` answers of the gateway's own. Imports ``http`` and the pure folders.
 """

@@ -76,10 +76,10 @@ class Exchange:
     __slots__ = (
         "_on_end",
         "answer",
+        "buffer_limit",
         "client",
         "drain_until",
         "flow",
-        "hold",
         "in_begin",
         "last_activity",
         "must_end_at",
@@ -108,7 +108,7 @@ class Exchange:
         self.flow = Flow(context, own, request_id, shared.tracer)
         self._on_end = on_end
         self.stage = Stage.READING
-        self.hold = context.hold
+        self.buffer_limit = context.buffer_limit
         self.relay = AnswerRelay(client)
         self.upload: Upload | None = None
         self.upstream: UpstreamSide | None = None
@@ -134,10 +134,11 @@ class Exchange:
             flow.refused_with(refusal)
             answer = self.relay.compose(flow, shared, refusal, self.client)
             self.stage = Stage.ENDED
-            self._record(NO_USAGE, 0, perf_counter())
+            record(flow, shared, NO_USAGE, 0, perf_counter())
+            self._on_end(self)
             self.relay.write(answer)
             return False
-        if not self.hold:
+        if not self.buffer_limit:
             self.in_begin = True
             self._begin_upload()
             self.in_begin = False
@@ -345,18 +346,27 @@ class Exchange:
 
     def on_answer_body(self, data: bytes) -> None:
         """One piece of the answer; ``on_answer_flush`` writes it."""
-        self.relay.take(data)
+        relay = self.relay
+        if relay.metering is not None:
+            data = relay.metering.take(data)
+        if data:
+            relay.pieces.append(data)
 
     def on_answer_flush(self) -> None:
         """One read from the upstream is parsed."""
         if self.stage is Stage.ANSWERING:
             self.last_activity = self.shared.now()
-            self.relay.pass_on()
+            relay = self.relay
+            relay.flush()
+            if relay.metering is not None:
+                relay.metering.read()  # after the write, so that metering adds no latency
 
     def on_answer_end(self, complete: bool) -> None:
         """The answer has ended, or broke off (not ``complete``)."""
         ended_at = perf_counter()
-        self.relay.take_end()
+        metering = self.relay.metering
+        if metering is not None and metering.filter is not None:
+            self.relay.pieces.append(metering.filter.flush())
         if not complete:
             self.flow.outcome = "upstream_error"
             self.relay.flush()
@@ -525,7 +535,7 @@ class Exchange:
         if self.stage is Stage.ENDED:
             return  # only its tokens are still being counted
         self._abandon_upstream()
-        if self.stage is Stage.SENT and self.hold:
+        if self.stage is Stage.SENT and self.buffer_limit:
             self.relay.meter_lost(self.flow)
         if self.stage in (Stage.SENT, Stage.ANSWERING):
             self._settle(complete=False, ended_at=perf_counter())
@@ -573,11 +583,7 @@ class Exchange:
         if nanos is None:
             flow.unpriced = True
             nanos = 0
-        self._record(usage, nanos, ended_at)
-
-    def _record(self, usage: Usage, nanos: int, ended_at: float) -> None:
-        flow = self.flow
-        record(flow, self.shared, usage, nanos, ended_at)
+        record(flow, shared, usage, nanos, ended_at)
         if self.drain_until != FOREVER and flow.context.route is not None:
             flow.context.route.end_drain()
         self._on_end(self)

@@ -25,7 +25,7 @@ def outgoing_request(
     context = flow.context
     if upload is not None:
         length = upload.length
-    elif flow.body or context.hold or flow.content_length == 0:
+    elif flow.body or context.buffer_limit or flow.content_length == 0:
         length = len(flow.body)
     else:
         length = NO_BODY

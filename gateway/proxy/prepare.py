@@ -1,8 +1,8 @@
-"""What follows from a head and its sender alone, worked out once and kept with it.
+"""Step 1: what follows from a head and its sender alone, cached with the head.
 
-A kept-alive client repeats its head; so route, dialect, identity, the gate's keys and
-the head that goes upstream are made at the first sight of a head and found again with
-it (``CachedHead.derived``). Everything here is dropped when the configuration changes.
+A client repeats its head on a kept-alive connection. So route, dialect, identity and the
+head for the upstream are made once and found again in ``CachedHead.derived``. They are
+made anew when the configuration has changed (``generation``).
 """
 
 from __future__ import annotations
@@ -31,20 +31,23 @@ if TYPE_CHECKING:
     from gateway.proxy.route import Route
     from gateway.proxy.tables import Tables
 
-# Senders kept with one head (the same bytes from many addresses).
+# Senders cached with one head (the same bytes from many addresses).
 MAX_SENDERS = 16
 MAX_REQUEST_ID_BYTES = 128
+# Weight 0 of a coding: not acceptable (RFC 9110, section 12.4.2).
 _NEVER = re.compile(rb"q=0(?:\.0{0,3})?")
+# An unknown credential is looked up again after this time.
 RETRY_UNKNOWN_S = 5.0
 
 
 class RequestContext:
-    """A head as one sender's request: immutable but for its caches."""
+    """A head from one sender. Only ``plan`` and ``heads``, its caches, change later."""
 
     __slots__ = (
         "address",
         "answer_here",
         "billable",
+        "buffer_limit",
         "capless",
         "client_ip",
         "expires_at",
@@ -52,7 +55,6 @@ class RequestContext:
         "generation",
         "head",
         "heads",
-        "hold",
         "identity",
         "longest_s",
         "match",
@@ -81,17 +83,17 @@ class RequestContext:
         self.address: Address | None = None
         self.expires_at = float("inf")
         self.longest_s = float("inf")
-        self.capless = True  # nothing that a body could ask too much of
+        self.capless = True  # no caps and no prices that a body could violate
         self.prices: PriceTable | None = None
-        # The plan of the last model asked for, where it never ends.
+        # Limits for the last model, if they do not depend on the calendar.
         self.plan: LimitPlan | None = None
         self.plan_model = ""
-        self.hold = 0
+        self.buffer_limit = 0  # largest body to read, in bytes; 0: pass it on unread
         self.upgrade = b""
         self.request_id = b""
         self.request_encoding = b""
         self.field_lines = b""  # all that equal requests send to the upstream
-        # Where spans are made: what of a trace stands in the head that is kept.
+        # Lines of a trace that are part of the cached head, where spans are made.
         self.trace_lines = b""
         # The head for each target, by the target's ``id``.
         self.heads: dict[int, OutgoingHead] = {}
@@ -117,8 +119,8 @@ def prepare(
     *,
     traced: bool = False,
 ) -> RequestContext:
-    """Find or make what is known of this head from this peer; ``now``: epoch seconds.
-    ``traced``: the lines of a trace are left to the exchange.
+    """The context of this head from this peer, cached or new. ``now``: epoch seconds.
+    ``traced``: spans are made, so ``Flow`` writes the lines of the trace.
     """
     context: RequestContext | None = cached.derived.get(peer_ip)
     if (
@@ -155,7 +157,7 @@ def _find_route(context: RequestContext, tables: Tables, head: RequestHead) -> N
     match = context.match = tables.find_endpoint(head.method, head.path, route.dialect)
     context.billable = match.billable
     if match.metered:
-        context.hold = tables.settings.max_body
+        context.buffer_limit = tables.settings.max_body
         encoding = head.fields.get(b"content-encoding", b"").lower()
         context.request_encoding = b"" if encoding == b"identity" else encoding
     if route.websocket:
@@ -187,8 +189,8 @@ def _find_identity(
 def _apply_policy(context: RequestContext, tables: Tables, identity: Identity) -> None:
     policy, route = identity.policy, context.route
     caps = policy.caps
-    if context.hold and caps.body_bytes is not None:
-        context.hold = min(context.hold, caps.body_bytes)
+    if context.buffer_limit and caps.body_bytes is not None:
+        context.buffer_limit = min(context.buffer_limit, caps.body_bytes)
     if route is not None:
         context.longest_s = route.total_s
     if caps.stream_s is not None:

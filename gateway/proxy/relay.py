@@ -22,12 +22,15 @@ NO_USAGE = Usage()
 
 
 class AnswerRelay(AnswerWriter):
-    """One answer on its way to the client, with the meter that reads it."""
+    """One answer on its way to the client, with the meter that reads it.
+
+    ``exchange`` moves the pieces of the body itself: one call less for each piece.
+    """
 
     __slots__ = ("metering",)
 
     def __init__(self, conn: ClientSide) -> None:
-        super().__init__(conn)
+        AnswerWriter.__init__(self, conn)  # faster than super() in 3.11
         self.metering: Metering | None = None
 
     def begin(
@@ -49,26 +52,6 @@ class AnswerRelay(AnswerWriter):
             keep=not (conn.close_after or conn.body_pending or shared.draining),
             rewritten=metering is not None and metering.filter is not None,
         )
-
-    def take(self, data: bytes) -> None:
-        """Take one piece of the body."""
-        metering = self.metering
-        if metering is not None:
-            data = metering.take(data)
-        if data:
-            self.pieces.append(data)
-
-    def pass_on(self) -> None:
-        """Write the pieces of one read, then meter them."""
-        self.flush()
-        if self.metering is not None:
-            self.metering.read()
-
-    def take_end(self) -> None:
-        """Take what a filter of events still holds."""
-        metering = self.metering
-        if metering is not None and metering.filter is not None:
-            self.pieces.append(metering.filter.flush())
 
     def meter_lost(self, flow: Flow) -> None:
         """Charge for an answer that nobody will read."""

@@ -1,4 +1,4 @@
-"""Upstreams as the exchange uses them, and which path goes to which."""
+"""Upstreams with their pools, and which path goes to which."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 class Route:
-    """One upstream with its pool and the switches that the data plane reads."""
+    """One upstream: its pool, its settings, and the answers that are being drained."""
 
     __slots__ = (
         "api_key",
@@ -75,8 +75,8 @@ class Route:
 
 
 def find_route(routes: Sequence[Route], path: str) -> Route | None:
-    """Longest prefix on whole segments; ``routes`` come longest first."""
-    if path == "*":  # OPTIONS of the server as a whole: the most general one
+    """The longest matching prefix on whole segments; ``routes`` come longest first."""
+    if path == "*":  # OPTIONS for the whole server: the most general route
         return routes[-1] if routes else None
     for route in routes:
         prefix = route.prefix

@@ -1,4 +1,4 @@
-"""What one generation of the configuration means to the data plane.
+"""The data plane's tables for one generation of the configuration.
 
 Replaced as a whole on reload: an exchange keeps the tables it began with.
 """
@@ -23,14 +23,14 @@ if TYPE_CHECKING:
     from gateway.metering.prices import PriceTable
     from gateway.proxy.route import Route
 
-# Paths whose endpoint is remembered; ids in paths make them many.
+# Paths whose endpoint is cached; ids in paths can make them many.
 MAX_PATHS = 4096
 _PARAMETERS = re.compile(r";[^/]*")
 _SERVER = ServerTable()
 
 
 class DataSettings(msgspec.Struct, frozen=True):
-    """Switches of the data plane that are no one policy's; bytes and names."""
+    """Settings of the data plane outside the policies. Sizes are bytes."""
 
     max_body: int = _SERVER.max_body
     max_inflate: int = _SERVER.max_inflate
@@ -88,7 +88,7 @@ class Tables:
 
 
 def _find_disguised(method: str, path: str, forced: str | None) -> Match | None:
-    """A metered endpoint spelled in a way that some servers take for the plain one.
+    """A metered endpoint in a spelling that some servers treat as the plain one.
 
     They decode ``%2F`` before they look for a route, match whatever the case, or cut
     off ``;parameters``: none of it may lead past the meter.

@@ -31,5 +31,5 @@ def check_head(flow: Flow, shared: Shared) -> Refusal | None:
     if not gate.over_limit_cells:
         return None
     plan = shared.tables.plans.head_plan(identity, shared.store.now_us() / 1e6)
-    billable = context.hold > 0 and context.billable
+    billable = context.buffer_limit > 0 and context.billable
     return gate.check_head(plan, shared.now(), billable=billable)

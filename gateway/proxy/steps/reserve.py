@@ -62,7 +62,7 @@ def plan_limits(flow: Flow, shared: Shared) -> Refusal | None:
     if not plan.cells:
         flow.set_plan(plan)
         return None
-    if not facts.billable or not context.hold:
+    if not facts.billable or not context.buffer_limit:
         # Requests and open exchanges count, tokens and money do not.
         flow.set_plan(plan, actual_costs(plan, _NO_USAGE, 0, 0, failed=True))
         return None

@@ -1,0 +1,55 @@
+"""Facts of a body: read, by the head alone, or by its size."""
+
+from __future__ import annotations
+
+import gzip
+from types import SimpleNamespace
+
+import pytest
+
+from gateway.core.model import Anomaly, Policy
+from gateway.metering.dialects import find_endpoint
+from gateway.metering.inflate import InflateError
+from gateway.proxy.scoring import Scoring
+from gateway.proxy.steps.read import _inflate, facts_of_head, facts_of_size, read_body
+from tests.flows import flow_of
+
+CHAT = find_endpoint("POST", "/v1/chat/completions", None)
+BODY = b'{"model":"m","messages":[{"role":"user","content":"one two three"}]}'
+
+
+@pytest.mark.parametrize("enabled", [True, False])
+def test_body_is_read_and_fingerprinted(enabled):
+    """The facts are noted; the fingerprint only while detection is on."""
+    policy = Policy("p", anomaly=Anomaly(enabled=enabled))
+    flow = flow_of(policy, match=CHAT)
+    assert read_body(flow, SimpleNamespace(scoring=Scoring(b"")), BODY) is None
+    assert flow.facts is not None
+    assert flow.facts.model == "m"
+    assert (flow.fingerprint is not None) is enabled
+
+
+def test_unreadable_body_is_refused_by_policy():
+    """400, which observe mode lets pass; the facts stay unknown."""
+    flow = flow_of(Policy("p"), match=CHAT)
+    refusal = read_body(flow, SimpleNamespace(scoring=Scoring(b"")), b"[")
+    assert refusal is not None
+    assert (refusal.status, refusal.by_policy) == (400, True)
+    assert flow.facts is None
+
+
+def test_facts_without_a_body():
+    """A body that passes unread counts by its endpoint, an unreadable one by size."""
+    flow = flow_of(match=CHAT)
+    assert facts_of_head(flow).endpoint == "chat.completions"
+    assert facts_of_head(flow_of()).endpoint == "other"
+    assert not facts_of_head(flow_of()).billable
+    assert facts_of_size(flow, 99).prompt_bytes == 99
+
+
+def test_inflation_is_bounded():
+    """A bomb and a truncated body are errors, not exceptions."""
+    packed = gzip.compress(bytes(100_000))
+    assert isinstance(_inflate("gzip", packed, 1_000, 1e9), InflateError)
+    assert isinstance(_inflate("gzip", packed[:-9], 1 << 20, 1e9), InflateError)
+    assert _inflate("gzip", packed, 1 << 20, 1e9) == bytes(100_000)
