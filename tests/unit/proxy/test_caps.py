@@ -1,4 +1,4 @@
-"""Caps of a policy: refused, or rewritten."""
+"""Caps of a policy on one request: refusal, or a rewritten body."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ ANSWER = b'{"usage":{"prompt_tokens":1,"completion_tokens":1,"total_tokens":2}}'
 
 @pytest.fixture(name="upstream")
 def _upstream(upstream):
-    """A recorder whose answers state their usage."""
+    """An upstream whose answers state their usage."""
     upstream.default = (
         b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(ANSWER) + ANSWER,
     )
@@ -31,12 +31,12 @@ def _upstream(upstream):
 
 
 def chat(members: bytes) -> bytes:
-    """A chat request with these members."""
+    """A chat request with these additional members."""
     return request(b"POST", CHAT, CLOSE, b'{"model":"m","messages":[]%b}' % members)
 
 
 def test_first_pattern_that_takes_the_model_decides():
-    """Rules stand in order; without one the policy's own caps hold."""
+    """The first rule that matches the model decides, else the policy's own caps."""
     first, second, own = Caps(n=1), Caps(n=2), Caps(n=3)
     rules = (ModelCaps(("gpt-4*",), first), ModelCaps(("gpt-*", "o?"), second))
     policy = Policy("p", caps=own, model_caps=rules)
@@ -49,7 +49,7 @@ def test_first_pattern_that_takes_the_model_decides():
     [(b',"max_tokens":101', b"max_tokens"), (b',"n":3', b"n"), (b',"n":3,"max_tokens":999', b"n")],
 )  # fmt: skip
 async def test_over_the_cap_is_400(members, param, upstream):
-    """The message names the cap, the parameter and what was asked."""
+    """A request over a cap gets 400 with the cap, the parameter and the value."""
     async with InProcess(
         upstream, policy="caps = { max_tokens = 100, n = 2 }"
     ) as gateway:
@@ -61,7 +61,7 @@ async def test_over_the_cap_is_400(members, param, upstream):
 
 
 async def test_clamp_rewrites(upstream):
-    """What is over the cap goes on as the cap, with the right length."""
+    """``clamp`` lowers the values to the caps and corrects the length."""
     caps = "caps = { max_tokens = 100, n = 2, clamp = true }"
     async with InProcess(upstream, policy=caps) as gateway:
         await gateway.talk(chat(b',"max_tokens":12345,"n":9'))
@@ -71,7 +71,7 @@ async def test_clamp_rewrites(upstream):
 
 
 async def test_observe_mode_lets_pass(upstream):
-    """Nothing is refused or rewritten, and the record says what would have been."""
+    """Observe mode rewrites nothing; the record shows what it would have done."""
     policy = 'caps = { max_tokens = 100, clamp = true }\nmode = "observe"'
     async with InProcess(upstream, policy="") as gateway:
         gateway.text = gateway.text.replace('mode = "enforce"', policy)
@@ -82,7 +82,7 @@ async def test_observe_mode_lets_pass(upstream):
 
 
 async def test_model_without_a_price(upstream):
-    """Refused where the policy says so, in the client's dialect."""
+    """A model without a price is refused where the policy denies such models."""
     async with InProcess(upstream, policy='unknown_price = "deny"') as gateway:
         answer = await gateway.talk(chat(b""))
         assert answer.startswith(b"HTTP/1.1 403 ")
@@ -90,7 +90,7 @@ async def test_model_without_a_price(upstream):
 
 
 async def test_policys_own_body_size(upstream):
-    """The smaller of the policy's and the server's."""
+    """The smaller of the policy's and the server's body limit applies."""
     async with InProcess(upstream, policy='caps = { max_body = "1KiB" }') as gateway:
         answer = await gateway.talk(chat(b',"x":"%b"' % (b"x" * 2_000)))
         assert answer.startswith(b"HTTP/1.1 413 ")
@@ -98,7 +98,7 @@ async def test_policys_own_body_size(upstream):
 
 
 async def test_longest_stream(upstream):
-    """An answer that flows for longer than the policy lets it is broken off."""
+    """An answer that takes longer than ``max_stream`` is aborted."""
     head = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\n{}\r\n"
     upstream.default = (head, 30.0)
     async with InProcess(upstream, policy='caps = { max_stream = "100ms" }') as gateway:

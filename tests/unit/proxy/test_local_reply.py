@@ -1,4 +1,4 @@
-"""Answers of the gateway's own: shape, framing, what they say of the connection."""
+"""Answers of the gateway's own: shape, framing, the state of the connection."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ CLOSE = b"Connection: close\r\n"
     ],
 )
 def test_error_of_the_wire(status, kind, code):
-    """Where no dialect is known it is OpenAI's shape."""
+    """Without a known dialect an error has OpenAI's shape."""
     error = json.loads(wire_error_body(status, "why"))["error"]
     assert error == {"message": "why", "type": kind, "param": None, "code": code}
 
@@ -38,14 +38,14 @@ def test_error_of_the_wire(status, kind, code):
     [(502, "upstream_unreachable"), (503, "overloaded"), (504, "upstream_timeout")],
 )
 def test_in_place_of_an_upstream(status, code):
-    """Each has its code; only an overload says when to come back."""
+    """502, 503 and 504 have their codes; only 503 states when to retry."""
     refusal = upstream_failed(status, "why")
     assert (refusal.code, bool(refusal.header_lines)) == (code, status == 503)
 
 
 @pytest.mark.parametrize("method", [b"GET", b"HEAD"])
 async def test_refusal_is_framed_like_any_answer(method, upstream):
-    """Length and date on both, a body on all but HEAD, the connection kept."""
+    """A refusal has a length and a date, keeps the connection, and no body on HEAD."""
     async with InProcess(upstream, route='prefix = "/api"') as gateway:
         answer = await gateway.talk(request(method) + request(method, fields=CLOSE))
         first, second = answer.split(b"HTTP/1.1 404 Not Found\r\n")[1:]
@@ -57,7 +57,7 @@ async def test_refusal_is_framed_like_any_answer(method, upstream):
 
 
 async def test_health_answers_on_this_port(upstream):
-    """Until it drains; never recorded, never forwarded."""
+    """The health path answers 200, while draining 503; it is not recorded."""
     async with InProcess(upstream, server='health_path = "/-/health"') as gateway:
         client = await gateway.client()
         client.send(request(target=b"/-/health"))
@@ -73,7 +73,7 @@ async def test_health_answers_on_this_port(upstream):
 
 
 async def test_body_of_a_request_for_the_gateway_is_passed_over(upstream):
-    """A body behind it is not the next request."""
+    """The body of a request for the gateway is not read as the next request."""
     async with InProcess(upstream, server='health_path = "/-/health"') as gateway:
         raw = request(b"POST", b"/-/health", body=request(target=b"/evil"))
         answer = await gateway.talk(raw + request(fields=CLOSE))
@@ -90,7 +90,7 @@ async def test_body_of_a_request_for_the_gateway_is_passed_over(upstream):
     ],
 )
 async def test_limit_speaks_the_clients_dialect(target, mark, upstream):
-    """429 as the provider would word it, with the seconds to wait."""
+    """A limit is refused in the shape of the client's dialect, with the wait."""
     limits = 'limits = [{ per = "client_ip", requests = 1, window = "1h" }]'
     body = b'{"model":"m","messages":[],"max_tokens":1,"contents":[]}'
     async with InProcess(upstream, policy=limits) as gateway:

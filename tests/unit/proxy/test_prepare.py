@@ -1,4 +1,4 @@
-"""The head that goes upstream, and for whom it is remembered."""
+"""The head for the upstream, and the sender that it is cached for."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ BEHIND = 'proxy_protocol = true\ntrusted_proxies = ["127.0.0.1"]'
 
 
 def via(source: bytes) -> bytes:
-    """The line with which a trusted balancer names its client."""
+    """The PROXY line of a trusted balancer for a client at ``source``."""
     return b"PROXY TCP4 %b 127.0.0.1 9 9\r\n" % source
 
 
 async def test_same_head_from_different_peers(upstream):
-    """Equal bytes share the parsed head; identity and forwarding are each peer's own."""
+    """Equal bytes share the parsed head; identity and forwarding are per peer."""
     async with InProcess(upstream, server=BEHIND) as gateway:
         for source in (b"192.0.2.1", b"192.0.2.2", b"192.0.2.1"):
             await gateway.talk(via(source) + request(fields=CLOSE))
@@ -43,7 +43,7 @@ async def test_same_head_from_different_peers(upstream):
 
 @pytest.mark.parametrize("trusted", [False, True])
 async def test_forwarded_fields_are_believed_from_proxies_only(trusted, upstream):
-    """Who is not trusted cannot name a client, a scheme or a host."""
+    """An untrusted peer cannot set the client, the scheme or the host."""
     server = 'trusted_proxies = ["127.0.0.1"]' if trusted else ""
     fields = (
         b"X-Forwarded-For: 192.0.2.9\r\nX-Forwarded-Proto: https\r\n"
@@ -60,7 +60,7 @@ async def test_forwarded_fields_are_believed_from_proxies_only(trusted, upstream
 
 
 async def test_reload_makes_heads_anew(upstream):
-    """A head that was known goes by the new configuration."""
+    """After a reload a cached head follows the new configuration."""
     async with InProcess(upstream, route='api_key = "old"') as gateway:
         await gateway.talk(request(fields=CLOSE))
         gateway.text = gateway.text.replace('"old"', '"new"')
@@ -73,7 +73,7 @@ async def test_reload_makes_heads_anew(upstream):
 
 
 async def test_replaced_credential_goes_nowhere(upstream):
-    """Where the upstream gets another key, the client's own does not pass."""
+    """The client's key is not sent where the upstream has its own."""
     fields = CLOSE + b"Authorization: Bearer mine\r\nx-api-key: mine\r\n"
     async with InProcess(upstream, route='api_key = "theirs"') as gateway:
         await gateway.talk(request(target=b"/x?a=1&key=mine&b=2", fields=fields))
@@ -86,7 +86,7 @@ async def test_replaced_credential_goes_nowhere(upstream):
     [(b"abc-1", True), (b"a b", False), (b"x" * 129, False), (b"\xe9", False)],
 )
 async def test_request_id(given, kept, upstream):
-    """One plain word is kept, anything else replaced; the record has the same."""
+    """A request id of one ASCII word is kept, any other replaced; the record agrees."""
     async with InProcess(upstream) as gateway:
         fields = CLOSE + b"X-Request-Id: %b\r\n" % given
         answer = await gateway.talk(request(fields=fields))
@@ -97,7 +97,7 @@ async def test_request_id(given, kept, upstream):
 
 
 async def test_upstreams_request_id_wins(upstream):
-    """The answer carries the upstream's id where it gives one."""
+    """The answer carries the upstream's request id if it sends one."""
     upstream.default = (
         b"HTTP/1.1 200 OK\r\nx-request-id: req_1\r\nContent-Length: 0\r\n\r\n",
     )

@@ -1,4 +1,4 @@
-"""Which path goes to which upstream, and how it is written there."""
+"""Which path goes to which upstream, and its path there."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from gateway.proxy.route import Route, find_route
 
 
 def route(prefix: str, *, strip: bool = False) -> Route:
-    """A route of this prefix."""
+    """A route with this prefix."""
     config = {
         "name": prefix, "prefix": prefix, "strip_prefix": strip, "dialect": None,
         "on_disconnect": "cancel", "drain_max": 1, "drain_s": 1.0, "websocket": False,
@@ -22,7 +22,7 @@ def route(prefix: str, *, strip: bool = False) -> Route:
 
 
 def target(base: bytes = b"") -> Target:
-    """A target whose url has this path."""
+    """A target whose URL has this path."""
     return Target("a", 80, tls=False, authority=b"a", base_path=base)
 
 
@@ -44,14 +44,14 @@ ROUTES = [route("/a/b"), route("/a"), route("")]
     ],
 )
 def test_longest_prefix_on_whole_segments(path, name):
-    """The longest prefix that ends where a segment does; ``*`` is for all."""
+    """The longest prefix on whole segments wins; ``*`` takes the most general."""
     found = find_route(ROUTES, path)
     assert found is not None
     assert found.name == name
 
 
 def test_no_route():
-    """Without a general route some paths have none."""
+    """Without a general route some paths have no upstream."""
     assert find_route([route("/a")], "/b") is None
     assert find_route([], "*") is None
 
@@ -66,7 +66,7 @@ def test_no_route():
     ],
 )
 def test_target_path(path, kept, stripped):
-    """The url's path, then the request's, with or without the prefix."""
+    """The URL's path comes before the request's, with or without the prefix."""
     assert route("/a").target_path(target(b"/base"), path) == kept
     assert route("/a", strip=True).target_path(target(b"/base"), path) == stripped
     assert route("/a").target_path(target(), path) == path

@@ -1,4 +1,4 @@
-"""What is thought of a request, and what was decided about its sender."""
+"""Scores of requests, and control's decisions about their senders."""
 
 from __future__ import annotations
 
@@ -34,19 +34,19 @@ HEADER = b"x-tidegate-verdict"
 
 @pytest.fixture(autouse=True)
 async def _usage(upstream):
-    """The upstream states what was used: every record is there with its answer."""
+    """The upstream states its usage, so a record exists when the answer does."""
     upstream.default = (GOOD,)
 
 
 def chat(words: str = "one two three", fields: bytes = CLOSE, **members) -> bytes:
-    """A chat call."""
+    """The bytes of a chat request."""
     messages = [{"role": "user", "content": words}]
     asked = {"model": "gpt-4o", "messages": messages} | members
     return request(b"POST", CHAT, fields, msgspec.json.encode(asked))
 
 
 def stands(gateway: InProcess, action, *, rate=0, **changes) -> Block:
-    """Put this machine's address somewhere."""
+    """Put a decision about this machine's address into the gate."""
     block = Block(
         "client_ip", "127.0.0.1", "default", time.time() + 60, "It walks.",
         time.time(), DETECTOR, action, "scraping", 4.25, rate,
@@ -64,7 +64,7 @@ def status(answer: bytes) -> int:
 
 
 def test_verdict_field_is_one_header_line():
-    """Class, score, action; no class is volume, and no class ends the line."""
+    """The field has class, score and action; a class cannot end its line."""
     name, line = verdict_field(Verdict(4.25, "tag", "scraping"))
     assert (name, line) == (b"X-Tidegate-Verdict", b"scraping;score=4.2;action=tag")
     _, line = verdict_field(Verdict(12.0, "throttle", None))
@@ -74,7 +74,7 @@ def test_verdict_field_is_one_header_line():
 
 
 def test_an_operators_block_has_no_class_nor_score():
-    """Records show what is known of a decision, and no more."""
+    """A decision without class or score becomes a verdict without them."""
     assert verdict_of(Block("user", "u")) == Verdict(0.0, "block", None, ())
     block = Block("user", "u", reason="Why.", action="tag", cls="ddos", score=5.0)
     assert verdict_of(block) == Verdict(5.0, "tag", "ddos", ("Why.",))
@@ -84,7 +84,7 @@ def test_an_operators_block_has_no_class_nor_score():
 
 
 async def test_prompts_are_fingerprinted(upstream):
-    """Alike prompts a few bits apart, others far; no text has none."""
+    """Similar prompts differ in few bits, others in many; no text has none."""
     async with InProcess(upstream) as gateway:
         text = " ".join(f"word{'abcdefghij'[n % 10]}{n * 'x'}" for n in range(20))
         for words in (text, text, text + " 7", "something else altogether", ""):
@@ -97,7 +97,7 @@ async def test_prompts_are_fingerprinted(upstream):
 
 
 async def test_detection_off_looks_at_nothing(upstream):
-    """No fingerprint, no score, no announcement."""
+    """With detection off there is no fingerprint, score or record of the opening."""
     async with InProcess(upstream, more=OFF) as gateway:
         upstream.default = (0.05, GOOD)
         client = await gateway.client()
@@ -110,7 +110,7 @@ async def test_detection_off_looks_at_nothing(upstream):
 
 
 async def test_the_requests_own_score_is_for_its_record(upstream):
-    """Far more alike prompts than anybody sends: noted, and nothing else is done."""
+    """The score of many similar prompts is recorded, and has no effect."""
     limits = 'limits = [{ per = "client_ip", requests = 1000, window = "1m" }]'
     async with InProcess(upstream, policy=limits) as gateway:
         client = await gateway.client()
@@ -130,7 +130,7 @@ async def test_the_requests_own_score_is_for_its_record(upstream):
 
 @pytest.mark.parametrize("kind", ["client_ip", "tenant"])
 async def test_tagged_passes_with_one_header_of_ours(kind, upstream):
-    """Whatever the client says of itself."""
+    """A tagged request passes with our verdict field, not with the client's."""
     async with InProcess(upstream) as gateway:
         subject = {"client_ip": "127.0.0.1", "tenant": "default"}[kind]
         stands(gateway, "tag", kind=kind, id=subject)
@@ -144,7 +144,7 @@ async def test_tagged_passes_with_one_header_of_ours(kind, upstream):
 
 
 async def test_throttled_keeps_its_rate_besides_its_limits(upstream):
-    """One a minute: the second is told so, in the shape of a limit."""
+    """A throttle is one more limit: the second request of the minute gets 429."""
     limits = 'limits = [{ per = "user", requests = 9, window = "1h" }]'
     async with InProcess(upstream, policy=limits) as gateway:
         stands(gateway, "throttle", rate=1)
@@ -160,7 +160,7 @@ async def test_throttled_keeps_its_rate_besides_its_limits(upstream):
 
 
 async def test_a_new_rate_counts_at_once(upstream):
-    """And when the verdict is over there is no such limit any more."""
+    """A new rate applies at once, and an expired decision no more."""
     async with InProcess(upstream) as gateway:
         stands(gateway, "throttle", rate=3)
         assert [status(await gateway.talk(chat())) for _ in range(2)] == [200, 200]
@@ -172,7 +172,7 @@ async def test_a_new_rate_counts_at_once(upstream):
 
 
 async def test_an_ordinary_limit_refuses_before_the_throttle(upstream):
-    """Who is over both is over the limit."""
+    """A request over a limit and a throttle is refused by the limit."""
     limits = 'limits = [{ per = "user", requests = 1, window = "1h" }]'
     async with InProcess(upstream, policy=limits, more=HOLD) as gateway:
         stands(gateway, "throttle", rate=1)
@@ -182,7 +182,7 @@ async def test_an_ordinary_limit_refuses_before_the_throttle(upstream):
 
 
 async def test_what_is_not_metered_is_throttled_too(upstream):
-    """Requests are requests, whatever they ask for."""
+    """A throttle also counts requests without a metered endpoint."""
     async with InProcess(upstream) as gateway:
         stands(gateway, "throttle", rate=1)
         plain = request(b"GET", b"/v1/models", CLOSE)
@@ -191,7 +191,7 @@ async def test_what_is_not_metered_is_throttled_too(upstream):
 
 
 async def test_allow_listed_are_not_acted_on(upstream):
-    """Whatever stands about them."""
+    """Decisions have no effect on a client of the allow list."""
     allow = 'allow = ["client_ip:127.0.0.1"]'
     async with InProcess(upstream, policy=allow) as gateway:
         stands(gateway, "throttle", rate=1)
@@ -202,7 +202,7 @@ async def test_allow_listed_are_not_acted_on(upstream):
 
 
 async def test_observed_passes_unmarked_and_is_noted(upstream):
-    """Tagged, throttled or blocked: only the record tells."""
+    """Observe mode only records tags, throttles and blocks."""
     policy = HOLD.replace("[policy.default.anomaly]", 'mode = "observe"\n\\g', 1)
     policy = policy.replace("\\g", "[policy.default.anomaly]")
     async with InProcess(upstream) as gateway:
@@ -221,7 +221,7 @@ async def test_observed_passes_unmarked_and_is_noted(upstream):
 
 
 async def test_a_block_of_the_user_that_the_body_names(upstream):
-    """Known when the body is read; refused with the verdict in the record."""
+    """A block of the user that the body names is refused after reading it."""
     async with InProcess(upstream, policy='user_from = ["body"]') as gateway:
         stands(gateway, "block", kind="user", id="mallory")
         assert status(await gateway.talk(chat(user="mallory"))) == 403
@@ -238,7 +238,7 @@ KEYED = b"Authorization: Bearer sk-shared\r\n" + CLOSE
 
 
 async def test_a_block_of_the_key_is_not_for_those_whom_the_body_names(upstream):
-    """It waits for the body; without a user there the key is one."""
+    """A block of the key waits for the body, which may name another user."""
     async with InProcess(upstream, policy=SHARED) as gateway:
         await gateway.talk(chat(fields=KEYED))
         await until(lambda: gateway.records)
@@ -254,7 +254,7 @@ async def test_a_block_of_the_key_is_not_for_those_whom_the_body_names(upstream)
 
 
 async def test_a_request_refused_before_its_body_names_nobody(upstream):
-    """The record shows the key; detection is told that it may be anyone's."""
+    """A refusal before the body is read marks the record's user as unread."""
     async with InProcess(upstream, policy=SHARED) as gateway:
         await gateway.talk(chat(fields=KEYED, user="alice"))
         await gateway.talk(chat(fields=KEYED))
@@ -267,7 +267,7 @@ async def test_a_request_refused_before_its_body_names_nobody(upstream):
 
 
 async def test_a_key_that_comes_first_is_the_user_of_refused_requests_too(upstream):
-    """Where the head decides who asks, the body is not needed."""
+    """If the credential comes first, a request refused unread still has its user."""
     async with InProcess(upstream) as gateway:
         stands(gateway, "block")
         await gateway.talk(chat(fields=KEYED, user="alice"))
@@ -280,8 +280,8 @@ async def test_a_key_that_comes_first_is_the_user_of_refused_requests_too(upstre
 
 
 async def test_a_flooded_prompt_is_refused_of_a_newcomer(upstream):
-    """With the fingerprint in its record; the same client may ask something else, and
-    who was there before may ask the same.
+    """A template block refuses new clients with that template; their other prompts pass,
+    and established clients are not affected.
     """
     async with InProcess(upstream) as gateway:
         gate = gateway.plane.gate
@@ -311,12 +311,12 @@ async def test_a_flooded_prompt_is_refused_of_a_newcomer(upstream):
 
 
 def used(gateway: InProcess) -> list[int]:
-    """What the counters hold."""
+    """Sums of the store's counters."""
     return [w.total(gateway.store.now_us()) for w in gateway.store._windows.values()]
 
 
 async def test_held_requests_pass_later_and_count(upstream):
-    """Slowed down instead of refused; marked; what it cost is in the books."""
+    """With a delay a throttled request waits, passes, and is charged."""
     limits = f'limits = [{{ per = "user", tokens = 900, window = "1h" }}]\n{HOLD}'
     async with InProcess(upstream, policy=limits) as gateway:
         stands(gateway, "throttle", rate=1)
@@ -335,7 +335,7 @@ async def test_held_requests_pass_later_and_count(upstream):
 
 
 async def test_held_requests_keep_to_their_other_limits(upstream):
-    """Who has waited for the throttle may still be over a limit."""
+    """After the delay the other limits still apply."""
     policy = (
         'limits = [{ per = "user", requests = 2, window = "1h" }]\n'
         + HOLD.replace("max_delayed = 1", "max_delayed = 9")
@@ -349,7 +349,7 @@ async def test_held_requests_keep_to_their_other_limits(upstream):
 
 
 async def test_held_requests_without_other_limits_pass(upstream):
-    """The throttle was all there was."""
+    """After the delay a plan with no other limit asks no store."""
     async with InProcess(upstream, more=HOLD) as gateway:
         stands(gateway, "throttle", rate=1)
         statuses = [status(await gateway.talk(chat())) for _ in range(2)]
@@ -357,7 +357,7 @@ async def test_held_requests_without_other_limits_pass(upstream):
 
 
 async def test_only_so_many_are_held(upstream):
-    """The others are refused, and counted."""
+    """Above ``max_delayed`` throttled requests are refused and counted."""
     async with InProcess(upstream, more=HOLD) as gateway:
         stands(gateway, "throttle", rate=1)
         await gateway.talk(chat())
@@ -371,7 +371,7 @@ async def test_only_so_many_are_held(upstream):
 
 
 async def test_a_held_client_that_leaves_gives_its_place_back(upstream):
-    """Its request never goes out; it ends once."""
+    """A client that leaves during the delay is not forwarded and recorded once."""
     async with InProcess(upstream, more=HOLD) as gateway:
         stands(gateway, "throttle", rate=1)
         await gateway.talk(chat())
@@ -389,7 +389,7 @@ async def test_a_held_client_that_leaves_gives_its_place_back(upstream):
 
 
 async def test_long_requests_are_announced_once(upstream):
-    """What was asked, without an answer; the record that ends it says so."""
+    """A long exchange is recorded when it opens and again when it ends."""
     upstream.default = (0.2, GOOD)
     async with InProcess(upstream) as gateway:
         client = await gateway.client()
@@ -410,7 +410,7 @@ async def test_long_requests_are_announced_once(upstream):
 
 
 async def test_a_request_whose_body_dawdles_is_not_announced(upstream):
-    """Nothing is known of its prompt yet: its record tells everything at once."""
+    """A request whose body is incomplete has no record of its opening."""
     async with InProcess(upstream) as gateway:
         client = await gateway.client()
         whole = chat()

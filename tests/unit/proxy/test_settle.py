@@ -1,4 +1,4 @@
-"""What an exchange costs in the end, and its record."""
+"""What an exchange costs, and its record."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ BAD = b"HTTP/1.1 500 Oops\r\nContent-Length: 2\r\n\r\n{}"
 
 
 def books(gateway: InProcess) -> list[int]:
-    """Requests, tokens, money, open exchanges."""
+    """Sums of requests, tokens, money and open exchanges."""
     windows = gateway.store._windows.values()
     return [window.total(gateway.store.now_us()) for window in windows]
 
@@ -44,7 +44,7 @@ def books(gateway: InProcess) -> list[int]:
     ids=["good", "error", "reset", "junk"],
 )
 async def test_books(script, requests, tokens, outcome, upstream):
-    """What the provider states is charged; errors give back all but the request."""
+    """Stated usage is charged; an error gives back all but the request."""
     upstream.default = script
     async with InProcess(upstream, policy=LIMITS) as gateway:
         await gateway.talk(request(b"POST", CHAT, CLOSE, PROMPT))
@@ -58,7 +58,7 @@ async def test_books(script, requests, tokens, outcome, upstream):
 
 
 async def test_observe_mode_counts_what_it_lets_pass(upstream):
-    """Over the limit and passed on all the same: charged, and the record says so."""
+    """Observe mode counts what it passes over a limit, and records the refusal."""
     upstream.default = (GOOD,)
     limits = 'limits = [{ per = "user", requests = 1, window = "1h" }]'
     async with InProcess(upstream, policy=limits) as gateway:
@@ -72,7 +72,7 @@ async def test_observe_mode_counts_what_it_lets_pass(upstream):
 
 
 async def test_record_of_an_ordinary_exchange(upstream):
-    """Times add up, the path has no query, the route has its name."""
+    """Times of a record add up; the path has no query, the route has its name."""
     upstream.default = (0.02, GOOD)
     async with InProcess(upstream) as gateway:
         await gateway.talk(request(b"POST", CHAT + b"?key=k", CLOSE, PROMPT))

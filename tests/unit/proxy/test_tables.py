@@ -1,4 +1,4 @@
-"""Endpoints by path: remembered, and not to be disguised."""
+"""Endpoints by path: cached, and recognised in other spellings."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from gateway.proxy.tables import MAX_PATHS, DataSettings, Tables
 
 @pytest.fixture(name="tables")
 def _tables() -> Tables:
-    """Tables in which only endpoints are looked up."""
+    """Tables for endpoint look-ups only."""
     return Tables(
         generation=1, settings=DataSettings(), routes=(), identifier=None,
         plans=None, prices={}, trusts=lambda _peer: False,
@@ -28,19 +28,19 @@ def _tables() -> Tables:
     ],
 )
 def test_disguised_path_is_metered(path, tables):
-    """Spellings that some server takes for a metered path are read like it."""
+    """A spelling that some servers treat as a metered path is metered."""
     match = tables.find_endpoint("POST", path, None)
     assert (match.endpoint, match.metered) == ("chat.completions", True)
 
 
 @pytest.mark.parametrize("path", ["/", "/v1/models", "/FILES/a%20b;c", "/%zz", "*"])
 def test_other_paths_stay_what_they_are(path, tables):
-    """What is no metered endpoint in any spelling is not read."""
+    """A path that is no metered endpoint in any spelling is not read."""
     assert not tables.find_endpoint("GET", path, None).metered
 
 
 def test_endpoints_are_remembered_and_bounded(tables):
-    """The same path finds the same match; random paths do not pile up."""
+    """A path finds the cached match; the cache is bounded."""
     first = tables.find_endpoint("POST", "/v1/chat/completions", None)
     assert tables.find_endpoint("POST", "/v1/chat/completions", None) is first
     for number in range(MAX_PATHS + 10):

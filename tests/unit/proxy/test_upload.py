@@ -1,4 +1,4 @@
-"""Bodies that are passed on as they come."""
+"""Bodies that are streamed to the upstream unread."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ LIMITS = 'limits = [{ per = "client_ip", requests = 9, window = "1h" }]'
 
 
 async def test_length_and_bytes_pass(upstream):
-    """A stated length stays, whatever pieces the body comes in."""
+    """A stated length and all bytes pass, whatever the pieces are."""
     body = bytes(range(256)) * 999
     async with InProcess(upstream) as gateway:
         await gateway.talk(request(b"POST", fields=CLOSE, body=body))
@@ -30,7 +30,7 @@ async def test_length_and_bytes_pass(upstream):
 
 
 async def test_waits_for_the_store_within_bounds(upstream):
-    """Until it is admitted only so much is held; then it all goes on in order."""
+    """Until admission a bounded part is buffered; then all of it follows in order."""
     store, body = LateStore(), bytes(range(256)) * 40_000
     async with InProcess(upstream, policy=LIMITS, store=store) as gateway:
         client = await gateway.client()
@@ -45,7 +45,7 @@ async def test_waits_for_the_store_within_bounds(upstream):
 
 
 async def test_refused_while_it_comes(upstream):
-    """A limit that says no in the middle of the body: 429, and the end."""
+    """A refusal in the middle of the body is a 429 that closes the connection."""
     store, limits = LateStore(), LIMITS.replace("9", "1", 1)
     async with InProcess(upstream, policy=limits, store=store) as gateway:
         clients = [await gateway.client() for _ in range(2)]
@@ -60,7 +60,7 @@ async def test_refused_while_it_comes(upstream):
 
 
 async def test_client_is_read_again_once_its_body_is_whole(upstream):
-    """After an upload that was held back, a client that leaves is seen."""
+    """After the whole body the client is read again, so that its close is noticed."""
     upstream.default = (30.0,)
     store = LateStore()
     async with InProcess(upstream, policy=LIMITS, store=store) as gateway:
