@@ -236,7 +236,8 @@ class Exchange:
             flow.score_s = perf_counter() - began
             if flow.verdict.action == "allow":  # else control has decided already
                 flow.verdict = verdict
-            decide(flow, self.shared, None)
+            if flow.verdict.action != "allow":
+                decide(flow, self.shared, None)
         self._forward()
 
     # -- 6 decide -----------------------------------------------------------------
