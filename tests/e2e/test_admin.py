@@ -129,6 +129,16 @@ def test_policies_show_effective_policies(gateway):
     assert "default" in policy["tenants"]
 
 
+def test_policies_show_the_rows_of_check(gateway):
+    """The policies view has the keys and values that ``tidegate check`` prints."""
+    (policy,) = gateway.api("GET", "/api/v1/policies")["items"]
+    done = gateway.command("check", "--config", "tidegate.toml")
+    printed = " ".join(done.stdout.split())
+    assert done.returncode == 0, done.stderr
+    for row in policy["effective"]:
+        assert f"{row['key']} {' '.join(row['value'].split())}" in printed, row
+
+
 def test_token_is_required(mock, monkeypatch):
     """``/api`` routes require the token; probes do not."""
     monkeypatch.setenv("TIDEGATE_ADMIN__TOKEN", "t0k")
