@@ -1,6 +1,6 @@
-"""Incidents shared by all gateways of a store, and their way to the receivers.
+"""Incidents shared by all gateways of a store, and their delivery to receivers.
 
-``model`` the nouns; ``ledger`` what the store promises (``redis_ledger`` for a server,
-``memory_ledger`` for one gateway without); ``courier`` fans events out to one receiver
-and delivers them; ``formats`` what each kind of receiver speaks; ``send`` the wire.
+``model``: values; ``outbox``: port of the store (``redis_outbox`` for a server,
+``memory_outbox`` for one gateway without); ``delivery``: one worker per receiver;
+``formats``: requests in each receiver's format; ``send``: HTTP. Start in ``delivery``.
 """

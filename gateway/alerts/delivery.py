@@ -225,7 +225,7 @@ class DeliveryWorker:
         if is_over(payload) or payload["type"] == ACKNOWLEDGED:
             return self._follow(event, payload, told, now)
         skip = Decision(event.id)
-        if not self.receiver.wants(payload):
+        if not self.receiver.accepts(payload):
             return skip
         if is_silenced(self._silences(), payload, now):
             self._count("silenced")
@@ -248,7 +248,7 @@ class DeliveryWorker:
     ) -> Decision:
         """What was begun is ended, and nothing else is."""
         ends = payload["type"] != ACKNOWLEDGED
-        if told is None or not self.receiver.hears(payload["type"]):
+        if told is None or not self.receiver.accepts_type(payload["type"]):
             return Decision(event.id, event.about, forget=ends and told is not None)
         if told.folded:
             if self._must_fold(told, now):
@@ -321,7 +321,7 @@ class DeliveryWorker:
             for extra in ("state", "acknowledged", "resolved", "gateways"):
                 del payload[extra]
             payload["type"] = OPENED
-            if not self.receiver.wants(payload):
+            if not self.receiver.accepts(payload):
                 continue
             if not is_silenced(self._silences(), payload, now):
                 event = f"open:{incident.id}:{incident.opened:.3f}"
@@ -427,9 +427,11 @@ class DeliveryWorker:
             return
         payload = msgspec.json.decode(note.body)
         if is_over(payload):
-            wanted = self._direct.has_begun(note) and self.receiver.hears(note.type)
+            wanted = self._direct.has_begun(note) and self.receiver.accepts_type(
+                note.type
+            )
         else:
-            wanted = self.receiver.wants(payload)
+            wanted = self.receiver.accepts(payload)
         if wanted and not is_silenced(self._silences(), payload, now):
             self._made.append(now)
             self._direct.add(note, at, now)

@@ -1,4 +1,4 @@
-"""What each kind of receiver is sent: pure functions from a message to a request."""
+"""Requests in the format of each receiver type: pure functions of a message."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from gateway.detect.model import format_time
 PAGERDUTY_URL = "https://events.pagerduty.com/v2/enqueue"
 OPSGENIE_URL = "https://api.opsgenie.com/v2/alerts"
 SOURCE = "tidegate"
-# An alert of Alertmanager that nobody ends does so by itself after this.
+# Alertmanager ends an alert that is not resolved after this time, seconds.
 _FIRING_S = 7 * 86_400.0
 _DIGEST_S = 900.0
 _MOST_SUBJECTS = 10
 _MOST_IDS = 40
-_TEXT_CHARS = 2_900  # Slack: 3,000 a block
+_TEXT_CHARS = 2_900  # Slack allows 3,000 characters per block
 _PAGERDUTY = {"info": "info", "warning": "warning", "critical": "critical"}
 _OPSGENIE = {"info": "P5", "warning": "P3", "critical": "P1"}
 _WEIGHTS = {"info": "good", "warning": "warning", "critical": "attention"}
@@ -46,17 +46,17 @@ class Post(msgspec.Struct, frozen=True):
     headers: dict[str, str]
 
     def __repr__(self) -> str:
-        """Each of them may hold a key."""
+        """Without URL and headers, which may hold keys."""
         return f"Post({len(self.body)} bytes)"
 
 
 def is_over(payload: Payload) -> bool:
-    """Whether it ends what was told before."""
+    """Whether it ends an alert that was sent before."""
     return payload["type"] in (RESOLVED, "client.unblocked", "gateway.recovered")
 
 
 def title(payload: Payload) -> str:
-    """One line for people."""
+    """One-line summary."""
     kind = payload["type"]
     if kind == DIGEST:
         return f"{payload['count']} more alerts, folded into one"
@@ -72,7 +72,7 @@ def title(payload: Payload) -> str:
 
 
 def lines(payload: Payload) -> list[str]:
-    """What there is to say, a sentence each."""
+    """Details, one sentence per line."""
     if payload["type"] == DIGEST:
         shown = [f"{one['type']} {one['id']}" for one in payload["items"][:_MOST_IDS]]
         more = payload["count"] - len(shown)
@@ -93,7 +93,7 @@ def lines(payload: Payload) -> list[str]:
 def webhook(
     url: str, secrets: Sequence[str], message: AlertMessage, now: float
 ) -> Post:
-    """Standard Webhooks: signed with every secret, so that one can be replaced."""
+    """Standard Webhooks request, signed with every secret so that secrets can be rotated."""
     body = msgspec.json.encode(message.payload)
     stamp = str(int(now))
     headers = {"webhook-id": message.id, "webhook-timestamp": stamp}
@@ -104,7 +104,7 @@ def webhook(
 
 
 def sign(secret: str, content: bytes) -> str:
-    """A ``v1`` signature. ``secret`` is ``whsec_`` and base64."""
+    """A ``v1`` signature of ``content``. ``secret``: ``whsec_`` and base64."""
     key = base64.b64decode(secret.removeprefix("whsec_"))
     digest = hmac.new(key, content, hashlib.sha256).digest()
     return "v1," + base64.b64encode(digest).decode()
@@ -114,7 +114,7 @@ def sign(secret: str, content: bytes) -> str:
 
 
 def slack(url: str, message: AlertMessage) -> Post:
-    """An incoming webhook with blocks; ``text`` is what notifications show."""
+    """Slack incoming webhook with blocks; ``text`` is for notifications."""
     payload = message.payload
     mark = ":white_check_mark:" if is_over(payload) else _MARKS[payload["severity"]]
     head = f"{mark} *{_plain(title(payload))}*"
@@ -134,17 +134,17 @@ def _section(text: str) -> dict[str, Any]:
 
 
 def _mrkdwn(text: str) -> dict[str, Any]:
-    # Verbatim: Slack makes no links of its own, of what a client is called.
+    # Verbatim: Slack must not turn names of clients into links.
     return {"type": "mrkdwn", "text": text, "verbatim": True}
 
 
 def _plain(text: str) -> str:
-    """Nothing that a client sent becomes a link or a mention."""
+    """Escape text so that values from clients become neither links nor mentions."""
     return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
 
 
 def teams(url: str, message: AlertMessage) -> Post:
-    """A workflow's webhook with an adaptive card."""
+    """Teams workflow webhook with an adaptive card."""
     payload = message.payload
     color = "good" if is_over(payload) else _WEIGHTS[payload["severity"]]
     body: list[dict[str, Any]] = [
@@ -164,7 +164,7 @@ def teams(url: str, message: AlertMessage) -> Post:
 
 
 def _text(text: str, **style: Any) -> dict[str, Any]:
-    # Markdown is what a card makes of its text: brackets would be links.
+    # Cards interpret Markdown: brackets would become links.
     shown = text.replace("[", "\\[").replace("*", "\\*").replace("_", "\\_")
     return {"type": "TextBlock", "text": shown, "wrap": True, **style}
 
@@ -173,7 +173,7 @@ def _text(text: str, **style: Any) -> dict[str, Any]:
 
 
 def pagerduty(url: str, key: str, message: AlertMessage) -> Post:
-    """Events API v2: trigger, acknowledge and resolve by dedup key."""
+    """PagerDuty Events API v2: trigger, acknowledge and resolve by dedup key."""
     payload = message.payload
     action = "resolve" if is_over(payload) else "trigger"
     if payload["type"] == ACKNOWLEDGED:
@@ -198,14 +198,14 @@ def pagerduty(url: str, key: str, message: AlertMessage) -> Post:
 
 
 def dedup_key(message: AlertMessage) -> str:
-    """One for all that is said of an incident, a client or a gateway."""
+    """The same key for all messages about one incident, client or gateway."""
     if message.payload["type"].startswith(("incident.", "digest")):
         return str(message.payload["id"])
     return message.topic
 
 
 def opsgenie(url: str, key: str, message: AlertMessage) -> Post:
-    """Create, acknowledge or close by alias."""
+    """Opsgenie alert API: create, acknowledge or close by alias."""
     payload = message.payload
     alias, headers = dedup_key(message), {"Authorization": f"GenieKey {key}"}
     verb = "close" if is_over(payload) else ""
@@ -227,12 +227,12 @@ def opsgenie(url: str, key: str, message: AlertMessage) -> Post:
 
 
 def alertmanager(url: str, message: AlertMessage, now: float) -> Post:
-    """API v2. Where labels changed (class, severity), the old alert is ended."""
+    """Alertmanager API v2. If labels (class, severity) changed, the old alert is ended."""
     payload = message.payload
     starts = payload.get("opened_at") or payload["ts"]
     last = _DIGEST_S if payload["type"] == DIGEST else _FIRING_S
     ends = format_time(now + last)
-    if is_over(payload):  # an end before the beginning is refused; clocks may differ
+    if is_over(payload):  # an end before the start is rejected; clocks may differ
         ends = max(payload["ts"], starts)
     alerts = [_alert(payload, message, starts, ends)]
     if message.before is not None:
@@ -260,7 +260,7 @@ def _alert(
         labels["alertname"] = "TidegateClient"
         if payload["type"].startswith("gateway."):
             labels["alertname"] = "TidegateGateway"
-        # What ends it must have the labels of what began it.
+        # The end must have the same labels as the start.
         del labels["severity"], labels["class"]
     annotations = {
         "summary": title(payload),
@@ -276,7 +276,7 @@ def _alert(
 
 
 def email(message: AlertMessage) -> tuple[str, str]:
-    """Subject and text of a letter."""
+    """Subject and text of an e-mail."""
     payload = message.payload
     text = "\n".join([title(payload), "", *lines(payload), ""])
     pretty = msgspec.json.format(msgspec.json.encode(payload), indent=2).decode()

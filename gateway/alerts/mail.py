@@ -1,5 +1,5 @@
-"""One attempt to deliver by e-mail. The standard library's client blocks, so a thread of
-its own runs it, which ends when its connection is cut.
+"""One attempt to deliver by e-mail. The standard library's SMTP client blocks, so it runs
+in a thread, which ends when its connection is shut down.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from gateway.alerts import formats
 from gateway.alerts.model import AlertMessage
 from gateway.alerts.send import TIMEOUT_S, Answer, PrivateAddress, check_address
 
-# A letter is half a dozen questions and answers.
+# Longest delivery, seconds: an e-mail takes about six round trips.
 LETTER_S = 2 * TIMEOUT_S
 
 
 class MailSender:
-    """A letter a message. ``url`` is ``smtp://user@host:587`` or ``smtps://…:465``."""
+    """One e-mail per message. ``url`` is ``smtp://user@host:587`` or ``smtps://…:465``."""
 
     def __init__(
         self,
@@ -45,7 +45,7 @@ class MailSender:
         self._allow_private = allow_private
 
     async def send(self, message: AlertMessage, now: float) -> Answer:
-        """In a thread, for LETTER_S at most."""
+        """Deliver in a thread, for at most LETTER_S."""
         wire = _Wire()
         try:
             letter = self._letter(message, now)
@@ -58,7 +58,7 @@ class MailSender:
         except (smtplib.SMTPException, OSError, ValueError) as error:
             return Answer(f"mail: {type(error).__name__}")
         finally:
-            wire.cut()  # a server that trickles would hold the thread for ever
+            wire.cut()  # a server that sends slowly would hold the thread
         return Answer()
 
     def _letter(self, message: AlertMessage, now: float) -> EmailMessage:
@@ -80,7 +80,7 @@ class MailSender:
         options: dict[str, Any] = {"context": context} if self._tls else {}
         server = kind(timeout=TIMEOUT_S, **options)
         server.allow_private, server.wire = self._allow_private, wire
-        # What SMTP.__init__ would have set before the handshake of TLS.
+        # SMTP.__init__ sets it when it connects; the TLS handshake needs it.
         server._host = self._host  # noqa: SLF001
         server.connect(self._host, self._port)
         with server:
@@ -97,8 +97,8 @@ class MailSender:
 
 
 class _Wire:
-    """A duplicate of the connection's descriptor, through which it can be cut whoever
-    has wrapped it since, or is waiting on it.
+    """A duplicate of the connection's descriptor: shuts the connection down even after
+    TLS has wrapped it, and while the thread waits on it.
     """
 
     def __init__(self) -> None:
@@ -106,14 +106,14 @@ class _Wire:
         self._is_cut = False
 
     def take(self, connection: socket.socket) -> None:
-        """Raises OSError where it was cut before."""
+        """Duplicate ``connection``. Raises OSError if already cut."""
         self._socket = connection.dup()
         if self._is_cut:
             self.cut()
             raise OSError("too late")
 
     def cut(self) -> None:
-        """Whoever reads from it is at its end."""
+        """Shut the connection down, which ends all reads."""
         self._is_cut = True
         if self._socket is not None:
             with suppress(OSError):
@@ -122,7 +122,7 @@ class _Wire:
 
 
 def _checked(kind: Any) -> Any:
-    """The class, connecting only to addresses that were looked at."""
+    """A subclass of ``kind`` that connects only to addresses that were checked."""
 
     class Checked(kind):  # type: ignore[misc]
         allow_private = False
@@ -146,7 +146,7 @@ def _checked(kind: Any) -> Any:
 
 
 def _connect(addresses: list[str], port: int, timeout_s: float) -> socket.socket:
-    """The first that answers."""
+    """Connect to the first address that accepts."""
     for address in addresses[:-1]:
         with suppress(OSError):
             return socket.create_connection((address, port), timeout_s)

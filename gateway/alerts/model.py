@@ -1,4 +1,4 @@
-"""The nouns of alerting: reports, events, messages, and what a receiver was told."""
+"""Values of alerting: reports, events, messages, incidents, delivery states."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import msgspec
 from gateway.detect.incidents import EVERYWHERE, SHARED
 from gateway.detect.model import ACTIONS, HARMLESS, Output, format_time
 
-# The payload as receivers see it (docs: Verdicts): a plain JSON object.
+# The payload as receivers see it (``docs/alerts.md``): a plain JSON object.
 Payload = dict[str, Any]
 SEVERITIES = ("info", "warning", "critical")
 OPENED, UPDATED = "incident.opened", "incident.updated"
@@ -23,22 +23,22 @@ Outcome = Literal["sent", "retry", "dead"]
 
 
 class IncidentReport(msgspec.Struct, frozen=True):
-    """What one gateway's detector said of an incident, ready for the store."""
+    """One gateway's report of an incident, for the outbox."""
 
     gateway: str
-    local: str  # the gateway's own id of it
+    local: str  # the gateway's own id of the incident
     verb: str  # opened, updated, resolved
     severity: int  # index into SEVERITIES
-    action: int  # index into RUNGS
+    action: int  # index into ACTIONS
     score: float
     cls: str
     body: bytes  # the output as JSON
-    causes: tuple[str, ...]  # by any of which it joins an open incident
-    loose: str = ""  # and by this one where only other gateways report that incident
+    causes: tuple[str, ...]  # joins an open incident that shares any of them
+    loose: str = ""  # also by this one if only other gateways report that incident
 
 
 class StandaloneEvent(msgspec.Struct, frozen=True):
-    """An event beside incidents: a client acted on, a gateway in trouble.
+    """An event that is not of an incident: action on a client, degraded gateway.
 
     ``key`` (when not empty) is who it is about: on ``begins`` it is told only when it
     was not told before or that has run out (``until``, epoch seconds), otherwise only
@@ -57,11 +57,11 @@ class StandaloneEvent(msgspec.Struct, frozen=True):
 
 
 class LoggedEvent(msgspec.Struct, frozen=True):
-    """An entry of the log that every receiver reads; ``id`` orders them."""
+    """An entry of the event log, read for every receiver in the order of ``id``."""
 
     id: str
     type: str
-    about: str  # incident id, or what else keeps its messages in order
+    about: str  # incident id, or another key that orders its messages
     severity: int
     action: int
     opened: float  # epoch seconds; 0: no incident
@@ -69,7 +69,7 @@ class LoggedEvent(msgspec.Struct, frozen=True):
     at: float
 
     def payload(self) -> Payload:
-        """As receivers see it."""
+        """The JSON that receivers get."""
         shown: Payload = msgspec.json.decode(self.body)
         shown["type"] = self.type
         shown["severity"] = SEVERITIES[self.severity]
@@ -83,25 +83,25 @@ class LoggedEvent(msgspec.Struct, frozen=True):
 
 
 class AlertMessage(msgspec.Struct):
-    """What one receiver is to be told; ``id`` is the same at every attempt."""
+    """A message to one receiver; ``id`` is the same at every attempt."""
 
     id: str
     chain: str  # messages of one chain are delivered in order
     payload: Payload
     created: float
-    before: Payload | None = None  # what it was told of this incident before
+    before: Payload | None = None  # last payload about this incident
     attempts: int = 0
     last_at: float = 0.0
     error: str = ""
-    about: str = ""  # what it is of, where the chain is another's
+    about: str = ""  # its subject, if it is in another's chain
 
     @property
     def topic(self) -> str:
-        """One for all that is said of an incident, a client or a gateway."""
+        """The same key for all messages about one incident, client or gateway."""
         return self.about or self.chain
 
     def summary(self) -> dict[str, Any]:
-        """As the admin API shows it."""
+        """In the form of the admin API."""
         payload = self.payload
         return {
             "id": self.id,
@@ -118,15 +118,15 @@ class AlertMessage(msgspec.Struct):
 
 
 class DeliveryState(msgspec.Struct, frozen=True):
-    """What a receiver knows of an incident."""
+    """The last payload that a receiver got about an incident."""
 
     payload: Payload
-    folded: bool = False  # only by a digest
-    chain: str = ""  # in which the rest comes: behind the digest
+    folded: bool = False  # sent only in a digest
+    chain: str = ""  # chain of later messages, after the digest
 
 
 class SharedIncident(msgspec.Struct, frozen=True):
-    """One cause, whoever of the gateways saw it."""
+    """An incident of one cause, shared by all gateways that report it."""
 
     id: str
     state: str  # open, resolved
@@ -136,13 +136,13 @@ class SharedIncident(msgspec.Struct, frozen=True):
     ended: float
     body: bytes
     gateways: tuple[str, ...]
-    aliases: tuple[str, ...] = ()  # ids that gateways gave it by themselves
+    aliases: tuple[str, ...] = ()  # ids that gateways gave it
     acknowledged_by: str = ""
     acknowledged_at: float = 0.0
-    resolved_by: str = ""  # an operator; "": it calmed down
+    resolved_by: str = ""  # operator; "" if it ended without one
 
     def public(self) -> dict[str, Any]:
-        """As the admin API shows it."""
+        """In the form of the admin API."""
         shown: dict[str, Any] = msgspec.json.decode(self.body)
         acknowledged = resolved = None
         if self.acknowledged_at:
@@ -164,12 +164,12 @@ class SharedIncident(msgspec.Struct, frozen=True):
 
 
 def aliases_of(reported: Iterable[str]) -> tuple[str, ...]:
-    """Ids of an incident, of what ``gateway|id`` reported."""
+    """Ids of an incident from its reporters, each ``gateway|id``."""
     return tuple(sorted({one.rpartition("|")[2] for one in reported}))
 
 
 def report_of(output: Output, gateway: str) -> IncidentReport:
-    """What is said of an incident, for the store."""
+    """Convert an output about an incident to a report."""
     return IncidentReport(
         gateway=gateway,
         local=output.id,
@@ -185,11 +185,11 @@ def report_of(output: Output, gateway: str) -> IncidentReport:
 
 
 def causes_of(output: Output) -> tuple[str, ...]:
-    """The names of its cause, the surest first.
+    """Names of the cause of an incident, the most specific first.
 
-    As the detector has it: crowds of one tenant at one time are one cause, single
-    sources that scrape, probe or flood are one by their class, and what names the same
-    subject is the same. Classes that are nobody's fault are one per tenant.
+    The same rules as in the detector: distributed attacks on one tenant at one time share
+    a cause, single sources that scrape, probe or flood share one by class, and incidents
+    that name the same subject share one. Harmless classes have one cause per tenant.
     """
     tenant = output.tenant
     if output.cls in HARMLESS:
@@ -207,16 +207,16 @@ def causes_of(output: Output) -> tuple[str, ...]:
 
 
 def loose_cause_of(output: Output) -> str:
-    """What a crowd has in common with a single source of its class. Its own gateway
-    told the two apart; another one may have met no more than that source of it.
+    """Cause that a distributed attack shares with a single source of its class, "" for
+    others. Its own gateway distinguishes the two; another one may see only that source.
     """
     crowd = output.cls in SHARED and output.subject.kind == "tenant"
     return f"{output.tenant}|shared|{output.cls}" if crowd else ""
 
 
 def lasting_causes(report: IncidentReport) -> tuple[str, ...]:
-    """Those that an incident is afterwards known by: not the whole service's, unless
-    it is the whole service's own.
+    """Causes under which an incident is stored: without the one of the whole service,
+    unless the incident is of the whole service.
     """
     alien, causes = f"{EVERYWHERE}|shared", report.causes
     own = tuple(one for one in causes if one != alien or causes[0] == alien)
@@ -224,7 +224,7 @@ def lasting_causes(report: IncidentReport) -> tuple[str, ...]:
 
 
 def client_event_of(output: Output, gateway: str) -> StandaloneEvent:
-    """What is said of a single client, for the store."""
+    """Convert an output about a single client to an event."""
     subject = output.subject
     who = f"{output.tenant}|{subject.kind}|{subject.id}"
     begins = output.type != "client.unblocked"
@@ -247,8 +247,8 @@ def client_event_of(output: Output, gateway: str) -> StandaloneEvent:
 def gateway_event(
     kind: str, gateway: str, reason: str, at: float, what: str = ""
 ) -> StandaloneEvent:
-    """``gateway.degraded`` or ``gateway.recovered`` in the shape of alerts. ``what``:
-    the part of the gateway that it is about, "" the store.
+    """A ``gateway.degraded`` or ``gateway.recovered`` event. ``what``: the part of the
+    gateway that fails, "" for its store.
     """
     degraded = kind == DEGRADED
     name = f"{gateway}:{what}" if what else gateway
@@ -285,8 +285,8 @@ def gateway_event(
 
 
 def event_key(event: str, payload: Payload) -> str:
-    """What its messages' ids are made of: the log's own name of an event, but of a
-    gateway's trouble what it says, for that is also told without the log.
+    """Key from which message ids are made: the id in the event log; for gateway events
+    their content, because these are also sent without the log.
     """
     if payload["type"].startswith("gateway."):
         return f"{payload['type']}|{payload['id']}|{payload['ts']}"
@@ -294,16 +294,16 @@ def event_key(event: str, payload: Payload) -> str:
 
 
 def message_id(event: str, receiver: str) -> str:
-    """The same for an event and a receiver, whoever sends it and how often."""
+    """Message id for an event and a receiver, the same on every gateway and attempt."""
     return "msg_" + short_id(f"{event}\0{receiver}")
 
 
 def short_id(text: str) -> str:
-    """26 characters that stand for a text."""
+    """26 characters that identify a text: a hash in base32."""
     digest = hashlib.blake2b(text.encode(), digest_size=17).digest()
     return b32encode(digest).decode().lower()[:26]
 
 
 def is_at_least(payload: Mapping[str, Any], severity: str) -> bool:
-    """Whether an alert is as severe as a receiver wants."""
+    """Whether an alert reaches a minimum severity."""
     return SEVERITIES.index(payload["severity"]) >= SEVERITIES.index(severity)

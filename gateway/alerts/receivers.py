@@ -16,7 +16,7 @@ from gateway.config.resolve import receiver_names
 from gateway.config.structs import AlertTable
 from gateway.config.values import Secret
 
-# What each kind hears of unless its table says otherwise.
+# Default event types by receiver type.
 USUAL = ("incident.opened", "incident.updated", "incident.resolved", "gateway.*")
 _CLIENTS = ("client.blocked", "client.unblocked")
 EVENTS: dict[str, tuple[str, ...]] = {
@@ -30,7 +30,7 @@ _DEFAULTS = AlertTable(type="webhook")
 
 
 class Receiver(msgspec.Struct, frozen=True):
-    """Where alerts go. ``retries`` are seconds between attempts."""
+    """A receiver of alerts. ``retries``: seconds between attempts."""
 
     name: str
     type: str
@@ -45,26 +45,28 @@ class Receiver(msgspec.Struct, frozen=True):
     sender: str = ""
 
     def __repr__(self) -> str:
-        """Without secrets; its address may hold a token."""
+        """Without secrets and URL, which may hold a token."""
         return f"Receiver({self.name} {self.type})"
 
     @property
     def target(self) -> str:
-        """Changes when alerts go elsewhere; says nothing of the address."""
+        """Changes when alerts go elsewhere; does not reveal the address."""
         return short_id(f"{self.type}\0{self.url}\0{self.to}")
 
-    def hears(self, kind: str) -> bool:
-        """Whether it is told of such events."""
+    def accepts_type(self, kind: str) -> bool:
+        """Whether it receives events of this type."""
         group = kind.partition(".")[0] + ".*"
         return kind in self.events or group in self.events
 
-    def wants(self, payload: Payload) -> bool:
-        """Whether it is told of this one, as far as kind and severity go."""
-        return self.hears(payload["type"]) and is_at_least(payload, self.min_severity)
+    def accepts(self, payload: Payload) -> bool:
+        """Whether it receives this alert, by type and severity."""
+        return self.accepts_type(payload["type"]) and is_at_least(
+            payload, self.min_severity
+        )
 
 
 def receivers_of(alerts: Sequence[AlertTable]) -> list[Receiver]:
-    """One for each table."""
+    """One receiver for each table."""
     names = receiver_names(alerts)
     return [_receiver(one, name) for one, name in zip(alerts, names, strict=True)]
 
@@ -92,7 +94,7 @@ def _receiver(alert: AlertTable, name: str) -> Receiver:
 
 
 def open_sender(receiver: Receiver) -> Sender:
-    """What delivers to it."""
+    """Open the sender for the receiver's type."""
     if receiver.type == "email":
         return MailSender(
             receiver.url,
@@ -109,7 +111,7 @@ def open_sender(receiver: Receiver) -> Sender:
 
 
 def build_post(receiver: Receiver, message: AlertMessage, now: float) -> Post:
-    """The request by the receiver's kind."""
+    """The request in the format of the receiver's type."""
     url, secrets = receiver.url, receiver.secrets
     key = secrets[0] if secrets else ""
     match receiver.type:

@@ -1,4 +1,4 @@
-"""Silences and maintenance windows: what is not told, and until when."""
+"""Silences and maintenance windows: alerts that are not sent, and until when."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ class Silence(msgspec.Struct, frozen=True):
     """Alerts that match all of it are not sent between ``since`` and ``until`` (epoch
     seconds). ``cls`` and ``subject`` (``kind:id``) "*": any.
 
-    With ``weekly`` the two say nothing, and are zero: a gateway that does not know of
-    such windows silences nobody.
+    With ``weekly`` both are zero, so that a gateway of an older version, which does not
+    know weekly windows, silences nothing.
     """
 
     id: str
@@ -46,7 +46,7 @@ class Silence(msgspec.Struct, frozen=True):
         return self.state(now) == ACTIVE
 
     def window(self, now: float) -> tuple[float, float] | None:
-        """From when until when: now, else the next time; None: never again."""
+        """Start and end of the current or next window; None if there is none any more."""
         if self.weekly is not None:
             return self.weekly.window(now)
         return (self.since, self.until) if now < self.until else None
@@ -59,13 +59,13 @@ class Silence(msgspec.Struct, frozen=True):
         return ACTIVE if window[0] <= now else PENDING
 
     def ended(self) -> float | None:
-        """When it is over for good; None: never."""
+        """Time of its final end; None if there is none."""
         return self.until if self.weekly is None else self.weekly.last
 
     def public(self, now: float) -> dict[str, Any]:
-        """As the admin API shows it: the window that it is in, or the next."""
+        """In the form of the admin API, with the current or next window."""
         since, until = self.window(now) or (self.since, self.until)
-        if self.weekly is not None and not until:  # none comes any more
+        if self.weekly is not None and not until:  # no window is left
             since = self.weekly.first
             until = self.weekly.last or since
         return {
@@ -94,12 +94,12 @@ def _repeat(weekly: Weekly) -> dict[str, Any]:
 
 
 def is_silenced(silences: Iterable[Silence], payload: Payload, now: float) -> bool:
-    """Whether any of them holds."""
+    """Whether any silence matches the alert now."""
     return any(one.matches(payload, now) for one in silences)
 
 
 def read_silences(stored: dict[str, bytes]) -> list[Silence]:
-    """Those of the store; what a newer version wrote is passed over."""
+    """Decode silences of the store; entries of a newer version are skipped."""
     found = []
     for body in stored.values():
         try:
@@ -110,5 +110,5 @@ def read_silences(stored: dict[str, bytes]) -> list[Silence]:
 
 
 def moment_of(value: datetime, zone: Any) -> float:
-    """Epoch seconds of a configured time; without an offset in ``zone``."""
+    """Epoch seconds of a configured time; in ``zone`` if it has no offset."""
     return (value if value.tzinfo else value.replace(tzinfo=zone)).timestamp()

@@ -1,4 +1,4 @@
-"""Windows that come back: each week, on some days, by the clock on a wall."""
+"""Weekly windows: on some days of the week, by local time."""
 
 from __future__ import annotations
 
@@ -9,23 +9,23 @@ from zoneinfo import ZoneInfo
 import msgspec
 
 DAYS = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
-# A day that the change of clocks leaves out costs a week more.
+# Days to search: a window that a clock change skips comes a week later.
 _LOOK_AHEAD_DAYS = 15
 _DAY = timedelta(days=1)
 
 
 class WeeklyError(ValueError):
-    """A window that cannot be; the text says why."""
+    """An invalid window; the text says why."""
 
 
 class Weekly(msgspec.Struct, frozen=True):
     """From ``starts`` to ``ends`` (``HH:MM``) of ``zone`` on each of ``days``, as long
-    as it is between ``first`` and ``last`` (epoch seconds; None: for good). ``ends`` not
-    after ``starts``: on the next day.
+    as it is between ``first`` and ``last`` (epoch seconds; None: without end). If
+    ``ends`` is not after ``starts``, the window ends on the next day.
 
-    Where clocks are turned back it begins at the first and ends at the last of two
-    equal times: it never has a hole. Where they are turned forward a time that does not
-    exist is taken an hour later, as calendars do (RFC 5545).
+    When clocks are set back, a window starts at the first and ends at the last of two
+    equal local times, so that it has no gap. When they are set forward, a local time that
+    does not exist is taken an hour later (RFC 5545).
     """
 
     days: tuple[str, ...]
@@ -46,7 +46,7 @@ class Weekly(msgspec.Struct, frozen=True):
             raise WeeklyError(f'"{self.zone:.60}" is not a known time zone') from error
 
     def window(self, now: float) -> tuple[float, float] | None:
-        """The one that ``now`` is in, else the next; None: there is none any more."""
+        """Start and end of the current or next window; None if there is none any more."""
         zone = _zone(self.zone)
         today = datetime.fromtimestamp(max(now, self.first), zone).date()
         for ahead in range(-2, _LOOK_AHEAD_DAYS):
@@ -69,7 +69,7 @@ class Weekly(msgspec.Struct, frozen=True):
 
 
 def _instants(day: date, at: time, zone: ZoneInfo) -> tuple[float, float]:
-    """Of a time on a wall, the first and the second reading."""
+    """The one or two instants of a local time (equal unless clocks are set back)."""
     local = datetime.combine(day, at, zone)
     first, second = local, local.replace(fold=1)
     return first.astimezone(UTC).timestamp(), second.astimezone(UTC).timestamp()

@@ -1,10 +1,10 @@
-"""Alerting of one gateway: what its detector says becomes shared incidents, and every
-receiver has a courier.
+"""Alerting of one gateway: detector outputs become shared incidents, and each receiver
+has a delivery worker.
 
-Nothing here is waited for by a request, nor by the detector: what is said goes into a
-bounded queue and from there into the store. While the store is away the queue waits, in
-a file as well, so that a kill of everything loses nothing; only what this gateway suffers
-itself is then told at once, past the store.
+Neither requests nor the detector wait for alerting: outputs go into a bounded queue and
+from there into the outbox. While the store is down the queue is kept, in a file as well,
+so that nothing is lost by a kill; only events about this gateway itself are then sent at
+once, without the outbox.
 """
 
 from __future__ import annotations
@@ -52,17 +52,17 @@ if TYPE_CHECKING:
     from gateway.config.structs import Config
     from gateway.serve.background import Background
 
-# What waits for the store; the oldest single clients leave first.
+# Longest queue; when it is full the oldest events of single clients are dropped first.
 MAX_QUEUE = 10_000
 LOOK_S = 0.5
 RETRY_S = 1.0
 BEAT_S = 30.0
 LISTED = 200
-# The last words wait for the store no longer.
+# Longest wait for the store at the end, seconds.
 CLOSE_S = 2.0
-# A silence that is over for so long is not listed when another is put.
+# Silences that ended so long ago are removed when another is added, seconds.
 FORGOTTEN_S = 86_400.0
-# The lists are kept fresh for so long after somebody looked.
+# Lists for the console are refreshed this long after a request for them, seconds.
 SHOWN_S = 5.0
 _NOTED = frozenset(
     {"client.tagged", "client.throttled", "client.blocked", "client.unblocked"}
@@ -70,7 +70,7 @@ _NOTED = frozenset(
 
 
 class _Waiting(msgspec.Struct, frozen=True, tag_field="k"):
-    """In the file."""
+    """An entry of the queue, as saved in the file."""
 
 
 class WaitingReport(_Waiting, frozen=True, tag="r"):
@@ -91,11 +91,11 @@ Waiting = WaitingReport | WaitingEvent
 
 
 class UnknownReceiver(LookupError):  # noqa: N818 - becomes an answer
-    """There is no receiver of this name."""
+    """No receiver has this name."""
 
 
 class Alerting:
-    """``me`` names this gateway over its restarts; ``client`` None: no store."""
+    """``me``: name of this gateway, stable over restarts; ``client`` None: no store."""
 
     def __init__(  # noqa: PLR0917 - one caller
         self,
@@ -121,12 +121,12 @@ class Alerting:
             self._outbox = RedisOutbox(client, prefix)
         self._path = f"{runtime_dir}.alerts-waiting"
         self._queue: deque[Waiting] = deque(self._read_waiting())
-        self._unwritten = False  # whether the file says something else
+        self._unwritten = False  # whether the file is out of date
         self._due = asyncio.Event()
-        self._open: dict[str, None] = {}  # local ids of what this gateway sees
+        self._open: dict[str, None] = {}  # local ids of this gateway's open incidents
         self._troubled: set[int] = set()
         self._well: set[int] = set()
-        # Parts of the gateway, whether they are: as was said last.
+        # Parts of the gateway, and whether they fail, as reported last.
         self._troubles = dict(self._waiting_troubles())
         self._delivery_workers: dict[str, DeliveryWorker] = {}
         self._leaving: dict[str, DeliveryWorker] = {}
@@ -141,14 +141,14 @@ class Alerting:
         self._asked_at = 0.0
         self._shown: dict[str, Any] = {"targets": [], "pending": 0, "items": []}
         self.results: Counter[tuple[str, str]] = Counter()
-        """Alerts by receiver type and what became of them."""
-        self.turned_away = 0
-        """What was said and found no room in the queue."""
+        """Alerts by receiver type and result."""
+        self.dropped = 0
+        """Entries dropped because the queue was full."""
 
-    # -- what is said --------------------------------------------------------------------
+    # -- inputs --------------------------------------------------------------------------
 
     def take(self, output: Output) -> None:
-        """Something that the detector says."""
+        """Queue an output of the detector."""
         now = self._clock()
         if output.type.startswith("incident."):
             if output.type == "incident.resolved":
@@ -160,15 +160,15 @@ class Alerting:
             self._enqueue(WaitingEvent(client_event_of(output, self._me), now))
 
     def recall(self, output: Output) -> None:
-        """An incident that goes on from before a restart. It is said again, as old as
-        its evidence: the store may have missed it, or know of its end.
+        """Report an incident from before a restart again, at the time of its evidence:
+        the store may not have it, or may have ended it.
         """
         self._open[output.id] = None
         self._enqueue(WaitingReport(report_of(output, self._me), output.at))
 
     def take_event(self, worker: int, name: str, reason: str) -> None:
-        """A worker is in trouble, or out of it: told when it is the first, or the last
-        of this gateway.
+        """A worker lost or found the store. Reported when it is the first to lose it, or
+        the last to find it.
         """
         if name == DEGRADED:
             self._troubled.add(worker)
@@ -181,15 +181,16 @@ class Alerting:
             self.take_trouble("", "")
 
     def take_stats(self, worker: int, *, store_up: bool) -> None:
-        """What a worker's statistics say. The word that a trouble is over is lost where
-        the worker, or the control that heard of its beginning, was killed.
+        """Take a recovery from a worker's statistics: the event of it is lost if the
+        worker, or the control process at that time, was killed.
         """
         if store_up and (worker in self._troubled or worker not in self._well):
             self.take_event(worker, RECOVERED, "")
 
     def take_trouble(self, what: str, problem: str) -> None:
-        """A part of this gateway ("": its store) does not work, or ("") does again.
-        The first time that is said too: a predecessor may have told of a trouble.
+        """A part of this gateway ("": its store) fails (``problem``: why) or works ("").
+        The first call is reported even for "": an earlier process may have reported a
+        failure.
         """
         if self._troubles.get(what) is bool(problem):
             return
@@ -202,7 +203,7 @@ class Alerting:
 
     def _enqueue(self, waiting: Waiting) -> None:
         if len(self._queue) >= MAX_QUEUE:
-            self.turned_away += 1
+            self.dropped += 1
             self._drop()
         self._queue.append(waiting)
         self._unwritten = True
@@ -218,7 +219,7 @@ class Alerting:
     # -- life ----------------------------------------------------------------------------
 
     def configure(self, config: Config) -> None:
-        """Receivers and maintenance windows in force from now on."""
+        """Apply receivers and maintenance windows of a configuration."""
         zone = ZoneInfo(config.server.timezone)
         self._fixed = [
             Silence(
@@ -234,34 +235,36 @@ class Alerting:
             for index, one in enumerate(config.silences)
         ]
         self._wanted = receivers_of(config.alerts)
-        for receiver in self._wanted:  # there from the first scrape on: rates need it
+        for receiver in self._wanted:  # from the first scrape on, for rates
             for result in ("sent", "failed", "dead", "folded"):
                 self.results[receiver.type, result] += 0
         self._due.set()
 
     def silences_in_force(self) -> list[Silence]:
-        """Of the configuration and the store."""
+        """Silences of the configuration and the store."""
         return self._fixed + self._put
 
     async def run(self) -> None:
-        """Until cancelled; ``close`` comes after it."""
+        """Run until cancelled; then call ``close``."""
         beat_at = looked_at = 0.0
         while True:
             self._sync_delivery_workers()
             try:
                 await self._flush()
-                if is_due(looked_at, LOOK_S, self._clock()):  # a storm changes it often
+                if is_due(
+                    looked_at, LOOK_S, self._clock()
+                ):  # it changes often during an attack
                     looked_at = self._clock()
                     await self._look()
                 if is_due(beat_at, BEAT_S, self._clock()):
                     beat_at = self._clock()
                     await self._beat(beat_at)
             except (OutboxUnavailable, msgspec.DecodeError) as error:
-                self._say(str(error))
+                self._set_problem(str(error))
                 self._offer_troubles()
                 await asyncio.sleep(RETRY_S)
                 continue
-            self._say("")
+            self._set_problem("")
             with suppress(TimeoutError):
                 async with asyncio.timeout(LOOK_S):
                     await self._due.wait()
@@ -300,7 +303,7 @@ class Alerting:
         )
 
     async def close(self) -> None:
-        """The last words, once nothing more is said: into the store, or the file."""
+        """Write the rest of the queue into the store, else into the file."""
         try:
             with suppress(OutboxUnavailable, TimeoutError):
                 async with asyncio.timeout(CLOSE_S):
@@ -310,7 +313,7 @@ class Alerting:
             if isinstance(self._outbox, MemoryOutbox):
                 self._outbox.close()
 
-    def _say(self, problem: str) -> None:
+    def _set_problem(self, problem: str) -> None:
         if bool(problem) != bool(self._problem):
             self._on_state(problem)
         self._problem = problem
@@ -319,7 +322,7 @@ class Alerting:
 
     async def _flush(self) -> None:
         """Raises LedgerUnavailable; what was not written stays first in the queue."""
-        self._write_waiting()  # a kill finds it there, however long the store takes
+        self._write_waiting()  # before the store, which may take long
         wrote = False
         while self._queue:
             one = self._queue[0]
@@ -327,7 +330,7 @@ class Alerting:
                 await self._outbox.report(one.said, one.at)
             else:
                 await self._outbox.log_event(one.said, one.at)
-            # It may have made room for another meanwhile.
+            # It may have been dropped from the full queue meanwhile.
             if self._queue and self._queue[0] is one:
                 self._queue.popleft()
                 self._unwritten = True
@@ -338,7 +341,7 @@ class Alerting:
                 delivery_worker.nudge()
 
     def _offer_troubles(self) -> None:
-        """What this gateway suffers is told now: it may be that the store is away."""
+        """Deliver events about this gateway directly while the store is down."""
         waiting = [one for one in self._queue if isinstance(one, WaitingEvent)]
         own = [one for one in waiting if one.said.type.startswith("gateway.")]
         for one in own[-MAX_WAITING:]:
@@ -360,7 +363,7 @@ class Alerting:
         if not self._unwritten:
             return
         self._unwritten = False
-        with suppress(OSError):  # a full disk: only a kill loses them now
+        with suppress(OSError):  # disk full: then only a kill loses them
             if self._queue:
                 write_private(self._path, msgspec.msgpack.encode(list(self._queue)))
             else:
@@ -390,7 +393,7 @@ class Alerting:
 
     @property
     def pending(self) -> int:
-        """Alerts that wait, for any receiver, and what waits for the store."""
+        """Alerts that wait for delivery, and queue entries that wait for the store."""
         waiting = sum(
             counts.pending + counts.folded for counts in self._counts.values()
         )
@@ -398,15 +401,15 @@ class Alerting:
 
     @property
     def active(self) -> int:
-        """Incidents open in the store."""
+        """Number of open incidents in the store."""
         return sum(one.state == "open" for one in self._incidents)
 
     def lost(self) -> dict[str, int]:
-        """What found no room, by reason."""
-        return dict.fromkeys(LOST, 0) | self._lost | {"queue": self.turned_away}
+        """Dropped entries by reason."""
+        return dict.fromkeys(LOST, 0) | self._lost | {"queue": self.dropped}
 
     def incidents(self, local: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-        """Those of all gateways, and of ``local`` what the store does not know yet."""
+        """Incidents of all gateways, with those of ``local`` that the store has not."""
         known = {name for one in self._incidents for name in (one.id, *one.aliases)}
         own = [one for one in local if one["id"] not in known]
         return own + [one.public() for one in self._incidents]
@@ -414,13 +417,13 @@ class Alerting:
     # -- what operators do; LedgerUnavailable, UnknownReceiver -----------------------------
 
     async def acknowledge(self, id_: str, by: str) -> bool:
-        """False: not open, or unknown."""
+        """False if it is not open, or unknown."""
         done = await self._outbox.acknowledge(id_, by, self._clock())
         await self._changed()
         return done
 
     async def resolve(self, id_: str, by: str) -> bool:
-        """False: not open, or unknown."""
+        """False if it is not open, or unknown."""
         done = await self._outbox.resolve(id_, by, self._clock())
         await self._changed()
         return done
@@ -431,7 +434,7 @@ class Alerting:
             delivery_worker.nudge()
 
     async def _list(self) -> None:
-        """What the console shows; read only while somebody looks."""
+        """Refresh the lists for the console; only while they are requested."""
         targets, items = [], []
         for name, delivery_worker in list(self._delivery_workers.items()):
             targets.append(await self._target(name, delivery_worker))
@@ -469,14 +472,14 @@ class Alerting:
         }
 
     def alerts(self) -> dict[str, Any]:
-        """Targets and messages as they were a moment ago, newest first."""
+        """Targets and messages of the last refresh, newest first."""
         if self._clock() - self._asked_at > LOOK_S:
             self._asked_at = self._clock()
             self._due.set()
         return self._shown | {"pending": self.pending}
 
     def has_receiver(self, name: str) -> bool:
-        """Whether one is called so."""
+        """Whether a receiver has this name."""
         return any(one.name == name for one in self._wanted)
 
     def _find(self, name: str) -> Receiver:
@@ -486,8 +489,8 @@ class Alerting:
         raise UnknownReceiver(name)
 
     async def resend(self, what: str) -> int:
-        """A dead letter by its id, or all of a receiver by its name, once more; the
-        receiver is enabled again. How many there were.
+        """Queue one dead letter (by id) or all of a receiver (by name) again, and enable
+        the receiver; the number of messages.
         """
         names = (
             [what] if what in self._delivery_workers else list(self._delivery_workers)
@@ -503,8 +506,8 @@ class Alerting:
         return count
 
     async def test(self, name: str) -> str:
-        """Send a sample that opens, and one that resolves it, past the queue, but not
-        beside what is being sent; why it failed, "" when it did not.
+        """Send a test incident and its end, without the queue but not in parallel with a
+        delivery; the error text, "" on success.
         """
         receiver = self._find(name)
         delivery_worker = self._delivery_workers.get(name)
@@ -525,12 +528,12 @@ class Alerting:
         return error
 
     def silences(self) -> list[dict[str, Any]]:
-        """All that are known."""
+        """All silences in the form of the admin API."""
         now = self._clock()
         return [one.public(now) for one in self.silences_in_force()]
 
     async def add_silence(self, silence: Silence) -> bool:
-        """False: there are too many, though what is long over makes room."""
+        """Add a silence, removing those long over; False if there are too many."""
         now = self._clock()
         for old in self._put:
             ended = old.ended()
@@ -542,14 +545,14 @@ class Alerting:
         return done
 
     async def remove_silence(self, id_: str) -> bool:
-        """False: there was none (those of the configuration stay)."""
+        """Remove a silence; False if unknown or set by the configuration."""
         done = await self._outbox.put_silence(id_, None)
         await self._changed()
         return done
 
 
 def _item(message: AlertMessage, receiver: str, state: str) -> dict[str, Any]:
-    """A message as the admin API shows it."""
+    """A message in the form of the admin API."""
     shown = message.summary()
     last = shown["last_attempt_at"]
     return shown | {
@@ -561,7 +564,7 @@ def _item(message: AlertMessage, receiver: str, state: str) -> dict[str, Any]:
 
 
 def sample(token: str, now: float) -> list[Payload]:
-    """A real alert about nobody (an address kept for documentation), and its end."""
+    """A test alert about an address reserved for documentation, and its end."""
     moment = format_time(now)
     opened: Payload = {
         "type": "incident.opened",
@@ -586,7 +589,7 @@ def sample(token: str, now: float) -> list[Payload]:
 
 
 def new_silence_id() -> str:
-    """For a silence that an operator puts."""
+    """Id for a silence added by an operator."""
     return "sil_" + secrets.token_hex(8)
 
 

@@ -5,9 +5,8 @@ stream of what changed (about the last 10,000 changes). A control reads the hash
 when it connects and every minute, and in between waits on the stream, so a change is
 known everywhere within a round trip. The braces keep both on one node of a cluster.
 
-The store being away changes nothing for those who are blocked: the last list stands,
-each entry until its time is up. With ``memory:`` the list is control's own, kept in the
-runtime directory over a restart of control.
+While the store is down the last list stays in force, each entry until it expires. With
+``memory:`` the list belongs to control and is saved in the runtime directory.
 """
 
 from __future__ import annotations
@@ -27,7 +26,7 @@ from gateway.core.model import DETECTOR, Block
 from gateway.serve.link import Message
 from gateway.serve.runtime import write_private
 
-# What the operators of a fleet can still look after; a flood belongs in a firewall.
+# More than operators can manage; larger floods belong in a firewall.
 MAX_BLOCKS = 100_000
 LOG_ENTRIES = 10_000
 RESYNC_S = 60.0
@@ -37,7 +36,7 @@ _OWN_CHANGE_S = 1
 
 Key = tuple[str, str, str]  # kind, id, tenant ("" for everywhere)
 
-# A verdict (ARGV[6]: now) gives way to what an operator said and what is in force.
+# A verdict (ARGV[6]: now) does not replace an operator's entry that is in force.
 _ADD = """
 local now = tonumber(ARGV[6])
 if now then
@@ -64,7 +63,7 @@ end
 if redis.call('HDEL', KEYS[1], ARGV[1]) == 0 then return 0 end
 return redis.call('XADD', KEYS[2], 'MAXLEN', '~', ARGV[2], '*', 'm', ARGV[3])
 """
-# Only a field that still says what we saw: it may have been blocked again since.
+# Delete only fields with the value that was read: the subject may be blocked again.
 _PRUNE = """
 local gone = 0
 for i = 1, #ARGV, 2 do
@@ -78,15 +77,15 @@ _PRUNE_AT_ONCE = 500
 
 
 class BlocksFull(Exception):  # noqa: N818 - a state of the list, not a fault
-    """There are MAX_BLOCKS blocks; some must go first."""
+    """The list has MAX_BLOCKS blocks; some must be removed first."""
 
 
 class BlocksUnavailable(Exception):  # noqa: N818 - the store is away, nothing is wrong
-    """The store does not answer; nothing was changed."""
+    """The store is unavailable; nothing was changed."""
 
 
 class Blocks(Protocol):
-    """What the admin API does with the list."""
+    """Port of the block list."""
 
     up: bool
 
@@ -97,18 +96,18 @@ class Blocks(Protocol):
     async def remove(self, kind: str, id_: str, tenant: str | None) -> bool: ...
 
     async def forget(self, keys: Sequence[bytes]) -> None:
-        """Tell every worker of every machine that these counters were reset."""
+        """Broadcast to the workers of all gateways that these counters were reset."""
         ...
 
     async def publish(self, put: Sequence[Block], lift: Sequence[Block]) -> None:
-        """Tell other gateways of verdicts that are in force here already.
+        """Send other gateways verdicts that are in force here already.
 
         Raises BlocksUnavailable.
         """
         ...
 
     async def load(self) -> None:
-        """Read the list before anybody asks. Raises BlocksUnavailable."""
+        """Read the list once, at the start. Raises BlocksUnavailable."""
         ...
 
     async def run(self) -> None:
@@ -117,12 +116,12 @@ class Blocks(Protocol):
 
 
 def block_key(block: Block) -> Key:
-    """Who is blocked, and where."""
+    """Key of a block: subject and tenant."""
     return block.kind, block.id, block.tenant or ""
 
 
 class BlockTable:
-    """The list as this process knows it; changes go to ``on_change`` as messages."""
+    """The list in this process; changes go to ``on_change`` as messages."""
 
     def __init__(
         self,
@@ -133,15 +132,15 @@ class BlockTable:
         self._clock = clock
         self._blocks: dict[Key, Block] = {}
         self.unwritten: Callable[[], Mapping[Key, Block | None]] = dict
-        """Verdicts that are in force here and not in the store yet (None: lifted)."""
+        """Verdicts in force here and not yet in the store (None: removed)."""
         self.known = False
-        """Whether the list was ever read: until then workers keep what they have."""
+        """Whether the list was read; until then workers keep their blocks."""
 
     def __len__(self) -> int:
         return len(self._blocks)
 
     def full_message(self) -> Message:
-        """The whole list, for a worker that just came."""
+        """The whole list, for a worker that connects."""
         return {"type": "blocks", "full": self.items()}
 
     def items(self) -> list[Block]:
@@ -156,7 +155,7 @@ class BlockTable:
         return [one for one in held if one.kind == kind and not is_over(one, now)]
 
     def replace(self, blocks: Iterable[Block]) -> None:
-        """A new whole list; said to workers only as far as it differs."""
+        """Replace the list; workers get only the differences."""
         new = {block_key(block): block for block in blocks}
         for key, verdict in self.unwritten().items():
             held = new.get(key)
@@ -177,12 +176,12 @@ class BlockTable:
             self._on_change(_delta(added, gone))
 
     def find(self, key: Key) -> Block | None:
-        """What stands about a subject, though its time may be up."""
+        """The entry of a subject, which may have expired."""
         return self._blocks.get(key)
 
     def add(self, block: Block) -> None:
-        """Block, or block anew with other words or another end. What the detector said
-        before it said something else comes back through the store's log: passed over.
+        """Add or replace an entry. Older verdicts that come back through the store's log
+        are ignored.
         """
         known = self._blocks.get(block_key(block))
         if known == block:
@@ -192,8 +191,8 @@ class BlockTable:
         self.change([block], [])
 
     def _gives_way(self, block: Block, known: Block) -> bool:
-        """Whether a verdict comes after the detector said something else, or against
-        what an operator says.
+        """Whether a verdict is older than the known one, or contradicts an operator's
+        entry in force.
         """
         if block.by != DETECTOR:
             return False
@@ -202,37 +201,37 @@ class BlockTable:
         return block.created_at < known.created_at
 
     def change(self, added: Sequence[Block], gone: Sequence[Key]) -> None:
-        """Several at once, in one message."""
+        """Add and remove several entries, in one message."""
         for block in added:
             self._blocks[block_key(block)] = block
         for key in gone:
             self._blocks.pop(key, None)
         self._on_change(_delta(added, gone))
 
-    def remove(self, key: Key, said_at: float = 0.0) -> bool:
-        """Unblock; False when it was not blocked, or by a verdict newer than
-        ``said_at`` (0: an operator, who is always newer).
+    def remove(self, key: Key, removed_at: float = 0.0) -> bool:
+        """Remove an entry; False if there is none, or if it is newer than ``removed_at``
+        (0: by an operator, always removed).
         """
         known = self._blocks.get(key)
-        if known is None or (said_at and known.created_at > said_at):
+        if known is None or (removed_at and known.created_at > removed_at):
             return False
         self.change([], [key])
         return True
 
     def expire(self) -> None:
-        """Drop those whose time is up. Workers see to that themselves."""
+        """Drop expired entries; workers do that themselves."""
         now = self._clock()
         over = [key for key, block in self._blocks.items() if is_over(block, now)]
         for key in over:
             del self._blocks[key]
 
     def forget(self, keys: Sequence[bytes]) -> None:
-        """Pass on that these counters were reset."""
+        """Broadcast that these counters were reset."""
         self._on_change({"type": "forget", "keys": list(keys)})
 
 
 def is_over(block: Block, now: float) -> bool:
-    """Whether the block's time is up."""
+    """Whether the block has expired."""
     return block.until is not None and block.until <= now
 
 
@@ -246,7 +245,7 @@ def _delta(added: Sequence[Block], gone: Sequence[Key]) -> Message:
 
 
 class MemoryBlocks:
-    """The list of a gateway without a store."""
+    """Block list of a gateway without a store, saved in a file."""
 
     up = True
 
@@ -275,14 +274,14 @@ class MemoryBlocks:
         self._table.forget(keys)
 
     async def publish(self, put: Sequence[Block], lift: Sequence[Block]) -> None:
-        """Nobody else is to be told."""
+        """Save; there are no other gateways."""
         self._save()
 
     async def load(self) -> None:
         await self.run()
 
     async def run(self) -> None:
-        """Take up what a killed predecessor left."""
+        """Restore the list of an earlier process."""
         self._table.replace([*self._read(), *self._table.items()])
 
     def _read(self) -> list[Block]:
@@ -291,7 +290,7 @@ class MemoryBlocks:
         return []
 
     def _save(self) -> None:
-        # A full disk costs the list only at the next restart of control.
+        # With a full disk the list is lost only by a restart of control.
         with suppress(OSError):
             write_private(self._path, msgspec.msgpack.encode(self._table.items()))
 
@@ -310,7 +309,7 @@ _decode_change = msgspec.msgpack.Decoder(_Change).decode
 
 
 class RedisBlocks:
-    """The list in the store. ``on_state`` hears "" (connected) or what is wrong."""
+    """Block list in the store. ``on_state`` gets "" when connected, else the error."""
 
     def __init__(
         self,
@@ -320,7 +319,7 @@ class RedisBlocks:
         on_state: Callable[[str], None] = lambda _problem: None,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        # Its annotations are looser than what it does with these options.
+        # Any: the annotations of redis-py do not cover these options.
         self._client: Any = client
         self._hash = f"{prefix}1:{{blocks}}"
         self._log = f"{prefix}1:{{blocks}}:log"
@@ -340,7 +339,7 @@ class RedisBlocks:
         """Raises BlocksFull, BlocksUnavailable."""
         if await self._try_add(block):
             return
-        await self._guard(self._sync())  # drops those whose time is up
+        await self._guard(self._sync())  # drops expired entries
         if not await self._try_add(block):
             raise BlocksFull
 
@@ -369,7 +368,7 @@ class RedisBlocks:
         return bool(entry)
 
     async def publish(self, put: Sequence[Block], lift: Sequence[Block]) -> None:
-        """All in one go, without waiting for the log."""
+        """Write all in one pipeline, without waiting for the log."""
         turn = self._client.pipeline(transaction=False)
         keys = [self._hash, self._log]
         for block in put:
@@ -384,8 +383,8 @@ class RedisBlocks:
         await self._guard(turn.execute())
 
     async def _seen(self, entry: bytes) -> None:
-        """Wait until our own change came back through the log. Applied here directly, it
-        could overtake another machine's earlier one.
+        """Wait until the own change comes back through the log. Applied directly, it could
+        overtake an earlier change of another gateway.
         """
         for _ in range(_OWN_CHANGE_S * 100):
             if _order(self._last) >= _order(entry):
@@ -410,30 +409,30 @@ class RedisBlocks:
         await self._guard(self._sync())
 
     async def run(self) -> None:
-        """Follow until cancelled; what the store does to us, we try again."""
+        """Follow the list until cancelled; errors of the store are retried."""
         while True:
             try:
                 self._last = await self._newest()
                 while True:
                     await self._sync()
-                    self._say("")
+                    self._set_state("")
                     await self._follow()
             except (RedisError, OSError) as error:
-                self._say(str(error) or type(error).__name__)
+                self._set_state(str(error) or type(error).__name__)
                 await asyncio.sleep(_RETRY_S)
 
-    def _say(self, problem: str) -> None:
+    def _set_state(self, problem: str) -> None:
         self.up = not problem
         self._on_state(problem)
 
     async def _newest(self) -> bytes:
-        """Id of the log's last entry. Read before the hash: nothing can fall between."""
+        """Id of the log's last entry. Read before the hash, so that no change is missed."""
         newest = await self._client.xrevrange(self._log, count=1)
         entry: bytes = newest[0][0] if newest else b"0-0"
         return entry
 
     async def _sync(self) -> None:
-        """The whole hash; entries whose time is up leave it."""
+        """Read the whole hash; remove expired entries from it."""
         stored: dict[bytes, bytes] = await self._client.hgetall(self._hash)
         now = self._clock()
         alive: list[Block] = []
@@ -450,7 +449,7 @@ class RedisBlocks:
             await self._prune(keys=[self._hash], args=chunk)
 
     async def _follow(self) -> None:
-        """Changes as they come, for a minute; then the whole list is read again."""
+        """Apply changes from the log for RESYNC_S, after which the list is read again."""
         until = time.monotonic() + RESYNC_S
         while time.monotonic() < until:
             answer = await self._client.xread(
@@ -465,7 +464,7 @@ class RedisBlocks:
         try:
             change = _decode_change(encoded)
         except msgspec.DecodeError:
-            return  # of a newer version: the next full list has it
+            return  # of a newer version; the next full read has it
         if change.op == "forget":
             self._table.forget(change.keys)
         elif change.block is not None and change.op == "add":
@@ -475,13 +474,13 @@ class RedisBlocks:
 
 
 def _order(entry: bytes) -> tuple[int, int]:
-    """A stream entry's id as what it is: milliseconds and a number within them."""
+    """A stream entry's id as milliseconds and sequence number, for comparison."""
     millis, _, number = entry.partition(b"-")
     return int(millis), int(number)
 
 
 def _field(key: Key) -> bytes:
-    """The subject as a hash field: hashed, like every id that becomes part of a key."""
+    """Hash field of a subject: hashed, like every id in the store's keys."""
     return hashlib.blake2b("\0".join(key).encode(), digest_size=16).digest()
 
 

@@ -64,7 +64,7 @@ class Enforcer:
         self._due = asyncio.Event()
         self._looked = False
         table.unwritten = lambda: self._waiting
-        self.turned_away = 0
+        self.dropped = 0
         """Verdicts for which the list or the queue had no room."""
 
     @property
@@ -205,7 +205,7 @@ class Enforcer:
             if known is None:
                 room -= 1
             if room < 0:
-                self.turned_away += 1
+                self.dropped += 1
                 continue
             fits.append(block)
         lifted = [key for key in gone if self._is_ours(key)]
@@ -227,7 +227,7 @@ class Enforcer:
         self._waiting.pop(key, None)
         if len(self._waiting) >= MOST_WAITING:
             del self._waiting[next(iter(self._waiting))]
-            self.turned_away += 1
+            self.dropped += 1
         self._waiting[key] = block
         self._due.set()
 

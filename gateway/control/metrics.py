@@ -95,7 +95,7 @@ class ControlMetrics:
         yield CounterMetricFamily(
             "tidegate_verdicts_turned_away",
             "Verdicts dropped because the block list was full.",
-            value=self._enforcer.turned_away,
+            value=self._enforcer.dropped,
         )
         yield GaugeMetricFamily(
             "tidegate_verdicts_waiting",

@@ -51,7 +51,7 @@ def trace_families(sink: TraceSink | None) -> Iterable[Metric]:
         counts = {
             "exported": sink.exported,
             "failed": sink.failed,
-            "turned_away": sink.turned_away,
+            "turned_away": sink.dropped,
         }
     yield labelled_counter(
         "tidegate_spans",

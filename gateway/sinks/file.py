@@ -1,12 +1,12 @@
-"""Records as JSON lines in a file that turns over by size.
+"""Records as JSON lines in a file that is rotated by size.
 
-Only control writes it. Each batch is one write of whole lines; what the disk refuses is
-dropped and counted, the file is opened again at the next batch, and proxying never
-notices.
+Written by control only. Each batch is one write of whole lines. Lines that the disk
+refuses are dropped and counted, and the file is reopened at the next batch; proxying is
+not affected.
 
-After a SIGKILL the batch that was being written is in the rings still, and may be in
-the file already. So a sink that opens a file remembers its last lines, and a line of
-the first batches that is among them is not written twice.
+After a SIGKILL the last batch is still in the rings and may be in the file as well. A
+sink therefore remembers the last lines of the file that it opens, and skips them in the
+backlog.
 """
 
 from __future__ import annotations
@@ -15,15 +15,15 @@ import os
 from collections.abc import Sequence
 from contextlib import suppress
 
-# More than one batch of a drain: what a killed predecessor may have written uncommitted.
+# More than one batch: what a killed process may have written without committing it.
 _TAIL_BYTES = 4 * 1024 * 1024
 
 
 class FileSink:
-    """Appends lines to ``path``; ``path.1`` (newest) … ``path.keep`` hold what was.
+    """Append lines to ``path``; older ones are in ``path.1`` (newest) … ``path.keep``.
 
-    ``max_bytes`` is when a file is turned over, not a bound to the byte: a batch is
-    never torn apart.
+    The file is rotated once it has ``max_bytes``; it may exceed them by one batch, because
+    a batch is never split.
     """
 
     def __init__(self, path: str, *, max_bytes: int, keep: int) -> None:
@@ -34,14 +34,14 @@ class FileSink:
         self._size = 0
         self._seen: frozenset[bytes] = frozenset()
         self.written = 0
-        """Lines in the file, by this sink."""
+        """Lines written by this sink."""
         self.dropped = 0
-        """Lines that the disk refused."""
+        """Lines dropped because the disk refused them."""
         self.error = ""
-        """Why the last batch failed ("" when it did not)."""
+        """Error of the last batch, "" if it was written."""
 
     def start(self) -> None:
-        """Open the file and learn what a predecessor wrote last."""
+        """Open the file and remember its last lines."""
         try:
             self._open()
             self._seen = self._last_lines()
@@ -49,7 +49,7 @@ class FileSink:
             self._failed(error)
 
     def caught_up(self) -> None:
-        """What a predecessor left has been read: lines are new from here on."""
+        """End of the backlog: later lines cannot be in the file already."""
         self._seen = frozenset()
 
     def write(self, lines: Sequence[bytes]) -> None:
@@ -62,7 +62,7 @@ class FileSink:
             if self._fd < 0:
                 self._open()
             if self._size >= self._max_bytes:
-                self._turn_over()
+                self._rotate()
             self._append(b"\n".join(lines) + b"\n")
         except OSError as error:
             self.dropped += len(lines)
@@ -72,7 +72,7 @@ class FileSink:
             self.error = ""
 
     def public(self) -> dict[str, object]:
-        """As the status page shows it."""
+        """State for the status page."""
         return {
             "path": self._path,
             "written": self.written,
@@ -81,7 +81,7 @@ class FileSink:
         }
 
     def close(self) -> None:
-        """Everything written reaches the disk."""
+        """Flush to disk and close."""
         if self._fd >= 0:
             with suppress(OSError):
                 os.fsync(self._fd)
@@ -89,7 +89,7 @@ class FileSink:
             self._fd = -1
 
     def _append(self, batch: bytes) -> None:
-        """All of it, or (disk full in the middle) none of it."""
+        """Append the whole batch; undo a partial write when the disk is full."""
         done = 0
         try:
             while done < len(batch):
@@ -109,7 +109,7 @@ class FileSink:
         self._cut_torn_line()
 
     def _cut_torn_line(self) -> None:
-        """A machine that lost power may leave half a line, which no reader can use."""
+        """Remove an incomplete last line, which a loss of power may leave."""
         start = max(0, self._size - _TAIL_BYTES)
         tail = os.pread(self._fd, self._size - start, start)
         if tail and not tail.endswith(b"\n"):
@@ -120,7 +120,7 @@ class FileSink:
         start = max(0, self._size - _TAIL_BYTES)
         return frozenset(os.pread(self._fd, self._size - start, start).split(b"\n"))
 
-    def _turn_over(self) -> None:
+    def _rotate(self) -> None:
         os.close(self._fd)
         self._fd = -1
         if self._keep == 0:

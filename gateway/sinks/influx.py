@@ -1,16 +1,15 @@
-"""Records to InfluxDB: line protocol over HTTP, in batches, beside everything else.
+"""Records to InfluxDB: line protocol over HTTP, in batches.
 
-Control hands records over and goes on: they are written as lines at once, kept in a
-bounded queue, and sent by a task of its own. What the queue has no room for is dropped
-and counted, oldest first: a history with a gap at its beginning is better than one that
-lags behind for ever.
+Records are encoded as lines at once, kept in a bounded queue, and sent by a task of their
+own. When the queue is full the oldest lines are dropped and counted: a gap at the
+beginning is better than a permanent lag.
 
-One point a request, measurement ``tidegate_requests``. Tags are what boards group by,
-and bounded: tenant, endpoint, model (a priced or configured name, else ``other``),
-action, outcome, and the class of the answer's status. **User and address are fields:**
-each tag value is a series of its own that InfluxDB keeps in memory, so strangers who
-come in great numbers would fill it; as fields they cost their bytes on disk and can be
-filtered by, though not grouped by. No prompt, no fingerprint, no key goes there.
+One point per request, measurement ``tidegate_requests``. Tags are what dashboards group
+by, with bounded values: tenant, endpoint, model (a priced or configured name, else
+``other``), action, outcome, and class of the status. **User and address are fields:**
+InfluxDB keeps a series in memory for each tag value, so a flood of unknown clients would
+fill its memory; fields can be filtered by, but not grouped by. Prompts, fingerprints and
+keys are never sent.
 """
 
 from __future__ import annotations
@@ -28,20 +27,20 @@ from gateway.config.structs import InfluxTable
 from gateway.core.model import RequestRecord
 
 MEASUREMENT = "tidegate_requests"
-# InfluxData's advice for a batch is 5,000 lines; a line has about 350 bytes.
+# InfluxData recommends 5,000 lines per batch; a line has about 350 bytes.
 BATCH = 5000
 # About 40 MB of lines: ten seconds of 10,000 requests a second.
 QUEUE = 100_000
 FLUSH_S = 1.0
 TIMEOUT_S = 10.0
 BACKOFF_S = (1.0, 2.0, 5.0, 10.0, 30.0)
-# The last words: a gateway that ends does not wait longer for its history.
+# Longest time for the remaining lines when the gateway ends, seconds.
 CLOSE_S = 3.0
-# Answers to a batch that will never be taken: it is dropped, and said so.
+# Statuses after which a retry cannot succeed: the batch is dropped and reported.
 _HOPELESS = frozenset({400, 413, 422})
 _TAKEN = frozenset({200, 204})
 
-# A backslash in a tag would need guesses about what it escapes.
+# Backslashes in tags are replaced: their escape rules are ambiguous in line protocol.
 _TAG = str.maketrans(
     {",": "\\,", "=": "\\=", " ": "\\ ", "\n": "\\ ", "\r": "\\ ", "\\": "/"}
 )
@@ -49,9 +48,9 @@ _TEXT = str.maketrans({'"': '\\"', "\\": "\\\\", "\n": " ", "\r": " "})
 
 
 def line_of(r: RequestRecord, sequence: int, model: str) -> str:
-    """A record as one line. ``sequence`` keeps two requests of one microsecond apart
-    (points of the same tags and time are one point): it is the nanoseconds' last three
-    digits. ``model`` is its bounded name.
+    """A record as one line. ``sequence`` gives the last three digits of the nanoseconds,
+    so that requests of the same microsecond stay separate points. ``model`` is the
+    bounded name of the model.
     """
     tags = (
         f"tenant={_tag(r.tenant)},endpoint={_tag(r.endpoint)},model={_tag(model)},"
@@ -77,7 +76,7 @@ def line_of(r: RequestRecord, sequence: int, model: str) -> str:
 
 
 def _tag(value: str) -> str:
-    return value.translate(_TAG) or "none"  # an empty one is a syntax error
+    return value.translate(_TAG) or "none"  # an empty value is a syntax error
 
 
 def _text(value: str) -> str:
@@ -85,8 +84,8 @@ def _text(value: str) -> str:
 
 
 def write_url(table: InfluxTable) -> str:
-    """Where lines go. With ``org`` (or a token): the API of versions 2 and 3, which 1.8
-    has as well; without either: version 1.
+    """URL for writes. With ``org`` or a token: the API of versions 2 and 3 (also in 1.8);
+    without both: version 1.
     """
     base = table.url.rstrip("/")
     if table.org or table.token is not None:
@@ -97,10 +96,10 @@ def write_url(table: InfluxTable) -> str:
 
 
 class InfluxSink:
-    """``write`` never waits and never fails; ``run`` sends until it is cancelled.
+    """Queue of lines and their delivery. ``write`` neither blocks nor raises.
 
-    ``model_label`` bounds the tag of models; ``on_state`` hears "" (well again) or what
-    is wrong, once each time it changes.
+    ``model_label`` maps models to bounded tag values. ``on_state`` is called when sending
+    starts to fail (error text) and when it works again ("").
     """
 
     def __init__(
@@ -117,7 +116,7 @@ class InfluxSink:
         if table.token is not None:
             self._headers["Authorization"] = f"Token {table.token.reveal()}"
         self.model_label = model_label
-        """Bounds the tag of models."""
+        """Maps a model to its bounded tag value."""
         self._on_state = on_state
         self._backoff_s = backoff_s
         self._most = queue
@@ -125,13 +124,13 @@ class InfluxSink:
         self._session: aiohttp.ClientSession | None = None
         self._sequence = 0
         self.written = 0
-        """Lines that InfluxDB took."""
+        """Lines that InfluxDB accepted."""
         self.dropped = 0
-        """Lines that found no room, or that it will never take."""
+        """Lines dropped: queue full, or rejected for good."""
         self.retries = 0
-        """Batches that had to be sent again."""
+        """Batches sent again."""
         self.error = ""
-        """Why the last batch failed ("" when it did not)."""
+        """Error of the last batch, "" if it was accepted."""
 
     @property
     def waiting(self) -> int:
@@ -139,7 +138,7 @@ class InfluxSink:
         return len(self._queue)
 
     def write(self, records: Sequence[RequestRecord]) -> None:
-        """Take records over."""
+        """Queue records; drops the oldest lines when the queue is full."""
         label, queue = self.model_label, self._queue
         for record in records:
             self._sequence += 1
@@ -150,7 +149,7 @@ class InfluxSink:
         self.dropped += max(0, excess)
 
     async def run(self) -> None:
-        """Send what is there, each second or as soon as a batch is full."""
+        """Send queued lines every second, or as soon as a batch is full, until cancelled."""
         failures = 0
         while True:
             sent = await self._send_batch() if self._queue else True
@@ -162,7 +161,7 @@ class InfluxSink:
                 await asyncio.sleep(FLUSH_S)
 
     async def close(self) -> None:
-        """Send what is left, for some seconds at most; what is not sent is dropped."""
+        """Send the remaining lines for at most CLOSE_S; drop the rest."""
         try:
             async with asyncio.timeout(CLOSE_S):
                 while self._queue and await self._send_batch():
@@ -175,7 +174,7 @@ class InfluxSink:
             await self._session.close()
 
     def public(self) -> dict[str, object]:
-        """As the status page shows it."""
+        """State for the status page."""
         return {
             "written": self.written,
             "dropped": self.dropped,
@@ -185,7 +184,7 @@ class InfluxSink:
         }
 
     async def _send_batch(self) -> bool:
-        """One batch; it leaves the queue when it was taken, or never will be."""
+        """Send one batch. It leaves the queue once accepted or rejected for good."""
         batch = list(islice(self._queue, BATCH))
         dropped = self.dropped
         status, problem = await self._post("\n".join(batch).encode())
@@ -193,7 +192,7 @@ class InfluxSink:
             self.retries += 1
             self._state(problem)
             return False
-        # The queue may have lost its oldest lines meanwhile, which were in this batch.
+        # The queue may have dropped its oldest lines meanwhile: lines of this batch.
         gone = min(len(batch), self.dropped - dropped)
         for _ in range(len(batch) - gone):
             self._queue.popleft()
@@ -206,7 +205,7 @@ class InfluxSink:
         return True
 
     async def _post(self, lines: bytes) -> tuple[int, str]:
-        """Status (0: no answer), and what is wrong."""
+        """Status of the response (0: none) and error text ("" if accepted)."""
         body = await asyncio.to_thread(gzip.compress, lines, 1)
         if self._session is None:
             self._session = aiohttp.ClientSession(

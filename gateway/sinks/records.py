@@ -1,4 +1,4 @@
-"""The record as the world sees it: one JSON object a line."""
+"""The public record: one JSON object per line."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _NEVER = float("-inf")
 
 
 class PublicRecord(msgspec.Struct, gc=False):
-    """The documented keys, in their order (interfaces: Records)."""
+    """The documented keys in their order (``docs/operations.md``, Records)."""
 
     ts: str
     request_id: str
@@ -44,17 +44,17 @@ class PublicRecord(msgspec.Struct, gc=False):
     reasons: tuple[str, ...]
     fingerprint: str | None
     outcome: Outcome
-    # False: observe mode let it pass although ``action`` was decided.
+    # False: observe mode decided ``action`` but let the request pass.
     enforced: bool
 
 
 def decode_record(entry: bytes) -> RequestRecord:
-    """A record from a worker's ring; raises msgspec.DecodeError on what is none."""
+    """Decode a record from a worker's ring. Raises msgspec.DecodeError."""
     return _decode_record(entry)
 
 
 class RecordWriter:
-    """Records to lines. Remembers the last second's text: a batch shares it."""
+    """Encode records as lines. Caches the text of the last second, shared by a batch."""
 
     __slots__ = ("_second", "_text")
 
@@ -74,7 +74,7 @@ class RecordWriter:
 
     def line(self, r: RequestRecord) -> bytes:
         """One JSON object, without the line end."""
-        # Every field by position, in one call: this runs once per request.
+        # Positional arguments for speed: this runs once per request.
         return _encode_json(
             PublicRecord(
                 self.timestamp(r.ts),

@@ -1,13 +1,13 @@
-"""Records as OpenTelemetry spans: made and sent by a thread of control.
+"""Records as OpenTelemetry spans, made and sent by a thread of control.
 
-Control hands records over and goes on. They wait in a bounded queue; what finds no room
-is turned away and counted. The thread makes a SERVER span of each and gives it to the
-official exporter, which tries again for ``OTEL_EXPORTER_OTLP_TIMEOUT`` (10 s); a batch
-that the collector did not take by then is counted as failed and forgotten.
+Records wait in a bounded queue; when it is full, new ones are dropped and counted. The
+thread turns each into a SERVER span for the official exporter, which retries for
+``OTEL_EXPORTER_OTLP_TIMEOUT`` (10 s); a batch not accepted by then is counted as failed
+and dropped.
 
-A span says what the record says, no more: no prompt, no key, no query, no reasons.
-Attributes are those of the semantic conventions for HTTP servers and for generative AI;
-what these do not know is ``tidegate.*``.
+A span contains only fields of the record: no prompt, key, query or reasons. Attributes
+follow the semantic conventions for HTTP servers and for generative AI; all others are
+named ``tidegate.*``.
 """
 
 from __future__ import annotations
@@ -25,17 +25,17 @@ if TYPE_CHECKING:
     from opentelemetry.sdk.trace.export import SpanExporter
 
 Attribute = str | int | float | bool
-# A model's name and a path come from the client.
+# Longest attribute: model names and paths come from clients.
 MAX_TEXT = 256
-# At the end of the gateway: for the last batch.
+# Longest time for the last batch when the gateway ends, seconds.
 CLOSE_S = 3.0
 SCOPE = "tidegate"
 _METHODS = frozenset(
     {"CONNECT", "DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT", "QUERY"}
     | {"TRACE"}
 )
-# Endpoints to ``gen_ai.operation.name``. Those without one get their own name, which
-# the conventions allow.
+# Endpoints to ``gen_ai.operation.name``. Others keep their own name, which the
+# conventions allow.
 _OPERATIONS = {
     "chat.completions": "chat",
     "responses": "chat",
@@ -52,26 +52,26 @@ _OPERATIONS = {
     "embed_content": "embeddings",
 }
 _NO_GENERATION = frozenset({"other", "models", ""})
-# An exchange that ended so has failed, whatever its status was.
+# Outcomes that are failures regardless of the status.
 _FAILED = frozenset({"timeout", "upstream_error"})
 _SERVER_ERROR = 500
 
 
 def span_name(r: RequestRecord) -> str:
-    """Few names only: a path may hold a model's name or an id."""
+    """Name of the span, of few distinct ones: method and endpoint, never the path."""
     method = r.method if r.method in _METHODS else "HTTP"
     return method if r.endpoint in _NO_GENERATION else f"{method} {r.endpoint}"
 
 
 def error_type(r: RequestRecord) -> str:
-    """``error.type`` of a failed exchange; "": it did not fail, or by the client."""
+    """``error.type`` of a failed exchange; "" without failure or by the client's fault."""
     if r.outcome in _FAILED:
         return r.outcome
     return str(r.status) if r.status >= _SERVER_ERROR else ""
 
 
 def attributes_of(r: RequestRecord, scheme: str = "http") -> dict[str, Attribute]:
-    """What a span says of a request."""
+    """Attributes of the span of a request."""
     found: dict[str, Attribute | None] = {
         "http.request.method": r.method if r.method in _METHODS else "_OTHER",
         "http.request.method_original": None if r.method in _METHODS else r.method,
@@ -86,7 +86,7 @@ def attributes_of(r: RequestRecord, scheme: str = "http") -> dict[str, Attribute
         "tidegate.endpoint": r.endpoint,
         "tidegate.upstream": r.upstream or None,
         "tidegate.action": r.action,
-        # False: observe mode let it pass although the action was decided.
+        # False: observe mode decided the action but let the request pass.
         "tidegate.enforced": not r.would,
         "tidegate.limit": r.limit,
         "tidegate.score": r.score,
@@ -104,7 +104,7 @@ def attributes_of(r: RequestRecord, scheme: str = "http") -> dict[str, Attribute
 
 
 def _generation(r: RequestRecord) -> Mapping[str, Attribute | None]:
-    """What the conventions for generative AI ask for."""
+    """Attributes of the conventions for generative AI."""
     found: dict[str, Attribute | None] = {
         "gen_ai.operation.name": _OPERATIONS.get(r.endpoint, r.endpoint),
         "gen_ai.request.model": r.model or None,
@@ -125,16 +125,17 @@ def _generation(r: RequestRecord) -> Mapping[str, Attribute | None]:
 
 
 def _is_unsent(r: RequestRecord) -> bool:
-    """499 stands in records for a client that left before any answer."""
+    """Whether no response was sent: records state 499 for a client that left before."""
     return not r.status or (r.outcome == "client_closed" and r.ttfb_ms is None)
 
 
 class TraceSink:
-    """``take`` never waits and never fails; a daemon thread does the rest.
+    """Queue of records and the thread that exports them. ``take`` neither blocks nor
+    raises.
 
-    ``open_exporter`` makes the exporter, within the thread: what it imports takes
-    longer than control may stand still. ``on_state`` hears "" (well again) or what is
-    wrong, once each time it changes, in that thread.
+    ``open_exporter`` runs in the thread, because its imports would block the event loop
+    too long. ``on_state`` is called in the thread when the error text changes, with "" on
+    recovery.
     """
 
     def __init__(
@@ -162,13 +163,13 @@ class TraceSink:
         )
         self._exporter: SpanExporter | None = None
         self.exported = 0
-        """Spans that the collector took."""
-        self.turned_away = 0
-        """Spans that found no room in the queue."""
+        """Spans that the collector accepted."""
+        self.dropped = 0
+        """Spans dropped because the queue was full."""
         self.failed = 0
-        """Spans that the collector did not take."""
+        """Spans that the collector did not accept."""
         self.error = ""
-        """What is wrong ("" when nothing is)."""
+        """Last error, "" without one."""
 
     @property
     def waiting(self) -> int:
@@ -176,35 +177,35 @@ class TraceSink:
         return len(self._queue)
 
     def start(self) -> None:
-        """Begin to send."""
+        """Start the thread."""
         self._thread.start()
 
     def take(self, records: Sequence[RequestRecord]) -> None:
-        """What was collected; most of it may have no span."""
+        """Queue the records that have a span."""
         queue, most = self._queue, self._most
         for record in records:
             if record.trace == NO_TRACE or record.phase == OPENED:
                 continue
             if len(queue) >= most:
-                self.turned_away += 1
+                self.dropped += 1
             else:
                 queue.append(record)
         if len(queue) >= self._batch:
             self._wake.set()
 
     def close(self) -> None:
-        """Send what is left, for some seconds at most."""
+        """Send the remaining spans for at most CLOSE_S."""
         self._ending = True
         self._wake.set()
         self._thread.join(CLOSE_S)
         if self._thread.is_alive() and self._exporter is not None:
-            self._exporter.shutdown()  # it waits between attempts
+            self._exporter.shutdown()  # interrupts its wait between attempts
 
     def public(self) -> dict[str, object]:
-        """As the status page shows it."""
+        """State for the status page."""
         return {
             "exported": self.exported,
-            "turned_away": self.turned_away,
+            "turned_away": self.dropped,
             "failed": self.failed,
             "waiting": self.waiting,
             "error": self.error,
@@ -217,14 +218,14 @@ class TraceSink:
             self._exporter = exporter = self._open_exporter()
             make = _SpanMaker(self._scheme, self._version, self._environ)
         except (ImportError, ValueError, OSError) as error:
-            # The rest of the way everything is turned away, once the queue is full.
+            # From now on all records are dropped once the queue is full.
             self._state(f"the exporter cannot be used: {type(error).__name__}")
             return
         while True:
             if len(self._queue) < self._batch and not self._ending:
                 self._wake.wait(self._delay_s)
             self._wake.clear()
-            ending = self._ending  # what was taken before it is sent
+            ending = self._ending  # records taken before it are sent
             while self._queue:
                 self._send(exporter, make)
                 if len(self._queue) < self._batch and not ending:
@@ -236,12 +237,12 @@ class TraceSink:
     def _send(self, exporter: SpanExporter, make: Callable[..., Any]) -> None:
         size = min(len(self._queue), self._batch)
         records = [self._queue.popleft() for _ in range(size)]
-        problem = "the collector does not take spans"
+        problem = "the collector does not accept spans"
         try:
-            # SpanExportResult.SUCCESS; a failure has been tried again already.
+            # 0 is SpanExportResult.SUCCESS; failures were already retried.
             if exporter.export([make(record) for record in records]).value == 0:
                 problem = ""
-        except Exception as error:  # noqa: BLE001 - a library's fault ends no thread
+        except Exception as error:  # noqa: BLE001 - an error of the library must not end the thread
             problem = f"the exporter failed: {type(error).__name__}"
         if problem:
             self.failed += size
@@ -256,19 +257,19 @@ class TraceSink:
 
 
 def _official_exporter() -> SpanExporter:
-    """OTLP over HTTP; it reads its variables itself."""
+    """OTLP over HTTP; reads its environment variables itself."""
     from opentelemetry.exporter.otlp.proto.http.trace_exporter import (  # noqa: PLC0415
         OTLPSpanExporter,
     )
 
-    # Each failed attempt would be a line, perhaps with the collector's own words.
+    # It would log each failed attempt, perhaps with text from the collector.
     logging.getLogger("opentelemetry").setLevel(logging.CRITICAL)
     return OTLPSpanExporter()
 
 
 class _SpanMaker:
-    """Records to the SDK's finished spans. There is no tracer between them: ids,
-    times and the sampler's decision are the worker's.
+    """Records to finished spans of the SDK, without a tracer: ids, times and the
+    sampling decision come from the worker.
     """
 
     def __init__(self, scheme: str, version: str, environ: Mapping[str, str]) -> None:

@@ -258,12 +258,12 @@ def test_the_list_keeps_room_for_operators(alone, monkeypatch):
     """Nine tenths of it; those whose time is up make room, changes need none."""
     monkeypatch.setattr(module, "MOST_VERDICTS", 2)
     alone.take(*[said(ip=f"203.0.113.{n}", lasts=60.0 * n) for n in (1, 2, 3)])
-    assert (len(alone.table), alone.enforcer.turned_away) == (2, 1)
+    assert (len(alone.table), alone.enforcer.dropped) == (2, 1)
     alone.take(said(ip="203.0.113.2", lasts=900.0))
     alone.now = NOW + 61
     alone.take(said(ip="203.0.113.4", at=NOW + 61))
     assert [b.id[-1] for b in alone.table.items()] == ["2", "4"]
-    assert alone.enforcer.turned_away == 1
+    assert alone.enforcer.dropped == 1
 
 
 def test_detection_switched_off_lets_go_at_once(alone):
@@ -343,7 +343,7 @@ async def test_what_waits_is_bounded(alone, monkeypatch):
     """The oldest words give way; they are still in force on this machine."""
     monkeypatch.setattr(module, "MOST_WAITING", 2)
     alone.take(*[said(ip=f"203.0.113.{n}") for n in (1, 2, 3)])
-    assert (alone.enforcer.waiting, alone.enforcer.turned_away) == (2, 1)
+    assert (alone.enforcer.waiting, alone.enforcer.dropped) == (2, 1)
     assert len(alone.table) == 3
 
 

@@ -95,7 +95,7 @@ def test_a_full_queue_turns_away_and_counts(sink, exporter):
     sink.take(records(1))
     until(lambda: not sink.waiting)
     sink.take(records(10))
-    assert (sink.waiting, sink.turned_away) == (4, 6)
+    assert (sink.waiting, sink.dropped) == (4, 6)
     exporter.go.set()
     until(lambda: sink.exported == 5)
     assert max(len(batch) for batch in exporter.batches) <= 2
@@ -142,7 +142,7 @@ def test_an_exporter_that_cannot_be_opened():
     sink.start()
     until(lambda: sink.error)
     sink.take(records(3))
-    assert sink.turned_away == 1
+    assert sink.dropped == 1
     sink.close()
 
 
