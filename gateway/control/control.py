@@ -152,7 +152,7 @@ class Control:
             self._name,
         )
         self._collector.notice = self._backend.activity.observe
-        self._detection.on_tide = self._backend.expect
+        self._detection.on_expected_rate = self._backend.expect
         self._admin = AdminPort(
             self._backend, spec.admin, config.admin.tls, self._on_admin_certificate
         )

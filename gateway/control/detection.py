@@ -1,8 +1,7 @@
-"""The live room of the detector: records in, verdicts and incidents out.
+"""Detection in the running gateway: records in, verdicts and incidents out.
 
-Control alone runs it, beside the data plane. What it decides goes through ``Enforcer``
-to every worker; what it has learned goes into the store now and then, so that a restart
-begins with it.
+Runs in control only. Verdicts go through ``Enforcer`` to every worker. The learned state
+is saved periodically (``baselines.py``), so that a restart continues with it.
 """
 
 from __future__ import annotations
@@ -37,13 +36,13 @@ if TYPE_CHECKING:
     from gateway.config.resolve import Resolved
 
 TICK_S = 1.0
-# How often tags and throttles that go on are prolonged for workers.
+# Interval at which continuing tags and throttles are prolonged, seconds.
 RENEW_S = 30.0
-# How often workers learn what may be expected.
+# Interval at which workers get the expected rates, seconds.
 EXPECT_S = 60.0
-# How often the tide that the console shows is looked at: once a bucket of its charts.
-TIDE_S = 10.0
-# A tenant without a request for so long has no part in it.
+# Interval of the expected rate in the console: one bucket of its charts, seconds.
+RATE_S = 10.0
+# Tenants without a request for this long do not count in it, seconds.
 _IDLE_S = 3600.0
 # Largest batch (about 20 ms of records) of which each record becomes an event. Larger
 # batches are grouped: similar requests of one client become one event, with the
@@ -65,75 +64,77 @@ class Detection:
         self.book = book
         self._broadcast = broadcast
         self._clock = clock
-        self._rooms = Detectors(DetectionSettings(None))
-        self._put_aside: bytes | None = None  # what was learned, while nobody detects
+        self._detectors = Detectors(DetectionSettings(None))
+        self._parked: bytes | None = None  # learned state while detection is off
         self._expected: Message | None = None
-        self._settled: Message | None = None
-        self._flooded: dict[str, float] = {}
-        self._renewed_at = self._told_at = self._tide_at = 0.0
-        self.on_tide: Callable[[float, ExpectedRate | None], None] = (
+        self._established: Message | None = None
+        self._template_blocks: dict[str, float] = {}
+        self._renewed_at = self._expected_at = self._rate_at = 0.0
+        self.on_expected_rate: Callable[[float, ExpectedRate | None], None] = (
             lambda _now, _tide: None
         )
-        """Hears every ten seconds what may be expected of all tenants together."""
+        """Called every 10 s with the expected rate of all tenants together."""
 
     # -- configuration and memory -------------------------------------------------------
 
     def configure(self, resolved: Resolved) -> None:
-        """Settings in force from now on; whoever is not watched any more is let go."""
+        """Apply a configuration; verdicts of tenants without detection are removed."""
         policies = {tenant.name: tenant.policy for tenant in resolved.tenants}
         if resolved.anonymous is not None:
             policies[ANONYMOUS_TENANT] = resolved.anonymous
         settings = settings_of(policies, resolved.default, resolved.campaigns)
-        if settings != self._rooms.settings:
-            self._settle_in(settings)
+        if settings != self._detectors.settings:
+            self._apply_settings(settings)
         self.enforcer.configure(policies, resolved.default)
-        self._hold_floods()
-        self._tell_settled()
+        self._block_templates()
+        self._send_established()
         self.book.end(
-            lambda name: self._rooms.engine_of(name) is not None, self._clock()
+            lambda name: self._detectors.engine_of(name) is not None, self._clock()
         )
 
-    def _settle_in(self, settings: DetectionSettings) -> None:
-        """Detection that is switched off and on again knows what it knew."""
-        learned = self._put_aside
-        if learned is None and self._rooms.engines:
-            learned = self._rooms.state()
-        self._rooms = Detectors(settings, learned)
-        if self._put_aside is not None:
-            # Everybody was let go meanwhile: who goes on is found anew.
-            for engine in self._rooms.engines:
+    def _apply_settings(self, settings: DetectionSettings) -> None:
+        """Replace the detectors; learned state survives while detection is off."""
+        learned = self._parked
+        if learned is None and self._detectors.engines:
+            learned = self._detectors.state()
+        self._detectors = Detectors(settings, learned)
+        if self._parked is not None:
+            # Verdicts were removed while detection was off: start without actions.
+            for engine in self._detectors.engines:
                 for standing in engine.responses.states.values():
                     standing.action = "allow"
-        self._put_aside = None if self._rooms.engines else learned
+        self._parked = None if self._detectors.engines else learned
         self._recall()
 
     def load(self, baselines: bytes) -> None:
-        """Take up what was learned before. Raises BaselinesError."""
-        self._rooms = Detectors(self._rooms.settings, baselines)
-        self._put_aside = None if self._rooms.engines else baselines
+        """Load learned state. Raises BaselinesError."""
+        self._detectors = Detectors(self._detectors.settings, baselines)
+        self._parked = None if self._detectors.engines else baselines
         self._recall()
 
     def _recall(self) -> None:
-        """Incidents that were open when it was learned still are."""
-        for engine in self._rooms.engines:
+        """Restore incidents that were open in the learned state."""
+        for engine in self._detectors.engines:
             ongoing = engine.responses.incidents.values()
             self.book.recall(latest_output(one) for one in ongoing if one.announced)
 
     def state(self) -> bytes | None:
-        """What was learned; None: nothing at all."""
-        return self._put_aside or (self._rooms.state() if self._rooms.engines else None)
+        """The learned state; None if there is none."""
+        return self._parked or (
+            self._detectors.state() if self._detectors.engines else None
+        )
 
     @property
     def learned(self) -> int:
-        """Events taken in."""
-        return sum(engine.events for engine in self._rooms.engines)
+        """Number of events processed."""
+        return sum(engine.events for engine in self._detectors.engines)
 
     # -- records -----------------------------------------------------------------------
 
     def take(self, records: Sequence[RequestRecord]) -> None:
-        """Finished exchanges, and those announced as open."""
+        """Process records of finished exchanges, and of those that are still open."""
         out: list[Output] = []
-        observe, settle = self._rooms.observe, self._rooms.observe_outcome
+        observe, settle = self._detectors.observe, self._detectors.observe_outcome
         for event, phase in _events(records):
             if phase != CLOSED:
                 out += observe(event)
@@ -145,85 +146,87 @@ class Detection:
     def _act(self, outputs: list[Output]) -> None:
         self.book.take(outputs)
         self.enforcer.take(outputs)
-        if self._hold_floods():
-            self._tell_settled()
+        if self._block_templates():
+            self._send_established()
 
-    def _hold_floods(self) -> bool:
-        """Refuse what crowds send; whether there is anything new."""
-        now, engines = self._clock(), self._rooms.engines
-        return self.enforcer.hold_floods(
-            flood for engine in engines for flood in blocked_templates(engine, now)
+    def _block_templates(self) -> bool:
+        """Block templates of distributed attacks; whether any is new."""
+        now, engines = self._clock(), self._detectors.engines
+        return self.enforcer.block_templates(
+            template
+            for engine in engines
+            for template in blocked_templates(engine, now)
         )
 
-    def _tell_settled(self, *, anew: bool = False) -> None:
-        """Let workers know who was there before the floods of any gateway; looks through
-        the whole list.
+    def _send_established(self, *, anew: bool = False) -> None:
+        """Send workers the clients that were established before the blocked templates of
+        any gateway. Costs a pass over the whole block list.
         """
         now = self._clock()
-        flooded = self.enforcer.flooded()
-        if flooded == self._flooded and not (anew and flooded):
+        blocked = self.enforcer.template_blocks()
+        if blocked == self._template_blocks and not (anew and blocked):
             return
-        self._flooded = flooded
+        self._template_blocks = blocked
         tenants: dict[str, bytes] = {}
-        for name, born in flooded.items():
-            engine = self._rooms.engine_of(name)
+        for name, born in blocked.items():
+            engine = self._detectors.engine_of(name)
             tenant = engine.tenants.get(name) if engine else None
-            if tenant is not None:  # else nobody knows here who is new
+            if tenant is not None:  # else established clients are not known here
                 tenants[name] = established_clients(tenant, born, now)
-        self._settled = {"type": "settled", "tenants": tenants} if tenants else None
+        self._established = {"type": "settled", "tenants": tenants} if tenants else None
         self._broadcast({"type": "settled", "tenants": tenants})
 
     # -- time --------------------------------------------------------------------------
 
     async def run(self) -> None:
-        """Event time passes without events as well."""
+        """Advance event time every second, without events as well."""
         while True:
             await asyncio.sleep(TICK_S)
             self.tick()
 
     def tick(self) -> None:
-        """Once a second: what has calmed down, what goes on, what to expect."""
+        """Expire, prolong and publish; called once a second."""
         now = self._clock()
         self.enforcer.tick()
-        out = self._rooms.advance(now)
+        out = self._detectors.advance(now)
         if out:
             self._act(out)
         renews = is_due(self._renewed_at, RENEW_S, now)
-        self._hold_floods()
-        self._tell_settled(anew=renews)
+        self._block_templates()
+        self._send_established(anew=renews)
         if renews:
             self._renewed_at = now
-            for engine in self._rooms.engines:
+            for engine in self._detectors.engines:
                 self.enforcer.renew(engine.responses.states.items())
-        if is_due(self._tide_at, TIDE_S, now):
-            self._tide_at = now
-            self.on_tide(now, self._tide(now))
-        if is_due(self._told_at, EXPECT_S, now):
-            self._told_at = now
+        if is_due(self._rate_at, RATE_S, now):
+            self._rate_at = now
+            self.on_expected_rate(now, self._expected_rate(now))
+        if is_due(self._expected_at, EXPECT_S, now):
+            self._expected_at = now
             self._expected = self._expectations()
             self._broadcast(self._expected)
 
-    def _tide(self, now: float) -> ExpectedRate | None:
-        """Requests a second; None while that of an active tenant is not known."""
+    def _expected_rate(self, now: float) -> ExpectedRate | None:
+        """Expected requests per second; None while that of an active tenant is unknown."""
         expected = notable = 0.0
         active = False
-        for engine in self._rooms.engines:
+        for engine in self._detectors.engines:
             for name, tenant in engine.tenants.items():
                 if tenant.minute * 60.0 < now - _IDLE_S:
                     continue
-                tide = expected_rate_of(engine, name)
-                if tide is None:
+                rate = expected_rate_of(engine, name)
+                if rate is None:
                     return None
                 active = True
-                expected += tide.expected
-                notable += tide.notable
+                expected += rate.expected
+                notable += rate.notable
         return ExpectedRate(expected, notable) if active else None
 
     def usual(
         self, kind: str, id_: str, tenant: str, *, history: bool = False
     ) -> SubjectActivity | None:
-        """What is known of a subject; None for a stranger."""
-        engine = self._rooms.engine_of(tenant)
+        """What is known of a subject; None for an unknown one."""
+        engine = self._detectors.engine_of(tenant)
         if engine is None:
             return None
         return subject_activity(
@@ -233,15 +236,15 @@ class Detection:
     def _expectations(self) -> Message:
         subjects: list[Any] = []
         busy: dict[str, float] = {}
-        for engine in self._rooms.engines:
+        for engine in self._detectors.engines:
             expected, busiest = expectations(engine)
             subjects += [[*key, rate] for key, rate in expected.items()]
             busy |= busiest
         return {"type": "baselines", "subjects": subjects, "busy": busy}
 
     def greeting(self) -> Iterable[Message]:
-        """For a worker that comes."""
-        return filter(None, (self._expected, self._settled))
+        """Messages for a worker that connects."""
+        return filter(None, (self._expected, self._established))
 
 
 def _events(records: Sequence[RequestRecord]) -> Iterator[tuple[Event, int]]:

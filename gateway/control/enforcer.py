@@ -1,8 +1,8 @@
-"""From what the detector decided to what every worker of every gateway does.
+"""Turn verdicts of the detector into entries of the block list.
 
-A verdict takes effect in this machine's workers at once and is written into the store
-right after; there other gateways find it. What the store cannot take waits, the newest
-word on each subject, and is written when it is back. Operators are never overruled.
+A verdict takes effect in the workers of this gateway at once and is then written to the
+store, where other gateways read it. While the store is down the latest verdict on each
+subject waits. Verdicts never replace an operator's entry.
 """
 
 from __future__ import annotations
@@ -34,19 +34,19 @@ if TYPE_CHECKING:
     from gateway.detect.ladder import EnforcementState
     from gateway.detect.model import Output
 
-# Half of the list is kept for operators; whoever is beyond it stays unblocked until
-# others have served their time.
+# Half of the list is reserved for operators; further verdicts are dropped until others
+# expire.
 MOST_VERDICTS = MAX_BLOCKS // 2
-# Verdicts that wait for the store; beyond them the oldest are only this machine's.
+# Verdicts that wait for the store; older ones stay on this gateway only.
 MOST_WAITING = 20_000
 WRITE_AT_ONCE = 500
 RETRY_S = 1.0
-# A tag or throttle that ends so much later than workers think is told anew.
+# A tag or throttle is sent again if its end moved by more than this, seconds.
 _PROLONG_S = 30.0
 
 
 class Enforcer:
-    """``Blocks`` is the list in the store, ``BlockTable`` what workers are told."""
+    """Writes verdicts to ``table`` (this gateway's workers) and ``blocks`` (the store)."""
 
     def __init__(
         self,
@@ -60,30 +60,30 @@ class Enforcer:
         self._policies: Mapping[str, Policy] = {}
         self._default: Policy | None = None
         self._waiting: dict[Key, Block | None] = {}
-        self._floods: dict[Key, float] = {}  # until when each was told of
+        self._templates: dict[Key, float] = {}  # end of each as sent last
         self._due = asyncio.Event()
         self._looked = False
         table.unwritten = lambda: self._waiting
         self.dropped = 0
-        """Verdicts for which the list or the queue had no room."""
+        """Verdicts dropped because the list or the queue was full."""
 
     @property
     def waiting(self) -> int:
-        """Verdicts that the store does not know yet."""
+        """Verdicts not yet written to the store."""
         return len(self._waiting)
 
     def configure(self, policies: Mapping[str, Policy], default: Policy) -> None:
-        """Whoever stands somewhere by a detection that is off now is let go."""
+        """Apply policies; verdicts of a detection that is off are removed."""
         self._policies, self._default = policies, default
-        self._let_go()
+        self._remove_disabled()
 
     def tick(self) -> None:
-        """Once a second; what the store's list brings at the start is looked at too."""
+        """Called once a second; cleans up once after the store's list was first read."""
         if self._table.known and not self._looked:
             self._looked = True
-            self._let_go()
+            self._remove_disabled()
 
-    def _let_go(self) -> None:
+    def _remove_disabled(self) -> None:
         gone = [
             block_key(block)
             for block in self._table.items()
@@ -93,13 +93,13 @@ class Enforcer:
 
     def _policy(self, block: Block) -> Policy:
         found = self._policies.get(block.tenant or "", self._default)
-        assert found is not None  # configured before anything is decided
+        assert found is not None  # configured before the first verdict
         return found
 
-    # -- what was decided ----------------------------------------------------------------
+    # -- verdicts ------------------------------------------------------------------------
 
     def take(self, outputs: Iterable[Output]) -> None:
-        """Carry out what concerns single clients."""
+        """Enforce verdicts on single clients."""
         added: dict[Key, Block] = {}
         gone: list[Key] = []
         for output in outputs:
@@ -141,16 +141,16 @@ class Enforcer:
     def renew(
         self, standings: Iterable[tuple[tuple[str, str, str], EnforcementState]]
     ) -> None:
-        """Tags and throttles go on as long as their evidence does."""
+        """Prolong tags and throttles whose evidence continues."""
         added: list[Block] = []
         for (tenant, kind, id_), standing in standings:
             if standing.action not in ("tag", "throttle"):
                 continue
             known = self._table.find((kind, id_, tenant))
             if known is None or known.by != DETECTOR or known.until is None:
-                continue  # an operator said otherwise
+                continue  # an operator's entry
             if known.action != standing.action:
-                continue  # another gateway did
+                continue  # set by another gateway
             if standing.until > known.until + _PROLONG_S:
                 added.append(
                     msgspec.structs.replace(
@@ -159,31 +159,31 @@ class Enforcer:
                 )
         self._change(added, [])
 
-    def hold_floods(self, floods: Iterable[BlockedTemplate]) -> bool:
-        """Templates of crowds that are refused of newcomers, all of them; whether there
-        is anything new. Whichever an operator has lifted stays lifted while its flood
-        lasts.
+    def block_templates(self, templates: Iterable[BlockedTemplate]) -> bool:
+        """Block these prompt templates, the complete list, for clients that are not
+        established; whether any is new. One that an operator has removed is not blocked
+        again during the same attack.
         """
-        told: dict[Key, float] = {}
+        sent: dict[Key, float] = {}
         added: list[Block] = []
-        for flood in floods:
-            block = _flood_block(flood)
+        for template in templates:
+            block = _template_block(template)
             key = block_key(block)
-            before = self._floods.get(key, 0.0)
+            before = self._templates.get(key, 0.0)
             new = not before or self._is_ours(key)
-            if new and flood.until > before + _PROLONG_S:
+            if new and template.until > before + _PROLONG_S:
                 added.append(block)
-                told[key] = flood.until
+                sent[key] = template.until
             else:
-                told[key] = before
-        self._floods = told
+                sent[key] = before
+        self._templates = sent
         if added:
             self._change(added, [])
         return bool(added)
 
-    def flooded(self) -> dict[str, float]:
-        """Tenants with templates that are refused, by this gateway or another, and when
-        the first of them was born.
+    def template_blocks(self) -> dict[str, float]:
+        """Tenants with blocked templates, of any gateway, and the time of the first of
+        them (epoch seconds).
         """
         found: dict[str, float] = {}
         for block in self._table.of_kind("prompts"):
@@ -200,7 +200,7 @@ class Enforcer:
         fits: list[Block] = []
         for block in added:
             known = self._table.find(block_key(block))
-            if known is not None and not is_over(known, now) and _stands(known, block):
+            if known is not None and not is_over(known, now) and _stays(known, block):
                 continue
             if known is None:
                 room -= 1
@@ -232,7 +232,7 @@ class Enforcer:
         self._due.set()
 
     async def run(self) -> None:
-        """Write what waits, whenever something does."""
+        """Write waiting verdicts to the store until cancelled."""
         while True:
             await self._due.wait()
             self._due.clear()
@@ -241,7 +241,7 @@ class Enforcer:
                     await asyncio.sleep(RETRY_S)
 
     async def _write(self) -> bool:
-        """One batch; False when the store does not take it."""
+        """Write one batch; False if the store is unavailable."""
         now = self._clock()
         keys = list(self._waiting)[:WRITE_AT_ONCE]
         batch = [(key, self._waiting.pop(key)) for key in keys]
@@ -254,29 +254,30 @@ class Enforcer:
         try:
             await self._blocks.publish(put, lift)
         except BlocksUnavailable:
-            # What came in the meantime is newer.
+            # Verdicts that arrived meanwhile are newer and win.
             self._waiting = dict(batch) | self._waiting
             return False
         return True
 
 
-def _flood_block(flood: BlockedTemplate) -> Block:
+def _template_block(template: BlockedTemplate) -> Block:
     return Block(
         kind="prompts",
-        id=f"{flood.print:016x}",
-        tenant=flood.tenant,
-        until=flood.until,
-        reason=flood.reason,
-        created_at=flood.born,
+        id=f"{template.print:016x}",
+        tenant=template.tenant,
+        until=template.until,
+        reason=template.reason,
+        created_at=template.born,
         by=DETECTOR,
-        cls=flood.cls,
-        score=flood.score,
+        cls=template.cls,
+        score=template.score,
     )
 
 
-def _stands(known: Block, block: Block) -> bool:
-    """Whether what is in force stays: an operator's word, and what is stricter or lasts
-    longer (of another gateway, or from before a restart: this one sees but its part).
+def _stays(known: Block, block: Block) -> bool:
+    """Whether ``known`` stays in force: an operator's entry, or a verdict that is
+    stricter or lasts longer (by another gateway or from before a restart; this gateway
+    sees only a part of the traffic).
     """
     if known.by != DETECTOR:
         return True

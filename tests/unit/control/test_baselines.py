@@ -82,7 +82,7 @@ async def test_what_was_saved_is_there_after_a_restart(place):
     await memory.save()
     room, memory = place.open()
     assert await memory.load() is True
-    (engine,) = room._rooms.engines
+    (engine,) = room._detectors.engines
     assert len(engine.tenants["acme"].subjects["user"].values()) == 4
 
 
@@ -114,7 +114,7 @@ async def test_switched_off_detection_overwrites_nothing(place):
     await memory.save()
     room, memory = place.open()
     assert await memory.load() is True
-    assert room._rooms.engines[0].tenants["acme"].company() == 4
+    assert room._detectors.engines[0].tenants["acme"].company() == 4
 
 
 async def test_never_on_never_saved(place):

@@ -103,7 +103,7 @@ class Room:
 
     @property
     def engine(self):
-        (engine,) = self.detecting._rooms.engines
+        (engine,) = self.detecting._detectors.engines
         return engine
 
 

@@ -158,7 +158,7 @@ def flood(
 
 def test_a_flooded_template_is_an_entry_of_the_list(alone):
     """Its fingerprint, since when it is there, and until when it is refused."""
-    alone.enforcer.hold_floods([flood()])
+    alone.enforcer.block_templates([flood()])
     (block,) = alone.told[0]["add"]
     assert block == Block(
         "prompts", "0000000000000abc", "acme", NOW + 600, "Many ask the same.", NOW - 9,
@@ -166,27 +166,27 @@ def test_a_flooded_template_is_an_entry_of_the_list(alone):
     )  # fmt: skip
     alone.table.add(msgspec.structs.replace(block, id="f" * 16, created_at=NOW - 99))
     alone.table.add(msgspec.structs.replace(block, id="e" * 16, until=NOW))
-    assert alone.enforcer.flooded() == {"acme": NOW - 99}
+    assert alone.enforcer.template_blocks() == {"acme": NOW - 99}
 
 
 def test_a_flood_that_goes_on_is_prolonged_now_and_then(alone):
     """Not with each of its requests."""
-    alone.enforcer.hold_floods([flood()])
-    alone.enforcer.hold_floods([flood(until=NOW + 620)])
+    alone.enforcer.block_templates([flood()])
+    alone.enforcer.block_templates([flood(until=NOW + 620)])
     assert len(alone.told) == 1
-    alone.enforcer.hold_floods([flood(until=NOW + 640)])
+    alone.enforcer.block_templates([flood(until=NOW + 640)])
     assert alone.told[1]["add"][0].until == NOW + 640
 
 
 def test_a_flood_that_an_operator_lifted_stays_lifted(alone):
     """As long as it lasts; the next one is another matter."""
-    alone.enforcer.hold_floods([flood()])
+    alone.enforcer.block_templates([flood()])
     assert alone.table.remove(("prompts", "0000000000000abc", "acme"))
-    alone.enforcer.hold_floods([flood(until=NOW + 900)])
-    assert alone.enforcer.flooded() == {}
-    alone.enforcer.hold_floods([])
-    alone.enforcer.hold_floods([flood(until=NOW + 1800)])
-    assert alone.enforcer.flooded() == {"acme": NOW - 9}
+    alone.enforcer.block_templates([flood(until=NOW + 900)])
+    assert alone.enforcer.template_blocks() == {}
+    alone.enforcer.block_templates([])
+    alone.enforcer.block_templates([flood(until=NOW + 1800)])
+    assert alone.enforcer.template_blocks() == {"acme": NOW - 9}
 
 
 # -- what stands --------------------------------------------------------------------------
