@@ -49,7 +49,7 @@ def learn(
 
     Reads the gateway's records, bare events, and other logs (CSV, Parquet, JSON lines;
     columns are found by their usual names). Writes the baselines to the store, where
-    `serve` finds them at its start, or to a file. Past abuse blocks nobody. Needs
+    `serve` finds them at its start, or to a file. Past abuse blocks no client. Needs
     `pip install 'tidegate[analyze]'`.
     """
     unknown = unknown_option(files)

@@ -234,7 +234,7 @@ def _written(gateway: Gateway, ids: list[str]) -> list[str]:
     return sorted(r["request_id"] for r in records if r["request_id"] in wanted)
 
 
-def test_killed_engine_is_back_and_nobody_noticed(pair):
+def test_requests_continue_while_a_killed_engine_restarts(pair):
     """After SIGKILL of the embedded engine, requests continue and it restarts."""
     victim = pair.children("engine")[0].pid
     os.kill(victim, signal.SIGKILL)

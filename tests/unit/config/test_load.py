@@ -147,7 +147,7 @@ def test_default_file_is_picked_up(write, tmp_path, monkeypatch):
     assert load_config(None, {}, {}).server.listen == "a:1"
 
 
-def test_text_stands_for_the_file(tmp_path):
+def test_text_replaces_the_file(tmp_path):
     """A worker reads the text that control validated, not the current file."""
     config = load_config(str(tmp_path / "gone.toml"), {}, {}, text=UPSTREAM)
     assert config.upstreams[0].url == "http://llm:8000"

@@ -109,7 +109,7 @@ def test_long_or_missing_runtime_directory_is_not_used():
     assert runtime_base({"XDG_RUNTIME_DIR": "/nonexistent"}) == own
 
 
-def test_directory_of_somebody_else_is_refused(tmp_path):
+def test_a_link_or_file_is_refused(tmp_path):
     """A link or a file in place of the directory is refused."""
     (tmp_path / "file").touch()
     (tmp_path / "link").symlink_to(tmp_path)
@@ -142,9 +142,9 @@ def test_a_full_disk_leaves_the_old_file(tmp_path):
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_a_gateway_keeps_its_name_and_shares_it_with_nobody(tmp_path):
-    """Over restarts; what is damaged is made anew, and without a place it goes by
-    host name and path.
+def test_a_gateway_keeps_its_unique_name(tmp_path):
+    """The name is kept over restarts; a damaged one is replaced, and without a writable
+    directory it is derived from host name and path.
     """
     name = gateway_name(str(tmp_path / "a"))
     assert gateway_name(str(tmp_path / "a")) == name
