@@ -29,11 +29,11 @@ def main(count: int) -> int:
         more = RETRIES
         with running_gateway(rig.config(hook, more), store=engine.url) as gateway:
             half = count // 2
-            rig.tell(engine.url, *(rig.said(n) for n in range(half)))
+            rig.report(engine.url, *(rig.said(n) for n in range(half)))
             until(lambda: len(hook.seen) > 2, 60)
             rig.kill_everything(gateway)
             ends = (rig.said(n, "incident.resolved") for n in range(half))
-            rig.tell(engine.url, *ends)
+            rig.report(engine.url, *ends)
             hook.status = 302
             gateway.start()
             until(lambda: hook.seen[-1][2] == 302, 60)

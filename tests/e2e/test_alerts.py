@@ -1,4 +1,4 @@
-"""Alerts from the gateway's processes to real receivers, whatever breaks on the way."""
+"""End-to-end delivery of alerts to HTTP receivers, with faults on the way."""
 
 from __future__ import annotations
 
@@ -24,13 +24,15 @@ from tests.gateway_process import Gateway, call, running_gateway, until
 
 SECRETS = ("whsec_bmV3ZXIga2V5IG9mIHRoZSBob29r", "whsec_b2xkZXIga2V5IG9mIHRoZSBob29r")
 ENGINES = engine_binaries()
-# Silence that is none of a busy machine's.
+# Store timeout long enough that a loaded machine does not exceed it.
 SURE = 'timeout = "1s"'
 
 
 class Hook:
-    """A receiver: answers ``status``, and keeps what it was sent. ``delay_s``: thinks
-    for so long first; what it answers then is noted as 0, for nobody hears it.
+    """A webhook receiver that answers ``status`` and keeps every request.
+
+    With ``delay_s`` it answers after that delay; such requests are kept with status 0,
+    because the gateway has given up before the answer.
     """
 
     def __init__(self, port: int = 0) -> None:
@@ -55,7 +57,7 @@ class Hook:
                 self.end_headers()
 
             def log_message(self, *_args) -> None:
-                """Nothing on standard error."""
+                """Write nothing to standard error."""
 
         self._server = ThreadingHTTPServer(("127.0.0.1", port), Handler)
         self._server.daemon_threads = True
@@ -65,7 +67,7 @@ class Hook:
         self._thread.start()
 
     def got(self) -> list[dict]:
-        """Payloads that it accepted."""
+        """Payloads of the accepted requests."""
         return [json.loads(body) for _, body, status in self.seen if status == 200]
 
     def kinds(self) -> list[str]:
@@ -107,8 +109,8 @@ def said(n=0, kind="incident.opened", **changes) -> Output:
     return Output(**(fields | changes))
 
 
-def tell(url: str, *outputs: Output, gateway: str = "test") -> None:
-    """Put into the store what a gateway's detector would say."""
+def report(url: str, *outputs: Output, gateway: str = "test") -> None:
+    """Report outputs to the store as the detector of a gateway does."""
 
     async def put() -> None:
         async with AsyncRedis.from_url(url) as client:
@@ -120,14 +122,14 @@ def tell(url: str, *outputs: Output, gateway: str = "test") -> None:
 
 
 def verify(hook: Hook) -> None:
-    """Each signature, with the new and with the old secret."""
+    """Check each signature with the new and with the old secret."""
     for fields, body, _ in hook.seen:
         for secret in SECRETS:
             Webhook(secret).verify(body, fields)
 
 
 def kill_everything(gateway: Gateway) -> None:
-    """SIGKILL, children first known."""
+    """Kill the gateway's processes with SIGKILL; children are listed before."""
     parent = psutil.Process(gateway.pid)
     family = [parent, *parent.children(recursive=True)]
     for process in family:
@@ -146,7 +148,9 @@ def _engine():
 
 
 def test_a_sample_is_sent_signed_and_refused_targets_say_why():
-    """``alerts test`` opens and resolves a real alert; private targets need leave."""
+    """A test alert is sent as a signed opening and resolution, and a private address
+    without ``allow_private`` is answered with the reason.
+    """
     with running_hook() as hook:
         extra = f'[[alert]]\ntype = "slack"\nurl = "{hook.url}"'
         with running_gateway(config(hook, extra)) as gateway:
@@ -161,18 +165,20 @@ def test_a_sample_is_sent_signed_and_refused_targets_say_why():
 
 
 def test_nothing_is_lost_while_the_receiver_is_down_and_everything_is_killed(engine):
-    """Stable ids, in order per incident, each signature right."""
+    """Every alert is delivered in order per incident, signed and under its first id,
+    although the receiver fails and the gateway is killed twice.
+    """
     count = 40
     with running_hook() as hook:
         hook.status = 500
-        # More than there is time for until the receiver takes them.
+        # More retries than are needed until the receiver accepts.
         retries = f"retries = {json.dumps(['0.2s'] * 2 + ['1s'] * 60)}"
         with running_gateway(config(hook, retries), store=engine.url) as gateway:
             opened = [said(n) for n in range(count)]
-            tell(engine.url, *opened)
+            report(engine.url, *opened)
             until(lambda: len(hook.seen) >= 2)
             kill_everything(gateway)
-            tell(engine.url, *(said(n, "incident.resolved") for n in range(count)))
+            report(engine.url, *(said(n, "incident.resolved") for n in range(count)))
             gateway.start()
             hook.status = 302
             until(lambda: hook.seen[-1][2] == 302)
@@ -197,12 +203,14 @@ def ids(hook: Hook, status: int) -> list[str]:
     return [fields["webhook-id"] for fields, _, answer in hook.seen if answer == status]
 
 
-def test_a_receiver_that_is_gone_is_left_alone_until_by_hand(engine):
-    """410 disables; what waits are dead letters, which can be sent again."""
+def test_a_receiver_that_answers_410_is_disabled_until_a_resend(engine):
+    """A 410 disables a receiver: its pending alerts become dead letters, which ``alerts
+    resend`` delivers.
+    """
     with running_hook() as hook:
         hook.status = 410
         with running_gateway(config(hook), store=engine.url) as gateway:
-            tell(engine.url, said(1), said(2))
+            report(engine.url, said(1), said(2))
             until(lambda: len(dead(gateway)) == 2)
             assert len(hook.seen) == 1
             hook.status = 200
@@ -221,14 +229,16 @@ def dead(gateway: Gateway) -> list[dict]:
 
 
 def test_one_attack_over_three_gateways_is_one_incident_at_the_receiver(engine):
-    """Whoever delivers it, and though each reports it by an id of its own."""
+    """One attack that three gateways report under different ids reaches the receiver as
+    one incident, and is acknowledged through any gateway.
+    """
     with running_hook() as hook, contextlib.ExitStack() as stack:
         gateways = [
             stack.enter_context(running_gateway(config(hook), store=engine.url))
             for _ in range(3)
         ]
         for n in range(3):
-            tell(engine.url, said(n, subject=Ref("user", "key_x")), gateway=f"g{n}")
+            report(engine.url, said(n, subject=Ref("user", "key_x")), gateway=f"g{n}")
         until(lambda: hook.kinds() == ["incident.opened"])
         for gateway in gateways:
             until(lambda gateway=gateway: _reported_by(gateway) == [("open", 3)])
@@ -238,25 +248,25 @@ def test_one_attack_over_three_gateways_is_one_incident_at_the_receiver(engine):
         path = f"/api/v1/incidents/{id_}/acknowledge"
         assert gateways[1].api("POST", path, {})["acknowledged"]["by"]
         for n in range(3):
-            tell(engine.url, said(n, "incident.resolved"), gateway=f"g{n}")
+            report(engine.url, said(n, "incident.resolved"), gateway=f"g{n}")
         until(lambda: hook.kinds() == ["incident.opened", "incident.resolved"])
         assert {one["id"] for one in hook.got()} == {id_}
 
 
 def _reported_by(gateway: Gateway) -> list[tuple[str, int]]:
-    """State of each incident, and how many gateways have reported it."""
+    """State of each incident, and the number of gateways that reported it."""
     items = gateway.api("GET", "/api/v1/incidents")["items"]
     return [(one["state"], len(one["gateways"])) for one in items]
 
 
-def test_a_silenced_incident_is_told_when_the_silence_ends(engine):
-    """Put and removed through the API; what is still open then is not kept back."""
+def test_a_silenced_incident_is_sent_when_the_silence_ends(engine):
+    """An incident that is still open when its silence is removed is sent then."""
     with (
         running_hook() as hook,
         running_gateway(config(hook), store=engine.url) as gateway,
     ):
         silence = gateway.api("POST", "/api/v1/silences", {"tenant": "default"})
-        tell(engine.url, said(1))
+        report(engine.url, said(1))
         until(lambda: gateway.metrics().get(
             'tidegate_alerts_total{result="silenced",type="webhook"}'))  # fmt: skip
         assert hook.seen == []
@@ -264,8 +274,10 @@ def test_a_silenced_incident_is_told_when_the_silence_ends(engine):
         until(lambda: hook.kinds() == ["incident.opened"])
 
 
-def test_windows_are_planned_from_a_terminal_and_outlive_a_restart():
-    """Each week, listed with the next one; what cannot be is said; removed."""
+def test_weekly_silences_are_managed_by_command_and_survive_a_restart():
+    """A weekly silence added by command survives a restart, is listed and can be
+    removed; an unknown time zone is exit 2.
+    """
     with running_hook() as hook, running_gateway(config(hook)) as gateway:
         there = ("--admin", gateway.admin)
         weekly = ("--every", "sun", "--at", "02:00-04:00", "--zone", "Europe/Berlin")
@@ -290,13 +302,15 @@ def test_windows_are_planned_from_a_terminal_and_outlive_a_restart():
 
 
 @pytest.mark.slow
-def test_a_receiver_that_takes_too_long_is_asked_again_and_delays_nobody(engine):
-    """After 15 s the attempt has failed; the next one has the same id."""
+def test_a_receiver_that_times_out_is_retried_and_delays_no_other(engine):
+    """An attempt without an answer fails after 15 s and is retried under the same id,
+    while another receiver gets its alerts without delay.
+    """
     with running_hook() as slow, running_hook() as quick:
         slow.delay_s = 100.0
         more = f'retries = ["1s", "1s", "1s"]\n{beside(quick)}'
         with running_gateway(config(slow, more), store=engine.url) as gateway:
-            tell(engine.url, said(1), said(2))
+            report(engine.url, said(1), said(2))
             until(lambda: len(quick.got()) == 2)
             until(lambda: len(slow.seen) == 1)
             began, slow.delay_s = time.monotonic(), 0.0
@@ -318,14 +332,16 @@ def beside(hook: Hook) -> str:
 
 
 def target(gateway: Gateway, name: str = "hook") -> dict:
-    """A receiver as the console shows it."""
+    """A receiver as the admin API lists it."""
     found = gateway.api("GET", "/api/v1/alerts")["targets"]
     return next((one for one in found if one["name"] == name), {})
 
 
 @pytest.mark.slow
 def test_another_gateway_takes_over_what_a_killed_one_had_not_delivered(engine):
-    """Within 45 s of its death; nothing lost, in order, ids as they were."""
+    """Another gateway delivers the pending alerts of a killed one within 90 s, in order
+    and under the same ids.
+    """
     count = 20
     with running_hook() as hook:
         hook.status = 500
@@ -334,13 +350,13 @@ def test_another_gateway_takes_over_what_a_killed_one_had_not_delivered(engine):
             contextlib.closing(Killed(text, engine.url)) as first,
             running_gateway(text, store=engine.url) as second,
         ):
-            tell(engine.url, *(said(n) for n in range(count)))
+            report(engine.url, *(said(n) for n in range(count)))
             until(lambda: target(first.gateway).get("delivers_here"))
             until(lambda: len(hook.seen) >= 2)
             assert not target(second).get("delivers_here")
             kill_everything(first.gateway)
             before = len(hook.seen)
-            tell(engine.url, *(said(n, "incident.resolved") for n in range(count)))
+            report(engine.url, *(said(n, "incident.resolved") for n in range(count)))
             hook.status = 200
             until(lambda: len(hook.seen) > before, 90)
             until(lambda: len(set(ids(hook, 200))) == 2 * count)
@@ -355,7 +371,7 @@ def test_another_gateway_takes_over_what_a_killed_one_had_not_delivered(engine):
 
 
 class Killed:
-    """A gateway that is not going to end by itself."""
+    """A gateway that is killed during the test; its exit status is not checked."""
 
     def __init__(self, text: str, store: str) -> None:
         self.gateway = Gateway(text, store=store).start()
@@ -365,8 +381,10 @@ class Killed:
 
 
 @pytest.mark.parametrize("way", ["killed", "frozen"])
-def test_that_the_store_is_down_is_told_while_it_is_down(engine, way):
-    """Once, signed, from memory; its end comes when the store is back."""
+def test_a_store_outage_is_reported_while_the_store_is_down(engine, way):
+    """A store outage is reported once, signed, while the store is down; its end is
+    reported when the store is back.
+    """
     down, up = {
         "killed": (engine.kill, engine.start),
         "frozen": (engine.freeze, engine.thaw),
@@ -381,7 +399,7 @@ def test_that_the_store_is_down_is_told_while_it_is_down(engine, way):
     ):
         until(lambda: target(gateway).get("delivers_here"))
         down()
-        # Silence is noticed by who waits for an answer.
+        # A frozen store is detected only by a call that waits for its answer.
         asked = {"model": "gpt-4o", "messages": [{"role": "user", "content": "?"}]}
         call("POST", f"{gateway.url}/v1/chat/completions", asked)
         until(lambda: hook.kinds() == ["gateway.degraded"])
@@ -399,8 +417,10 @@ def test_that_the_store_is_down_is_told_while_it_is_down(engine, way):
         until(lambda: listed() == sorted(ids(hook, 200)))
 
 
-def test_a_receiver_that_fails_meanwhile_hears_of_it_from_the_store(engine):
-    """All attempts, of both ways, have one id."""
+def test_an_outage_alert_that_failed_is_retried_from_the_store(engine):
+    """An outage alert that the receiver refused is retried from the store under the
+    same id.
+    """
     with (
         running_hook() as hook,
         running_gateway(
@@ -426,8 +446,10 @@ def test_a_receiver_that_fails_meanwhile_hears_of_it_from_the_store(engine):
         verify(hook)
 
 
-def test_the_end_of_an_outage_is_told_though_control_was_killed_in_it(engine):
-    """The next control is told by the worker; the alert keeps its id."""
+def test_the_end_of_an_outage_is_reported_after_control_was_killed(engine):
+    """When control is killed during an outage, its successor reports the end of the
+    outage once, and the alert keeps its id.
+    """
     with (
         running_hook() as hook,
         running_gateway(config(hook), store=engine.url) as gateway,
@@ -450,8 +472,10 @@ def test_the_end_of_an_outage_is_told_though_control_was_killed_in_it(engine):
         verify(hook)
 
 
-def test_a_configuration_that_was_refused_is_told_and_its_mending(engine):
-    """Without a word of what stands in it."""
+def test_a_refused_configuration_and_its_correction_are_reported(engine):
+    """A refused configuration is reported without its contents, and its correction
+    resolves the alert.
+    """
     with (
         running_hook() as hook,
         running_gateway(config(hook), store=engine.url) as gateway,

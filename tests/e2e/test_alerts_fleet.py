@@ -1,4 +1,4 @@
-"""One attack, three gateways with detectors of their own, one store, one receiver."""
+"""Three gateways with their own detectors on one store report one attack once."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 from standardwebhooks.webhooks import Webhook
 
 from tests.e2e.test_alerts import SECRETS, Hook, running_hook
-from tests.e2e.test_detection import Client, crowd
+from tests.e2e.test_detection import Client, ordinary_clients
 from tests.engines import engine_binaries, running_engine
 from tests.gateway_process import PATIENT, Gateway, MockLLM, running_gateway, until
 from tests.words import WORDS
@@ -22,14 +22,16 @@ pytestmark = [
     pytest.mark.timeout(480),
 ]
 GATEWAYS = 3
-# What all three need to say it by themselves, while nobody is refused.
+# Longest time until all three detectors report the attack; no request is refused.
 FOUND_S = 200.0
-# Long enough for what another gateway says meanwhile to come out.
+# Longer than a report of another gateway takes to be delivered.
 QUIET_S = 5.0
 
 
 def config(mock: MockLLM, hook: Hook) -> str:
-    """Observed: each gateway goes on seeing its share of the attack."""
+    """A configuration in observe mode, so that each gateway keeps its share of the
+    attack.
+    """
     return (
         f'[[upstream]]\nname = "mock"\nurl = "{mock.url}"\n'
         '[policy.default]\nmode = "observe"\n'
@@ -47,7 +49,7 @@ def _hook() -> Iterator[Hook]:
 
 @pytest.fixture(name="fleet")
 def _fleet(mock: MockLLM, hook: Hook) -> Iterator[list[Gateway]]:
-    """Three gateways that know their ordinary clients."""
+    """Three gateways that have seen their ordinary clients."""
     with contextlib.ExitStack() as stack:
         engine = stack.enter_context(
             running_engine(next(iter(engine_binaries().values())))
@@ -61,12 +63,14 @@ def _fleet(mock: MockLLM, hook: Hook) -> Iterator[list[Gateway]]:
             for _ in range(GATEWAYS)
         ]
         for gateway in gateways:
-            assert crowd(gateway) == {200}
+            assert ordinary_clients(gateway) == {200}
         yield gateways
 
 
-def walk(fleet: list[Gateway], addresses: list[str]) -> Iterator[None]:
-    """The addresses walk a template, each over all gateways; a pause is a round."""
+def enumerate_template(fleet: list[Gateway], addresses: list[str]) -> Iterator[None]:
+    """Send variations of a template from each address over all gateways, one round a
+    step.
+    """
     chance = random.Random(11)
     template = " ".join(chance.choices(WORDS, k=18))
     with contextlib.ExitStack() as stack:
@@ -84,12 +88,14 @@ def walk(fleet: list[Gateway], addresses: list[str]) -> Iterator[None]:
 
 
 def incidents(gateway: Gateway) -> list[dict]:
-    """All that it shows."""
+    """All incidents of the admin API."""
     return gateway.api("GET", "/api/v1/incidents?limit=1000")["items"]
 
 
 def go_on(steps: Iterator[None], done, wait_s: float) -> bool:
-    """Attack until it is so, or for so long."""
+    """Continue the attack until ``done()`` or for ``wait_s`` seconds; whether it was
+    done.
+    """
     end = time.monotonic() + wait_s
     while time.monotonic() < end:
         next(steps)
@@ -101,11 +107,13 @@ def go_on(steps: Iterator[None], done, wait_s: float) -> bool:
 @pytest.mark.parametrize(
     "addresses",
     [["127.66.0.1"], [f"127.67.0.{n + 1}" for n in range(5)]],
-    ids=["one", "crowd"],
+    ids=["one", "many"],
 )
-def test_one_attack_is_one_incident_whoever_of_three_sees_it(fleet, hook, addresses):
-    """Opened once though each detector says it; an operator ends it, once."""
-    steps = walk(fleet, addresses)
+def test_one_attack_seen_by_three_gateways_is_one_incident(fleet, hook, addresses):
+    """An attack that three detectors report is one incident, opened once at the
+    receiver and resolved once by an operator.
+    """
+    steps = enumerate_template(fleet, addresses)
 
     def seen_by_all() -> bool:
         found = incidents(fleet[0])

@@ -129,7 +129,7 @@ def test_fail_on(analyze, week, tmp_path):
     ],
 )
 def test_unusable_input_is_exit_2(analyze, week, args, words):
-    """One clear error, nothing on stdout."""
+    """Unusable input is exit 2 with one error line and no output."""
     done = analyze(*[str(week) if one == "WEEK" else one for one in args])
     assert (done.returncode, done.stdout) == (2, b"")
     assert words in done.stderr.decode()

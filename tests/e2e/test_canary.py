@@ -1,4 +1,4 @@
-"""Keys and prompts are nowhere but at the upstream, whatever goes wrong on the way."""
+"""Keys and prompts appear nowhere but at the upstream, whatever fails."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ import pytest
 from gateway.admin.openapi import document
 from gateway.admin.static import load_console
 from tests.e2e.test_alerts import Hook, running_hook
-from tests.e2e.test_detection import STOPPED_S, Client, crowd
+from tests.e2e.test_detection import STOPPED_S, Client, ordinary_clients
 from tests.engines import engine_binaries, running_engine
 from tests.gateway_process import Gateway, MockLLM, call, running_gateway, until
 from tests.words import WORDS
@@ -34,7 +34,7 @@ from tests.words import WORDS
 pytestmark = [
     pytest.mark.skipif(not engine_binaries(), reason="no store engine here"),
 ]
-# In every piece of a canary that is longer than a dozen characters.
+# Every substring of KEY with at least 13 characters contains it.
 NEEDLE = "qzvxkjw"
 KEY = "sk-" + NEEDLE * 4
 PROMPT = f"the {NEEDLE} code is {NEEDLE} {NEEDLE}"
@@ -42,7 +42,7 @@ SIGNING = base64.b64encode(NEEDLE.encode() * 6).decode()
 NEEDLES = re.compile(f"{NEEDLE}|{re.escape(SIGNING[8:24])}".encode(), re.IGNORECASE)
 SHARED = Path("/dev/shm")
 ATTACKER = "127.66.0.1"
-# Which may be seen: what is searched is the right place.
+# Allowed values that must be found: they show that the right places are searched.
 NAMES = re.compile(rb"127\.66\.0\.1|key_[0-9a-f]{16}")
 CHAT = "/v1/chat/completions"
 PLACES: dict[str, tuple[str, dict[str, str]]] = {
@@ -66,7 +66,7 @@ TROUBLES = (
 
 
 class _Parrot(socketserver.BaseRequestHandler):
-    """An upstream that is no HTTP server: it says what it was told."""
+    """An upstream that is no HTTP server: it echoes the request in its status line."""
 
     def handle(self) -> None:
         heard = self.request.recv(65536)
@@ -75,7 +75,7 @@ class _Parrot(socketserver.BaseRequestHandler):
 
 @contextlib.contextmanager
 def running_parrot() -> Iterator[int]:
-    """Its port."""
+    """Run the echoing upstream; yields its port."""
     with socketserver.ThreadingTCPServer(("127.0.0.1", 0), _Parrot) as server:
         server.daemon_threads = True
         thread = threading.Thread(target=server.serve_forever)
@@ -88,7 +88,9 @@ def running_parrot() -> Iterator[int]:
 
 
 def config(mock: MockLLM, hook: Hook, parrot: int, secret: str = "") -> str:
-    """Secrets in every place for one, a receiver that works and one that does not."""
+    """A configuration with secrets in every field for one, with receivers that work and
+    that fail.
+    """
     receiver = f'[[alert]]\ntype = "webhook"\nurl = "{hook.url}?t={KEY}"\n'
     return (
         f'[[upstream]]\nname = "mock"\nurl = "{mock.url}"\n'
@@ -108,7 +110,7 @@ def config(mock: MockLLM, hook: Hook, parrot: int, secret: str = "") -> str:
 
 
 def body(path: str, **more: object) -> dict[str, object]:
-    """A prompt with the canary, as the endpoint wants it."""
+    """A request body of the endpoint's dialect with the canary as prompt."""
     if "generateContent" in path:
         return {"contents": [{"role": "user", "parts": [{"text": PROMPT}]}]} | more
     said = {"role": "user", "content": PROMPT}
@@ -116,7 +118,9 @@ def body(path: str, **more: object) -> dict[str, object]:
 
 
 def talk(gateway: Gateway) -> set[int]:
-    """Every place of a credential, with everything that can go wrong; the answers."""
+    """Send the key in every place of a credential with every kind of fault; the
+    statuses.
+    """
     seen = set()
     for path, headers in PLACES.values():
         for trouble in ({}, *TROUBLES):
@@ -163,8 +167,8 @@ MALFORMED = (
 )
 
 
-def stammer(port: int) -> None:
-    """What is no request, or half of one, and then nothing more."""
+def send_malformed(port: int) -> None:
+    """Send malformed and incomplete requests, and read the start of the answer."""
     for text in MALFORMED:
         with socket.create_connection(("127.0.0.1", port), 60) as connection:
             connection.settimeout(0.5)
@@ -174,7 +178,7 @@ def stammer(port: int) -> None:
 
 
 def attack(gateway: Gateway, hook: Hook) -> None:
-    """Walk a template, canary inside, until the receiver is told of it."""
+    """Send variations of a template with the canary until the block is reported."""
     chance = random.Random(ATTACKER)
     template = " ".join(chance.choices(WORDS, k=18))
     end = time.monotonic() + STOPPED_S
@@ -188,7 +192,7 @@ def attack(gateway: Gateway, hook: Hook) -> None:
 
 
 def crash(gateway: Gateway) -> None:
-    """One worker killed, and one that dumps its stack; both are replaced."""
+    """Kill one worker, make another dump its stack, and wait for replacements."""
     for number in (signal.SIGKILL, signal.SIGABRT):
         worker = gateway.children("worker")[0]
         worker.send_signal(number)
@@ -203,7 +207,7 @@ def crash(gateway: Gateway) -> None:
 
 
 def misconfigure(gateway: Gateway, mock: MockLLM, hook: Hook, parrot: int) -> None:
-    """A file with a secret that is wrong; the message must not quote it."""
+    """Reload files with an invalid secret, whose error message must not quote it."""
     good = gateway.config_file.read_text()
     gateway.write_config(config(mock, hook, parrot, secret=KEY))
     assert call("POST", f"{gateway.admin}/api/v1/reload")[0] == 422
@@ -213,7 +217,7 @@ def misconfigure(gateway: Gateway, mock: MockLLM, hook: Hook, parrot: int) -> No
 
 
 class Listener:
-    """Keeps what comes out of a socket: the live stream, or MONITOR of the store."""
+    """Records what a socket sends: the live stream, or MONITOR of the store."""
 
     def __init__(self, connection: socket.socket, said: bytes) -> None:
         self._connection = connection
@@ -238,14 +242,14 @@ class Listener:
 
 
 def listen_to_store(path: str) -> Listener:
-    """Every command with its arguments, and those of scripts."""
+    """Record every store command with its arguments, those of scripts included."""
     connection = socket.socket(socket.AF_UNIX)
     connection.connect(path)
     return Listener(connection, b"MONITOR\r\n")
 
 
 def listen_to_stream(gateway: Gateway) -> Listener:
-    """The console's events."""
+    """Record the live stream of the console."""
     port = int(gateway.admin.rpartition(":")[2])
     connection = socket.create_connection(("127.0.0.1", port))
     said = f"GET /api/v1/stream HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\n\r\n"
@@ -253,7 +257,9 @@ def listen_to_stream(gateway: Gateway) -> Listener:
 
 
 def answers(gateway: Gateway) -> Iterator[tuple[str, bytes]]:
-    """Every GET route, every client, every incident, pages of the console, commands."""
+    """Responses of every GET route, client, incident and console page, and command
+    outputs.
+    """
     paths = ["/metrics", "/healthz", "/readyz", "/", "/nothing"]
     paths += [f"/console/{name}" for name in load_console()]
     clients = gateway.api("GET", "/api/v1/clients?limit=1000")["items"]
@@ -282,9 +288,11 @@ def answers(gateway: Gateway) -> Iterator[tuple[str, bytes]]:
 
 
 def written(*folders: Path) -> Iterator[tuple[str, bytes]]:
-    """Every file; the configuration and its snapshot hold what the operator wrote."""
+    """Contents of every file, except the configuration and its snapshot, which hold
+    secrets.
+    """
     for folder in folders:
-        # Unlike a glob, a walk goes on when another gateway's directory has just gone.
+        # Unlike a glob, os.walk continues when another gateway's directory disappears.
         for path in (
             Path(at, name) for at, _, names in os.walk(folder) for name in names
         ):
@@ -294,7 +302,7 @@ def written(*folders: Path) -> Iterator[tuple[str, bytes]]:
 
 
 def leaks(found: Iterable[tuple[str, bytes | bytearray]]) -> list[str]:
-    """Where a canary sings, and what stands around it."""
+    """Places where a canary is found, with the bytes around it."""
     return [
         f"{name}: …{content[max(0, match.start() - 120) : match.end() + 60]!r}"
         for name, content in found
@@ -305,7 +313,7 @@ def leaks(found: Iterable[tuple[str, bytes | bytearray]]) -> list[str]:
 
 @pytest.fixture(name="runtime")
 def _runtime(tmp_path_factory, monkeypatch) -> Path:
-    """The directory of sockets, rings and journals."""
+    """The directory of sockets, rings and write-ahead logs."""
     folder = Path(tmp_path_factory.mktemp("r"))
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(folder))
     return folder
@@ -313,14 +321,14 @@ def _runtime(tmp_path_factory, monkeypatch) -> Path:
 
 @contextlib.contextmanager
 def own_engine() -> Iterator[tuple[str, Path, Callable[[Path], str]]]:
-    """A real store: its URL, its folder, its socket."""
+    """An external store: its URL, its directory and a function for its socket."""
     with running_engine(next(iter(engine_binaries().values()))) as engine:
         yield engine.url, engine.directory, lambda _runtime: engine.socket_path
 
 
 @contextlib.contextmanager
 def embedded() -> Iterator[tuple[str, Path, Callable[[Path], str]]]:
-    """The gateway's own."""
+    """The embedded store, in the same form as `own_engine`."""
     yield (
         "embedded:./store",
         Path("/nonexistent"),
@@ -331,7 +339,9 @@ def embedded() -> Iterator[tuple[str, Path, Callable[[Path], str]]]:
 @pytest.mark.slow
 @pytest.mark.parametrize("store", [own_engine, embedded])
 def test_keys_and_prompts_are_nowhere_but_at_the_upstream(mock, runtime, store):
-    """In every place of a credential; malformed, refused, attacked, killed, reloaded."""
+    """No key and no prompt is in the store, files, answers, alerts or output, after
+    malformed, refused and attacking requests, crashes and reloads.
+    """
     with running_hook() as hook, running_parrot() as parrot, store() as store_:
         url, folder, socket_of = store_
         text = config(mock, hook, parrot)
@@ -361,27 +371,27 @@ def test_keys_and_prompts_are_nowhere_but_at_the_upstream(mock, runtime, store):
 def everything_goes_wrong(
     gateway: Gateway, mock: MockLLM, hook: Hook, parrot: int
 ) -> None:
-    """And the canaries really are in it."""
-    assert crowd(gateway) == {200}
+    """Run every fault, and check that the canaries reached the upstream."""
+    assert ordinary_clients(gateway) == {200}
     assert talk(gateway) >= {200, 400, 401, 500, 502}
-    stammer(gateway.port)
+    send_malformed(gateway.port)
     attack(gateway, hook)
     crash(gateway)
-    knock(gateway)
+    probe_admin(gateway)
     misconfigure(gateway, mock, hook, parrot)
     until(lambda: "incident.opened" in hook.kinds())
     assert any(NEEDLE in account for account in mock.ledger())
     until(lambda: len(gateway.records()) > 100)
 
 
-def knock(gateway: Gateway) -> None:
-    """At the operators' port with a client's key, and samples that fail."""
+def probe_admin(gateway: Gateway) -> None:
+    """Send client keys to the admin port, and test alerts to every receiver."""
     for headers in ({"Authorization": f"Bearer {KEY}"}, {"x-api-key": KEY}):
         address = f"{gateway.admin}/api/v1/status?token={KEY}"
         call("GET", address, headers=headers)
         address = f"{gateway.admin}/api/v1/session"
         call("POST", address, {"token": KEY}, headers=headers)
-    stammer(int(gateway.admin.rpartition(":")[2]))
+    send_malformed(int(gateway.admin.rpartition(":")[2]))
     for name in ("hook", "away", "page"):
         address = f"{gateway.admin}/api/v1/alerts/targets/{name}/test"
         call("POST", address, {}, timeout_s=40)

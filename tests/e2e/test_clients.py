@@ -24,10 +24,10 @@ from tests.gateway_process import (
 
 KEY, OTHER = "sk-acme-1", "sk-acme-2"
 TIGHT, BRIEF = "sk-tight-1", "sk-brief-1"
-# One user, six tokens: 1 for the role, 3 + 3 for the format, the rest are words.
+# Prompt tokens: 1 for the role, 3 + 3 for the format, one for each word.
 MESSAGES = [{"role": "user", "content": "hello river boat"}]
 PROMPT = 1 + 3 + 3 + 3
-CLOSED_S = 30.0  # 50 ms is the aim, on a machine at rest
+CLOSED_S = 30.0  # the target is 50 ms on an idle machine
 TOOLS = [
     {
         "type": "function",
@@ -61,7 +61,7 @@ _numbers = itertools.count()
 
 
 class Mark:
-    """Headers by which one request is found again, and more for the mock."""
+    """Headers that identify one request, and instructions for the mock."""
 
     def __init__(self, **mock: object) -> None:
         self.id = f"req-{next(_numbers)}-{time.monotonic_ns():x}"
@@ -102,7 +102,7 @@ def _openai(gateway: Gateway, key: str = KEY, retries: int = 0) -> openai.OpenAI
 
 
 def _books(record: dict, prompt: int, completion: int, source: str = "upstream"):
-    """A record's token counts are these, to the token."""
+    """Check the token counts of a record exactly."""
     counts = (record["prompt_tokens"], record["completion_tokens"])
     assert counts == (prompt, completion)
     assert record["total_tokens"] == prompt + completion
@@ -236,7 +236,7 @@ def test_responses_answer_and_stream(gateway, client):
 
 
 def test_model_list_passes(gateway, client):
-    """Endpoints that cost nothing pass through and are recorded without tokens."""
+    """Endpoints that are not metered pass and are recorded without tokens."""
     mark = Mark(status=404)
     with pytest.raises(openai.NotFoundError):
         client.models.retrieve("nothing", extra_headers=mark.headers)
@@ -246,7 +246,7 @@ def test_model_list_passes(gateway, client):
 
 
 def test_upstream_error_reaches_the_client_and_bills_nothing(gateway, client):
-    """The upstream's own error arrives as it is, and costs no token."""
+    """An error of the upstream arrives unchanged and costs no token."""
     mark = Mark(status=500)
     with pytest.raises(openai.InternalServerError, match="as asked"):
         client.chat.completions.create(
@@ -308,7 +308,7 @@ def test_token_counting_bills_nothing(gateway, claude):
 
 
 def test_limited_openai_client_gets_its_own_error(gateway):
-    """Over the limit: RateLimitError, with a retry-after that is worth waiting for."""
+    """OpenAI's client over the limit raises RateLimitError with a ``retry-after``."""
     with _openai(gateway, TIGHT) as client:
         _use_up(gateway, client)
         with pytest.raises(openai.RateLimitError) as caught:
@@ -323,14 +323,16 @@ def test_limited_openai_client_gets_its_own_error(gateway):
 
 
 def _use_up(gateway: Gateway, client: openai.OpenAI) -> None:
-    """Spend the two requests of the tight policy's window."""
+    """Use the two requests of the tight policy's window."""
     for _ in range(4):
         with contextlib.suppress(openai.RateLimitError):
             client.chat.completions.create(model="gpt-4o", messages=MESSAGES)
 
 
 def test_retrying_openai_client_succeeds_when_the_window_frees(gateway):
-    """With its default retries the client waits as told and gets its answer."""
+    """With its default retries the client waits for ``retry-after`` and gets its
+    answer.
+    """
     with _openai(gateway, BRIEF) as client:
         _use_up(gateway, client)
     with _openai(gateway, BRIEF, retries=2) as patient:
@@ -339,7 +341,9 @@ def test_retrying_openai_client_succeeds_when_the_window_frees(gateway):
 
 
 def test_limited_anthropic_client_gets_its_own_error(gateway):
-    """Anthropic's client: RateLimitError with its own error type and retry-after."""
+    """Anthropic's client over the limit raises RateLimitError with its own error type
+    and ``retry-after``.
+    """
     with anthropic.Anthropic(
         base_url=gateway.url, api_key=TIGHT, max_retries=0
     ) as client:
@@ -356,7 +360,9 @@ def test_limited_anthropic_client_gets_its_own_error(gateway):
 
 
 def test_blocked_user_gets_permission_denied(gateway):
-    """A blocked user's clients raise PermissionDeniedError; unblocked, it works."""
+    """A blocked user's client raises PermissionDeniedError, and works when the block is
+    removed.
+    """
     mark = Mark()
     with _openai(gateway, OTHER) as client:
         ask = client.chat.completions.create
@@ -370,7 +376,7 @@ def test_blocked_user_gets_permission_denied(gateway):
 
 
 def _repeat(act) -> None:
-    """A block is to be in force soon."""
+    """Repeat the call until the block is in force and raises."""
     end = time.monotonic() + LONGEST_S
     while time.monotonic() < end:
         act()
@@ -385,7 +391,7 @@ def _passes(client: openai.OpenAI) -> bool:
 
 
 def test_unknown_key_gets_authentication_error(gateway, mock):
-    """A key of no tenant is refused with 401 before the upstream hears of it."""
+    """A key of no tenant is refused with 401, and no request reaches the upstream."""
     nobody = "sk-nobody"
     with (
         _openai(gateway, nobody) as client,
@@ -400,12 +406,12 @@ def test_unknown_key_gets_authentication_error(gateway, mock):
     assert "sk-nobody" not in mock.ledger()
 
 
-# -- streams that end otherwise -------------------------------------------------------
+# -- streams that end early -----------------------------------------------------------
 
 
 def test_stream_left_by_the_client_closes_the_upstream(gateway, client, mock):
-    """A client leaves mid-stream: the upstream is closed at once, and what was
-    generated is counted.
+    """When a client leaves mid-stream, the upstream is closed at once and the generated
+    tokens are counted.
     """
     mark = Mark(tokens=40, hold=5)
     stream = client.chat.completions.create(
@@ -423,8 +429,8 @@ def test_stream_left_by_the_client_closes_the_upstream(gateway, client, mock):
 
 
 async def test_client_leaves_a_silent_upstream(gateway, mock):
-    """A client gives up before the first byte: the upstream is closed, the prompt is
-    billed.
+    """When a client leaves before the first byte, the upstream is closed and the prompt
+    is billed.
     """
     mark = Mark(delay_ms=300_000)
     async with (
@@ -447,7 +453,7 @@ async def test_client_leaves_a_silent_upstream(gateway, mock):
 
 
 def test_stream_without_usage_is_counted(gateway, client):
-    """An upstream that states no usage: tokens are counted, never zero."""
+    """Tokens of a stream whose upstream states no usage are counted from its text."""
     mark = Mark(tokens=8, usage="none")
     stream = client.chat.completions.create(
         model="gpt-4o", messages=MESSAGES, stream=True, extra_headers=mark.headers
@@ -457,7 +463,9 @@ def test_stream_without_usage_is_counted(gateway, client):
 
 
 def test_upstream_reset_is_no_clean_end(gateway, client):
-    """An upstream that breaks mid-stream: the client notices, what passed is billed."""
+    """A stream that the upstream resets ends in an error at the client, and the relayed
+    tokens are billed.
+    """
     mark = Mark(tokens=30, reset=4)
     stream = client.chat.completions.create(
         model="gpt-4o", messages=MESSAGES, stream=True, extra_headers=mark.headers

@@ -1,4 +1,4 @@
-"""``tidegate demo``: everything is shown, and nothing is left."""
+"""``tidegate demo`` shows every attack and leaves no process or file."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ import pytest
 from tests.gateway_process import REPOSITORY, until
 
 
-class Play:
-    """``tidegate demo --fast`` as a process, in a place of its own."""
+class DemoRun:
+    """``tidegate demo --fast`` as a process in its own directory."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -36,7 +36,7 @@ class Play:
         self.family: set[psutil.Process] = set()
 
     def text(self) -> str:
-        """What it printed so far; who its children are is noted on the way."""
+        """The output so far; the demo's child processes are collected on each call."""
         if self.child.poll() is None:
             running = psutil.Process(self.child.pid)
             self.family |= set(running.children(recursive=True))
@@ -47,14 +47,14 @@ class Play:
         return self.child.poll() is not None
 
     def left(self) -> list[str]:
-        """Processes and directories that outlived it."""
+        """Processes and directories that are left after the run."""
         found = [str(one) for one in self.family if one.is_running()]
         return found + glob.glob(f"{self.folder}/tidegate-demo-*")
 
 
 @pytest.fixture
 def play(tmp_path):
-    play = Play(tmp_path)
+    play = DemoRun(tmp_path)
     yield play
     play.child.kill()
     play.child.wait()
@@ -83,10 +83,10 @@ def test_the_demo_shows_all_and_leaves_nothing(play):
     assert rows["A campaign"] == 0, text
     for stopped in ("A scraper", "A cost spike", "A DDoS from many addresses"):
         assert rows[stopped] > 20, text
-    # Of a botnet whose members ask seldom, nearly every first prompt is refused as well.
+    # Members of the botnet send few requests, so most first prompts are refused as well.
     shares = [int(share) for share in re.findall(r"and (\d+) % of all since", text)]
     assert shares[2] >= 80, text
-    # A surge is of one ten-minute window, which may have turned under it.
+    # A surge counts within one ten-minute window; it may span two of them.
     turned = time.time() % 600.0 < 30.0
     for said in ("scraping", "cost_spike", *(() if turned else ("surge",))):
         assert re.search(rf"Detected      {said}", text), text
@@ -96,7 +96,7 @@ def test_the_demo_shows_all_and_leaves_nothing(play):
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_ends_it_cleanly(play, signum):
-    """A signal while the gateway runs ends the demo; nothing is left behind."""
+    """A signal while the gateway runs ends the demo, and no process or file is left."""
     until(lambda: "Ordinary clients send" in play.text(), 120.0, "the play")
     play.child.send_signal(signum)
     until(play.is_over, 90.0, "the end")
@@ -108,7 +108,7 @@ def test_a_signal_ends_it_cleanly(play, signum):
 
 @pytest.mark.timeout(300)
 def test_a_signal_while_it_learns(play):
-    """Also before the gateway runs: the engine of the moment ends, too."""
+    """A signal before the gateway runs ends the demo and its engine of that time."""
     until(lambda: "learns a day" in play.text(), 90.0, "the beginning")
     until(lambda: (play.text(), play.family)[1], 90.0, "a child")
     play.child.send_signal(signal.SIGINT)
@@ -121,7 +121,9 @@ def test_a_signal_while_it_learns(play):
 @pytest.mark.timeout(300)
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="Linux tells children")
 def test_a_killed_demo_takes_its_gateway_with_it(play):
-    """SIGKILL: its processes end within seconds (only a directory remains)."""
+    """When the demo is killed with SIGKILL, its processes end within seconds; its
+    directory remains.
+    """
     until(lambda: "Ordinary clients send" in play.text(), 120.0, "the play")
     play.child.kill()
     play.child.wait()

@@ -1,4 +1,4 @@
-"""Detection at work: real processes, a real store, clients on addresses of their own."""
+"""Detection end to end: real processes and store, each client on its own address."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ pytestmark = [
     pytest.mark.skipif(not engine_binaries(), reason="no store engine here"),
 ]
 ATTACKER, KEY = "127.66.0.1", "sk-attacker"
-# What an attacker may take at most until it is stopped, on a busy machine too.
+# Longest time until an attacker is blocked, on a loaded machine.
 STOPPED_S = 90.0
 ENFORCE = '[policy.default]\nmode = "enforce"\n'
 OFF = f"{ENFORCE}[policy.default.anomaly]\nenabled = false\n"
@@ -78,7 +78,7 @@ class Client:
         )
 
     def close(self) -> None:
-        """Leave."""
+        """Close the connection."""
         self.connection.close()
 
 
@@ -90,12 +90,12 @@ def ask(gateway: Gateway, source: str, key: str, prompt: str = "hi", **fields: s
 
 
 def upstream(mock: MockLLM, rest: str = ENFORCE) -> str:
-    """A configuration without limits."""
+    """A configuration with the mock as upstream and without limits."""
     return f'[[upstream]]\nname = "mock"\nurl = "{mock.url}"\n{rest}'
 
 
-def crowd(gateway: Gateway, rounds: int = 2) -> set[int]:
-    """Ordinary clients, each with prompts of its own; what they were answered."""
+def ordinary_clients(gateway: Gateway, rounds: int = 2) -> set[int]:
+    """Send requests of 14 ordinary clients with different prompts; the statuses."""
     chance = random.Random(7)
     seen = set()
     for _ in range(rounds):
@@ -105,8 +105,10 @@ def crowd(gateway: Gateway, rounds: int = 2) -> set[int]:
     return seen
 
 
-def walk(gateway: Gateway, source: str = ATTACKER, key: str = KEY) -> Iterator[Answer]:
-    """A template walked on one connection, for as long as an attacker may take."""
+def enumerate_template(
+    gateway: Gateway, source: str = ATTACKER, key: str = KEY
+) -> Iterator[Answer]:
+    """Send variations of a template on one connection for at most ``STOPPED_S``."""
     chance = random.Random(source)
     template = " ".join(chance.choices(WORDS, k=18))
     client = Client(gateway, source, key)
@@ -119,28 +121,28 @@ def walk(gateway: Gateway, source: str = ATTACKER, key: str = KEY) -> Iterator[A
 
 
 def attack(gateway: Gateway, source: str = ATTACKER, key: str = KEY) -> int:
-    """Walk until it is refused; the last status."""
+    """Enumerate a template until a request is refused; the last status."""
     status = 0
-    for answer in walk(gateway, source, key):
+    for answer in enumerate_template(gateway, source, key):
         status = answer.status
         if status == 403:
             break
     return status
 
 
-def knock(gateway: Gateway) -> int:
-    """The attacker's next request."""
+def retry(gateway: Gateway) -> int:
+    """Send the attacker's next request; its status."""
     return ask(gateway, ATTACKER, KEY).status
 
 
 def blocked(gateway: Gateway) -> set[tuple[str, str]]:
-    """Whom the admin API names as blocked."""
+    """Subjects in the admin API's list of blocks."""
     rows = gateway.api("GET", "/api/v1/blocks")["items"]
     return {(row["kind"], row["id"]) for row in rows}
 
 
 def incidents(gateway: Gateway) -> list[dict[str, Any]]:
-    """What the admin API knows of incidents."""
+    """Incidents of the admin API."""
     found: list[dict[str, Any]] = gateway.api("GET", "/api/v1/incidents")["items"]
     return found
 
@@ -151,36 +153,38 @@ def _engine() -> Iterator[Engine]:
         yield engine
 
 
-# -- blocked, everywhere, and free again ------------------------------------------------------
+# -- blocks on every gateway, and their removal -----------------------------------------------
 
 
-def test_a_scraper_is_blocked_on_every_gateway_and_nobody_else(mock, engine):
-    """Named within seconds; an operator sees it, and lets it in again."""
+def test_a_scraper_alone_is_blocked_on_every_gateway(mock, engine):
+    """A scraper is blocked on both gateways and ordinary clients are not; it is served
+    again when an operator removes the block.
+    """
     config = upstream(mock)
     with (
         running_gateway(config, store=engine.url) as one,
         running_gateway(config, store=engine.url) as two,
     ):
-        assert crowd(one) == {200}
+        assert ordinary_clients(one) == {200}
         assert attack(one) == 403
         incident = until(lambda: incidents(one))[0]
         assert (incident["class"], incident["state"]) == ("scraping", "open")
         until(lambda: ("client_ip", ATTACKER) in blocked(one))
-        until(lambda: knock(two) == 403, why="the other gateway")
-        assert crowd(one) | crowd(two, 1) == {200}
+        until(lambda: retry(two) == 403, why="the other gateway")
+        assert ordinary_clients(one) | ordinary_clients(two, 1) == {200}
         assert {kind for kind, _ in blocked(one)} <= {"client_ip", "user"}
         assert one.status()["detection"]["incidents"] >= 1
         counted = [key for key in one.metrics() if "incidents_total" in key]
         label = re.compile(r'tidegate_incidents_total{class="\w+",severity="\w+"}')
         assert counted
         assert all(map(label.fullmatch, counted)), counted
-        _let_in(one)
-        until(lambda: knock(one) == 200, why="let in")
-        until(lambda: knock(two) == 200, why="let in on the other one")
+        _remove_blocks(one)
+        until(lambda: retry(one) == 200, why="served again")
+        until(lambda: retry(two) == 200, why="served again by the other one")
 
 
-def _let_in(gateway: Gateway) -> None:
-    """As an operator does: what the list shows is removed, without naming a tenant."""
+def _remove_blocks(gateway: Gateway) -> None:
+    """Remove every listed block by command, without a tenant."""
     listed = gateway.command("blocks", "list", "--admin", gateway.admin)
     assert ATTACKER in listed.stdout
     for kind, subject in blocked(gateway):
@@ -191,14 +195,14 @@ def _let_in(gateway: Gateway) -> None:
     assert blocked(gateway) == set()
 
 
-def test_an_attack_is_over_for_good_through_every_restart(mock):
-    """SIGTERM, SIGKILL of control, SIGKILL of everything: its next request is refused,
-    and what was learned is there.
+def test_a_blocked_attacker_stays_blocked_through_every_restart(mock):
+    """A blocked attacker stays blocked after SIGTERM, after a SIGKILL of control and of
+    the supervisor, and the incident and baselines are kept.
     """
     gateway = Gateway(upstream(mock), store="embedded:./store").start()
     try:
         until(lambda: '"found":false' in gateway.log())
-        crowd(gateway)
+        ordinary_clients(gateway)
         assert attack(gateway) == 403
         (incident,) = until(lambda: incidents(gateway))
         gateway.signal(signal.SIGTERM)
@@ -206,22 +210,22 @@ def test_an_attack_is_over_for_good_through_every_restart(mock):
         gateway.start()
         (found,) = until(lambda: incidents(gateway))
         assert found["id"] == incident["id"]
-        assert knock(gateway) == 403
+        assert retry(gateway) == 403
         until(lambda: '"found":true' in gateway.log())
         _kill_control(gateway)
-        assert knock(gateway) == 403
+        assert retry(gateway) == 403
         assert ("client_ip", ATTACKER) in blocked(gateway)
         gateway.signal(signal.SIGKILL)
         assert gateway.wait() == -signal.SIGKILL
         gateway.start()
-        assert knock(gateway) == 403
-        assert crowd(gateway, 1) == {200}
+        assert retry(gateway) == 403
+        assert ordinary_clients(gateway, 1) == {200}
     finally:
         gateway.stop()
 
 
 def _kill_control(gateway: Gateway) -> None:
-    """Kill control alone, and wait for its successor."""
+    """Kill control alone, and wait until its successor is ready."""
     (control,) = gateway.children("control")
     control.kill()
 
@@ -236,14 +240,16 @@ def _kill_control(gateway: Gateway) -> None:
     until(lambda: gateway.status()["blocks"]["synced"], why="the list")
 
 
-# -- watching only, and switched off ----------------------------------------------------------
+# -- observe mode, and detection switched off -------------------------------------------------
 
 
 def test_observe_mode_decides_and_touches_nothing(mock):
-    """Records say what would have been done; neither client nor upstream notices."""
+    """In observe mode records state the action that would apply, while client and
+    upstream see an unchanged exchange.
+    """
     with running_gateway(upstream(mock, ""), "--mode", "observe") as gateway:
-        assert crowd(gateway) == {200}
-        for n, answer in enumerate(walk(gateway)):
+        assert ordinary_clients(gateway) == {200}
+        for n, answer in enumerate(enumerate_template(gateway)):
             assert answer.status == 200
             if n % 50 == 0 and ("client_ip", ATTACKER) in blocked(gateway):
                 break
@@ -257,32 +263,36 @@ def test_observe_mode_decides_and_touches_nothing(mock):
         assert (found["class"], found["outcome"]) == ("scraping", "ok")
 
 
-def test_kill_switch_lets_the_attacker_through_at_once(mock):
-    """A reload with detection off; what an operator blocked stays blocked."""
+def test_switching_detection_off_ends_its_blocks_at_once(mock):
+    """A reload with detection off ends the detector's blocks and keeps those of
+    operators.
+    """
     with running_gateway(upstream(mock)) as gateway:
-        crowd(gateway)
+        ordinary_clients(gateway)
         assert attack(gateway) == 403
         block = {"kind": "client_ip", "id": "127.9.9.9"}
         gateway.api("POST", "/api/v1/blocks", block)
         gateway.write_config(upstream(mock, OFF))
         gateway.api("POST", "/api/v1/reload")
-        until(lambda: knock(gateway) == 200, why="let through")
+        until(lambda: retry(gateway) == 200, why="served")
         until(lambda: ask(gateway, "127.9.9.9", "sk-o").status == 403)
         until(lambda: blocked(gateway) == {("client_ip", "127.9.9.9")})
         until(lambda: gateway.status()["detection"]["incidents"] == 0)
 
 
-def test_allow_listed_are_never_touched(mock):
-    """Not even while they are the talk of the log; a campaign is understood."""
+def test_an_allow_listed_client_is_never_refused(mock):
+    """A client on the allow list is never refused, although its incident is reported; a
+    configured campaign is accepted.
+    """
     allow = f'allow = ["client_ip:{ATTACKER}"]\n'
     launch = (
         '[[campaign]]\ntenant = "*"\nfrom = 2026-01-01T00:00:00Z\n'
         "to = 2036-01-01T00:00:00Z\nexpect = 6.0\n"
     )
     with running_gateway(upstream(mock, ENFORCE + allow + launch)) as gateway:
-        crowd(gateway)
+        ordinary_clients(gateway)
         seen = set()
-        for n, answer in enumerate(walk(gateway)):
+        for n, answer in enumerate(enumerate_template(gateway)):
             seen.add(answer.status)
             if n % 50 == 0 and incidents(gateway):
                 break
@@ -297,10 +307,12 @@ def test_allow_listed_are_never_touched(mock):
 # -- long answers ---------------------------------------------------------------------------
 
 
-def test_requests_that_nobody_has_answered_yet_are_evidence(mock):
-    """The upstream takes its time; the attacker is found within seconds all the same."""
+def test_unanswered_requests_are_evidence(mock):
+    """An attacker is blocked on the evidence of requests that the upstream has not
+    answered yet.
+    """
     with running_gateway(upstream(mock)) as gateway:
-        crowd(gateway)
+        ordinary_clients(gateway)
         with contextlib.ExitStack() as stack:
             count = itertools.count()
 
@@ -312,11 +324,11 @@ def test_requests_that_nobody_has_answered_yet_are_evidence(mock):
             until(found, STOPPED_S, "found")
             ended = gateway.records(client_ip=ATTACKER)
             assert {one["outcome"] for one in ended} <= {"refused"}
-            until(lambda: knock(gateway) == 403)
+            until(lambda: retry(gateway) == 403)
 
 
 def _unanswered(gateway: Gateway, count: int) -> socket.socket:
-    """A request that is not going to be answered soon."""
+    """Send a request that the mock answers after 300 s."""
     text = " ".join(WORDS[:18])
     body = json.dumps(
         {"model": "m", "messages": [{"role": "user", "content": f"{text} {count}"}]}
@@ -332,9 +344,9 @@ def _unanswered(gateway: Gateway, count: int) -> socket.socket:
     return connection
 
 
-# -- tagged, throttled, delayed ---------------------------------------------------------------
+# -- actions: tag, throttle, delay ------------------------------------------------------------
 
-STANDING = f"""{ENFORCE}
+STATES_CONFIG = f"""{ENFORCE}
 [policy.slow]
 mode = "enforce"
 [policy.slow.anomaly]
@@ -356,8 +368,8 @@ api_keys = ["{key_hash("sk-watch")}"]
 """
 
 
-class Standings:
-    """A gateway, and verdicts that another gateway's detector wrote into the store."""
+class EnforcementStates:
+    """A gateway with enforcement states that another gateway's detector published."""
 
     def __init__(self, gateway: Gateway, mock: MockLLM, url: str) -> None:
         self.gateway = gateway
@@ -366,7 +378,7 @@ class Standings:
         self.active = 0
 
     def put(self, ip: str, tenant: str, action: Any, rate: int = 0) -> None:
-        """Put a client somewhere, and wait until the gateway knows."""
+        """Publish a client's enforcement state, and wait until the gateway has it."""
         block = Block(
             "client_ip", ip, tenant, time.time() + 600, "It walks.", time.time(),
             DETECTOR, action, "scraping", 4.25, rate,
@@ -382,7 +394,9 @@ class Standings:
         await client.aclose()
 
     def ask(self, ip: str, tenant: str, tag: str = "", **fields: str) -> Answer:
-        """A call of a client of that tenant; ``tag`` to find it at the upstream."""
+        """Send a call of a client of that tenant; ``tag`` identifies it at the
+        upstream.
+        """
         fields |= {"mock_tag": tag} if tag else {}
         return ask(self.gateway, ip, f"sk-{tenant}", **fields)
 
@@ -390,32 +404,34 @@ class Standings:
         return self.gateway.record(request_id=answer.headers["x-request-id"])
 
 
-@pytest.fixture(name="standings", scope="module")
-def _standings() -> Iterator[Standings]:
+@pytest.fixture(name="states", scope="module")
+def _states() -> Iterator[EnforcementStates]:
     with (
         running_mock() as mock,
         running_engine(next(iter(engine_binaries().values()))) as engine,
-        running_gateway(upstream(mock, STANDING), store=engine.url) as gateway,
+        running_gateway(upstream(mock, STATES_CONFIG), store=engine.url) as gateway,
     ):
-        yield Standings(gateway, mock, engine.url)
+        yield EnforcementStates(gateway, mock, engine.url)
 
 
 def sent(mock: MockLLM, tag: str) -> dict[str, str]:
-    """Header fields of the tagged request as the upstream saw them."""
+    """Header fields of the tagged request as the upstream received them."""
     fields = [(name.lower(), value) for name, value in mock.seen(tag)["fields"]]
     assert len(fields) == len(dict(fields)), "no field twice"
     return dict(fields)
 
 
-def test_tagged_requests_pass_with_a_note_for_the_upstream(standings):
-    """The verdict in one header; the record says tag. Others carry none."""
-    standings.put("127.70.0.1", "acme", "tag")
-    answer = standings.ask("127.70.0.1", "acme", "tagged", tidegate_verdict="mine")
+def test_tagged_requests_pass_with_a_note_for_the_upstream(states):
+    """A tagged client's request passes with the verdict in one request header, and its
+    record has the action ``tag``.
+    """
+    states.put("127.70.0.1", "acme", "tag")
+    answer = states.ask("127.70.0.1", "acme", "tagged", tidegate_verdict="mine")
     assert answer.status == 200
-    noted = sent(standings.mock, "tagged")[VERDICT]
+    noted = sent(states.mock, "tagged")[VERDICT]
     assert noted == "scraping;score=4.2;action=tag"
     assert VERDICT not in answer.headers
-    record = standings.record_of(answer)
+    record = states.record_of(answer)
     assert (record["action"], record["class"], record["score"]) == (
         "tag", "scraping", 4.25,
     )  # fmt: skip
@@ -423,54 +439,60 @@ def test_tagged_requests_pass_with_a_note_for_the_upstream(standings):
     assert record["reasons"] == ["It walks."]
 
 
-def test_a_clients_own_verdict_never_reaches_the_upstream(standings):
-    """Nobody speaks well of himself."""
-    answer = standings.ask("127.70.0.2", "acme", "own", tidegate_verdict="fine")
+def test_a_clients_own_verdict_never_reaches_the_upstream(states):
+    """A verdict header sent by a client is removed."""
+    answer = states.ask("127.70.0.2", "acme", "own", tidegate_verdict="fine")
     assert answer.status == 200
-    assert VERDICT not in sent(standings.mock, "own")
+    assert VERDICT not in sent(states.mock, "own")
 
 
-def test_throttled_clients_keep_their_rate(standings):
-    """So many a minute pass, marked; the next one is told when to come back."""
-    standings.put("127.70.0.3", "acme", "throttle", rate=2)
-    passed = [standings.ask("127.70.0.3", "acme", f"slow-{n}") for n in range(2)]
+def test_throttled_clients_keep_their_rate(states):
+    """A throttled client passes up to its rate per minute with the verdict header; the
+    next request is 429 with ``retry-after``.
+    """
+    states.put("127.70.0.3", "acme", "throttle", rate=2)
+    passed = [states.ask("127.70.0.3", "acme", f"slow-{n}") for n in range(2)]
     assert [answer.status for answer in passed] == [200, 200]
-    noted = sent(standings.mock, "slow-1")[VERDICT]
+    noted = sent(states.mock, "slow-1")[VERDICT]
     assert noted == "scraping;score=4.2;action=throttle"
-    refused = standings.ask("127.70.0.3", "acme")
+    refused = states.ask("127.70.0.3", "acme")
     assert refused.status == 429
     assert 1 <= int(refused.headers["retry-after"]) <= 61
-    record = standings.record_of(refused)
+    record = states.record_of(refused)
     assert (record["action"], record["outcome"]) == ("throttle", "refused")
     assert record["class"] == "scraping"
-    assert standings.ask("127.70.0.33", "acme").status == 200
+    assert states.ask("127.70.0.33", "acme").status == 200
 
 
-def test_a_policy_may_slow_down_instead_of_refusing(standings):
-    """Held for a bounded time, a bounded number at once; the others are refused."""
-    standings.put("127.70.0.4", "slow", "throttle", rate=1)
-    assert standings.ask("127.70.0.4", "slow").status == 200
+def test_a_policy_may_slow_down_instead_of_refusing(states):
+    """With ``delay`` a bounded number of throttled requests is delayed for that time,
+    and the rest is refused.
+    """
+    states.put("127.70.0.4", "slow", "throttle", rate=1)
+    assert states.ask("127.70.0.4", "slow").status == 200
     start = time.monotonic()
-    answer = standings.ask("127.70.0.4", "slow", "held")
+    answer = states.ask("127.70.0.4", "slow", "held")
     assert answer.status == 200
     assert time.monotonic() - start >= 1.9
-    record = standings.record_of(answer)
+    record = states.record_of(answer)
     assert (record["action"], record["status"]) == ("throttle", 200)
-    assert sent(standings.mock, "held")[VERDICT].endswith("action=throttle")
+    assert sent(states.mock, "held")[VERDICT].endswith("action=throttle")
     with ThreadPoolExecutor(12) as threads:
-        asked = [threads.submit(standings.ask, "127.70.0.4", "slow") for _ in range(12)]
+        asked = [threads.submit(states.ask, "127.70.0.4", "slow") for _ in range(12)]
         statuses = [one.result().status for one in asked]
     assert set(statuses) == {200, 429}
-    workers = standings.gateway.status()["workers"]
+    workers = states.gateway.status()["workers"]
     assert len(workers) == 1
     assert statuses.count(200) <= 6, "two at a time, while twelve come at once"
 
 
-def test_observed_tenants_are_not_slowed_down(standings):
-    """The same verdict, and nothing of it but the record."""
-    standings.put("127.70.0.5", "watch", "throttle", rate=1)
-    answers = [standings.ask("127.70.0.5", "watch", f"w-{n}") for n in range(3)]
+def test_observed_tenants_are_not_slowed_down(states):
+    """In observe mode a throttled client is served without delay, and its record has
+    the action unenforced.
+    """
+    states.put("127.70.0.5", "watch", "throttle", rate=1)
+    answers = [states.ask("127.70.0.5", "watch", f"w-{n}") for n in range(3)]
     assert [answer.status for answer in answers] == [200] * 3
-    assert VERDICT not in sent(standings.mock, "w-2")
-    record = standings.record_of(answers[2])
+    assert VERDICT not in sent(states.mock, "w-2")
+    record = states.record_of(answers[2])
     assert (record["action"], record["enforced"]) == ("throttle", False)

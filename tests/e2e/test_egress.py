@@ -20,7 +20,7 @@ CHAT = "/v1/chat/completions"
 
 
 class EgressProxy(socketserver.ThreadingTCPServer):
-    """CONNECT and nothing else, for whoever has the password; notes every head."""
+    """A proxy that supports only CONNECT with a password; keeps every request head."""
 
     daemon_threads = True
     allow_reuse_address = True
@@ -35,7 +35,7 @@ class EgressProxy(socketserver.ThreadingTCPServer):
 
 
 class EgressTunnel(socketserver.BaseRequestHandler):
-    """One client of the proxy."""
+    """One client connection of the proxy."""
 
     server: EgressProxy
     request: socket.socket
@@ -57,7 +57,7 @@ class EgressTunnel(socketserver.BaseRequestHandler):
             self.pump(upstream)
 
     def pump(self, upstream: socket.socket) -> None:
-        """Bytes both ways until either side ends."""
+        """Copy bytes both ways until either side ends."""
         other = {upstream: self.request, self.request: upstream}
         while True:
             readable, _, _ = select.select(list(other), [], [], 10)
@@ -112,7 +112,9 @@ proxy = "http://{proxy.address}"
 
 
 def test_https_upstream_through_the_proxy(gateway, proxy):
-    """CONNECT, then TLS with the upstream itself, verified; the connection is kept."""
+    """TLS to the upstream is verified inside the CONNECT tunnel, and the connection is
+    reused.
+    """
     assert call("POST", gateway.url + CHAT, ASKED)[0] == 200
     assert proxy.heads[-1].startswith(b"CONNECT 127.0.0.1:")
     connects = len(proxy.heads)
@@ -121,7 +123,7 @@ def test_https_upstream_through_the_proxy(gateway, proxy):
 
 
 def test_plain_upstream_through_the_proxy(gateway, proxy):
-    """A plain upstream is reached by CONNECT as well."""
+    """A plain HTTP upstream is reached by CONNECT as well."""
     before = len(proxy.heads)
     status, _, body = call("GET", f"{gateway.url}/plain/echo")
     assert status == 200
@@ -130,5 +132,5 @@ def test_plain_upstream_through_the_proxy(gateway, proxy):
 
 
 def test_proxy_that_refuses_is_a_bad_gateway(gateway):
-    """The proxy wants a password that is not there: 502."""
+    """A proxy that requires a missing password causes a 502."""
     assert call("GET", f"{gateway.url}/stranger/echo")[0] == 502

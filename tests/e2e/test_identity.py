@@ -1,4 +1,4 @@
-"""Who a request counts for: keys, tokens, headers, networks, trusted proxies."""
+"""Identification of tenant, user and address: keys, tokens, headers, trusted proxies."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ header = {{ name = "x-team", value = "behind", user_header = "x-user" }}
 name = "office"
 cidrs = ["203.0.113.0/24", "2001:db8:7::/48"]
 """
-# 127.0.0.1 is a trusted proxy here, so each test says by header where it comes from.
+# 127.0.0.1 is a trusted proxy here, so each test sets its address by header.
 SERVER = 'trusted_proxies = ["127.0.0.0/8"]\nunknown_clients = "anonymous"\n'
 SIGNER = ec.generate_private_key(ec.SECP256R1())
 
@@ -80,7 +80,7 @@ def _token(**claims: object) -> str:
 
 @pytest.fixture(name="ask")
 def _ask(gateway: Gateway):
-    """``ask(key, {header: value}, …)`` is one call; gives its status and record."""
+    """``ask(key, {header: value}, …)`` sends one call and returns status and record."""
 
     def ask(key: str = "", headers: dict | None = None, **body: object):
         id_ = f"who-{time.monotonic_ns()}"
@@ -93,7 +93,7 @@ def _ask(gateway: Gateway):
 
 
 def test_key_of_a_tenant(ask):
-    """A known key: its tenant, and a user id that does not tell the key."""
+    """A known key gives its tenant and a user id that does not reveal the key."""
     _, record = ask("sk-keyed")
     assert record["tenant"] == "keyed"
     assert record["user"].startswith("key_")
@@ -101,7 +101,9 @@ def test_key_of_a_tenant(ask):
 
 
 def test_body_names_the_user(ask):
-    """Where the policy says so, the body's user is the user."""
+    """With ``user_from = ["body", …]`` the ``user`` of the body is the user; without
+    one the key is.
+    """
     _, record = ask("sk-named", user="bob@example.org")
     assert (record["tenant"], record["user"]) == ("named", "bob@example.org")
     _, record = ask("sk-named")
@@ -109,7 +111,7 @@ def test_body_names_the_user(ask):
 
 
 def test_verified_token_names_tenant_and_user(ask):
-    """A JWT of the issuer: its tenant, and the subject as the user."""
+    """A JWT with a valid signature of the issuer gives its tenant."""
     _, record = ask(_token())
     assert (record["tenant"], record["status"]) == ("tokens", 200)
 
@@ -118,13 +120,13 @@ def test_verified_token_names_tenant_and_user(ask):
     "claims", [{"exp": 1_000_000_000}, {"iss": "https://other"}], ids=["old", "other"]
 )
 def test_token_that_does_not_verify_is_of_no_tenant(ask, claims):
-    """An expired token, or another issuer's, does not make one a tenant's user."""
+    """An expired token, or one of another issuer, gives no tenant."""
     _, record = ask(_token(**claims), {"X-Forwarded-For": "198.51.100.20"})
     assert record["tenant"] != "tokens"
 
 
 def test_header_of_a_trusted_proxy(ask):
-    """A header that the trusted proxy sets names tenant and user."""
+    """Headers set by the trusted proxy give tenant and user."""
     _, record = ask("", {"x-team": "behind", "x-user": "carol"})
     assert (record["tenant"], record["user"]) == ("behind", "carol")
 
@@ -140,13 +142,15 @@ def test_header_of_a_trusted_proxy(ask):
     ],
 )
 def test_right_most_untrusted_hop_is_the_client(ask, hops, client_ip):
-    """X-Forwarded-For of a trusted proxy: its right-most untrusted hop counts."""
+    """The right-most untrusted hop of X-Forwarded-For is the client's address."""
     _, record = ask("", {"X-Forwarded-For": hops})
     assert (record["client_ip"], record["tenant"]) == (client_ip, "office")
 
 
 def test_unknown_clients_share_the_anonymous_policy(ask):
-    """Without tenant: user ``anonymous``, and that policy's limit per address."""
+    """A client without a tenant is user ``anonymous`` under the anonymous policy,
+    limited by address.
+    """
     source = {"X-Forwarded-For": "198.51.100.77"}
     answers = [ask("", source) for _ in range(3)]
     assert [status for status, _ in answers] == [200, 200, 429]
@@ -155,7 +159,7 @@ def test_unknown_clients_share_the_anonymous_policy(ask):
 
 
 def test_client_key_is_replaced_upstream(gateway, mock):
-    """An upstream with a key of its own never sees the client's."""
+    """An upstream with its own key never receives the client's key."""
     headers = {"x-mock-tag": "ours"}
     url = f"{gateway.url}/ours{CHAT}"
     assert call("POST", url, ASKED, key="sk-keyed", headers=headers)[0] == 200
@@ -167,7 +171,7 @@ def test_client_key_is_replaced_upstream(gateway, mock):
 
 
 def test_raw_keys_reach_no_log_and_no_record(gateway, ask):
-    """What a client authenticates with stands nowhere."""
+    """No client key is written to the log or the records."""
     for key in ("sk-keyed", "sk-a-secret-of-nobody"):
         ask(key, {"X-Forwarded-For": f"198.51.100.{len(key)}"})
     written = gateway.log() + gateway.records_file.read_text()
@@ -201,7 +205,7 @@ _V2 = b"\r\n\r\n\0\r\nQUIT\n\x21\x11" + struct.pack(
     ids=["v1", "v1-ip6", "v2"],
 )
 def test_proxy_header_names_the_client(proxied, header, client_ip):
-    """A PROXY header, version 1 or 2, of a trusted proxy says who the client is."""
+    """A PROXY header, version 1 or 2, of a trusted proxy gives the client's address."""
     request = b"GET /echo HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
     with socket.create_connection(("127.0.0.1", proxied.port), 60) as plain:
         plain.sendall(header + request)

@@ -21,7 +21,9 @@ from tests.gateway_process import (
     until,
 )
 
-PROMPT = 10  # of the messages below: 1 + 3 + 3 for the format, three words
+PROMPT = (
+    10  # prompt tokens of the messages below: 1 + 3 + 3 for the format, three words
+)
 POLICIES: dict[str, str] = {
     "plain": "limits = []",
     "calls": 'limits = [{ per = "user", requests = 3, window = "1m" }]',
@@ -97,7 +99,7 @@ class Answer:
 
 @pytest.fixture(name="chat")
 def _chat(gateway: Gateway) -> Any:
-    """``chat("sk-…", mock={…}, max_tokens=…)`` is one call through the gateway."""
+    """``chat("sk-…", mock={…}, max_tokens=…)`` sends one call through the gateway."""
 
     def chat(key: str, mock: dict | None = None, **body: Any) -> Answer:
         return Answer(gateway, key, mock or {}, body)
@@ -106,21 +108,23 @@ def _chat(gateway: Gateway) -> Any:
 
 
 def _used(gateway: Gateway, kind: str, subject: str, limit: str) -> float:
-    """What the store holds of a subject's limit."""
+    """The usage of a subject's limit in the store."""
     limits = gateway.api("GET", f"/api/v1/clients/{kind}/{subject}")["limits"]
     (found,) = [row["used"] for row in limits if row["limit"] == limit]
     return found
 
 
 def test_requests_per_user_over_both_workers(chat):
-    """Exactly the limit is admitted, whichever worker answers; users are apart."""
+    """Two workers together admit exactly the limit of each user."""
     statuses = [chat("sk-calls-0").status for _ in range(6)]
     assert statuses == [200] * 3 + [429] * 3
     assert chat("sk-calls-1").status == 200
 
 
 def test_refusal_from_the_local_cache_says_the_same(chat):
-    """Refused again and again: same error, a wait that shrinks, and no token spent."""
+    """Refusals from the over-limit cache have the same error, a ``retry-after`` that
+    decreases, and cost no token.
+    """
     refused = [a for a in (chat("sk-calls-2") for _ in range(9)) if a.status == 429]
     assert len(refused) == 6
     assert {a.code for a in refused} == {"rate_limit_exceeded"}
@@ -128,7 +132,7 @@ def test_refusal_from_the_local_cache_says_the_same(chat):
     assert all(0 < wait <= 61_000 for wait in waits)
 
     def is_shorter() -> bool:
-        # By more than two workers may differ, who asked the store at different times.
+        # Two workers asked the store at different times, so their waits may differ.
         wait = int(chat("sk-calls-2").headers["retry-after-ms"])
         return 0 < wait < min(waits) - 500
 
@@ -136,7 +140,7 @@ def test_refusal_from_the_local_cache_says_the_same(chat):
 
 
 def test_refusal_by_settled_weight_costs_the_store_nothing(chat, gateway):
-    """A subject over its limit by what it has used is refused without a store call."""
+    """A subject over its limit by settled usage is refused without a store call."""
     key = "sk-spent-0"
     assert [chat(key).status for _ in range(2)] == [200, 429]
     until(lambda: not gateway.metrics()["tidegate_inflight"])
@@ -146,13 +150,13 @@ def test_refusal_by_settled_weight_costs_the_store_nothing(chat, gateway):
         assert {chat(key).status for _ in range(20)} == {429}
         return _store_calls(gateway) == before
 
-    # Each worker learns it at its first refusal, and chance picks the worker.
+    # Each worker caches it at its first refusal; the kernel picks the worker.
     until(costs_nothing)
     assert gateway.metrics()["tidegate_over_limit_subjects"] >= 1
 
 
 def _store_calls(gateway: Gateway) -> float:
-    """Calls of both workers, once their statistics stand still."""
+    """Store calls of both workers, once their statistics no longer change."""
     last = -1.0
     while last != (now := gateway.metrics()["tidegate_store_calls_total"]):
         last = now
@@ -161,20 +165,22 @@ def _store_calls(gateway: Gateway) -> float:
 
 
 def test_burst_never_passes_the_limit(chat):
-    """Forty calls at once against a limit of 25: exactly 25 pass."""
+    """Of forty concurrent calls against a limit of 25 exactly 25 pass."""
     with ThreadPoolExecutor(16) as pool:
         answers = list(pool.map(lambda n: chat(f"sk-crowd-{n % 4}"), range(40)))
     assert sorted(a.status for a in answers) == [200] * 25 + [429] * 15
 
 
 def test_calendar_limit_per_address(chat):
-    """A calendar window counts an address over all its users."""
+    """A calendar window per address counts all users of that address."""
     statuses = [chat(f"sk-address-{n}").status for n in range(4)]
     assert statuses == [200, 200, 429, 429]
 
 
 def test_tokens_are_settled_to_what_was_used(chat, gateway):
-    """The reservation is replaced by the provider's count, and it is what limits."""
+    """The reservation is replaced by the provider's count, against which the limit
+    applies.
+    """
     first = chat("sk-tokens-0", {"tokens": 20}, max_tokens=60)
     assert first.status == 200
     assert first.headers["x-ratelimit-limit-tokens"] == "100"
@@ -187,7 +193,7 @@ def test_tokens_are_settled_to_what_was_used(chat, gateway):
 
 
 def test_request_larger_than_the_limit_is_not_retried(chat):
-    """A prompt over the whole limit: 429 at once, and clients are told not to retry."""
+    """A prompt larger than the limit is 429 with a header that forbids retries."""
     messages = [{"role": "user", "content": "river " * 400}]
     answer = chat("sk-tokens-1", messages=messages)
     assert (answer.status, answer.code) == (429, "request_too_large_for_limit")
@@ -204,7 +210,7 @@ def test_completion_tokens_alone(chat):
 
 
 def test_concurrent_exchanges(chat, gateway, mock):
-    """Two open at a time, a third is refused; when one ends its place is free."""
+    """With a limit of two concurrent exchanges a third is refused, until one ends."""
     with _unanswered(gateway, "sk-parallel-0"):
         with _unanswered(gateway, "sk-parallel-0"):
             metrics = gateway.metrics
@@ -215,7 +221,7 @@ def test_concurrent_exchanges(chat, gateway, mock):
 
 
 def _unanswered(gateway: Gateway, key: str) -> socket.socket:
-    """A call that stays open for as long as its connection."""
+    """Open a call that stays unanswered until its connection is closed."""
     body = b'{"model":"gpt-4o","messages":[]}'
     connection = socket.create_connection(("127.0.0.1", gateway.port))
     connection.sendall(
@@ -227,7 +233,7 @@ def _unanswered(gateway: Gateway, key: str) -> socket.socket:
 
 
 def test_money(chat, gateway):
-    """A budget in dollars: spent at the policy's prices, then refused."""
+    """A limit in dollars is spent at the policy's prices, then refuses."""
     # 40 completion tokens cost 0.0008 of the 0.001 dollars.
     assert chat("sk-money-0", {"tokens": 40}, max_tokens=40).status == 200
     record = gateway.record(tenant="money", status=200)
@@ -239,14 +245,14 @@ def test_money(chat, gateway):
 
 
 def test_limit_of_some_models(chat):
-    """A limit on some models leaves the others alone."""
+    """A limit on some models does not apply to the others."""
     assert chat("sk-models-0", model="gpt-4o").status == 200
     assert chat("sk-models-0", model="gpt-4o").status == 429
     assert chat("sk-models-0", model="llama-3").status == 200
 
 
 def test_cached_tokens_weigh_less(chat, gateway):
-    """A cached token counts a tenth against the limit, and whole in the record."""
+    """A cached token counts a tenth against the limit, and fully in the record."""
     asked = {"messages": [{"role": "user", "content": "river " * 60}]}
     first = chat("sk-weighed-0", {"tokens": 3, "cached": 60}, max_tokens=3, **asked)
     assert first.status == 200
@@ -257,7 +263,7 @@ def test_cached_tokens_weigh_less(chat, gateway):
 
 
 def test_caps_refuse(chat):
-    """More than the cap is 400, and names the parameter."""
+    """A request over a cap is 400, and the error names the parameter."""
     for body in ({"max_tokens": 21}, {"n": 2}):
         answer = chat("sk-capped-0", **body)
         assert answer.status == 400
@@ -266,7 +272,7 @@ def test_caps_refuse(chat):
 
 
 def test_caps_clamp(chat, mock):
-    """With clamp the request is rewritten to the cap, and nothing else of it."""
+    """With ``clamp`` only the capped parameter of the request is rewritten."""
     answer = chat("sk-clamped-0", {"tag": "clamp", "tokens": 50}, max_tokens=50, n=3)
     assert answer.status == 200
     body = json.loads(mock.seen("clamp")["body"])
@@ -275,14 +281,14 @@ def test_caps_clamp(chat, mock):
 
 
 def test_body_that_cannot_be_read_is_refused(gateway):
-    """A metered endpoint never passes what it cannot meter."""
+    """A metered endpoint refuses a body that cannot be parsed."""
     url = f"{gateway.url}/v1/chat/completions"
     status, _, body = call("POST", url, b"{not json", key="sk-plain-0")
     assert (status, json.loads(body)["error"]["type"]) == (400, "invalid_request_error")
 
 
 def test_observe_mode_lets_pass_and_says_so(chat, gateway):
-    """Observe mode refuses nothing; records and metrics say what would have been."""
+    """Observe mode refuses nothing; records and metrics show what would be refused."""
     assert [chat("sk-watched-0").status for _ in range(3)] == [200] * 3
     found = until(lambda: gateway.records(tenant="watched", limit="user.requests.1m"))
     assert {record["status"] for record in found} == {200}
@@ -291,7 +297,7 @@ def test_observe_mode_lets_pass_and_says_so(chat, gateway):
 
 
 def test_reset_frees_a_subject(chat, gateway):
-    """After a reset through the admin API the limit starts anew, on every worker."""
+    """After a reset through the admin API the limit starts at zero on every worker."""
     key = "sk-calls-3"
     refused = [a for a in (chat(key) for _ in range(5)) if a.status == 429]
     request_id = refused[-1].headers["x-request-id"]
@@ -300,7 +306,7 @@ def test_reset_frees_a_subject(chat, gateway):
     admitted: list[int] = []
 
     def three_are_admitted() -> bool:
-        # Each worker hears of it by itself: the refusals before that are the old ones.
+        # Workers apply the reset at different times; until then they refuse as before.
         admitted.extend(chat(key).status for _ in range(3 - admitted.count(200)))
         return admitted.count(200) == 3
 
@@ -309,7 +315,7 @@ def test_reset_frees_a_subject(chat, gateway):
 
 
 def test_block_command_takes_effect(chat, gateway):
-    """``tidegate blocks add`` is soon in force on both workers, ``remove`` as well."""
+    """``tidegate blocks add`` and ``remove`` take effect on both workers."""
     admin = ("--admin", gateway.admin)
     added = gateway.command(
         "blocks", "add", "tenant", "plain", "--ttl", "1h", "--reason", "test", *admin
@@ -325,12 +331,14 @@ def test_block_command_takes_effect(chat, gateway):
     until(lambda: _all(chat, 200), why="the end of the block")
 
 
-def test_blocked_network_is_free_when_the_time_is_over(chat, gateway):
-    """A block of a network in one tenant ends by itself, and others never feel it."""
+def test_a_network_block_applies_to_one_tenant_until_its_ttl(chat, gateway):
+    """A block of a network in one tenant expires after its ttl and does not apply to
+    other tenants.
+    """
     block = {"kind": "network", "id": "127.0.0.0/8", "tenant": "capped", "ttl": "1s"}
 
     def refused() -> bool:
-        # Put again and again: on a busy machine one could be over before it is met.
+        # Added repeatedly: on a loaded machine one could expire before the request.
         gateway.api("POST", "/api/v1/blocks", block)
         return chat("sk-capped-1").status == 403
 
@@ -340,13 +348,15 @@ def test_blocked_network_is_free_when_the_time_is_over(chat, gateway):
 
 
 def _all(chat, status: int) -> bool:
-    """Twelve new connections: both workers are met, all but certainly."""
+    """Whether twelve new connections, which reach both workers almost surely, get the
+    status.
+    """
     return all(chat("sk-plain-1").status == status for _ in range(12))
 
 
 def test_metrics_are_the_sum_of_the_records(chat, gateway):
-    """Requests and tokens of both workers add up in /metrics to those of the records,
-    and both workers had some.
+    """Requests and tokens in /metrics are the sums of the records, and both workers
+    have served some.
     """
     with ThreadPoolExecutor(8) as pool:
         for n in range(24):

@@ -24,12 +24,12 @@ BODY = {"model": "gpt-4o", "messages": [{"role": "user", "content": "one two thr
 
 
 def policy(amount):
-    """Requests an hour for each user of the tenant ``acme``."""
+    """A policy that limits the requests per hour of each user of tenant ``acme``."""
     return POLICY.format(amount=amount, key=key_hash("sk-acme"))
 
 
 def draft(amount):
-    """A whole configuration."""
+    """A whole configuration with that policy."""
     return f'[[upstream]]\nurl = "https://api.example"\n{policy(amount)}'
 
 
@@ -68,13 +68,15 @@ def _records(mock):
 
 
 def totals(done, column="draft"):
-    """One policy's totals of a JSON report."""
+    """The allowed and limited totals of one policy in a JSON report."""
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)["totals"][column]
     return found["allowed"], found["limited"]
 
 
-def test_the_same_policy_does_the_same(tidegate, records, tmp_path):
+def test_replay_of_the_recorded_policy_gives_the_recorded_decisions(
+    tidegate, records, tmp_path
+):
     """Replay under the recorded policy gives the recorded decisions."""
     (tmp_path / "new.toml").write_text(draft(3))
     (tmp_path / "r.jsonl").write_bytes(records)
@@ -84,8 +86,10 @@ def test_the_same_policy_does_the_same(tidegate, records, tmp_path):
     assert (found["newly_refused"], found["newly_passed"]) == (0, 0)
 
 
-def test_other_policies_beside_each_other(tidegate, records, tmp_path):
-    """A stricter draft beside a looser current file; a pipe and a compressed file."""
+def test_a_draft_is_compared_with_the_current_file(tidegate, records, tmp_path):
+    """A stricter draft and a looser current file are replayed side by side, with the
+    same result from a pipe and a compressed file.
+    """
     (tmp_path / "new.toml").write_text(draft(2))
     (tmp_path / "old.toml").write_text(draft(6))
     (tmp_path / "r.jsonl.gz").write_bytes(gzip.compress(records))
@@ -133,8 +137,8 @@ def events(start, hours):
 
 
 def test_what_was_learned_can_be_watched_with(tidegate, tmp_path):
-    """``watch --baselines`` reads what ``learn --out`` wrote; an ordinary day has no
-    output.
+    """``watch --baselines`` reads the output of ``learn --out`` and has no output for
+    ordinary traffic.
     """
     (tmp_path / "week.jsonl").write_bytes(events(T, 48))
     learned = tidegate("learn", "week.jsonl", "--out", "b")
@@ -146,7 +150,7 @@ def test_what_was_learned_can_be_watched_with(tidegate, tmp_path):
 
 @pytest.mark.skipif(not engine_binaries(), reason="no store engine here")
 def test_a_gateway_starts_with_what_was_learned(tidegate, mock, tmp_path):
-    """A gateway loads baselines that were learned into its embedded store."""
+    """A gateway loads the baselines that ``learn`` wrote into its embedded store."""
     (tmp_path / "week.jsonl").write_bytes(events(T, 24))
     store = f"embedded:{tmp_path}/data"
     learned = tidegate("learn", "week.jsonl", "--store", store)
@@ -155,5 +159,5 @@ def test_a_gateway_starts_with_what_was_learned(tidegate, mock, tmp_path):
     with running_gateway(config, store=store) as gateway:
         taken_up = '"event":"baselines_loaded","role":"control","found":true'
         until(lambda: taken_up in gateway.log())
-        # The engine of a running gateway is used as well.
+        # ``learn`` can also write through the engine of the running gateway.
         assert tidegate("learn", "week.jsonl", "--store", store).returncode == 0

@@ -32,14 +32,14 @@ def _upstream(mock: MockLLM, rest: str = "") -> str:
 
 
 def _ask(gateway: Gateway, key: str = "sk-any", **mock: Any) -> int:
-    """The status of one chat call on a new connection."""
+    """Send one chat call on a new connection; its status."""
     headers = {f"x-mock-{k.replace('_', '-')}": str(v) for k, v in mock.items()}
     url = f"{gateway.url}/v1/chat/completions"
     return call("POST", url, ASKED, key=key, headers=headers)[0]
 
 
 def _answers(gateway: Gateway) -> bool:
-    """Whether a request on a new connection succeeds."""
+    """Whether a new connection is answered with 200."""
     try:
         return _ask(gateway) == 200
     except OSError:
@@ -50,7 +50,9 @@ def _answers(gateway: Gateway) -> bool:
 
 
 def test_upstream_flag_alone_serves_within_seconds(mock):
-    """``serve --upstream`` alone prints the exact ready line, with embedded store and observe mode."""
+    """With ``--upstream`` alone the gateway prints the exact ready line and serves in
+    observe mode with the embedded store.
+    """
     with running_gateway(None, "--upstream", mock.url, store=None) as gateway:
         assert gateway.ready_line == (
             f"tidegate ready http://127.0.0.1:{gateway.ports[0]}"
@@ -67,7 +69,7 @@ def test_upstream_flag_alone_serves_within_seconds(mock):
 
 
 def test_counters_survive_a_restart(mock):
-    """The embedded store keeps its counters over a restart of the gateway."""
+    """Usage in the embedded store survives a restart of the gateway."""
     gateway = Gateway(_upstream(mock, ONE_AN_HOUR), store="embedded:./store").start()
     try:
         assert [_ask(gateway), _ask(gateway)] == [200, 429]
@@ -79,8 +81,10 @@ def test_counters_survive_a_restart(mock):
         gateway.stop()
 
 
-def test_address_in_use_is_said(mock):
-    """A second gateway on the same port exits with 1 and names the address."""
+def test_an_address_in_use_is_reported(mock):
+    """A second gateway on the same port ends with exit 1 and reports the address in
+    use.
+    """
     with running_gateway(_upstream(mock)) as gateway:
         second = gateway.command("serve", "--config", str(gateway.config_file))
     assert second.returncode == 1
@@ -98,7 +102,7 @@ def _reloading(mock: MockLLM) -> Iterator[Gateway]:
 
 
 def _generation(gateway: Gateway) -> int:
-    """The configuration that every worker has."""
+    """The generation of the configuration in force."""
     status = gateway.status()
     wanted: int = status["config"]["generation"]
     return wanted
@@ -108,8 +112,8 @@ def _takes(gateway: Gateway, key: str, status: int) -> None:
     until(lambda: _ask(gateway, key) == status, why=f"status {status}")
 
 
-def test_changed_file_is_taken_by_itself(reloading, mock):
-    """A changed file takes effect within seconds, without a failed request."""
+def test_a_changed_file_is_reloaded(reloading, mock):
+    """A changed file is reloaded without a signal."""
     reloading.write_config(_upstream(mock, ONE_AN_HOUR))
     _takes(reloading, "sk-watch", 429)
     reloading.write_config(_upstream(mock))
@@ -117,7 +121,7 @@ def test_changed_file_is_taken_by_itself(reloading, mock):
 
 
 def test_sighup_reloads(reloading, mock):
-    """SIGHUP reads the file again; open connections stay open."""
+    """SIGHUP reloads the file, and open connections stay open."""
     host = http.client.HTTPConnection("127.0.0.1", reloading.port, timeout=60)
     host.request("GET", "/echo")
     host.getresponse().read()
@@ -134,7 +138,7 @@ def test_sighup_reloads(reloading, mock):
 
 
 def test_reload_leaves_open_streams_alone(reloading, mock):
-    """A stream that is open during a reload continues to its end."""
+    """A stream that is open during a reload is relayed to its end."""
     host = http.client.HTTPConnection("127.0.0.1", reloading.port, timeout=60)
     host.request(
         "POST",
@@ -154,7 +158,7 @@ def test_reload_leaves_open_streams_alone(reloading, mock):
 
 
 def test_bad_file_keeps_the_old_configuration(reloading, mock):
-    """A file with an error changes nothing; the log and the API name file, line, key."""
+    """A file with an error changes nothing, and the status names file and key."""
     reloading.write_config(_upstream(mock, "[policy.default]\nlimitz = []\n"))
     refused = until(lambda: _last_reload(reloading)["errors"])
     assert "limitz" in json.dumps(refused)
@@ -169,7 +173,7 @@ def _last_reload(gateway: Gateway) -> dict[str, Any]:
     return found
 
 
-# -- deaths ---------------------------------------------------------------------------
+# -- killed processes -----------------------------------------------------------------
 
 
 @pytest.fixture(name="pair", scope="module")
@@ -183,7 +187,7 @@ def _pair(mock: MockLLM) -> Iterator[Gateway]:
 
 
 def _kill(gateway: Gateway, role: str) -> None:
-    """SIGKILL one child of a role, and wait until all of the role are ready."""
+    """Kill one child of a role with SIGKILL, and wait until the role is ready."""
     children = gateway.children(role)
     victim = children[0].pid
     os.kill(victim, signal.SIGKILL)
@@ -201,15 +205,15 @@ def _kill(gateway: Gateway, role: str) -> None:
     until(back, why=f"{role} is back")
 
 
-def test_killed_worker_is_back_and_the_other_goes_on(pair):
-    """After SIGKILL of a worker, requests continue and it restarts within seconds."""
+def test_a_killed_worker_is_replaced(pair):
+    """A worker killed with SIGKILL is replaced, and requests are answered."""
     _kill(pair, "worker")
     assert all(_answers(pair) for _ in range(10))
 
 
-def test_killed_control_is_back_and_traffic_goes_on(pair, mock):
-    """SIGKILL of control: not one request fails, it comes back, and no record
-    is lost or written twice.
+def test_a_killed_control_is_replaced_without_a_lost_record(pair, mock):
+    """When control is killed with SIGKILL, no request fails, it is replaced, and every
+    record is written exactly once.
     """
     ids = [f"over-{time.monotonic_ns()}-{n}" for n in range(40)]
     url = f"{pair.url}/v1/chat/completions"
@@ -234,8 +238,10 @@ def _written(gateway: Gateway, ids: list[str]) -> list[str]:
     return sorted(r["request_id"] for r in records if r["request_id"] in wanted)
 
 
-def test_requests_continue_while_a_killed_engine_restarts(pair):
-    """After SIGKILL of the embedded engine, requests continue and it restarts."""
+def test_a_killed_engine_is_restarted_without_a_failed_request(pair):
+    """When the embedded engine is killed with SIGKILL, no request fails and it is
+    restarted.
+    """
     victim = pair.children("engine")[0].pid
     os.kill(victim, signal.SIGKILL)
     assert {_ask(pair) for _ in range(20)} == {200}
@@ -244,12 +250,12 @@ def test_requests_continue_while_a_killed_engine_restarts(pair):
     assert _ask(pair) == 200
 
 
-# -- the end --------------------------------------------------------------------------
+# -- shutdown -------------------------------------------------------------------------
 
 
 def test_sigterm_drains_open_streams(mock):
-    """SIGTERM: not ready at once, an open stream runs to its end, the record is
-    written, and the exit status is 0.
+    """After SIGTERM the gateway is not ready, relays an open stream to its end, writes
+    the record and exits with 0.
     """
     gateway = Gateway(
         _upstream(mock), server='health_path = "/-/health"\ndrain_timeout = "40s"\n'
@@ -277,7 +283,7 @@ def test_sigterm_drains_open_streams(mock):
 
 
 def test_sigterm_cuts_at_the_drain_limit(mock):
-    """A stream that outlasts ``drain_timeout`` is cut, settled and recorded."""
+    """A stream that outlasts ``drain_timeout`` is closed, settled and recorded."""
     gateway = Gateway(_upstream(mock), server='drain_timeout = "300ms"\n').start()
     host = http.client.HTTPConnection("127.0.0.1", gateway.port, timeout=60)
     host.request(
@@ -297,7 +303,7 @@ def test_sigterm_cuts_at_the_drain_limit(mock):
     with pytest.raises(http.client.IncompleteRead):
         stream.read()
     (record,) = gateway.records(stream=True)
-    # Counted, unless the machine was too busy to start the counting before the end.
+    # Zero tokens are accepted: on a loaded machine counting may not start before the end.
     if record["usage_source"] == "counted":
         assert record["completion_tokens"] == 4
     assert record["completion_tokens"] > 0

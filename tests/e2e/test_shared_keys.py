@@ -1,4 +1,4 @@
-"""One key of many users, whom the bodies name: one of them attacks."""
+"""Many users, named in the bodies, share one key, and one of them attacks."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ name = "app"
 api_keys = ["{key}"]
 """
 SERVER = 'trusted_proxies = ["127.0.0.0/8"]\n'
-# What the attacker may take until it is stopped, and goes on for afterwards.
+# Longest time until the attacker is blocked, and how long it continues afterwards.
 STOPPED_S, AFTER_S = 90.0, 15.0
 PEOPLE = 14
 
 
 class App:
-    """The one client of the gateway: it has the key and says for whom it asks."""
+    """An application that sends requests of many users with one key."""
 
     def __init__(self, gateway: Gateway) -> None:
         self._connection = http.client.HTTPConnection(
@@ -42,7 +42,7 @@ class App:
         self.template = " ".join(self._chance.choices(WORDS, k=18))
 
     def ask(self, user: str, client_ip: str, prompt: str) -> int:
-        """The status of one call."""
+        """Send one call of a user; its status."""
         asked = {"role": "user", "content": prompt}
         body = {"model": "gpt-4o", "messages": [asked], "user": user}
         headers = {"Authorization": f"Bearer {KEY}", "X-Forwarded-For": client_ip}
@@ -52,8 +52,8 @@ class App:
         answer.read()
         return answer.status
 
-    def people(self) -> set[int]:
-        """Everybody else asks something; what they were answered."""
+    def other_users(self) -> set[int]:
+        """Send a request of every other user; the statuses."""
         chance = self._chance
         return {
             self.ask(
@@ -65,36 +65,36 @@ class App:
         }
 
     def attack(self, count: int, client_ip: str = ATTACKER) -> int:
-        """Mallory walks a template; the status."""
+        """Send one variation of a template as Mallory; the status."""
         word = self._chance.choice(WORDS)
         return self.ask(MALLORY, client_ip, f"{self.template} {word} {count}")
 
     def close(self) -> None:
-        """Leave."""
+        """Close the connection."""
         self._connection.close()
 
 
 @contextlib.contextmanager
 def shared(mock: MockLLM) -> Iterator[tuple[Gateway, App]]:
-    """A gateway and its application, which some have used for a while."""
+    """A gateway and its application, whose users have sent two requests each."""
     config = CONFIG.format(url=mock.url, key=key_hash(KEY))
     with (
         running_gateway(config, server=SERVER) as gateway,
         contextlib.closing(App(gateway)) as app,
     ):
-        assert app.people() | app.people() == {200}
+        assert app.other_users() | app.other_users() == {200}
         yield gateway, app
 
 
 def blocked(gateway: Gateway) -> set[tuple[str, str]]:
-    """Whom the admin API names as blocked."""
+    """Subjects in the admin API's list of blocks."""
     rows = gateway.api("GET", "/api/v1/blocks")["items"]
     return {(row["kind"], row["id"]) for row in rows}
 
 
-def test_who_shares_a_key_with_an_attacker_is_served(mock):
-    """Mallory and that address are stopped, and hammer on against the block; the key
-    is nobody, and every other user of it is answered each time.
+def test_other_users_of_an_attackers_key_are_served(mock):
+    """Only the attacker's user and address are blocked while it continues; the shared
+    key is not, and its other users are always served.
     """
     with shared(mock) as (gateway, app):
         end, count, status = time.monotonic() + STOPPED_S, 0, 200
@@ -104,7 +104,7 @@ def test_who_shares_a_key_with_an_attacker_is_served(mock):
         end = time.monotonic() + AFTER_S
         while time.monotonic() < end:
             assert {app.attack(count + n) for n in range(150)} == {403}
-            assert app.people() == {200}
+            assert app.other_users() == {200}
         who = blocked(gateway)
         assert ("client_ip", ATTACKER) in who
         assert who <= {("client_ip", ATTACKER), ("user", MALLORY)}
@@ -113,9 +113,9 @@ def test_who_shares_a_key_with_an_attacker_is_served(mock):
 
 
 @pytest.mark.parametrize("by", ["user", "network"])
-def test_a_key_whose_users_are_refused_is_not_in_many_hands(mock, by):
-    """Mallory comes from forty networks, and is refused by name or before anybody has
-    read a name: the key is not taken for a stolen one.
+def test_refused_users_do_not_mark_a_shared_key_as_stolen(mock, by):
+    """A shared key is not classified as stolen when one of its users comes from forty
+    networks and is refused by user or by network.
     """
     with shared(mock) as (gateway, app):
         if by == "network":
@@ -123,8 +123,8 @@ def test_a_key_whose_users_are_refused_is_not_in_many_hands(mock, by):
         for count in range(1200):
             app.attack(count, f"203.{count % 40}.113.66")
             if count % 200 == 0:
-                assert app.people() == {200}
-        assert app.people() == {200}
+                assert app.other_users() == {200}
+        assert app.other_users() == {200}
         refused = {one["user"] for one in gateway.records(outcome="refused")}
         assert (MALLORY in refused) is (by == "user")
         assert not {id_ for _, id_ in blocked(gateway) if id_.startswith("key_")}

@@ -1,4 +1,4 @@
-"""``tidegate top`` and ``tidegate tail`` beside a running gateway."""
+"""``tidegate top`` and ``tidegate tail`` against a running gateway."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ def _gateway(mock):
         yield gateway
 
 
-def test_top_shows_who_uses_it(gateway):
-    """Without a terminal: one screen as text."""
+def test_top_without_a_terminal_prints_one_screen(gateway):
+    """``tidegate top`` without a terminal prints one screen as text."""
     call("POST", f"{gateway.url}/v1/chat/completions", CHAT, key="k")
     until(lambda: gateway.api("GET", "/api/v1/clients")["items"])
     done = gateway.command("top", "--admin", gateway.admin)
@@ -31,8 +31,8 @@ def test_top_shows_who_uses_it(gateway):
     assert "127.0.0.1" in done.stdout
 
 
-def test_tail_says_what_operators_do(gateway):
-    """As it happens, one JSON object a line."""
+def test_tail_prints_actions_of_operators(gateway):
+    """``tidegate tail --json`` prints a block by an operator as one JSON line."""
     child = subprocess.Popen(
         [sys.executable, "-m", "gateway", "tail", "--json", "--admin", gateway.admin],
         cwd=gateway.directory,

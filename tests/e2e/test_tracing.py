@@ -1,4 +1,4 @@
-"""OpenTelemetry: one span a request, in the caller's trace, and never in its way."""
+"""OpenTelemetry: one span for each request, in the caller's trace."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ CHAT = "/v1/chat/completions"
 
 @pytest.fixture(name="receiver")
 def _receiver(monkeypatch):
-    """A collector, and the variables that point to it."""
+    """A collector, and the environment variables that point to it."""
     with running_receiver() as receiver:
         for name in ("NO_PROXY", "no_proxy"):
             monkeypatch.setenv(name, "127.0.0.1")
@@ -51,7 +51,9 @@ def config(mock: MockLLM, more: str = "") -> str:
 
 
 def ask(gateway: Gateway, path: str = CHAT, **more: Any) -> int:
-    """The status of one call; ``headers`` beside what goes into the body."""
+    """Send one call and return its status; ``headers`` apart, keywords go into the
+    body.
+    """
     headers = more.pop("headers", {})
     said = [{"role": "user", "content": PROMPT}]
     body = {"model": "gpt-4o", "messages": said} | more
@@ -63,21 +65,23 @@ def parent(flags: str = "01") -> dict[str, str]:
 
 
 def one_span(receiver: Receiver, **wanted: Any) -> Span:
-    """The only span there is, waited for."""
+    """Wait for the only span with these attributes."""
     until(lambda: receiver.spans(**wanted), why=f"a span with {wanted}")
     (span,) = receiver.spans(**wanted)
     return span
 
 
 def sent_parents(mock: MockLLM, tag: str) -> list[str]:
-    """Every ``traceparent`` that the upstream has seen of a request."""
+    """Every ``traceparent`` of a request as the upstream received it."""
     fields = mock.seen(tag)["fields"]
     return [value for name, value in fields if name.lower() == "traceparent"]
 
 
 @pytest.mark.parametrize("stream", [False, True])
 def test_a_request_is_a_span_between_caller_and_upstream(mock, receiver, stream):
-    """Child of the caller, parent of the upstream; attributes of HTTP and GenAI."""
+    """The span of a request is the child of the caller's and the parent of the
+    upstream's, with HTTP and GenAI attributes.
+    """
     tag = f"span-{stream}"
     headers = parent() | {"x-mock-tag": tag, "tracestate": "a=b", "x-mock-cached": "1"}
     with running(config(mock)) as gateway:
@@ -118,8 +122,10 @@ def test_a_request_is_a_span_between_caller_and_upstream(mock, receiver, stream)
     assert ("gen_ai.response.time_to_first_chunk" in span.attributes) is stream
 
 
-def test_without_a_parent_a_trace_begins_here(mock, receiver):
-    """A new trace, which the upstream is part of; so too after what is no parent."""
+def test_without_a_valid_parent_a_new_trace_starts(mock, receiver):
+    """Without a ``traceparent``, or with an invalid one, a new trace starts and is
+    passed to the upstream without ``tracestate``.
+    """
     bad = {"traceparent": "00-zz", "tracestate": "a=b"}
     with running(config(mock)) as gateway:
         for tag, headers in {"root": {}, "bad": bad}.items():
@@ -134,8 +140,10 @@ def test_without_a_parent_a_trace_begins_here(mock, receiver):
     assert "tracestate" not in names
 
 
-def test_what_the_caller_did_not_sample_has_no_span(mock, receiver, monkeypatch):
-    """An unsampled parent passes unchanged; without one the ratio decides."""
+def test_an_unsampled_parent_has_no_span(mock, receiver, monkeypatch):
+    """An unsampled parent is passed on unchanged and has no span; without a parent the
+    sampling ratio decides.
+    """
     monkeypatch.setenv("OTEL_TRACES_SAMPLER_ARG", "0")
     with running(config(mock)) as gateway:
         assert ask(gateway, headers=parent("00") | {"x-mock-tag": "not"}) == 200
@@ -147,8 +155,10 @@ def test_what_the_caller_did_not_sample_has_no_span(mock, receiver, monkeypatch)
     assert not int(line.rpartition("-")[2], 16) & 1
 
 
-def test_failures_and_refusals_say_so(mock, receiver):
-    """The upstream's fault is an error; a limit is none, and is named."""
+def test_spans_of_failures_and_refusals(mock, receiver):
+    """Upstream failures set the span's error status; a refusal by a limit does not, and
+    names the limit.
+    """
     limits = (
         '[policy.default]\nlimits = [{ per = "user", requests = 2, window = "1m" }]'
     )
@@ -172,7 +182,7 @@ def test_failures_and_refusals_say_so(mock, receiver):
 
 
 def test_no_key_and_no_prompt_is_sent(mock, receiver):
-    """Neither in attributes nor anywhere else of what the collector gets."""
+    """No key and no prompt is in the exported bytes."""
     query = f"/v1beta/models/g:generateContent?key={KEY}"
     said = {"contents": [{"role": "user", "parts": [{"text": PROMPT}]}]}
     with running(config(mock)) as gateway:
@@ -187,8 +197,10 @@ def test_no_key_and_no_prompt_is_sent(mock, receiver):
     assert not re.search(b"qzvxkjw|zyxwquv", receiver.raw, re.IGNORECASE)
 
 
-def test_a_collector_that_is_away_is_nobodys_trouble(mock, monkeypatch, receiver):
-    """Requests go on; what finds no room is counted, and spans come when it is back."""
+def test_a_collector_that_is_down_affects_no_request(mock, monkeypatch, receiver):
+    """While the collector is down requests are served and dropped spans are counted;
+    exports resume when it is back.
+    """
     port = free_port()
     monkeypatch.setenv(ENDPOINT, f"http://127.0.0.1:{port}")
     monkeypatch.setenv("OTEL_BSP_MAX_QUEUE_SIZE", "5")
@@ -211,8 +223,8 @@ def test_a_collector_that_is_away_is_nobodys_trouble(mock, monkeypatch, receiver
             )
 
 
-def test_a_collector_that_never_answers_does_not_hold_the_end_up(mock, receiver):
-    """Neither requests nor the shutdown wait for it."""
+def test_a_collector_that_never_answers_delays_nothing(mock, receiver):
+    """Requests and the shutdown do not wait for a collector that never answers."""
     receiver.delay_s = 300.0
     with running(config(mock)) as gateway:
         assert {ask(gateway) for _ in range(5)} == {200}
@@ -221,10 +233,12 @@ def test_a_collector_that_never_answers_does_not_hold_the_end_up(mock, receiver)
         assert gateway.wait() == 0
 
 
-def test_without_the_packages_it_says_what_to_install(
+def test_missing_packages_are_named_in_one_warning(
     mock, receiver, tmp_path, monkeypatch
 ):
-    """One warning; the gateway serves, and headers pass unchanged."""
+    """Without the OpenTelemetry packages one warning names what to install, and
+    requests are served with unchanged headers.
+    """
     hidden = tmp_path / "opentelemetry"
     hidden.mkdir()
     (hidden / "__init__.py").write_text("")
@@ -240,8 +254,10 @@ def test_without_the_packages_it_says_what_to_install(
     assert not receiver.calls
 
 
-def test_off_leaves_no_trace(mock):
-    """No endpoint: no thread, no metric, the header as it came."""
+def test_without_an_endpoint_tracing_is_not_loaded(mock):
+    """Without an endpoint the exporter is not loaded and the ``traceparent`` is passed
+    on unchanged.
+    """
     with running(config(mock)) as gateway:
         assert ask(gateway, headers=parent() | {"x-mock-tag": "none"}) == 200
         assert gateway.status()["records"]["traces"] is None

@@ -38,7 +38,9 @@ def event(ts, ip, user=None, prompt="hello"):
 
 @pytest.fixture(name="stream", scope="module")
 def _stream():
-    """Twenty quiet minutes of thirty clients, then one address floods for a minute."""
+    """Twenty minutes of thirty ordinary clients, then one minute with one address that
+    floods.
+    """
     chance = random.Random(7)
     words = [f"{chance.getrandbits(40):x}" for _ in range(900)]
     events = [
@@ -205,7 +207,7 @@ def test_input_that_cannot_be_used_is_exit_2(watch, tmp_path, args, given, hint)
 
 
 def test_fail_on(watch, stream):
-    """--fail-on exits with 1 at outputs of that severity, else with 0."""
+    """``--fail-on`` exits with 1 at outputs of that severity or above, else with 0."""
     quiet = b"".join(stream.splitlines(keepends=True)[:500])
     assert watch("--fail-on", "critical", given=stream).returncode == 1
     assert watch("--fail-on", "warning", given=quiet).returncode == 0

@@ -1,4 +1,4 @@
-"""TLS on both sides, and what clients and upstreams do beside plain JSON calls."""
+"""TLS on both sides, and HTTP beyond plain JSON calls."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def _host(gateway: Gateway) -> Iterator[http.client.HTTPConnection]:
 
 
 def _raw(gateway: Gateway, sent: bytes) -> bytes:
-    """Everything that comes back for these bytes until the gateway closes."""
+    """Send these bytes; everything received until the gateway closes."""
     with socket.create_connection(("127.0.0.1", gateway.port), 60) as plain:
         plain.sendall(sent)
         received = b""
@@ -88,7 +88,7 @@ def _raw(gateway: Gateway, sent: bytes) -> bytes:
 
 
 def test_gzipped_answer_passes_as_it_is_and_is_counted(gateway, mock):
-    """A gzip'd JSON answer reaches the client byte for byte, and its usage is read."""
+    """A gzip-encoded JSON answer is relayed byte for byte, and its usage is read."""
     headers = {"x-mock-encoding": "gzip", "x-request-id": "gz-1", "x-mock-tokens": "3"}
     headers["accept-encoding"] = "gzip"
     direct = call("POST", mock.url + CHAT, ASKED, headers=headers)
@@ -101,7 +101,7 @@ def test_gzipped_answer_passes_as_it_is_and_is_counted(gateway, mock):
 
 
 def test_gzipped_stream_is_counted(gateway):
-    """A gzip'd stream whose client asked for usage is counted from a decoded copy."""
+    """A gzip-encoded stream is counted from a decoded copy."""
     headers = {"x-mock-encoding": "gzip", "x-request-id": "gz-2"}
     asked = ASKED | {"stream": True, "stream_options": {"include_usage": True}}
     body = call("POST", gateway.url + CHAT, asked, headers=headers)[2]
@@ -124,7 +124,7 @@ def test_framing_of_the_answer(gateway, host, framing):
 
 @pytest.mark.parametrize("status", [204, 304])
 def test_answers_without_a_body(host, status):
-    """204 and 304 end at the head, and the connection stays usable."""
+    """Answers with 204 and 304 end at the head, and the connection stays usable."""
     for _ in range(2):
         host.request("GET", f"/status/{status}")
         answer = host.getresponse()
@@ -135,7 +135,7 @@ def test_answers_without_a_body(host, status):
 
 
 def test_head_has_the_length_and_no_body(host):
-    """HEAD: the fields of a GET, nothing after them."""
+    """An answer to HEAD has the fields of a GET and no body."""
     host.request("HEAD", "/echo?x=1")
     answer = host.getresponse()
     assert int(answer.headers["content-length"]) > 0
@@ -145,7 +145,7 @@ def test_head_has_the_length_and_no_body(host):
 
 
 def test_pipelined_requests_are_answered_in_order(gateway):
-    """Three requests in one write: three answers, in their order."""
+    """Three pipelined requests are answered in order."""
     one = b"GET /echo?%d HTTP/1.1\r\nHost: x\r\n%b\r\n"
     last = b"Connection: close\r\n"
     sent = one % (1, b"") + one % (2, b"") + one % (3, last)
@@ -185,7 +185,7 @@ def test_chunked_upload_of_a_metered_call(gateway, host):
 
 
 def test_chunked_upload_streams_through_elsewhere(host):
-    """A body of 3 MB for an endpoint that is not metered streams through whole."""
+    """A body of 3 MB for an endpoint that is not metered is relayed as a stream."""
     piece = bytes(range(256)) * 256
     host.request("PUT", "/files", iter([piece] * 48), encode_chunked=True)
     echo = json.loads(host.getresponse().read())
@@ -213,7 +213,7 @@ def test_gzipped_request_is_metered_and_forwarded_as_it_is(gateway, mock):
 
 @pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not there")
 def test_expect_continue_with_curl(gateway, mock):
-    """curl waits for 100 before a large body; the upstream never sees the Expect."""
+    """curl gets 100 before it sends a large body; the upstream gets no Expect."""
     large = json.dumps(ASKED | {"pad": "x" * 200_000})
     argv = ["curl", "-sS", "-v", "--noproxy", "*", "--data-binary", "@-"]
     argv += ["-H", "Expect: 100-continue", "-H", "x-mock-tag: curl"]
@@ -228,7 +228,7 @@ def test_expect_continue_with_curl(gateway, mock):
 
 
 def test_key_in_the_query_is_a_credential(gateway):
-    """Gemini's ``?key=`` names the user; the record's path holds no query."""
+    """Gemini's ``?key=`` identifies the user, and the record's path has no query."""
     path = "/v1beta/models/gemini-2.5-pro:generateContent"
     body = {"contents": [{"parts": [{"text": "hello boat"}]}]}
     headers = {"x-request-id": "gem-1"}
@@ -239,8 +239,8 @@ def test_key_in_the_query_is_a_credential(gateway):
     assert (record["prompt_tokens"], record["completion_tokens"]) == (2, 12)
 
 
-def test_health_path_is_answered_here(gateway):
-    """Probes of the client port do not reach the upstream."""
+def test_health_path_is_answered_by_the_gateway(gateway):
+    """Probes of the health path on the client port do not reach the upstream."""
     status, _, body = call("GET", f"{gateway.url}/-/health")
     assert status == 200
     assert b"method" not in body
@@ -249,8 +249,10 @@ def test_health_path_is_answered_here(gateway):
 # -- upstreams ------------------------------------------------------------------------
 
 
-def test_route_that_drains_reads_on_when_the_client_leaves(gateway, mock):
-    """``on_disconnect = "drain"``: the upstream runs to its end and is billed whole."""
+def test_a_draining_route_reads_the_whole_answer(gateway, mock):
+    """With ``on_disconnect = "drain"`` the upstream's answer is read to its end and
+    billed after the client left.
+    """
     headers = {"x-mock-chunk-ms": "20", "x-mock-tag": "dr", "x-request-id": "dr"}
     host = http.client.HTTPConnection("127.0.0.1", gateway.port, timeout=60)
     asked = json.dumps(ASKED | {"stream": True})
@@ -263,7 +265,9 @@ def test_route_that_drains_reads_on_when_the_client_leaves(gateway, mock):
 
 
 def test_targets_of_one_upstream_share_the_calls(gateway, mock):
-    """Several targets take turns, and the path of each comes before the request's."""
+    """The targets of an upstream take turns, and the path of each prefixes the
+    request's.
+    """
     paths = set()
     for number in range(6):
         call("GET", f"{gateway.url}/several/x", headers={"x-mock-tag": f"t{number}"})
@@ -272,7 +276,9 @@ def test_targets_of_one_upstream_share_the_calls(gateway, mock):
 
 
 def test_silent_upstream_is_504_in_the_dialect_of_the_client(gateway):
-    """No first byte in time: 504 with an error that the client's library reads."""
+    """An upstream without a first byte in time is 504 with an error of the client's
+    dialect.
+    """
     headers = {"x-mock-delay-ms": "3000", "x-request-id": "late"}
     url = f"{gateway.url}/hurried/v1/messages"
     status, _, body = call("POST", url, ASKED | {"max_tokens": 9}, headers=headers)
@@ -282,7 +288,7 @@ def test_silent_upstream_is_504_in_the_dialect_of_the_client(gateway):
 
 
 def test_unreachable_upstream_is_502(gateway):
-    """Nobody listens: 502, and nothing is billed."""
+    """An upstream that refuses connections is 502, and nothing is billed."""
     headers = {"x-request-id": "dead"}
     url = f"{gateway.url}/gone-away{CHAT}"
     status, _, body = call("POST", url, ASKED, headers=headers)
@@ -296,7 +302,7 @@ def test_unreachable_upstream_is_502(gateway):
 
 
 async def test_websocket_echo(gateway):
-    """A WebSocket passes both ways, text and binary, and closes in order."""
+    """A WebSocket relays text and binary both ways and closes cleanly."""
     async with (
         aiohttp.ClientSession() as session,
         session.ws_connect(f"{gateway.url}/socket") as socket_,
@@ -310,7 +316,7 @@ async def test_websocket_echo(gateway):
 
 
 async def test_websocket_left_by_the_client_closes_the_upstream(gateway, mock):
-    """A client that vanishes from a tunnel leaves nothing open."""
+    """A client that drops a tunnel leaves no connection open."""
     async with aiohttp.ClientSession() as session:
         socket_ = await session.ws_connect(f"{gateway.url}/gone")
         await socket_.send_str("x")
@@ -322,7 +328,7 @@ async def test_websocket_left_by_the_client_closes_the_upstream(gateway, mock):
 
 
 def _idle(gateway: Gateway) -> bool:
-    """Nothing is open any more, as the metrics (of the last half second) say."""
+    """Whether the metrics (at most 0.5 s old) show no open connection."""
     record = gateway.record(path="/gone")
     assert record["status"] == 101
     return until(lambda: gateway.metrics()["tidegate_inflight"] == 0)
@@ -332,7 +338,7 @@ def _idle(gateway: Gateway) -> bool:
 
 
 class Pki:
-    """A certificate authority, and certificates of it as files."""
+    """A certificate authority that issues certificates as files."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -342,7 +348,7 @@ class Pki:
         self.cert, self.key = self.issue("server")
 
     def issue(self, name: str) -> tuple[Path, Path]:
-        """Certificate chain and key of 127.0.0.1."""
+        """Issue a certificate for 127.0.0.1; its chain and key files."""
         issued = self.authority.issue_cert("127.0.0.1", "localhost")
         cert, key = self.folder / f"{name}.crt", self.folder / f"{name}.key"
         cert.write_bytes(b"".join(blob.bytes() for blob in issued.cert_chain_pems))
@@ -350,7 +356,7 @@ class Pki:
         return cert, key
 
     def context(self) -> ssl.SSLContext:
-        """A client's, that trusts this authority alone."""
+        """A client context that trusts this authority alone."""
         return ssl.create_default_context(cafile=str(self.ca_file))
 
 
@@ -361,7 +367,9 @@ def _pki(tmp_path_factory: pytest.TempPathFactory) -> Pki:
 
 @pytest.fixture(name="secure", scope="module")
 def _secure(pki: Pki) -> Iterator[Gateway]:
-    """HTTPS to clients and to a verified upstream; ``/bad`` goes to one that is not."""
+    """A gateway with HTTPS to clients and to a verified upstream; the certificate of
+    the upstream of ``/bad`` does not verify.
+    """
     flags = ("--cert", str(pki.cert), "--key", str(pki.key))
     with running_mock(*flags) as mock:
         url = f"https://127.0.0.1:{mock.port}"
@@ -376,7 +384,9 @@ def _secure(pki: Pki) -> Iterator[Gateway]:
 
 
 def test_tls_on_both_sides(secure, pki):
-    """HTTPS in, HTTPS out with a verified certificate; the ready line says https."""
+    """HTTPS works on both sides with a verified upstream certificate, and the ready
+    line has https.
+    """
     url = secure.url.replace("http:", "https:")
     assert secure.ready_line.startswith(f"tidegate ready {url} admin http://")
     client = openai.DefaultHttpxClient(verify=pki.context())
@@ -391,7 +401,9 @@ def test_tls_on_both_sides(secure, pki):
 
 
 def test_tls_on_the_admin_port(pki):
-    """HTTPS alone; the ready line says so, and the console's cookie stays on it."""
+    """The admin port serves HTTPS only, the ready line has https, and the console's
+    cookie is secure.
+    """
     cert, key = pki.issue("admin")
     admin = f'token = "op"\n[admin.tls]\ncert = "{cert}"\nkey = "{key}"\n'
     with (
@@ -413,7 +425,7 @@ def test_tls_on_the_admin_port(pki):
 
 
 def test_unverified_upstream_is_502(secure, pki):
-    """An upstream whose certificate does not verify is not talked to."""
+    """An upstream whose certificate does not verify is 502."""
     url = secure.url.replace("http:", "https:")
     request = urllib.request.Request(f"{url}/bad/v1/models")
     with pytest.raises(urllib.error.HTTPError) as caught:
@@ -424,9 +436,9 @@ def test_unverified_upstream_is_502(secure, pki):
 
 @pytest.mark.filterwarnings("ignore:.*TLSv1_1 is deprecated")
 def test_old_tls_is_refused(secure, pki):
-    """A client that speaks TLS 1.1 at most gets no handshake."""
+    """A client that supports at most TLS 1.1 gets no handshake."""
     context = pki.context()
-    context.set_ciphers("DEFAULT@SECLEVEL=0")  # else OpenSSL would not even ask
+    context.set_ciphers("DEFAULT@SECLEVEL=0")  # else OpenSSL refuses on the client side
     context.minimum_version = ssl.TLSVersion.TLSv1_1
     context.maximum_version = ssl.TLSVersion.TLSv1_1
     with (
@@ -437,7 +449,7 @@ def test_old_tls_is_refused(secure, pki):
 
 
 def test_renewed_certificate_is_served(secure, pki):
-    """A certificate that is replaced on disk is served within moments."""
+    """A certificate that is replaced on disk is served without a restart."""
     before = _fingerprint(secure, pki)
     pki.issue("client-side")
     until(lambda: _fingerprint(secure, pki) != before, why="the new certificate")
