@@ -1,8 +1,8 @@
-"""One receiver's courier: reads the log of events, decides, delivers, tries again.
+"""Delivery worker of one receiver: from the event log to messages, sent with retries.
 
-Every gateway has one for each receiver; the one that holds the lease in the store works,
-another takes over when it dies. All it knows is in the ledger, so nothing is lost with
-it. One attempt at a time: a receiver is never asked twice at once.
+Every gateway has one per receiver. The one whose gateway holds the receiver's lease in
+the outbox works; another takes over when that gateway dies. All state is in the outbox.
+A receiver gets one attempt at a time, so its messages stay in order.
 """
 
 from __future__ import annotations
@@ -42,18 +42,19 @@ from gateway.alerts.silences import Silence, is_silenced
 from gateway.core.pace import is_due
 from gateway.detect.model import format_time, parse_time
 
-# Longer than any attempt lasts; a dead courier is succeeded after that.
+# Seconds; longer than any attempt (``send.TIMEOUT_S``). A dead gateway's receivers are
+# taken over after this.
 LEASE_S = 45.0
-# How often others ask whether the lease is free, and how often the log is looked at
-# when nobody says that there is something new.
+# Seconds between attempts to take the lease, between looks at the log without a
+# notification, and after an error.
 STAND_BY_S = 2.0
 IDLE_S = 1.0
 RETRY_S = 1.0
 EVENTS_AT_ONCE = 100
-# Open incidents that a receiver was never told of (a silence ended, it is new) are
-# looked for this often.
+# Seconds between searches for open incidents that were never sent to the receiver (a
+# silence ended, the receiver is new).
 RECONCILE_S = 15.0
-# What a receiver knows of clients is looked through this often.
+# Seconds between deletions of delivery states of expired blocks.
 TIDY_S = 7_200.0
 MINUTE_S = 60.0
 DIGEST_ITEMS = 500
@@ -61,7 +62,7 @@ _STATE_S = 2.0
 
 
 class DeliveryWorker:
-    """``results`` counts what became of alerts by (receiver type, result)."""
+    """Delivers to one receiver; ``results`` counts by (receiver type, result)."""
 
     def __init__(
         self,
@@ -83,57 +84,57 @@ class DeliveryWorker:
         self._results = Counter() if results is None else results
         self._clock = clock
         self._chance = random.Random().random  # noqa: S311 - jitter
-        self._made: deque[float] = deque()  # when messages of the last minute were
+        self._recent: deque[float] = deque()  # creation times of the last minute
         self._digest_at = 0.0
         self._reconciled_at = 0.0
         self._state_at = self._tidied_at = 0.0
         self._folding = False  # whether a digest is being collected
-        self._ending = False
+        self._stopping = False
         self._due = asyncio.Event()
         self._direct = DirectDelivery(receiver.name)
         self.breaker = Breaker()
         self.disabled = ""
-        """Why nothing is sent."""
-        self.holds = False
-        """Whether this gateway is the one that delivers."""
+        """Why the receiver is disabled; "": it is enabled."""
+        self.holds_lease = False
+        """Whether this gateway holds the receiver's lease."""
         self.last_error = ""
-        self.line = asyncio.Lock()
-        """Held while something is sent."""
+        self.sending = asyncio.Lock()
+        """Held during an attempt."""
         self.ended = False
-        """Whether it is done for good, and its lease given back."""
+        """Whether it has stopped and given its lease back."""
 
     def nudge(self) -> None:
-        """There may be something new."""
+        """Look at the log now."""
         self._due.set()
 
     def stop(self) -> None:
-        """After the attempt that is under way: cut off, it would be made again."""
-        self._ending = True
+        """Stop after the current attempt; a cancelled one would be repeated."""
+        self._stopping = True
         self._due.set()
 
     async def run(self) -> None:
-        """Until stopped or cancelled; then the lease is another's at once."""
+        """Deliver until stopped or cancelled; then give the lease back."""
         try:
-            while not self._ending:
-                self._due.clear()  # what comes from now on is for the next turn
+            while not self._stopping:
+                self._due.clear()  # a notification from here on belongs to the next turn
                 await self._pause(await self._turn())
         finally:
-            await self._leave()
+            await self._end()
 
     async def _turn(self) -> float:
         try:
             wait_s = await self.turn()
         except OutboxUnavailable:
-            self.holds = False
+            self.holds_lease = False
             return await self.turn_alone()
-        except msgspec.DecodeError as error:  # of a newer version
+        except msgspec.DecodeError as error:  # written by a newer version
             self.last_error = f"the store holds what cannot be read: {error}"
             return RETRY_S
         self._direct.leave()
         return wait_s
 
     async def _pause(self, wait_s: float) -> None:
-        if wait_s <= 0.0 or self._ending:
+        if wait_s <= 0.0 or self._stopping:
             await asyncio.sleep(0)
             return
         try:
@@ -142,19 +143,19 @@ class DeliveryWorker:
         except TimeoutError:
             pass
 
-    async def _leave(self) -> None:
+    async def _end(self) -> None:
         try:
             await self._sender.close()
-            if self.holds:
+            if self.holds_lease:
                 with suppress(OutboxUnavailable):
                     await self._outbox.release(self._name, self._me)
         finally:
             self.ended = True
 
     async def turn(self) -> float:
-        """Do what is to be done; seconds until there may be more (0: there is)."""
-        self.holds = await self._outbox.lease(self._name, self._me, LEASE_S)
-        if not self.holds:
+        """Decide, fold and make one attempt; return the seconds to wait (0: go on)."""
+        self.holds_lease = await self._outbox.lease(self._name, self._me, LEASE_S)
+        if not self.holds_lease:
             return STAND_BY_S
         now = self._clock()
         if is_due(self._state_at, _STATE_S, now):
@@ -165,7 +166,7 @@ class DeliveryWorker:
         return await self._attempt()
 
     async def _read_state(self) -> str:
-        """A receiver that goes elsewhere now is not the one that was disabled."""
+        """Why the receiver is disabled; a changed target enables it again."""
         target, _, why = (await self._outbox.state(self._name)).partition(" ")
         if why and target != self.receiver.target:
             await self._outbox.set_state(self._name, "")
@@ -193,11 +194,11 @@ class DeliveryWorker:
             await self._tidy(now)
 
     async def _tidy(self, now: float) -> None:
-        """A client whose block ran out long ago, and nobody said so: its gateway died."""
-        told = await self._outbox.all_delivery_states(self._name)
+        """Forget blocks that expired long ago without an end: their gateway died."""
+        state = await self._outbox.all_delivery_states(self._name)
         items = [
             Decision("", about, forget=True)
-            for about, known in told.items()
+            for about, known in state.items()
             if _ran_out(known.payload, now - TIDY_S)
         ]
         for start in range(0, len(items), EVENTS_AT_ONCE):
@@ -206,24 +207,24 @@ class DeliveryWorker:
 
     async def _decide_all(self, events: Sequence[LoggedEvent], now: float) -> None:
         about = list(dict.fromkeys(event.about for event in events))
-        told = await self._outbox.delivery_states(self._name, about)
-        known = dict(zip(about, told, strict=True))
+        state = await self._outbox.delivery_states(self._name, about)
+        known = dict(zip(about, state, strict=True))
         items = []
         for event in events:
             item = self._decide(event, known[event.about], now)
             if item.forget:
                 known[event.about] = None
-            elif item.told is not None:
-                known[event.about] = item.told
+            elif item.state is not None:
+                known[event.about] = item.state
             items.append(item)
         await self._outbox.deliver(self._name, self._me, items, now)
 
     def _decide(
-        self, event: LoggedEvent, told: DeliveryState | None, now: float
+        self, event: LoggedEvent, state: DeliveryState | None, now: float
     ) -> Decision:
         payload = event.payload()
         if is_over(payload) or payload["type"] == ACKNOWLEDGED:
-            return self._follow(event, payload, told, now)
+            return self._follow(event, payload, state, now)
         skip = Decision(event.id)
         if not self.receiver.accepts(payload):
             return skip
@@ -231,58 +232,60 @@ class DeliveryWorker:
             self._count("silenced")
             return skip
         if event.opened:
-            if payload["type"] == OPENED and told is not None:
-                return skip  # found open, and told, before its event came
-            if told is None or told.folded:
+            if payload["type"] == OPENED and state is not None:
+                return skip  # ``_reconcile`` sent it before its event was read
+            if state is None or state.folded:
                 payload["type"] = (
                     OPENED if payload["type"] == UPDATED else payload["type"]
                 )
-        return self._say(event.id, event.about, payload, told, now)
+        return self._send_or_fold(event.id, event.about, payload, state, now)
 
     def _follow(
         self,
         event: LoggedEvent,
         payload: Payload,
-        told: DeliveryState | None,
+        state: DeliveryState | None,
         now: float,
     ) -> Decision:
-        """What was begun is ended, and nothing else is."""
+        """Send an end or acknowledgement only if the beginning was sent."""
         ends = payload["type"] != ACKNOWLEDGED
-        if told is None or not self.receiver.accepts_type(payload["type"]):
-            return Decision(event.id, event.about, forget=ends and told is not None)
-        if told.folded:
-            if self._must_fold(told, now):
+        if state is None or not self.receiver.accepts_type(payload["type"]):
+            return Decision(event.id, event.about, forget=ends and state is not None)
+        if state.folded:
+            if self._must_fold(state, now):
                 fold = self._fold_in(event.id, payload)
                 return Decision(event.id, event.about, fold=fold, forget=ends)
-            self._made.append(now)
-        message = self._message(event.id, event.about, payload, told, now)
+            self._recent.append(now)
+        message = self._message(event.id, event.about, payload, state, now)
         return Decision(event.id, event.about, message, forget=ends)
 
-    def _say(
+    def _send_or_fold(
         self,
         event: str,
         about: str,
         payload: Payload,
-        told: DeliveryState | None,
+        state: DeliveryState | None,
         now: float,
     ) -> Decision:
-        message = self._message(event, about, payload, told, now)
+        message = self._message(event, about, payload, state, now)
         if self._direct.sent_at(message.id):
-            return Decision(event, about, message, told=DeliveryState(payload))
-        if self._must_fold(told, now):
-            keep = told if told is not None and not told.folded else None
+            return Decision(event, about, message, state=DeliveryState(payload))
+        if self._must_fold(state, now):
+            keep = state if state is not None and not state.folded else None
             keep = keep or DeliveryState(payload, folded=True, chain=DIGEST)
             fold = self._fold_in(event, payload)
-            return Decision(event, about, fold=fold, told=keep)
-        self._made.append(now)
-        chain = "" if told is None else told.chain
-        return Decision(event, about, message, told=DeliveryState(payload, chain=chain))
+            return Decision(event, about, fold=fold, state=keep)
+        self._recent.append(now)
+        chain = "" if state is None else state.chain
+        return Decision(
+            event, about, message, state=DeliveryState(payload, chain=chain)
+        )
 
-    def _must_fold(self, told: DeliveryState | None, now: float) -> bool:
-        """There is no room for a message, or what it follows is not told before the
-        digest that is being collected.
+    def _must_fold(self, state: DeliveryState | None, now: float) -> bool:
+        """Whether the event goes into a digest: the rate limit is reached, or the event
+        it follows waits in the digest that is being collected.
         """
-        waits = told is not None and told.folded and self._folding
+        waits = state is not None and state.folded and self._folding
         return waits or self._is_full(now)
 
     def _fold_in(self, event: str, payload: Payload) -> dict[str, Any]:
@@ -295,26 +298,28 @@ class DeliveryWorker:
         event: str,
         about: str,
         payload: Payload,
-        told: DeliveryState | None,
+        state: DeliveryState | None,
         now: float,
     ) -> AlertMessage:
-        before = None if told is None else told.payload
+        before = None if state is None else state.payload
         id_ = message_id(event_key(event, payload), self._name)
-        chain = about if told is None else told.chain or about
+        chain = about if state is None else state.chain or about
         return AlertMessage(id_, chain, payload, now, before, about=about)
 
     def _is_full(self, now: float) -> bool:
-        """Whether it had as many in the last minute as it may."""
-        while self._made and is_due(self._made[0], MINUTE_S, now):
-            self._made.popleft()
-        return len(self._made) >= self.receiver.per_minute
+        """Whether the last minute had ``per_minute`` messages already."""
+        while self._recent and is_due(self._recent[0], MINUTE_S, now):
+            self._recent.popleft()
+        return len(self._recent) >= self.receiver.per_minute
 
     async def _reconcile(self, now: float) -> None:
-        """Tell of open incidents that it was not told of and should have been."""
+        """Send open incidents that should have been sent and were not."""
         found = [one for one in await self._outbox.incidents() if one.state == "open"]
-        told = await self._outbox.delivery_states(self._name, [one.id for one in found])
+        state = await self._outbox.delivery_states(
+            self._name, [one.id for one in found]
+        )
         items = []
-        for incident, known in zip(found, told, strict=True):
+        for incident, known in zip(found, state, strict=True):
             if known is not None:
                 continue
             payload = incident.public()
@@ -325,19 +330,19 @@ class DeliveryWorker:
                 continue
             if not is_silenced(self._silences(), payload, now):
                 event = f"open:{incident.id}:{incident.opened:.3f}"
-                said = self._say(event, incident.id, payload, None, now)
-                items.append(msgspec.structs.replace(said, event=""))
+                item = self._send_or_fold(event, incident.id, payload, None, now)
+                items.append(msgspec.structs.replace(item, event=""))
         if items:
             await self._outbox.deliver(self._name, self._me, items, now)
 
     async def _fold(self, now: float) -> None:
-        """What was too much for a minute, in one message after it."""
+        """Send what exceeded the rate limit as one digest, once a minute."""
         if not is_due(self._digest_at, MINUTE_S, now):
             return
         items = await self._outbox.folded(self._name, DIGEST_ITEMS)
         if not items:
             return
-        if not self._digest_at:  # the first of a storm: collect for a minute
+        if not self._digest_at:  # the first digest of a burst: collect for a minute
             self._digest_at = now
             return
         self._digest_at = now
@@ -356,7 +361,7 @@ class DeliveryWorker:
         if sent_at := self._direct.sent_at(due.message.id):
             await self._finish_sent(due.message, sent_at)
             return 0.0
-        if self.disabled:  # or was: another gateway may have enabled it since
+        if self.disabled:  # another gateway may have enabled it since
             self.disabled = await self._read_state()
         if self.disabled:
             due.message.error = self.disabled
@@ -366,14 +371,14 @@ class DeliveryWorker:
             return min(IDLE_S, self.breaker.open_until - now)
         if due.at > now:
             return min(IDLE_S, due.at - now)
-        await self._settle(due.message, await self._send(due.message, now))
+        await self._record(due.message, await self._send(due.message, now))
         return 0.0
 
     async def _send(self, message: AlertMessage, now: float) -> Answer:
-        async with self.line:
+        async with self.sending:
             return await self._sender.send(message, now)
 
-    async def _settle(self, message: AlertMessage, answer: Answer) -> None:
+    async def _record(self, message: AlertMessage, answer: Answer) -> None:
         now = self._clock()
         message.attempts += 1
         message.last_at, message.error = now, answer.error
@@ -411,7 +416,7 @@ class DeliveryWorker:
         await self._outbox.finish(self._name, self._me, message, outcome, now, retry_at)
 
     async def _finish_sent(self, message: AlertMessage, sent_at: float) -> None:
-        """It was told, and counted, while the store was away."""
+        """Record a message that was sent and counted while the store was unavailable."""
         message.attempts, message.last_at = message.attempts + 1, sent_at
         now = self._clock()
         await self._outbox.finish(self._name, self._me, message, "sent", now)
@@ -419,9 +424,7 @@ class DeliveryWorker:
     # -- without the store ---------------------------------------------------------------
 
     def offer(self, note: StandaloneEvent, at: float) -> None:
-        """A trouble of this gateway that waits for the store; the same any number of
-        times.
-        """
+        """Send an event about this gateway without the store; idempotent."""
         now = self._clock()
         if not self._direct.is_new(note, at, now) or self._is_full(now):
             return
@@ -433,12 +436,12 @@ class DeliveryWorker:
         else:
             wanted = self.receiver.accepts(payload)
         if wanted and not is_silenced(self._silences(), payload, now):
-            self._made.append(now)
+            self._recent.append(now)
             self._direct.add(note, at, now)
             self.nudge()
 
     async def turn_alone(self) -> float:
-        """Send the next of what was offered; seconds until there may be more."""
+        """Send the next offered event; return the seconds to wait."""
         now = self._clock()
         if self.disabled or self.breaker.is_open(now):
             return RETRY_S
@@ -454,7 +457,7 @@ class DeliveryWorker:
             self._direct.sent(now)
             return 0.0
         self._count("failed")
-        # The store hears of it once it is back and the receiver says so again.
+        # Stored later, when the receiver answers 410 again with the store back.
         self.disabled = answer.error if answer.gone else ""
         self.breaker.failed(now, answer.retry_after_s)
         due.message.attempts += 1
@@ -479,7 +482,7 @@ def _ran_out(payload: Payload, since: float) -> bool:
 
 
 def _folded(event: str, payload: Payload) -> dict[str, Any]:
-    """What a digest says of an alert."""
+    """The digest's entry of an alert."""
     subject = payload["subject"]
     return {
         "event": event,

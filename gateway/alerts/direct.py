@@ -1,8 +1,9 @@
-"""What one courier says of its own gateway while the store is away.
+"""Events about a gateway itself, sent without the store while it is unavailable.
 
-That the store is down cannot wait for the store. Each gateway tells its own trouble from
-memory then, with the message id that it will have when it comes through the store, so
-that whoever hears it twice knows. Without a lease each gateway speaks for itself.
+An alert that the store is down cannot wait for the store. Each gateway sends its own
+events from memory, with the message ids that they will have when they are delivered
+through the store, so that receivers recognise duplicates. No lease is needed: every
+gateway sends only its own events.
 """
 
 from __future__ import annotations
@@ -19,22 +20,22 @@ from gateway.alerts.model import (
     message_id,
 )
 
-# Troubles that wait to be sent past the store, and ids of those that were.
+# Events that wait to be sent without the store, and ids of sent ones that are kept.
 MAX_WAITING = 32
 MAX_SENT = 64
-# Older ones are left for the store: they are no news any more.
+# Seconds; older events are left to the store.
 KEEP_S = 600.0
 
 
 class Attempt(msgspec.Struct):
-    """A message, and when (epoch seconds) it is to be sent."""
+    """A message and when it is due (epoch seconds)."""
 
     message: AlertMessage
     at: float
 
 
 class DirectDelivery:
-    """Troubles of one gateway for one receiver, in order."""
+    """Queue of one gateway's own events for one receiver."""
 
     def __init__(self, receiver: str) -> None:
         self._receiver = receiver
@@ -43,7 +44,7 @@ class DirectDelivery:
         self._begun: set[str] = set()
 
     def is_new(self, note: StandaloneEvent, at: float, now: float) -> bool:
-        """Whether there is room for it and it was neither sent nor is it old."""
+        """Whether the event is recent, not sent or queued, and fits into the queue."""
         id_ = self._message(note, at).id
         return (
             now - at < KEEP_S
@@ -53,23 +54,23 @@ class DirectDelivery:
         )
 
     def add(self, note: StandaloneEvent, at: float, now: float) -> None:
-        """To be sent at once, after those before it."""
+        """Append an event; it is due immediately."""
         begins = note.type == DEGRADED
         (self._begun.add if begins else self._begun.discard)(note.chain)
         self._waiting.append(Attempt(self._message(note, at), now))
 
     def has_begun(self, note: StandaloneEvent) -> bool:
-        """Whether the last one of its kind was a beginning: its end may follow."""
+        """Whether a beginning was sent last, so that its end may follow."""
         return note.chain in self._begun
 
     def _message(self, note: StandaloneEvent, at: float) -> AlertMessage:
         payload = msgspec.json.decode(note.body)
-        # Never the log's name of the event: it has none yet.
+        # "": the event has no id in the log yet.
         id_ = message_id(event_key("", payload), self._receiver)
         return AlertMessage(id_, note.chain, payload, at)
 
     def due(self, now: float) -> Attempt | None:
-        """The first of all, if its time has come."""
+        """The first attempt if it is due; drops events older than KEEP_S."""
         while self._waiting and self._waiting[0].message.created <= now - KEEP_S:
             self._waiting.popleft()
         if self._waiting and self._waiting[0].at <= now:
@@ -77,19 +78,19 @@ class DirectDelivery:
         return None
 
     def sent(self, now: float) -> None:
-        """The first was."""
+        """Remove the first one: it was sent."""
         self.remember(self._waiting.popleft().message.id, now)
 
     def remember(self, id_: str, now: float) -> None:
-        """It was told, and the store does not know."""
+        """Remember a message that was sent and is not recorded in the store."""
         self._sent[id_] = now
         if len(self._sent) > MAX_SENT:
             del self._sent[next(iter(self._sent))]
 
     def sent_at(self, id_: str) -> float:
-        """When a message was; 0: it was not."""
+        """When a message was sent; 0 if it was not."""
         return self._sent.get(id_, 0.0)
 
     def leave(self) -> None:
-        """The store is back: what still waits comes through it."""
+        """Clear the queue: the store is back and delivers the rest."""
         self._waiting.clear()

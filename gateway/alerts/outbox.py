@@ -1,7 +1,8 @@
-"""What the store keeps for alerting, and the promises that every kind of store gives.
+"""The port between alerting and a store: incidents, the event log, delivery queues.
 
-Each call happens as a whole or not at all, and outlives a SIGKILL of everything. What a
-courier does is fenced: it counts only while that courier holds the receiver's lease.
+Each call happens completely or not at all, and survives a SIGKILL of every process.
+What a delivery worker does is fenced: it counts only while that worker's gateway holds
+the receiver's lease. Times are epoch seconds.
 """
 
 from __future__ import annotations
@@ -21,56 +22,56 @@ from gateway.alerts.model import (
     StandaloneEvent,
 )
 
-# Open incidents; more are counted as turned away.
+# Open incidents; reports beyond it are dropped and counted.
 MAX_OPEN = 2_000
-# Resolved ones that are remembered.
+# Resolved incidents that are kept.
 MAX_ENDED = 1_000
-# Events that wait for receivers; the oldest leave first, and are counted.
+# Events in the log; the oldest are dropped and counted.
 MAX_LOG = 50_000
-# Messages of one receiver that wait; then its events wait in the log.
+# Waiting messages of one receiver; beyond it its events wait in the log.
 MAX_PENDING = 10_000
 MAX_DEAD = 10_000
 MAX_SENT = 200
 MAX_FOLDED = 10_000
 MAX_SILENCES = 500
-# Reasons for which something is lost.
+# Reasons for which something is dropped, as in ``lost_counts``.
 LOST = ("incidents", "log_full", "folded", "dead_letters")
-# A reporter not heard of for so long does not hold an incident open any more.
+# A gateway not seen for this long (seconds) no longer holds an incident open.
 STALE_S = 3_600.0
-# The end of a block comes after its time; it is known of for so long.
+# How long after a block's expiry its end is still accepted (seconds).
 KNOWN_S = 3_600.0
-# A receiver that is new begins so far back.
+# How far back in the log a new receiver starts (seconds).
 LOOK_BACK_S = 300.0
 
 
-class OutboxUnavailable(Exception):  # noqa: N818 - the store is away, nothing is wrong
+class OutboxUnavailable(Exception):  # noqa: N818 - a state of the store, not a fault
     """The store does not answer. The call may or may not have taken effect."""
 
 
 class Decision(msgspec.Struct, frozen=True):
-    """What a courier decided about one event of the log.
+    """What a delivery worker decided about one event of the log.
 
-    ``message`` None and ``fold`` None: nothing is said. ``told`` is what the receiver
-    knows of ``about`` from now on; ``forget``: it need not be known any more.
+    ``message``: to be sent; ``fold``: an entry for the next digest; neither: nothing is
+    sent. ``state``: the new delivery state of ``about``; ``forget``: delete it.
     """
 
     event: str
     about: str = ""
     message: AlertMessage | None = None
     fold: dict[str, Any] | None = None
-    told: DeliveryState | None = None
+    state: DeliveryState | None = None
     forget: bool = False
 
 
 class Due(msgspec.Struct, frozen=True):
-    """The message whose turn is next, and when (epoch seconds)."""
+    """The message to send next, and when (epoch seconds)."""
 
     message: AlertMessage
     at: float
 
 
 class Counts(msgspec.Struct, frozen=True):
-    """What waits for a receiver."""
+    """Numbers of waiting messages, dead letters and folded entries of a receiver."""
 
     pending: int = 0
     dead: int = 0
@@ -78,52 +79,56 @@ class Counts(msgspec.Struct, frozen=True):
 
 
 class Outbox(Protocol):
-    """Every method raises LedgerUnavailable. Times are epoch seconds."""
+    """Every method but ``close`` raises OutboxUnavailable."""
+
+    async def close(self) -> None:
+        """Release what the outbox itself opened."""
+        ...
 
     async def report(self, report: IncidentReport, now: float) -> str:
-        """Open, join or end a shared incident; its id ("": there was no room, or
-        nothing to end).
+        """Open, join or end a shared incident; return its id. "": too many are open, or
+        there was nothing to end.
         """
         ...
 
-    async def log_event(self, note: StandaloneEvent, now: float) -> bool:
-        """Log an event; False when it was told already."""
+    async def log_event(self, event: StandaloneEvent, now: float) -> bool:
+        """Log an event that belongs to no incident; False if it is logged already."""
         ...
 
     async def beat(self, gateway: str, local: Sequence[str], now: float) -> None:
-        """Still at it: these incidents of this gateway go on."""
+        """Mark a gateway's incidents (its own ids) as seen, so that they stay open."""
         ...
 
     async def sweep(self, now: float) -> int:
-        """End incidents whose reporters have all fallen silent; how many."""
+        """End incidents that no gateway has reported for STALE_S; return how many."""
         ...
 
     async def version(self) -> int:
-        """Changes with every change of an incident or silence."""
+        """A number that changes with every change of an incident or silence."""
         ...
 
     async def incidents(self) -> list[SharedIncident]:
-        """All that are known, newest first."""
+        """All incidents, newest first."""
         ...
 
     async def acknowledge(self, id_: str, by: str, now: float) -> bool:
-        """False when it is not open."""
+        """Acknowledge for an operator; False if the incident is not open."""
         ...
 
     async def resolve(self, id_: str, by: str, now: float) -> bool:
-        """By hand; False when it is not open."""
+        """End for an operator; False if the incident is not open."""
         ...
 
     async def silences(self) -> dict[str, bytes]:
-        """By id, as they were put."""
+        """All silences by id, as they were put."""
         ...
 
     async def put_silence(self, id_: str, body: bytes | None) -> bool:
-        """None: remove. False: no room, or there was none."""
+        """Add or replace; ``body`` None: remove. False: too many, or none to remove."""
         ...
 
     async def lease(self, receiver: str, me: str, ttl_s: float) -> bool:
-        """Take or prolong; False while another holds it."""
+        """Take or extend the lease of a receiver; False while another holds it."""
         ...
 
     async def release(self, receiver: str, me: str) -> None:
@@ -131,37 +136,37 @@ class Outbox(Protocol):
         ...
 
     async def events(self, receiver: str, count: int, now: float) -> list[LoggedEvent]:
-        """The next ones that the receiver was not asked about yet."""
+        """The next events that no decision was made about, oldest first."""
         ...
 
     async def delivery_states(
         self, receiver: str, about: Sequence[str]
     ) -> list[DeliveryState | None]:
-        """What the receiver knows of incidents."""
+        """What the receiver was last sent about each of ``about``."""
         ...
 
     async def all_delivery_states(self, receiver: str) -> dict[str, DeliveryState]:
-        """All that it knows, by what it is about."""
+        """What the receiver was last sent, by incident or other subject."""
         ...
 
     async def deliver(
         self, receiver: str, me: str, items: Sequence[Decision], now: float
     ) -> bool:
-        """Take decisions in, in order; False when the lease is another's."""
+        """Apply decisions in order; False if another holds the lease."""
         ...
 
     async def folded(self, receiver: str, count: int) -> list[dict[str, Any]]:
-        """What waits for a digest, oldest first."""
+        """Entries for the next digest, oldest first."""
         ...
 
     async def digest(
         self, receiver: str, me: str, message: AlertMessage, count: int, now: float
     ) -> bool:
-        """Exchange the first ``count`` folded events for a message."""
+        """Replace the first ``count`` folded entries by a message; False as above."""
         ...
 
     async def due(self, receiver: str) -> Due | None:
-        """Whose turn it is; None: nothing waits."""
+        """The message to send next; None if nothing waits."""
         ...
 
     async def finish(  # noqa: PLR0917 - one caller
@@ -173,31 +178,31 @@ class Outbox(Protocol):
         now: float,
         retry_at: float = 0.0,
     ) -> bool:
-        """What became of an attempt; False when the lease is another's."""
+        """Record the outcome of an attempt; False if another holds the lease."""
         ...
 
     async def resend(self, receiver: str, ids: Sequence[str], now: float) -> int:
-        """Dead letters back into the queue, and the receiver enabled; how many. No
-        ids: all, and it is enabled though there are none.
+        """Queue dead letters again and enable the receiver; return how many. No ids:
+        all of them, and the receiver is enabled even if there are none.
         """
         ...
 
     async def counts(self, receiver: str) -> Counts:
-        """How much waits."""
+        """Numbers of waiting messages, dead letters and folded entries."""
         ...
 
     async def listed(self, receiver: str, what: str, count: int) -> list[AlertMessage]:
-        """``pending``, ``dead`` or ``sent``; newest first but for the pending."""
+        """Messages ``pending`` (next first), ``dead`` or ``sent`` (newest first)."""
         ...
 
     async def state(self, receiver: str) -> str:
-        """Why the receiver is disabled; "": it is not."""
+        """Why the receiver is disabled; "": it is enabled."""
         ...
 
     async def set_state(self, receiver: str, why: str) -> None:
-        """Disable, or ("") enable."""
+        """Disable the receiver, or ("") enable it."""
         ...
 
     async def lost_counts(self) -> dict[str, int]:
-        """What was lost for want of room, by reason."""
+        """What was dropped because a table was full, by reason."""
         ...

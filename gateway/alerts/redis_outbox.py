@@ -1,4 +1,4 @@
-"""The ledger in Redis or Valkey: one script a call, all keys under one hash tag."""
+"""The outbox in Redis or Valkey: one script per call, all keys under one hash tag."""
 
 from __future__ import annotations
 
@@ -37,10 +37,10 @@ _decode_state = msgspec.json.Decoder(DeliveryState).decode
 
 
 class RedisOutbox:
-    """``prefix`` is the store's; the client may be shared."""
+    """``prefix``: of the store's keys; the client may be shared."""
 
     def __init__(self, client: Redis, prefix: str) -> None:
-        # Its annotations are looser than what it does with these options.
+        # redis-py's annotations are too loose for these options.
         self._client: Any = client
         self._base = f"{prefix}1:{{alerts}}:"
         names = (
@@ -55,13 +55,16 @@ class RedisOutbox:
             "known",
         )
         self._keys = [self._base + name for name in names]
-        self._quiet = self._base + "quiet"
+        self._silences = self._base + "quiet"
         self._disabled = self._base + "disabled"
         self._scripts: dict[str, Any] = {"lease": self._script("lease")}
         for name in _INCIDENT:
             self._scripts[name] = self._script("incident", name)
         for name in _QUEUE:
             self._scripts[name] = self._script("queue", name)
+
+    async def close(self) -> None:
+        """No-op: the client belongs to the caller."""
 
     def _script(self, *names: str) -> Any:
         folder = files("gateway.alerts") / "lua"
@@ -97,7 +100,7 @@ class RedisOutbox:
     # -- incidents -----------------------------------------------------------------------
 
     async def report(self, report: IncidentReport, now: float) -> str:
-        """Open, join or end."""
+        """Open, join or end a shared incident."""
         causes = report.causes
         id_: bytes = await self._run(
             "report",
@@ -122,7 +125,7 @@ class RedisOutbox:
         return id_.decode()
 
     async def log_event(self, note: StandaloneEvent, now: float) -> bool:
-        """Log an event."""
+        """Log a standalone event."""
         said = await self._run(
             "note",
             self._keys,
@@ -142,12 +145,12 @@ class RedisOutbox:
         return bool(said)
 
     async def beat(self, gateway: str, local: Sequence[str], now: float) -> None:
-        """Still at it."""
+        """Mark a gateway's incidents as seen."""
         if local:
             await self._run("beat", self._keys, f"{now:.3f}", gateway, *local)
 
     async def sweep(self, now: float) -> int:
-        """End what nobody holds open any more."""
+        """End stale incidents."""
         ids = [one.id for one in await self.incidents() if one.state == "open"]
         since, ended = now - limits.STALE_S, 0
         for start in range(0, len(ids), _SWEEP_AT_ONCE):
@@ -157,11 +160,11 @@ class RedisOutbox:
         return ended
 
     async def version(self) -> int:
-        """Of incidents and silences."""
+        """Version of incidents and silences."""
         return int(await self._guard(self._client.get(self._keys[6])) or 0)
 
     async def incidents(self) -> list[SharedIncident]:
-        """Newest first."""
+        """All incidents, newest first."""
         turn = self._client.pipeline(transaction=True)
         turn.hgetall(self._keys[0])
         turn.hgetall(self._keys[1])
@@ -175,11 +178,11 @@ class RedisOutbox:
         return found
 
     async def acknowledge(self, id_: str, by: str, now: float) -> bool:
-        """By an operator."""
+        """Acknowledge an incident."""
         return await self._act("acknowledge", id_, by, now)
 
     async def resolve(self, id_: str, by: str, now: float) -> bool:
-        """By an operator."""
+        """End an incident by hand."""
         return await self._act("resolve", id_, by, now)
 
     async def _act(self, verb: str, id_: str, by: str, now: float) -> bool:
@@ -189,36 +192,36 @@ class RedisOutbox:
     # -- silences ------------------------------------------------------------------------
 
     async def silences(self) -> dict[str, bytes]:
-        """By id."""
-        found = await self._guard(self._client.hgetall(self._quiet))
+        """All silences by id."""
+        found = await self._guard(self._client.hgetall(self._silences))
         return {id_.decode(): body for id_, body in found.items()}
 
     async def put_silence(self, id_: str, body: bytes | None) -> bool:
-        """Put or remove."""
+        """Add, replace or remove a silence."""
         if body is None:
-            done = bool(await self._guard(self._client.hdel(self._quiet, id_)))
+            done = bool(await self._guard(self._client.hdel(self._silences, id_)))
         else:
-            done = await self._guard(self._client.hlen(self._quiet)) < (
+            done = await self._guard(self._client.hlen(self._silences)) < (
                 limits.MAX_SILENCES
             )
             if done:
-                await self._guard(self._client.hset(self._quiet, id_, body))
+                await self._guard(self._client.hset(self._silences, id_, body))
         await self._guard(self._client.incr(self._keys[6]))
         return done
 
     # -- a receiver's events -------------------------------------------------------------
 
     async def lease(self, receiver: str, me: str, ttl_s: float) -> bool:
-        """Take or prolong."""
+        """Take or extend the lease."""
         keys = self._queue(receiver)[1]
         return bool(await self._run("lease", keys[:1], me, round(ttl_s * 1000)))
 
     async def release(self, receiver: str, me: str) -> None:
-        """Give back."""
+        """Give the lease back."""
         await self._run("lease", self._queue(receiver)[1][:1], me, 0)
 
     async def events(self, receiver: str, count: int, now: float) -> list[LoggedEvent]:
-        """After the receiver's position."""
+        """Events after the receiver's position."""
         at = await self._guard(self._client.get(self._queue(receiver)[1][1]))
         start = at or b"%d-0" % max(0, round((now - limits.LOOK_BACK_S) * 1000))
         asked = self._client.xrange(self._keys[5], b"(" + start, count=count)
@@ -227,7 +230,7 @@ class RedisOutbox:
     async def delivery_states(
         self, receiver: str, about: Sequence[str]
     ) -> list[DeliveryState | None]:
-        """What it knows."""
+        """What the receiver was sent, per subject."""
         if not about:
             return []
         keys = self._queue(receiver)[1]
@@ -235,7 +238,7 @@ class RedisOutbox:
         return [None if one is None else _decode_state(one) for one in found]
 
     async def all_delivery_states(self, receiver: str) -> dict[str, DeliveryState]:
-        """All that it knows."""
+        """What the receiver was sent, by subject."""
         keys = self._queue(receiver)[1]
         found = await self._guard(self._client.hgetall(keys[4]))
         return {about.decode(): _decode_state(one) for about, one in found.items()}
@@ -243,17 +246,17 @@ class RedisOutbox:
     async def deliver(
         self, receiver: str, me: str, items: Sequence[Decision], now: float
     ) -> bool:
-        """Take decisions in."""
+        """Apply decisions about events."""
         base, keys = self._queue(receiver)
         args: list[Any] = [me, base, f"{now:.3f}", limits.MAX_FOLDED]
         for one in items:
             args += [one.event, one.about, *_message_args(one.message)]
             args.append(b"" if one.fold is None else _encode(one.fold))
-            args.append("-" if one.forget else _encode(one.told) if one.told else "")
+            args.append("-" if one.forget else _encode(one.state) if one.state else "")
         return bool(await self._run("deliver", keys, *args))
 
     async def folded(self, receiver: str, count: int) -> list[dict[str, Any]]:
-        """Oldest first."""
+        """Entries for the next digest, oldest first."""
         keys = self._queue(receiver)[1]
         found = await self._guard(self._client.lrange(keys[5], 0, count - 1))
         return [msgspec.json.decode(one) for one in found]
@@ -261,7 +264,7 @@ class RedisOutbox:
     async def digest(
         self, receiver: str, me: str, message: AlertMessage, count: int, now: float
     ) -> bool:
-        """One message for many events."""
+        """Replace folded entries by one message."""
         base, keys = self._queue(receiver)
         args = (me, base, f"{now:.3f}", count, *_message_args(message))
         return bool(await self._run("digest", keys, *args))
@@ -269,7 +272,7 @@ class RedisOutbox:
     # -- a receiver's messages -----------------------------------------------------------
 
     async def due(self, receiver: str) -> Due | None:
-        """Whose turn it is."""
+        """The message to send next."""
         base, keys = self._queue(receiver)
         found = await self._run("due", keys, base)
         return Due(_decode_message(found[1]), float(found[0])) if found else None
@@ -283,7 +286,7 @@ class RedisOutbox:
         now: float,
         retry_at: float = 0.0,
     ) -> bool:
-        """What became of it."""
+        """Record the outcome of an attempt."""
         base, keys = self._queue(receiver)
         id_, chain, body = _message_args(message)
         args = (me, base, f"{now:.3f}", id_, chain, outcome, body, f"{retry_at:.3f}")
@@ -291,7 +294,7 @@ class RedisOutbox:
         return bool(done)
 
     async def resend(self, receiver: str, ids: Sequence[str], now: float) -> int:
-        """Dead letters live again."""
+        """Queue dead letters again."""
         base, keys = self._queue(receiver)
         wanted: list[Any] = list(ids)
         if not wanted:
@@ -306,7 +309,7 @@ class RedisOutbox:
         return int(await self._run("resend", keys, *args))
 
     async def counts(self, receiver: str) -> Counts:
-        """How much waits."""
+        """Numbers of waiting messages, dead letters and folded entries."""
         keys = self._queue(receiver)[1]
         turn = self._client.pipeline(transaction=False)
         turn.hlen(keys[2])
@@ -315,7 +318,7 @@ class RedisOutbox:
         return Counts(*await self._guard(turn.execute()))
 
     async def listed(self, receiver: str, what: str, count: int) -> list[AlertMessage]:
-        """As many as asked for."""
+        """Up to ``count`` messages."""
         base, keys = self._queue(receiver)
         if what == "sent":
             bodies = await self._guard(self._client.lrange(keys[8], 0, count - 1))
@@ -341,19 +344,19 @@ class RedisOutbox:
         return found
 
     async def state(self, receiver: str) -> str:
-        """Why it is disabled."""
+        """Why the receiver is disabled."""
         why = await self._guard(self._client.hget(self._disabled, receiver))
         return (why or b"").decode()
 
     async def set_state(self, receiver: str, why: str) -> None:
-        """Disable or enable."""
+        """Disable or enable the receiver."""
         if why:
             await self._guard(self._client.hset(self._disabled, receiver, why))
         else:
             await self._guard(self._client.hdel(self._disabled, receiver))
 
     async def lost_counts(self) -> dict[str, int]:
-        """By reason."""
+        """What was dropped, by reason."""
         found = await self._guard(self._client.hgetall(self._keys[7]))
         return {name.decode(): int(count) for name, count in found.items()}
 

@@ -1,4 +1,4 @@
-"""When to try again: the schedule, ``Retry-After``, and a breaker for each receiver."""
+"""Retries: the schedule, ``Retry-After``, and a circuit breaker per receiver."""
 
 from __future__ import annotations
 
@@ -6,14 +6,15 @@ from collections.abc import Sequence
 from email.utils import parsedate_to_datetime
 
 HOUR = 3600.0
-# Standard Webhooks' recommendation: ten attempts over three days.
+# Recommended by Standard Webhooks: ten attempts over three days.
 SCHEDULE_S = (
     5.0, 300.0, 1800.0, 2 * HOUR, 5 * HOUR, 10 * HOUR, 14 * HOUR, 20 * HOUR, 24 * HOUR,
 )  # fmt: skip
 JITTER = 0.1
-# A receiver that asks for more than this is not obeyed further.
+# Upper bound of a receiver's ``Retry-After``, in seconds.
 LONGEST_S = 24 * HOUR
-# Failures in a row after which the receiver is left alone, and for how long.
+# Consecutive failures that open the breaker, and the pauses of the first, second, …
+# failure from then on, in seconds.
 BREAK_AFTER = 3
 _BREAK_S = (5.0, 10.0, 20.0, 40.0, 60.0)
 
@@ -21,8 +22,9 @@ _BREAK_S = (5.0, 10.0, 20.0, 40.0, 60.0)
 def next_attempt(
     attempts: int, now: float, asked_s: float, chance: float, schedule: Sequence[float]
 ) -> float | None:
-    """When to try again after ``attempts`` failures; None: never. ``chance`` is from
-    [0, 1), ``asked_s`` what the receiver asked for.
+    """Time of the next attempt after ``attempts`` failures; None: give up.
+
+    ``asked_s``: the receiver's ``Retry-After``. ``chance``: uniform in [0, 1), jitter.
     """
     if attempts > len(schedule):
         return None
@@ -31,7 +33,7 @@ def next_attempt(
 
 
 def parse_retry_after(value: str, now: float) -> float:
-    """Seconds of a ``Retry-After`` header; 0 when it says nothing."""
+    """Seconds of a ``Retry-After`` header (RFC 9110, 10.2.3); 0 if unusable."""
     text = value.strip()
     if text.isascii() and text.isdigit():
         return min(float(text), LONGEST_S)
@@ -43,8 +45,8 @@ def parse_retry_after(value: str, now: float) -> float:
 
 
 class Breaker:
-    """Leaves a receiver that only fails alone for a while, so that what waits is not
-    worn out on it. After a pause one message tries.
+    """Circuit breaker: pauses delivery to a failing receiver, so that waiting messages
+    do not use up their attempts. After the pause one message is tried.
     """
 
     def __init__(self) -> None:
@@ -53,15 +55,15 @@ class Breaker:
         self._failed_at = 0.0
 
     def is_open(self, now: float) -> bool:
-        """Whether nothing is to be sent now; a clock that was set back closes it."""
+        """Whether to send nothing now. A clock that was set back closes it."""
         return self._failed_at <= now < self.open_until
 
     def succeeded(self) -> None:
-        """It answers."""
+        """Record a success: close the breaker."""
         self.failures, self.open_until = 0, 0.0
 
     def failed(self, now: float, asked_s: float) -> None:
-        """It does not, or asks for ``asked_s`` seconds of peace."""
+        """Record a failure; ``asked_s``: the receiver's ``Retry-After``."""
         self.failures += 1
         self._failed_at = now
         pause_s = asked_s

@@ -1,7 +1,7 @@
-"""One attempt to deliver, by HTTP, to public addresses unless more is allowed.
+"""One delivery attempt by HTTP, to public addresses unless private ones are allowed.
 
-The address is checked when the socket is made, after every name was resolved: a name
-that points elsewhere the second time (DNS rebinding) gains nothing.
+The address is checked when the socket is created, after name resolution, which defeats
+DNS rebinding.
 """
 
 from __future__ import annotations
@@ -24,12 +24,13 @@ _SUCCESS = range(200, 300)
 _REDIRECT = range(300, 400)
 _GONE = 410
 _NAT64 = ipaddress.ip_network("64:ff9b::/96")
-# Outside of it IPv6 has nothing public, but further dresses of IPv4 addresses.
+# Global unicast. Outside of it are no public addresses, but other prefixes that embed
+# IPv4 addresses.
 _UNICAST = ipaddress.ip_network("2000::/3")
 
 
 class Answer(msgspec.Struct, frozen=True):
-    """What came of an attempt. ``error`` "": it was delivered."""
+    """Result of an attempt. ``error`` "": delivered; ``gone``: answered 410."""
 
     error: str = ""
     retry_after_s: float = 0.0
@@ -37,19 +38,19 @@ class Answer(msgspec.Struct, frozen=True):
 
 
 class Sender(Protocol):
-    """Delivers to one receiver."""
+    """Sends messages to one receiver."""
 
     async def send(self, message: AlertMessage, now: float) -> Answer:
-        """Never raises for what a receiver or the network does."""
+        """Make one attempt; failures of receiver and network are in the result."""
         ...
 
     async def close(self) -> None:
-        """Let connections go."""
+        """Close its connections."""
         ...
 
 
 def is_private(address: str) -> bool:
-    """Whether an address is not one of the public internet."""
+    """Whether an address is not public, embedded IPv4 addresses included."""
     found = ipaddress.ip_address(address.partition("%")[0])
     if isinstance(found, ipaddress.IPv6Address):
         inner = found.ipv4_mapped or found.sixtofour
@@ -63,17 +64,17 @@ def is_private(address: str) -> bool:
 
 
 class PrivateAddress(OSError):  # noqa: N818 - what the address is
-    """The receiver is at an address that may not be reached."""
+    """The receiver's address is private and ``allow_private`` is not set."""
 
 
 def check_address(address: str, *, allow_private: bool) -> None:
-    """Raises PrivateAddress."""
+    """Raise PrivateAddress for a private address unless they are allowed."""
     if not allow_private and is_private(address):
         raise PrivateAddress(f"{address} is private (allow_private)")
 
 
 class HttpSender:
-    """``build`` makes the request of a message."""
+    """Sends by HTTP POST; ``build`` makes the request of a message."""
 
     def __init__(
         self, build: Callable[[AlertMessage, float], Post], *, allow_private: bool
@@ -102,7 +103,7 @@ class HttpSender:
         return socket.socket(family, kind, proto)
 
     async def send(self, message: AlertMessage, now: float) -> Answer:
-        """POST; of the answer only its head is read."""
+        """Send one POST; of the response only the head is read."""
         try:
             post = self._build(message, now)
             async with self._open().post(
@@ -116,7 +117,7 @@ class HttpSender:
             return Answer(_why(error))
 
     async def close(self) -> None:
-        """Of its session."""
+        """Close the session."""
         if self._session is not None:
             await self._session.close()
             self._session = None
@@ -132,7 +133,7 @@ def _judge(answer: aiohttp.ClientResponse, now: float) -> Answer:
 
 
 def _why(error: BaseException) -> str:
-    """Its sentence, without the address of anything secret: URLs may hold tokens."""
+    """A sentence for an error, without the URL, which may hold a token."""
     if isinstance(error, TimeoutError):
         return f"no answer within {TIMEOUT_S:g} s"
     cause: BaseException | None = error

@@ -24,7 +24,6 @@ import msgspec
 
 from gateway.alerts.delivery import DeliveryWorker
 from gateway.alerts.direct import MAX_WAITING
-from gateway.alerts.memory_outbox import MemoryOutbox
 from gateway.alerts.model import (
     DEGRADED,
     RECOVERED,
@@ -42,6 +41,7 @@ from gateway.alerts.outbox import LOST, Counts, Outbox, OutboxUnavailable
 from gateway.alerts.receivers import Receiver, open_sender, receivers_of
 from gateway.alerts.redis_outbox import RedisOutbox
 from gateway.alerts.silences import Silence, moment_of, read_silences
+from gateway.alerts.sqlite_outbox import SqliteOutbox
 from gateway.core.pace import is_due
 from gateway.detect.model import Output, format_time
 from gateway.serve.runtime import write_private
@@ -116,7 +116,7 @@ class Alerting:
         self._outbox: Outbox
         if client is None:
             # Beside the runtime directory, which a clean end removes.
-            self._outbox = MemoryOutbox(f"{runtime_dir}.alerts")
+            self._outbox = SqliteOutbox(f"{runtime_dir}.alerts")
         else:
             self._outbox = RedisOutbox(client, prefix)
         self._path = f"{runtime_dir}.alerts-waiting"
@@ -310,8 +310,7 @@ class Alerting:
                     await self._flush()
         finally:
             self._write_waiting()
-            if isinstance(self._outbox, MemoryOutbox):
-                self._outbox.close()
+            await self._outbox.close()
 
     def _set_problem(self, problem: str) -> None:
         if bool(problem) != bool(self._problem):
@@ -468,7 +467,7 @@ class Alerting:
             "dead": counts.dead,
             "sent": self.results[delivery_worker.receiver.type, "sent"],
             "last_error": why or delivery_worker.last_error,
-            "delivers_here": delivery_worker.holds,
+            "delivers_here": delivery_worker.holds_lease,
         }
 
     def alerts(self) -> dict[str, Any]:
@@ -511,7 +510,9 @@ class Alerting:
         """
         receiver = self._find(name)
         delivery_worker = self._delivery_workers.get(name)
-        async with nullcontext() if delivery_worker is None else delivery_worker.line:
+        async with (
+            nullcontext() if delivery_worker is None else delivery_worker.sending
+        ):
             error = await self._send_sample(receiver)
         self.results[receiver.type, "test_failed" if error else "test"] += 1
         return error

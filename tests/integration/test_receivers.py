@@ -19,9 +19,9 @@ from aiosmtpd.smtp import SMTP, AuthResult
 
 from gateway.alerts import mail
 from gateway.alerts.delivery import DeliveryWorker
-from gateway.alerts.memory_outbox import MemoryOutbox
 from gateway.alerts.model import report_of
 from gateway.alerts.receivers import Receiver, open_sender
+from gateway.alerts.sqlite_outbox import SqliteOutbox
 from gateway.detect.model import EvidenceWindow, Output, Ref, format_time
 from tests.gateway_process import call, until
 from tests.ports import free_port
@@ -46,7 +46,7 @@ class Line:
 
     def __init__(self, **receiver) -> None:
         self.ahead_s = 0.0
-        self.outbox = MemoryOutbox()
+        self.outbox = SqliteOutbox()
         who = Receiver("r", allow_private=True, **receiver)
         self.sender = open_sender(who)
         self.delivery_worker = DeliveryWorker(

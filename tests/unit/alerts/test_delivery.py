@@ -1,4 +1,4 @@
-"""One courier: what a receiver is told of, folded, spared, and in which order."""
+"""One delivery worker: what a receiver is sent, what is folded or dropped, in order."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ import pytest
 
 from gateway.alerts.delivery import TIDY_S, DeliveryWorker
 from gateway.alerts.direct import KEEP_S, MAX_SENT, MAX_WAITING
-from gateway.alerts.memory_outbox import MemoryOutbox
 from gateway.alerts.model import (
     AlertMessage,
     StandaloneEvent,
@@ -20,6 +19,7 @@ from gateway.alerts.model import (
 from gateway.alerts.outbox import OutboxUnavailable
 from gateway.alerts.receivers import Receiver, open_sender
 from gateway.alerts.send import Answer
+from gateway.alerts.sqlite_outbox import SqliteOutbox
 from gateway.detect.model import EvidenceWindow, Output, Ref, format_time
 
 NOW = 1_767_600_000.0
@@ -36,7 +36,7 @@ def said(n=0, kind="incident.opened", **changes) -> Output:
 
 
 class Wire:
-    """Takes messages, or answers as it is told to."""
+    """A sender that accepts messages, or returns scripted results."""
 
     def __init__(self) -> None:
         self.now = NOW
@@ -50,7 +50,7 @@ class Wire:
         return answer
 
     async def close(self) -> None:
-        """Nothing is open."""
+        """No-op: no connection is open."""
 
     def kinds(self) -> list[tuple[str, str]]:
         return [(one.payload["type"], one.payload["id"]) for one in self.sent]
@@ -63,7 +63,7 @@ def _wire():
 
 @pytest.fixture(name="outbox")
 def _outbox():
-    return MemoryOutbox()
+    return SqliteOutbox()
 
 
 def delivery_worker(outbox, wire, **receiver) -> DeliveryWorker:
@@ -81,8 +81,8 @@ async def work(one: DeliveryWorker) -> None:
         pass
 
 
-async def test_a_rise_over_the_least_severity_is_an_opening(outbox, wire):
-    """Whoever was not told of an incident hears first that it opened, and its end."""
+async def test_an_update_above_min_severity_is_sent_as_an_opening(outbox, wire):
+    """The first message of an incident is always an opening; its end follows."""
     one = delivery_worker(outbox, wire, min_severity="critical")
     await tell(outbox, wire, said(), said(1))
     await work(one)
@@ -97,8 +97,8 @@ async def test_a_rise_over_the_least_severity_is_an_opening(outbox, wire):
     ]
 
 
-async def test_a_storm_is_folded_into_a_digest_that_lists_it(outbox, wire):
-    """A few by themselves, the rest by id after a minute; ends are never folded."""
+async def test_a_burst_is_folded_into_a_digest(outbox, wire):
+    """Alerts above the rate limit are listed in one digest after a minute; ends are sent."""
     one = delivery_worker(outbox, wire, per_minute=2)
     await tell(outbox, wire, *(said(n) for n in range(5)))
     await tell(outbox, wire, said(0, "incident.resolved"))
@@ -115,8 +115,8 @@ async def test_a_storm_is_folded_into_a_digest_that_lists_it(outbox, wire):
     assert wire.kinds()[-1] == ("incident.resolved", "inc_3")
 
 
-async def test_a_failed_message_is_tried_until_it_is_dead(outbox, wire):
-    """By the schedule; its own later ones wait, others do not."""
+async def test_a_failed_message_is_retried_until_it_is_dead(outbox, wire):
+    """It follows the schedule; later messages of its chain wait, other chains do not."""
     one = delivery_worker(outbox, wire, retries=(5.0,))
     wire.answers = [Answer("answered 500"), Answer(), Answer("answered 500")]
     await tell(outbox, wire, said(0), said(1), said(0, "incident.resolved"))
@@ -129,8 +129,8 @@ async def test_a_failed_message_is_tried_until_it_is_dead(outbox, wire):
     assert (letter.attempts, letter.error) == (2, "answered 500")
 
 
-async def test_a_gone_receiver_gets_nothing_more(outbox, wire):
-    """Until it is sent to elsewhere."""
+async def test_a_receiver_that_answers_410_is_disabled(outbox, wire):
+    """It gets nothing until its target changes."""
     one = delivery_worker(outbox, wire)
     wire.answers = [Answer("answered 410", gone=True)]
     await tell(outbox, wire, said(0), said(1))
@@ -143,8 +143,8 @@ async def test_a_gone_receiver_gets_nothing_more(outbox, wire):
     assert wire.kinds() == [("incident.opened", "inc_2")]
 
 
-async def test_what_is_open_is_told_to_a_receiver_that_is_new(outbox, wire):
-    """Though its event is long past."""
+async def test_open_incidents_are_sent_to_a_new_receiver(outbox, wire):
+    """They are sent although their events are older than LOOK_BACK_S."""
     await tell(outbox, wire, said(0), said(1))
     await tell(outbox, wire, said(1, "incident.resolved"))
     wire.now += 3600
@@ -152,10 +152,8 @@ async def test_what_is_open_is_told_to_a_receiver_that_is_new(outbox, wire):
     assert wire.kinds() == [("incident.opened", "inc_0")]
 
 
-async def test_what_a_digest_opened_ends_behind_it(outbox, wire):
-    """A receiver never hears of an end first: neither while the digest is collected
-    nor while it is not delivered.
-    """
+async def test_an_end_is_sent_behind_the_digest_with_its_beginning(outbox, wire):
+    """The end waits while the digest is collected, and until it is delivered."""
     one = delivery_worker(outbox, wire, per_minute=1)
     await tell(outbox, wire, *(said(n) for n in range(3)))
     await work(one)
@@ -180,8 +178,8 @@ async def test_what_a_digest_opened_ends_behind_it(outbox, wire):
     assert (end.payload["type"], end.topic) == ("incident.resolved", "inc_2")
 
 
-async def test_ends_of_what_was_folded_are_folded_as_well(outbox, wire):
-    """A storm that is over all at once is no second storm."""
+async def test_ends_of_folded_alerts_are_folded_as_well(outbox, wire):
+    """A burst that ends all at once causes no second burst of messages."""
     one = delivery_worker(outbox, wire, per_minute=2)
     await tell(outbox, wire, *(said(n) for n in range(9)))
     await work(one)
@@ -195,8 +193,8 @@ async def test_ends_of_what_was_folded_are_folded_as_well(outbox, wire):
     assert kinds == ["digest", "incident.resolved", "incident.resolved"]
 
 
-async def test_clients_whose_block_ran_out_long_ago_are_forgotten(outbox, wire):
-    """Nobody says any more that it is over: the gateway that would is gone."""
+async def test_delivery_states_of_long_expired_blocks_are_deleted(outbox, wire):
+    """No end will come: the gateway that would report it is gone."""
     one = delivery_worker(outbox, wire, events=("client.*",))
     for n, lasts_s in enumerate((60, 86_400)):
         until = format_time(NOW + lasts_s)
@@ -210,8 +208,8 @@ async def test_clients_whose_block_ran_out_long_ago_are_forgotten(outbox, wire):
     assert left.payload["id"] == "inc_1"
 
 
-async def test_a_clock_that_is_set_back_holds_nothing_up(outbox, wire):
-    """Neither the limit a minute, nor the breaker, nor what comes now and then."""
+async def test_a_clock_that_is_set_back_delays_nothing(outbox, wire):
+    """Rate limit, breaker and periodic work all go on."""
     one = delivery_worker(outbox, wire, per_minute=3, retries=(1.0,) * 9)
     wire.answers = [Answer("answered 500")] * 3
     await tell(outbox, wire, *(said(n) for n in range(4)))
@@ -225,8 +223,8 @@ async def test_a_clock_that_is_set_back_holds_nothing_up(outbox, wire):
     assert wire.kinds()[-1] == ("incident.resolved", "inc_5")
 
 
-async def test_what_was_resent_is_not_buried_by_one_who_does_not_know_yet(outbox, wire):
-    """Another gateway enabled the receiver; whoever delivers looks before it gives up."""
+async def test_a_resent_message_is_not_buried_by_a_stale_disabled_state(outbox, wire):
+    """The worker reads the state again before it gives up on a message."""
     one = delivery_worker(outbox, wire)
     wire.answers = [Answer("answered 410", gone=True)]
     await tell(outbox, wire, said(0), said(1))
@@ -237,8 +235,8 @@ async def test_what_was_resent_is_not_buried_by_one_who_does_not_know_yet(outbox
     assert len(wire.sent) == 2
 
 
-class Forgetful(MemoryOutbox):
-    """Goes away when an attempt is to be noted."""
+class Forgetful(SqliteOutbox):
+    """An outbox that fails to record attempts while ``away``."""
 
     away = False
 
@@ -248,8 +246,8 @@ class Forgetful(MemoryOutbox):
         return await super().finish(*args, **kwargs)
 
 
-async def test_what_was_told_is_not_told_again_when_the_store_could_not_be(wire):
-    """The courier remembers for it, as long as it lives."""
+async def test_a_sent_message_is_not_repeated_when_it_could_not_be_recorded(wire):
+    """The worker remembers its id and records it later."""
     outbox = Forgetful()
     one = delivery_worker(outbox, wire)
     await tell(outbox, wire, said(0))
@@ -263,7 +261,7 @@ async def test_what_was_told_is_not_told_again_when_the_store_could_not_be(wire)
 
 
 class Slow(Wire):
-    """Answers when it is let."""
+    """A sender that answers when ``let`` is set."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -275,8 +273,8 @@ class Slow(Wire):
         return await super().send(message, now)
 
 
-async def test_a_courier_that_is_stopped_ends_its_attempt(outbox):
-    """So a reload tells nobody twice; the lease is free only then."""
+async def test_a_stopped_worker_completes_its_attempt(outbox):
+    """A reload repeats no message; the lease is given back after the attempt."""
     wire = Slow()
     one = delivery_worker(outbox, wire)
     await tell(outbox, wire, said(0))
@@ -291,15 +289,15 @@ async def test_a_courier_that_is_stopped_ends_its_attempt(outbox):
     assert (await outbox.counts("r")).pending == 0
 
 
-class Newer(MemoryOutbox):
-    """Holds what this version cannot read."""
+class Newer(SqliteOutbox):
+    """An outbox with a message that this version cannot read."""
 
     async def due(self, receiver):
         return msgspec.json.decode(b"{}", type=AlertMessage)
 
 
-async def test_a_message_of_another_version_ends_no_courier(wire):
-    """It says so, and waits for who can read it."""
+async def test_a_message_of_another_version_does_not_end_the_worker(wire):
+    """The worker shows the error and goes on."""
     one = delivery_worker(Newer(), wire)
     task = asyncio.get_running_loop().create_task(one.run())
     while not one.last_error:  # noqa: ASYNC110 - nobody signals it
@@ -321,8 +319,8 @@ async def alone(one: DeliveryWorker) -> None:
         pass
 
 
-async def test_what_was_told_past_the_store_is_not_told_again_from_it(outbox, wire):
-    """Offered as often as one likes; the store's copy has the same id and is noted."""
+async def test_an_event_sent_without_the_store_is_not_sent_again_from_it(outbox, wire):
+    """Offering is idempotent; the stored copy has the same id and counts as sent."""
     one = delivery_worker(outbox, wire)
     for _ in range(3):
         one.offer(down(), NOW)
@@ -341,8 +339,8 @@ async def test_what_was_told_past_the_store_is_not_told_again_from_it(outbox, wi
     ]
 
 
-async def test_another_gateway_that_delivers_it_says_it_under_the_same_id(outbox, wire):
-    """It cannot know; whoever receives it can."""
+async def test_another_gateway_delivers_the_stored_copy_under_the_same_id(outbox, wire):
+    """It sends a duplicate, which the receiver recognises by its id."""
     sender, other = delivery_worker(outbox, wire), delivery_worker(outbox, wire)
     sender.offer(down(), NOW)
     await alone(sender)
@@ -353,8 +351,8 @@ async def test_another_gateway_that_delivers_it_says_it_under_the_same_id(outbox
     assert first.payload == second.payload
 
 
-async def test_an_end_is_told_past_the_store_only_after_its_beginning(outbox, wire):
-    """In order, though the store saw neither."""
+async def test_without_the_store_an_end_is_sent_only_after_its_beginning(outbox, wire):
+    """The order holds although neither is in the store."""
     one = delivery_worker(outbox, wire)
     one.offer(down(0.0, "gateway.recovered"), NOW)
     await alone(one)
@@ -369,8 +367,8 @@ async def test_an_end_is_told_past_the_store_only_after_its_beginning(outbox, wi
     ]
 
 
-async def test_troubles_past_the_store_are_few_fresh_and_wanted(outbox, wire):
-    """A minute's share of alerts, none of long ago, none that is not heard."""
+async def test_events_sent_without_the_store_are_limited(outbox, wire):
+    """The rate limit holds; old events and unwanted types are not sent."""
     one = delivery_worker(outbox, wire, per_minute=3)
     for n in range(MAX_WAITING + MAX_SENT):
         one.offer(down(float(n)), NOW + n)
@@ -385,8 +383,8 @@ async def test_troubles_past_the_store_are_few_fresh_and_wanted(outbox, wire):
     assert len(wire.sent) == 3
 
 
-async def test_a_failure_past_the_store_is_tried_again_and_410_is_the_end(outbox, wire):
-    """By the receiver's schedule; what is too old by then is left for the store."""
+async def test_without_the_store_failures_are_retried_and_410_disables(outbox, wire):
+    """Retries follow the receiver's schedule; events that get too old are dropped."""
     one = delivery_worker(outbox, wire, retries=(5.0,))
     wire.answers = [Answer("answered 500"), Answer("answered 410", gone=True)]
     one.offer(down(), NOW)
@@ -402,8 +400,8 @@ async def test_a_failure_past_the_store_is_tried_again_and_410_is_the_end(outbox
     assert wire.sent == []
 
 
-async def test_past_the_store_too_only_public_addresses_are_reached(outbox):
-    """The same sender makes the socket."""
+async def test_without_the_store_too_only_public_addresses_are_reached(outbox):
+    """The address check is the sender's and applies to both ways."""
     who = Receiver("r", "webhook", "http://127.0.0.1:9/", ("whsec_a2V5",))
     sender = open_sender(who)
     one = DeliveryWorker(who, outbox, sender, "me", clock=lambda: NOW)

@@ -1,4 +1,4 @@
-"""One suite for every kind of ledger: what happens as a whole, and what is promised."""
+"""The contract of every outbox, run against SQLite and a real server."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ import pytest
 from redis.asyncio import Redis
 
 from gateway.alerts import outbox as limits
-from gateway.alerts.memory_outbox import MemoryOutbox
 from gateway.alerts.model import AlertMessage, DeliveryState, client_event_of, report_of
 from gateway.alerts.outbox import Decision
 from gateway.alerts.redis_outbox import RedisOutbox
+from gateway.alerts.sqlite_outbox import SqliteOutbox
 from gateway.detect.model import EvidenceWindow, Output, Ref, format_time
 from tests.engines import engine_binaries, running_engine
 
@@ -22,7 +22,7 @@ _prefixes = itertools.count()
 
 
 def said(id_="inc_a", kind="incident.opened", **changes) -> Output:
-    """What a detector says."""
+    """An output of a detector."""
     moment = format_time(NOW)
     line = Output(
         type=kind, id=id_, ts=moment, severity="warning", cls="cost_spike", score=4.5,
@@ -41,12 +41,12 @@ def _engine():
         yield engine
 
 
-@pytest.fixture(name="outbox", params=["memory", "redis"])
+@pytest.fixture(name="outbox", params=["sqlite", "redis"])
 async def _outbox(request, tmp_path):
-    if request.param == "memory":
-        outbox = MemoryOutbox(str(tmp_path / "alerts"))
+    if request.param == "sqlite":
+        outbox = SqliteOutbox(str(tmp_path / "alerts"))
         yield outbox
-        outbox.close()
+        await outbox.close()
         return
     engine = request.getfixturevalue("engine")
     client = Redis(unix_socket_path=engine.socket_path)
@@ -64,7 +64,7 @@ async def logged(outbox, receiver="r") -> list[tuple[str, str]]:
 
 
 async def test_one_cause_seen_by_three_gateways_is_one_incident(outbox):
-    """Opened once, under the first one's id; the others join it."""
+    """An incident is opened once, under the first id; later reports join it."""
     ids = [await tell(outbox, f"gw{n}", id_=f"inc_{n}") for n in (1, 2, 3)]
     assert ids == ["inc_1"] * 3
     assert await logged(outbox) == [("incident.opened", "inc_1")]
@@ -73,8 +73,8 @@ async def test_one_cause_seen_by_three_gateways_is_one_incident(outbox):
     assert one.aliases == ("inc_1", "inc_2", "inc_3")
 
 
-async def test_it_is_resolved_when_all_who_reported_it_are_calm(outbox):
-    """The last one's word ends it, once."""
+async def test_an_incident_is_resolved_when_every_gateway_reported_its_end(outbox):
+    """The last report of its end resolves it, once."""
     for n in (1, 2):
         await tell(outbox, f"gw{n}", id_=f"inc_{n}")
     for n in (2, 1, 1):
@@ -84,8 +84,8 @@ async def test_it_is_resolved_when_all_who_reported_it_are_calm(outbox):
     assert (one.state, one.gateways) == ("resolved", ())
 
 
-async def test_only_a_rise_over_all_is_an_update(outbox):
-    """A second gateway that comes to what is known already says nothing new."""
+async def test_only_a_rise_above_all_reports_is_an_update(outbox):
+    """A second gateway that reaches the known severity causes no event."""
     await tell(outbox, "gw1", id_="inc_1", severity="critical")
     await tell(outbox, "gw2", id_="inc_2")
     await tell(outbox, "gw2", kind="incident.updated", id_="inc_2", severity="critical")
@@ -99,7 +99,7 @@ async def test_only_a_rise_over_all_is_an_update(outbox):
 
 
 async def test_crowds_of_a_tenant_are_one_cause_and_subjects_of_others_are_not(outbox):
-    """Crowds of a tenant belong together, and what names one subject; a single source and a
+    """Crowds of a tenant share a cause, and so do reports of one subject; a single source and a
     flood of others do not.
     """
     ids = [
@@ -123,7 +123,7 @@ async def test_crowds_of_a_tenant_are_one_cause_and_subjects_of_others_are_not(o
 async def test_a_crowd_joins_a_single_source_of_its_class_only_of_another_gateway(
     outbox,
 ):
-    """Who saw both told them apart; who met one source of a crowd saw the same cause."""
+    """A gateway that reported both keeps them apart; another may see one source of a crowd."""
     crowd = {"cls": "scraping", "subject": Ref("tenant", "acme"), "subjects": ()}
     ids = [
         await tell(outbox, "gw1", id_="inc_1", cls="scraping"),
@@ -140,14 +140,14 @@ async def test_a_crowd_joins_a_single_source_of_its_class_only_of_another_gatewa
 
 
 async def test_a_new_attack_after_the_end_is_a_new_incident(outbox):
-    """What is over is not taken up."""
+    """A resolved incident is not reopened under another id."""
     await tell(outbox, id_="inc_1")
     await tell(outbox, id_="inc_1", kind="incident.resolved")
     assert await tell(outbox, "gw2", id_="inc_2") == "inc_2"
 
 
 async def test_a_restarted_gateway_joins_what_it_had_opened(outbox):
-    """Its new id for the same cause is one more name; the old one's end is not the end."""
+    """Its new id becomes an alias, and the end of its old id does not end the incident."""
     await tell(outbox, id_="inc_1")
     assert await tell(outbox, id_="inc_9") == "inc_1"
     await tell(outbox, id_="inc_1", kind="incident.resolved")
@@ -157,7 +157,7 @@ async def test_a_restarted_gateway_joins_what_it_had_opened(outbox):
 
 
 async def test_a_gateway_that_never_comes_back_does_not_hold_it_open(outbox):
-    """Unless somebody is heard of, it ends by itself."""
+    """An incident ends when no gateway reported it for an hour."""
     await tell(outbox, id_="inc_1")
     await outbox.beat("gw1", ["inc_1"], NOW + 600)
     assert await outbox.sweep(NOW + limits.STALE_S + 1) == 0
@@ -166,7 +166,7 @@ async def test_a_gateway_that_never_comes_back_does_not_hold_it_open(outbox):
 
 
 async def test_an_operator_acknowledges_once_and_resolves(outbox):
-    """After that the detector's word on it counts no more."""
+    """After an operator resolved it, reports of the detector do not reopen it."""
     await tell(outbox, id_="inc_1")
     assert await outbox.acknowledge("inc_1", "ann", NOW + 1)
     assert await outbox.acknowledge("inc_1", "bob", NOW + 2)
@@ -180,8 +180,8 @@ async def test_an_operator_acknowledges_once_and_resolves(outbox):
     assert (one.acknowledged_by, one.resolved_by) == ("ann", "ann")
 
 
-async def test_a_client_blocked_by_three_gateways_is_told_once(outbox):
-    """And its return, once; its incident goes by the shared id."""
+async def test_a_client_blocked_by_several_gateways_is_logged_once(outbox):
+    """So is its unblocking; the events carry the shared incident id."""
     await tell(outbox, "gw1", id_="inc_1")
     await tell(outbox, "gw2", id_="inc_2")
     until = format_time(NOW + 600)
@@ -196,8 +196,8 @@ async def test_a_client_blocked_by_three_gateways_is_told_once(outbox):
     assert blocked.payload()["id"] == "inc_1"
 
 
-async def test_a_block_that_ran_out_is_told_to_be_over(outbox):
-    """Its end is said when its time is up, not before; once, and not for ever after."""
+async def test_the_end_of_an_expired_block_is_logged(outbox):
+    """It is logged once, and only within an hour after the expiry."""
     line = said("inc_1", "client.blocked", until=format_time(NOW + 600))
     over = msgspec.structs.replace(line, type="client.unblocked", until=None)
     for gateway in ("gw1", "gw2"):
@@ -213,8 +213,8 @@ async def test_a_block_that_ran_out_is_told_to_be_over(outbox):
     )
 
 
-async def test_a_block_after_one_that_ran_out_is_told(outbox):
-    """Though nobody said that the first was over."""
+async def test_a_block_after_an_expired_one_is_logged(outbox):
+    """It is logged although the end of the first one was not."""
     first = said("inc_1", "client.blocked", until=format_time(NOW + 600))
     again = said("inc_1", "client.blocked", until=format_time(NOW + 1_300))
     assert await outbox.log_event(client_event_of(first, "gw1"), NOW)
@@ -223,7 +223,7 @@ async def test_a_block_after_one_that_ran_out_is_told(outbox):
 
 
 async def test_open_incidents_are_bounded(outbox, monkeypatch):
-    """Beyond the bound they are counted."""
+    """Reports beyond the bound are dropped and counted."""
     monkeypatch.setattr(limits, "MAX_OPEN", 1)
     monkeypatch.setattr(limits, "MAX_ENDED", 1)
     await tell(outbox, id_="inc_1")
@@ -241,7 +241,7 @@ def letter(id_, chain="c", event="") -> Decision:
 
 
 async def test_messages_of_a_chain_go_in_order_and_hold_only_each_other(outbox):
-    """A failed one makes way for other chains, not for its own later ones."""
+    """A failed message delays later ones of its chain and no other chain."""
     await outbox.lease("r", "me", 9)
     items = [letter("m1", "a"), letter("m2", "a"), letter("m3", "b")]
     assert await outbox.deliver("r", "me", items, NOW)
@@ -261,8 +261,8 @@ async def test_messages_of_a_chain_go_in_order_and_hold_only_each_other(outbox):
     assert [one.id for one in await outbox.listed("r", "sent", 9)] == ["m3"]
 
 
-async def test_dead_letters_are_sent_again_by_hand(outbox):
-    """Under their old id, behind what waits."""
+async def test_dead_letters_can_be_queued_again(outbox):
+    """They keep their id and are queued behind waiting messages."""
     await outbox.lease("r", "me", 9)
     await outbox.deliver("r", "me", [letter("m1"), letter("m2")], NOW)
     await outbox.finish("r", "me", letter("m1").message, "dead", NOW)
@@ -273,8 +273,8 @@ async def test_dead_letters_are_sent_again_by_hand(outbox):
     assert (await outbox.counts("r")).dead == 0
 
 
-async def test_to_send_again_enables_the_receiver(outbox):
-    """In one step with it; an id that is no dead letter's changes nothing."""
+async def test_resending_enables_the_receiver(outbox):
+    """It does so in the same transaction; an unknown id changes nothing."""
     await outbox.lease("r", "me", 9)
     await outbox.set_state("r", "answered 410")
     assert await outbox.resend("r", ["nope"], NOW) == 0
@@ -288,8 +288,8 @@ async def test_to_send_again_enables_the_receiver(outbox):
     assert await outbox.state("r") == ""
 
 
-async def test_old_news_of_an_incident_that_ended_opens_nothing(outbox):
-    """Said again after a kill, or recalled by another gateway from the shared memory."""
+async def test_late_reports_of_a_resolved_incident_open_nothing(outbox):
+    """A report older than the end, repeated after a kill or recalled, is ignored."""
     await tell(outbox, "gw1", id_="inc_1")
     await tell(outbox, "gw1", NOW + 9, id_="inc_1", kind="incident.resolved")
     for gateway in ("gw1", "gw2"):
@@ -301,7 +301,7 @@ async def test_old_news_of_an_incident_that_ended_opens_nothing(outbox):
 
 
 async def test_the_log_goes_forward_when_the_clock_is_set_back(outbox):
-    """What is said then is not taken for what was heard."""
+    """An event logged after that is still read: ids never go back."""
     await outbox.lease("r", "me", 9)
     await tell(outbox, id_="inc_1")
     (first,) = await outbox.events("r", 9, NOW)
@@ -311,13 +311,13 @@ async def test_the_log_goes_forward_when_the_clock_is_set_back(outbox):
 
 
 async def test_events_are_read_from_the_receivers_position(outbox):
-    """What was decided does not come again; what is told is remembered."""
+    """Decided events are not read again; delivery states are kept until forgotten."""
     await outbox.lease("r", "me", 9)
     for n in (1, 2):
         await tell(outbox, id_=f"inc_{n}", tenant=f"t{n}")
     first, second = await outbox.events("r", 9, NOW)
     told = DeliveryState({"id": "inc_1"})
-    await outbox.deliver("r", "me", [Decision(first.id, "inc_1", told=told)], NOW)
+    await outbox.deliver("r", "me", [Decision(first.id, "inc_1", state=told)], NOW)
     assert [one.id for one in await outbox.events("r", 9, NOW)] == [second.id]
     assert await outbox.delivery_states("r", ["inc_1", "inc_2"]) == [told, None]
     assert await outbox.all_delivery_states("r") == {"inc_1": told}
@@ -333,29 +333,27 @@ async def test_events_are_read_from_the_receivers_position(outbox):
     )
 
 
-async def test_what_the_client_sends_twice_counts_once(engine):
-    """An answer that came too late is asked for again, of a store that has done it."""
-    async with Redis(unix_socket_path=engine.socket_path) as client:
-        outbox = RedisOutbox(client, "twice:")
-        await outbox.lease("r", "me", 60)
-        for n in range(3):
-            await tell(outbox, id_=f"inc_{n}", tenant=f"t{n}")
-        events = await outbox.events("r", 9, NOW)
-        items = [Decision(one.id, one.about, fold={"id": one.about}) for one in events]
-        message = letter("d", "digest").message
-        for _ in range(2):
-            assert await outbox.deliver("r", "me", items, NOW)
-        assert (await outbox.counts("r")).folded == 3
-        for _ in range(2):
-            assert await outbox.digest("r", "me", message, 1, NOW)
-        counts = await outbox.counts("r")
-        assert (counts.folded, counts.pending) == (2, 1)
-        await outbox.finish("r", "me", message, "sent", NOW)
-        assert await outbox.due("r") is None
+async def test_a_repeated_call_counts_once(outbox):
+    """A client that missed the answer repeats a call that was executed already."""
+    await outbox.lease("r", "me", 60)
+    for n in range(3):
+        await tell(outbox, id_=f"inc_{n}", tenant=f"t{n}")
+    events = await outbox.events("r", 9, NOW)
+    items = [Decision(one.id, one.about, fold={"id": one.about}) for one in events]
+    message = letter("d", "digest").message
+    for _ in range(2):
+        assert await outbox.deliver("r", "me", items, NOW)
+    assert (await outbox.counts("r")).folded == 3
+    for _ in range(2):
+        assert await outbox.digest("r", "me", message, 1, NOW)
+    counts = await outbox.counts("r")
+    assert (counts.folded, counts.pending) == (2, 1)
+    await outbox.finish("r", "me", message, "sent", NOW)
+    assert await outbox.due("r") is None
 
 
 async def test_silences_and_states_are_kept(outbox):
-    """Put, replaced, removed; each change is seen by the version."""
+    """They are put, replaced and removed; each change of a silence raises the version."""
     before = await outbox.version()
     assert await outbox.put_silence("s", b"x")
     assert await outbox.version() > before
@@ -368,37 +366,14 @@ async def test_silences_and_states_are_kept(outbox):
     assert await outbox.state("r") == ""
 
 
-async def test_what_a_courier_without_the_lease_does_counts_nothing(engine):
-    """Two processes, one store: the second is turned away until the first gives up."""
-    async with Redis(unix_socket_path=engine.socket_path) as client:
-        outbox = RedisOutbox(client, "fence:")
-        assert await outbox.lease("r", "me", 60)
-        assert not await outbox.lease("r", "you", 60)
-        assert not await outbox.deliver("r", "you", [letter("m1")], NOW)
-        assert await outbox.deliver("r", "me", [letter("m1")], NOW)
-        await outbox.release("r", "you")
-        assert not await outbox.finish("r", "you", letter("m1").message, "sent", NOW)
-        await outbox.release("r", "me")
-        assert await outbox.lease("r", "you", 60)
-        assert (await outbox.due("r")).message.id == "m1"
-
-
-async def test_a_killed_process_leaves_everything_in_the_file(tmp_path, monkeypatch):
-    """Snapshot and journal together are the state; a torn last entry is left out."""
-    monkeypatch.setattr("gateway.alerts.memory_outbox.COMPACT_CHANGES", 4)
-    path = str(tmp_path / "alerts")
-    outbox = MemoryOutbox(path)
-    for n in range(6):
-        await tell(outbox, id_=f"inc_{n}", tenant=f"t{n}")
-    await outbox.deliver("r", "me", [letter("m1"), letter("m2")], NOW)
-    await outbox.finish("r", "me", letter("m1").message, "dead", NOW)
-    await outbox.put_silence("s", b"x")
-    with (tmp_path / "alerts").open("ab") as file:
-        file.write(b"\0\0\1\0torn")
-    outbox.close()
-    again = MemoryOutbox(path)
-    assert await again.incidents() == await outbox.incidents()
-    assert await again.events("r", 99, NOW) == await outbox.events("r", 99, NOW)
-    assert (await again.due("r")).message.id == "m2"
-    assert await again.silences() == {"s": b"x"}
-    again.close()
+async def test_calls_without_the_lease_change_nothing(outbox):
+    """A second gateway is refused until the first one gives the lease back."""
+    assert await outbox.lease("r", "me", 60)
+    assert not await outbox.lease("r", "you", 60)
+    assert not await outbox.deliver("r", "you", [letter("m1")], NOW)
+    assert await outbox.deliver("r", "me", [letter("m1")], NOW)
+    await outbox.release("r", "you")
+    assert not await outbox.finish("r", "you", letter("m1").message, "sent", NOW)
+    await outbox.release("r", "me")
+    assert await outbox.lease("r", "you", 60)
+    assert (await outbox.due("r")).message.id == "m1"
