@@ -41,6 +41,8 @@ _DISK_ERRORS = frozenset(
 )
 
 _log = structlog.get_logger()
+# The log may be a file on the same full disk.
+_LOGGING = suppress(OSError)
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
 Work = Callable[Concatenate[sqlite3.Connection, _P], _T]
@@ -96,12 +98,14 @@ class SqliteFile:
     def _import(self) -> None:
         """Read the journal of version 0.1; ``_write_file`` then replaces it."""
         if old_journal.import_journal(self._path, self._db):
-            _warn("alert_journal_imported", file=self._path)
+            with _LOGGING:
+                _log.info("alert_journal_imported", file=self._path)
             return
         kept = f"{self._path}.unreadable"
         with suppress(OSError):
             os.link(self._path, kept)
-        _warn("alert_journal_imported_in_part", file=self._path, kept=kept)
+        with _LOGGING:
+            _log.warning("alert_journal_imported_in_part", file=self._path, kept=kept)
 
     def _set_aside(self, why: str) -> None:
         """Keep a file that cannot be read under another name, and start without it."""
@@ -109,7 +113,8 @@ class SqliteFile:
         for suffix in _SUFFIXES:
             with suppress(FileNotFoundError):
                 os.replace(self._path + suffix, kept + suffix)
-        _warn("alert_outbox_set_aside", file=kept, reason=why)
+        with _LOGGING:
+            _log.warning("alert_outbox_set_aside", file=kept, reason=why)
 
     # -- transactions --------------------------------------------------------------------
 
@@ -143,7 +148,8 @@ class SqliteFile:
             memory = _load(self._path)
         self._db.close()
         self._db, self.is_durable, self._changes = memory, False, 0
-        _warn("alert_outbox_not_written", file=self._path)
+        with _LOGGING:
+            _log.warning("alert_outbox_not_written", file=self._path)
 
     def _write_file(self) -> None:
         """Write the tables in memory to the file and go on there; on a full disk what
@@ -160,7 +166,10 @@ class SqliteFile:
                     self._db.backup(file)
             opened = _checked(_connect(self._path))
         except (sqlite3.Error, OSError) as error:
-            _warn("alert_outbox_not_written", file=self._path, reason=str(error))
+            with _LOGGING:
+                _log.warning(
+                    "alert_outbox_not_written", file=self._path, reason=str(error)
+                )
             return
         self._db.close()
         self._db, self.is_durable = opened, True
@@ -188,11 +197,6 @@ class SqliteFile:
             for suffix in _SUFFIXES:
                 with suppress(OSError):
                     os.unlink(self._path + suffix)
-
-
-def _warn(event: str, **fields: str) -> None:
-    with suppress(OSError):  # the log may be a file on the same full disk
-        _log.warning(event, **fields)
 
 
 def _memory() -> sqlite3.Connection:

@@ -31,6 +31,7 @@ from gateway.config.values import (
     parse_duration,
     parse_size,
 )
+from gateway.store.opening import directory_in
 
 _HOW_TO_STATE_IT = '{ env = "NAME" }, { file = "PATH" }, or the value itself'
 # Bytes. A larger file is not a secret but the wrong file.
@@ -237,11 +238,12 @@ def _url(value: Any, _key: Key, _diagnostics: Diagnostics) -> Url:
 
 def _store_url(value: Any, _key: Key, diagnostics: Diagnostics) -> StoreUrl:
     url = _string(value)
-    if url.startswith("embedded:"):
-        directory = url.removeprefix("embedded:") or EMBEDDED_DIRECTORY
-        kind = type(value)  # Text stays Text: relative to the working directory
-        return StoreUrl("embedded:" + diagnostics.absolute(kind(directory)))
-    return StoreUrl(url)
+    directory = directory_in(url)
+    if directory is None:
+        return StoreUrl(url)
+    kind = type(value)  # Text stays Text: relative to the working directory
+    path = diagnostics.absolute(kind(directory or EMBEDDED_DIRECTORY))
+    return StoreUrl(f"{url.partition(':')[0]}:{path}")
 
 
 def _secret(value: Any, key: Key, diagnostics: Diagnostics) -> Secret:

@@ -17,6 +17,7 @@ from gateway.config.locate import locate_keys
 from gateway.config.structs import DEFAULT_STORE, Config
 from gateway.config.validate import validate
 from gateway.config.values import EMBEDDED_DIRECTORY
+from gateway.store.opening import directory_in
 
 DEFAULT_FILE = "tidegate.toml"
 RECORDS_FILE = "records.jsonl"
@@ -102,8 +103,8 @@ def _default_records(raw: dict[str, Any], store_url: Any) -> None:
     """
     events = raw.setdefault("events", {})
     if isinstance(store_url, str) and isinstance(events, dict):
-        kind, _, directory = store_url.partition(":")
-        if kind == "embedded":
+        directory = directory_in(store_url)
+        if directory is not None:
             # Same type as the URL: a flag's path is relative to the working directory.
             path = type(store_url)(f"{directory or EMBEDDED_DIRECTORY}/{RECORDS_FILE}")
             events.setdefault("file", path)

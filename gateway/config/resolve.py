@@ -52,6 +52,7 @@ from gateway.core.model import (
 )
 from gateway.identity.identify import split_allow_entry
 from gateway.limits.meters import METER_TABLE
+from gateway.store.opening import is_shared
 
 Origin = str  # name of the policy that states a value, or BUILT_IN
 BUILT_IN: Origin = "built in"
@@ -222,7 +223,7 @@ def worker_count(config: Config) -> int:
     """Number of worker processes; ``auto``: one per core, one with ``memory:``."""
     if config.server.workers != "auto":
         return config.server.workers
-    if config.store.url.startswith("memory:"):
+    if not is_shared(config.store.url):
         return 1
     return max(1, len(os.sched_getaffinity(0)))
 

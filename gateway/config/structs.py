@@ -24,6 +24,9 @@ from gateway.config.values import (
     parse_address,
 )
 from gateway.core.model import Mode, Price
+from gateway.store.backend import DEFAULT_TIMEOUT_S
+from gateway.store.opening import complete_url
+from gateway.store.url import Login
 
 Positive = Annotated[int, Meta(ge=1)]
 NotNegative = Annotated[int, Meta(ge=0)]
@@ -162,7 +165,7 @@ class StoreTable(Table, frozen=True):
     all requests, `closed` refuses all."""
     prefix: str = "tidegate:"
     """Prefix of every key; a schema version follows it."""
-    timeout: Duration = Duration(0.05)
+    timeout: Duration = Duration(DEFAULT_TIMEOUT_S)
     """Longest wait for an answer; then the store counts as unreachable."""
     username: str | None = None
     """ACL user; may also be in the URL."""
@@ -172,6 +175,18 @@ class StoreTable(Table, frozen=True):
     """PEM file of the authority that signed a `rediss://` server's certificate."""
     tls_verify: bool = True
     """`false` accepts any certificate of a `rediss://` server."""
+
+    def connection_url(self) -> str:
+        """``url`` with these credentials and TLS settings: a secret. Raises
+        StoreUrlError.
+        """
+        login = Login(
+            username=self.username,
+            password=None if self.password is None else self.password.reveal(),
+            ca_file=None if self.ca_file is None else str(self.ca_file),
+            tls_verify=self.tls_verify,
+        )
+        return complete_url(str(self.url), login)
 
 
 class TimeoutsTable(Table, frozen=True):

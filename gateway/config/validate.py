@@ -37,20 +37,14 @@ from gateway.config.structs import (
 from gateway.config.values import Secret, is_loopback, parse_address, parse_duration
 from gateway.core.model import METERS, Limit
 from gateway.identity.identify import split_allow_entry
+from gateway.store.opening import is_shared, open_backend
+from gateway.store.url import StoreUrlError
 
 SUBJECT_KINDS = ("client_ip", "user", "tenant", "model")
 ALLOW_FORMS = '"203.0.113.9", "10.0.0.0/8", "user:alice", "tenant:acme"'
-STORE_FORMS = (
-    "embedded:DIR, memory:, redis://, rediss://, unix://, redis+cluster://, "
-    "redis+sentinel://"
-)
 _NAME = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _KEY_HASH = re.compile(r"sha256:[0-9a-f]{64}")
 _HEADER_NAME = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
-_STORE_URL = re.compile(
-    r"embedded:.+|memory:|unix:///.+|rediss?://[^/\s]+.*|redis\+cluster://[^/\s]+.*"
-    r"|redis\+sentinel://[^/\s]+/[^/\s]+.*"
-)
 _MIN_WINDOW_US = 1_000_000
 _MAX_WINDOW_US = 86_400_000_000
 
@@ -127,16 +121,16 @@ def _check_network(text: str, key: Key, diagnostics: Diagnostics) -> None:
 
 
 def _check_store(store: StoreTable, config: Config, diagnostics: Diagnostics) -> None:
-    if not _STORE_URL.fullmatch(store.url):
-        message = f'"{store.url.masked()}" is not a store'
-        diagnostics.add(("store", "url"), message, STORE_FORMS)
-    elif store.url.startswith("redis+cluster:"):
-        diagnostics.add(("store", "url"), "Redis Cluster is not supported yet")
-    elif urlsplit(store.url).password and diagnostics.place(("store", "url"))[1]:
-        message = "contains a password; better store.password = { env } or { file }"
-        diagnostics.warn(("store", "url"), message)
+    try:
+        open_backend(store.url)
+    except StoreUrlError as error:
+        diagnostics.add(("store", "url"), str(error))
+    else:
+        if urlsplit(store.url).password and diagnostics.place(("store", "url"))[1]:
+            message = "contains a password; better store.password = { env } or { file }"
+            diagnostics.warn(("store", "url"), message)
     workers = config.server.workers
-    if store.url.startswith("memory:") and workers not in ("auto", 1):
+    if not is_shared(store.url) and workers not in ("auto", 1):
         message = "more than one worker needs a shared store"
         diagnostics.add(("server", "workers"), message, '1 or "auto" with memory:')
     if "{" in store.prefix or "}" in store.prefix:

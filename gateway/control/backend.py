@@ -41,8 +41,8 @@ from gateway.core.model import Block
 from gateway.detect.export import ExpectedRate, SubjectActivity
 from gateway.serve.logs import get_logger
 from gateway.serve.runtime import ChildSpec
-from gateway.serve.store_url import masked_url
 from gateway.sinks.traces import TraceSink
+from gateway.store.url import masked_url
 
 _log = get_logger()
 _DRAINING = "draining"

@@ -14,7 +14,7 @@ import os
 import signal
 from collections.abc import Awaitable, Iterator
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 import uvloop
 from redis.exceptions import RedisError
@@ -60,8 +60,8 @@ from gateway.serve.runtime import (
     read_snapshot,
 )
 from gateway.sinks.file import FileSink
-from gateway.store.client import open_redis
-from gateway.store.url import check_eviction
+from gateway.store.client import eviction_warning
+from gateway.store.opening import open_backend
 
 if TYPE_CHECKING:
     from redis.asyncio import Redis
@@ -159,10 +159,9 @@ class Control:
         self._apply()
 
     def _open_blocks(self, prefix: str) -> Blocks:
-        url = self._spec.store_url
-        if url.startswith("memory:"):
+        self._redis = open_backend(self._spec.store_url).open_client()
+        if self._redis is None:
             return MemoryBlocks(self._table, f"{self._spec.runtime_dir}/blocks.mp")
-        self._redis = open_redis(url)
         return RedisBlocks(self._redis, prefix, self._table, self._on_blocks_state)
 
     def _open_replicas(self, prefix: str) -> Replicas | None:
@@ -449,10 +448,7 @@ class Control:
                 await asyncio.sleep(SECRET_CHECK_S)
 
     async def _warn_of_eviction(self, client: Redis) -> None:
-        redis: Any = client
-        memory = await redis.info("memory")
-        policy = str(memory.get("maxmemory_policy", ""))
-        warning = check_eviction(policy, int(memory.get("maxmemory", 0)))
+        warning = await eviction_warning(client)
         if warning is not None:
             self._log.warning("store_may_evict_keys", why=warning)
 

@@ -132,6 +132,28 @@ class Store(Protocol):
     @property
     def up(self) -> bool: ...
 
+    last_error: str
+    """Why it is unavailable."""
+    replicas: int
+    """Number of limiters among which limits are divided while it is unavailable."""
+    on_degraded: Callable[[str], None] | None
+    """Called with the reason when limits are no longer shared."""
+    on_recovered: Callable[[int], None] | None
+    """Called with the number of exchanges merged when they are shared again."""
+
+    @property
+    def degraded(self) -> bool:
+        """Whether ``on_degraded`` was called and ``on_recovered`` was not yet."""
+        ...
+
+    def statistics(self) -> dict[str, int]:
+        """Counters for the worker's statistics, by field."""
+        ...
+
+    def dropped_counts(self) -> dict[str, int]:
+        """What was dropped because a table was full, by reason."""
+        ...
+
     def now_us(self) -> int:
         """Best estimate of the store's clock, epoch microseconds."""
         ...

@@ -19,16 +19,10 @@ from redis.exceptions import RedisError
 from gateway.config.structs import StoreTable
 from gateway.detect.packed_baselines import BaselinesError, pack_baselines
 from gateway.serve.runtime import runtime_base
-from gateway.serve.store_url import complete_url, masked_url
 from gateway.store.baselines import save_baselines
-from gateway.store.client import open_redis
-from gateway.store.embedded import (
-    EmbeddedEngine,
-    EngineBusy,
-    EngineFailed,
-    EngineMissing,
-)
-from gateway.store.url import StoreUrlError, parse_store_url
+from gateway.store.embedded import EngineBusy, EngineFailed, EngineMissing
+from gateway.store.opening import open_backend
+from gateway.store.url import StoreUrlError, masked_url
 
 # As in the supervisor: the engine loads its append-only file first.
 _ENGINE_START_S = 60.0
@@ -70,12 +64,12 @@ def write_file(name: str, state: bytes) -> int:
 def check_store(table: StoreTable) -> None:
     """Raise SaveError for an in-memory store and for an invalid store URL."""
     try:
-        address = parse_store_url(complete_url(table))
+        backend = open_backend(table.connection_url())
     except StoreUrlError as error:
         raise SaveError(str(error), usage=True) from None
-    if address.kind == "memory":
+    if not backend.is_persistent:
         raise SaveError(
-            "the store is memory: and would not keep the baselines; name a file with"
+            f"the store is {table.url} and would not keep the baselines; name a file with"
             " --out, or a store with --store",
             usage=True,
         )
@@ -87,7 +81,7 @@ def write_store(table: StoreTable, state: bytes) -> tuple[str, int]:
     Raises SaveError.
     """
     check_store(table)
-    url = complete_url(table)
+    url = table.connection_url()
     shown = masked_url(url)
     try:
         with _served(url) as served:
@@ -100,7 +94,9 @@ def write_store(table: StoreTable, state: bytes) -> tuple[str, int]:
 
 
 async def _save(url: str, prefix: str, state: bytes) -> int:
-    client = open_redis(url)
+    client = open_backend(url).open_client()
+    if client is None:
+        raise SaveError("the store keeps no baselines", usage=True)
     try:
         return await save_baselines(client, prefix, state, time.time())
     finally:
@@ -110,14 +106,12 @@ async def _save(url: str, prefix: str, state: bytes) -> int:
 @contextmanager
 def _served(url: str) -> Iterator[str]:
     """The URL of a running server for ``url``; starts an embedded engine if needed."""
-    address = parse_store_url(url)
-    if address.kind != "embedded":
+    engine = open_backend(url).engine(runtime_base())
+    if engine is None:
         yield url
         return
-    engine = EmbeddedEngine(address.path, runtime_base())
-    served = f"unix://{engine.socket_path}"
     if engine.ready():  # a running gateway's engine
-        yield served
+        yield engine.url
         return
     argv = engine.argv()
     engine.prepare()
@@ -126,7 +120,7 @@ def _served(url: str) -> Iterator[str]:
     )
     try:
         engine.wait_ready(_ENGINE_START_S)
-        yield served
+        yield engine.url
     finally:
         child.terminate()  # it flushes its file and exits
         child.wait(_ENGINE_STOP_S)

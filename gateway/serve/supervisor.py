@@ -40,13 +40,13 @@ from gateway.serve.runtime import (
     write_private,
     write_snapshot,
 )
-from gateway.serve.store_url import complete_url
 from gateway.store.embedded import (
     EmbeddedEngine,
     EngineBusy,
     EngineFailed,
     EngineMissing,
 )
+from gateway.store.opening import MEMORY_URL, is_shared, open_backend
 
 # Seconds beyond drain_timeout, for settling and closing.
 GRACE_S = 5.0
@@ -60,9 +60,6 @@ ENGINE_END_S = 10.0
 MAX_FAILED_STARTS = 5
 _IDLE_S = 30.0
 _STOP = frozenset({signal.SIGTERM, signal.SIGINT})
-
-_EMBEDDED = "embedded:"
-_MEMORY = "memory:"
 
 
 class StartError(Exception):
@@ -102,16 +99,16 @@ class SupervisedStore:
         self.fallback = ""
         self.engine: EmbeddedEngine | None = None
         self.child: Child | None = None
-        if url.startswith(_EMBEDDED):
-            self._embed(url.removeprefix(_EMBEDDED), log)
+        engine = open_backend(url).engine(runtime_base())
+        if engine is not None:
+            self._embed(engine, log)
 
-    def _embed(self, directory: str, log: SupervisorLog) -> None:
-        engine = EmbeddedEngine(directory, runtime_base())
+    def _embed(self, engine: EmbeddedEngine, log: SupervisorLog) -> None:
         try:
             argv = engine.argv()
             engine.prepare()
         except EngineMissing as missing:
-            self.url = _MEMORY
+            self.url = MEMORY_URL
             self.fallback = str(missing)
             log(
                 "warning",
@@ -123,7 +120,7 @@ class SupervisedStore:
         except (EngineBusy, EngineFailed) as error:
             raise StartError(str(error)) from error
         self.engine = engine
-        self.url = f"unix://{engine.socket_path}"
+        self.url = engine.url
         self.child = Child(
             "engine", lambda _: (argv, child_environ(), ()), signal.SIGTERM
         )
@@ -192,7 +189,7 @@ class Supervisor:
         self._listen = HeldAddress(*self._config.server.address)
         self._admin = HeldAddress(*self._config.admin.address)
         self._runtime = self._open_runtime()
-        self._store = SupervisedStore(complete_url(self._config.store), self.log)
+        self._store = SupervisedStore(self._config.store.connection_url(), self.log)
         self._rings: tuple[str, ...] = ()
         self._control = Child("control", self._launch_control)
         self._workers: list[Child] = []
@@ -230,7 +227,7 @@ class Supervisor:
 
     def _worker_count(self) -> int:
         count = resolve(self._config).workers
-        if self._store.url.startswith(_MEMORY) and count > 1:
+        if not is_shared(self._store.url) and count > 1:
             self.log(
                 "warning",
                 "workers_reduced",

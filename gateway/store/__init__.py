@@ -1,6 +1,7 @@
-"""Counters shared by every worker and machine, and what stands in while they are away.
+"""Stores: counters shared by all workers and machines, and the fallback without one.
 
-``redis`` is the store, ``lua/gate.lua`` its arithmetic, ``memory`` the same within one
-process, ``embedded`` the engine that ships along, ``opening`` picks one by its address.
-Nothing is imported here: the supervisor needs the engine and must stay small.
+``backend.py`` is the port: start there. ``backends.py`` has the kinds of store,
+``opening.py`` picks one by URL. ``redis.py`` counts in a server (``lua/gate.lua``),
+``memory.py`` in the process. May import ``core``, ``detect`` and ``limits``. Nothing is imported
+here, so that configuration and supervisor stay small.
 """

@@ -15,7 +15,7 @@ from typing import Any, cast
 import hiredis
 
 from gateway.store import wire
-from gateway.store.url import StoreUrl
+from gateway.store.url import RedisAddress
 
 # A connection must answer its first commands within this time.
 CONNECT_TIMEOUT_S = 1.0
@@ -125,7 +125,7 @@ class GateCall:
         return b"%b$%d\r\n%b\r\n" % (self._head, len(argument), argument)
 
 
-async def connect(url: StoreUrl, on_lost: Callable[[str], None]) -> Channel:
+async def connect(url: RedisAddress, on_lost: Callable[[str], None]) -> Channel:
     """Open a connection, authenticate, select the database and load the script.
 
     Raises StoreUnavailable within CONNECT_TIMEOUT_S.
@@ -148,7 +148,7 @@ async def connect(url: StoreUrl, on_lost: Callable[[str], None]) -> Channel:
     return channel
 
 
-async def _open_transport(url: StoreUrl, channel: Channel) -> None:
+async def _open_transport(url: RedisAddress, channel: Channel) -> None:
     loop = asyncio.get_running_loop()
     if url.kind == "unix":
         await loop.create_unix_connection(lambda: channel, url.path)
@@ -160,7 +160,7 @@ async def _open_transport(url: StoreUrl, channel: Channel) -> None:
     await loop.create_connection(lambda: channel, host, port, ssl=context)
 
 
-async def _handshake(url: StoreUrl, channel: Channel) -> None:
+async def _handshake(url: RedisAddress, channel: Channel) -> None:
     if url.password:
         user = (url.username,) if url.username else ()
         await channel.ask("AUTH", *user, url.password)
@@ -169,7 +169,7 @@ async def _handshake(url: StoreUrl, channel: Channel) -> None:
     await channel.ask("SCRIPT", "LOAD", wire.SCRIPT)
 
 
-async def _find_master(url: StoreUrl) -> tuple[str, int]:
+async def _find_master(url: RedisAddress) -> tuple[str, int]:
     # Lazy import: redis-py costs 50 ms and 10 MB, and only Sentinel needs it.
     from redis.asyncio.sentinel import Sentinel  # noqa: PLC0415
     from redis.exceptions import RedisError  # noqa: PLC0415
@@ -187,7 +187,7 @@ async def _find_master(url: StoreUrl) -> tuple[str, int]:
     return str(host), int(port)
 
 
-def tls_context(url: StoreUrl) -> ssl.SSLContext:
+def tls_context(url: RedisAddress) -> ssl.SSLContext:
     """TLS settings from the address's options, which have redis-py's names."""
     options = url.options
     context = ssl.create_default_context(cafile=options.get("ssl_ca_certs"))

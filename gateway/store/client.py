@@ -1,4 +1,4 @@
-"""redis-py connections for control: block list, secret. Workers have their own way."""
+"""redis-py clients for control's data; workers use ``channel.py``."""
 
 from __future__ import annotations
 
@@ -8,19 +8,19 @@ from redis.asyncio import Redis, Sentinel
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
-from gateway.store.url import parse_store_url
+from gateway.store.url import RedisAddress, parse_redis_url
 
-# Control asks seldom and off the hot path: it can wait a little.
+# Seconds. Control's calls are rare and off the hot path.
 TIMEOUT_S = 2.0
 _FALSE = ("false", "no", "0")
 
 
-def open_redis(url: str) -> Redis:
-    """A client for the store at ``url`` (any but ``memory:`` and ``embedded:``).
+def open_redis(url: str | RedisAddress) -> Redis:
+    """A client for a Redis or Valkey server; connects on first use.
 
-    Connects when first used. Raises StoreUrlError.
+    Raises StoreUrlError.
     """
-    at = parse_store_url(url)
+    at = parse_redis_url(url) if isinstance(url, str) else url
     options: dict[str, Any] = {
         "db": at.db,
         "protocol": 2,
@@ -28,7 +28,7 @@ def open_redis(url: str) -> Redis:
         "socket_timeout": TIMEOUT_S,
         "username": at.username or None,
         "password": at.password or None,
-        # Once more for a connection that went stale; the callers know how to wait.
+        # One retry for a stale connection; longer outages are the callers' business.
         "retry": Retry(NoBackoff(), 1),
     }
     if at.kind == "unix":
@@ -44,3 +44,21 @@ def open_redis(url: str) -> Redis:
         master: Redis = sentinel.master_for(at.service, **options)
         return master
     return Redis(host=at.host, port=at.port, **options)
+
+
+async def eviction_warning(client: Redis) -> str | None:
+    """A warning if the server may evict keys; raises RedisError, OSError."""
+    asked: Any = client  # redis-py's annotations are too loose
+    memory = await asked.info("memory")
+    policy = str(memory.get("maxmemory_policy", ""))
+    return check_eviction(policy, int(memory.get("maxmemory", 0)))
+
+
+def check_eviction(policy: str, maxmemory: int) -> str | None:
+    """A warning for a ``maxmemory-policy``; ``maxmemory`` in bytes, 0: unlimited."""
+    if policy in ("", "noeviction") or maxmemory == 0:
+        return None
+    return (
+        f"the store may evict keys (maxmemory-policy {policy}): limits would forget "
+        "what was used; set maxmemory-policy noeviction"
+    )

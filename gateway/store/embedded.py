@@ -86,6 +86,11 @@ class EmbeddedEngine:
             path = f"/tmp/tidegate-{os.getuid()}/store-{digest}.sock"  # noqa: S108
         return path
 
+    @property
+    def url(self) -> str:
+        """Store URL of the running engine."""
+        return f"unix://{self.socket_path}"
+
     def prepare(self) -> None:
         """Create both directories, take the lock, stop an orphaned engine.
 

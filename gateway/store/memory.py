@@ -46,6 +46,10 @@ class MemoryStore:
         self.now_us = clock or wall_clock_us()
         self.replicas = replicas
         self.evicted = 0
+        # Part of the port; never called, because there is nothing to lose.
+        self.last_error = ""
+        self.on_degraded: Callable[[str], None] | None = None
+        self.on_recovered: Callable[[int], None] | None = None
         self._monotonic = monotonic
         self._capacity = capacity
         self._windows: OrderedDict[bytes, LimitWindow] = OrderedDict()
@@ -55,6 +59,19 @@ class MemoryStore:
     def up(self) -> bool:
         """Always True: there is no connection to lose."""
         return True
+
+    @property
+    def degraded(self) -> bool:
+        """Always False, see ``up``."""
+        return False
+
+    def statistics(self) -> dict[str, int]:
+        """None: there are no calls."""
+        return {}
+
+    def dropped_counts(self) -> dict[str, int]:
+        """Counters evicted because the table was full."""
+        return {"windows": self.evicted}
 
     async def start(self) -> None:
         """No-op: there is nothing to connect to."""

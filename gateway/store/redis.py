@@ -22,10 +22,10 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from gateway.config.structs import StoreTable
 from gateway.limits.plans import DEFAULT_PREFIX
 from gateway.limits.ports import Cell, Plan, Reserved
 from gateway.store import wire
+from gateway.store.backend import DEFAULT_TIMEOUT_S
 from gateway.store.channel import (
     CONNECT_TIMEOUT_S,
     Channel,
@@ -38,7 +38,7 @@ from gateway.store.fallback import Fallback, WhenDown
 from gateway.store.in_doubt import InDoubtCall
 from gateway.store.memory import DONE, HELD, IN_DOUBT, LOCAL, MemoryStore
 from gateway.store.replay_log import ReplayLog
-from gateway.store.url import StoreUrl, check_eviction, parse_store_url
+from gateway.store.url import RedisAddress, parse_redis_url
 from gateway.store.watchdog import AnswerWatchdog
 
 # Most operations in a call; a call of this size takes the store about 5 ms.
@@ -67,9 +67,6 @@ class StoreStats:
         self.lost = 0  # operations not sent when the store was closed
 
 
-DEFAULT_TIMEOUT_S = float(StoreTable().timeout)
-
-
 class RedisStore:
     """``ports.Store`` over Redis or Valkey.
 
@@ -81,7 +78,7 @@ class RedisStore:
 
     def __init__(
         self,
-        url: str | StoreUrl,
+        url: str | RedisAddress,
         *,
         prefix: bytes = DEFAULT_PREFIX,
         when_down: WhenDown = "local",
@@ -94,7 +91,7 @@ class RedisStore:
         self.on_degraded: Callable[[str], None] | None = None
         self.on_recovered: Callable[[int], None] | None = None
         self.on_call: Callable[[float], None] | None = None
-        self.address = parse_store_url(url) if isinstance(url, str) else url
+        self.address = parse_redis_url(url) if isinstance(url, str) else url
         self._loop = loop or asyncio.get_running_loop()
         self._stream = os.urandom(8)
         self.stream_key = prefix + b"1:x:" + self._stream.hex().encode()
@@ -207,10 +204,15 @@ class RedisStore:
         """Number of reserves answered without the store."""
         return self._fallback.decided
 
-    @property
-    def evicted(self) -> int:
-        """Number of counters evicted from the local windows."""
-        return self._fallback.windows.evicted
+    def statistics(self) -> dict[str, int]:
+        """Counters since start, and the backlog."""
+        stats = self.stats
+        counted = {f"store_{name}": getattr(stats, name) for name in stats.__slots__}
+        return counted | {"journal": self.backlog}
+
+    def dropped_counts(self) -> dict[str, int]:
+        """Nothing: windows evicted during an outage are replaced by the store's."""
+        return {}
 
     @property
     def replicas(self) -> int:
@@ -554,18 +556,6 @@ class RedisStore:
             msg = f"the store is away: {self.last_error}"
             raise StoreUnavailable(msg)
         await self._channel.ask("UNLINK", *(cell.key for cell in cells))
-
-    async def eviction_warning(self) -> str | None:
-        """A warning if the store may evict keys; raises StoreUnavailable."""
-        if self._channel is None:
-            msg = f"the store is away: {self.last_error}"
-            raise StoreUnavailable(msg)
-        info: bytes = await self._channel.ask("INFO", "memory")
-        fields = dict(
-            line.split(":", 1) for line in info.decode().split() if ":" in line
-        )
-        policy = fields.get("maxmemory_policy", "")
-        return check_eviction(policy, int(fields.get("maxmemory", "0")))
 
     async def close(self) -> None:
         """Send everything still queued, within CLOSE_TIMEOUT_S."""

@@ -1,15 +1,26 @@
-"""Store addresses: what ``store.url`` may say, and what is wrong with what it says."""
+"""URLs of Redis and Valkey servers; completing and masking any store URL.
+
+Which schemes there are, and what else a URL means, is up to the classes listed in
+``opening.py``.
+"""
 
 from __future__ import annotations
 
+import re
 from typing import Literal
-from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit
+from urllib.parse import (
+    SplitResult,
+    parse_qsl,
+    quote,
+    unquote,
+    urlencode,
+    urlsplit,
+    urlunsplit,
+)
 
 import msgspec
 
-StoreKind = Literal["embedded", "memory", "tcp", "unix", "sentinel"]
-
-_SCHEMES = "embedded:DIR, memory:, redis://, rediss://, unix://, redis+sentinel://"
+# TLS options of a URL's query, named as redis-py names them.
 _OPTIONS = frozenset(
     {
         "ssl_ca_certs",
@@ -21,20 +32,22 @@ _OPTIONS = frozenset(
 )
 _PORT = 6379
 _SENTINEL_PORT = 26379
+_WITH_TLS = ("rediss", "valkeys", "rediss+sentinel")
+_USERINFO = re.compile(r"(?<=://)[^/?#]*@")
 
 
 class StoreUrlError(ValueError):
-    """The address cannot be used; the text says what to write instead."""
+    """The URL cannot be used; the text says what to write instead."""
 
 
-class StoreUrl(msgspec.Struct, frozen=True):
-    """An address, taken apart.
+class RedisAddress(msgspec.Struct, frozen=True):
+    """Where a server is and how to log in.
 
-    ``path`` is the socket of ``unix`` or the directory of ``embedded``. ``options``
-    are the TLS settings of the query, named as redis-py names them.
+    ``path``: of a Unix socket. ``service`` and ``sentinels``: of ``sentinel``.
+    ``options``: TLS settings, named as redis-py names them.
     """
 
-    kind: StoreKind
+    kind: Literal["tcp", "unix", "sentinel"]
     host: str = ""
     port: int = _PORT
     path: str = ""
@@ -47,25 +60,18 @@ class StoreUrl(msgspec.Struct, frozen=True):
     options: dict[str, str] = {}
 
     def __repr__(self) -> str:
-        """Without the password: addresses end up in logs."""
+        """Without the password, because addresses are logged."""
         where = self.path or self.service or f"{self.host}:{self.port}"
-        return f"StoreUrl({self.kind} {where} db={self.db})"
+        return f"RedisAddress({self.kind} {where} db={self.db})"
 
 
-def parse_store_url(url: str) -> StoreUrl:
-    """Take a store address apart.
+def parse_redis_url(url: str) -> RedisAddress:
+    """Parse ``redis:``, ``rediss:``, ``unix:`` and ``redis+sentinel:`` URLs.
 
     Raises StoreUrlError with what is wrong and what would be right.
     """
-    scheme, colon, rest = url.partition(":")
-    if not colon:
-        msg = f"store url {url!r} has no scheme; use one of: {_SCHEMES}"
-        raise StoreUrlError(msg)
-    match scheme.lower():
-        case "memory":
-            return StoreUrl(kind="memory")
-        case "embedded":
-            return _embedded(rest)
+    scheme = url.partition(":")[0].lower()
+    match scheme:
         case "unix":
             return _unix(urlsplit(url))
         case "redis" | "valkey":
@@ -73,27 +79,19 @@ def parse_store_url(url: str) -> StoreUrl:
         case "rediss" | "valkeys":
             return _tcp(urlsplit(url), tls=True)
         case "redis+sentinel" | "rediss+sentinel":
-            return _sentinel(url, tls=scheme.lower().startswith("rediss"))
+            return _sentinel(url, tls=scheme.startswith("rediss"))
         case "redis+cluster" | "rediss+cluster":
             msg = (
-                "redis+cluster:// is not supported yet in this version; use a single "
-                "server (redis://) or Sentinel (redis+sentinel://)"
+                "redis+cluster:// is not supported yet, it comes with a later version; use "
+                "a single server (redis://) or Sentinel (redis+sentinel://)"
             )
             raise StoreUrlError(msg)
         case _:
-            msg = f"store url scheme {scheme!r} is unknown; use one of: {_SCHEMES}"
+            msg = f"{scheme!r} is not a scheme of a Redis or Valkey server"
             raise StoreUrlError(msg)
 
 
-def _embedded(rest: str) -> StoreUrl:
-    path = rest.removeprefix("//") if rest.startswith("///") else rest
-    if not path:
-        msg = "embedded: needs a directory, for example embedded:./data"
-        raise StoreUrlError(msg)
-    return StoreUrl(kind="embedded", path=path)
-
-
-def _unix(parts: SplitResult) -> StoreUrl:
+def _unix(parts: SplitResult) -> RedisAddress:
     if not parts.path or parts.netloc.rpartition("@")[2]:
         msg = (
             "unix:// needs an absolute socket path, for example unix:///run/valkey.sock"
@@ -103,12 +101,12 @@ def _unix(parts: SplitResult) -> StoreUrl:
     db = _db(options.pop("db", "0"))
     _refuse_unknown(options, frozenset())
     user, password = _credentials(parts.netloc)
-    return StoreUrl(
+    return RedisAddress(
         kind="unix", path=unquote(parts.path), db=db, username=user, password=password
     )
 
 
-def _tcp(parts: SplitResult, *, tls: bool) -> StoreUrl:
+def _tcp(parts: SplitResult, *, tls: bool) -> RedisAddress:
     try:
         host, port = parts.hostname or "", parts.port or _PORT
     except ValueError:
@@ -121,7 +119,7 @@ def _tcp(parts: SplitResult, *, tls: bool) -> StoreUrl:
     db = _db(options.pop("db", parts.path.strip("/") or "0"))
     _refuse_unknown(options, _OPTIONS if tls else frozenset())
     user, password = _credentials(parts.netloc)
-    return StoreUrl(
+    return RedisAddress(
         kind="tcp",
         host=host,
         port=port,
@@ -133,7 +131,7 @@ def _tcp(parts: SplitResult, *, tls: bool) -> StoreUrl:
     )
 
 
-def _sentinel(url: str, *, tls: bool) -> StoreUrl:
+def _sentinel(url: str, *, tls: bool) -> RedisAddress:
     parts = urlsplit(url)
     hosts = parts.netloc.rpartition("@")[2]
     service, _, db = parts.path.strip("/").partition("/")
@@ -147,7 +145,7 @@ def _sentinel(url: str, *, tls: bool) -> StoreUrl:
     database = _db(options.pop("db", db or "0"))
     _refuse_unknown(options, _OPTIONS if tls else frozenset())
     user, password = _credentials(parts.netloc)
-    return StoreUrl(
+    return RedisAddress(
         kind="sentinel",
         db=database,
         username=user,
@@ -194,14 +192,48 @@ def _refuse_unknown(options: dict[str, str], known: frozenset[str]) -> None:
             raise StoreUrlError(msg)
 
 
-def check_eviction(policy: str, maxmemory: int) -> str | None:
-    """What to warn of where the store may throw counters away; None: it may not.
+class Login(msgspec.Struct, frozen=True):
+    """Credentials and TLS settings that the configuration gives beside the URL."""
 
-    ``maxmemory`` in bytes, 0: no bound.
-    """
-    if policy in ("", "noeviction") or maxmemory == 0:
-        return None
-    return (
-        f"the store may evict keys (maxmemory-policy {policy}): limits would forget "
-        "what was used; set maxmemory-policy noeviction"
-    )
+    username: str | None = None
+    password: str | None = None
+    ca_file: str | None = None
+    tls_verify: bool = True
+
+    def __repr__(self) -> str:
+        """Without the password."""
+        return f"Login({self.username})"
+
+
+def complete_redis_url(url: str, login: Login) -> str:
+    """Put credentials and TLS settings into a server's URL: a secret then."""
+    parts = urlsplit(url)
+    netloc = parts.netloc  # never empty below: urlunsplit would drop its slashes
+    if login.username is not None or login.password is not None:
+        given, _, hosts = netloc.rpartition("@")
+        user, _, password = given.partition(":")
+        if login.username is not None:
+            user = quote(login.username, safe="")
+        if login.password is not None:
+            password = quote(login.password, safe="")
+        netloc = f"{user}:{password}@{hosts}" if password else f"{user}@{hosts}"
+    query = [parts.query] if parts.query else []
+    if parts.scheme in _WITH_TLS:
+        query += _tls_options(login)
+    if not netloc:
+        return url
+    return urlunsplit(parts._replace(netloc=netloc, query="&".join(query)))
+
+
+def _tls_options(login: Login) -> list[str]:
+    options = {}
+    if login.ca_file is not None:
+        options["ssl_ca_certs"] = login.ca_file
+    if not login.tls_verify:
+        options |= {"ssl_cert_reqs": "none", "ssl_check_hostname": "false"}
+    return [urlencode(options)] if options else []
+
+
+def masked_url(url: str) -> str:
+    """For logs and the status page: without user, password and query."""
+    return _USERINFO.sub("", url).partition("?")[0]

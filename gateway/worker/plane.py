@@ -13,8 +13,6 @@ from gateway.metering.counting import TokenCounter
 from gateway.proxy.service import Service
 from gateway.proxy.shared import Shared
 from gateway.serve.tls import ServerTls
-from gateway.store.memory import MemoryStore
-from gateway.store.redis import RedisStore
 from gateway.worker.build import Builder, wire_settings
 
 if TYPE_CHECKING:
@@ -157,10 +155,5 @@ class Plane:
             "delayed": shared.scoring.delayed,
             "turned_away": turned_away,
         }
-        if isinstance(store, RedisStore):
-            for name in store.stats.__slots__:
-                stats[f"store_{name}"] = getattr(store.stats, name)
-            stats["journal"] = store.backlog
-        elif isinstance(store, MemoryStore):
-            turned_away["windows"] = store.evicted
-        return stats
+        turned_away |= store.dropped_counts()
+        return stats | store.statistics()

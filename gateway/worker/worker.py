@@ -30,9 +30,9 @@ from gateway.serve.runtime import (
     read_snapshot,
 )
 from gateway.serve.tracing import open_tracer
+from gateway.store.backend import LimiterOptions
 from gateway.store.channel import StoreUnavailable
 from gateway.store.opening import open_store
-from gateway.store.redis import RedisStore
 from gateway.worker.build import Builder
 from gateway.worker.plane import Plane
 
@@ -69,11 +69,13 @@ class Worker:
         table = self.config.store
         self.store = open_store(
             spec.store_url,
-            prefix=table.prefix.encode(),
-            when_down=table.when_down,
-            timeout_s=float(table.timeout),
-            replicas=spec.workers,
-            loop=loop,
+            LimiterOptions(
+                prefix=table.prefix.encode(),
+                when_down=table.when_down,
+                timeout_s=float(table.timeout),
+                replicas=spec.workers,
+            ),
+            loop,
         )
         self.background = Background(self._task_failed)
         self.link = WorkerLink(spec.link, spec.index, spec.incarnation, self.on_message)
@@ -93,10 +95,9 @@ class Worker:
         secret = await self._wait_for_secret()
         if secret is None:
             return
-        if isinstance(self.store, RedisStore):
-            self.store.on_degraded = self._on_degraded
-            self.store.on_recovered = self._on_recovered
-            self.link.standing = self._trouble
+        self.store.on_degraded = self._on_degraded
+        self.store.on_recovered = self._on_recovered
+        self.link.standing = self._trouble
         await self.store.start()
         plane = self.plane = Plane(
             self.loop,
@@ -140,10 +141,7 @@ class Worker:
 
     def _trouble(self) -> Message | None:
         """The message for a control that started after the store became unavailable."""
-        store = self.store
-        if isinstance(store, RedisStore) and store.degraded:
-            return _degraded(store.last_error)
-        return None
+        return _degraded(self.store.last_error) if self.store.degraded else None
 
     def _on_recovered(self, merged: int) -> None:
         self.link.send({"type": "event", "name": "gateway.recovered", "merged": merged})
@@ -169,8 +167,7 @@ class Worker:
         elif kind == "jwks":
             self._on_keys(message)
         elif kind == "replicas":
-            if isinstance(self.store, RedisStore):
-                self.store.replicas = message["count"]
+            self.store.replicas = message["count"]
         elif kind == "baselines":
             if self.plane is not None:
                 self.plane.take_baselines(message)

@@ -1,4 +1,4 @@
-"""The store freezes, dies, forgets, refuses: the books balance, nobody waits."""
+"""Frozen, killed, lossy and read-only stores: counts stay exact, callers never wait."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _names = count()
 
 @pytest.fixture(name="engine")
 def _engine() -> Iterator[Engine]:
-    """An engine of its own for each test: it will not survive it."""
+    """One engine per test, because tests kill it."""
     binary = next(iter(engine_binaries().values()), None)
     if binary is None:
         pytest.skip("no engine on this machine")
@@ -46,7 +46,7 @@ async def _store(engine) -> AsyncIterator[RedisStore]:
 
 @pytest.fixture(name="patient")
 async def _patient(engine) -> AsyncIterator[RedisStore]:
-    """One that a busy machine does not make believe in silence."""
+    """A store with a time-out that a busy machine does not reach."""
     store = RedisStore(engine.url, timeout_s=5.0)
     await store.start()
     yield store
@@ -67,21 +67,21 @@ def _plan() -> Plan:
 
 
 async def until(true: Callable[[], bool], timeout_s: float = 60.0) -> None:
-    """Wait for something to become so."""
+    """Wait until a condition holds."""
     async with asyncio.timeout(timeout_s):
         while not true():  # noqa: ASYNC110 - what is awaited has no event
             await asyncio.sleep(0.002)
 
 
 async def away(store: RedisStore, plan: Plan) -> Reserved:
-    """Let the breaker open by one reserve; its answer."""
+    """Open the breaker with one reserve; return its answer."""
     answer = await reserve(store, plan, 1, 100, 1)
     assert not store.up
     return answer
 
 
-async def test_a_frozen_store_is_given_up_in_time(engine, store, plan):
-    """The first reserve waits for the silence, the next ones not at all."""
+async def test_a_frozen_store_opens_the_breaker_in_time(engine, store, plan):
+    """The first reserve waits for the time-out, later ones are answered immediately."""
     engine.freeze()
     start = time.perf_counter()
     first = await reserve(store, plan, 1, 100, 1)
@@ -91,8 +91,8 @@ async def test_a_frozen_store_is_given_up_in_time(engine, store, plan):
     engine.thaw()
 
 
-async def test_books_balance_after_a_freeze(engine, store, plan):
-    """Reserves in limbo, settled or not, and local ones are all charged once."""
+async def test_counts_are_exact_after_a_freeze(engine, store, plan):
+    """Reserves in doubt, settled or not, and local ones are charged exactly once."""
     before = await reserve(store, plan, 1, 100, 1)
     engine.freeze()
     limbo = await reserve_all(store, plan, [(1, 100, 1)] * 4)
@@ -107,8 +107,8 @@ async def test_books_balance_after_a_freeze(engine, store, plan):
     assert await store.peek(plan.cells) == [8, 4 * 40 + 4 * 70, 0]
 
 
-async def test_books_balance_after_a_kill(engine, store, plan):
-    """A restarted engine with its append-only file gets what it missed."""
+async def test_counts_are_exact_after_a_kill(engine, store, plan):
+    """A restarted engine is sent what it missed."""
     before = await reserve(store, plan, 1, 100, 1)
     engine.kill()
     local = [await reserve(store, plan, 1, 100, 1) for _ in range(3)]
@@ -121,8 +121,8 @@ async def test_books_balance_after_a_kill(engine, store, plan):
     assert await store.peek(plan.cells) == [4, 120, 0]
 
 
-async def test_a_store_that_lost_its_last_seconds_is_told_again(engine, store, plan):
-    """Counters and settlements it had answered and forgot are on the books again."""
+async def test_calls_that_the_store_lost_are_replayed(engine, store, plan):
+    """Acknowledged and lost reserves and settlements are replayed."""
     open_still = await reserve(store, plan, 1, 100, 1)
     store.settle(await reserve(store, plan, 1, 100, 1), (1, 30, 1))
     assert await store.peek(plan.cells) == [2, 130, 1]
@@ -134,8 +134,8 @@ async def test_a_store_that_lost_its_last_seconds_is_told_again(engine, store, p
     assert await store.peek(plan.cells) == [3, 35, 1]
 
 
-async def test_a_store_that_comes_back_empty_is_told_again(engine, store, plan):
-    """A failover to a replica that lags: the last seconds are told after connecting."""
+async def test_calls_are_replayed_to_a_store_that_comes_back_empty(engine, store, plan):
+    """After a failover to a lagging replica the last seconds are replayed."""
     open_still = await reserve(store, plan, 1, 100, 1)
     store.settle(await reserve(store, plan, 1, 100, 1), (1, 30, 1))
     await store.peek(plan.cells)
@@ -147,8 +147,8 @@ async def test_a_store_that_comes_back_empty_is_told_again(engine, store, plan):
     assert await store.peek(plan.cells) == [2, 90, 0]
 
 
-async def test_a_store_that_forgets_twice_counts_once(engine, store, plan):
-    """What was told again is told again once more, not twice."""
+async def test_calls_lost_twice_count_once(engine, store, plan):
+    """Replayed calls that are lost again are replayed once more and counted once."""
     store.settle(await reserve(store, plan, 1, 100, 1), (1, 30, 1))
     for told in (1, 2):
         await store.peek(plan.cells)
@@ -163,8 +163,8 @@ async def test_a_store_that_forgets_twice_counts_once(engine, store, plan):
 
 
 @pytest.mark.parametrize("seed", range(3))
-async def test_books_balance_whatever_the_timing(engine, store, plan, seed):
-    """Freezes around the length of the breaker's patience, kills and lost scripts."""
+async def test_counts_are_exact_whatever_the_timing(engine, store, plan, seed):
+    """Random freezes around the time-out, kills and lost scripts."""
     dice = random.Random(seed)
     used = [0, 0]
     busy = True
@@ -191,7 +191,7 @@ async def test_books_balance_whatever_the_timing(engine, store, plan, seed):
 
 
 async def hurt(engine: Engine, dice: random.Random) -> None:
-    """One fault of random kind and length."""
+    """Inject one fault of random kind and length."""
     kind = dice.choice(["freeze", "freeze", "freeze", "kill", "script"])
     if kind == "script":
         engine.command(b"SCRIPT FLUSH")
@@ -206,7 +206,7 @@ async def hurt(engine: Engine, dice: random.Random) -> None:
 
 
 async def test_a_call_that_wakes_late_changes_nothing(engine, plan):
-    """A frozen engine executes the old call after the new connection's first one."""
+    """A call executed by a frozen engine after the reconnect is refused."""
     store = RedisStore(engine.url)
     await store.start()
     for _ in range(5):
@@ -218,8 +218,8 @@ async def test_a_call_that_wakes_late_changes_nothing(engine, plan):
     await store.close()
 
 
-async def test_a_forgotten_script_is_loaded_again(engine, patient, plan):
-    """SCRIPT FLUSH costs one repetition and no breaker."""
+async def test_a_flushed_script_is_loaded_again(engine, patient, plan):
+    """SCRIPT FLUSH causes one retry and does not open the breaker."""
     engine.command(b"SCRIPT FLUSH")
     answer = await reserve(patient, plan, 1, 100, 1)
     assert (answer.admitted, answer.local, patient.up) == (True, False, True)
@@ -232,8 +232,10 @@ async def test_a_forgotten_script_is_loaded_again(engine, patient, plan):
         (b"REPLICAOF 127.0.0.1 1", b"REPLICAOF NO ONE"),
     ],
 )
-async def test_a_store_that_refuses_writes_is_away(engine, store, plan, fault, cure):
-    """Full, or demoted to a replica: local until it takes writes again."""
+async def test_a_store_that_refuses_writes_counts_as_unavailable(
+    engine, store, plan, fault, cure
+):
+    """With a full or demoted server limits are local until it accepts writes."""
     engine.command(fault)
     answer = await reserve(store, plan, 1, 100, 1)
     assert (answer.admitted, answer.local) == (True, True)
@@ -243,8 +245,8 @@ async def test_a_store_that_refuses_writes_is_away(engine, store, plan, fault, c
     assert await store.peek(plan.cells) == [1, 60, 0]
 
 
-async def test_an_outage_hands_out_no_fresh_quota(engine, patient):
-    """Local windows go on from the last sums seen."""
+async def test_an_outage_grants_no_fresh_quota(engine, patient):
+    """Local windows start from the last sums of the store."""
     store = patient
     plan = Plan((sliding(f"f{next(_names)}", 100),))
     store.settle(await reserve(store, plan, 90), (90,))
@@ -255,7 +257,7 @@ async def test_an_outage_hands_out_no_fresh_quota(engine, patient):
 
 
 async def test_a_limit_is_shared_by_the_known_replicas(engine):
-    """Each local limiter owns its part, at least one."""
+    """Each local limiter has its share of the limit, at least 1."""
     engine.kill()
     store = RedisStore(engine.url, replicas=4)
     await store.start()
@@ -269,8 +271,8 @@ async def test_a_limit_is_shared_by_the_known_replicas(engine):
 
 
 @pytest.mark.parametrize(("choice", "admitted"), [("open", True), ("closed", False)])
-async def test_when_down_may_let_all_through_or_nobody(engine, choice, admitted):
-    """The operator's choice; what passed is charged on return all the same."""
+async def test_when_down_may_admit_all_or_refuse_all(engine, choice, admitted):
+    """``when_down`` decides; what was admitted is charged afterwards."""
     engine.kill()
     store = RedisStore(engine.url, when_down=choice)
     await store.start()
@@ -284,8 +286,8 @@ async def test_when_down_may_let_all_through_or_nobody(engine, choice, admitted)
     await store.close()
 
 
-async def test_degraded_and_recovered_are_told_once(engine, patient, plan):
-    """One event each per outage, with the number of exchanges merged."""
+async def test_degraded_and_recovered_are_reported_once(engine, patient, plan):
+    """Each outage calls each hook once, with the number of merged exchanges."""
     store = patient
     told: list[object] = []
     store.on_degraded = told.append
@@ -299,7 +301,7 @@ async def test_degraded_and_recovered_are_told_once(engine, patient, plan):
 
 
 async def test_a_locally_refused_reserve_that_the_store_admitted_is_undone(engine):
-    """The client was refused, so nothing of it stays on the books."""
+    """A reserve refused locally is not charged although the store admitted it."""
     store = RedisStore(engine.url, when_down="closed")
     await store.start()
     plan = Plan((sliding("undone", 10, meter="requests"), concurrent("undone", 9)))
@@ -312,8 +314,8 @@ async def test_a_locally_refused_reserve_that_the_store_admitted_is_undone(engin
     await store.close()
 
 
-async def test_an_own_stall_is_not_the_stores_silence(engine, plan):
-    """A loop that was blocked for long does not open the breaker."""
+async def test_a_stall_of_the_own_loop_does_not_open_the_breaker(engine, plan):
+    """A long delay of the own event loop does not open the breaker."""
     store = RedisStore(engine.url, timeout_s=SILENCE_S)
     await store.start()
     for _ in range(3):
@@ -330,7 +332,7 @@ async def test_an_own_stall_is_not_the_stores_silence(engine, plan):
 
 
 async def test_close_sends_what_is_queued(engine, plan):
-    """Settlements of the last turn are not lost."""
+    """Settlements queued at close are sent."""
     store = RedisStore(engine.url, timeout_s=5.0)
     await store.start()
     answers = await reserve_all(store, plan, [(1, 100, 1)] * 40)
@@ -343,8 +345,8 @@ async def test_close_sends_what_is_queued(engine, plan):
     await other.close()
 
 
-async def test_a_failing_listener_costs_nobody_else(engine, patient, plan):
-    """One callback that raises leaves the other answers alone."""
+async def test_a_failing_callback_does_not_affect_others(engine, patient, plan):
+    """A callback that raises does not affect other answers."""
     loop = asyncio.get_running_loop()
     told: list[str] = []
     loop.set_exception_handler(lambda _, context: told.append(context["message"]))
@@ -358,7 +360,7 @@ async def test_a_failing_listener_costs_nobody_else(engine, patient, plan):
 
 
 async def test_start_without_a_store_serves_locally(engine, plan):
-    """The gateway starts, limits hold, and the store is found when it comes."""
+    """The gateway starts with local limits and connects when the store appears."""
     engine.kill()
     store = RedisStore(engine.url)
     await store.start()

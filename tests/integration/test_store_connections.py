@@ -6,6 +6,7 @@ import pytest
 import trustme
 
 from gateway.limits.ports import Plan
+from gateway.store.client import eviction_warning, open_redis
 from gateway.store.embedded import EmbeddedEngine
 from gateway.store.memory import MemoryStore
 from gateway.store.opening import open_store
@@ -37,7 +38,7 @@ async def count_once(url: str) -> None:
 
 
 async def test_tcp_with_password_and_database(binary):
-    """AUTH and SELECT."""
+    """The URL's password and database are used."""
     port = free_port()
     extra = ("--port", str(port), "--requirepass", "se cret")
     with running_engine(binary, *extra):
@@ -50,7 +51,7 @@ async def test_tcp_with_password_and_database(binary):
 
 
 async def test_tls_is_verified(binary, tmp_path):
-    """A certificate of the configured authority passes, any other does not."""
+    """A certificate of the configured authority is accepted, any other refused."""
     authority, port = trustme.CA(), free_port()
     leaf = authority.issue_cert("127.0.0.1")
     leaf.private_key_pem.write_to_path(tmp_path / "key")
@@ -71,7 +72,7 @@ async def test_tls_is_verified(binary, tmp_path):
 
 
 async def test_sentinel_names_the_master(binary):
-    """The address comes from the Sentinel."""
+    """The server's address comes from Sentinel."""
     port = free_port()
     with (
         running_engine(binary, "--port", str(port)),
@@ -84,8 +85,8 @@ async def test_sentinel_names_the_master(binary):
         await store.close()
 
 
-async def test_nobody_there(binary):
-    """An error that can be shown, and local windows."""
+async def test_a_server_that_does_not_exist(binary):
+    """Without a server there is a readable error, and limits are local."""
     store = RedisStore(f"redis://127.0.0.1:{free_port()}")
     await store.start()
     assert (await reserve(store, PLAN, 1)).local
@@ -95,23 +96,22 @@ async def test_nobody_there(binary):
     await store.close()
 
 
-async def test_a_store_that_may_evict_is_warned_of(binary):
-    """Read from the server itself."""
+async def test_a_store_that_may_evict_keys_causes_a_warning(binary):
+    """The warning is based on the server's own settings."""
     with running_engine(binary) as engine:
-        store = RedisStore(engine.url)
-        await store.start()
-        assert await store.eviction_warning() is None
+        client = open_redis(engine.url)
+        assert await eviction_warning(client) is None
         engine.command(b"CONFIG SET maxmemory 1gb")
         engine.command(b"CONFIG SET maxmemory-policy allkeys-lru")
-        assert "allkeys-lru" in (await store.eviction_warning() or "")
-        await store.close()
+        assert "allkeys-lru" in (await eviction_warning(client) or "")
+        await client.aclose()
 
 
 async def test_open_store_picks_the_kind(tmp_path):
-    """By the address alone."""
-    engine = EmbeddedEngine(tmp_path / "d", tmp_path / "r")
+    """The URL's scheme selects the store."""
+    engine = EmbeddedEngine(tmp_path / "d")
     assert isinstance(open_store("memory:"), MemoryStore)
-    embedded = open_store(f"embedded:{tmp_path}/d", runtime_dir=str(tmp_path / "r"))
+    embedded = open_store(f"embedded:{tmp_path}/d")
     assert isinstance(embedded, RedisStore)
     assert embedded.address.path == engine.socket_path
     with pytest.raises(StoreUrlError):

@@ -26,7 +26,7 @@ COUNTERS = ("a", "b", "c")
 
 
 class StoreAgainstModel(RuleBasedStateMachine):
-    """Random reserves, settlements and waits on a few counters of short windows."""
+    """Random reserves, settlements and pauses on a few counters with short windows."""
 
     url = ""
 
@@ -60,7 +60,7 @@ class StoreAgainstModel(RuleBasedStateMachine):
 
     @rule(index=st.integers(0, 8), costs=COSTS)
     def reserve(self, index: int, costs: tuple[int, int, int]) -> None:
-        """Both admit or both refuse, with the same sums and waits."""
+        """Both admit or both refuse, with equal sums and waits."""
         plan = self.plans[index]
         real = self.run(reserve(self.store, plan, *costs))
         self.now_us = real.at_us
@@ -77,7 +77,7 @@ class StoreAgainstModel(RuleBasedStateMachine):
     @precondition(lambda self: self.open_pairs)
     @rule(which=st.integers(0, 50), actual=COSTS)
     def settle(self, which: int, actual: tuple[int, int, int]) -> None:
-        """The same sums after a settlement."""
+        """Sums are equal after a settlement."""
         real, twin = self.open_pairs.pop(which % len(self.open_pairs))
         probe = self.run(self.settle_and_probe(real, actual))
         self.now_us = probe.at_us
@@ -88,13 +88,13 @@ class StoreAgainstModel(RuleBasedStateMachine):
     async def settle_and_probe(
         self, real: Reserved, actual: tuple[int, int, int]
     ) -> Reserved:
-        """Both in one turn, so in one call: at the same time of the engine."""
+        """Both operations go into one call, so at the same time of the engine."""
         self.store.settle(real, actual)
         return await reserve(self.store, real.plan, 0, 0, 0)
 
     @rule(wait_ms=st.integers(1, 40))
     def wait(self, wait_ms: int) -> None:
-        """Time passes in the engine."""
+        """Let time pass in the engine."""
         self.run(asyncio.sleep(wait_ms / 1000))
 
     def teardown(self) -> None:
@@ -103,7 +103,7 @@ class StoreAgainstModel(RuleBasedStateMachine):
 
 
 def test_the_script_and_the_in_process_limiter_agree():
-    """Any sequence of operations has the same effect on both."""
+    """Every sequence of operations has the same effect on both."""
     binary = next(iter(engine_binaries().values()), None)
     if binary is None:
         pytest.skip("no engine on this machine")

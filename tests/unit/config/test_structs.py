@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ast
-import inspect
 import re
 from pathlib import Path
 from typing import Any
@@ -23,7 +22,7 @@ from gateway.detect.detectors import settings_of
 from gateway.detect.model import DetectSettings
 from gateway.limits.plans import DEFAULT_PREFIX
 from gateway.proxy.tables import DataSettings
-from gateway.store.opening import open_store
+from gateway.store.backend import LimiterOptions
 from gateway.worker.build import data_settings
 
 BARE = '[[upstream]]\nurl = "http://x"\n'
@@ -104,11 +103,10 @@ def test_settings_have_the_defaults_of_the_configuration():
 
 def test_the_store_has_the_defaults_of_the_configuration():
     """A store opened without options has the prefix and timeout of an empty file."""
-    options = inspect.signature(open_store).parameters
-    table = StoreTable()
-    assert options["prefix"].default == table.prefix.encode() == DEFAULT_PREFIX
-    assert options["timeout_s"].default == float(table.timeout)
-    assert options["when_down"].default == table.when_down
+    options, table = LimiterOptions(), StoreTable()
+    assert options.prefix == table.prefix.encode() == DEFAULT_PREFIX
+    assert options.timeout_s == float(table.timeout)
+    assert options.when_down == table.when_down
 
 
 @pytest.mark.parametrize("key", list(fields_of(AnomalyTable)))

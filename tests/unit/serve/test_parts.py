@@ -13,8 +13,6 @@ import sys
 import pytest
 from aiohttp import web
 
-from gateway.config.structs import StoreTable
-from gateway.config.values import FilePath, Secret, StoreUrl
 from gateway.control.jwks import (
     JwksFetcher,
     JwksFetchError,
@@ -26,58 +24,6 @@ from gateway.core.model import JwtRule, Policy, Tenant
 from gateway.serve.background import Background
 from gateway.serve.children import Child, child_environ, describe_status
 from gateway.serve.ports import AddressTaken, HeldAddress, format_address
-from gateway.serve.store_url import complete_url, masked_url
-from gateway.store.client import open_redis
-
-# -- store_url ---------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("table", "url"),
-    [
-        ({"url": "redis://h:1/2"}, "redis://h:1/2"),
-        ({"url": "redis://h", "password": "p@:/"}, "redis://:p%40%3A%2F@h"),
-        ({"url": "redis://a:b@h", "password": "c"}, "redis://a:c@h"),
-        ({"url": "redis://h", "username": "u"}, "redis://u@h"),
-        ({"url": "unix:///s?db=1", "password": "p"}, "unix://:p@/s?db=1"),
-        ({"url": "rediss://h", "tls_verify": False},
-         "rediss://h?ssl_cert_reqs=none&ssl_check_hostname=false"),
-        ({"url": "rediss://h?db=3", "ca_file": "/ca"},
-         "rediss://h?db=3&ssl_ca_certs=%2Fca"),
-        ({"url": "redis+sentinel://:x@a:1,b:2/m/3", "username": "u"},
-         "redis+sentinel://u:x@a:1,b:2/m/3"),
-        ({"url": "unix:///s?db=1"}, "unix:///s?db=1"),
-        ({"url": "memory:", "password": "p"}, "memory:"),
-        ({"url": "embedded:/d"}, "embedded:/d"),
-    ],
-)  # fmt: skip
-def test_url_gets_what_the_table_says(table, url):
-    """The complete URL contains credentials and TLS settings."""
-    given = dict(table, url=StoreUrl(table["url"]))
-    if "password" in given:
-        given["password"] = Secret(given["password"])
-    if "ca_file" in given:
-        given["ca_file"] = FilePath(given["ca_file"])
-    assert complete_url(StoreTable(**given)) == url
-
-
-def test_url_is_shown_without_secrets():
-    """The masked URL has no user, password or query."""
-    assert masked_url("redis://u:p@h:1/2?x=y") == "redis://h:1/2"
-    assert masked_url("unix://:p@/s?db=1") == "unix:///s"
-    assert masked_url("memory:") == "memory:"
-
-
-@pytest.mark.parametrize(
-    "url",
-    ["unix:///s", "redis://u:p@h:1/2", "rediss://h?ssl_cert_reqs=none&ssl_check_hostname=false",
-     "redis+sentinel://:p@a:1,b:2/m"],
-)  # fmt: skip
-async def test_every_server_url_opens_a_client(url):
-    """Opening a store parses its options and does not connect."""
-    client = open_redis(url)
-    await client.aclose()
-
 
 # -- ports -------------------------------------------------------------------------------
 

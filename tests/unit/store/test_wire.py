@@ -1,4 +1,4 @@
-"""The packed form of calls, and of calls told again."""
+"""The packed form of calls and of replays."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ LEASE = b"0123456789abcdef"
 
 
 def made(plan: Plan, *costs: int) -> Reserved:
-    """A reservation with a lease where the plan has one."""
+    """A reservation, with a lease if the plan has leases."""
     reserved = Reserved(plan, costs)
     reserved.lease = LEASE
     reserved.at_us = 77
@@ -20,7 +20,7 @@ def made(plan: Plan, *costs: int) -> Reserved:
 
 
 def test_a_plan_is_packed_once_per_call():
-    """Operations name their plan by its index."""
+    """Operations refer to their plan by index."""
     one, two = Plan((sliding("a", 9),)), Plan((sliding("b", 9),))
     ops = [(wire.RESERVE, made(plan, 3), None) for plan in (one, two, one)]
     packed = wire.encode_call(ops)
@@ -31,14 +31,14 @@ def test_a_plan_is_packed_once_per_call():
 
 
 def test_the_next_call_packs_the_plan_again():
-    """An index holds for one call only."""
+    """An index is valid for one call."""
     plan = Plan((sliding("a", 9),))
     ops = [(wire.RESERVE, made(plan, 3), None)]
     assert wire.encode_call(ops) == wire.encode_call(ops)
 
 
 def test_flags_of_a_cell():
-    """Kind, firm for requests, twin for a key seen before."""
+    """Flags hold the kind, "firm" for requests and "twin" for a repeated key."""
     cells = (
         sliding("a", 9),
         sliding("a", 5),
@@ -55,12 +55,12 @@ def test_flags_of_a_cell():
 
 
 def test_an_empty_call_has_neither_plans_nor_operations():
-    """It only moves the number on."""
+    """It consists of the call number alone."""
     assert wire.number_call(5, wire.encode_call(())) == struct.pack("<dH", 5, 0)
 
 
-def test_a_call_told_again_holds_what_was_admitted():
-    """Reserves become holds at their time; refused ones and peeks are left out."""
+def test_a_replay_holds_what_was_admitted():
+    """Admitted reserves become holds of their time; refused ones and peeks are dropped."""
     plan = Plan((sliding("a", 9), concurrent("c", 9)))
     bare = Plan((sliding("b", 9),))
     first, refused, third = (made(plan, 1, 1) for _ in range(3))
