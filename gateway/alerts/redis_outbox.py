@@ -26,7 +26,7 @@ from gateway.alerts.outbox import Counts, Decision, Due, OutboxUnavailable
 if TYPE_CHECKING:
     from redis.asyncio import Redis
 
-_INCIDENT = ("report", "act", "beat", "sweep", "note")
+_INCIDENT = ("report", "act", "beat", "sweep", "event")
 _QUEUE = ("deliver", "digest", "due", "finish", "resend")
 _SWEEP_AT_ONCE = 500
 _LISTED_OF_A_CHAIN = 20
@@ -126,8 +126,8 @@ class RedisOutbox:
 
     async def log_event(self, note: StandaloneEvent, now: float) -> bool:
         """Log a standalone event."""
-        said = await self._run(
-            "note",
+        logged = await self._run(
+            "event",
             self._keys,
             f"{now:.3f}",
             note.type,
@@ -142,7 +142,7 @@ class RedisOutbox:
             limits.MAX_LOG,
             limits.KNOWN_S,
         )
-        return bool(said)
+        return bool(logged)
 
     async def beat(self, gateway: str, local: Sequence[str], now: float) -> None:
         """Mark a gateway's incidents as seen."""

@@ -103,51 +103,51 @@ def _reporters(db: sqlite3.Connection, id_: str) -> dict[str, tuple[str, float]]
 # -- reports ---------------------------------------------------------------------------
 
 
-def report(db: sqlite3.Connection, said: IncidentReport, now: float) -> str:
+def report(db: sqlite3.Connection, new: IncidentReport, now: float) -> str:
     """Open, join or end an incident; see ``Outbox.report``."""
-    id_ = _incident_of(db, said.gateway, said.local) or said.local
+    id_ = _incident_of(db, new.gateway, new.local) or new.local
     record = _load(db, id_)
-    if said.verb == "resolved":
+    if new.verb == "resolved":
         if record is not None and record.is_open:
-            _withdraw(db, record, said, now)
+            _withdraw(db, record, new, now)
         return "" if record is None else id_
     if record is not None and not record.is_open:
         # Ended by an operator, or the report is older than the end.
         if record.resolved_by or now < record.ended:
             return id_
         record = None
-    record = record or _find(db, said)
+    record = record or _find(db, new)
     if record is not None:
-        kind = UPDATED if _is_rise(said, record) else None
+        kind = UPDATED if _is_rise(new, record) else None
     elif value(db, "SELECT count(*) FROM incidents WHERE ended = 0") < limits.MAX_OPEN:
         kind = OPENED
         record = Record(
-            said.local, said.body, said.severity, said.action, said.score, said.cls, now
+            new.local, new.body, new.severity, new.action, new.score, new.cls, now
         )
-        db.execute("DELETE FROM reporters WHERE incident = ?", (said.local,))
+        db.execute("DELETE FROM reporters WHERE incident = ?", (new.local,))
     else:
         count_lost(db, "incidents")
         return ""
-    _join(db, record, said, now, changes=kind is not None)
+    _join(db, record, new, now, changes=kind is not None)
     if kind is not None:
         log_incident(db, kind, record, now)
     return record.id
 
 
-def _is_rise(said: IncidentReport, record: Record) -> bool:
-    sharper = said.cls != record.cls and record.cls == "volume"
-    return said.severity > record.severity or said.action > record.action or sharper
+def _is_rise(new: IncidentReport, record: Record) -> bool:
+    sharper = new.cls != record.cls and record.cls == "volume"
+    return new.severity > record.severity or new.action > record.action or sharper
 
 
-def _find(db: sqlite3.Connection, said: IncidentReport) -> Record | None:
+def _find(db: sqlite3.Connection, new: IncidentReport) -> Record | None:
     """The open incident of one of the report's causes."""
     query = "SELECT incident FROM causes WHERE cause = ?"
-    for cause in said.causes:
+    for cause in new.causes:
         record = _load_open(db, value(db, query, cause))
         if record is not None:
             return record
-    record = _load_open(db, value(db, query, said.loose))
-    if record is not None and said.gateway not in _reporters(db, record.id):
+    record = _load_open(db, value(db, query, new.loose))
+    if record is not None and new.gateway not in _reporters(db, record.id):
         return record
     return None
 
@@ -155,25 +155,25 @@ def _find(db: sqlite3.Connection, said: IncidentReport) -> Record | None:
 def _join(
     db: sqlite3.Connection,
     record: Record,
-    said: IncidentReport,
+    new: IncidentReport,
     now: float,
     *,
     changes: bool,
 ) -> None:
-    if changes or said.score > record.score:
-        record.body, record.cls = said.body, said.cls
-    record.severity = max(record.severity, said.severity)
-    record.action = max(record.action, said.action)
-    record.score = max(record.score, said.score)
+    if changes or new.score > record.score:
+        record.body, record.cls = new.body, new.cls
+    record.severity = max(record.severity, new.severity)
+    record.action = max(record.action, new.action)
+    record.score = max(record.score, new.score)
     save(db, record)
-    _see(db, record.id, said.gateway, said.local, now)
+    _see(db, record.id, new.gateway, new.local, now)
     db.execute(
         "INSERT OR REPLACE INTO aliases VALUES (?, ?, ?)",
-        (said.gateway, said.local, record.id),
+        (new.gateway, new.local, record.id),
     )
     db.executemany(
         "INSERT OR IGNORE INTO causes VALUES (?, ?)",
-        [(cause, record.id) for cause in lasting_causes(said)],
+        [(cause, record.id) for cause in lasting_causes(new)],
     )
 
 
@@ -187,15 +187,15 @@ def _see(
 
 
 def _withdraw(
-    db: sqlite3.Connection, record: Record, said: IncidentReport, now: float
+    db: sqlite3.Connection, record: Record, new: IncidentReport, now: float
 ) -> None:
     """A gateway reports the end: it is over once no gateway holds it open."""
     db.execute(
         "DELETE FROM reporters WHERE incident = ? AND gateway = ? AND local = ?",
-        (record.id, said.gateway, said.local),
+        (record.id, new.gateway, new.local),
     )
     if not _reporters(db, record.id):
-        record.body = said.body
+        record.body = new.body
         _end(db, record, "", now)
     count(db, "version")
 
@@ -336,22 +336,22 @@ def insert_event(db: sqlite3.Connection, serial: int, event: LoggedEvent) -> Non
     )
 
 
-def log_event(db: sqlite3.Connection, said: StandaloneEvent, now: float) -> bool:
+def log_event(db: sqlite3.Connection, new: StandaloneEvent, now: float) -> bool:
     """Append a standalone event; False: it was logged already, or never begun."""
-    if said.key and not _is_news(db, said, now):
+    if new.key and not _is_news(db, new, now):
         return False
-    body = said.body
-    shared = _incident_of(db, said.gateway, said.local)
+    body = new.body
+    shared = _incident_of(db, new.gateway, new.local)
     if shared is not None:
-        local_id = f'"id":"{said.local}"'.encode()
+        local_id = f'"id":"{new.local}"'.encode()
         body = body.replace(local_id, f'"id":"{shared}"'.encode(), 1)
     _append(
         db,
         LoggedEvent(
             id="",
-            type=said.type,
-            about=said.chain,
-            severity=said.severity,
+            type=new.type,
+            about=new.chain,
+            severity=new.severity,
             action=0,
             opened=0.0,
             body=body,
@@ -361,14 +361,14 @@ def log_event(db: sqlite3.Connection, said: StandaloneEvent, now: float) -> bool
     return True
 
 
-def _is_news(db: sqlite3.Connection, said: StandaloneEvent, now: float) -> bool:
+def _is_news(db: sqlite3.Connection, new: StandaloneEvent, now: float) -> bool:
     db.execute("DELETE FROM begun WHERE until <= ?", (now - limits.KNOWN_S,))
-    until = value(db, "SELECT until FROM begun WHERE key = ?", said.key)
-    if not said.begins:
-        db.execute("DELETE FROM begun WHERE key = ?", (said.key,))
+    until = value(db, "SELECT until FROM begun WHERE key = ?", new.key)
+    if not new.begins:
+        db.execute("DELETE FROM begun WHERE key = ?", (new.key,))
         return until is not None
-    longest = said.until if until is None else max(said.until, until)
-    db.execute("INSERT OR REPLACE INTO begun VALUES (?, ?)", (said.key, longest))
+    longest = new.until if until is None else max(new.until, until)
+    db.execute("INSERT OR REPLACE INTO begun VALUES (?, ?)", (new.key, longest))
     return until is None or until <= now
 
 

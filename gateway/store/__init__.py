@@ -2,6 +2,6 @@
 
 ``backend.py`` is the port: start there. ``backends.py`` has the kinds of store,
 ``opening.py`` picks one by URL. ``redis.py`` counts in a server (``lua/gate.lua``),
-``memory.py`` in the process. May import ``core``, ``detect`` and ``limits``. Nothing is imported
-here, so that configuration and supervisor stay small.
+``memory.py`` in the process. May import ``core``, ``detect`` and ``limits``. This file
+imports nothing, so that configuration and supervisor stay small.
 """

@@ -283,7 +283,7 @@ class RedisStore:
         self._watchdog.answered()
         now = self._loop.time()
         self._clock_us = answer[0] - int(now * 1e6)
-        forgotten = answer[1] != self._acked and self._queue_replays(answer[1])
+        lost_calls = answer[1] != self._acked and self._queue_replays(answer[1])
         self._acked = self._seq
         self.stats.calls += 1
         self.stats.ops += len(batch)
@@ -291,7 +291,7 @@ class RedisStore:
             self.on_call(time.perf_counter() - self._sent_at)
         refused = self._deliver_answers(batch, answer, now)
         self._replay_log.add(self._seq, now, self._packed, answer[0], refused)
-        if forgotten:
+        if lost_calls:
             self._replay_lost_calls()
         elif self._mode == _MERGING:
             self._merge_left -= len(batch) or 1
@@ -553,7 +553,7 @@ class RedisStore:
         if not cells:
             return
         if self._channel is None:
-            msg = f"the store is away: {self.last_error}"
+            msg = f"the store is unavailable: {self.last_error}"
             raise StoreUnavailable(msg)
         await self._channel.ask("UNLINK", *(cell.key for cell in cells))
 

@@ -1,4 +1,4 @@
-"""Letters through a real SMTP server, alerts into a real Alertmanager."""
+"""Mail through a real SMTP server, alerts into a real Alertmanager."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ PASSWORD = "correct horse"
 
 
 def said(kind="incident.opened", **changes) -> Output:
-    """What a detector says now."""
+    """An output of a detector."""
     now = format_time(time.time())
     fields = {
         "type": kind, "id": "inc_1", "ts": now, "severity": "warning",
@@ -42,7 +42,7 @@ def said(kind="incident.opened", **changes) -> Output:
 
 
 class Line:
-    """A courier of one receiver, its ledger, and a clock that can be put ahead."""
+    """A delivery worker, its outbox, and a clock that tests can advance."""
 
     def __init__(self, **receiver) -> None:
         self.ahead_s = 0.0
@@ -135,7 +135,7 @@ def _post(authority):
 
 
 def mail_to(post: Post, user="pager@", **changes) -> Line:
-    """To that server, retried after five seconds and after a minute."""
+    """A receiver on that server with retries after 5 s and 60 s."""
     fields = {
         "type": "email", "url": f"smtp://{user}localhost:{post.port}",
         "secrets": (PASSWORD,), "to": ("on-call@example.com",),
@@ -145,7 +145,7 @@ def mail_to(post: Post, user="pager@", **changes) -> Line:
 
 
 async def test_letters_go_encrypted_and_make_one_thread(post):
-    """An opening and its end: two letters, each with an id of its own."""
+    """An opening and its end are two mails with ids of their own."""
     line = mail_to(post)
     await line.tell(said(), said("incident.resolved"))
     first, last = map(message_from_bytes, post.letters)
@@ -158,7 +158,7 @@ async def test_letters_go_encrypted_and_make_one_thread(post):
 
 
 async def test_a_refused_login_loses_nothing(post):
-    """It is a failure; with the right password the letter goes, under its id."""
+    """A wrong password is a failure; with the right one the mail is sent under its id."""
     post.password = "another"
     line = mail_to(post)
     await line.tell(said())
@@ -172,7 +172,7 @@ async def test_a_refused_login_loses_nothing(post):
 
 
 async def test_a_password_is_never_sent_in_the_clear(authority):
-    """A server without STARTTLS, or of a stranger: a failure, not a letter."""
+    """Without STARTTLS or with an untrusted certificate nothing is sent."""
     plain = Post(authority, starttls=False)
     stranger = Post(trustme.CA())
     try:
@@ -188,7 +188,7 @@ async def test_a_password_is_never_sent_in_the_clear(authority):
 
 
 async def test_a_letter_that_is_never_taken_is_a_dead_letter(post):
-    """After its last attempt; sent again by hand."""
+    """A mail is dead after its last attempt and can be sent again by hand."""
     post.answer = "451 later"
     line = mail_to(post)
     for line.ahead_s in (0.0, 20.0, 200.0):
@@ -202,7 +202,7 @@ async def test_a_letter_that_is_never_taken_is_a_dead_letter(post):
 
 
 async def test_a_mail_server_that_says_nothing_holds_nobody(monkeypatch):
-    """The attempt ends in time, and its thread and connection with it."""
+    """The attempt ends in time, with its thread and connection."""
     monkeypatch.setattr(mail, "LETTER_S", 0.2)
     gone: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
 
@@ -255,12 +255,12 @@ def is_ready(url: str) -> bool:
 
 
 def firing(url: str) -> list[dict]:
-    """What the Alertmanager holds for active."""
+    """The active alerts of the Alertmanager."""
     return json.loads(call("GET", f"{url}/api/v2/alerts")[2])
 
 
 async def test_an_incident_is_active_in_the_alertmanager_until_it_is_over(alertmanager):
-    """Opened, worse (the labels change: one alert all the same), resolved."""
+    """Opened, updated and resolved it stays one alert although its labels change."""
     async with Line(type="alertmanager", url=alertmanager) as line:
         await line.tell(said())
         (one,) = firing(alertmanager)
@@ -279,7 +279,7 @@ async def test_an_incident_is_active_in_the_alertmanager_until_it_is_over(alertm
 
 
 async def test_a_clock_that_lags_ends_an_alert_too(alertmanager):
-    """An end before the beginning would be refused for good: it ends at once."""
+    """An end stamped before the beginning, which Alertmanager refuses, still resolves the alert."""
     async with Line(type="alertmanager", url=alertmanager) as line:
         await line.tell(said())
         early = format_time(time.time() - 3600)

@@ -1,4 +1,4 @@
--- An operator's word. ARGV: now, incident, verb, by, max log, max ended
+-- Acknowledge or resolve for an operator. ARGV: now, incident, verb, by, max log, max ended
 local now, id, rec = tonumber(ARGV[1]), ARGV[2], load(ARGV[2])
 if not rec or rec.state ~= 'open' then return 0 end
 local body = redis.call('HGET', KEYS[2], id)

@@ -1,7 +1,8 @@
--- ARGV: me, base, now, max folded, then seven for each event:
---       event, about, message id, chain, message, fold, told ('' keep, '-' forget)
+-- Apply a delivery worker's decisions. ARGV: me, base, now, max folded, then seven for
+-- each event: event, about, message id, chain, message, fold, delivery state ('' keep,
+-- '-' forget)
 if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 0 end
--- Done already: the client asked again for an answer that came too late.
+-- A repeated call: the client missed the first answer.
 local last = ARGV[#ARGV - 6]
 if last ~= '' and redis.call('GET', KEYS[2]) == last then return 1 end
 for i = 5, #ARGV, 7 do

@@ -1,4 +1,4 @@
--- ARGV: base, now
+-- The message to send next. ARGV: base, now
 while true do
   local first = redis.call('ZRANGE', KEYS[4], 0, 0, 'WITHSCORES')
   if #first == 0 then return false end

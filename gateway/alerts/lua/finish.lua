@@ -1,3 +1,4 @@
+-- Record the outcome of an attempt.
 -- ARGV: me, base, now, message id, chain, outcome, message, retry at, max dead, max sent
 if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 0 end
 local base, now, id, chain, outcome = ARGV[2], ARGV[3], ARGV[4], ARGV[5], ARGV[6]

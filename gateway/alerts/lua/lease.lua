@@ -1,4 +1,4 @@
--- KEYS: 1 lease. ARGV: me, milliseconds (0: give back)
+-- Take, extend or give back a lease. KEYS: 1 lease. ARGV: me, milliseconds (0: give back)
 local held = redis.call('GET', KEYS[1])
 if held and held ~= ARGV[1] then return 0 end
 if ARGV[2] == '0' then

@@ -1,5 +1,5 @@
 -- Shared by the scripts of one receiver.
--- KEYS: 1 lease, 2 position, 3 messages, 4 due, 5 told, 6 folded, 7 dead, 8 dead by
+-- KEYS: 1 lease, 2 position, 3 messages, 4 due, 5 delivery states, 6 folded, 7 dead, 8 dead by
 -- time, 9 sent, 10 lost, 11 disabled; BASE .. chain: the ids of a chain in order
 local function enqueue(base, chain, id, body, at)
   redis.call('HSET', KEYS[3], id, body)

@@ -1,4 +1,4 @@
--- ARGV: now, gateway, local, verb, severity, action, score, class, body,
+-- Open, join or end a shared incident. ARGV: now, gateway, local, verb, severity, action, score, class, body,
 --       max open, max log, max ended, a cause that only joins what other gateways
 --       report, number of causes to look for, those, causes to keep…
 local now, gw, here, verb = tonumber(ARGV[1]), ARGV[2], ARGV[3], ARGV[4]
@@ -9,7 +9,7 @@ local loose, looked = ARGV[13], tonumber(ARGV[14])
 local mine = gw .. '|' .. here
 local id = redis.call('HGET', KEYS[4], mine)
 local rec = load(id)
-if not rec then id, rec = here, load(here) end -- recalled from the shared memory
+if not rec then id, rec = here, load(here) end -- recalled from the shared baselines
 if verb == 'resolved' then
   if not rec or rec.state ~= 'open' then return rec and id or '' end
   if rec.rep[gw] and rec.rep[gw][1] == here then rec.rep[gw] = nil end
@@ -20,7 +20,7 @@ if verb == 'resolved' then
   end
   return id
 end
--- Ended by hand, or it is old news: it waited for the store, or was recalled.
+-- Ended by an operator, or the report is older than the end (it waited, was recalled).
 if rec and rec.state ~= 'open' and (rec.by ~= '' or now < rec.ended) then return id end
 if not rec or rec.state ~= 'open' then
   rec = nil

@@ -1,4 +1,5 @@
--- ARGV: base, now, receiver, enable ('1': though there is nothing to be sent), then
+-- Queue dead letters again and enable the receiver.
+-- ARGV: base, now, receiver, enable ('1': even if there are no letters), then
 --       three for each letter: message id, chain, message
 local count = 0
 for i = 5, #ARGV, 3 do
@@ -8,6 +9,6 @@ for i = 5, #ARGV, 3 do
     count = count + 1
   end
 end
--- In one step: who delivers must not bury them again.
+-- In the same script, else a delivery worker could bury them again.
 if count > 0 or ARGV[4] == '1' then redis.call('HDEL', KEYS[11], ARGV[3]) end
 return count

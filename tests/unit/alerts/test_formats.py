@@ -9,8 +9,6 @@ from standardwebhooks.webhooks import Webhook
 from gateway.alerts import formats
 from gateway.alerts.model import AlertMessage
 from gateway.alerts.receivers import Receiver, build_post
-from gateway.alerts.retry import Breaker, next_attempt, parse_retry_after
-from gateway.alerts.send import is_private
 from gateway.control.alerting import sample
 
 NOW = 1_767_600_000.0
@@ -106,56 +104,3 @@ def test_every_kind_can_say_every_type(kind):
     for name in ("client.blocked", "gateway.degraded", "gateway.recovered", "digest"):
         said = message(name, count=1, items=[item], ids=["inc_1"])
         assert msgspec.json.decode(build_post(receiver, said, NOW).body)
-
-
-@pytest.mark.parametrize(
-    ("address", "private"),
-    [
-        ("127.0.0.1", True),
-        ("10.1.2.3", True),
-        ("169.254.169.254", True),
-        ("100.64.0.1", True),
-        ("0.0.0.0", True),
-        ("224.0.0.1", True),
-        ("::1", True),
-        ("fe80::1%eth0", True),
-        ("fd00::1", True),
-        ("::ffff:10.0.0.1", True),
-        ("64:ff9b::a00:1", True),
-        ("2002:0a00:0001::", True),
-        ("::127.0.0.1", True),
-        ("::ffff:0:127.0.0.1", True),
-        ("64:ff9b:1::7f00:1", True),
-        ("fec0::1", True),
-        ("64:ff9b::808:808", False),
-        ("8.8.8.8", False),
-        ("2606:4700::1111", False),
-    ],
-)
-def test_private_addresses_in_every_dress(address, private):
-    """Also inside IPv6."""
-    assert is_private(address) is private
-
-
-def test_when_it_is_tried_again():
-    """The schedule with jitter, what the receiver asks for, and an end."""
-    schedule = (5.0, 300.0)
-    assert next_attempt(1, NOW, 0.0, 0.0, schedule) == NOW + 5.0
-    assert next_attempt(1, NOW, 60.0, 0.0, schedule) == NOW + 60.0
-    assert next_attempt(2, NOW, 0.0, 0.5, schedule) == NOW + 315.0
-    assert next_attempt(3, NOW, 0.0, 0.0, schedule) is None
-    assert parse_retry_after("120", NOW) == 120.0
-    assert parse_retry_after("Mon, 05 Jan 2026 08:01:40 GMT", NOW) == 100.0
-    assert parse_retry_after("soon", NOW) == 0.0
-
-
-def test_a_receiver_that_only_fails_is_left_alone():
-    """Longer each time; the first success ends it."""
-    breaker = Breaker()
-    for _ in range(2):
-        breaker.failed(NOW, 0.0)
-    assert not breaker.is_open(NOW)
-    breaker.failed(NOW, 0.0)
-    assert (breaker.is_open(NOW + 4), breaker.is_open(NOW + 5)) == (True, False)
-    breaker.succeeded()
-    assert not breaker.is_open(NOW)

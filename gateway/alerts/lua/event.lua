@@ -1,4 +1,5 @@
--- KEYS: as incident.lua, 9 known. ARGV: now, type, gateway, local, severity, body,
+-- Log a standalone event. KEYS: as incident.lua, 9 begun events.
+-- ARGV: now, type, gateway, local, severity, body,
 --       chain, key, begins, until, max log, seconds that an end may come late
 local now, key, known = tonumber(ARGV[1]), ARGV[8], KEYS[9]
 if key ~= '' then
