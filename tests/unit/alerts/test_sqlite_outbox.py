@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 from gateway.alerts.model import report_of
 from gateway.alerts.sqlite_outbox import SqliteOutbox
 from tests.unit.alerts.test_outbox import NOW, letter, said, tell
 
+REPOSITORY = Path(__file__).resolve().parents[3]
 KILLED = """
 import asyncio, os, sys
 from gateway.alerts.sqlite_outbox import SqliteOutbox
@@ -34,7 +35,7 @@ async def test_a_killed_process_leaves_everything_in_the_file(tmp_path):
     """Every call that was answered before a SIGKILL is there after it."""
     path = str(tmp_path / "alerts")
     command = [sys.executable, "-c", KILLED, path]
-    done = subprocess.run(command, check=False, env=os.environ | {"PYTHONPATH": "."})  # noqa: ASYNC221 - our own text
+    done = subprocess.run(command, check=False, cwd=REPOSITORY)  # noqa: ASYNC221 - our own text
     assert done.returncode == -signal.SIGKILL
     again = SqliteOutbox(path)
     incidents = await again.incidents()
