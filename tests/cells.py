@@ -15,7 +15,7 @@ MINUTE_US = 60_000_000
 def sliding(
     key: str, amount: int, *, meter: Meter = "tokens", window_us: int = MINUTE_US
 ) -> Cell:
-    """A sliding counter; its key is tagged like a real one."""
+    """A sliding counter whose key has a hash tag as in production."""
     limit = Limit(per="user", meter=meter, amount=amount, window_us=window_us)
     return Cell(_key(key), CellKind.SLIDING, window_us, amount, limit)
 
@@ -46,7 +46,7 @@ async def reserve(store: Any, plan: Plan, *costs: int) -> Reserved:
 async def reserve_all(
     store: Any, plan: Plan, many: Sequence[Sequence[int]]
 ) -> list[Reserved]:
-    """Reserve many in one turn of the loop, in that order."""
+    """Send many reserves in one loop iteration; their answers in order."""
     loop = asyncio.get_running_loop()
     answers = [loop.create_future() for _ in many]
     for costs, answered in zip(many, answers, strict=True):

@@ -1,4 +1,4 @@
-"""Disks that fill up."""
+"""Simulation of full disks."""
 
 from __future__ import annotations
 
@@ -9,7 +9,9 @@ from collections.abc import Iterator
 
 @contextlib.contextmanager
 def full_disk(size_bytes: int) -> Iterator[None]:
-    """No file grows beyond it; the write that would is cut short, as on a full disk."""
+    """No file can grow beyond this size; the write that would is cut short, as on a
+    full disk.
+    """
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (size_bytes, limits[1]))
     try:

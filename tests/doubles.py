@@ -1,4 +1,4 @@
-"""Stand-ins for the world around a gateway: an upstream that records every byte.
+"""Test doubles around a gateway: an upstream that records every byte.
 
 `RecordingUpstream` plays literal bytes and pauses. `RunningUpstream` is the same in a
 thread of its own, for tests with blocking sockets. `gateway_with_recorder` is a real
@@ -28,7 +28,7 @@ from tests.ports import free_port
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 START_S = 90.0
-# For what is done in a moment, unless the machine is busy.
+# Timeout for what takes milliseconds on an idle machine.
 LONGEST_S = 60.0
 T = TypeVar("T")
 _LENGTH = re.compile(rb"\r\ncontent-length: *([0-9]+)\r\n", re.IGNORECASE)
@@ -52,7 +52,7 @@ ANSWER: Script = (ANSWER_HEAD + b"{}",)
 
 
 def request_end(raw: bytes | bytearray) -> int | None:
-    """Where the first request in ``raw`` ends; None while it has not come whole."""
+    """Index at which the first request in ``raw`` ends; None while it is incomplete."""
     end = raw.find(b"\r\n\r\n") + 4
     if end < 4:
         return None
@@ -108,7 +108,7 @@ class _Recorded(asyncio.Protocol):
             elif step is Cut.CLOSE:
                 self._transport.close()
             elif step is Cut.RESET:
-                # Lingering for no time makes the kernel send RST instead of FIN.
+                # SO_LINGER of 0 s makes the kernel send RST instead of FIN.
                 self._transport.get_extra_info("socket").setsockopt(
                     socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0)
                 )
@@ -123,7 +123,7 @@ class _Recorded(asyncio.Protocol):
 
 
 class RecordingUpstream:
-    """A raw server that records what it gets and plays scripts of literal bytes.
+    """A raw TCP server that records what it receives and plays scripts of bytes.
 
     ``requests`` holds whole requests, ``connections`` every connection with its
     ``received`` bytes and ``closed`` event. The next request is answered by the first
@@ -141,12 +141,12 @@ class RecordingUpstream:
 
     @property
     def url(self) -> str:
-        """Where a gateway finds it."""
+        """The base URL for a gateway."""
         return f"http://{self.host}:{self.port}"
 
     @property
     def received(self) -> bytes:
-        """Every byte of every connection, in order of connecting."""
+        """Every received byte, by connection in order of connecting."""
         return b"".join(bytes(one.received) for one in self.connections)
 
     def script_for(self, request: bytes) -> Script:
@@ -157,11 +157,11 @@ class RecordingUpstream:
         return self.default
 
     def clear(self) -> None:
-        """Forget what was recorded; open connections stay usable."""
+        """Drop what was recorded; open connections stay usable."""
         self.requests.clear()
         self.connections = [one for one in self.connections if not one.closed.is_set()]
         for one in self.connections:
-            # What has come of a request under way goes as well.
+            # The received part of an incomplete request is dropped as well.
             one.received.clear()
             one._seen = 0
 
@@ -211,7 +211,7 @@ class RunningUpstream:
         self._loop.close()
 
     def ask(self, question: Callable[[RecordingUpstream], T]) -> T:
-        """Answer ``question`` in the upstream's own thread, between two reads."""
+        """Call ``question`` in the upstream's thread, between two reads; its result."""
 
         async def answer() -> T:
             return question(self.upstream)
@@ -219,7 +219,7 @@ class RunningUpstream:
         return asyncio.run_coroutine_threadsafe(answer(), self._loop).result(LONGEST_S)
 
     def wait_closed(self, index: int) -> None:
-        """Until the gateway has closed this connection."""
+        """Wait until the gateway has closed this connection."""
 
         async def closed() -> None:
             await self.upstream.connections[index].closed.wait()
@@ -262,7 +262,7 @@ class GatewayProcess:
             self.log.append(line)
             if line.startswith("tidegate ready "):
                 self._ready.set()
-        self._ready.set()  # ended: nobody needs to wait any longer
+        self._ready.set()  # the process ended: release the waiting thread
 
     def __exit__(self, *_exc: object) -> None:
         child, reader = self._child, self._reader
@@ -288,7 +288,7 @@ class Recorded(NamedTuple):
 
 
 def write_config(folder: Path, upstream: RunningUpstream, port: int) -> Path:
-    """A configuration with one worker, nothing limited, no store beside it."""
+    """Write a configuration with one worker, no limits and the store in memory."""
     path = folder / "tidegate.toml"
     path.write_text(
         f"""

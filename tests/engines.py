@@ -18,7 +18,7 @@ from tests.ports import free_port
 
 
 def engine_binaries() -> dict[str, str]:
-    """The engines of this machine by name; empty where there is none."""
+    """Paths of the installed store engines by name; empty without any."""
     found: dict[str, str] = {}
     with contextlib.suppress(EngineMissing):
         found["embedded"] = find_engine()
@@ -29,7 +29,7 @@ def engine_binaries() -> dict[str, str]:
 
 
 class Engine:
-    """One server process on a Unix socket and, if asked, on ports of loopback."""
+    """One server process on a Unix socket, optionally with loopback ports."""
 
     def __init__(
         self, binary: str, directory: Path, *extra: str, sentinel: bool = False
@@ -50,7 +50,7 @@ class Engine:
         return f"unix://{self.socket_path}"
 
     def start(self) -> None:
-        """Launch, and wait until it answers."""
+        """Start the process, and wait until it answers."""
         self.child = subprocess.Popen(
             self._argv, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
         )
@@ -58,7 +58,7 @@ class Engine:
             self.wait()
 
     def wait(self, timeout_s: float = 30.0) -> None:
-        """Block until a PING is answered; at once an error if the process has ended."""
+        """Wait until a PING is answered; raises at once if the process has ended."""
         until = time.monotonic() + timeout_s
         while not self.command(b"PING").startswith((b"+PONG", b"-NOAUTH")):
             status = self.child.poll() if self.child else None
@@ -67,7 +67,9 @@ class Engine:
             time.sleep(0.01)
 
     def command(self, line: bytes, timeout_s: float = 10.0) -> bytes:
-        """One inline command and the first piece of its answer; b"" when away."""
+        """Send one inline command; the first chunk of its answer, or b"" when
+        unreachable.
+        """
         with socket.socket(socket.AF_UNIX) as connection:
             connection.settimeout(timeout_s)
             try:
@@ -78,22 +80,22 @@ class Engine:
                 return b""
 
     def freeze(self) -> None:
-        """SIGSTOP: the socket stays, nothing answers."""
+        """Stop the process with SIGSTOP: the socket stays, and nothing answers."""
         self._signal(signal.SIGSTOP)
 
     def thaw(self) -> None:
-        """SIGCONT."""
+        """Continue the process with SIGCONT."""
         self._signal(signal.SIGCONT)
 
     def kill(self) -> None:
-        """SIGKILL, and reap."""
+        """Kill the process with SIGKILL, and reap it."""
         if self.child is not None:
             self._signal(signal.SIGKILL)
             self.child.wait()
             self.child = None
 
     def forget(self) -> None:
-        """Remove what a stopped engine had written."""
+        """Remove the append-only file of a stopped engine."""
         shutil.rmtree(self.directory / "appendonlydir", ignore_errors=True)
 
     def _signal(self, number: int) -> None:
@@ -103,7 +105,7 @@ class Engine:
 
 @contextlib.contextmanager
 def running_engine(binary: str, *extra: str) -> Iterator[Engine]:
-    """An engine with an append-only file in a directory of its own."""
+    """Run an engine with an append-only file in its own directory."""
     with tempfile.TemporaryDirectory(prefix="tg-", dir="/tmp") as directory:
         engine = Engine(binary, Path(directory), *extra)
         try:
@@ -115,7 +117,7 @@ def running_engine(binary: str, *extra: str) -> Iterator[Engine]:
 
 @contextlib.contextmanager
 def running_sentinel(binary: str, master_port: int) -> Iterator[int]:
-    """A Sentinel that watches one master named ``main``; yields its port."""
+    """Run a Sentinel that monitors one master named ``main``; yields its port."""
     port = free_port()
     with tempfile.TemporaryDirectory(prefix="tg-", dir="/tmp") as directory:
         conf = Path(directory) / "sentinel.conf"

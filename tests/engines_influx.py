@@ -33,12 +33,12 @@ store-enabled = false
 
 
 def influx_binary() -> str | None:
-    """Where it is; None: not here."""
+    """The path of ``influxd``; None if it is not installed."""
     return shutil.which("influxd")
 
 
 class InfluxServer:
-    """One server with one database."""
+    """An InfluxDB server with one database."""
 
     def __init__(self, binary: str, folder: Path) -> None:
         self._binary, self._folder = binary, folder
@@ -47,7 +47,7 @@ class InfluxServer:
         self._child: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
-        """Run it, and wait until it answers."""
+        """Start the process, and wait until it answers."""
         file = self._folder / "influxdb.conf"
         file.write_text(
             _CONFIG.format(rpc=free_port(), port=self._port, folder=self._folder)
@@ -65,13 +65,13 @@ class InfluxServer:
         return False
 
     def stop(self) -> None:
-        """End it."""
+        """Kill the process, and reap it."""
         if self._child is not None:
             self._child.kill()
             self._child.wait()
 
     def query(self, text: str, database: str = "llm") -> list[dict[str, Any]]:
-        """Rows of the first series."""
+        """Rows of all series of the result, with their tags."""
         query = urllib.parse.urlencode({"db": database, "q": text})
         status, _, body = call("POST", f"{self.url}/query?{query}")
         assert status == 200, body
@@ -89,7 +89,7 @@ class InfluxServer:
 
 @contextlib.contextmanager
 def running_influx(binary: str) -> Iterator[InfluxServer]:
-    """A server for the length of a block, with the database ``llm``."""
+    """Run a server with the database ``llm`` for the length of a block."""
     with tempfile.TemporaryDirectory(prefix="tg-influx-", dir="/tmp") as folder:
         server = InfluxServer(binary, Path(folder))
         try:

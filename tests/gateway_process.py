@@ -1,4 +1,4 @@
-"""The gateway and the mock LLM API as processes, the way an operator runs them."""
+"""The gateway and the mock LLM API as processes, started as an operator does."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ from tests.ports import free_port
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 READY = re.compile(r"^tidegate ready (\S+) admin (\S+)$", re.MULTILINE)
-# Limits for what has hung, not for what is slow: a passing test never waits for them.
+# Timeouts for hung processes; a passing test never waits for them.
 START_S = 90.0
 STOP_S = 60.0
 LONGEST_S = 60.0
-# Where exact counts matter: a busy machine must not make the store seem away.
+# For tests of exact counts: a loaded machine must not exceed the store's timeout.
 PATIENT = 'timeout = "5s"'
 
 
@@ -38,7 +38,7 @@ def key_hash(key: str) -> str:
 
 
 def until(what: Callable[[], Any], timeout_s: float = LONGEST_S, why: str = "") -> Any:
-    """Ask again and again until the answer is true; that answer."""
+    """Poll ``what`` every 10 ms until it is true; its value."""
     end = time.monotonic() + timeout_s
     while not (found := what()):
         if time.monotonic() > end:
@@ -57,7 +57,7 @@ def call(
     timeout_s: float = 30.0,
     headers: dict[str, str] | None = None,
 ) -> tuple[int, dict[str, str], bytes]:
-    """One plain HTTP call: status, header fields by lower name, body."""
+    """Send one plain HTTP call: status, header fields by lower name, body."""
     request = urllib.request.Request(url, method=method, headers=dict(headers or {}))
     if key:
         request.add_header("Authorization", f"Bearer {key}")
@@ -78,7 +78,7 @@ def _fields(headers: Any) -> dict[str, str]:
 
 
 class MockLLM:
-    """``tests/mockllm.py`` in a process."""
+    """``tests/mockllm.py`` as a process."""
 
     def __init__(self, *arguments: str, scheme: str = "http") -> None:
         self._child = subprocess.Popen(
@@ -96,24 +96,24 @@ class MockLLM:
         return self._child.pid
 
     def ledger(self) -> dict[str, dict[str, int]]:
-        """The mock's own books, per credential."""
+        """The mock's token counts by credential."""
         books: dict[str, dict[str, int]] = self._control("GET", "/__ledger")
         return books
 
     def seen(self, tag: str) -> dict[str, Any]:
-        """The request that had this ``x-mock-tag``, and how it ended."""
+        """The request with this ``x-mock-tag``, and how it ended."""
         found: dict[str, Any] = self._control("GET", f"/__seen?tag={tag}")
         return found
 
     def clear(self) -> None:
-        """Start the books anew."""
+        """Set the mock's counts to zero."""
         self._control("POST", "/__clear")
 
     def _control(self, method: str, path: str) -> Any:
         return json.loads(call(method, self.url + path)[2])
 
     def stop(self) -> None:
-        """End it."""
+        """Terminate the process."""
         self._child.kill()
         self._child.wait()
         if self._child.stdout is not None:
@@ -122,7 +122,7 @@ class MockLLM:
 
 @contextlib.contextmanager
 def running_mock(*arguments: str) -> Iterator[MockLLM]:
-    """A mock for the length of a block."""
+    """Run a mock for the length of a block."""
     mock = MockLLM(*arguments)
     try:
         yield mock
@@ -131,7 +131,7 @@ def running_mock(*arguments: str) -> Iterator[MockLLM]:
 
 
 class Gateway:
-    """``tidegate serve`` with a directory of its own.
+    """``tidegate serve`` with its own directory.
 
     ``config`` is TOML without [server] listen, [admin] listen, [store] and [events];
     those go in as flags or are added. ``config=None``: flags only. ``url`` and
@@ -150,7 +150,7 @@ class Gateway:
     ) -> None:
         self._home = tempfile.TemporaryDirectory(prefix="tg-", dir="/tmp")
         self.directory = Path(self._home.name)
-        # Its own from the start: a restarted gateway finds them free again.
+        # Chosen once, so that a restarted gateway keeps its ports.
         self.ports = (free_port(), free_port())
         self.port = 0
         self.url = self.admin = ""
@@ -181,10 +181,10 @@ class Gateway:
         fresh.write_text(text)
         fresh.rename(self.config_file)
 
-    # -- life -------------------------------------------------------------------------
+    # -- start and stop ---------------------------------------------------------------
 
     def start(self) -> Self:
-        """Run it, and wait for the ready line."""
+        """Start the process, and wait for the ready line."""
         argv = [sys.executable, "-m", "gateway", "serve"]
         if self._with_file:
             argv += ["--config", str(self.config_file)]
@@ -216,7 +216,7 @@ class Gateway:
         return READY.search(self.log()) is not None
 
     def log(self) -> str:
-        """Everything on standard error so far."""
+        """Standard error so far."""
         return self._stderr.read_text(errors="replace")
 
     @property
@@ -231,16 +231,16 @@ class Gateway:
         return self._child.pid
 
     def signal(self, number: int) -> None:
-        """To the supervisor."""
+        """Send a signal to the supervisor."""
         os.kill(self.pid, number)
 
     def wait(self, timeout_s: float = STOP_S) -> int:
-        """Wait for the end; the exit status."""
+        """Wait for the process to end; its exit status."""
         assert self._child is not None
         return self._child.wait(timeout_s)
 
     def stop(self, *, check: bool = True) -> None:
-        """SIGTERM; it must end by itself, with 0, and without a traceback."""
+        """Send SIGTERM; the process must exit with 0 and without a traceback."""
         assert self._child is not None
         status = self._child.poll()
         try:
@@ -265,10 +265,10 @@ class Gateway:
             self._child.kill()
             self._child.wait()
 
-    # -- its parts --------------------------------------------------------------------
+    # -- child processes and admin API ------------------------------------------------
 
     def children(self, role: str) -> list[psutil.Process]:
-        """Children by role: ``worker``, ``control`` or ``engine``."""
+        """Child processes of a role: ``worker``, ``control`` or ``engine``."""
         found = []
         for process in psutil.Process(self.pid).children():
             with contextlib.suppress(psutil.NoSuchProcess, psutil.ZombieProcess):
@@ -285,17 +285,17 @@ class Gateway:
         return found
 
     def api(self, method: str, path: str, body: Any = None) -> Any:
-        """A call of the admin API that must succeed; its JSON."""
+        """Send a call of the admin API that must succeed; its JSON."""
         status, _, answer = call(method, self.admin + path, body)
         assert status < 300, (status, answer)
         return json.loads(answer) if answer else None
 
     def reset(self, kind: str, subject: str) -> None:
-        """Forget a subject's counters."""
+        """Reset a subject's counters."""
         self.api("POST", f"/api/v1/clients/{kind}/{subject}/reset")
 
     def command(self, *arguments: str) -> subprocess.CompletedProcess[str]:
-        """Another ``tidegate`` command beside it."""
+        """Run another ``tidegate`` command in the gateway's directory."""
         return subprocess.run(
             [sys.executable, "-m", "gateway", *arguments],
             cwd=self.directory,
@@ -306,10 +306,10 @@ class Gateway:
             check=False,
         )
 
-    # -- what it wrote ----------------------------------------------------------------
+    # -- records and metrics ----------------------------------------------------------
 
     def records(self, **wanted: Any) -> list[dict[str, Any]]:
-        """Records so far whose keys have the values wanted."""
+        """Records so far whose fields have the given values."""
         if not self.records_file.exists():
             return []
         lines = self.records_file.read_text().splitlines(keepends=True)
@@ -317,7 +317,7 @@ class Gateway:
         return [r for r in found if all(r[k] == v for k, v in wanted.items())]
 
     def record(self, **wanted: Any) -> dict[str, Any]:
-        """The one record that has these values, waited for."""
+        """Wait for the only record with the given values."""
         found: list[dict[str, Any]] = until(
             lambda: self.records(**wanted), why=f"a record with {wanted}"
         )
@@ -325,7 +325,7 @@ class Gateway:
         return found[0]
 
     def metrics(self) -> dict[str, float]:
-        """Samples of ``/metrics`` by name and labels, as they are written."""
+        """Samples of ``/metrics`` by name and labels as printed."""
         text = call("GET", f"{self.admin}/metrics")[2].decode()
         lines = [line for line in text.splitlines() if line and line[0] != "#"]
         pairs = (line.rpartition(" ") for line in lines)
@@ -336,7 +336,7 @@ class Gateway:
 def running_gateway(
     config: str | None = None, *flags: str, **options: Any
 ) -> Iterator[Gateway]:
-    """A gateway for the length of a block."""
+    """Run a gateway for the length of a block."""
     gateway = Gateway(config, *flags, **options)
     try:
         gateway.start()

@@ -1,7 +1,7 @@
 """What the mock LLM API answers: each provider's JSON, and its streams as events.
 
-An event is (name, payload); a name that begins with "-" stands for an event that is no
-generated token.
+An event is (name, payload); the name of an event that is no generated token begins with
+"-".
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ Event = tuple[str, dict[str, Any]]
 
 
 class Request:
-    """One request as it came, and what it asks of the mock."""
+    """One received request, and its instructions for the mock."""
 
     def __init__(self) -> None:
         self.method = self.path = self.query = ""
@@ -44,7 +44,7 @@ class Request:
 
     @property
     def tokens(self) -> int:
-        """How many to generate: what was asked for, within the client's cap."""
+        """Number of tokens to generate: the header's, at most the request's cap."""
         body = self.body
         caps = ("max_tokens", "max_completion_tokens", "max_output_tokens")
         found = [int(float(body[name])) for name in caps if body.get(name)]
@@ -56,7 +56,7 @@ class Request:
 
 
 def words(value: Any) -> int:
-    """Tokens of a prompt part: its words, wherever strings stand."""
+    """Tokens of a prompt part: the words of all its strings."""
     if isinstance(value, str):
         return len(value.split())
     if isinstance(value, list):
@@ -67,7 +67,7 @@ def words(value: Any) -> int:
 
 
 def prompt_tokens(body: dict[str, Any]) -> int:
-    """As OpenAI's chat format counts: roles, and three tokens for each message."""
+    """Prompt tokens by OpenAI's chat format: roles, and three tokens a message."""
     messages = body.get("messages", [])
     tokens = sum(1 + MESSAGE_TOKENS + words(m.get("content")) for m in messages)
     if messages:

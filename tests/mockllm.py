@@ -1,25 +1,25 @@
-"""A mock LLM API in a process of its own, which keeps books of what it served.
+"""A mock LLM API as a process, which counts the tokens it served.
 
     python -m tests.mockllm [--port 0] [--cert F --key F]
 
 It speaks OpenAI (chat, completions, embeddings, responses), Anthropic and Gemini, JSON
 and streams, tools included, and echoes anything else. Every word of its answers, and
 every word that tests should put into prompts, is one token of o200k, so its own count
-and a tokenizer's agree. What a request may ask of it, by header:
+and a tokenizer's agree. Instructions by request header:
 
 ``x-mock-tokens``    tokens to generate (12), at most what the request's cap allows
 ``x-mock-delay-ms``  silence before the head
 ``x-mock-chunk-ms``  pause between the chunks of a stream
-``x-mock-hold``      after so many chunks wait for ``x-mock-hold-ms`` (60,000)
-``x-mock-reset``     after so many chunks (JSON: bytes) reset the connection
+``x-mock-hold``      after this many chunks wait for ``x-mock-hold-ms`` (60,000)
+``x-mock-reset``     after this many chunks (JSON: bytes) reset the connection
 ``x-mock-status``    answer with this status and an error body
 ``x-mock-usage``     ``none``: state no usage
-``x-mock-cached``    state so many cached prompt tokens (OpenAI)
+``x-mock-cached``    state this many cached prompt tokens (OpenAI)
 ``x-mock-encoding``  ``gzip``
 ``x-mock-framing``   ``chunked`` or ``close`` for JSON answers
 ``x-mock-tag``       remember this request and its end: ``GET /__seen?tag=…``
 
-``GET /__ledger`` is the books per credential, ``POST /__clear`` empties them.
+``GET /__ledger`` returns the counts by credential, ``POST /__clear`` resets them.
 """
 
 from __future__ import annotations
@@ -52,13 +52,13 @@ from tests.mockanswers import (
     prompt_tokens,
 )
 
-# So long after the last chunk comes the reset: what was sent has been read by then.
+# Seconds between the last chunk and the reset, so that the client has read the chunks.
 RESET_AFTER_S = 1.0
 _WEBSOCKET_GUID = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
 
 
 class Books:
-    """What was served, per credential, and the requests that had a tag."""
+    """Served tokens by credential, and the requests with a tag."""
 
     def __init__(self) -> None:
         self.accounts: dict[str, dict[str, int]] = {}
@@ -74,7 +74,7 @@ class Books:
 
 
 class Connection(asyncio.Protocol):
-    """One connection: parses requests, answers one at a time."""
+    """One connection: parses requests and answers them one at a time."""
 
     transport: asyncio.Transport
 
@@ -172,7 +172,7 @@ class Connection(asyncio.Protocol):
         return seen
 
     def settle(self, request: Request) -> None:
-        """Enter into the books what the model read and generated."""
+        """Add the prompt and generated tokens of the request to the books."""
         if request.method != "POST" or not _kind(
             request, JSON_ANSWERS | STREAM_ANSWERS
         ):
@@ -277,7 +277,7 @@ class Connection(asyncio.Protocol):
     async def paced(
         self, request: Request, events: Iterator[Event]
     ) -> AsyncIterator[Event]:
-        """Events with the pauses that were asked for; counts generated tokens."""
+        """Events with the requested pauses; counts generated tokens."""
         pause_s = request.number("chunk-ms", 0) / 1000
         hold = request.number("hold", 0)
         for event in events:
@@ -359,7 +359,7 @@ def echo(request: Request) -> dict[str, Any]:
 
 
 class WebSocketEcho:
-    """Sends each masked frame back unmasked, and closes on a close frame."""
+    """Returns each masked frame unmasked, and closes on a close frame."""
 
     def __init__(self, transport: asyncio.Transport) -> None:
         self.transport = transport

@@ -1,4 +1,6 @@
-"""An OpenTelemetry collector for tests: takes OTLP over HTTP, keeps what it was sent."""
+"""An OpenTelemetry collector for tests that stores the spans received by OTLP over
+HTTP.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +24,7 @@ else:
 
 
 class Span:
-    """One span as it was sent, in plain values."""
+    """One received span in plain values."""
 
     def __init__(self, span: Any, resource: Any) -> None:
         self.name: str = span.name
@@ -38,14 +40,14 @@ class Span:
 
 
 def plain(pairs: Any) -> dict[str, Any]:
-    """Attributes as a dictionary."""
+    """OTLP attributes as a dictionary."""
     return {
         pair.key: getattr(pair.value, pair.value.WhichOneof("value")) for pair in pairs
     }
 
 
 class Receiver:
-    """Answers ``status`` after ``delay_s``; runs in a thread of its own."""
+    """A collector in its own thread that answers ``status`` after ``delay_s``."""
 
     def __init__(self, port: int = 0) -> None:
         self.status = 200
@@ -93,7 +95,7 @@ class Receiver:
         return web.Response(status=self.status)
 
     def spans(self, **wanted: Any) -> list[Span]:
-        """Those that it took and whose attributes have these values."""
+        """Accepted spans whose attributes have the given values."""
         return [
             span
             for span in list(self._spans)
@@ -107,7 +109,7 @@ class Receiver:
 
 @contextlib.contextmanager
 def running_receiver(port: int = 0) -> Iterator[Receiver]:
-    """For the length of a block."""
+    """Run a collector for the length of a block."""
     receiver = Receiver(port)
     try:
         yield receiver

@@ -1,9 +1,9 @@
-"""Ports of loopback for servers that must be told theirs before they start.
+"""Loopback ports for servers that need their port before they start.
 
-The kernel's own choice (port 0) lies in the range that outgoing connections take their
-source ports from, so between the choice and the server's bind any client on the machine
-may take it. These come from below that range, each worker of a parallel test run from a
-part of its own, and no process is given the same one twice.
+A port chosen by the kernel (port 0) is in the ephemeral range, so any outgoing
+connection can take it before the server binds it. These ports are below that range.
+Each worker of a parallel test run has its own part of them, and no port is returned
+twice in a process.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from pathlib import Path
 
 _LOWEST = 10_000
 _EPHEMERAL = Path("/proc/sys/net/ipv4/ip_local_port_range")
-_PARTS = 8  # parallel test workers with ports of their own
+_PARTS = 8  # number of parallel test workers with disjoint ports
 _TRIES = 200
 
 
 def free_port() -> int:
-    """A TCP port that nobody has, and that nobody is given by chance."""
+    """A TCP port that is free and not in the ephemeral range."""
     for _ in range(_TRIES):
         given = _shuffled()
         if not given:
@@ -35,7 +35,7 @@ def free_port() -> int:
 
 @functools.cache
 def _shuffled() -> list[int]:
-    """The ports of this process, in its own order; taken from the end."""
+    """The unused ports of this process in random order; taken from the end."""
     worker = os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw")
     part = int(worker) % _PARTS
     ports = list(range(_LOWEST + part, _highest(), _PARTS))

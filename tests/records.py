@@ -6,7 +6,7 @@ from gateway.core.model import RequestRecord
 
 
 def make_record(**changes) -> RequestRecord:
-    """A plain chat request that went well."""
+    """A successful plain chat request, with ``changes``."""
     fields = {
         "ts": 1_763_916_387.123456, "request_id": "r1", "tenant": "acme",
         "user": "key_1", "client_ip": "203.0.113.9", "method": "POST",

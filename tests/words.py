@@ -1,4 +1,4 @@
-"""Words of which ordinary prompts are made: no two of them are alike."""
+"""Different words of which the prompts of ordinary clients are made."""
 
 from __future__ import annotations
 

@@ -11,6 +11,6 @@ from tests.gateway_process import MockLLM, running_mock
 
 @pytest.fixture(name="mock", scope="session")
 def _mock() -> Iterator[MockLLM]:
-    """A mock LLM API on a free port, with books."""
+    """A mock LLM API on a free port that counts tokens."""
     with running_mock() as mock:
         yield mock

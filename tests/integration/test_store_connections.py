@@ -1,4 +1,4 @@
-"""Every way to reach a store: TCP, TLS, passwords, databases, Sentinel."""
+"""Connections to a store by TCP, TLS and Sentinel, with passwords and databases."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ def _binary() -> str:
 
 
 async def count_once(url: str) -> None:
-    """Connect, count one request in the store itself, close."""
-    store = RedisStore(url, timeout_s=5.0)  # a busy machine must not trip the breaker
+    """Connect, count one request in the store itself, and close."""
+    store = RedisStore(url, timeout_s=5.0)  # a loaded machine must not open the breaker
     await store.start()
     assert store.up, store.last_error
     answer = await reserve(store, PLAN, 1)

@@ -39,8 +39,8 @@ counts = st.integers(0, 10**7)
 sigmas = st.floats(0, MOST)
 
 
-def run(stream: list[Event]) -> list[Output]:
-    """Everything that a stream brings about."""
+def outputs_of(stream: list[Event]) -> list[Output]:
+    """All outputs of a stream of events."""
     engine = Engine()
     out = [line for event in stream for line in engine.observe(event)]
     return out + engine.advance(T + 7200) + engine.close()
@@ -48,10 +48,10 @@ def run(stream: list[Event]) -> list[Output]:
 
 @given(events)
 def test_same_events_same_verdicts(stream):
-    """Two engines say the same; every line is finite and can be written."""
+    """Two detectors give the same finite, serializable outputs for the same events."""
     stream.sort(key=lambda event: event.ts)
-    out = run(stream)
-    assert out == run(stream)
+    out = outputs_of(stream)
+    assert out == outputs_of(stream)
     for line in out:
         assert 0 <= line.score <= MOST
         assert msgspec.json.decode(msgspec.json.encode(line))["id"].startswith("inc_")
@@ -59,7 +59,7 @@ def test_same_events_same_verdicts(stream):
 
 @given(events)
 def test_names_do_not_matter(stream):
-    """Other names for addresses and users change no verdict but its names."""
+    """Outputs do not depend on the names of addresses and users."""
     stream.sort(key=lambda event: event.ts)
     renamed = [
         msgspec.structs.replace(
@@ -69,13 +69,15 @@ def test_names_do_not_matter(stream):
         )
         for event in stream
     ]
-    one = [(o.type, o.ts, o.cls, o.score, o.action) for o in run(stream)]
-    assert one == [(o.type, o.ts, o.cls, o.score, o.action) for o in run(renamed)]
+    one = [(o.type, o.ts, o.cls, o.score, o.action) for o in outputs_of(stream)]
+    assert one == [
+        (o.type, o.ts, o.cls, o.score, o.action) for o in outputs_of(renamed)
+    ]
 
 
 @given(st.lists(st.floats(0, 1e12), min_size=1, max_size=400), st.floats(0, 1e12))
 def test_scores_are_finite_and_monotone(history, count):
-    """Whatever was learned: more requests are never less of a surprise."""
+    """After any history the score is finite and does not decrease with the count."""
     envelope, tail = new_upper_baseline(600, 10.0), new_tail()
     for index, seen in enumerate(history):
         envelope.learn(index, seen)
@@ -113,7 +115,7 @@ def test_scores_are_finite_and_monotone(history, count):
     st.sampled_from(["request_score", "token_score", "peer_score"]),
 )
 def test_more_evidence_is_never_less_score(facts, field):
-    """Raising a signal does not lower the score."""
+    """A higher signal never gives a lower score."""
     before = classify(facts)
     more = msgspec.structs.replace(facts, **{field: MOST})
     after = classify(more)
@@ -124,7 +126,7 @@ def test_more_evidence_is_never_less_score(facts, field):
 
 @given(st.text(max_size=400))
 def test_any_text_has_a_fingerprint(prompt):
-    """64 bits, the same each time, blind to digits."""
+    """The fingerprint of any text has 64 bits and is deterministic."""
     print_ = prompt_fingerprint(prompt)
     assert 0 <= print_ < 2**64
     assert distance(print_, prompt_fingerprint(prompt)) == 0
@@ -139,7 +141,7 @@ def test_any_text_has_a_fingerprint(prompt):
     )
 )  # fmt: skip
 def test_no_record_breaks_the_reader(record):
-    """Any junk is an event or an EventError."""
+    """Any JSON value gives an event or an EventError."""
     try:
         event = event_from_record(record)
     except EventError:

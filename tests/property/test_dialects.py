@@ -80,7 +80,7 @@ def pieces_of(body: bytes, at: list[int]) -> list[bytes]:
 
 @given(path=st.sampled_from(PATHS), value=values, junk=st.binary(max_size=60))
 def test_requests_never_raise_anything_else(path, value, junk):
-    """Reading any body gives facts or a DialectError."""
+    """Any request body gives facts or a DialectError."""
     match = find_endpoint("POST", path)
     for body in (json.dumps(value).encode(), junk, b'{"model":' + junk + b"}"):
         try:
@@ -99,7 +99,7 @@ def test_requests_never_raise_anything_else(path, value, junk):
     at=cuts,
 )
 def test_answers_never_raise(path, kind, value, junk, at):
-    """Any answer of any content type gives whole, non-negative figures."""
+    """An answer of any content type gives non-negative integer counts."""
     match = find_endpoint("POST", path)
     facts = RequestFacts(match.endpoint, stream=True)
     text = json.dumps(value).encode()
@@ -131,7 +131,9 @@ def test_answers_never_raise(path, kind, value, junk, at):
     at=cuts,
 )
 def test_filter_withholds_only_the_usage_event(lines, end, at):
-    """For any line ends and splits, all other bytes pass unchanged and in order."""
+    """For any line ends and splits, the filter removes only the usage event and keeps
+    all other bytes in order.
+    """
     asked = b'data: {"choices":[],"usage":{"prompt_tokens":3,"completion_tokens":4}}'
     before = b"".join(line.replace(b"\n", end) + end + end for line in lines)
     done = b"data: [DONE]" + end + end
@@ -154,7 +156,7 @@ def test_filter_withholds_only_the_usage_event(lines, end, at):
     indent=st.sampled_from([None, 1]),
 )
 def test_asking_for_usage_changes_nothing_else(body, options, indent):
-    """The edited body is the same JSON with include_usage true."""
+    """The edited body is the same JSON except that ``include_usage`` is true."""
     text = json.dumps({**body, "stream_options": options}, indent=indent).encode()
     spliced = with_usage_asked(text, present=True)
     assert spliced is not None
@@ -173,7 +175,7 @@ def test_asking_for_usage_changes_nothing_else(body, options, indent):
 
 @given(payloads=st.lists(st.binary(max_size=50), max_size=5), at=cuts)
 def test_event_stream_splits(payloads, at):
-    """Event stream messages are complete for any split."""
+    """Event stream messages are read completely for any split."""
     body = b"".join(encode_message("chunk", payload) for payload in payloads)
     reader = EventStreamReader()
     found = [m for piece in pieces_of(body, at) for m in reader.feed(piece)]
@@ -182,7 +184,7 @@ def test_event_stream_splits(payloads, at):
 
 @given(junk=st.binary(max_size=200), at=cuts)
 def test_binary_readers_raise_their_own_error(junk, at):
-    """Invalid input gives messages or the reader's own error."""
+    """Invalid input gives messages or the reader's own exception."""
     for reader in (EventStreamReader(), FrameScanner(64)):
         try:
             for piece in pieces_of(junk, at):

@@ -75,7 +75,7 @@ def test_any_header_gives_an_identity_without_the_key(key, chain):
 
 @given(addresses, st.lists(st.one_of(addresses, field_values), max_size=5))
 def test_clients_cannot_choose_their_address(real, forged):
-    """Whatever a client writes into the field, the proxy's own hop decides."""
+    """For any X-Forwarded-For of the client, the proxy's own hop is the address."""
     fields = {b"x-forwarded-for": ", ".join([*forged, real]).encode()}
     address = parse_address(real)
     assert address is not None

@@ -1,7 +1,6 @@
-"""The script in the store against the in-process limiter, step by step.
+"""The store's script gives the same results as the in-process limiter at every step.
 
-The engine's clock cannot be set, so the model is driven by the times that the engine
-itself reports: both must then say the same at every step.
+The engine's clock cannot be set, so the model uses the times that the engine reports.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Windows against a brute-force log: never over the limit, nothing gained or lost."""
+"""Windows against a brute-force log: the limit is never exceeded and sums are exact."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from gateway.limits.windows import NEVER, SlidingWindow
 
 START_US = 1_700_000_000_000_000
 WINDOWS = st.sampled_from([1_000_000, 7_000_001, 60_000_000, 86_400_000_000])
-# Steps as shares of the window, small ones and long pauses.
+# Steps as fractions of the window, small ones and long pauses.
 STEPS = st.one_of(st.floats(0, 0.05), st.floats(0, 1.5))
 EVENTS = st.lists(st.tuples(STEPS, st.integers(0, 60)), max_size=120)
 
@@ -59,7 +59,7 @@ def test_the_sum_equals_the_log_within_one_bucket(window_us, steps):
 
 @given(WINDOWS, EVENTS, st.lists(st.integers(0, 90), min_size=120, max_size=120))
 def test_settling_conserves(window_us, steps, actuals):
-    """Within the window the sum is what was really used, in any order."""
+    """Within the window the sum is the sum of the settled costs, in any order."""
     window = SlidingWindow(window_us)
     shrunk = [(step / 400, cost) for step, cost in steps]
     open_at = times(window_us, shrunk)
@@ -91,7 +91,7 @@ def test_wait_is_exact(window_us, amount, steps, cost):
 
 @given(EVENTS)
 def test_sums_of_a_silent_window_only_fall(steps):
-    """Without traffic the sum only decreases."""
+    """Without traffic the sum never increases."""
     window = SlidingWindow(60_000_000)
     events = times(60_000_000, steps)
     for now, cost in events:

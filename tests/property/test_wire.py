@@ -26,7 +26,7 @@ VALUE = st.text(
     ).filter(lambda char: not "\x80" <= char <= "\x9f"),
     max_size=40,
 )
-# Bytes with a meaning in HTTP are drawn often.
+# Bytes with a meaning in HTTP are weighted.
 MARKS = (
     [b"\r\n", b"\r", b"\n", b" ", b"\t", b":", b",", b";", b"\x00", b"0", b"5", b"//"],
     [b"GET / HTTP/1.1\r\n", b"POST ", b"HTTP/1.0", b"\r\n\r\n", HOST],
@@ -156,7 +156,7 @@ def h11_reads(raw: bytes) -> tuple[str, bytes, dict[bytes, bytes], bytes]:
 
 
 @given(st.sampled_from(VALID), st.integers(0, 300), st.binary(min_size=1, max_size=1))
-def test_another_parser_reads_what_we_read(valid, at, byte):
+def test_h11_reads_what_we_accept(valid, at, byte):
     """After a random change of one byte, h11 reads all that we accept as we do."""
     raw = valid.raw.removeprefix(b"\r\n")
     at %= raw.find(b"\r\n\r\n")
