@@ -190,7 +190,7 @@ async def test_counts_are_exact_whatever_the_timing(engine, store, plan, seed):
     assert await store.peek(plan.cells) == [*used, 0]
 
 
-async def hurt(engine: Engine, dice: random.Random) -> None:
+async def inject_fault(engine: Engine, dice: random.Random) -> None:
     """Inject one fault of random kind and length."""
     kind = dice.choice(["freeze", "freeze", "freeze", "kill", "script"])
     if kind == "script":
