@@ -1,20 +1,19 @@
 """Alerting of one gateway: detector outputs become shared incidents, and each receiver
 has a delivery worker.
 
-Neither requests nor the detector wait for alerting: outputs go into a bounded queue and
-from there into the outbox. While the store is down the queue is kept, in a file as well,
-so that nothing is lost by a kill; only events about this gateway itself are then sent at
-once, without the outbox.
+Neither requests nor the detector wait for alerting: outputs go into a bounded queue
+(``alert_queue.py``) and from there into the outbox. While the store is down they stay in
+the queue, except for events about this gateway itself: these are then delivered at once,
+without the outbox.
 """
 
 from __future__ import annotations
 
 import asyncio
-import os
 import secrets
 import time
-from collections import Counter, deque
-from collections.abc import Callable, Iterable, Sequence
+from collections import Counter
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext, suppress
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
@@ -28,10 +27,8 @@ from gateway.alerts.model import (
     DEGRADED,
     RECOVERED,
     AlertMessage,
-    IncidentReport,
     Payload,
     SharedIncident,
-    StandaloneEvent,
     client_event_of,
     gateway_event,
     report_of,
@@ -42,9 +39,14 @@ from gateway.alerts.receivers import Receiver, open_sender, receivers_of
 from gateway.alerts.redis_outbox import RedisOutbox
 from gateway.alerts.silences import Silence, moment_of, read_silences
 from gateway.alerts.sqlite_outbox import SqliteOutbox
+from gateway.control.alert_queue import (
+    AlertQueue,
+    Waiting,
+    WaitingEvent,
+    WaitingReport,
+)
 from gateway.core.pace import is_due
 from gateway.detect.model import Output, format_time
-from gateway.serve.runtime import write_private
 
 if TYPE_CHECKING:
     from redis.asyncio import Redis
@@ -52,42 +54,23 @@ if TYPE_CHECKING:
     from gateway.config.structs import Config
     from gateway.serve.background import Background
 
-# Longest queue; when it is full the oldest events of single clients are dropped first.
-MAX_QUEUE = 10_000
+# Interval at which incidents, silences and counts are read from the store, seconds.
 LOOK_S = 0.5
+# Pause after the store failed, seconds.
 RETRY_S = 1.0
+# Interval at which this gateway's open incidents are confirmed in the store, seconds.
 BEAT_S = 30.0
+# Most messages of each state that the console lists for a receiver.
 LISTED = 200
 # Longest wait for the store at the end, seconds.
 CLOSE_S = 2.0
-# Silences that ended so long ago are removed when another is added, seconds.
+# Silences that ended longer ago are removed when another is added, seconds.
 FORGOTTEN_S = 86_400.0
 # Lists for the console are refreshed this long after a request for them, seconds.
 SHOWN_S = 5.0
 _NOTED = frozenset(
     {"client.tagged", "client.throttled", "client.blocked", "client.unblocked"}
 )
-
-
-class _Waiting(msgspec.Struct, frozen=True, tag_field="k"):
-    """An entry of the queue, as saved in the file."""
-
-
-class WaitingReport(_Waiting, frozen=True, tag="r"):
-    """A report and when it was made."""
-
-    said: IncidentReport
-    at: float
-
-
-class WaitingEvent(_Waiting, frozen=True, tag="n"):
-    """A note and when it was made."""
-
-    said: StandaloneEvent
-    at: float
-
-
-Waiting = WaitingReport | WaitingEvent
 
 
 class UnknownReceiver(LookupError):  # noqa: N818 - becomes an answer
@@ -115,24 +98,22 @@ class Alerting:
         self._on_state = on_state
         self._outbox: Outbox
         if client is None:
-            # Beside the runtime directory, which a clean end removes.
+            # Next to the runtime directory, which is removed at a regular end.
             self._outbox = SqliteOutbox(f"{runtime_dir}.alerts")
         else:
             self._outbox = RedisOutbox(client, prefix)
-        self._path = f"{runtime_dir}.alerts-waiting"
-        self._queue: deque[Waiting] = deque(self._read_waiting())
-        self._unwritten = False  # whether the file is out of date
+        self._queue = AlertQueue(f"{runtime_dir}.alerts-waiting")
         self._due = asyncio.Event()
         self._open: dict[str, None] = {}  # local ids of this gateway's open incidents
-        self._troubled: set[int] = set()
-        self._well: set[int] = set()
-        # Parts of the gateway, and whether they fail, as reported last.
-        self._troubles = dict(self._waiting_troubles())
+        self._troubled: set[int] = set()  # workers without the store
+        self._well: set[int] = set()  # workers that had the store at some time
+        # Whether each part of the gateway fails, as reported last.
+        self._troubles = self._queue.gateway_troubles()
         self._delivery_workers: dict[str, DeliveryWorker] = {}
-        self._leaving: dict[str, DeliveryWorker] = {}
+        self._leaving: dict[str, DeliveryWorker] = {}  # stopped, not yet ended
         self._wanted: list[Receiver] = []
-        self._fixed: list[Silence] = []  # of the configuration
-        self._put: list[Silence] = []  # of the store
+        self._fixed: list[Silence] = []  # from the configuration
+        self._put: list[Silence] = []  # from the store
         self._incidents: list[SharedIncident] = []
         self._version = -1
         self._counts: dict[str, Counts] = {}
@@ -142,8 +123,6 @@ class Alerting:
         self._shown: dict[str, Any] = {"targets": [], "pending": 0, "items": []}
         self.results: Counter[tuple[str, str]] = Counter()
         """Alerts by receiver type and result."""
-        self.dropped = 0
-        """Entries dropped because the queue was full."""
 
     # -- inputs --------------------------------------------------------------------------
 
@@ -167,8 +146,8 @@ class Alerting:
         self._enqueue(WaitingReport(report_of(output, self._me), output.at))
 
     def take_event(self, worker: int, name: str, reason: str) -> None:
-        """A worker lost or found the store. Reported when it is the first to lose it, or
-        the last to find it.
+        """Take a worker's event that it lost or regained the store. A failure is reported
+        for the first worker that loses it, recovery once all workers have it.
         """
         if name == DEGRADED:
             self._troubled.add(worker)
@@ -188,9 +167,9 @@ class Alerting:
             self.take_event(worker, RECOVERED, "")
 
     def take_trouble(self, what: str, problem: str) -> None:
-        """A part of this gateway ("": its store) fails (``problem``: why) or works ("").
-        The first call is reported even for "": an earlier process may have reported a
-        failure.
+        """Take the state of a part of this gateway (``what``; "": its store): ``problem``
+        is the reason of a failure, "" if it works. Changes are reported, and the first
+        state as well: an earlier process may have reported a failure.
         """
         if self._troubles.get(what) is bool(problem):
             return
@@ -201,20 +180,9 @@ class Alerting:
             WaitingEvent(gateway_event(kind, self._me, problem, now, what), now)
         )
 
-    def _enqueue(self, waiting: Waiting) -> None:
-        if len(self._queue) >= MAX_QUEUE:
-            self.dropped += 1
-            self._drop()
-        self._queue.append(waiting)
-        self._unwritten = True
+    def _enqueue(self, entry: Waiting) -> None:
+        self._queue.put(entry)
         self._due.set()
-
-    def _drop(self) -> None:
-        for index, one in enumerate(self._queue):
-            if isinstance(one, WaitingEvent):
-                del self._queue[index]
-                return
-        self._queue.popleft()
 
     # -- life ----------------------------------------------------------------------------
 
@@ -235,7 +203,7 @@ class Alerting:
             for index, one in enumerate(config.silences)
         ]
         self._wanted = receivers_of(config.alerts)
-        for receiver in self._wanted:  # from the first scrape on, for rates
+        for receiver in self._wanted:  # rates need the zero of the first scrape
             for result in ("sent", "failed", "dead", "folded"):
                 self.results[receiver.type, result] += 0
         self._due.set()
@@ -251,9 +219,8 @@ class Alerting:
             self._sync_delivery_workers()
             try:
                 await self._flush()
-                if is_due(
-                    looked_at, LOOK_S, self._clock()
-                ):  # it changes often during an attack
+                # At most every LOOK_S: the store changes often during an attack.
+                if is_due(looked_at, LOOK_S, self._clock()):
                     looked_at = self._clock()
                     await self._look()
                 if is_due(beat_at, BEAT_S, self._clock()):
@@ -271,8 +238,9 @@ class Alerting:
             self._due.clear()
 
     def _sync_delivery_workers(self) -> None:
-        """One for each receiver; a receiver that changed gets a new one, once the old
-        one has ended its attempt: they would share the lease.
+        """Start and stop delivery workers, so that each configured receiver has one. A
+        changed receiver gets its new worker only after the old one has ended its attempt:
+        both would hold the same lease.
         """
         wanted = {one.name: one for one in self._wanted}
         for name, delivery_worker in list(self._delivery_workers.items()):
@@ -309,7 +277,7 @@ class Alerting:
                 async with asyncio.timeout(CLOSE_S):
                     await self._flush()
         finally:
-            self._write_waiting()
+            self._queue.save()
             await self._outbox.close()
 
     def _set_problem(self, problem: str) -> None:
@@ -317,60 +285,24 @@ class Alerting:
             self._on_state(problem)
         self._problem = problem
 
-    # -- the queue -----------------------------------------------------------------------
-
     async def _flush(self) -> None:
-        """Raises LedgerUnavailable; what was not written stays first in the queue."""
-        self._write_waiting()  # before the store, which may take long
-        wrote = False
-        while self._queue:
-            one = self._queue[0]
-            if isinstance(one, WaitingReport):
-                await self._outbox.report(one.said, one.at)
-            else:
-                await self._outbox.log_event(one.said, one.at)
-            # It may have been dropped from the full queue meanwhile.
-            if self._queue and self._queue[0] is one:
-                self._queue.popleft()
-                self._unwritten = True
-            wrote = True
-        self._write_waiting()
-        if wrote:
+        """Write the queue into the outbox. Raises OutboxUnavailable."""
+        if await self._queue.flush(self._outbox):
             for delivery_worker in self._delivery_workers.values():
                 delivery_worker.nudge()
 
     def _offer_troubles(self) -> None:
         """Deliver events about this gateway directly while the store is down."""
-        waiting = [one for one in self._queue if isinstance(one, WaitingEvent)]
-        own = [one for one in waiting if one.said.type.startswith("gateway.")]
-        for one in own[-MAX_WAITING:]:
+        for one in self._queue.gateway_events()[-MAX_WAITING:]:
             for delivery_worker in self._delivery_workers.values():
                 delivery_worker.offer(one.said, one.at)
 
-    def _waiting_troubles(self) -> Iterable[tuple[str, bool]]:
-        for one in self._queue:
-            if isinstance(one, WaitingEvent) and one.said.type in (DEGRADED, RECOVERED):
-                _, _, name = one.said.chain.partition(":")
-                yield name.partition(":")[2], one.said.begins
-
-    def _read_waiting(self) -> Iterable[Waiting]:
-        with suppress(OSError, msgspec.DecodeError), open(self._path, "rb") as file:
-            return msgspec.msgpack.decode(file.read(), type=list[Waiting])
-        return ()
-
-    def _write_waiting(self) -> None:
-        if not self._unwritten:
-            return
-        self._unwritten = False
-        with suppress(OSError):  # disk full: then only a kill loses them
-            if self._queue:
-                write_private(self._path, msgspec.msgpack.encode(list(self._queue)))
-            else:
-                os.unlink(self._path)
-
-    # -- what the store knows ------------------------------------------------------------
+    # -- what is read from the store -----------------------------------------------------
 
     async def _look(self) -> None:
+        """Read incidents and silences if they changed, and the counts. Raises
+        OutboxUnavailable.
+        """
         version = await self._outbox.version()
         if version != self._version:
             self._incidents = await self._outbox.incidents()
@@ -387,6 +319,9 @@ class Alerting:
             await self._list()
 
     async def _beat(self, now: float) -> None:
+        """Confirm this gateway's open incidents, and resolve those that no gateway has
+        confirmed for some time. Raises OutboxUnavailable.
+        """
         await self._outbox.beat(self._me, list(self._open), now)
         await self._outbox.sweep(now)
 
@@ -405,15 +340,15 @@ class Alerting:
 
     def lost(self) -> dict[str, int]:
         """Dropped entries by reason."""
-        return dict.fromkeys(LOST, 0) | self._lost | {"queue": self.dropped}
+        return dict.fromkeys(LOST, 0) | self._lost | {"queue": self._queue.dropped}
 
     def incidents(self, local: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-        """Incidents of all gateways, with those of ``local`` that the store has not."""
+        """Incidents of all gateways, with those of ``local`` that are not in the store."""
         known = {name for one in self._incidents for name in (one.id, *one.aliases)}
         own = [one for one in local if one["id"] not in known]
         return own + [one.public() for one in self._incidents]
 
-    # -- what operators do; LedgerUnavailable, UnknownReceiver -----------------------------
+    # -- operator actions; raise OutboxUnavailable, UnknownReceiver ------------------------
 
     async def acknowledge(self, id_: str, by: str) -> bool:
         """False if it is not open, or unknown."""
@@ -471,7 +406,7 @@ class Alerting:
         }
 
     def alerts(self) -> dict[str, Any]:
-        """Targets and messages of the last refresh, newest first."""
+        """Targets and messages of the last refresh, newest first; requests the next one."""
         if self._clock() - self._asked_at > LOOK_S:
             self._asked_at = self._clock()
             self._due.set()

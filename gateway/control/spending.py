@@ -51,7 +51,7 @@ class Spending:
         self._history = spend
         self._client: Any = client
         self._prefix = prefix
-        # Beside the runtime directory, which a clean end removes.
+        # Next to the runtime directory, which is removed at a regular end.
         self._path = f"{runtime_dir}.spend"
         self._gateway = gateway.encode()
         self._clock = clock

@@ -32,7 +32,7 @@ SCHEMAS = {
     "gateway.alerts.silences:Silence": (1, "a8d73a4d1ec8"),
     # Files of one gateway: rings of workers, the queue of alerts, records.
     "gateway.core.model:RequestRecord": (1, "f6cc017c5bc3"),
-    "gateway.control.alerting:Waiting": (1, "6698d5e52c39"),
+    "gateway.control.alert_queue:Waiting": (1, "6698d5e52c39"),
     "gateway.sinks.records:PublicRecord": (1, "7d44aabd5298"),
 }
 
