@@ -27,7 +27,7 @@ class Lru(Generic[K, V]):
         self.evictions = 0
 
     def get(self, key: K) -> V | None:
-        """The value of ``key`` (marked as used), None when it is not there."""
+        """The value of ``key``, which is marked as used; None if absent."""
         found = self._young.get(key)
         if found is None and self._old:
             found = self._old.pop(key, None)
@@ -47,7 +47,7 @@ class Lru(Generic[K, V]):
             self._old.pop(key, None)
 
     def pop(self, key: K) -> V | None:
-        """Remove one entry and return its value, None when it is not there."""
+        """Remove one entry and return its value; None if absent."""
         found = self._young.pop(key, None)
         return self._old.pop(key, None) if found is None else found
 

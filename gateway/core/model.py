@@ -9,7 +9,7 @@ import msgspec
 
 # Prices are counted in whole nano-dollars (1e-9 USD): integers add up exactly in Redis.
 NANOS_PER_USD = 1_000_000_000
-# Sub-buckets of a sliding window, beside the partly expired one.
+# Sub-buckets of a sliding window, not counting the partly expired one.
 SUB_BUCKETS = 60
 
 Meter = Literal[
@@ -57,7 +57,9 @@ class Limit(msgspec.Struct, frozen=True):
 
 
 def format_window(window_us: int) -> str:
-    """The shortest exact text: 60_000_000 -> ``1m``, 1_500_000 -> ``1500ms``."""
+    """A window in microseconds as its shortest exact text: 60_000_000 -> ``1m``,
+    1_500_000 -> ``1500ms``.
+    """
     for unit_us, suffix in (
         (86_400_000_000, "d"),
         (3_600_000_000, "h"),

@@ -10,7 +10,7 @@ _MASK: Final = (1 << 64) - 1
 
 
 def short_name(text: bytes) -> str:
-    """64-bit FNV-1a (Fowler, Noll, Vo) in 16 hex digits; not for secrets.
+    """Hash ``text`` with 64-bit FNV-1a into 16 hex digits; not for secrets.
 
     Not ``hashlib``: it loads OpenSSL (3.5 MB) into the supervisor, which has no other
     use for it.

@@ -14,10 +14,11 @@ from typing import Final
 import msgspec
 
 HEAD_BYTES: Final = 1024
-# Fingerprints of one template differ from its first one in at most so many bits: two
-# prompts of a template may differ in twice the bits that one differs from the template.
+# A prompt belongs to a template if their fingerprints differ in at most this many bits.
+# Two prompts of one template may therefore differ in twice as many.
 TEMPLATE_BITS: Final = 12
-# The last message is searched for in so many last bytes; else the first one is taken.
+# Bytes at the end of a body that are searched for the last message; if they hold none,
+# the first one is used.
 _TAIL_BYTES: Final = 128 * 1024
 # Names of members that hold the prompt, the most frequent first.
 _NAMES: Final = (
@@ -50,25 +51,28 @@ def prompt_head(body: bytes) -> bytes:
             continue
         place = at + len(name)
         if body[place : place + 2] == b':"':  # as most clients write it
-            return _plain(body, place + 2)
+            return _text_at(body, place + 2)
         found = _STRING.match(body, place) or _PART.match(body, place)
         if found is not None:
-            return _plain(body, found.end())
+            return _text_at(body, found.end())
     return b""
 
 
-def _plain(body: bytes, start: int) -> bytes:
+def _text_at(body: bytes, start: int) -> bytes:
+    """The JSON string whose text begins at ``start``, at most HEAD_BYTES of it."""
     head = body[start : start + HEAD_BYTES]
     if b"\\" in head:
         # These characters separate words, as a space does; the hash needs no more.
         head = head.replace(b"\\\\", b"  ").replace(b'\\"', b"  ")
         head = head.replace(b"\\n", b" ").replace(b"\\t", b" ").replace(b"\\r", b" ")
     text, _, _ = head.partition(b'"')
-    return _spelled_out(text) if b"\\" in text else text
+    return _unescape(text) if b"\\" in text else text
 
 
-def _spelled_out(text: bytes) -> bytes:
-    """``text`` with its JSON escapes decoded, up to an escape that is cut off."""
+def _unescape(text: bytes) -> bytes:
+    """``text`` with its JSON escapes decoded, without one that may be cut off at its end;
+    unchanged if it is not valid.
+    """
     whole = text[: text.rfind(b"\\")] if b"\\" in text[-_ESCAPE_BYTES:] else text
     try:
         return _decode(b'"%b"' % whole).encode("utf-8", "replace")

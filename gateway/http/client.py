@@ -199,7 +199,7 @@ class ClientConnection(ClientSocket):
         )
         handler = self.state.exchanges.open(self, cached, own)
         if self.phase != Phase.WAIT:
-            return True  # refused or closed meanwhile
+            return True  # refused or closed in ``open``
         if handler is None:
             return self._begin_skip(length)
         self.handler = handler
@@ -332,7 +332,11 @@ class ClientConnection(ClientSocket):
         )
 
     def _begin_skip(self, length: int | None) -> bool:
-        """Discard the body of a request that was answered early, or close."""
+        """Discard the body of a request that was answered early, or close.
+
+        ``length``: of the body in bytes; None: no body. True: the next request may be
+        read.
+        """
         if self.cannot_drain:
             self._begin_linger()
             return False

@@ -1,9 +1,9 @@
-"""Interfaces between the two sides of the wire and whatever handles an exchange.
+"""Interfaces between the two sides of the wire and the exchange.
 
 ``ClientSide`` and ``UpstreamSide`` are what an exchange may use of its connections.
 ``ExchangeFactory``, ``Handler`` and ``AnswerSink`` are what the connections call; the
 ``proxy`` package implements them. The two tunnel protocols are what a connection calls
-after an upgrade. The protocols name shapes, so that neither side imports the other, and
+after an upgrade. They are structural types, so that neither side imports the other, and
 another implementation of a side (an HTTP/2 upstream) needs no change outside ``http``.
 """
 
@@ -41,11 +41,11 @@ class Handler(Protocol):
     buffer_limit: int
 
     def on_body(self, body: bytes) -> None:
-        """Take the whole body (``buffer_limit`` > 0), or one piece of it."""
+        """Handle the whole body (``buffer_limit`` > 0), or one piece of it."""
         ...
 
     def on_body_end(self) -> None:
-        """Take the end of a body that was passed in pieces."""
+        """Handle the end of a body that was passed in pieces."""
         ...
 
     def on_body_refused(self, status: int, reason: str) -> None:
@@ -53,11 +53,11 @@ class Handler(Protocol):
         ...
 
     def on_client_gone(self) -> None:
-        """Take the loss of the client's connection."""
+        """Handle the loss of the client's connection."""
         ...
 
     def on_client_writable(self, writable: bool) -> None:
-        """Take a change of the client's write buffer: below or above its limit."""
+        """Handle the client's write buffer falling below or exceeding its limit."""
         ...
 
     def on_deadline(self, now: float) -> None:
@@ -73,7 +73,7 @@ class AnswerSink(Protocol):
     def on_connect_failed(self, status: int, reason: str) -> None: ...
 
     def on_interim(self, status: int, lines: bytes) -> None:
-        """Take an interim answer (103); ``lines`` are complete header lines."""
+        """Handle an interim answer (103); ``lines`` are complete header lines."""
         ...
 
     def on_answer_head(self, answer: AnswerHead) -> None: ...
@@ -89,7 +89,7 @@ class AnswerSink(Protocol):
     def on_upgraded(self, leftover: bytes) -> None: ...
 
     def on_upstream_lost(self, status: int, reason: str, *, retry: bool) -> None:
-        """Take the loss of the connection before the answer's head was complete."""
+        """Handle the loss of the connection before the answer's head was complete."""
         ...
 
     def on_upstream_writable(self, writable: bool) -> None: ...
@@ -184,11 +184,11 @@ class UpstreamSide(Protocol):
     transport: asyncio.Transport
     writable: bool  # the write buffer is below its high-water mark
     reusable: bool  # may carry another exchange after this one
-    idle_since: float
+    idle_since: float  # when it became idle, on the loop's clock
 
     @property
     def target(self) -> UpstreamAddress:
-        """Where it leads to."""
+        """The address that it is connected to."""
         ...
 
     def send(

@@ -3,7 +3,7 @@
 A client repeats its head on a kept-alive connection, byte for byte except for
 Content-Length and the lines of tracing. Parsing is a pure function of the bytes, so the
 result is cached: the key is the head without those lines, and only a head that spells
-each of them plainly is cached. The lines that were cut out are returned beside the
+each of them plainly is cached. The lines that were cut out are returned with the
 parsed head: the length as a number, the request id, and the other lines unchanged.
 
 Whatever is derived from a head (route, identity, the head sent upstream) is stored in
@@ -126,9 +126,11 @@ class HeadCache:
 
 
 def _cut(raw: bytes) -> tuple[bytes, bytes, RequestFields | None]:
-    """Return the head without tracing lines, its cache key, and what was cut out.
+    """Return the head to parse, its cache key, and the fields of this request alone.
 
-    None in the last place: a line is repeated, or there are too many; do not cache.
+    The head to parse keeps Content-Length, because the rules of framing need it; the
+    key has an empty line in its place. None instead of the fields: a line is repeated,
+    or there are too many; do not cache.
     """
     length, request_id, lines = None, b"", b""
     shared: list[bytes] = []

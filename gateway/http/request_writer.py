@@ -14,7 +14,7 @@ import msgspec
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
-# Values of ``OutgoingRequest.body_length`` beside a length in bytes.
+# Values of ``OutgoingRequest.body_length`` other than a length in bytes.
 NO_BODY: Final = -1  # neither Content-Length nor Transfer-Encoding is sent
 CHUNKED: Final = -2  # of unknown length: sent in the chunked coding
 

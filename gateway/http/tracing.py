@@ -12,8 +12,8 @@ from collections.abc import Callable
 
 from gateway.core.model import NO_TRACE
 
-# Header lines with their line ends, names in any case. Lines that are not cut out by
-# ``heads`` come from the parsed head, where names and values were checked.
+# Header lines with their line ends, names in any case. Lines that ``heads`` does not
+# cut out are part of the parsed head, where names and values were checked.
 _PARENT = re.compile(
     rb"^traceparent:[ \t]*([^\r\n]*?)[ \t]*\r\n", re.MULTILINE | re.IGNORECASE
 )
@@ -38,7 +38,7 @@ _LOW_64 = (1 << 64) - 1
 class Tracer:
     """Decides which requests get a span.
 
-    ``ratio``: share of the traces that start here which are sampled. ``parent_based``:
+    ``ratio``: share of the traces starting here that are sampled. ``parent_based``:
     a request with a valid parent follows the parent's decision; otherwise the ratio
     applies to it too. ``draw`` returns the given number of random bits.
     """
@@ -52,7 +52,7 @@ class Tracer:
         parent_based: bool = True,
         draw: Callable[[int], int] = random.getrandbits,
     ) -> None:
-        # As the SDKs' TraceIdRatioBased, so that all parties come to the same result.
+        # As the SDKs' TraceIdRatioBased, so that all services make the same decision.
         self._below = round(ratio * (1 << 64))
         self._parent_based = parent_based
         self._draw = draw

@@ -324,7 +324,7 @@ class UpstreamConnection(asyncio.Protocol):
             self.transport.abort()
 
     def release(self) -> None:
-        """Go back to the target, or close: the sink has its whole answer.
+        """Return the connection to its target, or close it, after a whole answer.
 
         Waits until the read that held the answer's end is parsed to its end: bytes
         behind the answer must not be taken for the answer to the next request.

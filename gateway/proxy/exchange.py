@@ -1,6 +1,6 @@
 """One request and its answer, in nine steps, top to bottom.
 
-    1 identify   prepare.py         who asks for what: from the head, cached with it
+    1 identify   prepare.py         route and identity from the head, cached with it
     2 gate       steps/gate.py      blocks, limits that are known to be exceeded
     3 read       steps/read.py      the body of a metered request, and its caps
     4 reserve    steps/reserve.py   the limits, in the store
@@ -10,7 +10,7 @@
     8 settle     settle.py          what was used, against what was reserved
     9 record     settle.py          one record, whatever happened before
 
-The steps are called back by ``http`` and the store; nothing here waits. Only this
+The steps run in callbacks of ``http`` and the store; nothing here blocks. Only this
 module changes the stage of an exchange, and an exchange ends exactly once.
 """
 
@@ -59,7 +59,7 @@ NO_FIELDS: frozenset[bytes] = frozenset()
 
 
 class Stage(IntEnum):
-    """How far an exchange has come."""
+    """Progress of an exchange."""
 
     READING = 0
     RESERVING = 1
@@ -114,7 +114,7 @@ class Exchange:
         self.upstream: UpstreamSide | None = None
         self.answer: AnswerHead | None = None
         self.tunnel: MeteredTunnel | None = None
-        # Inside ``begin`` the caller passes over the body of a refused request.
+        # Inside ``begin`` the caller discards the body of a refused request.
         self.in_begin = False
         self.reserve_at = 0.0
         self.reserving = False  # the store has not answered yet
@@ -326,7 +326,7 @@ class Exchange:
     # -- the answer ---------------------------------------------------------------
 
     def on_interim(self, status: int, lines: bytes) -> None:
-        """Pass 103 and the like to a client of HTTP/1.1."""
+        """Forward an interim answer (103) to an HTTP/1.1 client."""
         if self.client is not None and not self.flow.head.http10:
             self.relay.interim(status, lines)
 
@@ -375,7 +375,7 @@ class Exchange:
             return
         up, self.upstream = self.upstream, None
         conn, self.client = self.client, None
-        # The record first: a worker that is killed here has answered nobody without one.
+        # Recorded first: a worker killed here leaves no complete answer without a record.
         self._settle(complete=True, ended_at=ended_at)
         self.relay.finish()
         if up is not None:
@@ -421,7 +421,7 @@ class Exchange:
     # -- back-pressure and time ---------------------------------------------------
 
     def on_body_end(self) -> None:
-        """The last piece of an upload has come: the upstream must answer now."""
+        """The last piece of an upload has arrived: the upstream's time limit starts."""
         if self.upload is not None:
             self.upload.end()
             self.last_activity = now = self.shared.now()
@@ -468,7 +468,7 @@ class Exchange:
         else:
             self._break_answer(perf_counter())
 
-    # -- ends before the answer's own ---------------------------------------------
+    # -- early ends ---------------------------------------------------------------
 
     def on_body_refused(self, status: int, reason: str) -> None:
         """The body is too large, too slow, or malformed."""
@@ -508,13 +508,15 @@ class Exchange:
         if (
             self.stage in (Stage.SENT, Stage.ANSWERING)
             and (upload is None or upload.done)
-            and self._may_drain()
+            and self._start_drain()
         ):
             return
         self.leave_upstream()
 
-    def _may_drain(self) -> bool:
-        """Whether the answer for a client that left is read to its end."""
+    def _start_drain(self) -> bool:
+        """Read the answer to its end, only to meter it. False: the route does not drain,
+        or drains ``drain_max`` answers already.
+        """
         route = self.flow.context.route
         if route is None or not route.drain_on_leave:
             return False
@@ -554,7 +556,7 @@ class Exchange:
         """Record a running exchange, once: detection cannot wait for a long answer."""
         flow = self.flow
         identity = flow.identity
-        # An incomplete request has no prompt: it waits for its record.
+        # Not sent yet: its prompt may be missing, so a later call records it.
         if flow.opening_recorded or not flow.sent_at or identity is None:
             return
         if identity.policy.anomaly.enabled:
@@ -562,9 +564,9 @@ class Exchange:
             record_opened(flow, self.shared)
 
     def _settle_unsent(self) -> None:
-        """Nothing was used: tokens and money go back, the request stays counted."""
+        """Nothing was used: give tokens and money back; the request stays counted."""
         if self.reserving:
-            self.stage = Stage.ENDED  # _on_reserved comes back here
+            self.stage = Stage.ENDED  # _on_reserved calls this again
             return
         self.relay.metering = None
         self._settle(complete=True, ended_at=perf_counter())

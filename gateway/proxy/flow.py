@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 
 class Flow:
-    """What is known of one request so far. Times are of ``perf_counter``."""
+    """State of one request. Times are seconds of ``perf_counter``."""
 
     __slots__ = (
         "action",
@@ -114,10 +114,10 @@ class Flow:
         match = self.context.match
         return "other" if match is None else match.endpoint
 
-    # -- what the steps found -----------------------------------------------------
+    # -- results of the steps -----------------------------------------------------
 
     def set_facts(self, facts: RequestFacts, fingerprint: int | None) -> None:
-        """The body was read."""
+        """Store what was read from the body, which may also have named the user."""
         self.facts = facts
         self.fingerprint = fingerprint
         self.user_unread = False
@@ -131,20 +131,20 @@ class Flow:
         self.prompt_estimate = prompt_estimate
 
     def set_identity(self, identity: Identity) -> None:
-        """The body named another user than the credential."""
+        """Use the user that the body named instead of the credential's."""
         self.identity = identity
 
     def set_decision(self, block: Block) -> None:
-        """Show control's decision about the client as the verdict."""
+        """Use control's decision about the client as the verdict."""
         self.verdict = verdict_of(block)
 
     def blocked_by(self, block: Block) -> Refusal:
-        """Show the block as the verdict; return the refusal."""
+        """Use the block as the verdict; return the refusal."""
         self.verdict = verdict_of(block)
         return BLOCKED
 
     def replace_body(self, body: bytes, *, usage_requested: bool = False) -> None:
-        """The upstream gets this body instead of the client's."""
+        """Send this body to the upstream instead of the client's."""
         self.body = body
         if usage_requested:
             self.usage_requested = True
@@ -152,11 +152,11 @@ class Flow:
     # -- what was decided ---------------------------------------------------------
 
     def leave_unclamped(self) -> None:
-        """Observe mode: the caps would have rewritten the body."""
+        """Note that observe mode did not lower the body to the caps."""
         self.unenforced = "clamp"
 
     def leave_unenforced(self, refusal: Refusal) -> None:
-        """Observe mode: the request passes; keep the first action and limit."""
+        """Note a refusal that observe mode does not enforce: the first action and limit."""
         self.unenforced = self.unenforced or refusal.action
         self.limit_name = self.limit_name or refusal.limit
 
@@ -177,7 +177,7 @@ class Flow:
             self.outcome = "refused"
 
     def release_throttle(self) -> bool:
-        """Drop the throttle's limit after the delay; whether other limits remain."""
+        """Drop the throttle's limit after the delay. False: no other limits remain."""
         plan = self.plan
         if plan is None or plan.unthrottled is None:
             return False

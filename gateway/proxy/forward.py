@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from gateway.proxy.upload import Upload
 
 FOREVER = float("inf")
-# Actions on a request that passes; the upstream is told of them.
+# Actions on a forwarded request, which a header field states to the upstream.
 _MARKED = frozenset({"tag", "throttle"})
 
 
@@ -43,8 +43,8 @@ def outgoing_request(
 def answer_limit(
     route: Route, conn: ClientSide, upload: Upload | None, sent_at: float
 ) -> tuple[float, str]:
-    """When the upstream must have answered, or read more of an upload, and the error if
-    it has not; times of the loop's clock.
+    """Deadline for the answer, or for progress of an upload, on the loop's clock; and
+    the error text if it passes.
     """
     if upload is None or upload.done:
         return sent_at + route.first_byte_s, "the upstream did not answer in time"

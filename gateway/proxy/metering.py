@@ -73,9 +73,12 @@ class Metering:
             self.unreadable = True
 
     def finish(self, flow: Flow, *, complete: bool) -> Usage | CountTask | None:
-        """The stated usage, else the text to be counted; None: it costs nothing."""
+        """Usage that the provider stated, else a task that counts it from the text; None:
+        there is nothing to count. ``complete``: the answer was not truncated.
+        """
         usage = self.meter.finish(complete) or self.meter.unstated()
         if isinstance(usage, CountTask):
+            # A compressed body cannot be counted: the prompt's estimate is used.
             usage.body = b"" if flow.context.request_encoding else flow.body
             usage.prompt_estimate = flow.prompt_estimate
         return usage
@@ -84,7 +87,7 @@ class Metering:
 def open_metering(
     flow: Flow, answer: AnswerHead, settings: DataSettings
 ) -> Metering | None:
-    """A meter for the answer whose head has come; None: the answer is not metered."""
+    """A meter for the answer whose head has arrived; None: the answer is not metered."""
     match, facts = flow.context.match, flow.facts
     if match is None or facts is None or answer.no_body or flow.head.method != "POST":
         return None
@@ -105,8 +108,8 @@ def open_metering(
 
 
 def open_lost_metering(flow: Flow) -> Metering | None:
-    """A meter for an answer that nobody will read: the upstream has the prompt, so it
-    is charged.
+    """A meter for an answer that will not be read, because the client left. The
+    upstream has the prompt, so the prompt is charged.
     """
     match, facts = flow.context.match, flow.facts
     if match is None or facts is None:

@@ -1,8 +1,8 @@
-"""Step 1: what follows from a head and its sender alone, cached with the head.
+"""Step 1: what depends on a head and its sender alone, cached with the head.
 
 A client repeats its head on a kept-alive connection. So route, dialect, identity and the
-head for the upstream are made once and found again in ``CachedHead.derived``. They are
-made anew when the configuration has changed (``generation``).
+head for the upstream are computed once and cached in ``CachedHead.derived``, until the
+configuration changes (``generation``) or the credential expires (``expires_at``).
 """
 
 from __future__ import annotations
@@ -41,7 +41,9 @@ RETRY_UNKNOWN_S = 5.0
 
 
 class RequestContext:
-    """A head from one sender. Only ``plan`` and ``heads``, its caches, change later."""
+    """Values derived from one head and sender. Only the caches change: ``plan``,
+    ``plan_model`` and ``heads``.
+    """
 
     __slots__ = (
         "address",
@@ -92,7 +94,7 @@ class RequestContext:
         self.upgrade = b""
         self.request_id = b""
         self.request_encoding = b""
-        self.field_lines = b""  # all that equal requests send to the upstream
+        self.field_lines = b""  # header lines that equal requests send upstream
         # Lines of a trace that are part of the cached head, where spans are made.
         self.trace_lines = b""
         # The head for each target, by the target's ``id``.
@@ -178,7 +180,7 @@ def _find_identity(
     context.address = found.address
     if isinstance(found, Unauthorized):
         context.refusal = context.refusal or unauthorized(found.message)
-        # A key may become good without a reload (tokens, rotated key sets).
+        # A credential may become valid without a reload (tokens, rotated key sets).
         context.expires_at = now + RETRY_UNKNOWN_S
         return
     context.identity = found
@@ -250,7 +252,9 @@ def _via(head: RequestHead, name: bytes) -> bytes:
 
 
 def _accept_encoding(context: RequestContext) -> bytes | None:
-    """The coding to ask for: one that can be metered, where the answer may be."""
+    """Value of Accept-Encoding for the upstream: gzip or identity if the answer may be
+    metered, else the client's; None: send none.
+    """
     asked = context.head.fields.get(b"accept-encoding")
     if context.match is None or context.head.method != "POST":
         return asked
@@ -268,8 +272,8 @@ def _takes_gzip(asked: bytes) -> bool:
 def _forwarded(
     head: RequestHead, peer_ip: str, *, tls: bool, trusted: bool
 ) -> list[tuple[bytes, bytes]]:
-    """X-Forwarded-For with the peer appended; Proto and Host as a trusted peer stated
-    them, else as we see them.
+    """X-Forwarded-For with the peer appended; Proto and Host as a trusted peer sent
+    them, else those of this connection and request.
     """
     fields = head.fields
     peer = peer_ip.encode()
@@ -289,7 +293,7 @@ def _forwarded(
 
 
 def _request_id(value: bytes) -> bytes:
-    """The client's own id where it is one plain word."""
+    """The client's request id; b"" if it is too long, has a space or is not ASCII."""
     if 0 < len(value) <= MAX_REQUEST_ID_BYTES and value.isascii() and b" " not in value:
         return value
     return b""

@@ -1,4 +1,4 @@
-"""Step 7, towards the client: the upstream's answer, metered, or one of our own."""
+"""Step 7, towards the client: the upstream's answer, metered, or a refusal."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ NO_USAGE = Usage()
 class AnswerRelay(AnswerWriter):
     """One answer on its way to the client, with the meter that reads it.
 
-    ``exchange`` moves the pieces of the body itself: one call less for each piece.
+    ``exchange`` appends the pieces of the body itself, which saves a call per piece.
     """
 
     __slots__ = ("metering",)
@@ -54,11 +54,11 @@ class AnswerRelay(AnswerWriter):
         )
 
     def meter_lost(self, flow: Flow) -> None:
-        """Charge for an answer that nobody will read."""
+        """Charge the prompt of an answer that will not be read."""
         self.metering = open_lost_metering(flow)
 
     def usage(self, flow: Flow, *, complete: bool) -> Usage | CountTask:
-        """The usage of what has passed, or the text to be counted for it."""
+        """The usage of the bytes relayed so far, or a task that counts it."""
         metering = self.metering
         if metering is None:
             return NO_USAGE

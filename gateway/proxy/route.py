@@ -1,4 +1,4 @@
-"""Upstreams with their pools, and which path goes to which."""
+"""Routes: upstreams with their pools, chosen by the longest path prefix."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ class Route:
         return True
 
     def end_drain(self) -> None:
-        """A drained answer has ended."""
+        """Count a drained answer as ended."""
         self.draining -= 1
 
     def target_path(self, target: UpstreamAddress, path: bytes) -> bytes:

@@ -1,7 +1,7 @@
-"""What scoring keeps in one worker: fingerprints, throttled plans, delayed requests.
+"""State of scoring in one worker: fingerprints, throttled plans, delayed requests.
 
-Control's decisions come as entries of the gate: blocks are refused there, a tag goes
-along with the request, a throttle is one more limit that is reserved with the others.
+Control's decisions are entries of the gate. A blocked client is refused there, a tag is
+sent upstream with the request, a throttle adds a limit to those that are reserved.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ if TYPE_CHECKING:
     from gateway.core.model import Block, Policy
     from gateway.identity.identify import Identity
 
-# Prompts (their first bytes) whose fingerprint is kept: a repetition costs a look-up.
+# Prompts (their first bytes) whose fingerprint is kept: a repeated one costs a look-up.
 MAX_PRINTS = 2048
 MAX_THROTTLED = 4096
 _UNSAFE = str.maketrans({";": " ", "\r": " ", "\n": " "})
 
 
 class Scoring:
-    """The memory of steps 3 to 6."""
+    """Caches and counters that steps 3 to 6 share."""
 
     __slots__ = (
         "_plans",
@@ -60,7 +60,7 @@ class Scoring:
     def throttle(
         self, plan: LimitPlan, identity: Identity, decision: Block
     ) -> LimitPlan:
-        """The plan with the limit of a throttled subject behind its own."""
+        """The plan with the limit of a throttled subject appended as its last cell."""
         key = (plan, decision.kind, decision.id, decision.rate)
         throttled = self._plans.get(key)
         if throttled is None:
@@ -81,12 +81,12 @@ class Scoring:
         return True
 
     def end_delay(self) -> None:
-        """The delay of a request is over."""
+        """Count a delay as ended."""
         self.delayed -= 1
 
 
 def verdict_field(verdict: Verdict) -> tuple[bytes, bytes]:
-    """The header field that tells the upstream of a tagged or throttled request."""
+    """The header field that marks a tagged or throttled request for the upstream."""
     cls = (verdict.cls or "volume").translate(_UNSAFE)
     value = f"{cls};score={verdict.score:.1f};action={verdict.action}"
     return b"X-Tidegate-Verdict", value.encode()

@@ -1,4 +1,4 @@
-"""All open exchanges of one worker: opens them, and looks after them once a second."""
+"""Opens the exchanges of one worker, and runs their periodic work once a second."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ if TYPE_CHECKING:
 
 # A request that is open for longer is recorded before it ends.
 RECORD_OPENED_AFTER_S = 0.5
-# Leases are renewed at a third of their life.
+# Leases are renewed at a third of their lifetime (60 s).
 RENEW_S = 20.0
 
 
 class Service:
-    """What ``http`` calls with each request head."""
+    """Opens an exchange for each request head (``http.handler.ExchangeFactory``)."""
 
     def __init__(self, shared: Shared) -> None:
         self.shared = shared
@@ -33,7 +33,7 @@ class Service:
     def open(
         self, conn: ClientSide, cached: CachedHead, own: RequestFields
     ) -> Exchange | None:
-        """Open an exchange. None: it is answered already, its body is not wanted."""
+        """Open an exchange. None: already answered, the body is not needed."""
         shared = self.shared
         context = prepare(
             shared.tables,

@@ -32,8 +32,9 @@ def settle(flow: Flow, shared: Shared, usage: Usage) -> int | None:
     """Settle the reservation with the actual costs, and let the estimators learn.
 
     Returns the price in nano-dollars, by the prices in force when the exchange began;
-    None for a model without a price. Runs once per admitted exchange. Without usage (an
-    error, or nothing was sent) all but the request itself is given back.
+    None for a model without a price. Runs once per exchange, except one refused from
+    its head. Without usage (an error, or nothing was sent) all but the request itself is
+    given back.
     """
     facts, identity = flow.facts, flow.identity
     if facts is None or identity is None:
@@ -73,15 +74,20 @@ def record(
     *,
     phase: int = WHOLE,
 ) -> None:
-    """Write the record; ``ended_at`` by ``perf_counter``."""
+    """Write the record of an exchange, or (``phase`` OPENED) of one that still runs.
+
+    ``ended_at``: seconds of ``perf_counter``; ``nanos``: the price in nano-dollars.
+    """
     context, facts, head = flow.context, flow.facts, flow.head
     identity, match = flow.identity, context.match
     opened_at, first_byte_at = flow.opened_at, flow.first_byte_at
     status, outcome = flow.status, flow.outcome
     if outcome == "client_closed" and not status:
         status = 499
+    # Until the request was sent, without waits for its body and the throttle's delay.
     check_s = overhead_s = (flow.sent_at or ended_at) - opened_at - flow.client_wait_s
     if first_byte_at:
+        # From the answer's end to its record; counting tokens is part of it.
         overhead_s += perf_counter() - ended_at
     verdict, fingerprint = flow.verdict, flow.fingerprint
     action = flow.unenforced if flow.unenforced in DECIDED else flow.action
@@ -133,7 +139,7 @@ def record(
 
 
 def _write(shared: Shared, record: RequestRecord) -> None:
-    """Hand the record to the ring; count it as dropped if the ring is full."""
+    """Append the record to the ring; count it as dropped if the ring is full."""
     try:
         payload = _encode(record)
     except UnicodeEncodeError:

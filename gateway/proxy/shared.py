@@ -91,7 +91,7 @@ class Shared:
         self.epoch = time.time() - perf_counter()
 
     def next_request_id(self) -> bytes:
-        """An id for a request whose client gave none."""
+        """Return an id for a request whose client sent none."""
         self._id_count += 1
         return b"%b%08x" % (self._id_prefix, self._id_count)
 

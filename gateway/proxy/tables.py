@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from gateway.metering.prices import PriceTable
     from gateway.proxy.route import Route
 
-# Paths whose endpoint is cached; ids in paths can make them many.
+# Capacity of the cache of endpoints by path: ids in paths make many distinct ones.
 MAX_PATHS = 4096
 _PARAMETERS = re.compile(r";[^/]*")
 _SERVER = ServerTable()
@@ -40,7 +40,7 @@ class DataSettings(msgspec.Struct, frozen=True):
 
 
 class Tables:
-    """Routes, tenants, plans and prices of one generation."""
+    """Routes, identifier, plans and prices of one generation."""
 
     __slots__ = (
         "_endpoints",
@@ -74,24 +74,26 @@ class Tables:
         self._endpoints: Lru[tuple[str, str, str | None], Match] = Lru(MAX_PATHS)
 
     def find_endpoint(self, method: str, path: str, forced: str | None) -> Match:
+        """The endpoint of a path, cached. ``forced``: the dialect that the route sets."""
         key = (method, path, forced)
         match = self._endpoints.get(key)
         if match is None:
             match = find_endpoint(method, path, forced)
             if not match.metered:
-                match = _find_disguised(method, path, forced) or match
+                match = _find_other_spelling(method, path, forced) or match
             self._endpoints.put(key, match)
         return match
 
     def prices_of(self, policy: Policy) -> PriceTable:
+        """The packaged prices with the policy's own."""
         return self._prices[policy.name]
 
 
-def _find_disguised(method: str, path: str, forced: str | None) -> Match | None:
-    """A metered endpoint in a spelling that some servers treat as the plain one.
+def _find_other_spelling(method: str, path: str, forced: str | None) -> Match | None:
+    """Find the metered endpoint that a lenient upstream would serve for this path.
 
-    They decode ``%2F`` before they look for a route, match whatever the case, or cut
-    off ``;parameters``: none of it may lead past the meter.
+    Some servers decode ``%2F`` before routing, ignore the case, or cut off
+    ``;parameters``: such spellings must not bypass metering.
     """
     plain = _PARAMETERS.sub("", unquote(path, "latin-1")).lower()
     if plain == path:

@@ -1,6 +1,6 @@
 """A tunnel that meters the frames of a realtime session.
 
-The request was admitted like any other. What the responses of the session state is
+The request was admitted like any other. The usage stated by the session's responses is
 settled when the tunnel ends; until then its lease is renewed.
 """
 
@@ -45,7 +45,7 @@ class MeteredTunnel:
         self._tunnel.watch_upstream = self._from_upstream
 
     def start(self, handler: Handler, answer: AnswerHead, leftover: bytes) -> None:
-        """Pass the 101 on, then bytes both ways. ``leftover`` came behind the head;
+        """Pass the 101 on, then bytes both ways. ``leftover`` followed the head;
         ``handler`` enforces the time limits.
         """
         self._tunnel.start(answer, handler, leftover)

@@ -12,7 +12,7 @@ MAX_HELD_BYTES = 64 * 1024
 
 
 class Upload:
-    """Streams a body that need not be read before the request is admitted.
+    """Streams a body that is passed on unread.
 
     ``length`` is the body's length in bytes, or ``CHUNKED``.
     """
@@ -34,11 +34,11 @@ class Upload:
         self.held_bytes = 0
         self.up: UpstreamSide | None = None
         self.done = False
-        # When the upstream stopped taking bytes, on the loop's clock; 0: it takes them.
+        # When the upstream's write buffer became full, on the loop's clock; 0: it is not.
         self.stalled_at = 0.0
 
     def take(self, data: bytes) -> None:
-        """Send one piece, or keep it until the upstream is connected."""
+        """Send one piece, or hold it until the upstream is connected."""
         if self.up is not None:
             self.up.write_body(data)
             return
@@ -51,12 +51,12 @@ class Upload:
         """Take the end of the body."""
         self.done = True
         if self.conn is not None:
-            self.conn.resume_reading()  # so that its leaving is noticed
+            self.conn.resume_reading()  # a paused socket does not report a disconnect
         if self.up is not None:
             self.up.end_body()
 
     def connected(self, up: UpstreamSide) -> None:
-        """Send what was kept: the head is sent."""
+        """Send the held pieces; the request's head has been sent."""
         self.up = up
         for piece in self.held:
             up.write_body(piece)
@@ -68,7 +68,9 @@ class Upload:
             self.conn.resume_reading()
 
     def upstream_writable(self, now: float, *, writable: bool) -> None:
-        """Stop or resume reading the client, as the upstream takes bytes."""
+        """Pause the client while the upstream's write buffer is full; ``now``: the loop's
+        clock. ``forward.answer_limit`` says how long an upload may stall.
+        """
         conn = self.conn
         if conn is None or self.done:
             return

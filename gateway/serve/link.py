@@ -176,7 +176,7 @@ class WorkerLink:
             "pid": os.getpid(),
         }
         self._on_message = on_message
-        self.standing: Callable[[], Message | None] = lambda: None
+        self.on_connect: Callable[[], Message | None] = lambda: None
         """Returns a message for a control that has just connected; None: no message."""
         self._peer: Peer | None = None
         self._lost = asyncio.Event()
@@ -252,9 +252,9 @@ class WorkerLink:
             peer.send({"type": "ready"})
         while self._waiting:
             peer.send_frame(self._waiting.popleft())
-        standing = self.standing()
-        if standing is not None:
-            peer.send(standing)
+        state = self.on_connect()
+        if state is not None:
+            peer.send(state)
 
     def _received(self, _peer: Peer, message: Message) -> None:
         self._on_message(message)

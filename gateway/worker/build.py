@@ -147,7 +147,9 @@ class Builder:
 
 
 def trust_check(trusted: Networks) -> Callable[[str], bool]:
-    """A cached check whether an address belongs to a trusted proxy."""
+    """A cached check whether a peer's address belongs to a trusted proxy. A peer on a Unix
+    socket is trusted if ``trusted`` lists "unix".
+    """
     known: dict[str, bool] = {}
 
     def trusts(peer: str) -> bool:

@@ -1,7 +1,7 @@
 """Verifies JSON Web Tokens (RFC 7519) against key sets (RFC 7517).
 
-Key sets come from files or from control: workers never fetch keys, control downloads
-the sets of ``jwks_url`` and pushes them. A signature costs 30 to 100 µs, so results are
+Key sets are read from files or received from control: workers never fetch keys, control
+downloads the sets of ``jwks_url`` and sends them. A signature costs 30 to 100 µs, so results are
 cached by the token's hash: claims until they expire, failures for a few seconds.
 """
 
@@ -46,7 +46,7 @@ class _KeySet:
         self._all = list(keys)
 
     def candidates(self, kid: object, algorithm: str) -> list[pyjwt.PyJWK]:
-        """The keys to try: the one with this ``kid``; all of the algorithm without it."""
+        """The keys of the algorithm to try; with a ``kid``, those with this id or none."""
         fitting = [key for key in self._all if key.algorithm_name == algorithm]
         if not isinstance(kid, str):
             return fitting
@@ -114,7 +114,9 @@ class JwtVerifier:
 def _decode(
     token: str, key: pyjwt.PyJWK, algorithm: str, rule: JwtRule
 ) -> Claims | None:
-    """Check signature, issuer and audience; ``_in_time`` checks the times."""
+    """The claims if signature, issuer and audience are valid and ``exp`` is present, else
+    None. ``_in_time`` checks the times.
+    """
     try:
         return pyjwt.decode(
             token,

@@ -30,7 +30,11 @@ SETTLE_ABORTED_S = 4.0
 
 
 class Plane:
-    """Serves requests; its configuration can be replaced. Raises as ``Builder`` does."""
+    """Serves requests; its configuration can be replaced.
+
+    ``secret`` is the one of user ids (``identity``). The constructor and ``apply`` raise
+    ValueError and OSError, as ``Builder.build`` does.
+    """
 
     def __init__(
         self,

@@ -87,7 +87,9 @@ class Worker:
     # -- start and stop -----------------------------------------------------------
 
     async def run(self) -> None:
-        """Serve until SIGTERM, then drain."""
+        """Serve until SIGTERM, then drain. Returns at once if stopped before control has
+        sent the secret.
+        """
         for number in (signal.SIGTERM, signal.SIGINT):
             self.loop.add_signal_handler(number, self._stop)
         self.loop.add_signal_handler(signal.SIGHUP, lambda: None)
@@ -97,7 +99,7 @@ class Worker:
             return
         self.store.on_degraded = self._on_degraded
         self.store.on_recovered = self._on_recovered
-        self.link.standing = self._trouble
+        self.link.on_connect = self._store_state
         await self.store.start()
         plane = self.plane = Plane(
             self.loop,
@@ -139,8 +141,8 @@ class Worker:
     def _on_degraded(self, reason: str) -> None:
         self.link.send(_degraded(reason))
 
-    def _trouble(self) -> Message | None:
-        """The message for a control that started after the store became unavailable."""
+    def _store_state(self) -> Message | None:
+        """The message for a control that connects while the store is unavailable."""
         return _degraded(self.store.last_error) if self.store.degraded else None
 
     def _on_recovered(self, merged: int) -> None:
@@ -154,7 +156,7 @@ class Worker:
     # -- messages from control ----------------------------------------------------
 
     def on_message(self, message: Message) -> None:
-        """Handle a message of control; unknown types are of a later version."""
+        """Handle a message of control; unknown types (of a later version) are ignored."""
         kind = message["type"]
         if kind == "secret":
             if message["value"]:

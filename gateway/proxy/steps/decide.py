@@ -1,4 +1,4 @@
-"""Step 6: from a refusal or a verdict, and the policy's mode, to what is done."""
+"""Step 6: pass, refuse or delay, by a refusal or verdict and the policy's mode."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from gateway.proxy.flow import Flow
     from gateway.proxy.shared import Shared
 
-# Lets the store free at least one unit before it is asked again.
+# Shortest delay, so that the store can free a unit before it is asked again.
 LEAST_DELAY_S = 0.001
 
 
@@ -25,7 +25,7 @@ class Decision(IntEnum):
 def decide(flow: Flow, shared: Shared, refusal: Refusal | None) -> Decision:
     """Decide on a step's refusal, or (None) on the verdict of an admitted request.
 
-    Observe mode lets pass what the policy refuses, and the record says so. A throttled
+    Observe mode passes what the policy refuses; the record shows the action. A throttled
     request is delayed instead of refused where the policy has a ``delay``.
     """
     identity = flow.identity

@@ -12,8 +12,8 @@ if TYPE_CHECKING:
 
 
 def check_head(flow: Flow, shared: Shared) -> Refusal | None:
-    """A block of the client, what the head itself asks for, or a limit that is known
-    to be exceeded, in this order.
+    """Refuse for a block of the client, an error that the head alone shows (no route,
+    no valid credential, a loop), or a limit in the over-limit cache, in this order.
     """
     context = flow.context
     gate, identity = shared.gate, context.identity

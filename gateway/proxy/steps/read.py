@@ -53,7 +53,7 @@ def facts_of_size(flow: Flow, size: int) -> RequestFacts:
 
 
 def _request_usage(flow: Flow, facts: RequestFacts) -> None:
-    """Let an OpenAI-style stream state its usage where the client did not ask."""
+    """Ask for the usage chunk of an OpenAI-style stream where the client did not."""
     context = flow.context
     route, match, identity = context.route, context.match, context.identity
     if facts.usage_asked or route is None or match is None or not route.ask_usage:

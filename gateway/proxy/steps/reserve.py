@@ -33,13 +33,14 @@ _NO_USAGE = Usage()
 
 
 def plan_limits(flow: Flow, shared: Shared) -> Refusal | None:
-    """Find the limits and estimate the costs; refuse what is blocked by its body or
-    could never fit.
+    """Set the flow's plan and estimated costs (per cell, in the meter's store unit).
+
+    Refuses for a block of the body's user or prompt template, for a limit in the
+    over-limit cache, and for costs that exceed a whole limit.
     """
     identity, facts = flow.context.identity, flow.facts
     if facts is None or identity is None:
         return None
-    refusal = None
     if identity.takes_body_user:
         identity = with_body_user(identity, facts.user)
         flow.set_identity(identity)
@@ -58,12 +59,13 @@ def plan_limits(flow: Flow, shared: Shared) -> Refusal | None:
     else:
         plan = _find_plan(context, shared, identity, facts.model)
     if gate.enforcement_states:
-        plan = _throttle(flow, shared, identity, plan)
+        plan = _apply_enforcement(flow, shared, identity, plan)
     if not plan.cells:
         flow.set_plan(plan)
         return None
     if not facts.billable or not context.buffer_limit:
-        # Requests and open exchanges count, tokens and money do not.
+        # Without tokens, or unread: requests and open exchanges count, tokens and
+        # money do not.
         flow.set_plan(plan, actual_costs(plan, _NO_USAGE, 0, 0, failed=True))
         return None
     prompt = shared.estimator.estimate(facts.model, facts)
@@ -73,6 +75,7 @@ def plan_limits(flow: Flow, shared: Shared) -> Refusal | None:
         nanos = _expected_nanos(flow, facts, prompt, completion)
     costs = reserve_costs(plan, prompt, completion, nanos)
     flow.set_plan(plan, costs, prompt)
+    refusal = None
     if not gate.fast_path:
         refusal = gate.check_costs(plan, costs, shared.now())
     if refusal is None and (place := oversized(plan, costs)) >= 0:
@@ -83,17 +86,21 @@ def plan_limits(flow: Flow, shared: Shared) -> Refusal | None:
 def _find_plan(
     context: RequestContext, shared: Shared, identity: Identity, model: str
 ) -> LimitPlan:
-    """The limits of this identity and model, kept with the head while they last."""
+    """The limits of this identity and model; cached with the head if they depend neither
+    on the calendar nor on the body's user.
+    """
     plan = shared.tables.plans.plan(identity, model, shared.store.now_us() / 1e6)
     if plan.until == FOREVER and not identity.takes_body_user:
         context.plan, context.plan_model = plan, model
     return plan
 
 
-def _throttle(
+def _apply_enforcement(
     flow: Flow, shared: Shared, identity: Identity, plan: LimitPlan
 ) -> LimitPlan:
-    """Show what control decided about the client; a throttle adds its limit."""
+    """Set control's tag or throttle of the client as the verdict; a throttle also adds
+    its limit to the plan.
+    """
     decision = shared.gate.find_enforcement(identity, shared.epoch + perf_counter())
     if decision is None:
         return plan
@@ -115,8 +122,8 @@ def _expected_nanos(
 
 
 def refuse_reserved(flow: Flow, shared: Shared, reserved: Reserved) -> Refusal:
-    """The refusal of the limit that had no room in the store; the gate remembers it
-    while nothing can make room.
+    """The refusal by the limit that had no room in the store. The gate caches it until
+    room can become free.
     """
     plan = flow.plan
     assert plan is not None

@@ -13,8 +13,8 @@ if TYPE_CHECKING:
 
 
 def score(flow: Flow, shared: Shared, identity: Identity) -> Verdict:
-    """Compare the client's requests of the last minute, and the prompt, with what is
-    expected of it.
+    """Compare the client's requests of the last minute with its expected rate, and its
+    prompt with its recent ones.
     """
     counted = 0
     plan, reserved = flow.plan, flow.reserved

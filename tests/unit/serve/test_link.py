@@ -106,8 +106,8 @@ async def test_worker_comes_back_to_a_new_control(ends):
 
 
 async def test_a_new_control_is_told_of_what_lasts(ends):
-    """A new control receives the missed messages, then the standing one."""
-    ends.worker.standing = lambda: {"type": "event", "name": "gateway.degraded"}
+    """A new control receives the missed messages, then the one for its connection."""
+    ends.worker.on_connect = lambda: {"type": "event", "name": "gateway.degraded"}
     ends.worker.send({"type": "event", "name": "missed"})
     await ends.server.start()
     await ends.worker.start()
