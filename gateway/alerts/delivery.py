@@ -34,7 +34,7 @@ from gateway.alerts.model import (
     message_id,
     short_id,
 )
-from gateway.alerts.outbox import MAX_PENDING, Decision, Outbox, OutboxUnavailable
+from gateway.alerts.outbox import MAX_PENDING, EventDecision, Outbox, OutboxUnavailable
 from gateway.alerts.receivers import Receiver
 from gateway.alerts.retry import Breaker, next_attempt
 from gateway.alerts.send import Answer, Sender
@@ -197,7 +197,7 @@ class DeliveryWorker:
         """Forget blocks that expired long ago without an end: their gateway died."""
         state = await self._outbox.all_delivery_states(self._name)
         items = [
-            Decision("", about, forget=True)
+            EventDecision("", about, forget=True)
             for about, known in state.items()
             if _ran_out(known.payload, now - TIDY_S)
         ]
@@ -221,11 +221,11 @@ class DeliveryWorker:
 
     def _decide(
         self, event: LoggedEvent, state: DeliveryState | None, now: float
-    ) -> Decision:
+    ) -> EventDecision:
         payload = event.payload()
         if is_over(payload) or payload["type"] == ACKNOWLEDGED:
             return self._follow(event, payload, state, now)
-        skip = Decision(event.id)
+        skip = EventDecision(event.id)
         if not self.receiver.accepts(payload):
             return skip
         if is_silenced(self._silences(), payload, now):
@@ -246,18 +246,20 @@ class DeliveryWorker:
         payload: Payload,
         state: DeliveryState | None,
         now: float,
-    ) -> Decision:
+    ) -> EventDecision:
         """Send an end or acknowledgement only if the beginning was sent."""
         ends = payload["type"] != ACKNOWLEDGED
         if state is None or not self.receiver.accepts_type(payload["type"]):
-            return Decision(event.id, event.about, forget=ends and state is not None)
+            return EventDecision(
+                event.id, event.about, forget=ends and state is not None
+            )
         if state.folded:
             if self._must_fold(state, now):
                 fold = self._fold_in(event.id, payload)
-                return Decision(event.id, event.about, fold=fold, forget=ends)
+                return EventDecision(event.id, event.about, fold=fold, forget=ends)
             self._recent.append(now)
         message = self._message(event.id, event.about, payload, state, now)
-        return Decision(event.id, event.about, message, forget=ends)
+        return EventDecision(event.id, event.about, message, forget=ends)
 
     def _send_or_fold(
         self,
@@ -266,18 +268,18 @@ class DeliveryWorker:
         payload: Payload,
         state: DeliveryState | None,
         now: float,
-    ) -> Decision:
+    ) -> EventDecision:
         message = self._message(event, about, payload, state, now)
         if self._direct.sent_at(message.id):
-            return Decision(event, about, message, state=DeliveryState(payload))
+            return EventDecision(event, about, message, state=DeliveryState(payload))
         if self._must_fold(state, now):
             keep = state if state is not None and not state.folded else None
             keep = keep or DeliveryState(payload, folded=True, chain=DIGEST)
             fold = self._fold_in(event, payload)
-            return Decision(event, about, fold=fold, state=keep)
+            return EventDecision(event, about, fold=fold, state=keep)
         self._recent.append(now)
         chain = "" if state is None else state.chain
-        return Decision(
+        return EventDecision(
             event, about, message, state=DeliveryState(payload, chain=chain)
         )
 

@@ -22,7 +22,7 @@ from gateway.alerts.model import (
     LoggedEvent,
     StandaloneEvent,
 )
-from gateway.alerts.outbox import Decision
+from gateway.alerts.outbox import EventDecision
 
 _FRAME = struct.Struct(">I")
 
@@ -168,7 +168,7 @@ def _deliver(
     db: sqlite3.Connection, receiver: str, items: list[_Decision], now: float
 ) -> None:
     for one in items:
-        item = Decision(
+        item = EventDecision(
             one.event, one.about, one.message, one.fold, one.told, one.forget
         )
         queue.apply_decision(db, receiver, item, now)

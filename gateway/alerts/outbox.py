@@ -48,7 +48,7 @@ class OutboxUnavailable(Exception):  # noqa: N818 - a state of the store, not a 
     """The store does not answer. The call may or may not have taken effect."""
 
 
-class Decision(msgspec.Struct, frozen=True):
+class EventDecision(msgspec.Struct, frozen=True):
     """What a delivery worker decided about one event of the log.
 
     ``message``: to be sent; ``fold``: an entry for the next digest; neither: nothing is
@@ -150,7 +150,7 @@ class Outbox(Protocol):
         ...
 
     async def deliver(
-        self, receiver: str, me: str, items: Sequence[Decision], now: float
+        self, receiver: str, me: str, items: Sequence[EventDecision], now: float
     ) -> bool:
         """Apply decisions in order; False if another holds the lease."""
         ...

@@ -21,7 +21,7 @@ from gateway.alerts.model import (
     aliases_of,
     lasting_causes,
 )
-from gateway.alerts.outbox import Counts, Decision, Due, OutboxUnavailable
+from gateway.alerts.outbox import Counts, Due, EventDecision, OutboxUnavailable
 
 if TYPE_CHECKING:
     from redis.asyncio import Redis
@@ -244,7 +244,7 @@ class RedisOutbox:
         return {about.decode(): _decode_state(one) for about, one in found.items()}
 
     async def deliver(
-        self, receiver: str, me: str, items: Sequence[Decision], now: float
+        self, receiver: str, me: str, items: Sequence[EventDecision], now: float
     ) -> bool:
         """Apply decisions about events."""
         base, keys = self._queue(receiver)

@@ -25,7 +25,7 @@ from gateway.alerts.model import (
     SharedIncident,
     StandaloneEvent,
 )
-from gateway.alerts.outbox import Counts, Decision, Due, OutboxUnavailable
+from gateway.alerts.outbox import Counts, Due, EventDecision, OutboxUnavailable
 from gateway.alerts.sqlite_file import SqliteFile, Work
 
 _P = ParamSpec("_P")
@@ -143,7 +143,7 @@ class SqliteOutbox:
         return await self._read(queue.delivery_states, receiver)
 
     async def deliver(
-        self, receiver: str, me: str, items: Sequence[Decision], now: float
+        self, receiver: str, me: str, items: Sequence[EventDecision], now: float
     ) -> bool:
         """Apply decisions about events."""
         return await self._change(queue.deliver, receiver, me, items, now)

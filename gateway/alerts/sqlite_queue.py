@@ -14,7 +14,7 @@ import msgspec
 
 from gateway.alerts import outbox as limits
 from gateway.alerts.model import AlertMessage, DeliveryState, LoggedEvent
-from gateway.alerts.outbox import Counts, Decision, Due
+from gateway.alerts.outbox import Counts, Due, EventDecision
 from gateway.alerts.sqlite_incidents import count, count_lost, events_after, value
 
 _encode = msgspec.json.encode
@@ -145,7 +145,7 @@ def deliver(
     db: sqlite3.Connection,
     receiver: str,
     me: str,
-    items: Sequence[Decision],
+    items: Sequence[EventDecision],
     now: float,
 ) -> bool:
     """Apply decisions in order; False without the lease."""
@@ -160,7 +160,7 @@ def deliver(
 
 
 def apply_decision(
-    db: sqlite3.Connection, receiver: str, item: Decision, now: float
+    db: sqlite3.Connection, receiver: str, item: EventDecision, now: float
 ) -> None:
     """Enqueue, fold and remember what was decided about one event."""
     if item.event:

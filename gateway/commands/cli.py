@@ -17,8 +17,8 @@ from gateway.commands.alerts import alerts
 from gateway.commands.analyze import analyze
 from gateway.commands.blocks import blocks
 from gateway.commands.check import check
-from gateway.commands.connect import RemoteError
 from gateway.commands.demo import demo
+from gateway.commands.errors import RemoteError
 from gateway.commands.flags import FAILED, INTERRUPTED, OK, USAGE
 from gateway.commands.incidents import incidents
 from gateway.commands.keys import keys

@@ -20,14 +20,6 @@ if TYPE_CHECKING:
 SAMPLE_S = 100.0
 
 
-class RemoteError(Exception):
-    """The admin API refused a call or is unreachable; ``usage``: the call was wrong."""
-
-    def __init__(self, message: str, *, usage: bool = False) -> None:
-        super().__init__(message)
-        self.usage = usage
-
-
 def open_admin(config: str | None, admin: str | None, token: str | None) -> AdminClient:
     """The gateway named by the flags, the environment or the configuration file."""
     token = token or os.environ.get(TOKEN_VARIABLE)

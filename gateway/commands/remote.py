@@ -11,7 +11,7 @@ from urllib.parse import quote, urlencode, urlsplit
 
 import msgspec
 
-from gateway.commands.connect import RemoteError
+from gateway.commands.errors import RemoteError
 
 ANSWER_BYTES_MAX = 64 << 20  # a block list of 100,000 entries has 15 MB
 TIMEOUT_S = 10.0

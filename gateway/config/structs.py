@@ -26,7 +26,7 @@ from gateway.config.values import (
 from gateway.core.model import Mode, Price
 from gateway.store.backend import DEFAULT_TIMEOUT_S
 from gateway.store.opening import complete_url
-from gateway.store.url import Login
+from gateway.store.url import StoreLogin
 
 Positive = Annotated[int, Meta(ge=1)]
 NotNegative = Annotated[int, Meta(ge=0)]
@@ -180,7 +180,7 @@ class StoreTable(Table, frozen=True):
         """``url`` with these credentials and TLS settings: a secret. Raises
         StoreUrlError.
         """
-        login = Login(
+        login = StoreLogin(
             username=self.username,
             password=None if self.password is None else self.password.reveal(),
             ca_file=None if self.ca_file is None else str(self.ca_file),

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, ClassVar
 import msgspec
 
 from gateway.limits.plans import DEFAULT_PREFIX
-from gateway.store.url import Login
+from gateway.store.url import StoreLogin
 
 if TYPE_CHECKING:
     from redis.asyncio import Redis
@@ -59,7 +59,7 @@ class StoreBackend(ABC):
         return None
 
     @classmethod
-    def complete(cls, url: str, login: Login) -> str:  # noqa: ARG003 - the port
+    def complete(cls, url: str, login: StoreLogin) -> str:  # noqa: ARG003 - the port
         """The URL with credentials and TLS settings; it is a secret then."""
         return url
 

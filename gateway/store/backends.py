@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, ClassVar
 from gateway.store.backend import LimiterOptions, StoreBackend
 from gateway.store.embedded import EmbeddedEngine
 from gateway.store.url import (
-    Login,
     RedisAddress,
+    StoreLogin,
     StoreUrlError,
     complete_redis_url,
     parse_redis_url,
@@ -58,7 +58,7 @@ class RedisBackend(StoreBackend):
         self.address: RedisAddress = parse_redis_url(url)
 
     @classmethod
-    def complete(cls, url: str, login: Login) -> str:
+    def complete(cls, url: str, login: StoreLogin) -> str:
         return complete_redis_url(url, login)
 
     def open_limiter(
@@ -100,7 +100,7 @@ class EmbeddedBackend(RedisBackend):
         return rest.removeprefix("//") if rest.startswith("///") else rest
 
     @classmethod
-    def complete(cls, url: str, login: Login) -> str:  # noqa: ARG003 - the engine has no login
+    def complete(cls, url: str, login: StoreLogin) -> str:  # noqa: ARG003 - the engine has no login
         return url
 
     def engine(self, runtime_dir: str) -> EmbeddedEngine:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from gateway.store.backend import LimiterOptions, StoreBackend
 from gateway.store.backends import EmbeddedBackend, MemoryBackend, RedisBackend
-from gateway.store.url import Login, StoreUrlError
+from gateway.store.url import StoreLogin, StoreUrlError
 
 if TYPE_CHECKING:
     from gateway.limits.ports import Store
@@ -40,7 +40,7 @@ def open_backend(url: str) -> StoreBackend:
     return backend_of(url)(url)
 
 
-def complete_url(url: str, login: Login) -> str:
+def complete_url(url: str, login: StoreLogin) -> str:
     """A store URL with credentials and TLS settings. It is a secret: it goes from the
     supervisor to its children only. Raises StoreUrlError.
     """

@@ -192,7 +192,7 @@ def _refuse_unknown(options: dict[str, str], known: frozenset[str]) -> None:
             raise StoreUrlError(msg)
 
 
-class Login(msgspec.Struct, frozen=True):
+class StoreLogin(msgspec.Struct, frozen=True):
     """Credentials and TLS settings that the configuration gives beside the URL."""
 
     username: str | None = None
@@ -202,10 +202,10 @@ class Login(msgspec.Struct, frozen=True):
 
     def __repr__(self) -> str:
         """Without the password."""
-        return f"Login({self.username})"
+        return f"StoreLogin({self.username})"
 
 
-def complete_redis_url(url: str, login: Login) -> str:
+def complete_redis_url(url: str, login: StoreLogin) -> str:
     """Put credentials and TLS settings into a server's URL: a secret then."""
     parts = urlsplit(url)
     netloc = parts.netloc  # never empty below: urlunsplit would drop its slashes
@@ -225,7 +225,7 @@ def complete_redis_url(url: str, login: Login) -> str:
     return urlunsplit(parts._replace(netloc=netloc, query="&".join(query)))
 
 
-def _tls_options(login: Login) -> list[str]:
+def _tls_options(login: StoreLogin) -> list[str]:
     options = {}
     if login.ca_file is not None:
         options["ssl_ca_certs"] = login.ca_file

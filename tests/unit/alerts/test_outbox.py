@@ -10,7 +10,7 @@ from redis.asyncio import Redis
 
 from gateway.alerts import outbox as limits
 from gateway.alerts.model import AlertMessage, DeliveryState, client_event_of, report_of
-from gateway.alerts.outbox import Decision
+from gateway.alerts.outbox import EventDecision
 from gateway.alerts.redis_outbox import RedisOutbox
 from gateway.alerts.sqlite_outbox import SqliteOutbox
 from gateway.detect.model import EvidenceWindow, Output, Ref, format_time
@@ -235,9 +235,9 @@ async def test_open_incidents_are_bounded(outbox, monkeypatch):
     assert [one.id for one in await outbox.incidents()] == ["inc_2"]
 
 
-def letter(id_, chain="c", event="") -> Decision:
+def letter(id_, chain="c", event="") -> EventDecision:
     message = AlertMessage(id_, chain, {"type": "x", "id": chain}, NOW)
-    return Decision(event, chain, message)
+    return EventDecision(event, chain, message)
 
 
 async def test_messages_of_a_chain_go_in_order_and_hold_only_each_other(outbox):
@@ -305,7 +305,7 @@ async def test_the_log_goes_forward_when_the_clock_is_set_back(outbox):
     await outbox.lease("r", "me", 9)
     await tell(outbox, id_="inc_1")
     (first,) = await outbox.events("r", 9, NOW)
-    await outbox.deliver("r", "me", [Decision(first.id)], NOW)
+    await outbox.deliver("r", "me", [EventDecision(first.id)], NOW)
     await tell(outbox, now=NOW - 86_400, id_="inc_2", tenant="b")
     assert await logged(outbox) == [("incident.opened", "inc_2")]
 
@@ -317,11 +317,11 @@ async def test_events_are_read_from_the_receivers_position(outbox):
         await tell(outbox, id_=f"inc_{n}", tenant=f"t{n}")
     first, second = await outbox.events("r", 9, NOW)
     told = DeliveryState({"id": "inc_1"})
-    await outbox.deliver("r", "me", [Decision(first.id, "inc_1", state=told)], NOW)
+    await outbox.deliver("r", "me", [EventDecision(first.id, "inc_1", state=told)], NOW)
     assert [one.id for one in await outbox.events("r", 9, NOW)] == [second.id]
     assert await outbox.delivery_states("r", ["inc_1", "inc_2"]) == [told, None]
     assert await outbox.all_delivery_states("r") == {"inc_1": told}
-    gone = Decision(second.id, "inc_1", fold={"id": "inc_1"}, forget=True)
+    gone = EventDecision(second.id, "inc_1", fold={"id": "inc_1"}, forget=True)
     await outbox.deliver("r", "me", [gone], NOW)
     assert await outbox.delivery_states("r", ["inc_1"]) == [None]
     assert await outbox.folded("r", 9) == [{"id": "inc_1"}]
@@ -339,7 +339,7 @@ async def test_a_repeated_call_counts_once(outbox):
     for n in range(3):
         await tell(outbox, id_=f"inc_{n}", tenant=f"t{n}")
     events = await outbox.events("r", 9, NOW)
-    items = [Decision(one.id, one.about, fold={"id": one.about}) for one in events]
+    items = [EventDecision(one.id, one.about, fold={"id": one.about}) for one in events]
     message = letter("d", "digest").message
     for _ in range(2):
         assert await outbox.deliver("r", "me", items, NOW)
