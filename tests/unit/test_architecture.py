@@ -1,4 +1,4 @@
-"""Who may import whom, what the pure layers may not touch, which tests must exist."""
+"""Imports between folders, purity of the pure layers, and required tests."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 PACKAGE = REPOSITORY / "gateway"
 MODULES = sorted(PACKAGE.rglob("*.py"))
 
-# Folder -> the folders of this package that it may import, beside itself.
+# Folder -> the other folders of this package that it may import.
 PURE = frozenset({"core", "identity", "limits", "metering"})
 EDGE = PURE | {"detect", "config"}
 ALLOWED: dict[str, frozenset[str]] = {
@@ -35,14 +35,14 @@ ALLOWED: dict[str, frozenset[str]] = {
     "serve": EDGE | {"http", "store"},
     "worker": EDGE | {"http", "proxy", "store", "serve"},
     "control": EDGE | {"admin", "alerts", "serve", "sinks", "store"},
-    # Commands that consist of parts which do not import one another.
+    # Commands with several parts that do not import each other.
     "replay": EDGE | {"store", "stream", "offline", "serve"},
     "demo": EDGE,
     "commands": EDGE | {"replay", "serve", "demo", "offline", "stream"},
     "__main__": frozenset({"commands"}),
     "__init__": frozenset(),
 }
-# Neither I/O nor a clock of their own in the pure layers.
+# Modules for I/O, clocks and logs, which the pure layers must not import.
 BANNED = {
     "aiohttp",
     "asyncio",
@@ -67,7 +67,7 @@ SEVERAL_MODULES = {
     "admin/test_console_api.py",  # every route of the API that the console calls
     "serve/test_parts.py",  # background tasks, child processes, ports, store URLs
 }
-# What workers import must not pull these into their memory.
+# Packages that the imports of a worker must not load.
 HEAVY = ("rich", "cyclopts", "aiohttp", "redis", "structlog", "watchfiles")
 
 
@@ -78,12 +78,12 @@ def layer(path: Path) -> str:
 
 
 def name(path: Path) -> str:
-    """How a failing case is called."""
+    """The id of a parametrized case."""
     return str(path.relative_to(PACKAGE))
 
 
 def imports(path: Path) -> Iterator[str]:
-    """Every module that ``path`` imports, inside functions too."""
+    """Every module that ``path`` imports, also inside functions."""
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
@@ -105,7 +105,7 @@ def pure_modules() -> list[Path]:
 
 @pytest.mark.parametrize("path", MODULES, ids=name)
 def test_layers(path):
-    """A module imports only the layers below its own."""
+    """A module imports only the folders allowed for its own."""
     mine = layer(path)
     for target in imports(path):
         parts = target.split(".")
@@ -115,7 +115,7 @@ def test_layers(path):
 
 @pytest.mark.parametrize("path", pure_modules(), ids=name)
 def test_pure_layers_import_no_io(path):
-    """core and detect know no sockets, files, clocks, logs or event loops."""
+    """The pure layers import no sockets, files, clocks, logs or event loops."""
     for target in imports(path):
         heads = {target, target.split(".")[0]}
         assert not heads & BANNED, f"{target} in a pure module"
@@ -123,7 +123,7 @@ def test_pure_layers_import_no_io(path):
 
 @pytest.mark.parametrize("path", pure_modules(), ids=name)
 def test_pure_layers_have_no_clock_and_no_coroutines(path):
-    """Time and chance are arguments; only Protocols of ``ports`` are async."""
+    """The pure layers read no clock, and only Protocols of ``ports`` are async."""
     for node in ast.walk(ast.parse(path.read_text())):
         if path.stem != "ports":
             assert not isinstance(node, ast.AsyncFunctionDef | ast.Await), path
@@ -209,7 +209,7 @@ def test_configuration_is_light():
 
 # Modules that may write the fields of a Flow and of an Exchange.
 OWNERS = {"flow": {"flow.py", "exchange.py"}, "exchange": {"exchange.py"}}
-# The module of proxy/ that writes answers of our own.
+# The module of proxy/ that writes the gateway's own answers.
 WIRE_WRITERS = {"local_reply.py"}
 PROXY_MODULES = sorted((PACKAGE / "proxy").rglob("*.py"))
 

@@ -70,7 +70,7 @@ def test_alertmanager_ends_the_old_alert_when_labels_change():
 
 
 def test_text_of_a_client_is_no_markup():
-    """Neither mention nor link in a chat."""
+    """Text of a client is escaped: it cannot mention, link or add mail headers."""
     said = message(subject={"kind": "user", "id": "<!channel> [x](http://e)"})
     assert b"<!channel>" not in formats.slack("https://s", said).body
     assert b"\\\\[x]" in formats.teams("https://t", said).body

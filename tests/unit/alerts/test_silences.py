@@ -105,8 +105,10 @@ def test_it_is_bounded_where_that_is_said():
     assert silence.public(at("2026-02-01T00:00"))["to"].startswith("2026-01-18T02:00")
 
 
-def test_it_is_kept_and_older_gateways_silence_nobody():
-    """What they read of it matches never."""
+def test_older_gateways_ignore_a_weekly_silence():
+    """A weekly silence is stored so that an older gateway, which ignores ``weekly``,
+    never matches it.
+    """
     silence = sundays()
     body = msgspec.json.encode(silence)
     assert read_silences({"a": body, "b": b'{"id":1}'}) == [silence]

@@ -1,4 +1,4 @@
-"""What is found in weeks that hold their own attacks, and what is left alone."""
+"""Findings of ``analyze`` in logs that contain attacks."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ DAY, HOUR, MINUTE = 86_400, 3600, 60
 
 
 def ordinary(days=7, users=60, rows=60_000, seed=1, start=MONDAY):
-    """Users of unequal size under a tide."""
+    """Users of unequal size with a daily cycle."""
     rng = np.random.default_rng(seed)
     at = rng.random(rows * 2) * days * DAY
     keep = rng.random(rows * 2) < 0.5 + 0.35 * np.sin((at / HOUR - 8) / 12 * np.pi)
@@ -24,7 +24,7 @@ def ordinary(days=7, users=60, rows=60_000, seed=1, start=MONDAY):
 
 
 def frame(at, users, tokens):
-    """Rows as a frame."""
+    """A data frame of requests."""
     return pl.DataFrame(
         {"ts": at, "user": list(users), "tokens": np.round(tokens)},
         schema={"ts": pl.Float64, "user": pl.String, "tokens": pl.Float64},
@@ -32,7 +32,7 @@ def frame(at, users, tokens):
 
 
 def burst(user, start, length, count, tokens=500.0, seed=2):
-    """One user's requests, spread evenly over a span."""
+    """Requests of one user at random times of a span."""
     rng = np.random.default_rng(seed)
     at = start + rng.random(count) * length
     return frame(at, [user] * count, tokens * rng.lognormal(0, 0.5, count))
@@ -44,7 +44,9 @@ def flagged(report, subject="*"):
 
 
 def test_a_flood_in_the_week_is_found_by_window_and_by_name():
-    """Recall and precision on its windows; the user is named, with what was done."""
+    """A flood is found in its windows with at most two others, and its user is named
+    with the cause.
+    """
     start = MONDAY + 3 * DAY + 10 * HOUR
     report = analyze(pl.concat([ordinary(), burst("user-3", start, HOUR, 1500)]))
     inside = set(range(start, start + HOUR, 300))
@@ -59,8 +61,8 @@ def test_a_flood_in_the_week_is_found_by_window_and_by_name():
     assert "requests" in worst.top_users[0].did
 
 
-def test_a_crowd_of_strangers_is_volume():
-    """Nobody alone explains it."""
+def test_a_distributed_flood_is_volume():
+    """A flood of many users, none of which explains it, has the class ``volume``."""
     start = MONDAY + 2 * DAY + 20 * HOUR
     rng = np.random.default_rng(3)
     names = [f"bot-{n}" for n in rng.integers(0, 300, 2000)]
@@ -73,7 +75,9 @@ def test_a_crowd_of_strangers_is_volume():
 
 
 def test_a_small_user_s_spike_is_named():
-    """The service hardly feels it; the user did what they never do."""
+    """A spike of a small user is found for the user even where the service's total
+    hardly changes.
+    """
     start = MONDAY + 4 * DAY + 3 * HOUR
     report = analyze(pl.concat([ordinary(), burst("user-9", start, HOUR, 120)]))
     assert len(flagged(report, "user-9")) >= 10
@@ -82,7 +86,7 @@ def test_a_small_user_s_spike_is_named():
 
 @pytest.mark.parametrize("days", [2, 7, 14])
 def test_a_nightly_job_is_ordinary(days):
-    """The same hour each night: nobody is told."""
+    """A job that runs at the same hour each night is not flagged."""
     jobs = [
         burst("batch", MONDAY + n * DAY + 2 * HOUR + n % 3 * 240, 1800, 900, seed=n)
         for n in range(days)
@@ -93,7 +97,7 @@ def test_a_nightly_job_is_ordinary(days):
 
 
 def test_a_level_that_stays_is_shown_when_it_starts():
-    """Twice as much from Thursday on: the first windows, not three days."""
+    """A lasting increase is flagged only in its first windows."""
     cut = MONDAY + 3 * DAY + 12 * HOUR
     base = ordinary(rows=120_000)
     more = ordinary(rows=150_000, seed=5).filter(pl.col("ts") > cut)
@@ -104,21 +108,23 @@ def test_a_level_that_stays_is_shown_when_it_starts():
 
 
 def test_quiet_weeks_are_quiet():
-    """Honest traffic: hardly a window in two weeks."""
+    """Two weeks of ordinary traffic have hardly a flagged window."""
     report = analyze(ordinary(days=14, rows=120_000))
     assert len(flagged(report)) <= 2
     assert len(report.windows) <= 12
 
 
 def test_one_giant_request_is_no_flood():
-    """A single request of a hundred times the usual size is left alone."""
+    """A single request of a hundred times the usual size is not flagged."""
     giant = frame([MONDAY + 2.5 * DAY], ["user-1"], [60_000.0])
     report = analyze(pl.concat([ordinary(), giant]))
     assert flagged(report, "user-1") == []
 
 
 def test_every_number_is_finite_and_sorted():
-    """For a frame of one row, a minute, a silent week; windows in order of time."""
+    """Logs of one row, of a minute or without tokens give finite figures and sorted
+    windows.
+    """
     rng = np.random.default_rng(1)
     silent = frame([MONDAY, MONDAY + 7 * DAY], "ab", [5, 5])
     short = frame(MONDAY + rng.random(50) * 60, ["a"] * 50, rng.random(50) * 10)
@@ -133,7 +139,7 @@ def test_every_number_is_finite_and_sorted():
 
 
 def test_no_users_means_the_service_alone():
-    """Without a user column nobody is named."""
+    """Without a user column only the service is analyzed."""
     start = MONDAY + 3 * DAY + 10 * HOUR
     rows = pl.concat([ordinary(), burst("x", start, HOUR, 1500)]).drop("user")
     report = analyze(rows)
@@ -144,7 +150,7 @@ def test_no_users_means_the_service_alone():
 
 
 def test_one_user_gets_both():
-    """The service's windows and the user's own."""
+    """With a single user both the service's and the user's windows are flagged."""
     start = MONDAY + 3 * DAY + 10 * HOUR
     rows = pl.concat([ordinary(users=1), burst("user-0", start, HOUR, 1500)])
     kinds = {window.kind for window in analyze(rows).windows}
@@ -159,7 +165,7 @@ def test_order_of_rows_does_not_matter():
 
 
 def test_frames_of_every_kind_agree():
-    """polars, lazy polars and pandas, with times as times."""
+    """polars, lazy polars and pandas frames give the same report."""
     pandas = pytest.importorskip("pandas")
     rows = pl.concat([ordinary(rows=20_000), burst("user-3", MONDAY + DAY, HOUR, 1500)])
     told = analyze(rows).to_dict()
@@ -172,19 +178,19 @@ def test_frames_of_every_kind_agree():
 
 @pytest.mark.parametrize("window", ["0s", "7m", "2d", "five", "500ms"])
 def test_windows_must_divide_a_day(window):
-    """Anything else is said at once."""
+    """A window that does not divide a day is refused."""
     with pytest.raises(InputError, match="window"):
         analyze(ordinary(rows=100), window=window)
 
 
 def test_windows_follow_the_clock_of_the_zone():
-    """A day in Kolkata begins at 18:30 UTC."""
+    """Windows of a day start at midnight of the zone."""
     report = analyze(ordinary(rows=5000), window="1d", timezone="Asia/Kolkata")
     assert report.timeline.start % DAY == 18 * HOUR + 30 * MINUTE
 
 
-def test_what_is_no_frame():
-    """A list is refused with its type."""
+def test_another_type_is_refused():
+    """A list instead of a frame is refused with its type."""
     with pytest.raises(InputError, match="not list"):
         analyze([1, 2])
 
@@ -198,7 +204,7 @@ def test_a_lone_wrong_clock_does_not_stretch_the_log():
 
 
 def strangers(start, count=300, requests=10, seed=5):
-    """A crowd of throw-away keys, each for half an hour."""
+    """Requests of many keys that each exist for half an hour."""
     keys = [f"key-{n}" for n in range(count)]
     return pl.concat(
         [
@@ -209,7 +215,7 @@ def strangers(start, count=300, requests=10, seed=5):
 
 
 def office(rows, keep=8):
-    """Hardly anything at night and at the weekend."""
+    """The rows with little traffic at night and on the weekend."""
     hour, day = pl.col("ts") % DAY / HOUR, (pl.col("ts") - MONDAY) // DAY
     rare = (day >= 5) | ~hour.is_between(7, 19)
     counted = rows.with_row_index()
@@ -217,7 +223,7 @@ def office(rows, keep=8):
 
 
 def test_strangers_do_not_hide_the_spike_of_one_of_few_users():
-    """Keys that lived for half an hour say nothing about what is usual for the rest."""
+    """Keys that exist for half an hour do not raise the threshold of other users."""
     start = MONDAY + 2 * DAY + 11 * HOUR
     parts = [
         office(ordinary(users=12, rows=60_000)),
@@ -229,8 +235,10 @@ def test_strangers_do_not_hide_the_spike_of_one_of_few_users():
     assert {start, start + 300} <= set(flagged(report))
 
 
-def test_everybody_at_twice_the_usual_is_seen_beside_nightly_jobs():
-    """What the clock's jobs add to the expectation does not widen the ordinary."""
+def test_twice_the_usual_load_is_flagged_in_spite_of_jobs():
+    """An hour of twice the usual load is flagged although regular jobs add to the
+    expectation.
+    """
     hour = MONDAY + 4 * DAY + 15 * HOUR
     base = ordinary(rows=120_000)
     jobs = [
@@ -245,8 +253,8 @@ def test_everybody_at_twice_the_usual_is_seen_beside_nightly_jobs():
 
 
 @pytest.mark.parametrize("rows", [120, 200, 400])
-def test_a_few_requests_an_hour_are_no_anomaly_each(rows):
-    """Where most windows are empty a request or two more are chance, a flood is not."""
+def test_sparse_traffic_is_not_flagged(rows):
+    """In sparse traffic single requests are not flagged, and a flood is."""
     calm = ordinary(users=20, rows=rows)
     assert not analyze(calm).windows
     start = MONDAY + 3 * DAY + 14 * HOUR
@@ -268,7 +276,9 @@ def test_a_large_spike_does_not_hide_a_small_one_days_later():
 
 
 def test_what_is_abnormal_lies_above_the_threshold():
-    """Also where the excess of one user decided: a picture must not contradict it."""
+    """Every flagged window of the service is above the drawn threshold, also where one
+    user's excess was decisive.
+    """
     start = MONDAY + 3 * DAY + 10 * HOUR
     report = analyze(pl.concat([ordinary(), burst("user-3", start, 6 * HOUR, 2500)]))
     line = report.timeline

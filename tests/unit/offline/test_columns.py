@@ -1,4 +1,4 @@
-"""Columns by their usual names."""
+"""Detection of columns by their usual names."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from gateway.offline.errors import InputError
     ],
 )  # fmt: skip
 def test_usual_names(names, found):
-    """Whatever the case and the order."""
+    """Columns are found by their usual names in any case and order."""
     columns = find_columns(names.split())
     held = (
         columns.time, columns.user, columns.total, columns.prompt, columns.completion,
@@ -34,7 +34,7 @@ def test_usual_names(names, found):
 
 
 def test_named_columns_win():
-    """The user's word stands before the usual names."""
+    """Columns named by an option take precedence over the usual names."""
     names = ["ts", "when", "user", "who", "tokens", "cost"]
     columns = find_columns(names, Choice(time="when", user="who", total="cost"))
     assert (columns.time, columns.user, columns.total) == ("when", "who", "cost")
@@ -50,6 +50,6 @@ def test_named_columns_win():
     ],
 )
 def test_missing_columns(names, choice, words):
-    """The error names what there is."""
+    """The error lists the columns that exist."""
     with pytest.raises(InputError, match=words):
         find_columns(names, choice)

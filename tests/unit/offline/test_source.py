@@ -1,4 +1,4 @@
-"""Files of every form, cut into pieces; rows that cannot be used are named."""
+"""Input files of every format, read in pieces; unusable rows are reported."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ TOTAL = sum(row["prompt_tokens"] + row["completion_tokens"] for row in ROWS)
 
 
 def as_csv(rows=ROWS):
-    """The rows as text."""
+    """The rows as CSV."""
     return HEADER + "".join(",".join(map(str, row.values())) + "\n" for row in rows)
 
 
 def as_jsonl(rows=ROWS):
-    """The rows as text."""
+    """The rows as JSON lines."""
     return "".join(json.dumps(row) + "\n" for row in rows)
 
 
@@ -36,7 +36,7 @@ def as_jsonl(rows=ROWS):
     "name", ["a.csv", "a.csv.gz", "a.jsonl", "a.jsonl.gz", "a.parquet", "noname"]
 )
 def test_formats(tmp_path, name):
-    """The content tells the format, and each gives the same sums."""
+    """The format is detected from the content, and each gives the same sums."""
     path = tmp_path / name
     text = (as_jsonl() if "jsonl" in name else as_csv()).encode()
     if name.endswith("parquet"):
@@ -49,7 +49,7 @@ def test_formats(tmp_path, name):
 
 
 def test_several_files(tmp_path):
-    """Their rows count together, in any order and of different forms."""
+    """The rows of several files are summed, in any order and format."""
     (tmp_path / "b.csv").write_text(as_csv(ROWS[25:]))
     (tmp_path / "a.jsonl").write_text(as_jsonl(ROWS[:25]))
     report = analyze_files([str(tmp_path / "b.csv"), str(tmp_path / "a.jsonl")])
@@ -58,7 +58,7 @@ def test_several_files(tmp_path):
 
 @pytest.mark.parametrize("size", [64, 97, 1000])
 def test_any_cut_gives_the_same_rows(tmp_path, monkeypatch, size):
-    """Cells with line ends in quotes survive the cut; lines are those of the file."""
+    """Quoted cells with line ends are read for any piece size."""
     path = tmp_path / "a.csv"
     cells = [
         f'"note {n}\nsecond ""line"""' if n % 4 == 0 else f"n{n}" for n in range(60)
@@ -76,7 +76,7 @@ def test_any_cut_gives_the_same_rows(tmp_path, monkeypatch, size):
 
 @pytest.mark.parametrize("form", ["csv", "jsonl"])
 def test_bad_rows_are_named(tmp_path, form):
-    """Line and reason of each; the good ones count."""
+    """Each unusable row is reported with line and reason, and the others count."""
     rows = [dict(row) for row in ROWS]
     rows[3]["ts"] = "yesterday"
     rows[7]["prompt_tokens"] = "many"
@@ -99,7 +99,7 @@ def test_bad_rows_are_named(tmp_path, form):
 
 
 def test_broken_lines(tmp_path):
-    """Half a JSON line and ragged CSV lines cost those lines only."""
+    """Malformed JSON or CSV lines do not affect other lines."""
     json_file = tmp_path / "a.jsonl"
     json_file.write_text(as_jsonl() + '{"ts": "2026-\n[]\n\n' + as_jsonl(ROWS[:1]))
     report = analyze_files([str(json_file)])
@@ -111,7 +111,7 @@ def test_broken_lines(tmp_path):
 
 
 def test_fields_inside_objects(tmp_path):
-    """usage.prompt_tokens is found without being told."""
+    """Token counts in a nested ``usage`` object are found without an option."""
     path = tmp_path / "a.jsonl"
     path.write_text(
         "".join(
@@ -141,7 +141,7 @@ def test_fields_inside_objects(tmp_path):
     ],
 )
 def test_unusable_files(tmp_path, text, words):
-    """One error that says which file and why."""
+    """An unusable file is one error with its name and the reason."""
     path = tmp_path / "a.csv"
     path.write_text(text)
     with pytest.raises(InputError, match=words):
@@ -149,7 +149,7 @@ def test_unusable_files(tmp_path, text, words):
 
 
 def test_utf_16_is_named_as_such(tmp_path):
-    """What spreadsheets call Unicode text."""
+    """A UTF-16 file, as spreadsheets save it, is refused with a hint to UTF-8."""
     path = tmp_path / "a.csv"
     path.write_text(as_csv(), encoding="utf-16")
     with pytest.raises(InputError, match="UTF-16; save it as UTF-8"):
@@ -157,7 +157,7 @@ def test_utf_16_is_named_as_such(tmp_path):
 
 
 def test_files_that_disagree(tmp_path):
-    """Users in one file and none in the other is a mistake, not a crowd."""
+    """Files with and without a user column cannot be analyzed together."""
     (tmp_path / "a.csv").write_text(as_csv())
     (tmp_path / "b.csv").write_text("ts,tokens\n1767600000,5\n")
     names = [str(tmp_path / "a.csv"), str(tmp_path / "b.csv")]
@@ -167,7 +167,7 @@ def test_files_that_disagree(tmp_path):
 
 
 def test_broken_archives(tmp_path):
-    """A cut gzip and a cut Parquet file are errors, not stacks."""
+    """A truncated gzip or Parquet file is an error without a traceback."""
     whole = gzip.compress(as_csv().encode())
     (tmp_path / "a.gz").write_bytes(whole[: len(whole) // 2])
     (tmp_path / "a.parquet").write_bytes(b"PAR1 and nothing")

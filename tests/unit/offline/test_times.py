@@ -1,4 +1,4 @@
-"""Timestamps of any common form."""
+"""Parsing of timestamps in all common formats."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ SECOND = 1_000_000
     ],
 )
 def test_common_forms(text):
-    """Each is found without being told."""
+    """Common formats are detected without an option."""
     assert Times().parse(pl.Series([text])).to_list() == [EIGHT]
 
 
@@ -66,12 +66,14 @@ def test_common_forms(text):
     ],
 )
 def test_types_and_zone(values, wanted):
-    """Numbers tell their unit by size; only times without a zone take the named one."""
+    """The unit of numbers follows from their size, and times without a zone use the
+    given one.
+    """
     assert Times("Europe/Berlin").parse(pl.Series(values)).to_list() == [wanted]
 
 
 def test_mixed_forms_and_rubbish():
-    """Forms may change within a column; what is no time is null."""
+    """A column may mix formats; an unparseable text is null."""
     texts = ["2026-01-05T08:00:00Z", "1767600000", "soon", None, "", "1970-01-01"]
     parsed = Times().parse(pl.Series(texts)).to_list()
     assert parsed == [EIGHT, EIGHT, None, None, None, None]
@@ -89,14 +91,14 @@ def test_mixed_forms_and_rubbish():
         (["02/03/2026 08:00", "03/03/2026 08:00"], 3),
     ],
 )
-def test_slashed_dates_tell_their_order(texts, month):
-    """By a number over 12, or by what varies from day to day."""
+def test_order_of_slashed_dates_is_detected(texts, month):
+    """Day and month are told apart by a number over 12, or by the part that varies."""
     for at in Times().parse(pl.Series(texts)).to_list():
         assert datetime.fromtimestamp(at / SECOND, UTC).month == month
 
 
-def test_slashed_dates_that_do_not_tell():
-    """An error asks for the form; with it they are read."""
+def test_ambiguous_slashed_dates_need_a_format():
+    """Ambiguous dates are an error unless a format is given."""
     texts = pl.Series(["03/02/2026 08:00:00"])
     with pytest.raises(InputError, match="day or month first"):
         Times().parse(texts)
@@ -105,7 +107,7 @@ def test_slashed_dates_that_do_not_tell():
 
 
 def test_whole_seconds_agree_with_the_long_way():
-    """Cutting fractions off changes nothing else, in order or not."""
+    """With ``whole_seconds`` the result equals that of full parsing, cut to seconds."""
     ordered = [
         f"2026-01-05T{n // 3600:02}:{n // 60 % 60:02}:{n % 60:02}.{k:03}+01:00"
         for n in range(900)
@@ -119,6 +121,6 @@ def test_whole_seconds_agree_with_the_long_way():
 
 @pytest.mark.parametrize("zone", ["Mars/Olympus", "", "../etc/passwd"])
 def test_unknown_zone(zone):
-    """Said at once."""
+    """An unknown time zone is refused at once."""
     with pytest.raises(InputError, match="unknown time zone"):
         Times(zone)

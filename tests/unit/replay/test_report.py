@@ -86,8 +86,8 @@ def test_sums_and_the_worst_first(tmp_path):
     assert worst["then"]["limited"] == 0
 
 
-def test_another_policy_beside_it(tmp_path):
-    """Subjects of different kinds are counted separately, tenants included."""
+def test_draft_and_current_file_are_counted_separately(tmp_path):
+    """Draft and current file are counted separately, for subjects of each kind."""
     found = replayed(tmp_path, current=LOOSE, draft=STRICT).to_dict()
     assert found["totals"]["current"]["limited"] == 4
     tenants = {one["tenant"]: one for one in found["tenants"]}
@@ -132,7 +132,7 @@ def test_the_table_for_people(tmp_path):
     assert "\x1b" not in text
 
 
-def test_nobody_is_touched(tmp_path):
+def test_a_report_without_affected_subjects(tmp_path):
     """The table says so if no subject is limited, throttled or blocked."""
     RECORDS[7]["action"], saved = "allow", RECORDS[7]["action"]
     try:

@@ -197,7 +197,7 @@ def flood(seconds, rate=20):
     return sorted([*quiet, *loud], key=lambda one: one.ts)
 
 
-def test_the_detector_blocks_whom_it_would_block():
+def test_the_detector_refuses_a_flood():
     """A flood is refused by its class from its first minute on; others pass."""
     draft = simulation("")
     decisions = [(one, draft.take(one)) for one in flood(120)]

@@ -1,4 +1,4 @@
-"""The record file: turned over by size, safe against disks and kills."""
+"""The record file: rotation by size, full disks and killed writers."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def open_sink(path, **options):
 
 
 def test_each_batch_is_in_the_file_at_once(path):
-    """Written and readable before the batch's records leave the rings."""
+    """Each batch is in the file when ``write`` returns."""
     sink = open_sink(path)
     sink.write([b'{"a":1}', b'{"b":2}'])
     assert path.read_bytes() == b'{"a":1}\n{"b":2}\n'
@@ -29,8 +29,8 @@ def test_each_batch_is_in_the_file_at_once(path):
     sink.close()
 
 
-def test_file_turns_over_by_size(path):
-    """The newest is .1, as many as asked for are kept."""
+def test_file_is_rotated_by_size(path):
+    """A full file is rotated to ``.1``, and ``keep`` rotated files are kept."""
     sink = open_sink(path, max_bytes=10)
     for number in range(5):
         sink.write([b"%d" % number * 10])
@@ -41,7 +41,7 @@ def test_file_turns_over_by_size(path):
 
 
 def test_keep_nothing_starts_over(path):
-    """With keep = 0 a full file is forgotten."""
+    """With ``keep = 0`` a full file is truncated."""
     sink = open_sink(path, max_bytes=5, keep=0)
     sink.write([b"first"])
     sink.write([b"second"])
@@ -51,7 +51,9 @@ def test_keep_nothing_starts_over(path):
 
 
 def test_full_disk_drops_whole_batches_and_recovers(path, monkeypatch):
-    """Half a batch never stays; drops are counted; the next batch is tried afresh."""
+    """On a full disk a partly written batch is cut off, its records count as dropped,
+    and the next batch is written.
+    """
     sink = open_sink(path)
     sink.write([b"kept"])
     real = os.write
@@ -74,7 +76,9 @@ def test_full_disk_drops_whole_batches_and_recovers(path, monkeypatch):
 
 
 def test_unusable_path_is_no_reason_to_fail(tmp_path):
-    """A directory in the way: every record is counted as dropped."""
+    """With a directory at the path every record counts as dropped, and nothing is
+    raised.
+    """
     sink = open_sink(tmp_path)
     sink.write([b"x"])
     assert sink.dropped == 1
@@ -83,7 +87,9 @@ def test_unusable_path_is_no_reason_to_fail(tmp_path):
 
 
 def test_successor_does_not_write_twice(path):
-    """A killed predecessor wrote lines that are in the rings still."""
+    """A successor skips records that its killed predecessor wrote and that are still in
+    the rings.
+    """
     first = open_sink(path)
     first.write([b"one", b"two"])
     second = open_sink(path)
@@ -96,7 +102,7 @@ def test_successor_does_not_write_twice(path):
 
 
 def test_half_a_line_is_cut(path):
-    """A machine that lost power left half a record: the rest can be read with jq."""
+    """An incomplete last line, as after a power failure, is removed."""
     path.parent.mkdir()
     path.write_bytes(b'{"a":1}\n{"b":')
     sink = open_sink(path)

@@ -1,4 +1,4 @@
-"""Records for InfluxDB: lines, batches, what happens when it is away."""
+"""Records for InfluxDB: lines, batches, and an unreachable server."""
 
 from __future__ import annotations
 
@@ -27,9 +27,7 @@ SOME = RequestRecord(
 
 
 def split_line(line, mark):
-    """Split as InfluxDB reads it: not at escaped marks, nor within the quotes that open
-    after an equals sign of a field.
-    """
+    """Split as InfluxDB does: not at escaped marks or within a quoted field value."""
     parts, quoted, escaped = [""], False, False
     for place, letter in enumerate(line):
         opens = line[place - 1] == "=" and line[place - 2] != "\\"
@@ -52,16 +50,16 @@ def record(**other):
 
 
 class Receiver:
-    """A write API that answers as it is told, and keeps what it took."""
+    """A write API that answers with the given statuses and keeps the lines."""
 
     def __init__(self) -> None:
-        self.status: list[int] = []  # of the next answers, then 204
+        self.status: list[int] = []  # of the next answers; 204 after them
         self.lines: list[str] = []
         self.headers: list[dict[str, str]] = []
         self.calls = 0
 
     async def handle(self, request):
-        body = await request.read()  # aiohttp unpacks it
+        body = await request.read()  # aiohttp decompresses it
         self.calls += 1
         status = self.status.pop(0) if self.status else 204
         self.headers.append(dict(request.headers))
@@ -106,12 +104,14 @@ async def until(what):
 
 @pytest.fixture(autouse=True)
 def _at_once(monkeypatch):
-    """No second between two batches."""
+    """Flush batches after 10 ms instead of a second."""
     monkeypatch.setattr(influx, "FLUSH_S", 0.01)
 
 
 def test_a_line_has_bounded_tags_and_the_rest_as_fields():
-    """Who asked is a field: strangers make no series."""
+    """Tags have bounded values; user and address are fields, so that clients add no
+    series.
+    """
     tags, _, rest = line_of(SOME, 7, "gpt-4o").partition(" ")
     assert tags == (
         "tidegate_requests,tenant=acme,endpoint=chat.completions,model=gpt-4o,"
@@ -129,8 +129,8 @@ def test_a_line_has_bounded_tags_and_the_rest_as_fields():
     assert "e6b81f" not in fields, "no trace of the prompt"
 
 
-def test_what_is_unknown_is_left_out():
-    """No first byte, no class, no limit: no field, rather than a made-up value."""
+def test_missing_values_have_no_field():
+    """A record without first byte, class or limit has no such field."""
     line = line_of(record(ttfb_ms=None), 0, "other")
     assert not {"ttfb_ms", "class", "limit"} & {
         part.partition("=")[0] for part in line.split(",")
@@ -141,7 +141,7 @@ def test_what_is_unknown_is_left_out():
 
 @given(st.text(max_size=40))
 def test_no_text_breaks_a_line(text):
-    """Whatever a client calls itself, it stays one line with as many tags and fields."""
+    """Any text in user, tenant and model gives one line with all tags and fields."""
     line = line_of(record(user=text, tenant=text, request_id=text), 0, text)
     assert "\n" not in line
     tags, rest = re.split(r"(?<!\\) ", line, maxsplit=1)
@@ -167,14 +167,16 @@ def test_no_text_breaks_a_line(text):
     ],
 )
 def test_the_version_is_chosen_by_what_is_configured(table, url):
-    """Organisation or token: the newer API; neither: version 1."""
+    """With an organisation or a token the URL is that of API version 2, else of version
+    1.
+    """
     assert (
         write_url(InfluxTable(url=Url("http://i:8086/"), bucket="a b", **table)) == url
     )
 
 
 async def test_records_arrive_packed_and_in_order():
-    """A batch is one gzip body with one line a record."""
+    """A batch is one gzip body with one line a record, in order."""
     async with receiver() as (box, url), running(url) as sink:
         sink.write([record(request_id=f"r{n}") for n in range(3)])
         await until(lambda: sink.written == 3)
@@ -190,7 +192,7 @@ async def test_records_arrive_packed_and_in_order():
 
 
 async def test_the_token_is_sent_and_shown_nowhere():
-    """It is in the header, and in no state."""
+    """The token is in the Authorization header and in no state or repr."""
     table = InfluxTable(url=Url("http://127.0.0.1:1"), bucket="b", token=Secret("hush"))
     async with receiver() as (box, url):
         sink = InfluxSink(
@@ -205,8 +207,10 @@ async def test_the_token_is_sent_and_shown_nowhere():
 
 
 @pytest.mark.parametrize("status", [500, 503, 429, 401, 404, 302])
-async def test_what_fails_for_now_is_sent_again(status):
-    """Nothing is lost, nothing is doubled, and the state is told twice."""
+async def test_temporary_errors_are_retried(status):
+    """After a temporary error the batch is sent again exactly once, and failure and
+    recovery are reported.
+    """
     told = []
     async with receiver() as (box, url), running(url, on_state=told.append) as sink:
         box.status = [status, status]
@@ -218,8 +222,8 @@ async def test_what_fails_for_now_is_sent_again(status):
 
 
 @pytest.mark.parametrize("status", [400, 413, 422])
-async def test_what_will_never_be_taken_is_dropped(status):
-    """A bad batch does not stand in the way of the next."""
+async def test_permanent_errors_drop_the_batch(status):
+    """A batch that the server rejects is dropped, and the next one is sent."""
     async with receiver() as (box, url), running(url) as sink:
         box.status = [status]
         sink.write([SOME])
@@ -230,7 +234,7 @@ async def test_what_will_never_be_taken_is_dropped(status):
 
 
 async def test_a_queue_that_is_full_loses_the_oldest():
-    """Control never waits, memory is bounded, and the loss is counted."""
+    """A full queue drops its oldest records, counts them and never blocks."""
     sink = InfluxSink(InfluxTable(url=Url("http://127.0.0.1:1"), bucket="b"), queue=10)
     sink.write([record(request_id=f"r{n}") for n in range(25)])
     assert (sink.waiting, sink.dropped) == (10, 15)
@@ -239,8 +243,10 @@ async def test_a_queue_that_is_full_loses_the_oldest():
     assert sink.error
 
 
-async def test_records_that_come_while_a_batch_is_on_its_way():
-    """The queue may overflow meanwhile: each record is counted once."""
+async def test_a_queue_that_overflows_during_a_write_counts_once():
+    """When the queue overflows during a write, each record counts once as written or
+    dropped.
+    """
     gate = asyncio.Event()
     async with receiver() as (box, _url):
         real = box.handle
@@ -266,8 +272,8 @@ async def test_records_that_come_while_a_batch_is_on_its_way():
     assert sink.written == len(box.lines)
 
 
-async def test_a_gateway_that_ends_does_not_wait(monkeypatch):
-    """A receiver that is silent costs some seconds at most."""
+async def test_close_does_not_wait_for_a_silent_server(monkeypatch):
+    """``close`` gives up a server that does not answer within ``CLOSE_S``."""
     monkeypatch.setattr(influx, "CLOSE_S", 0.05)
 
     async def silent(reader, writer):
@@ -284,6 +290,6 @@ async def test_a_gateway_that_ends_does_not_wait(monkeypatch):
 
 
 def test_batches_are_small_when_packed():
-    """A full batch compresses to a fraction: the network is not what limits it."""
+    """gzip compresses a full batch to less than a tenth."""
     lines = "\n".join(line_of(SOME, n, "gpt-4o") for n in range(influx.BATCH))
     assert len(gzip.compress(lines.encode(), 1)) < len(lines) / 10

@@ -47,7 +47,7 @@ KEYS = [
 
 
 def test_keys_are_the_documented_ones_in_order():
-    """Exactly the keys of the interface document, nothing of what is internal."""
+    """A record line has exactly the documented keys, in order."""
     line = json.loads(RecordWriter().line(make_record(cls="scraping", reasons=("x",))))
     assert list(line) == KEYS
     assert (line["class"], line["reasons"]) == ("scraping", ["x"])
@@ -63,13 +63,13 @@ def test_keys_are_the_documented_ones_in_order():
     ],
 )
 def test_time_is_rfc_3339_with_microseconds(ts, text):
-    """Always six digits and a Z, rounding carried over."""
+    """Timestamps have six digits of fraction and a Z."""
     assert RecordWriter().timestamp(ts) == text
 
 
 @given(st.lists(st.integers(0, 4_000_000_000_000_000), min_size=1, max_size=9))
-def test_time_is_that_of_the_library(micros):
-    """The remembered second never leaks into another record."""
+def test_timestamps_equal_those_of_datetime(micros):
+    """Timestamps equal those of ``datetime`` although the second is cached."""
     writer = RecordWriter()
     for micro in micros:
         seconds, rest = divmod(micro, 1_000_000)
@@ -80,6 +80,6 @@ def test_time_is_that_of_the_library(micros):
 
 
 def test_record_survives_the_ring_form():
-    """What a worker encodes is what control decodes."""
+    """A record encoded by a worker is decoded unchanged by control."""
     record = make_record(would="limit", usd_nanos=500_000_000)
     assert decode_record(msgspec.msgpack.encode(record)) == record

@@ -1,4 +1,4 @@
-"""Records as spans: what they say, and a queue that nobody waits for."""
+"""Records as spans: attributes, and a bounded queue that never blocks."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Result(Enum):
 
 
 class Exporter:
-    """Keeps spans; waits for ``go`` before each batch."""
+    """An exporter that keeps spans and waits for ``go`` before each batch."""
 
     def __init__(self) -> None:
         self.batches: list[list] = []
@@ -52,13 +52,13 @@ class Exporter:
 
 @pytest.fixture(name="exporter")
 def _exporter():
-    """An exporter that takes everything."""
+    """An exporter that accepts every batch."""
     return Exporter()
 
 
 @pytest.fixture(name="sink")
 def _sink(exporter):
-    """A small queue in front of it, running."""
+    """A started sink with a queue of four spans."""
     sink = TraceSink(queue=4, batch=2, delay_s=0.01, open_exporter=lambda: exporter)
     sink.start()
     yield sink
@@ -71,7 +71,7 @@ def records(count: int, **changes):
 
 
 def test_a_span(sink, exporter):
-    """Ids, times, kind and scope as the record has them."""
+    """A span has the ids, times, kind and service of its record."""
     sink.take(records(1, trace=f"{TRACE}{9:016x}", ts=100.5, duration_ms=250.0))
     until(lambda: exporter.batches)
     (span,) = exporter.batches[0]
@@ -82,15 +82,17 @@ def test_a_span(sink, exporter):
     assert span.resource.attributes["service.name"] == "tidegate"
 
 
-def test_no_span_of_what_is_not_sampled_or_goes_on(sink, exporter):
-    """Neither unsampled requests nor the beginnings of long ones."""
+def test_unsampled_and_open_requests_have_no_span(sink, exporter):
+    """Unsampled requests and opening records of long requests give no span."""
     sink.take([*records(1, trace=""), *records(1, phase=OPENED), *records(1)])
     sink.close()
     assert [len(batch) for batch in exporter.batches] == [1]
 
 
-def test_a_full_queue_turns_away_and_counts(sink, exporter):
-    """``take`` never waits; what was taken is sent when the exporter goes on."""
+def test_a_full_queue_drops_and_counts(sink, exporter):
+    """``take`` never blocks: a full queue drops spans and counts them, and the queued
+    ones are exported.
+    """
     exporter.go.clear()
     sink.take(records(1))
     until(lambda: not sink.waiting)
@@ -102,8 +104,10 @@ def test_a_full_queue_turns_away_and_counts(sink, exporter):
 
 
 @pytest.mark.parametrize("fault", [None, RuntimeError("x")])
-def test_failures_are_counted_and_forgotten(exporter, fault):
-    """A batch that was refused is not kept; the state is told when it changes."""
+def test_failed_batches_are_counted_and_dropped(exporter, fault):
+    """A batch that the exporter refuses is dropped and counted; failure and recovery
+    are reported once each.
+    """
     said: list[str] = []
     exporter.result, exporter.fault = Result.FAILURE, fault
     sink = TraceSink(
@@ -123,8 +127,8 @@ def test_failures_are_counted_and_forgotten(exporter, fault):
     assert exporter.closed
 
 
-def test_the_end_sends_what_is_left(exporter):
-    """More than one batch, without waiting for the next turn."""
+def test_close_exports_all_queued_spans(exporter):
+    """``close`` exports all queued spans at once, in several batches."""
     sink = TraceSink(queue=9, batch=2, delay_s=60.0, open_exporter=lambda: exporter)
     sink.start()
     sink.take(records(5))
@@ -133,7 +137,9 @@ def test_the_end_sends_what_is_left(exporter):
 
 
 def test_an_exporter_that_cannot_be_opened():
-    """It is said, and spans are turned away once the queue is full."""
+    """An exporter that fails to open is reported, and spans beyond the queue are
+    dropped.
+    """
 
     def broken():
         raise ImportError
@@ -159,13 +165,15 @@ def test_an_exporter_that_cannot_be_opened():
     ],
 )
 def test_names_and_errors(changes, name, failed):
-    """Few names; an error is the server's or the upstream's, never the client's."""
+    """Span names have few values; failures of gateway and upstream are errors, those of
+    the client are not.
+    """
     record = make_record(**changes)
     assert (span_name(record), error_type(record)) == (name, failed)
 
 
-def test_attributes_are_few_where_little_is_known():
-    """Nothing of generation on other paths; no status that was never sent."""
+def test_unknown_values_have_no_attribute():
+    """Other endpoints have no ``gen_ai`` attributes; an unsent status is left out."""
     found = attributes_of(
         make_record(
             endpoint="other", method="MKCOL", status=499, outcome="client_closed",
@@ -179,13 +187,13 @@ def test_attributes_are_few_where_little_is_known():
 
 
 def test_clients_texts_are_cut():
-    """A model's name is whatever the client says."""
+    """A long model name is cut to ``MAX_TEXT``."""
     found = attributes_of(make_record(model="m" * 9999))
     assert found["gen_ai.request.model"] == "m" * MAX_TEXT
 
 
-def test_reasons_and_fingerprints_stay_here():
-    """Nor is anything sent that the documents do not name."""
+def test_reasons_and_fingerprints_are_not_exported():
+    """Reasons and fingerprints are not exported."""
     record = make_record(reasons=("qzv",), fingerprint="qzv", cls="scraping", score=4.5)
     found = attributes_of(record)
     assert "qzv" not in str(found)
@@ -201,7 +209,7 @@ def test_reasons_and_fingerprints_stay_here():
     ],
 )
 def test_the_service_has_a_name(exporter, environ, named, monkeypatch):
-    """``tidegate``, unless the standard variables say another."""
+    """``service.name`` is ``tidegate`` unless the standard variables set another."""
     for key, value in environ.items():
         monkeypatch.setenv(key, value)
     sink = TraceSink(

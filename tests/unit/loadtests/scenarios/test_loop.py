@@ -1,4 +1,6 @@
-"""The closed loop and its judge: right detectors score full marks, wrong ones none."""
+"""The closed loop and its evaluation: perfect detectors get full marks, silent ones
+none.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +19,7 @@ TINY = Settings(seed=3, users=60, days=0.5)
 
 
 class Silent:
-    """Sees nothing."""
+    """A detector that reports nothing."""
 
     name = "silent"
 
@@ -25,7 +27,7 @@ class Silent:
         return ()
 
     def refused(self, row, *, read):
-        """Nothing more to say."""
+        """Report nothing."""
         return ()
 
     def advance(self, now: float) -> Sequence[Finding]:
@@ -39,7 +41,9 @@ class Silent:
 
 
 class Oracle(Silent):
-    """Knows the labels: blocks each attacker's own subjects at its first request."""
+    """A detector that knows the labels and blocks an attacker's subject at its first
+    request.
+    """
 
     name = "oracle"
 
@@ -64,8 +68,8 @@ class Oracle(Silent):
         return "block" if (kind, id_) in self.blocked else "allow"
 
 
-class Furious(Silent):
-    """Blocks everyone it meets."""
+class BlocksEveryone(Silent):
+    """A detector that blocks the address of every request."""
 
     name = "furious"
 
@@ -92,21 +96,21 @@ def found(row: Row, kind: str, cls: str, subject: tuple[str, str]) -> Finding:
 
 
 def run(world: World, detector: Silent) -> Result:
-    """One detector on one world."""
+    """Run one detector on one world."""
     tally = Tally(world, detector.name)
     return tally.result(*Loop(detector, world.ledger, tally).run(world, float))
 
 
 @pytest.fixture(name="perfect", scope="module")
 def _perfect() -> Result:
-    """The oracle's marks."""
+    """The result of the oracle."""
     world = World(TINY)
     return run(world, Oracle(world))
 
 
 def test_an_oracle_gets_full_marks(perfect):
-    """Who knows the labels finds everything at once, names it, and harms nobody but
-    those who share a carrier's address with a bot.
+    """A detector that knows the labels has recall 1 without delay, and affects only
+    clients that share a bot's address.
     """
     marks = group(perfect.episodes)
     assert marks["recall"] == marks["right_class"] == marks["acted"] == 1.0
@@ -117,14 +121,14 @@ def test_an_oracle_gets_full_marks(perfect):
 
 
 def test_refused_attackers_try_again(perfect):
-    """Refusals are tried again by attackers: more requests arrive than were planned."""
+    """Attackers retry refused requests, so more requests arrive than were planned."""
     world = World(TINY)
     planned = sum(1 for _ in world.rows())
     assert perfect.world.events > planned
 
 
-def test_silence_finds_nothing_and_harms_nobody():
-    """No findings: recall 0, all requests admitted, no one touched."""
+def test_a_silent_detector_has_no_recall():
+    """A detector that reports nothing has recall 0 and refuses no request."""
     result = run(World(TINY), Silent())
     assert group(result.episodes)["recall"] == 0.0
     assert result.world.innocent_refused == 0
@@ -132,9 +136,9 @@ def test_silence_finds_nothing_and_harms_nobody():
 
 
 def test_blocking_everyone_is_counted_against_the_detector():
-    """Each innocent address blocked is a subject touched and a false incident."""
+    """Each blocked innocent address counts as affected and as a false incident."""
     world = World(TINY)
-    result = run(world, Furious())
+    result = run(world, BlocksEveryone())
     assert len(result.world.touched) > 50
     assert result.world.false_incidents > 50
     assert "volume" in " ".join(result.world.false_by)
@@ -142,7 +146,9 @@ def test_blocking_everyone_is_counted_against_the_detector():
 
 @pytest.mark.parametrize("rule", [FixedLimits, MeanAndDeviation, MedianAndMad])
 def test_plain_rules_slow_down_who_is_over(rule):
-    """A client a thousand times over its usual is throttled, and free again later."""
+    """Each plain rule throttles a client far above its usual rate, and ends the
+    throttle later.
+    """
     judge = rule()
     row = next(World(TINY).rows())
     for minute in range(30):
@@ -155,7 +161,7 @@ def test_plain_rules_slow_down_who_is_over(rule):
 
 
 def test_the_summary_has_every_figure(perfect):
-    """The JSON form holds groups, surroundings and goals."""
+    """The JSON form has figures by class and kind, surroundings and goals."""
     figures = summary([perfect])
     assert figures["by_class"]["all"]["recall"] == 1.0
     assert figures["surroundings"]["innocent_touched_share"] < 0.01
@@ -165,7 +171,7 @@ def test_the_summary_has_every_figure(perfect):
 
 
 def test_quantiles_of_few_values():
-    """The middle and the tail of short lists; nothing of none."""
+    """Quantiles of short lists are interpolated; that of an empty list is NaN."""
     assert quantile([1.0, 3.0], 0.5) == 2.0
     assert quantile([1.0, 2.0, 3.0], 0.95) == 3.0
     assert quantile([], 0.5) != quantile([], 0.5)

@@ -1,4 +1,6 @@
-"""The traffic generator: seeded, ordered, labelled, and nothing given away."""
+"""The traffic generator: seeded, ordered and labelled, without fields that reveal
+labels.
+"""
 
 from __future__ import annotations
 
@@ -17,20 +19,20 @@ from loadtests.scenarios.rows import clustered, flipped, paraphrases, positions,
 from loadtests.scenarios.sizes import draw_sizes
 
 SMALL = Settings(seed=11, users=120, days=1.0, quiet_days=0.0)
-# A rule learned on one world may do this well on others, and no better (a coin: 0.5).
+# Highest balanced accuracy of a rule on one field in other worlds (chance: 0.5).
 GIVEN_AWAY = 0.68
 
 
 @pytest.fixture(name="world", scope="module")
 def _world() -> tuple[World, list[Row]]:
-    """A small world, run to its end."""
+    """A small world with all its requests."""
     world = World(SMALL)
     return world, list(world.rows())
 
 
 @pytest.fixture(name="samples", scope="module")
 def _samples(world) -> list[list[tuple[Row, bool]]]:
-    """Labelled requests of three worlds that differ in their seed."""
+    """Labelled requests of three worlds with different seeds."""
     samples = [labelled(*world)]
     for seed in (12, 13):
         other = World(msgspec.structs.replace(SMALL, seed=seed))
@@ -39,7 +41,7 @@ def _samples(world) -> list[list[tuple[Row, bool]]]:
 
 
 def few(seed: int) -> list[Row]:
-    """The first requests of a world."""
+    """The first 3,000 requests of a world."""
     return list(itertools.islice(World(Settings(seed=seed, users=60)).rows(), 3000))
 
 
@@ -50,7 +52,7 @@ def test_equal_seeds_make_equal_worlds():
 
 
 def test_requests_come_in_order_of_time(world):
-    """The stream never goes back, and lasts about as long as it should."""
+    """Requests are in order of time and cover the requested span."""
     _, rows = world
     times = [row.ts for row in rows]
     assert times == sorted(times)
@@ -59,7 +61,7 @@ def test_requests_come_in_order_of_time(world):
 
 
 def test_every_kind_of_cause_takes_place(world):
-    """Each attack sends requests, and its entry holds all its subjects and its span."""
+    """Each attack sends requests, and the ledger has all its subjects and its span."""
     made, rows = world
     attacks = made.ledger.attacks()
     assert len({(a.name, a.difficulty) for a in attacks}) == 21
@@ -77,14 +79,16 @@ def test_every_kind_of_cause_takes_place(world):
 
 
 def test_no_attacks_where_none_are_wanted():
-    """``attacks=0`` and ``honest=0`` leave ordinary life alone."""
+    """With ``attacks=0`` and ``honest=0`` there is only ordinary traffic."""
     made = World(Settings(users=60, days=0.3, attacks=0, honest=0))
     assert {row.cause for row in made.rows()} == {0}
     assert not made.plan
 
 
-def test_ordinary_life_has_tides_and_every_way_of_life(world):
-    """People, machines and jobs all send; nobody makes up most of it."""
+def test_ordinary_traffic_has_every_kind_of_client(world):
+    """Ordinary traffic has people, agents, services and jobs, none of which sends 70 %
+    of it.
+    """
     made, rows = world
     ordinary = [row for row in rows if row.cause == 0]
     lives = Counter(made.life_of(row.user) for row in ordinary)
@@ -93,7 +97,7 @@ def test_ordinary_life_has_tides_and_every_way_of_life(world):
 
 
 def test_counts_and_prices_hold_together(world):
-    """Totals are sums, failures cost nothing, fingerprints have 64 bits."""
+    """Totals are sums, failures cost nothing, and fingerprints have 64 bits."""
     _, rows = world
     for row in rows:
         assert row.total_tokens == row.prompt_tokens + row.completion_tokens
@@ -103,7 +107,7 @@ def test_counts_and_prices_hold_together(world):
         assert row.fingerprint is None or 0 < row.fingerprint < 2**64
 
 
-# -- nothing is given away ---------------------------------------------------------------
+# -- no field reveals the label ----------------------------------------------------------
 
 FIELDS: dict[str, Callable[[Row], Hashable]] = {
     "first byte of the address": lambda row: row.client_ip.split(".")[0][:4],
@@ -127,7 +131,7 @@ FIELDS: dict[str, Callable[[Row], Hashable]] = {
 
 
 def labelled(made: World, rows: Iterable[Row]) -> list[tuple[Row, bool]]:
-    """Few requests of each attack and each user: nobody counts by its volume."""
+    """At most 60 requests of each attack and 5 of each user, with labels."""
     taken: Counter[Hashable] = Counter()
     few = []
     for row in rows:
@@ -144,7 +148,9 @@ def balanced_accuracy(
     learn: list[tuple[Row, bool]],
     judge: list[tuple[Row, bool]],
 ) -> float:
-    """Of the best rule on one field that ``learn`` teaches, measured on ``judge``."""
+    """Balanced accuracy on ``judge`` of the best rule on one field learned on
+    ``learn``.
+    """
     seen: dict[Hashable, list[int]] = defaultdict(lambda: [0, 0])
     total = [0, 0]
     for row, attack in learn:
@@ -160,15 +166,15 @@ def balanced_accuracy(
 
 
 @pytest.mark.parametrize("name", FIELDS)
-def test_no_single_field_gives_the_answer_away(samples, name):
-    """A rule on the values of one field does not carry over to other worlds."""
+def test_no_single_field_reveals_attacks(samples, name):
+    """A rule on one field learned in one world has a low accuracy in others."""
     pairs = itertools.permutations(samples, 2)
     marks = [balanced_accuracy(FIELDS[name], *pair) for pair in pairs]
     assert sum(marks) / len(marks) < GIVEN_AWAY
 
 
 def test_names_of_attackers_do_not_follow_in_order(world):
-    """New accounts of bots are not counted up: sorting ids does not sort by time."""
+    """Account names of bots are not in order of time."""
     made, rows = world
     bots = max(made.ledger.attacks(), key=lambda attack: len(attack.users))
     order = list(dict.fromkeys(r.user for r in rows if r.cause == bots.index))
@@ -177,16 +183,18 @@ def test_names_of_attackers_do_not_follow_in_order(world):
     assert 0.4 < rising < 0.6
 
 
-# -- the parts ---------------------------------------------------------------------------
+# -- parts of the generator --------------------------------------------------------------
 
 
 def apart(a: int, b: int) -> int:
-    """Bits in which two fingerprints differ."""
+    """Number of bits in which two fingerprints differ."""
     return (int(a) ^ int(b)).bit_count()
 
 
 def test_prompts_of_a_template_are_alike_and_others_are_not():
-    """At most 10 bits apart within a template, about 32 between strangers."""
+    """Fingerprints of one template differ in at most 10 bits, unrelated ones in about
+    32.
+    """
     rng = np.random.default_rng(1)
     base = strange(rng, 1)
     alike = flipped(rng, np.repeat(base, 300), 5)
@@ -196,7 +204,7 @@ def test_prompts_of_a_template_are_alike_and_others_are_not():
 
 
 def test_paraphrases_are_no_longer_alike():
-    """Wordings of a template stand further apart than fillings of one."""
+    """Paraphrases of a template differ in more bits than its variations."""
     rng = np.random.default_rng(2)
     forms = paraphrases(rng, 8, 12)
     distances = [apart(a, b) for a, b in itertools.combinations(forms, 2)]
@@ -204,7 +212,7 @@ def test_paraphrases_are_no_longer_alike():
 
 
 def test_groups_of_requests_start_where_they_should():
-    """Each group begins at its start and goes on by its own gaps."""
+    """Each group starts at its time and continues by its own gaps."""
     sizes = np.array([2, 3])
     gaps = np.array([9.0, 1.0, 9.0, 2.0, 2.0])
     times = clustered(np.array([10.0, 100.0]), sizes, gaps)
@@ -213,7 +221,9 @@ def test_groups_of_requests_start_where_they_should():
 
 
 def test_sizes_follow_the_real_hour(shared):
-    """Prompt and answer sizes have the quantiles of the public trace, jointly."""
+    """Prompt and answer sizes have the quantiles and the correlation of the public
+    trace.
+    """
     with gzip.open(shared / "traces" / "azure_conv_2023.csv.gz", "rt") as lines:
         real = np.array([row[1:] for row in csv.reader(lines)][1:], dtype=float)
     prompt, answer = draw_sizes(np.random.default_rng(3), 20_000)
