@@ -26,7 +26,7 @@ _VALID = re.compile(
     rb"-(?!0{32})([0-9a-f]{32})-(?!0{16})([0-9a-f]{16})-([0-9a-f]{2})(?:-.*)?"
 )
 # The fast path: version 00, sampled, in the usual spelling.
-_USUAL = re.compile(
+_FAST_PATH = re.compile(
     rb"(?<![^\n])[Tt]raceparent: 00-(?!0{32})([0-9a-f]{32})"
     rb"-(?!0{16})([0-9a-f]{16})-(0[13])\r\n"
 )
@@ -63,12 +63,12 @@ class Tracer:
         ``lines`` are complete header lines of this request, with the caller's
         ``traceparent`` if there is one.
         """
-        usual = _USUAL.search(lines) if lines and self._parent_based else None
-        if usual is not None and lines.lower().count(b"traceparent") == 1:
+        found = _FAST_PATH.search(lines) if lines and self._parent_based else None
+        if found is not None and lines.lower().count(b"traceparent") == 1:
             # Only the parent's id is replaced for the upstream.
-            trace, parent, kept = usual.groups()
+            trace, parent, kept = found.groups()
             span = b"%016x" % (self._draw(64) or 1)
-            place = usual.start(2)
+            place = found.start(2)
             line = lines[:place] + span + lines[place + 16 :]
             return (trace + span + kept + parent).decode(), line
         return self._join_slow_path(lines)

@@ -450,7 +450,7 @@ class Exchange:
         elif self.stage in (Stage.ANSWERING, Stage.TUNNEL):
             active_at = self.last_activity if tunnel is None else tunnel.last_activity
             since = active_at if conn.writable else now
-            until, why = since + route.idle_s, "the upstream fell silent"
+            until, why = since + route.idle_s, "the upstream sent nothing for too long"
         if self.must_end_at <= until:
             until, why = self.must_end_at, "the exchange took too long"
         if now >= until:
