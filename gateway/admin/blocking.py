@@ -78,22 +78,22 @@ class BlockRoutes:
 
     async def post_block(self, request: web.Request) -> web.Response:
         """Block a subject, or change its block."""
-        asked = await read_body(request, NewBlock)
-        allow = asked.action == "allow"
+        body = await read_body(request, NewBlock)
+        allow = body.action == "allow"
         # Set before validation, so that the audit log also names refused requests.
-        set_audit_details(request, asked.action, asked.kind, asked.id)
-        if asked.kind not in BLOCK_KINDS:
+        set_audit_details(request, body.action, body.kind, body.id)
+        if body.kind not in BLOCK_KINDS:
             raise AdminError(
                 400, "bad_kind", f"kind must be one of {', '.join(BLOCK_KINDS)}"
             )
         now = self._clock()
-        ttl_s = read_ttl(asked.ttl)
+        ttl_s = read_ttl(body.ttl)
         block = Block(
-            kind=asked.kind,
-            id=normal_id(asked.kind, asked.id),
-            tenant=asked.tenant or None,
+            kind=body.kind,
+            id=normal_id(body.kind, body.id),
+            tenant=body.tenant or None,
             until=None if ttl_s is None else now + ttl_s,
-            reason=asked.reason[:MAX_ID_CHARS],
+            reason=body.reason[:MAX_ID_CHARS],
             created_at=now,
             # Detection does not override an entry of an operator, so an operator's
             # "tag", the weakest action, allows the subject.
@@ -101,8 +101,8 @@ class BlockRoutes:
         )
         replaced = self._blocks_of(block.kind, block.id, block.tenant)
         await self._backend.add_block(block)
-        self._undo_log.pop(_replaced(block.kind, block.id))
-        self._undo_log.remember(_replaced(block.kind, block.id), replaced)
+        self._undo_log.pop(_replaced_by(block.kind, block.id))
+        self._undo_log.remember(_replaced_by(block.kind, block.id), replaced)
         return json_response(public_block(block), 201)
 
     def _blocks_of(self, kind: str, id_: str, *tenants: str | None) -> list[Block]:
@@ -121,12 +121,12 @@ class BlockRoutes:
         kind, id_ = read_subject(request, LISTED_KINDS)
         set_audit_details(request, "unblock", kind, id_)
         tenant = request.query.get("tenant")
-        held = self._blocks_of(kind, id_, *(() if tenant is None else (tenant,)))
+        removed = self._blocks_of(kind, id_, *(() if tenant is None else (tenant,)))
         undo = read_choice(request, "undo", ("true", "false")) == "true"
         if not await self._backend.remove_block(kind, id_, tenant):
             raise AdminError(404, "not_found", f"{kind} {id_} is not blocked")
-        self._undo_log.remember((kind, id_), held)
-        for block in self._undo_log.pop(_replaced(kind, id_)) if undo else ():
+        self._undo_log.remember((kind, id_), removed)
+        for block in self._undo_log.pop(_replaced_by(kind, id_)) if undo else ():
             await self._backend.add_block(block)
         return web.Response(status=204)
 
@@ -138,7 +138,8 @@ class BlockRoutes:
         return json_response({"items": [public_block(block) for block in blocks]})
 
 
-def _replaced(kind: str, id_: str) -> tuple[str, str]:
+def _replaced_by(kind: str, id_: str) -> tuple[str, str]:
+    """Name in the undo log of the entries that an operator's block replaced."""
     return f"replaced {kind}", id_
 
 

@@ -73,9 +73,9 @@ class ClientRow:
         self.tokens += r.total_tokens
         self.nanos += r.usd_nanos
         self.last_at = r.ts
-        # Interned, so that 100,000 rows share the strings.
         self.score = r.score or 0.0
         action = r.action
+        # Interned, so that 100,000 rows share the strings.
         self.last_action = _ACTIONS.get(action, action)
         if action in _REFUSED:
             self.limited += 1
@@ -155,7 +155,9 @@ class ClientTable:
     def find(
         self, kind: str, id_: str, tenant: str | None, now: float
     ) -> Iterator[Any]:
-        """Rows of one subject, in one tenant or (None) in all of them."""
+        """Rows of one subject as the admin API shows them, in one tenant or (None) in all.
+        Scans the table.
+        """
         for key, row in self._rows.items():
             if key[0] == kind and key[2] == id_ and tenant in (None, key[1]):
                 yield public_client(key, row, now)
@@ -183,18 +185,22 @@ class ClientTable:
         """
         wanted = (sort, kind, tenant, text.lower())
         end = start + limit
-        held = self._tops.get(wanted)
-        if held is None or not 0 <= now - held.at < _SCAN_TTL_S or held.most < end:
-            held = _TopRows(now, max(end, _SCAN_ROWS))
-            held.keys = self._find_top(wanted, now, held.most)
+        cached = self._tops.get(wanted)
+        if (
+            cached is None
+            or not 0 <= now - cached.at < _SCAN_TTL_S
+            or cached.most < end
+        ):
+            cached = _TopRows(now, max(end, _SCAN_ROWS))
+            cached.keys = self._find_top(wanted, now, cached.most)
             self._tops = {
                 k: v for k, v in self._tops.items() if now - v.at < _SCAN_TTL_S
             }
-            self._tops[wanted] = held
+            self._tops[wanted] = cached
         rows = self._rows
         return [
             public_client(key, rows[key], now)
-            for key in held.keys[start:end]
+            for key in cached.keys[start:end]
             if key in rows
         ]
 

@@ -16,7 +16,8 @@ MIN_EXCESS = 0.5
 def impact(
     line: Mapping[str, Any] | None, since: float, now: float
 ) -> dict[str, Any] | None:
-    """Sums of the subject's last hour before and since ``since`` (epoch seconds).
+    """Sums of the subject's last hour before and since ``since`` (epoch seconds), from
+    its timeline ``line``; None without one.
 
     ``saved`` estimates the refused requests at the average tokens and price of the
     requests served since then (before, if none was served).
@@ -32,12 +33,12 @@ def impact(
     end = max(min(now, line["to"]), turn)
     after = _part((one for one in line["items"] if one["at"] >= turn), end, turn)
     passed = after["requests"] - after["refused"]
-    model = after if passed else before
+    basis = after if passed else before
     passed = passed or before["requests"] - before["refused"]
     saved = None
     if passed:
         share = after["refused"] / passed
-        saved = {"tokens": model["tokens"] * share, "usd": model["usd"] * share}
+        saved = {"tokens": basis["tokens"] * share, "usd": basis["usd"] * share}
     return {"before": before, "after": after, "saved": saved}
 
 
@@ -53,8 +54,8 @@ def _part(
 
 def add_shares(clients: Sequence[dict[str, Any]]) -> None:
     """Set ``share``: the client's part of the requests above the expected rate, among
-    clients of its kind (a request counts for its address and for its user). None:
-    there is no excess.
+    clients of its kind (a request counts for its address and for its user). None if
+    their total excess is below MIN_EXCESS.
     """
     excess = [_excess(one) for one in clients]
     totals: dict[str, float] = {}

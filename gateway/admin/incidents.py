@@ -66,9 +66,9 @@ class IncidentRoutes:
         state = read_choice(request, "state", ("open", "resolved"))
         cls = request.query.get("class")
         found = self._backend.incidents()
-        held = self._blocks_by_incident(found)
+        caused = self._blocks_by_incident(found)
         shown = [
-            self._with_blocks(one, held[one["id"]])
+            self._with_blocks(one, caused[one["id"]])
             for one in found
             if state in (None, one["state"]) and cls in (None, one["class"])
         ]
@@ -81,9 +81,11 @@ class IncidentRoutes:
         return self._backend.activity.incident_log.blocks_by_incident(incidents, blocks)
 
     def _with_blocks(
-        self, incident: dict[str, Any], held: list[Block]
+        self, incident: dict[str, Any], caused: list[Block]
     ) -> dict[str, Any]:
-        """Add the restricted clients and the action on the subject."""
+        """Add the number of blocks that the incident ``caused``, and the action on the
+        subject.
+        """
         subject = incident["subject"]
         kind, id_, tenant = subject["kind"], subject["id"], incident["tenant"]
         state = self._backend.enforcement_state(kind, id_, tenant)
@@ -99,7 +101,7 @@ class IncidentRoutes:
                 else state.created_at
             )
         return incident | {
-            "held": count_actions(held),
+            "held": count_actions(caused),
             "standing": None if state is None else public_block(state),
             "standing_since": since,
         }
@@ -109,14 +111,14 @@ class IncidentRoutes:
         incident = self._find(request.match_info["id"])
         activity, now = self._backend.activity, self._clock()
         history = activity.incident_log.history_of(incident["id"])
-        held = self._blocks_by_incident(self._backend.incidents())[incident["id"]]
+        caused = self._blocks_by_incident(self._backend.incidents())[incident["id"]]
         kind, id_ = incident["subject"]["kind"], incident["subject"]["id"]
         tenant = "*" if id_ == "*" else incident["tenant"]
         line = activity.pinned.line(kind, tenant, id_, now)
-        keys = _clients_of(incident, held, history)
+        keys = _clients_of(incident, caused, history)
         clients = self._clients(keys[:MAX_COMPARED])
         return json_response(
-            self._with_blocks(incident, held)
+            self._with_blocks(incident, caused)
             | {
                 "story": history.outputs,
                 "steps": history.steps,
@@ -193,18 +195,18 @@ class IncidentRoutes:
         id_ = request.match_info["id"]
         set_audit_details(request, "undo", "incident", id_)
         incident = self._find(id_)
-        held = self._blocks_by_incident(self._backend.incidents())[incident["id"]]
-        for at in range(0, len(held), _BATCH):
-            batch = held[at : at + _BATCH]
+        caused = self._blocks_by_incident(self._backend.incidents())[incident["id"]]
+        for at in range(0, len(caused), _BATCH):
+            batch = caused[at : at + _BATCH]
             # Logged per batch: if the store fails, the removed part can be restored.
-            self._undo_log.remember(("incident", id_), held[: at + len(batch)])
+            self._undo_log.remember(("incident", id_), caused[: at + len(batch)])
             await asyncio.gather(
                 *(self._backend.remove_block(b.kind, b.id, b.tenant) for b in batch)
             )
-        return json_response({"undone": len(held)} | count_actions(held))
+        return json_response({"undone": len(caused)} | count_actions(caused))
 
     async def post_restore(self, request: web.Request) -> web.Response:
-        """Restore what an undo removed in the last 15 minutes."""
+        """Restore what an undo removed in the last 15 minutes; 404 if there is nothing."""
         id_ = request.match_info["id"]
         set_audit_details(request, "restore", "incident", id_)
         blocks = await restore_blocks(self._backend, self._undo_log, ("incident", id_))
@@ -212,14 +214,14 @@ class IncidentRoutes:
 
 
 def _clients_of(
-    incident: Incident, held: list[Block], history: IncidentHistory
+    incident: Incident, caused: list[Block], history: IncidentHistory
 ) -> list[Key]:
     """Clients of the incident: its worst, and those restricted now or earlier."""
     worst = [one for one in incident["subjects"] if one["kind"] != "tenant"]
     if not worst and incident["subject"]["kind"] != "tenant":
         worst = [incident["subject"]]
     keys = dict.fromkeys((c["kind"], c["id"], incident["tenant"]) for c in worst)
-    for block in held:
+    for block in caused:
         keys.setdefault((block.kind, block.id, block.tenant or incident["tenant"]))
     for output in history.outputs:
         if output.type.startswith("client."):

@@ -1,6 +1,6 @@
 """Prometheus metrics, counted from the records of finished exchanges.
 
-Counters and histograms come from records. They survive the end of a worker, because its
+Counters and histograms are counted from records. They survive a worker, because its
 records are in shared memory. Values without a record (open exchanges, connections, the
 state of the store) come from the statistics that workers send twice a second; their
 counters continue across worker restarts.

@@ -79,16 +79,16 @@ class SilenceRoutes:
 
     async def post_silence(self, request: web.Request) -> web.Response:
         """Add a silence or a maintenance window."""
-        asked = await read_body(request, NewSilence)
-        _check(asked)
-        when = _when(asked, self._clock())
-        set_audit_details(request, "silence", "alerts", asked.tenant[:MAX_CHARS])
+        body = await read_body(request, NewSilence)
+        _check(body)
+        when = _times_of(body, self._clock())
+        set_audit_details(request, "silence", "alerts", body.tenant[:MAX_CHARS])
         silence = await self._backend.add_silence(
             {
-                "tenant": asked.tenant[:MAX_CHARS],
-                "cls": asked.cls[:MAX_CHARS],
-                "subject": asked.subject[:MAX_CHARS],
-                "reason": asked.reason[:MAX_CHARS],
+                "tenant": body.tenant[:MAX_CHARS],
+                "cls": body.cls[:MAX_CHARS],
+                "subject": body.subject[:MAX_CHARS],
+                "reason": body.reason[:MAX_CHARS],
                 "by": request[ROLE],
             }
             | when
@@ -103,43 +103,48 @@ class SilenceRoutes:
         return web.Response(status=204)
 
 
-def _check(asked: NewSilence) -> None:
+def _check(body: NewSilence) -> None:
     """Reject a silence that cannot match any alert. Raises AdminError."""
-    kind, _, id_ = asked.subject.partition(":")
-    if asked.subject != ANY and not (kind and id_):
+    kind, _, id_ = body.subject.partition(":")
+    if body.subject != ANY and not (kind and id_):
         text = 'subject must be "*" or kind:id, such as client_ip:203.0.113.9'
         raise AdminError(400, "bad_subject", text)
-    if asked.cls not in _CLASSES:
-        text = f"class {asked.cls!r} must be one of {', '.join(sorted(_CLASSES))}"
+    if body.cls not in _CLASSES:
+        text = f"class {body.cls!r} must be one of {', '.join(sorted(_CLASSES))}"
         raise AdminError(400, "bad_class", text)
 
 
-def _when(asked: NewSilence, now: float) -> dict[str, Any]:
-    """Fields ``since`` and ``until``, or ``weekly``. Raises AdminError."""
-    if asked.ttl is not None and asked.until is not None:
+def _times_of(body: NewSilence, now: float) -> dict[str, Any]:
+    """The times of a silence as ``add_silence`` expects them: ``since`` and ``until``
+    (epoch seconds), or ``weekly`` (then both are 0). Raises AdminError.
+    """
+    if body.ttl is not None and body.until is not None:
         raise AdminError(400, "bad_time", "give ttl or to, not both")
-    since = _moment(asked.since) or now
-    ttl_s = read_ttl(asked.ttl)
-    until = _moment(asked.until) or (None if ttl_s is None else since + ttl_s)
+    since = _moment(body.since) or now
+    ttl_s = read_ttl(body.ttl)
+    until = _moment(body.until) or (None if ttl_s is None else since + ttl_s)
     if until is not None and until <= max(since, now):
-        raise AdminError(400, "bad_time", "the silence would end before it starts")
-    if asked.repeat is None:
+        raise AdminError(
+            400, "bad_time", "the end must be after the start, and in the future"
+        )
+    if body.repeat is None:
         return {"since": since, "until": until or since + DEFAULT_TTL_S}
-    return {"since": 0.0, "until": 0.0, "weekly": _weekly(asked.repeat, since, until)}
+    return {"since": 0.0, "until": 0.0, "weekly": _weekly(body.repeat, since, until)}
 
 
 def _moment(text: str | None) -> float | None:
+    """RFC 3339 text as epoch seconds. Raises AdminError."""
     try:
         return None if text is None else parse_time(text)
     except EventError as error:
         raise AdminError(400, "bad_time", str(error)) from error
 
 
-def _weekly(asked: NewRepeat, first: float, last: float | None) -> Weekly:
-    days = tuple(day for day in DAYS if day in asked.days)
-    if len(days) != len(set(asked.days)):
+def _weekly(body: NewRepeat, first: float, last: float | None) -> Weekly:
+    days = tuple(day for day in DAYS if day in body.days)
+    if len(days) != len(set(body.days)):
         days = ()  # unknown or repeated days; check() rejects an empty list
-    weekly = Weekly(days, asked.starts, asked.ends, asked.zone, first, last)
+    weekly = Weekly(days, body.starts, body.ends, body.zone, first, last)
     try:
         weekly.check()
         possible = weekly.window(first) is not None

@@ -2,7 +2,7 @@
 
 A gateway counts its own days and reads those of the other gateways of its store. The
 unit of storage is one gateway's day (``GatewayDay``), which holds totals: writing it
-twice is idempotent. Bounded by 30 days, the configured tenants, and MAX_PEOPLE a day.
+twice is idempotent. Bounded by 30 days, the configured tenants, and MAX_DIGESTS a day.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from gateway.core.model import RequestRecord
 
 DAYS = 30
 DAY_S = 86_400
-# Distinct clients kept per gateway and day, over all tenants.
-MAX_PEOPLE = 10_000
+# Distinct clients kept per gateway and day, over all tenants; others are left out.
+MAX_DIGESTS = 10_000
 # Tenants of a policy listed separately, by spend.
 MAX_TENANTS = 100
 DIGEST_BYTES = 8
@@ -124,9 +124,10 @@ class SpendHistory:
         return totals
 
     def _remember(self, totals: GatewayDay, r: RequestRecord) -> None:
+        """Add the digest of the record's user (of its address without a user)."""
         people = totals.people.setdefault(r.tenant, set())
         before = len(people)
-        if self._remembered < MAX_PEOPLE:
+        if self._remembered < MAX_DIGESTS:
             name = r.client_ip if r.user == "anonymous" else r.user
             people.add(_digest(name))
             self._remembered += len(people) - before
@@ -173,8 +174,10 @@ class SpendHistory:
         return sum(one.nanos for day in totals for one in day.tenants.values()) / 1e9
 
     def public(self, tenants: Iterable[str], now: float) -> dict[str, Any]:
-        """Totals of tenants, together and each, over 30 days; with the requests that
-        enforce mode would have refused in 30 days and today.
+        """Totals over 30 days of all ``tenants`` together (sum, and by day) and of each,
+        and the requests that enforce mode would have refused in 30 days and today.
+
+        ``since``: when counting began, at most 30 days ago.
         """
         names, today = list(tenants), int(now) // DAY_S
         days: dict[int, TenantDay] = {}
@@ -201,10 +204,11 @@ class SpendHistory:
             "tenants": _by_spend(each),
             "would": _would(whole),
             "would_today": _would(days.get(today, TenantDay()))
-            | {"clients": self._people(names, today)},
+            | {"clients": self._would_clients(names, today)},
         }
 
-    def _people(self, names: Iterable[str], day: int) -> int:
+    def _would_clients(self, names: Iterable[str], day: int) -> int:
+        """Distinct clients of these tenants that enforce mode would have refused."""
         totals = self._totals_of(day)
         return sum(
             len(set().union(*(one.people.get(name, ()) for one in totals)))

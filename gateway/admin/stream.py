@@ -143,8 +143,8 @@ async def stream(
     request: web.Request, live: LiveStream, *, still_allowed: Callable[[], bool]
 ) -> web.StreamResponse:
     """Serve ``GET /api/v1/stream`` until the client leaves or its session ends."""
-    asked = request.headers.get("Last-Event-ID") or request.query.get("last")
-    subscriber = live.subscribe(asked)
+    last_id = request.headers.get("Last-Event-ID") or request.query.get("last")
+    subscriber = live.subscribe(last_id)
     answer = web.StreamResponse(
         headers={
             hdrs.CONTENT_TYPE: "text/event-stream; charset=utf-8",

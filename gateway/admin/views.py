@@ -44,7 +44,7 @@ class ConsoleRoutes:
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._backend = backend
-        self._door = access
+        self._access = access
         self._clock = clock
 
     def routes(self) -> list[web.AbstractRouteDef]:
@@ -56,7 +56,7 @@ class ConsoleRoutes:
             web.get("/api/v1/openapi.json", self.get_openapi),
             web.get("/api/v1/stream", self.get_stream, allow_head=False),
             web.get("/api/v1/timeline", self.get_timeline),
-            web.get("/api/v1/standings", self.get_standings),
+            web.get("/api/v1/standings", self.get_enforcement_states),
             web.get("/api/v1/audit", self.get_audit),
             web.get("/api/v1/alerts", self.get_alerts),
             web.post("/api/v1/alerts/{id}/resend", self.post_resend),
@@ -67,7 +67,7 @@ class ConsoleRoutes:
 
     async def get_session(self, request: web.Request) -> web.Response:
         """The role of the console, and whether it must sign in."""
-        access = self._door
+        access = self._access
         if access.tokens.open:
             return _session_response("operator", "", needed=False)
         session = access.session_of(request)
@@ -77,11 +77,11 @@ class ConsoleRoutes:
 
     async def post_session(self, request: web.Request) -> web.Response:
         """Sign in: exchange a token for an ``HttpOnly`` session cookie."""
-        asked = await read_body(request, Login)
-        access = self._door
+        body = await read_body(request, Login)
+        access = self._access
         if access.tokens.open:
             return _session_response("operator", "", needed=False)
-        token = asked.token.strip()[:MAX_TOKEN_CHARS]
+        token = body.token.strip()[:MAX_TOKEN_CHARS]
         role = access.check_token(token, request.remote or "")
         secret, session = access.sessions.open(role, access.tokens)
         answer = _session_response(role, session.csrf, needed=True)
@@ -98,7 +98,7 @@ class ConsoleRoutes:
 
     async def delete_session(self, request: web.Request) -> web.Response:
         """Sign out."""
-        self._door.sessions.close(request.cookies.get(COOKIE, ""))
+        self._access.sessions.close(request.cookies.get(COOKIE, ""))
         answer = web.Response(status=204)
         answer.del_cookie(COOKIE, path="/")
         return answer
@@ -111,11 +111,11 @@ class ConsoleRoutes:
 
     async def get_stream(self, request: web.Request) -> web.StreamResponse:
         """Server-sent events: ``counters`` every second, ``output``, ``change``."""
-        session: Session | None = self._door.session_of(request)
-        held = session is not None and "Authorization" not in request.headers
+        session: Session | None = self._access.session_of(request)
+        by_cookie = session is not None and "Authorization" not in request.headers
 
         def still_allowed() -> bool:
-            return not held or self._door.session_of(request) is not None
+            return not by_cookie or self._access.session_of(request) is not None
 
         return await stream(
             request, self._backend.activity.live, still_allowed=still_allowed
@@ -132,7 +132,7 @@ class ConsoleRoutes:
 
     # -- enforcement states, audit log ---------------------------------------------------
 
-    async def get_standings(self, request: web.Request) -> web.Response:
+    async def get_enforcement_states(self, request: web.Request) -> web.Response:
         """Tagged, throttled and allowed subjects, oldest first."""
         found = [public_block(block) for block in self._backend.enforcement_states()]
         return page_response(request, found)

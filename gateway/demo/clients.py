@@ -23,7 +23,8 @@ from gateway.demo.prompts import SUPPORT, random_words
 SHOP, SCHOOL = "shop", "school"
 # Length of a simulated day, seconds: one period of the ordinary load.
 DAY_S = 60.0
-ASKS_EACH_S = 8.0
+# Mean time from an answer to the client's next request at the highest load, seconds.
+MEAN_GAP_S = 8.0
 TIMEOUT_S = 30.0
 BLOCKED, LIMITED, OK = 403, 429, 200
 _NAMES = """
@@ -108,11 +109,11 @@ class TrafficGenerator:
         try:
             async with self._session.post(self.url, json=body, headers=headers) as got:
                 await got.read()
-                self._note(group, got.status)
+                self._count_answer(group, got.status)
         except (aiohttp.ClientError, TimeoutError):
-            self._note(group, 0)
+            self._count_answer(group, 0)
 
-    def _note(self, group: str, status: int) -> None:
+    def _count_answer(self, group: str, status: int) -> None:
         self.answers.setdefault(group, Counter())[status] += 1
         if status in {BLOCKED, LIMITED}:
             self.first_refused.setdefault(group, time.monotonic())
@@ -131,14 +132,14 @@ class TrafficGenerator:
     async def send_ordinary(self, client: Client, group: str) -> None:
         """Send requests with random gaps, shorter at high load, until cancelled."""
         rng = self.rng
-        await asyncio.sleep(rng.uniform(0.0, ASKS_EACH_S))
+        await asyncio.sleep(rng.uniform(0.0, MEAN_GAP_S))
         while True:
             tokens = rng.randint(60, 400)
             streamed = rng.random() < 0.5  # noqa: PLR2004 - one in two
             prompt = prompt_of(client, rng)
             await self.send(group, client, prompt, tokens, stream=streamed)
-            gap_s = rng.expovariate(1.0) * ASKS_EACH_S / load_level(time.monotonic())
-            await asyncio.sleep(min(gap_s, 4.0 * ASKS_EACH_S))
+            gap_s = rng.expovariate(1.0) * MEAN_GAP_S / load_level(time.monotonic())
+            await asyncio.sleep(min(gap_s, 4.0 * MEAN_GAP_S))
 
     @contextlib.asynccontextmanager
     async def background(

@@ -13,10 +13,13 @@ from typing import Any
 
 from aiohttp import web
 
-# About four letters make a token of English text.
-LETTERS_PER_TOKEN = 4
-USUAL_TOKENS = 200
-THINKING_S = 0.05
+# English text has about four characters per token.
+CHARS_PER_TOKEN = 4
+# Completion tokens of a request without ``max_tokens``.
+DEFAULT_COMPLETION = 200
+# Latency of an answer, seconds.
+LATENCY_S = 0.05
+# Chunks of a streamed answer, at least.
 CHUNKS = 4
 WORDS = "the tide comes in and the gate stands where it stood"
 
@@ -44,30 +47,30 @@ class MockModel:
         await self._runner.cleanup()
 
     async def _chat(self, request: web.Request) -> web.StreamResponse:
-        count = await request.json()
-        usage = _usage(count)
+        body = await request.json()
+        usage = _usage(body)
         self.requests += 1
         self.tokens += usage["total_tokens"]
-        await asyncio.sleep(THINKING_S)
-        if count.get("stream"):
-            return await _stream(request, count, usage)
+        await asyncio.sleep(LATENCY_S)
+        if body.get("stream"):
+            return await _stream(request, body, usage)
         message = {"role": "assistant", "content": WORDS}
         choice = {"index": 0, "message": message, "finish_reason": "stop"}
         return web.json_response(
             {
                 "id": "chatcmpl-demo",
                 "object": "chat.completion",
-                "model": count.get("model", ""),
+                "model": body.get("model", ""),
                 "choices": [choice],
                 "usage": usage,
             }
         )
 
 
-def _usage(count: dict[str, Any]) -> dict[str, int]:
-    letters = sum(len(str(one.get("content", ""))) for one in count["messages"])
-    prompt = max(1, letters // LETTERS_PER_TOKEN)
-    answer = int(count.get("max_tokens") or USUAL_TOKENS)
+def _usage(body: dict[str, Any]) -> dict[str, int]:
+    chars = sum(len(str(one.get("content", ""))) for one in body["messages"])
+    prompt = max(1, chars // CHARS_PER_TOKEN)
+    answer = int(body.get("max_tokens") or DEFAULT_COMPLETION)
     return {
         "prompt_tokens": prompt,
         "completion_tokens": answer,
@@ -76,18 +79,19 @@ def _usage(count: dict[str, Any]) -> dict[str, int]:
 
 
 async def _stream(
-    request: web.Request, count: dict[str, Any], usage: dict[str, int]
+    request: web.Request, body: dict[str, Any], usage: dict[str, int]
 ) -> web.StreamResponse:
+    """Answer the request with JSON ``body`` as server-sent events."""
     answer = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
     with contextlib.suppress(ConnectionError):  # the client has disconnected
-        await _send_chunks(request, answer, count, usage)
+        await _send_chunks(request, answer, body, usage)
     return answer
 
 
 async def _send_chunks(
     request: web.Request,
     answer: web.StreamResponse,
-    count: dict[str, Any],
+    body: dict[str, Any],
     usage: dict[str, int],
 ) -> None:
     await answer.prepare(request)
@@ -96,17 +100,17 @@ async def _send_chunks(
     for start in range(0, len(words), share):
         part = " ".join(words[start : start + share]) + " "
         delta = {"index": 0, "delta": {"content": part}, "finish_reason": None}
-        await answer.write(_event(count, [delta]))
-    if (count.get("stream_options") or {}).get("include_usage"):
-        await answer.write(_event(count, [], usage=usage))
+        await answer.write(_event(body, [delta]))
+    if (body.get("stream_options") or {}).get("include_usage"):
+        await answer.write(_event(body, [], usage=usage))
     await answer.write(b"data: [DONE]\n\n")
 
 
-def _event(count: dict[str, Any], choices: list[Any], **more: Any) -> bytes:
+def _event(body: dict[str, Any], choices: list[Any], **more: Any) -> bytes:
     chunk = {
         "id": "chatcmpl-demo",
         "object": "chat.completion.chunk",
-        "model": count.get("model", ""),
+        "model": body.get("model", ""),
         "choices": choices,
     }
     return b"data: " + json.dumps(chunk | more).encode() + b"\n\n"

@@ -117,9 +117,9 @@ class Narrator:
         """Counts of the ordinary clients, as a sentence."""
         count = self._traffic.count(ORDINARY)
         refused = self._traffic.refused(ORDINARY)
-        fine = self._traffic.answers.get(ORDINARY, Counter())[OK]
+        answered = self._traffic.answers.get(ORDINARY, Counter())[OK]
         return (
-            f"Ordinary clients: {count} requests so far, {fine} answered, "
+            f"Ordinary clients: {count} requests so far, {answered} answered, "
             f"{refused} refused."
         )
 

@@ -38,7 +38,10 @@ def demo(*, fast: bool, admin: str, seed: int) -> int:
 
 
 async def _run(console: Console, seconds: float, admin: str, seed: int) -> int:
-    """Run the demo in this task; signals cancel it, so that it cleans up."""
+    """Run the demo in this task; signals cancel it, so that it cleans up.
+
+    ``seconds``: length of all scenarios. ``admin``: listen address of the admin port.
+    """
     task = asyncio.current_task()
     assert task is not None
     loop = asyncio.get_running_loop()
@@ -56,7 +59,7 @@ async def _run(console: Console, seconds: float, admin: str, seed: int) -> int:
 
 
 class Environment:
-    """Everything the demo runs."""
+    """The parts of a running demo."""
 
     def __init__(
         self,
@@ -131,9 +134,9 @@ async def _play_all(environment: Environment, seconds: float) -> None:
 async def _print_end(environment: Environment) -> None:
     await environment.narrator.fetch()
     blocked = await environment.narrator.blocked()
-    spent = environment.model.tokens
+    reported = environment.model.tokens
     environment.narrator.table(
-        f"The mock model generated {spent:,} tokens in {environment.model.requests:,} "
+        f"The mock model reported {reported:,} tokens in {environment.model.requests:,} "
         f"answers; {blocked} blocks are in force and expire "
         "by themselves."
     )

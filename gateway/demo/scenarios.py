@@ -104,7 +104,7 @@ SCENARIOS = (
         60.0,
         0.2,
         is_attack=False,
-        least_s=13.0,  # the detector judges a tenant as a whole every 10 s
+        least_s=13.0,  # the detector scores a tenant as a whole every 10 s
     ),
 )
 QUIET_SHARE = 1.0 - sum(scenario.share for scenario in SCENARIOS)

@@ -47,7 +47,8 @@ def parse_address(text: str) -> Address | None:
 def _is_port(text: str) -> bool:
     """Whether ``text`` is empty, or a colon and a port.
 
-    Ports may be names such as ``:_x`` (RFC 7239 section 6.2).
+    The text after an address. Ports may be names such as ``:_x`` (RFC 7239 section 6.2),
+    so only the length is checked.
     """
     return not text or (text[0] == ":" and len(text) <= len(":65535"))
 

@@ -43,7 +43,9 @@ def peer_address(peer: str, trusted: Networks) -> RemoteAddress:
 def forwarded_address(
     peer: RemoteAddress, fields: Mapping[bytes, bytes], trusted: Networks
 ) -> RemoteAddress:
-    """The client behind a trusted peer, or the last hop before one that is unreadable."""
+    """The right-most hop that is not trusted, or the left-most if all are. If a hop cannot
+    be parsed before that, the one right of it; without hops, ``peer``.
+    """
     remote = peer
     for text in _hops(fields):
         if not remote.trusted:
@@ -70,7 +72,7 @@ def _hops(fields: Mapping[bytes, bytes]) -> Iterator[str]:
         return
     elements = fields.get(FORWARDED, b"").decode("latin-1").rsplit(",", MAX_HOPS)
     # A comma inside a quoted string splits its element; the pieces name no address, so
-    # the walk ends there, which is safe.
+    # reading ends there, which is safe.
     for element in reversed(elements[-MAX_HOPS:]):
         yield _for_node(element)
 

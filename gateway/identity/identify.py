@@ -307,7 +307,9 @@ class Identifier:
         return found
 
     def identify_preflight(self, peer_ip: str, head: Head) -> Identity:
-        """The sender of a preflight, with the limits per client_ip only."""
+        """The sender of a CORS preflight: the fallback tenant without a user, and with its
+        limits per client_ip only.
+        """
         peer = self._peers.get(peer_ip) or self._new_peer(peer_ip)
         remote = self._forwarded(peer_ip, peer, head.fields) if peer.trusted else peer
         key = ("preflight", remote)
@@ -347,7 +349,7 @@ class Identifier:
             or self._match_jwt(credentials, now)
             or (self._match_header(head) if trusted_fields else None)
             or self._match_network(remote)
-            or self._match_anyone(credentials, now)
+            or self._match_fallback(credentials, now)
         )
         if match is None:
             message = (
@@ -396,9 +398,12 @@ class Identifier:
                 return _Match(tenant)
         return None
 
-    def _match_anyone(
+    def _match_fallback(
         self, credentials: list[RequestCredential], now: float
     ) -> _Match | None:
+        """The tenant of clients that match no rule. A rejected token is identified again
+        after _RETRY_JWT_S.
+        """
         if self._fallback is None:
             return None
         failed = self._by_jwt and any(
@@ -462,6 +467,7 @@ def _has_rule(tenant: Tenant) -> bool:
 
 
 def _for_preflight(tenant: Tenant) -> Tenant:
+    """The tenant with only its limits per client_ip, and without sources of users."""
     policy = tenant.policy
     limits = tuple(limit for limit in policy.limits if limit.per == "client_ip")
     bare = msgspec.structs.replace(policy, limits=limits, user_from=())
@@ -503,6 +509,7 @@ def _expiry(claims: Mapping[str, object], now: float) -> float:
 
 
 def _takes_body_user(policy: Policy, user_source: UserSource) -> bool:
+    """Whether the policy prefers a user in the body to the one found in the head."""
     order: tuple[str, ...] = policy.user_from
     if "body" not in order:
         return False

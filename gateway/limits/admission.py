@@ -156,7 +156,9 @@ def refuse_limit(plan: LimitPlan, reserved: Reserved, now_us: int) -> Refusal:
 def _other_family(
     plan: LimitPlan, sums: Sequence[int], refused: int, now_us: int
 ) -> bytes:
-    """The x-ratelimit lines of the families other than the one that refused."""
+    """The x-ratelimit lines of the families other than ``refused``, the one that
+    refused: of each, the tightest limit.
+    """
     lines = b""
     for family in (REQUESTS, TOKENS):
         shares = [

@@ -1,7 +1,7 @@
 """Step 2, the gate: refuses blocked and over-limit clients without a store call.
 
 Two sources. The block list, which the control process pushes; it also holds the
-enforcement states short of a block (tag, throttle), whose requests pass the gate. And
+enforcement states weaker than a block (tag, throttle): their requests pass the gate. And
 the over-limit cache: cells that settled weight alone fills, so that no refund can make
 room before a known time. A refusal from the cache is therefore exact.
 
@@ -89,7 +89,9 @@ class Gate:
     # -- blocks ------------------------------------------------------------------
 
     def replace_blocks(self, blocks: Iterable[Block]) -> None:
-        """Replace the whole list."""
+        """Replace all blocks and enforcement states; those that cannot be added are
+        dropped and counted.
+        """
         self._blocks.clear()
         self._networks.clear()
         self.template_blocks.clear()
@@ -125,13 +127,14 @@ class Gate:
             except ValueError:
                 self.dropped_blocks += 1
                 return False
-        self._count(self._blocks.get(key), -1)
+        self._count_enforcement(self._blocks.get(key), -1)
         self._blocks[key] = block
-        self._count(block, 1)
+        self._count_enforcement(block, 1)
         self.fast_path = False
         return True
 
-    def _count(self, block: Block | None, step: int) -> None:
+    def _count_enforcement(self, block: Block | None, step: int) -> None:
+        """Add ``step`` (1 or -1) to ``enforcement_states`` if the entry is one."""
         if block is not None and block.action != "block":
             self.enforcement_states += step
 
@@ -147,10 +150,10 @@ class Gate:
     def remove_block(self, kind: str, subject: str, tenant: str | None) -> None:
         """Remove a block; does nothing when there is none."""
         key = _key_of(kind, subject, tenant)
-        gone = self._blocks.pop(key, None)
-        if gone is None:
+        removed = self._blocks.pop(key, None)
+        if removed is None:
             return
-        self._count(gone, -1)
+        self._count_enforcement(removed, -1)
         self._update_fast_path()
         if kind == "prompts":
             del self.template_blocks[int(subject, 16), tenant]
@@ -237,7 +240,7 @@ class Gate:
         return None
 
     def find_enforcement(self, identity: Identity, now: float) -> Block | None:
-        """The enforcement state short of a block that applies to this client.
+        """The enforcement state weaker than a block that applies to this client.
 
         Of several, throttle goes before tag, then the lowest rate, then the highest
         score.
@@ -354,7 +357,8 @@ class Gate:
 def client_hash(kind: str, subject: str) -> int:
     """CRC-32 of a subject, for sets of established clients that fit in a message.
 
-    Beside 4,000 established clients, one new client in a million collides.
+    With 4,000 established clients, one new client in a million has a hash of theirs and
+    is taken for established.
     """
     return crc32(f"{kind}:{subject}".encode())
 

@@ -231,19 +231,20 @@ def _picker(indices: list[int]) -> Callable[[tuple[int, ...]], tuple[int, ...]]:
 
 
 def throttled_plan(
-    plan: LimitPlan, prefix: bytes, tenant: str, standing: Block
+    plan: LimitPlan, prefix: bytes, tenant: str, throttle: Block
 ) -> LimitPlan:
-    """``plan`` plus the cell that limits a throttled subject to its rate.
+    """``plan`` plus the cell that limits a throttled subject to ``throttle.rate``
+    (requests per minute).
 
     The cell is in the store, so the rate holds across all workers and machines.
     """
     limit = Limit(
-        per=THROTTLED + standing.kind,
+        per=THROTTLED + throttle.kind,
         meter="requests",
-        amount=max(1, standing.rate),
+        amount=max(1, throttle.rate),
         window_us=_MINUTE_US,
     )
-    key = store_key(prefix, tenant, limit, [standing.id])
+    key = store_key(prefix, tenant, limit, [throttle.id])
     cell = Cell(key, CellKind.SLIDING, _MINUTE_US, limit.amount, limit)
     headers = (*plan.headers, LimitHeaderTemplate(limit))
     throttled = LimitPlan((*plan.cells, cell), plan.tag, headers)
@@ -287,7 +288,7 @@ class _Rule:
         return self._header_template[1]
 
 
-class _Table:
+class _RuleTable:
     """The rules of one policy for one tenant, and the common prefix of its keys."""
 
     __slots__ = ("by_model", "policy", "prototypes", "rules", "stem", "tag")
@@ -350,7 +351,7 @@ class PlanBook:
         self._plans: Lru[object, LimitPlan] = Lru(capacity)
         # By tenant and id of the policy, which the table keeps alive; as many as the
         # configuration has.
-        self._tables: dict[tuple[str, int], _Table] = {}
+        self._tables: dict[tuple[str, int], _RuleTable] = {}
         self._free: dict[str, LimitPlan] = {}
 
     @property
@@ -361,7 +362,7 @@ class PlanBook:
         """The plan of a request; ``now`` is the store's clock in epoch seconds."""
         if identity.allowed:
             return self._free_plan(identity.tenant.name)
-        table = self._table(identity)
+        table = self._rule_table(identity)
         if not table.by_model:
             key: object = identity.key
         else:
@@ -378,7 +379,7 @@ class PlanBook:
         """The plan of the limits that need neither the model nor the body's user."""
         if identity.allowed:
             return self._free_plan(identity.tenant.name)
-        table = self._table(identity)
+        table = self._rule_table(identity)
         late_user = identity.takes_body_user
         if not table.by_model and not late_user:
             return self.plan(identity, "", now)
@@ -394,15 +395,17 @@ class PlanBook:
             self._plans.put(key, plan)
         return plan
 
-    def _table(self, identity: Identity) -> _Table:
+    def _rule_table(self, identity: Identity) -> _RuleTable:
+        """The prepared limits of the sender's tenant and policy, made on first use."""
         tenant, policy = identity.tenant.name, identity.policy
         table = self._tables.get((tenant, id(policy)))
         if table is None:
-            table = _Table(policy, self._prefix, tenant)
+            table = _RuleTable(policy, self._prefix, tenant)
             self._tables[tenant, id(policy)] = table
         return table
 
     def _free_plan(self, tenant: str) -> LimitPlan:
+        """The plan without limits, for subjects on the allow list."""
         plan = self._free.get(tenant)
         if plan is None:
             plan = self._free[tenant] = LimitPlan((), tenant_tag(tenant))
@@ -410,7 +413,7 @@ class PlanBook:
 
     def _build(
         self,
-        table: _Table,
+        table: _RuleTable,
         rules: Iterable[_Rule],
         identity: Identity,
         model: str,

@@ -97,7 +97,9 @@ class LimitHeaderTemplate:
         return lines.encode(), (self._policy_line + rest).encode()
 
     def refresh(self, now_us: int) -> None:
-        """Update the reset time of a calendar period, at most once a second."""
+        """Update the reset time of a calendar period, at most once a second. Does nothing
+        for a sliding window. ``now_us``: the store's clock.
+        """
         second = now_us // _US
         if self._ends_us and second != self._second:
             self._second = second

@@ -76,7 +76,7 @@ class Unsettled:
             self._epoch = epoch
 
     def add(self, now_us: int, cost: int) -> None:
-        """Note ``cost`` as reserved."""
+        """Add ``cost`` to the reserved weight."""
         self._turn(now_us)
         self._current += cost
 

@@ -55,7 +55,12 @@ def packaged_prices() -> bytes:
 
 
 class PriceTable:
-    """Prices by model name; look-ups go through a bounded cache."""
+    """Prices by model name; look-ups go through a bounded cache.
+
+    ``models``: the packaged prices, of the date ``dated``. A policy's own prices take
+    precedence: ``named`` (exact names), then ``globs`` (first match). ``unknown``: the
+    price of all other models. Names and patterns are in lower case.
+    """
 
     __slots__ = ("_found", "_globs", "_models", "_named", "_unknown", "dated")
 
@@ -94,7 +99,8 @@ class PriceTable:
         """This table with a policy's own prices, which take precedence.
 
         ``prices``: by model name or glob pattern, as clients write the model.
-        ``unknown``: the price of a model that is in neither.
+        ``unknown``: the price of a model that is in neither; None for "free"
+        and "deny", where callers count it as free or refuse it.
         """
         globs = [(k.lower(), v) for k, v in prices.items() if set(k) & set("*?[")]
         globs.sort(key=lambda pair: -len(pair[0]))

@@ -108,15 +108,15 @@ def _count(learned: Learned, engine: Engine) -> None:
     for tenant in engine.tenants.values():
         learned.users += len(tenant.subjects["user"])
         learned.addresses += len(tenant.subjects["client_ip"])
-        for tracks in tenant.subjects.values():
-            for track in tracks.values():
-                learned.with_history += track.baseline is not None
+        for states in tenant.subjects.values():
+            for state in states.values():
+                learned.with_history += state.baseline is not None
 
 
 def _state_without_verdicts(engine: Engine) -> bytes:
-    """The state without enforcement states, incidents and flooded templates, which are
-    no reason to act today; and without its clock, so that events older than the learned
-    ones are not late.
+    """The state without enforcement states, incidents and abusive templates: they are too
+    old to act on. Also without its clock, so that events older than the learned ones do
+    not count as late.
     """
     engine.responses = ResponseManager(engine.settings)
     engine.clock = EventClock()

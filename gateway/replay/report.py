@@ -78,6 +78,7 @@ class ReplayReport(msgspec.Struct, frozen=True):
         return found
 
     def _tenant(self, name: str, found: ComparedTotals) -> dict[str, Any]:
+        """A tenant's row: requests, its policy in each configuration, and totals."""
         policies = {
             column: _shown_policy(one.policy_of(name))
             for column, one in self.simulations.items()

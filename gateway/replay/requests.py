@@ -84,11 +84,11 @@ def request_from_record(record: Mapping[str, Any]) -> Request:
     action = _action(record)
     outcome = record.get("outcome")
     refused = _was_refused(record, action)
-    strange = record.get("tenant") == ""  # an unknown credential
+    unknown = record.get("tenant") == ""  # of an unknown credential
     return Request(
         ts=event.ts,
         duration_s=min(_LONGEST_S, _number(record, "duration_ms") / 1e3),
-        tenant=ANONYMOUS_TENANT if strange else event.tenant,
+        tenant=ANONYMOUS_TENANT if unknown else event.tenant,
         user=event.user,
         client_ip=event.client_ip,
         model=event.model,

@@ -13,7 +13,7 @@ from gateway.config import Config, load
 from gateway.detect.packed_baselines import BaselinesError
 from gateway.replay.reading import RecordReader, in_order, read_all
 from gateway.replay.report import ReplayReport
-from gateway.replay.simulate import ReplayDecision, Simulation, decision_of_then
+from gateway.replay.simulate import ReplayDecision, Simulation, recorded_decision
 from gateway.replay.sorting import Sorter
 from gateway.replay.totals import Column, ReplayTotals
 from gateway.stream.run import read_baselines
@@ -80,7 +80,7 @@ def run(
     """Decide every request, in order of time, by each configuration."""
     tally = ReplayTotals(("then", *simulations))
     for number, request in enumerate(in_order(reader.sorter), 1):
-        decisions: dict[Column, ReplayDecision] = {"then": decision_of_then(request)}
+        decisions: dict[Column, ReplayDecision] = {"then": recorded_decision(request)}
         for column, simulation in simulations.items():
             decisions[column] = simulation.take(request)
         tally.count(request, decisions)

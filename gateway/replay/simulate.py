@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import heapq
 import math
-from typing import Literal
 
 import msgspec
 
@@ -19,6 +18,7 @@ from gateway.core.lru import Lru
 from gateway.core.model import (
     ANONYMOUS_TENANT,
     NANOS_PER_USD,
+    Action,
     Block,
     Policy,
     RequestFacts,
@@ -43,7 +43,6 @@ from gateway.replay.requests import Request
 from gateway.replay.verdicts import Verdicts
 from gateway.store.memory import MemoryStore
 
-Done = Literal["allow", "tag", "throttle", "limit", "block"]
 # Leases never expire: an exchange is open until its recorded end.
 _LEASE_US = 1 << 60
 _IDENTITIES = 50_000
@@ -56,11 +55,11 @@ _FREE = frozenset({"other", "models", "count_tokens"})
 
 class ReplayDecision(msgspec.Struct, frozen=True, gc=False):
     """The decision on one request. ``kind`` and ``id`` name the subject of the action,
-    ``by`` the limit or the class. ``nanos``: cost of the request in nano-dollars.
+    ``by`` the limit or the attack class. ``nanos``: cost of the request in nano-dollars.
     ``observed``: the request passed although the action is recorded (observe mode).
     """
 
-    done: Done
+    action: Action
     kind: str = ""
     id: str = ""
     by: str = ""
@@ -70,7 +69,7 @@ class ReplayDecision(msgspec.Struct, frozen=True, gc=False):
     @property
     def refused(self) -> bool:
         """Whether the request does not pass."""
-        return not self.observed and self.done not in ("allow", "tag")
+        return not self.observed and self.action not in ("allow", "tag")
 
 
 class _Open(msgspec.Struct, order=True):
@@ -96,8 +95,8 @@ class Simulation:
         resolved = resolve(config)
         self._tenants = {tenant.name: tenant for tenant in resolved.tenants}
         if resolved.anonymous is not None:
-            stranger = Tenant(ANONYMOUS_TENANT, resolved.anonymous)
-            self._tenants.setdefault(ANONYMOUS_TENANT, stranger)
+            anonymous = Tenant(ANONYMOUS_TENANT, resolved.anonymous)
+            self._tenants.setdefault(ANONYMOUS_TENANT, anonymous)
         self._default = resolved.default
         self.unmatched: dict[str, int] = {}
         """Requests by tenant, for tenants missing in the configuration."""
@@ -144,7 +143,7 @@ class Simulation:
         self._verdicts.advance(request.ts)
         self._taken += 1
         if request.misfit:
-            self._verdicts.answered(request)
+            self._verdicts.add_answered(request)
             return ReplayDecision("allow")
         if request.tenant not in self._tenants:
             known = self.unmatched.get(request.tenant, 0)
@@ -157,13 +156,13 @@ class Simulation:
         if decision is None:
             decision = self._admit(identity, request, block, usage, nanos)
         if decision.refused:
-            self._verdicts.refused(request)
+            self._verdicts.add_refused(request)
         else:
-            self._verdicts.passes(request, nanos)
+            self._verdicts.add_forwarded(request, nanos)
         return msgspec.structs.replace(decision, nanos=nanos)
 
     def close(self) -> None:
-        """No more requests."""
+        """Settle open exchanges and pending events: the end of the replay."""
         self._settle_until(math.inf)
         self._verdicts.close()
 
@@ -200,6 +199,7 @@ class Simulation:
         heapq.heappush(self._open, exchange)
         if block is None:
             return ReplayDecision("allow")
+        # Also a throttled subject within its rate.
         return ReplayDecision("tag", block.kind, block.id, block.cls)
 
     def _reserve(
@@ -209,7 +209,9 @@ class Simulation:
         plan: LimitPlan,
         block: Block | None,
     ) -> tuple[ReplayDecision | None, Reserved | None]:
-        """The refusal or the reservation; neither if no limit applies."""
+        """The refusal or the reservation. Neither if no limit applies, or if a throttled
+        request would be delayed and then forwarded (at most ``anomaly.delay_s``).
+        """
         if not plan.cells:
             return None, None
         costs = self._costs(identity, plan, request)
@@ -226,7 +228,7 @@ class Simulation:
                 "limit", *_subject(limit.per, request), limit.name
             ), None
         if wait_s <= identity.policy.anomaly.delay_s:
-            return None, None  # delayed, then it passes
+            return None, None
         return ReplayDecision("throttle", block.kind, block.id, block.cls), None
 
     def _throttled_plan(self, plan: LimitPlan, tenant: str, block: Block) -> LimitPlan:
@@ -335,7 +337,7 @@ def _facts(request: Request) -> RequestFacts:
 
 
 def _sender(request: Request) -> tuple[str, str]:
-    """The subject of a refusal that no limit caused."""
+    """The subject of a refusal that no limit caused: the user, else the address."""
     if request.user != ANONYMOUS:
         return "user", request.user
     return "client_ip", request.client_ip
@@ -352,20 +354,20 @@ def _subject(per: str, request: Request) -> tuple[str, str]:
     return per, "+".join(ids.get(kind, "?") for kind in per.split("+"))
 
 
-def decision_of_then(request: Request) -> ReplayDecision:
+def recorded_decision(request: Request) -> ReplayDecision:
     """The decision in the record of a request (in observe mode: what enforcing would
     have done).
     """
     nanos = round(request.usd * NANOS_PER_USD)
-    done: Done = request.action  # type: ignore[assignment]  # checked when read
-    if done == "allow":
-        return ReplayDecision(done, nanos=nanos)
-    observed = not request.refused and done != "tag"
-    if done == "limit" and request.limit:
+    action: Action = request.action  # type: ignore[assignment]  # checked when read
+    if action == "allow":
+        return ReplayDecision(action, nanos=nanos)
+    observed = not request.refused and action != "tag"
+    if action == "limit" and request.limit:
         kind, id_ = _subject(request.limit.partition(".")[0], request)
-        return ReplayDecision(done, kind, id_, request.limit, nanos, observed)
+        return ReplayDecision(action, kind, id_, request.limit, nanos, observed)
     kind, id_ = _sender(request)
     if request.limit and request.limit.startswith(THROTTLED):
         per = request.limit.partition(".")[0].removeprefix(THROTTLED)
         kind, id_ = _subject(per, request)
-    return ReplayDecision(done, kind, id_, request.cls or "", nanos, observed)
+    return ReplayDecision(action, kind, id_, request.cls or "", nanos, observed)

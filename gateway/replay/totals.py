@@ -24,7 +24,12 @@ Key = tuple[str, str, str]  # tenant, kind, id
 
 
 class PolicyTotals(msgspec.Struct):
-    """Requests by action of one policy, and the tokens and cost it saved."""
+    """Requests by action of one policy, and the tokens and cost it saved.
+
+    ``newly_refused`` and ``newly_passed``: decided differently from the record. ``by``:
+    requests by the limit or attack class behind the action. ``first`` and ``last``:
+    times of such requests, epoch seconds.
+    """
 
     allowed: int = 0
     tagged: int = 0
@@ -46,8 +51,8 @@ class PolicyTotals(msgspec.Struct):
         return self.throttled + self.limited + self.blocked
 
     def count(self, request: Request, decision: ReplayDecision) -> None:
-        """Count one request."""
-        self._count_done(decision.done)
+        """Count one request and this policy's decision on it."""
+        self._count_action(decision.action)
         if decision.refused and not request.refused:
             self.newly_refused += 1
         elif request.refused and not decision.refused:
@@ -55,7 +60,7 @@ class PolicyTotals(msgspec.Struct):
         if decision.refused:
             self.tokens_saved += request.usage.total
             self.nanos_saved += decision.nanos
-        if decision.done == "allow":
+        if decision.action == "allow":
             return
         self.observed_only += decision.observed
         self.first = self.first or request.ts
@@ -63,8 +68,8 @@ class PolicyTotals(msgspec.Struct):
         if decision.by:
             self.by[decision.by] = self.by.get(decision.by, 0) + 1
 
-    def _count_done(self, done: str) -> None:
-        match done:
+    def _count_action(self, action: str) -> None:
+        match action:
             case "allow":
                 self.allowed += 1
             case "tag":
@@ -134,6 +139,7 @@ class ReplayTotals:
         self.assumed = 0
         """Requests refused when recorded: their usage is estimated."""
         self.misfits = 0
+        """Requests that the gateway answered itself under any policy."""
         self.tokens = 0
         self.since = self.until = 0.0
         self._senders: dict[Key, int] = {}
@@ -157,7 +163,7 @@ class ReplayTotals:
         for column, decision in decisions.items():
             self.total.of(column).count(request, decision)
             tenant.of(column).count(request, decision)
-            if decision.done != "allow":
+            if decision.action != "allow":
                 self._count_subject(column, request, decision)
 
     def _count_subject(

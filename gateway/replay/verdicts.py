@@ -69,7 +69,7 @@ class Verdicts:
         if not self._shift_decided and isinstance(self._detectors, Detectors):
             # The first request decides whether time must be shifted past the baselines.
             self._detectors, self._shift_decided = (
-                TimeShiftedReplay.for_first(self._detectors, now),
+                TimeShiftedReplay.shift_if_needed(self._detectors, now),
                 True,
             )
             if isinstance(self._detectors, TimeShiftedReplay):
@@ -90,7 +90,7 @@ class Verdicts:
             self._ticks_at = now + _TICK_S
             self._take_outputs(self._detectors.advance(now))
 
-    def passes(self, request: Request, nanos: int) -> None:
+    def add_forwarded(self, request: Request, nanos: int) -> None:
         """Add a request that is forwarded, with its cost."""
         ends = request.ts + request.duration_s
         event = request.event(nanos / NANOS_PER_USD, ends)
@@ -100,8 +100,8 @@ class Verdicts:
             self._put(unanswered(event, announced_at))
         self._put(event, has_ended=long)
 
-    def refused(self, request: Request) -> None:
-        """Add a request that the gateway refuses by policy."""
+    def add_refused(self, request: Request) -> None:
+        """Add a request that the gateway refuses by policy, as one without tokens."""
         event = unanswered(request.event(0.0, request.ts), request.ts)
         self._put(
             msgspec.structs.replace(
@@ -109,7 +109,7 @@ class Verdicts:
             )
         )
 
-    def answered(self, request: Request) -> None:
+    def add_answered(self, request: Request) -> None:
         """Add a request that the gateway answers itself under any policy."""
         self._put(request.event(0.0, request.ts + request.duration_s))
 
@@ -173,5 +173,5 @@ class Verdicts:
 
 
 def _order(block: Block) -> tuple[int, int, float]:
-    """The order in which the gate applies them."""
+    """Sort key of actions: the gate applies the smallest one."""
     return ("block", "throttle", "tag").index(block.action), block.rate, -block.score

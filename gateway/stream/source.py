@@ -87,7 +87,10 @@ def read_stdin() -> Iterator[bytes]:
 def read_lines(
     source: Readable, after_chunk: Callable[[], None] = lambda: None
 ) -> Iterator[bytes]:
-    """The lines of an open source until its end, each as soon as it is complete."""
+    """The lines of an open source until its end, each as soon as it is complete.
+
+    ``after_chunk`` is called when all lines of a chunk are consumed.
+    """
     splitter = Splitter()
     while chunk := source.read1(_CHUNK_BYTES):
         yield from splitter.feed(chunk)

@@ -1,6 +1,6 @@
 """Time-shifted replay of events that are older than the baselines.
 
-A week can be learned first and then watched, to find what stood out in it. A detector's
+A week can be learned first and then watched, to find its anomalies. A detector's
 clock only goes forward, so such events are shifted by whole weeks (the same hour of the
 same weekday; by days if the baselines cover less than a week), and outputs are shifted
 back.
@@ -29,26 +29,30 @@ def known_span(detectors: Detectors) -> tuple[float, float]:
     """Times of the first and the last request in the baselines, epoch seconds."""
     tenants = [one for engine in detectors.engines for one in engine.tenants.values()]
     newest = (
-        track.last
+        state.last
         for tenant in tenants
-        for tracks in tenant.subjects.values()
-        for track in tracks.values()
+        for states in tenant.subjects.values()
+        for state in states.values()
     )
     return min((one.born for one in tenants), default=0.0), max(newest, default=0.0)
 
 
 class TimeShiftedReplay:
-    """Detectors that see every event ``shift_s`` later than its own time."""
+    """Detectors that get every event ``shift_s`` (seconds) later than its own time, and
+    whose outputs are shifted back.
+    """
 
     def __init__(self, detectors: Detectors, shift_s: float) -> None:
         self._detectors, self.shift_s = detectors, shift_s
         detectors.configure(_shifted(detectors.settings, shift_s))
 
     @classmethod
-    def for_first(
+    def shift_if_needed(
         cls, detectors: Detectors, ts: float
     ) -> Detectors | TimeShiftedReplay:
-        """``detectors`` unchanged if their baselines end before ``ts``, else shifted."""
+        """``detectors`` unchanged if their baselines end before ``ts`` (time of the first
+        event), else shifted past them.
+        """
         since, until = known_span(detectors)
         if until < ts:
             return detectors
@@ -102,16 +106,16 @@ def _unshifted(output: Output, shift_s: float) -> Output:
 def _shifted(settings: DetectionSettings, shift_s: float) -> DetectionSettings:
     """The same settings with shifted campaigns."""
 
-    def one(held: DetectSettings | None) -> DetectSettings | None:
-        if held is None or not held.campaigns:
-            return held
+    def with_shift(one: DetectSettings | None) -> DetectSettings | None:
+        if one is None or not one.campaigns:
+            return one
         campaigns = tuple(
             msgspec.structs.replace(
                 campaign, since=campaign.since + shift_s, to=campaign.to + shift_s
             )
-            for campaign in held.campaigns
+            for campaign in one.campaigns
         )
-        return msgspec.structs.replace(held, campaigns=campaigns)
+        return msgspec.structs.replace(one, campaigns=campaigns)
 
-    tenants = {name: one(held) for name, held in settings.tenants.items()}
-    return DetectionSettings(one(settings.default), tenants)
+    tenants = {name: with_shift(one) for name, one in settings.tenants.items()}
+    return DetectionSettings(with_shift(settings.default), tenants)

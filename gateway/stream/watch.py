@@ -122,7 +122,9 @@ class Watch:
     def _begin(self, event: Event) -> None:
         """Shift time if the first event is not newer than the baselines."""
         if isinstance(self._detectors, Detectors):
-            self._detectors = TimeShiftedReplay.for_first(self._detectors, event.ts)
+            self._detectors = TimeShiftedReplay.shift_if_needed(
+                self._detectors, event.ts
+            )
         if isinstance(self._detectors, TimeShiftedReplay):
             self._print_error(
                 "the baselines cover the time of these events or a later time: events are"

@@ -107,7 +107,7 @@ class UsageMeter(Protocol):
 
     @property
     def first_token_seen(self) -> bool:
-        """Whether any answer bytes came."""
+        """Whether any answer bytes arrived."""
 
 
 def count_task(

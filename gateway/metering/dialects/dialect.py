@@ -125,7 +125,7 @@ class Dialect:
         return self.error_writer[0](status, code, message, param)
 
     def error_headers(self, status: int, code: str) -> list[tuple[bytes, bytes]]:
-        """Header fields of this dialect's errors, beside the body."""
+        """Header fields that this dialect's errors need in addition to the body."""
         return []
 
 

@@ -217,7 +217,7 @@ class UsageTally:
         self.fresh: int | None = None  # excludes it (Anthropic, Bedrock)
         self.extra = 0  # Gemini's tool-use prompt
         self.completion: int | None = None
-        self.thoughts = 0  # Gemini's reasoning, beside its candidates
+        self.thoughts = 0  # Gemini's reasoning, not in its candidates' count
         self.total: int | None = None
         self.cached = 0
         self.cache_write = 0

@@ -1,8 +1,8 @@
 """Usage meters: read the usage of an answer while its bytes pass.
 
 A chunk of a stream without usage costs one regex search and one list append; only
-records that may contain a usage object are parsed. In case no usage comes, records are
-kept for counting: the last 64 KiB whole, of older ones only the generated text.
+records that may contain a usage object are parsed. In case no usage is stated, records
+are kept for counting: the last 64 KiB whole, of older ones only the generated text.
 """
 
 from __future__ import annotations
@@ -88,7 +88,7 @@ class NullMeter:
         self._seen = False
 
     def feed(self, data: bytes) -> None:
-        """Note that bytes came."""
+        """Record that bytes arrived."""
         self._seen = True
 
     def finish(self, complete: bool) -> Usage | None:  # noqa: FBT001
@@ -101,7 +101,7 @@ class NullMeter:
 
     @property
     def first_token_seen(self) -> bool:
-        """Whether any answer bytes came."""
+        """Whether any answer bytes arrived."""
         return self._seen
 
 
@@ -180,7 +180,7 @@ class JsonMeter(_Base):
 
     @property
     def first_token_seen(self) -> bool:
-        """Whether any answer bytes came."""
+        """Whether any answer bytes arrived."""
         return self._size > 0 or self._head != b""
 
     def finish(self, complete: bool) -> Usage | None:  # noqa: FBT001
@@ -269,7 +269,7 @@ class StreamMeter(_Base):
 
     @property
     def first_token_seen(self) -> bool:
-        """Whether any whole record came."""
+        """Whether any whole record arrived."""
         return self._kept_bytes > 0 or self._text_chars > 0 or self.tally is not None
 
     def feed(self, data: bytes) -> None:
@@ -302,7 +302,7 @@ class StreamMeter(_Base):
         if start:
             del buffer[:start]
         if len(buffer) > EVENT_BYTES:
-            # Events that grow so large have their usage at the end.
+            # Events of this size have their usage at the end.
             self._lost += len(buffer) - WINDOW_BYTES
             del buffer[:-WINDOW_BYTES]
         # A line end may be split over two reads: search the last three bytes again.
@@ -397,7 +397,7 @@ class SniffMeter(_Base):
 
     @property
     def first_token_seen(self) -> bool:
-        """Whether any answer bytes came."""
+        """Whether any answer bytes arrived."""
         return self._meter is not None
 
     def finish(self, complete: bool) -> Usage | None:  # noqa: FBT001

@@ -3,8 +3,9 @@
 Upstreams (pydantic, Go, JavaScript) accept more than strict JSON with strict types, and
 what they accept must be metered. So: strict typed decoding first; then the same fields
 without types, coerced one by one; then, for bodies up to LENIENT_BYTES, the parser of
-the standard library, which accepts NaN, lone surrogates and UTF-16 as those servers do.
-A body that still cannot be read is refused (DialectError), never passed unmetered.
+the standard library, which accepts NaN, lone surrogates and UTF-16 as those servers do;
+for larger ones up to REPAIRED_BYTES, decoding with lone surrogates replaced. A body
+that still cannot be read is refused (DialectError), never passed unmetered.
 """
 
 from __future__ import annotations
@@ -34,6 +35,7 @@ FOLDED_ABOVE_BYTES = 256 * 1024
 _FOLDED_NAME_NS = 800.0
 # The standard library's parser is about 20 times slower: for smaller bodies only.
 LENIENT_BYTES = 256 * 1024
+# Largest body in which lone surrogates are replaced.
 REPAIRED_BYTES = 4 * 1024 * 1024
 # Larger caps mean "no cap" to every provider.
 COUNT_MAX = 2**53
@@ -106,6 +108,7 @@ class BodyReader(Generic[_S]):
         return {name: raw for name, raw in members if raw is not EMPTY}
 
     def _read_with_stdlib(self, body: bytes, error: Exception) -> Mapping[str, Any]:
+        """The members of a body that msgspec rejected with ``error``."""
         if len(body) > LENIENT_BYTES:
             return self._read_repaired(body, error)
         try:

@@ -152,8 +152,8 @@ def _lower(
 ) -> None:
     value = body[found.start : found.end].strip(b'"')
     try:
-        asked = float(value)
+        number = float(value)
     except ValueError:
         return
-    if asked > cap or asked < 0 or asked != asked:  # noqa: PLR0124  NaN too
+    if number > cap or number < 0 or number != number:  # noqa: PLR0124  NaN too
         edits.append((found.start, found.end, b"%d" % cap))

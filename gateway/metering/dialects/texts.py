@@ -242,7 +242,9 @@ def _parts(content: Any) -> Iterator[str]:
 
 
 def _typed(value: dict[str, Any], kind: Any) -> Iterator[str]:
-    """The text of events with a type: Responses, Anthropic, Cohere v2."""
+    """The text of an object with a ``type``: an event of Responses, Anthropic or Cohere
+    v2, or a whole Anthropic message.
+    """
     kind = str(kind)
     delta = value.get("delta")
     if kind.startswith("response."):
@@ -256,8 +258,7 @@ def _typed(value: dict[str, Any], kind: Any) -> Iterator[str]:
         yield from _parts(delta)
         return
     yield from _parts(value.get("content_block"))
-    if "output" in value or "content" in value:
-        yield from _parts(value.get("content"))
+    yield from _parts(value.get("content"))
     yield from _plain(value.get("completion"))
 
 
@@ -368,7 +369,10 @@ def _plain(text: Any) -> Iterator[str]:
 
 
 def prompt_texts(body: bytes) -> tuple[list[str], int]:
-    """Texts of a request body and its number of messages; ([], 0) if unreadable."""
+    """Texts of a request body and its number of messages; ([], 0) if unreadable.
+
+    Tool and output schemas count as JSON text, names included.
+    """
     try:
         value = msgspec.json.decode(body)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):

@@ -68,7 +68,7 @@ def test_no_spend_yet():
 
 def test_distinct_clients_are_bounded(monkeypatch):
     """Distinct clients are bounded over all tenants; requests are still counted."""
-    monkeypatch.setattr(module, "MAX_PEOPLE", 3)
+    monkeypatch.setattr(module, "MAX_DIGESTS", 3)
     spend = SpendHistory()
     for n in range(5):
         spend.observe(stopped(user=f"u{n}", tenant=f"t{n % 2}"))

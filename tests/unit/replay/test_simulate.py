@@ -9,7 +9,7 @@ import pytest
 from gateway.config import load_config
 from gateway.replay.learning import learn_from
 from gateway.replay.requests import request_from_record
-from gateway.replay.simulate import Simulation, decision_of_then
+from gateway.replay.simulate import Simulation, recorded_decision
 
 T = 1_767_600_000.0
 HEAD = '[[upstream]]\nurl = "https://api.example"\n'
@@ -35,7 +35,7 @@ def request(ts=0.0, **changes):
 
 def fates(simulated, requests):
     """The action on each request."""
-    return [simulated.take(one).done for one in requests]
+    return [simulated.take(one).action for one in requests]
 
 
 def test_requests_of_a_window():
@@ -51,7 +51,7 @@ def test_the_refusing_limit_and_its_subject_are_named():
     draft.take(request())
     refused = draft.take(request(1))
     assert (refused.kind, refused.id) == ("user+model", "u+gpt-4o")
-    assert (refused.done, refused.by) == ("limit", "user+model.requests.1m")
+    assert (refused.action, refused.by) == ("limit", "user+model.requests.1m")
     assert refused.refused
     assert refused.nanos > 0
 
@@ -106,7 +106,11 @@ def test_money_is_that_of_the_drafts_prices():
     )
     first, second = draft.take(request()), draft.take(request(1))
     assert first.nanos == 1_000_000_000
-    assert (first.done, second.done, second.by) == ("allow", "limit", "tenant.usd.1d")
+    assert (first.action, second.action, second.by) == (
+        "allow",
+        "limit",
+        "tenant.usd.1d",
+    )
 
 
 def test_calendar_windows_follow_the_time_zone():
@@ -146,9 +150,9 @@ def test_models_without_a_price_are_refused_where_the_policy_says_so():
     strict, free = simulation('unknown_price = "deny"'), simulation("")
     odd = request(model="never-heard-of")
     assert strict.take(odd).by == "unknown_price"
-    assert free.take(odd).done == "allow"
+    assert free.take(odd).action == "allow"
     assert free.unpriced == 1
-    assert strict.take(request(1)).done == "allow"
+    assert strict.take(request(1)).action == "allow"
 
 
 def test_tenants_are_matched_by_name():
@@ -217,7 +221,7 @@ def test_traffic_that_was_learned_can_be_replayed():
     traffic = [*flood(120), *(request(3600 + n) for n in range(300))]
     config = load_config(text=f"{HEAD}[policy.default]\n", env={})
     draft = Simulation(config, learn_from(traffic)[0])
-    touched = [one for one in traffic if draft.take(one).done != "allow"]
+    touched = [one for one in traffic if draft.take(one).action != "allow"]
     assert {one.client_ip for one in touched} == {"198.51.100.7"}
     assert touched[0].ts < T + 720
     assert len(touched) > 1000
@@ -239,7 +243,7 @@ def test_a_throttled_sender_keeps_a_share():
     loud = [one for one in flood(300) if one.client_ip == "198.51.100.7"]
     made = {"throttle": 0, "tag": 0, "allow": 0, "limit": 0, "block": 0}
     for one in flood(300):
-        done = draft.take(one).done
+        done = draft.take(one).action
         if one.client_ip == "198.51.100.7":
             made[done] += 1
     assert made["block"] == 0
@@ -250,12 +254,12 @@ def test_a_throttled_sender_keeps_a_share():
 def test_then_is_what_the_record_says():
     """Recorded decisions name the subject of the limit: refused, observed, tagged."""
     limited = request(action="limit", limit="client_ip.requests.1m", outcome="refused")
-    then = decision_of_then(limited)
+    then = recorded_decision(limited)
     assert (then.kind, then.id, then.refused) == ("client_ip", "203.0.113.9", True)
-    seen = decision_of_then(request(action="block", enforced=False))
+    seen = recorded_decision(request(action="block", enforced=False))
     assert (seen.kind, seen.observed, seen.refused) == ("user", True, False)
-    tagged = decision_of_then(request(action="tag", user="anonymous"))
+    tagged = recorded_decision(request(action="tag", user="anonymous"))
     assert (tagged.kind, tagged.refused) == ("client_ip", False)
     slowed = request(action="throttle", limit="throttled_client_ip.requests.1m")
-    assert decision_of_then(slowed).kind == "client_ip"
-    assert decision_of_then(request()).done == "allow"
+    assert recorded_decision(slowed).kind == "client_ip"
+    assert recorded_decision(request()).action == "allow"

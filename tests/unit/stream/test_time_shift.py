@@ -82,7 +82,7 @@ def test_later_events_are_taken_as_they_are(events, baselines):
     detectors = Detectors(DetectionSettings(DEFAULTS), baselines)
     since, until = known_span(detectors)
     assert (since, until) == (events[0].ts, events[-1].ts)
-    assert TimeShiftedReplay.for_first(detectors, until + 1) is detectors
+    assert TimeShiftedReplay.shift_if_needed(detectors, until + 1) is detectors
 
 
 def test_campaigns_move_with_the_events(baselines):
@@ -91,7 +91,7 @@ def test_campaigns_move_with_the_events(baselines):
     settings = msgspec.structs.replace(DEFAULTS, campaigns=(launch,))
     detectors = Detectors(DetectionSettings(settings), baselines)
     assert isinstance(
-        TimeShiftedReplay.for_first(detectors, float(MONDAY)), TimeShiftedReplay
+        TimeShiftedReplay.shift_if_needed(detectors, float(MONDAY)), TimeShiftedReplay
     )
     (moved,) = detectors.settings.default.campaigns
     assert moved.since - launch.since == moved.to - launch.to == DAY_S < WEEK_S
