@@ -195,7 +195,7 @@ def build_app(
     undo_log = UndoLog(clock)
     access = AccessControl(lambda: backend.tokens, backend.audit, clock)
     app = web.Application(
-        middlewares=[access_middleware(listen_host, access)],
+        middlewares=[access_middleware(listen_host, access, backend.log_failure)],
         client_max_size=MAX_BODY_BYTES,
     )
     app.on_response_prepare.append(add_headers)

@@ -7,7 +7,6 @@ show in ``Origin`` or ``Sec-Fetch-Site``. Both are refused before authentication
 
 from __future__ import annotations
 
-import logging
 import math
 import secrets
 import time
@@ -32,7 +31,6 @@ from gateway.admin.sessions import (
 )
 from gateway.config.values import is_loopback
 
-_log = logging.getLogger(__name__)
 _SAME_SITE = ("", "same-origin", "none")
 _SAFE_METHODS = ("GET", "HEAD", "OPTIONS")
 _AUDITED_METHODS = ("POST", "DELETE")
@@ -189,8 +187,14 @@ class AccessControl:
         )
 
 
-def access_middleware(listen_host: str, access: AccessControl) -> Middleware:
-    """Middleware: request id, ``Host`` check, authorization, audit, JSON errors."""
+def access_middleware(
+    listen_host: str,
+    access: AccessControl,
+    log_failure: Callable[[str, str, str], None],
+) -> Middleware:
+    """Middleware: request id, ``Host`` check, authorization, audit, JSON errors.
+    ``log_failure``: as in ``AdminBackend``.
+    """
     loopback = is_loopback(listen_host)
 
     @web.middleware
@@ -201,13 +205,13 @@ def access_middleware(listen_host: str, access: AccessControl) -> Middleware:
             text = f"Host {host!r} is not a name of this machine"
             return error_response(request, 403, "bad_host", text)
         if not request.path.startswith("/api/"):
-            return await _respond(request, handler)
+            return await _respond(request, handler, log_failure)
 
         async def admitted(request: web.Request) -> web.StreamResponse:
             access.authorize(request)
             return await handler(request)
 
-        answer = await _respond(request, admitted)
+        answer = await _respond(request, admitted, log_failure)
         access.audit(request, answer.status)
         return answer
 
@@ -223,7 +227,11 @@ async def add_headers(request: web.Request, answer: web.StreamResponse) -> None:
         answer.headers[REQUEST_ID_HEADER] = request[REQUEST_ID]
 
 
-async def _respond(request: web.Request, handler: Handler) -> web.StreamResponse:
+async def _respond(
+    request: web.Request,
+    handler: Handler,
+    log_failure: Callable[[str, str, str], None],
+) -> web.StreamResponse:
     """Run the handler; turn errors into JSON responses."""
     try:
         return await handler(request)
@@ -239,9 +247,6 @@ async def _respond(request: web.Request, handler: Handler) -> web.StreamResponse
             answer.headers[hdrs.ALLOW] = error.headers[hdrs.ALLOW]
         return answer
     except Exception:  # noqa: BLE001 - any other fault becomes a 500 and a log line
-        id_ = request[REQUEST_ID]
-        _log.exception(
-            "admin_request_failed %s: %s %s", id_, request.method, request.path
-        )
+        log_failure(request[REQUEST_ID], request.method, request.path)
         text = "internal error; search the gateway's log for the request id"
         return error_response(request, 500, "internal_error", text)

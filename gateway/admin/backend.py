@@ -34,6 +34,10 @@ class AdminBackend(Protocol):
         """Add an operator action, also a failed one, to the audit log."""
         ...
 
+    def log_failure(self, request_id: str, method: str, path: str) -> None:
+        """Log the exception being handled, with its traceback: an admin request failed."""
+        ...
+
     def not_ready(self) -> list[str]:
         """Reasons why the gateway is not ready; empty when it is."""
         ...

@@ -121,6 +121,12 @@ class ControlBackend:
         _log.info("admin_change", **msgspec.structs.asdict(entry))
         self.activity.on_change(entry)
 
+    def log_failure(self, request_id: str, method: str, path: str) -> None:
+        """Log the exception being handled, with its traceback: an admin request failed."""
+        _log.exception(
+            "admin_request_failed", request_id=request_id, method=method, path=path
+        )
+
     # -- read --------------------------------------------------------------------------
 
     def not_ready(self) -> list[str]:
@@ -368,7 +374,7 @@ class ControlBackend:
 
 
 async def _await_alerting(done: Awaitable[T]) -> T:
-    """Await a call to alerting. Raises Refused."""
+    """Await a call to alerting. Raises AdminError."""
     try:
         return await done
     except OutboxUnavailable as error:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import traceback
+
 import aiohttp
 
 from gateway.admin.activity import ActivityFeed
@@ -47,6 +49,10 @@ class FakeBackend:
         self.resets = []
         self.full = False
         self.known = []
+        self.failures = []
+
+    def log_failure(self, request_id, method, path):
+        self.failures.append((request_id, method, path, traceback.format_exc()))
 
     def not_ready(self):
         return self.reasons

@@ -250,12 +250,16 @@ async def test_unknown_routes_and_methods_are_json(call):
     assert (status, answer["error"]["code"]) == (405, "method_not_allowed")
 
 
-async def test_internal_error_is_json_and_logged(call, backend, caplog):
-    """An unexpected exception gets a JSON 500 and a traceback in the log."""
+async def test_internal_error_is_json_and_logged(call, backend):
+    """An unexpected exception gets a JSON 500 and is logged under its request id."""
     backend.status = lambda: 1 / 0
     status, answer = await call("GET", "/api/v1/status")
     assert (status, answer["error"]["code"]) == (500, "internal_error")
-    assert "ZeroDivisionError" in caplog.text
+    ((id_, method, path, trace),) = backend.failures
+    assert (id_, method, path) == (
+        answer["error"]["request_id"], "GET", "/api/v1/status",
+    )  # fmt: skip
+    assert "ZeroDivisionError" in trace
 
 
 async def test_token_guards_every_api_route_only(call, backend):
