@@ -18,6 +18,7 @@ from gateway.commands.flags import (
 from gateway.commands.output import fail, unknown_option
 
 
+# Over 60 lines: most are its flags with their help texts.
 def learn(
     *files: Annotated[
         str,

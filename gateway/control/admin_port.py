@@ -54,7 +54,9 @@ class AdminPort:
         await site.start()
 
     async def watch_certificate(self) -> None:
-        """Reload the certificate when its files change, until cancelled."""
+        """Reload the certificate when its files change, until cancelled. If that fails,
+        the old one stays in use.
+        """
         if self._tls is None:
             return
         problem = ""

@@ -229,8 +229,8 @@ class ControlBackend:
     def baseline(
         self, kind: str, id_: str, tenant: str, *, history: bool = False
     ) -> SubjectActivity | None:
-        """What detection knows of a subject; None for an unknown one."""
-        return self._detection.usual(kind, id_, tenant, history=history)
+        """Observed and expected activity of a subject; None if detection has none."""
+        return self._detection.activity_of(kind, id_, tenant, history=history)
 
     def enforcement_state(self, kind: str, id_: str, tenant: str) -> Block | None:
         """The action in force on a subject; one for all tenants precedes the tenant's."""

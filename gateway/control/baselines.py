@@ -25,11 +25,13 @@ from gateway.store.baselines import load_baselines, save_baselines
 if TYPE_CHECKING:
     from redis.asyncio import Redis
 
+# Interval of saving, seconds.
 SAVE_S = 300.0
-# Shorter interval after the start, when the state changes fastest; it doubles up to SAVE_S.
+# First interval after the start, when the state changes fastest; doubles up to SAVE_S.
 FIRST_SAVES_S = 30.0
 # Longest wait for the store at the start, seconds.
 LOAD_S = 3.0
+# Limit of one save, seconds.
 SAVING_S = 10.0
 
 

@@ -28,10 +28,13 @@ from gateway.serve.runtime import write_private
 
 # More than operators can manage; larger floods belong in a firewall.
 MAX_BLOCKS = 100_000
+# Changes that the stream keeps, approximately.
 LOG_ENTRIES = 10_000
+# Interval at which the whole list is read again, seconds.
 RESYNC_S = 60.0
 _WAIT_MS = 1000  # shorter than the client's socket timeout
 _RETRY_S = 0.5
+# Longest wait for an own change to come back through the stream, seconds.
 _OWN_CHANGE_S = 1
 
 Key = tuple[str, str, str]  # kind, id, tenant ("" for everywhere)
@@ -80,7 +83,7 @@ class BlocksFull(Exception):  # noqa: N818 - a state of the list, not a fault
     """The list has MAX_BLOCKS blocks; some must be removed first."""
 
 
-class BlocksUnavailable(Exception):  # noqa: N818 - the store is away, nothing is wrong
+class BlocksUnavailable(Exception):  # noqa: N818 - an expected state
     """The store is unavailable; nothing was changed."""
 
 
@@ -290,7 +293,7 @@ class MemoryBlocks:
         return []
 
     def _save(self) -> None:
-        # With a full disk the list is lost only by a restart of control.
+        # On a full disk the list is lost only if control restarts.
         with suppress(OSError):
             write_private(self._path, msgspec.msgpack.encode(self._table.items()))
 
@@ -358,7 +361,7 @@ class RedisBlocks:
         return bool(entry)
 
     async def remove(self, kind: str, id_: str, tenant: str | None) -> bool:
-        """False when there was none. Raises BlocksUnavailable."""
+        """Remove a block; False if there was none. Raises BlocksUnavailable."""
         key = (kind, id_, tenant or "")
         change = _encode(_Change("remove", Block(kind, id_, tenant)))
         args = [_field(key), LOG_ENTRIES, change]
@@ -452,10 +455,10 @@ class RedisBlocks:
         """Apply changes from the log for RESYNC_S, after which the list is read again."""
         until = time.monotonic() + RESYNC_S
         while time.monotonic() < until:
-            answer = await self._client.xread(
+            read = await self._client.xread(
                 {self._log: self._last}, count=LOG_ENTRIES, block=_WAIT_MS
             )
-            for _, entries in answer or ():
+            for _, entries in read or ():
                 for entry, fields in entries:
                     self._apply(fields.get(b"m", b""))
                     self._last = entry
@@ -464,7 +467,7 @@ class RedisBlocks:
         try:
             change = _decode_change(encoded)
         except msgspec.DecodeError:
-            return  # of a newer version; the next full read has it
+            return  # from a newer version; the next full read returns the entry
         if change.op == "forget":
             self._table.forget(change.keys)
         elif change.block is not None and change.op == "add":

@@ -70,8 +70,8 @@ if TYPE_CHECKING:
 
 # Lower priority than workers, which may share the core.
 NICENESS = 5
-# Interval at which the store is asked for the secret: until it is known, and afterwards,
-# so that a store that was emptied gets it back.
+# Interval at which the secret is read from the store, seconds: until the first success,
+# and afterwards, so that a store that was emptied gets the secret back.
 SECRET_RETRY_S = 1.0
 SECRET_CHECK_S = 60.0
 
@@ -79,6 +79,7 @@ SECRET_CHECK_S = 60.0
 class Control:
     """Composition root of the control process, from start to end."""
 
+    # Over 60 lines: the one place that creates the parts of control and connects them.
     def __init__(self, spec: ChildSpec) -> None:
         self._spec = spec
         self._name = gateway_name(spec.runtime_dir)
@@ -406,7 +407,8 @@ class Control:
         path = self._config.file
         if path is None:
             return
-        if not self._config.is_changed():  # nor while no control process ran
+        # The file may have changed while no control process ran.
+        if not self._config.is_changed():
             self._alerting.take_trouble("configuration", "")
         else:
             self._reload()
@@ -457,6 +459,9 @@ class Control:
 
 
 async def _if_possible(save: Awaitable[None]) -> None:
+    """Save at the end of the process. If that fails, changes since the last save are
+    lost.
+    """
     with suppress(BaselinesError, RedisError, OSError, TimeoutError):
         await save
 

@@ -35,6 +35,7 @@ from gateway.serve.link import Message
 if TYPE_CHECKING:
     from gateway.config.resolve import Resolved
 
+# Interval of ``tick``, seconds.
 TICK_S = 1.0
 # Interval at which continuing tags and throttles are prolonged, seconds.
 RENEW_S = 30.0
@@ -42,7 +43,7 @@ RENEW_S = 30.0
 EXPECT_S = 60.0
 # Interval of the expected rate in the console: one bucket of its charts, seconds.
 RATE_S = 10.0
-# Tenants without a request for this long do not count in it, seconds.
+# Tenants without a request for longer do not count in that rate, seconds.
 _IDLE_S = 3600.0
 # Largest batch (about 20 ms of records) of which each record becomes an event. Larger
 # batches are grouped: similar requests of one client become one event, with the
@@ -56,12 +57,12 @@ class Detection:
     def __init__(
         self,
         enforcer: Enforcer,
-        book: LocalIncidents,
+        incidents: LocalIncidents,
         broadcast: Callable[[Message], None],
         clock: Callable[[], float] = time.time,
     ) -> None:
         self.enforcer = enforcer
-        self.book = book
+        self.incidents = incidents
         self._broadcast = broadcast
         self._clock = clock
         self._detectors = Detectors(DetectionSettings(None))
@@ -71,11 +72,11 @@ class Detection:
         self._template_blocks: dict[str, float] = {}
         self._renewed_at = self._expected_at = self._rate_at = 0.0
         self.on_expected_rate: Callable[[float, ExpectedRate | None], None] = (
-            lambda _now, _tide: None
+            lambda _now, _rate: None
         )
         """Called every 10 s with the expected rate of all tenants together."""
 
-    # -- configuration and memory -------------------------------------------------------
+    # -- configuration and learned state -------------------------------------------------------
 
     def configure(self, resolved: Resolved) -> None:
         """Apply a configuration; verdicts of tenants without detection are removed."""
@@ -88,7 +89,7 @@ class Detection:
         self.enforcer.configure(policies, resolved.default)
         self._block_templates()
         self._send_established()
-        self.book.end(
+        self.incidents.end(
             lambda name: self._detectors.engine_of(name) is not None, self._clock()
         )
 
@@ -101,8 +102,8 @@ class Detection:
         if self._parked is not None:
             # Verdicts were removed while detection was off: start without actions.
             for engine in self._detectors.engines:
-                for standing in engine.responses.states.values():
-                    standing.action = "allow"
+                for state in engine.responses.states.values():
+                    state.action = "allow"
         self._parked = None if self._detectors.engines else learned
         self._recall()
 
@@ -116,7 +117,9 @@ class Detection:
         """Restore incidents that were open in the learned state."""
         for engine in self._detectors.engines:
             ongoing = engine.responses.incidents.values()
-            self.book.recall(latest_output(one) for one in ongoing if one.announced)
+            self.incidents.recall(
+                latest_output(one) for one in ongoing if one.announced
+            )
 
     def state(self) -> bytes | None:
         """The learned state; None if there is none."""
@@ -134,17 +137,17 @@ class Detection:
     def take(self, records: Sequence[RequestRecord]) -> None:
         """Process records of finished exchanges, and of those that are still open."""
         out: list[Output] = []
-        observe, settle = self._detectors.observe, self._detectors.observe_outcome
+        detectors = self._detectors
         for event, phase in _events(records):
             if phase != CLOSED:
-                out += observe(event)
+                out += detectors.observe(event)
             elif event.status != REFUSED_STATUS:
-                out += settle(event)
+                out += detectors.observe_outcome(event)
         if out:
             self._act(out)
 
     def _act(self, outputs: list[Output]) -> None:
-        self.book.take(outputs)
+        self.incidents.take(outputs)
         self.enforcer.take(outputs)
         if self._block_templates():
             self._send_established()
@@ -222,10 +225,10 @@ class Detection:
                 notable += rate.notable
         return ExpectedRate(expected, notable) if active else None
 
-    def usual(
+    def activity_of(
         self, kind: str, id_: str, tenant: str, *, history: bool = False
     ) -> SubjectActivity | None:
-        """What is known of a subject; None for an unknown one."""
+        """Observed and expected activity of a subject; None if it is unknown."""
         engine = self._detectors.engine_of(tenant)
         if engine is None:
             return None

@@ -36,12 +36,16 @@ if TYPE_CHECKING:
 
 # Half of the list is reserved for operators; further verdicts are dropped until others
 # expire.
-MOST_VERDICTS = MAX_BLOCKS // 2
-# Verdicts that wait for the store; older ones stay on this gateway only.
-MOST_WAITING = 20_000
+MAX_VERDICTS = MAX_BLOCKS // 2
+# Verdicts that wait for the store; when there are more, the oldest stay on this gateway
+# only.
+MAX_WAITING = 20_000
+# Most verdicts in one pipeline.
 WRITE_AT_ONCE = 500
+# Pause after a failed write, seconds.
 RETRY_S = 1.0
-# A tag or throttle is sent again if its end moved by more than this, seconds.
+# A tag, throttle or template block is written again if its end moved by more than this,
+# seconds.
 _PROLONG_S = 30.0
 
 
@@ -62,7 +66,7 @@ class Enforcer:
         self._waiting: dict[Key, Block | None] = {}
         self._templates: dict[Key, float] = {}  # end of each as sent last
         self._due = asyncio.Event()
-        self._looked = False
+        self._is_cleaned = False
         table.unwritten = lambda: self._waiting
         self.dropped = 0
         """Verdicts dropped because the list or the queue was full."""
@@ -79,8 +83,8 @@ class Enforcer:
 
     def tick(self) -> None:
         """Called once a second; cleans up once after the store's list was first read."""
-        if self._table.known and not self._looked:
-            self._looked = True
+        if self._table.known and not self._is_cleaned:
+            self._is_cleaned = True
             self._remove_disabled()
 
     def _remove_disabled(self) -> None:
@@ -108,14 +112,14 @@ class Enforcer:
             key = (output.subject.kind, output.subject.id, output.tenant)
             if output.type == "client.unblocked":
                 added.pop(key, None)
-                if not self._outlasts(key, output.at):
+                if not self._lasts_elsewhere(key, output.at):
                     gone.append(key)
             elif (block := self._block(output)) is not None:
                 added[key] = block
         self._change(list(added.values()), gone)
 
-    def _outlasts(self, key: Key, now: float) -> bool:
-        """Whether another gateway has blocked it for longer than this one."""
+    def _lasts_elsewhere(self, key: Key, now: float) -> bool:
+        """Whether another gateway has blocked the subject for longer than this one."""
         known = self._table.find(key)
         return known is not None and known.until is not None and known.until > now + 1.0
 
@@ -139,22 +143,24 @@ class Enforcer:
         )
 
     def renew(
-        self, standings: Iterable[tuple[tuple[str, str, str], EnforcementState]]
+        self, states: Iterable[tuple[tuple[str, str, str], EnforcementState]]
     ) -> None:
-        """Prolong tags and throttles whose evidence continues."""
+        """Prolong tags and throttles whose evidence continues. ``states``: by tenant, kind
+        and id.
+        """
         added: list[Block] = []
-        for (tenant, kind, id_), standing in standings:
-            if standing.action not in ("tag", "throttle"):
+        for (tenant, kind, id_), state in states:
+            if state.action not in ("tag", "throttle"):
                 continue
             known = self._table.find((kind, id_, tenant))
             if known is None or known.by != DETECTOR or known.until is None:
                 continue  # an operator's entry
-            if known.action != standing.action:
+            if known.action != state.action:
                 continue  # set by another gateway
-            if standing.until > known.until + _PROLONG_S:
+            if state.until > known.until + _PROLONG_S:
                 added.append(
                     msgspec.structs.replace(
-                        known, until=standing.until, created_at=self._clock()
+                        known, until=state.until, created_at=self._clock()
                     )
                 )
         self._change(added, [])
@@ -170,7 +176,7 @@ class Enforcer:
             block = _template_block(template)
             key = block_key(block)
             before = self._templates.get(key, 0.0)
-            new = not before or self._is_ours(key)
+            new = not before or self._is_verdict(key)
             if new and template.until > before + _PROLONG_S:
                 added.append(block)
                 sent[key] = template.until
@@ -193,10 +199,13 @@ class Enforcer:
         return found
 
     def _change(self, added: list[Block], gone: list[Key]) -> None:
+        """Apply verdicts on this gateway and queue them for the store, except those that
+        an entry in force precedes and those for which there is no room.
+        """
         now = self._clock()
-        if len(self._table) + len(added) > MOST_VERDICTS:
+        if len(self._table) + len(added) > MAX_VERDICTS:
             self._table.expire()
-        room = MOST_VERDICTS - len(self._table)
+        room = MAX_VERDICTS - len(self._table)
         fits: list[Block] = []
         for block in added:
             known = self._table.find(block_key(block))
@@ -208,24 +217,26 @@ class Enforcer:
                 self.dropped += 1
                 continue
             fits.append(block)
-        lifted = [key for key in gone if self._is_ours(key)]
+        lifted = [key for key in gone if self._is_verdict(key)]
         if not fits and not lifted:
             return
         self._table.change(fits, lifted)
         for block in fits:
-            self._wait(block_key(block), block)
+            self._enqueue(block_key(block), block)
         for key in lifted:
-            self._wait(key, None)
+            self._enqueue(key, None)
 
-    def _is_ours(self, key: Key) -> bool:
+    def _is_verdict(self, key: Key) -> bool:
+        """Whether the entry of a subject is the detector's, not an operator's."""
         known = self._table.find(key)
         return known is not None and known.by == DETECTOR
 
     # -- the store -----------------------------------------------------------------------
 
-    def _wait(self, key: Key, block: Block | None) -> None:
+    def _enqueue(self, key: Key, block: Block | None) -> None:
+        """Queue a verdict for the store; None: remove the entry."""
         self._waiting.pop(key, None)
-        if len(self._waiting) >= MOST_WAITING:
+        if len(self._waiting) >= MAX_WAITING:
             del self._waiting[next(iter(self._waiting))]
             self.dropped += 1
         self._waiting[key] = block
@@ -281,8 +292,8 @@ def _stays(known: Block, block: Block) -> bool:
     """
     if known.by != DETECTOR:
         return True
-    held, said = ACTIONS.index(known.action), ACTIONS.index(block.action)
-    return held > said or (held == said and (known.until or 0) > (block.until or 0))
+    old, new = ACTIONS.index(known.action), ACTIONS.index(block.action)
+    return old > new or (old == new and (known.until or 0) > (block.until or 0))
 
 
 def _moment(text: str) -> float:

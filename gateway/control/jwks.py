@@ -13,9 +13,11 @@ import msgspec
 from gateway.core.model import Tenant
 from gateway.serve.link import Message
 
+# Interval between fetches, seconds.
 REFRESH_S = 600.0
-# Interval after a failure, also for a URL without keys so far.
+# Interval after a failure, also for a URL without keys so far, seconds.
 RETRY_S = 15.0
+# Limit of one fetch, seconds.
 TIMEOUT_S = 10.0
 # A key set has a handful of keys of 1 to 3 KB.
 MAX_BYTES = 1024 * 1024
@@ -26,7 +28,11 @@ class JwksFetchError(Exception):
 
 
 class JwksFetcher:
-    """The latest key set of every URL in the configuration."""
+    """The latest key set of every URL in the configuration.
+
+    ``on_keys`` gets the message for the workers when a key set changes; ``on_error`` gets
+    URL and error text of a failed fetch. ``fetch`` returns the body of a URL.
+    """
 
     def __init__(
         self,
@@ -91,7 +97,9 @@ def _message(url: str, keys: Any) -> Message:
 
 
 def read_key_set(body: bytes) -> dict[str, Any]:
-    """A JSON object with a list of ``keys``. Raises JwksError."""
+    """Parse a response as a key set: a JSON object with a list of ``keys``, which are not
+    checked here. Raises JwksFetchError.
+    """
     try:
         found = msgspec.json.decode(body)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:

@@ -10,8 +10,8 @@ from typing import Any
 from gateway.core.model import Policy, RequestRecord
 from gateway.metering.prices import PriceTable, packaged_prices
 
-# Bound of the list: clients may send any number of model names.
-MOST_MODELS = 50
+# Most requested models in the list: clients may send any number of names.
+MAX_MODELS = 50
 
 
 @cache
@@ -34,7 +34,7 @@ def price_list(policy: Policy, asked: Counter[str]) -> dict[str, Any]:
     """
     ours = _packaged().with_overrides(policy.prices, policy.unknown_price)
     names = dict.fromkeys(policy.prices)
-    names |= dict.fromkeys(name for name, _ in asked.most_common(MOST_MODELS))
+    names |= dict.fromkeys(name for name, _ in asked.most_common(MAX_MODELS))
     rows = []
     for name in names:
         price = policy.prices.get(name) or ours.price(name)

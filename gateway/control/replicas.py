@@ -19,14 +19,17 @@ if TYPE_CHECKING:
 
     from gateway.serve.link import Message
 
+# Interval of heartbeats, seconds.
 BEAT_S = 5.0
-# A gateway that missed three heartbeats is removed.
+# A gateway without a heartbeat for this long (three of them) is removed, seconds.
 GONE_S = 15.0
 KEY_TTL_S = 3600
 
 
 class Replicas:
-    """Count of the workers of all gateways on one store; ``on_change`` gets each new one."""
+    """Count of the workers of all gateways on one store. ``on_change`` gets the message
+    for this gateway's workers when it changes.
+    """
 
     def __init__(
         self,

@@ -64,6 +64,7 @@ class RunningConfig:
         self.resolved: Resolved = resolve(self.loaded.config)
         self.last = ReloadResult(True, clock(), snapshot.generation)
         self.failures = 0
+        # Text that was read last, valid or not; None if it could not be read.
         self._tried = snapshot.text
 
     @property
@@ -87,7 +88,9 @@ class RunningConfig:
         }
 
     def reload(self) -> ReloadResult:
-        """Read the file again; an invalid one leaves the old configuration in force."""
+        """Read the file again; an invalid one leaves the old configuration in force. All
+        errors are in the result.
+        """
         self._tried = None
         try:
             text = self._tried = read_text(self.file)
@@ -105,7 +108,7 @@ class RunningConfig:
         warnings = [str(warning) for warning in loaded.warnings]
         try:
             write_snapshot(self._runtime_dir, snapshot)
-        except OSError as error:  # later processes get it from control
+        except OSError as error:  # workers get it from this process nevertheless
             warnings.append(f"in force, but not saved for a restart: {error.strerror}")
         self.last = ReloadResult(
             True,

@@ -23,8 +23,11 @@ from gateway.serve.runtime import write_private
 if TYPE_CHECKING:
     from redis.asyncio import Redis
 
+# Interval of saving and of reading other gateways, seconds.
 KEEP_S = 5.0
+# Limit of one access to the store, seconds.
 LOAD_S = 3.0
+# Life of a day's hash, seconds.
 _KEPT_S = (DAYS + 1) * DAY_S
 # Days that other gateways may still change: today, and yesterday around midnight.
 _LIVE_DAYS = 2

@@ -11,6 +11,7 @@ import msgspec
 from gateway.admin.metrics import Metrics
 from gateway.serve.link import LinkServer, Message, Peer
 
+# Limit of a call to one or all workers, seconds.
 CALL_TIMEOUT_S = 5.0
 
 
@@ -25,7 +26,7 @@ class WorkerState:
 
     def __init__(self) -> None:
         self.pid = 0
-        self.incarnation = 0
+        self.incarnation = 0  # restarts of this index since the supervisor started
         self.connected = False
         self.ready = False
         self.generation = 0
@@ -154,12 +155,15 @@ class WorkerRegistry:
                 pass  # unknown message of a newer version
 
     def _on_hello(self, peer: Peer, worker: WorkerState, message: Message) -> None:
+        """A worker connected, for the first time or again: send it the present state. It
+        is not ready until its next ``ready``.
+        """
         worker.pid = message.get("pid", 0)
         worker.incarnation = message.get("incarnation", 0)
         worker.connected = True
         worker.ready = False
-        for greeting in self._greeting():
-            peer.send(greeting)
+        for state in self._greeting():
+            peer.send(state)
 
     def _check_ready(self) -> None:
         if not self._was_ready and all(worker.ready for worker in self.workers):

@@ -100,6 +100,9 @@ class FileSink:
         self._size += done
 
     def _open(self) -> None:
+        """Open the file for appending; create it and its directory if needed. Raises
+        OSError.
+        """
         directory = os.path.dirname(self._path)
         if directory:
             os.makedirs(directory, mode=0o700, exist_ok=True)

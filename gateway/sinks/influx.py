@@ -31,14 +31,16 @@ MEASUREMENT = "tidegate_requests"
 BATCH = 5000
 # About 40 MB of lines: ten seconds of 10,000 requests a second.
 QUEUE = 100_000
+# Longest time that lines wait for a full batch, seconds.
 FLUSH_S = 1.0
+# Limit of one request, seconds.
 TIMEOUT_S = 10.0
 BACKOFF_S = (1.0, 2.0, 5.0, 10.0, 30.0)
 # Longest time for the remaining lines when the gateway ends, seconds.
 CLOSE_S = 3.0
 # Statuses after which a retry cannot succeed: the batch is dropped and reported.
-_HOPELESS = frozenset({400, 413, 422})
-_TAKEN = frozenset({200, 204})
+_PERMANENT = frozenset({400, 413, 422})
+_ACCEPTED = frozenset({200, 204})
 
 # Backslashes in tags are replaced: their escape rules are ambiguous in line protocol.
 _TAG = str.maketrans(
@@ -99,7 +101,8 @@ class InfluxSink:
     """Queue of lines and their delivery. ``write`` neither blocks nor raises.
 
     ``model_label`` maps models to bounded tag values. ``on_state`` is called when sending
-    starts to fail (error text) and when it works again ("").
+    starts to fail (error text) and when it works again (""). ``queue``: most lines in it.
+    ``backoff_s``: pauses after the first, second, … failure; the last one repeats.
     """
 
     def __init__(
@@ -119,7 +122,7 @@ class InfluxSink:
         """Maps a model to its bounded tag value."""
         self._on_state = on_state
         self._backoff_s = backoff_s
-        self._most = queue
+        self._capacity = queue
         self._queue: deque[str] = deque()
         self._session: aiohttp.ClientSession | None = None
         self._sequence = 0
@@ -143,7 +146,7 @@ class InfluxSink:
         for record in records:
             self._sequence += 1
             queue.append(line_of(record, self._sequence, label(record.model)))
-        excess = len(queue) - self._most
+        excess = len(queue) - self._capacity
         for _ in range(excess):
             queue.popleft()
         self.dropped += max(0, excess)
@@ -155,8 +158,8 @@ class InfluxSink:
             sent = await self._send_batch() if self._queue else True
             failures = 0 if sent else failures + 1
             if failures:
-                place = min(failures, len(self._backoff_s)) - 1
-                await asyncio.sleep(self._backoff_s[place])
+                step = min(failures, len(self._backoff_s)) - 1
+                await asyncio.sleep(self._backoff_s[step])
             elif len(self._queue) < BATCH:
                 await asyncio.sleep(FLUSH_S)
 
@@ -188,7 +191,7 @@ class InfluxSink:
         batch = list(islice(self._queue, BATCH))
         dropped = self.dropped
         status, problem = await self._post("\n".join(batch).encode())
-        if problem and status not in _HOPELESS:
+        if problem and status not in _PERMANENT:
             self.retries += 1
             self._state(problem)
             return False
@@ -205,7 +208,9 @@ class InfluxSink:
         return True
 
     async def _post(self, lines: bytes) -> tuple[int, str]:
-        """Status of the response (0: none) and error text ("" if accepted)."""
+        """Send lines, compressed. Status of the response (0: there was none) and error
+        text ("" if accepted), with the beginning of the response's body.
+        """
         body = await asyncio.to_thread(gzip.compress, lines, 1)
         if self._session is None:
             self._session = aiohttp.ClientSession(
@@ -214,11 +219,12 @@ class InfluxSink:
         try:
             async with self._session.post(
                 self._url, data=body, headers=self._headers, allow_redirects=False
-            ) as answer:
-                if answer.status in _TAKEN:
-                    return answer.status, ""
-                said = (await answer.content.read(500)).decode(errors="replace")
-                return answer.status, f"HTTP {answer.status}: {said.strip()[:200]}"
+            ) as response:
+                status = response.status
+                if status in _ACCEPTED:
+                    return status, ""
+                text = (await response.content.read(500)).decode(errors="replace")
+                return status, f"HTTP {status}: {text.strip()[:200]}"
         except (aiohttp.ClientError, OSError, TimeoutError) as error:
             return 0, str(error) or type(error).__name__
 

@@ -73,7 +73,7 @@ class RecordWriter:
         return f"{self._text}.{micro:06d}Z"
 
     def line(self, r: RequestRecord) -> bytes:
-        """One JSON object, without the line end."""
+        """The public record as one JSON object, without the line end."""
         # Positional arguments for speed: this runs once per request.
         return _encode_json(
             PublicRecord(

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from opentelemetry.sdk.trace.export import SpanExporter
 
 Attribute = str | int | float | bool
-# Longest attribute: model names and paths come from clients.
+# Longest attribute, characters: clients choose model names and paths.
 MAX_TEXT = 256
 # Longest time for the last batch when the gateway ends, seconds.
 CLOSE_S = 3.0
@@ -58,7 +58,7 @@ _SERVER_ERROR = 500
 
 
 def span_name(r: RequestRecord) -> str:
-    """Name of the span, of few distinct ones: method and endpoint, never the path."""
+    """Name of the span, of low cardinality: method and endpoint, never the path."""
     method = r.method if r.method in _METHODS else "HTTP"
     return method if r.endpoint in _NO_GENERATION else f"{method} {r.endpoint}"
 
@@ -133,6 +133,8 @@ class TraceSink:
     """Queue of records and the thread that exports them. ``take`` neither blocks nor
     raises.
 
+    ``queue``: most spans in it; ``batch``: spans in one export; ``delay_s``: longest wait
+    for a full batch. ``environ``: names of the service, as the SDK reads them.
     ``open_exporter`` runs in the thread, because its imports would block the event loop
     too long. ``on_state`` is called in the thread when the error text changes, with "" on
     recovery.
@@ -150,7 +152,7 @@ class TraceSink:
         on_state: Callable[[str], None] = lambda _problem: None,
         open_exporter: Callable[[], SpanExporter] | None = None,
     ) -> None:
-        self._most, self._batch, self._delay_s = queue, batch, delay_s
+        self._capacity, self._batch, self._delay_s = queue, batch, delay_s
         self._scheme, self._version = scheme, version
         self._environ = environ or {}
         self._on_state = on_state
@@ -181,12 +183,12 @@ class TraceSink:
         self._thread.start()
 
     def take(self, records: Sequence[RequestRecord]) -> None:
-        """Queue the records that have a span."""
-        queue, most = self._queue, self._most
+        """Queue finished requests that were sampled."""
+        queue, capacity = self._queue, self._capacity
         for record in records:
             if record.trace == NO_TRACE or record.phase == OPENED:
                 continue
-            if len(queue) >= most:
+            if len(queue) >= capacity:
                 self.dropped += 1
             else:
                 queue.append(record)
@@ -268,8 +270,8 @@ def _official_exporter() -> SpanExporter:
 
 
 class _SpanMaker:
-    """Records to finished spans of the SDK, without a tracer: ids, times and the
-    sampling decision come from the worker.
+    """Converts records to finished spans of the SDK. No tracer is used, because the worker
+    has set ids, times and the sampling decision.
     """
 
     def __init__(self, scheme: str, version: str, environ: Mapping[str, str]) -> None:
@@ -286,10 +288,11 @@ class _SpanMaker:
         self._api, self._span, self._scheme = api, ReadableSpan, scheme
 
     def __call__(self, r: RequestRecord) -> ReadableSpan:
+        """Make the span of a record. Positions are those of ``RequestRecord.trace``."""
         api = self._api
         trace, flags = int(r.trace[:32], 16), api.TraceFlags(int(r.trace[48:50], 16))
         parent = None
-        if len(r.trace) > 50:  # noqa: PLR2004 - as RequestRecord.trace is laid out
+        if len(r.trace) > 50:  # noqa: PLR2004 - there is a parent span
             parent = api.SpanContext(
                 trace, int(r.trace[50:], 16), is_remote=True, trace_flags=flags
             )

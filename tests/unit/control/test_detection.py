@@ -59,9 +59,9 @@ class Room:
         enforcer = Enforcer(
             self.table, MemoryBlocks(self.table, path), lambda: self.now
         )
-        self.book = LocalIncidents(self.said.append)
+        self.incidents = LocalIncidents(self.said.append)
         self.detecting = Detection(
-            enforcer, self.book, self.messages.append, lambda: self.now
+            enforcer, self.incidents, self.messages.append, lambda: self.now
         )
         self.detecting.configure(config or resolved())
         self.detecting.tick()
@@ -121,7 +121,7 @@ def test_a_scraper_is_named_and_blocked_within_seconds(room):
     assert room.attack() < 30
     subjects = {(block.kind, block.id, block.tenant) for block in room.table.items()}
     assert subjects <= {BLOCKED, ("user", "key_x", "acme")}
-    (incident,) = room.book.items()
+    (incident,) = room.incidents.items()
     assert (incident["class"], incident["state"]) == ("scraping", "open")
     assert {line.type for line in room.said} >= {"incident.opened", "client.blocked"}
 
@@ -187,7 +187,7 @@ def test_allow_listed_are_never_acted_on(tmp_path):
     room.crowd()
     assert room.attack() is None
     assert room.table.items() == []
-    assert room.book.active == 1
+    assert room.incidents.active == 1
 
 
 def test_open_requests_count_as_soon_as_they_are_announced(room):
@@ -328,7 +328,7 @@ def test_blocks_end_without_events(room):
     assert "client.unblocked" in {line.type for line in room.said}
     room.now += 1900.0
     room.detecting.tick()
-    assert room.book.active == 0
+    assert room.incidents.active == 0
 
 
 def test_a_clock_that_is_set_back_stops_nothing(room):
@@ -398,7 +398,7 @@ def test_kill_switch_lets_go_and_ends_incidents(room):
     room.table.add(Block("user", "key_9"))
     room.detecting.configure(resolved(OFF))
     assert [block.id for block in room.table.items()] == ["key_9"]
-    assert (room.book.active, room.said[-1].type) == (0, "incident.resolved")
+    assert (room.incidents.active, room.said[-1].type) == (0, "incident.resolved")
     assert room.attack(seconds=3) is None
 
 
@@ -462,10 +462,10 @@ def test_a_restart_goes_on_where_it_was(room, tmp_path):
     other.detecting.load(room.detecting.state())
     assert isinstance(other.engine, Engine)
     assert other.engine.action_for("client_ip", ATTACKER, "acme") == "block"
-    (before,), (after,) = room.book.items(), other.book.items()
+    (before,), (after,) = room.incidents.items(), other.incidents.items()
     same = ("id", "class", "score", "severity", "subject", "action", "state", "reasons")
     assert {name: after[name] for name in same} == {name: before[name] for name in same}
-    assert (other.said, other.book.active) == ([], 1)
+    assert (other.said, other.incidents.active) == ([], 1)
 
 
 def test_what_is_no_state_is_refused(room):

@@ -256,7 +256,7 @@ def test_renewal_of_a_tag_prolongs_nobody_elses_block(alone):
 
 def test_the_list_keeps_room_for_operators(alone, monkeypatch):
     """Nine tenths of it; those whose time is up make room, changes need none."""
-    monkeypatch.setattr(module, "MOST_VERDICTS", 2)
+    monkeypatch.setattr(module, "MAX_VERDICTS", 2)
     alone.take(*[said(ip=f"203.0.113.{n}", lasts=60.0 * n) for n in (1, 2, 3)])
     assert (len(alone.table), alone.enforcer.dropped) == (2, 1)
     alone.take(said(ip="203.0.113.2", lasts=900.0))
@@ -341,7 +341,7 @@ async def test_store_away_is_in_force_here_and_written_later(tmp_path, engine):
 
 async def test_what_waits_is_bounded(alone, monkeypatch):
     """The oldest words give way; they are still in force on this machine."""
-    monkeypatch.setattr(module, "MOST_WAITING", 2)
+    monkeypatch.setattr(module, "MAX_WAITING", 2)
     alone.take(*[said(ip=f"203.0.113.{n}") for n in (1, 2, 3)])
     assert (alone.enforcer.waiting, alone.enforcer.dropped) == (2, 1)
     assert len(alone.table) == 3

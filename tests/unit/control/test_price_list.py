@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 
-from gateway.control.price_list import MOST_MODELS, models_by_tenant, price_list
+from gateway.control.price_list import MAX_MODELS, models_by_tenant, price_list
 from gateway.core.model import Policy, Price
 from tests.records import make_record
 
@@ -26,4 +26,4 @@ def test_prices_say_where_they_come_from():
 def test_invented_names_are_bounded():
     """Clients may name any model."""
     asked = models_by_tenant(make_record(model=f"m{n}") for n in range(500))
-    assert len(price_list(Policy(name="p"), asked["acme"])["items"]) == MOST_MODELS
+    assert len(price_list(Policy(name="p"), asked["acme"])["items"]) == MAX_MODELS
