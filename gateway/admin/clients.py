@@ -155,8 +155,8 @@ class ClientTable:
     def find(
         self, kind: str, id_: str, tenant: str | None, now: float
     ) -> Iterator[Any]:
-        """Rows of one subject as the admin API shows them, in one tenant or (None) in all.
-        Scans the table.
+        """Rows of one subject as the admin API shows them, in ``tenant`` or (None) in all
+        tenants. Scans the table.
         """
         for key, row in self._rows.items():
             if key[0] == kind and key[2] == id_ and tenant in (None, key[1]):

@@ -206,7 +206,7 @@ class IncidentRoutes:
         return json_response({"undone": len(caused)} | count_actions(caused))
 
     async def post_restore(self, request: web.Request) -> web.Response:
-        """Restore what an undo removed in the last 15 minutes; 404 if there is nothing."""
+        """Restore what an undo removed in the last 15 minutes. 404: nothing to restore."""
         id_ = request.match_info["id"]
         set_audit_details(request, "restore", "incident", id_)
         blocks = await restore_blocks(self._backend, self._undo_log, ("incident", id_))

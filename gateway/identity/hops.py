@@ -43,8 +43,9 @@ def peer_address(peer: str, trusted: Networks) -> RemoteAddress:
 def forwarded_address(
     peer: RemoteAddress, fields: Mapping[bytes, bytes], trusted: Networks
 ) -> RemoteAddress:
-    """The right-most hop that is not trusted, or the left-most if all are. If a hop cannot
-    be parsed before that, the one right of it; without hops, ``peer``.
+    """The right-most hop that is not trusted, or the left-most if all are.
+
+    If a hop cannot be parsed before that, the one right of it; without hops, ``peer``.
     """
     remote = peer
     for text in _hops(fields):

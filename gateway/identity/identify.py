@@ -307,8 +307,8 @@ class Identifier:
         return found
 
     def identify_preflight(self, peer_ip: str, head: Head) -> Identity:
-        """The sender of a CORS preflight: the fallback tenant without a user, and with its
-        limits per client_ip only.
+        """The sender of a CORS preflight: the fallback tenant without a user, with only
+        its limits per client_ip.
         """
         peer = self._peers.get(peer_ip) or self._new_peer(peer_ip)
         remote = self._forwarded(peer_ip, peer, head.fields) if peer.trusted else peer

@@ -57,12 +57,12 @@ async function postBlock(action, kind, id, tenant, ttl, reason) {
   await call("POST", "blocks", { action, kind, id, tenant, ttl, reason });
 }
 
-export function removeRestriction(kind, id, standing) {
+export function removeRestriction(kind, id, state) {
   return runAction(async () => {
-    await deleteBlock(kind, id, standing.tenant);
-    toast(`No longer ${ACTION_LABELS[standing.action].toLowerCase()}: ${subjectLabel(kind, id)}.`, async () => {
+    await deleteBlock(kind, id, state.tenant);
+    toast(`No longer ${ACTION_LABELS[state.action].toLowerCase()}: ${subjectLabel(kind, id)}.`, async () => {
       await call("POST", `blocks/${path(kind, id)}/restore`);
-      toast(`Restored: ${subjectLabel(kind, id)} is ${ACTION_LABELS[standing.action].toLowerCase()} again.`);
+      toast(`Restored: ${subjectLabel(kind, id)} is ${ACTION_LABELS[state.action].toLowerCase()} again.`);
     });
   });
 }

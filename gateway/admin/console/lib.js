@@ -221,11 +221,11 @@ export function actionText(incident) {
   return incident.action === "allow" ? "No action taken." : `${ACTION_LABELS[incident.action]} earlier; no restriction is active now.`;
 }
 
-export function actionTag(standing) {
-  if (!standing) return h("span", { class: "dim none" }, "–");
-  const by = standing.by === "detector" ? "by detection" : `by ${standing.by}`;
-  const title = `${ACTION_LABELS[standing.action]} ${by}, ${untilText(standing.until)}. ${standing.reason || ""}`;
-  return h("span", { class: `tag ${standing.action}`, title }, ACTION_LABELS[standing.action].toLowerCase());
+export function actionTag(state) {
+  if (!state) return h("span", { class: "dim none" }, "–");
+  const by = state.by === "detector" ? "by detection" : `by ${state.by}`;
+  const title = `${ACTION_LABELS[state.action]} ${by}, ${untilText(state.until)}. ${state.reason || ""}`;
+  return h("span", { class: `tag ${state.action}`, title }, ACTION_LABELS[state.action].toLowerCase());
 }
 
 export function emptyState(title, ...rest) {

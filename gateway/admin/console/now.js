@@ -103,8 +103,8 @@ export function now(root, params) {
   }
 
   async function loadLine() {
-    const reach = view ? Math.min(1440, Math.max(1, Math.ceil((Date.now() / 1000 - view[0]) / 60) + 1)) : minutes;
-    const found = await get(`timeline?minutes=${reach}`);
+    const span = view ? Math.min(1440, Math.max(1, Math.ceil((Date.now() / 1000 - view[0]) / 60) + 1)) : minutes;
+    const found = await get(`timeline?minutes=${span}`);
     step = found.step_s;
     const first = !line;
     line = view ? found.items.filter((one) => one.at >= view[0] - step && one.at <= view[1]) : found.items;
