@@ -20,7 +20,8 @@ from gateway.admin.replies import (
     set_audit_details,
 )
 from gateway.alerts.weekly import DAYS, Weekly, WeeklyError
-from gateway.detect.model import AttackClass, EventError, parse_time
+from gateway.core.model import AttackClass
+from gateway.detect.model import EventError, parse_time
 
 DEFAULT_TTL_S = 3600.0
 MAX_CHARS = 256

@@ -28,7 +28,8 @@ from gateway.config.resolve import (
 )
 from gateway.config.structs import TenantTable, UpstreamTable
 from gateway.config.values import to_toml, toml_key
-from gateway.core.model import NANOS_PER_USD, Limit, Price, format_window
+from gateway.core.model import Limit, Price, format_window
+from gateway.limits.meters import METER_TABLE
 
 DEFAULT = "default"
 Row = tuple[str, str, str]  # key of the file, value, where it is stated
@@ -172,10 +173,9 @@ def _origin(loaded: Loaded, effective: Effective, key: str) -> str:
 
 def limit_words(limit: Limit) -> str:
     """A limit in words: ``200,000 tokens in 1m per user``."""
-    if limit.meter == "usd":
-        amount = f"{limit.amount / NANOS_PER_USD:,g} usd"
-    else:
-        amount = f"{limit.amount:,} {limit.meter}"
+    in_units = METER_TABLE[limit.meter].in_units(limit.amount)
+    number = f"{in_units:,g}" if isinstance(in_units, float) else f"{in_units:,}"
+    amount = f"{number} {limit.meter}"
     window = limit.calendar or (limit.window_us and format_window(limit.window_us))
     if limit.calendar:
         amount += f" a {window}"

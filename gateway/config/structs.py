@@ -23,7 +23,7 @@ from gateway.config.values import (
     Url,
     parse_address,
 )
-from gateway.core.model import Mode, Price
+from gateway.core.model import AbuseClass, Mode, Price
 from gateway.store.backend import DEFAULT_TIMEOUT_S
 from gateway.store.opening import complete_url
 from gateway.store.url import StoreLogin
@@ -33,10 +33,6 @@ NotNegative = Annotated[int, Meta(ge=0)]
 Share = Annotated[float, Meta(ge=0)]
 Sigma = Annotated[float, Meta(gt=0)]
 UnitShare = Annotated[float, Meta(ge=0, le=1)]
-# Classes that responses are taken for.
-AbuseClass = Literal[
-    "cost_spike", "ddos", "scraping", "credential_abuse", "probing", "volume"
-]
 Severity = Literal["info", "warning", "critical"]
 DialectName = Literal[
     "auto",

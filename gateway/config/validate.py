@@ -25,7 +25,6 @@ from gateway.config.resolve import (
     unknown_clients,
 )
 from gateway.config.structs import (
-    AbuseClass,
     AlertTable,
     Config,
     LimitTable,
@@ -35,7 +34,7 @@ from gateway.config.structs import (
     UpstreamTable,
 )
 from gateway.config.values import Secret, is_loopback, parse_address, parse_duration
-from gateway.core.model import METERS, Limit
+from gateway.core.model import METERS, AttackClass, Limit
 from gateway.identity.identify import split_allow_entry
 from gateway.store.opening import is_shared, open_backend
 from gateway.store.url import StoreUrlError
@@ -487,7 +486,7 @@ def _is_signing_secret(secret: Secret) -> bool:
 
 
 # Classes of alerts: abuse, harmless surges and outages, the gateway's own state.
-_SILENCED = frozenset({"*", *get_args(AbuseClass), "surge", "outage", "gateway"})
+_SILENCED = frozenset({"*", *get_args(AttackClass), "gateway"})
 
 
 def _check_silences(config: Config, diagnostics: Diagnostics) -> None:

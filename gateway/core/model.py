@@ -20,6 +20,12 @@ UsageSource = Literal["upstream", "counted", "estimated", "none"]
 Action = Literal["allow", "tag", "throttle", "limit", "block"]
 Outcome = Literal["ok", "client_closed", "upstream_error", "timeout", "refused"]
 Mode = Literal["enforce", "observe"]
+# Classes of abuse, for which responses are taken.
+AbuseClass = Literal[
+    "cost_spike", "ddos", "scraping", "credential_abuse", "probing", "volume"
+]
+# All classes of incidents: abuse, and events that are nobody's fault.
+AttackClass = Literal[AbuseClass, "surge", "outage"]
 
 
 class CellKind(IntEnum):

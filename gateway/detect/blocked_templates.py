@@ -11,8 +11,8 @@ from collections.abc import Iterator
 
 import msgspec
 
+from gateway.core.model import AttackClass
 from gateway.detect.engine import Engine
-from gateway.detect.model import AttackClass
 from gateway.detect.templates import Template, is_member
 from gateway.detect.tenant import TenantState
 from gateway.limits.gate import pack_client_hashes

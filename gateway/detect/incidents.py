@@ -7,9 +7,9 @@ from hashlib import blake2b
 
 import msgspec
 
+from gateway.core.model import AttackClass
 from gateway.detect.model import (
     ACTIONS,
-    AttackClass,
     EvidenceWindow,
     Output,
     Ref,

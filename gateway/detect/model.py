@@ -8,18 +8,8 @@ from typing import Literal
 
 import msgspec
 
-from gateway.core.model import Anomaly, Campaign, Ladder
+from gateway.core.model import Anomaly, AttackClass, Campaign, Ladder
 
-AttackClass = Literal[
-    "cost_spike",
-    "ddos",
-    "scraping",
-    "credential_abuse",
-    "probing",
-    "surge",
-    "outage",
-    "volume",
-]
 # Nobody's fault: information, never acted on.
 HARMLESS: frozenset[str] = frozenset({"surge", "outage"})
 OutputType = Literal[

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from gateway.core.model import Ladder
+from gateway.core.model import AttackClass, Ladder
 from gateway.detect.enforcement import EnforcementStates, Key
 from gateway.detect.incidents import (
     CALM_S,
@@ -33,7 +33,6 @@ from gateway.detect.ladder import (
 from gateway.detect.model import (
     ACTIONS,
     HARMLESS,
-    AttackClass,
     DetectSettings,
     Event,
     EvidenceWindow,

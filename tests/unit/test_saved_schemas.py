@@ -21,7 +21,7 @@ from gateway.detect.packed_baselines import SCHEMA
 SCHEMAS = {
     # The detector: packed with the number ``SCHEMA`` of gateway/detect/packed_baselines.py.
     "gateway.detect.saved:Saved": (SCHEMA, "caace3f4a193"),
-    "gateway.detect.responses:_Saved": (SCHEMA, "8bcd46cf2f6d"),
+    "gateway.detect.responses:_Saved": (SCHEMA, "1e742f8a1965"),
     # The store: the number is part of every key (``tidegate:1:...``).
     "gateway.store.baselines:Manifest": (1, "e691f2c8ffae"),
     "gateway.core.model:Block": (1, "df6d82a07b7f"),

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from math import log
 
-from gateway.detect.model import AttackClass, DetectSettings
+from gateway.core.model import AttackClass
+from gateway.detect.model import DetectSettings
 from gateway.detect.rules.facts import Signal, count_score
 from gateway.detect.rules.repetition import FLOOD_M, FLOOD_TIMES_EXPECTED
 from gateway.detect.score import MOST, Tail

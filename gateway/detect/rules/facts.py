@@ -11,7 +11,7 @@ from math import log
 
 import msgspec
 
-from gateway.detect.model import AttackClass
+from gateway.core.model import AttackClass
 from gateway.detect.score import MOST, score_of
 
 # Trying several classes on the same subject multiplies chances of a false alarm by

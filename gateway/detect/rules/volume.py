@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from math import log
 
-from gateway.detect.model import AttackClass
+from gateway.core.model import AttackClass
 from gateway.detect.rules.facts import (
     FULL,
     MANY_HANDS,
