@@ -5,24 +5,23 @@ from __future__ import annotations
 import ast
 import re
 from pathlib import Path
+from typing import get_args
 
 import msgspec
 import pytest
 
 from gateway.admin.api import GatewayRoutes
+from gateway.commands.cli import app
 from gateway.config import load
+from gateway.core.model import METERS, AttackClass
 from gateway.sinks.records import PublicRecord
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = (ROOT / "docs" / "operations.md").read_text()
 PAGES = ["README.md", *(f"docs/{p.name}" for p in (ROOT / "docs").glob("*.md"))]
 PAGES.sort()
-SOURCES = (
-    "gateway/admin/metrics.py",
-    "gateway/control/metrics.py",
-    "gateway/control/history.py",
-    "gateway/control/spans.py",
-)
+# A cookie, whose name has the same form.
+NO_METRICS = {"tidegate_session"}
 METRIC = re.compile(r"tidegate_[a-z_]+")
 SUFFIX = re.compile(r"_(total|info|bucket|sum|count)$")
 
@@ -30,12 +29,12 @@ SUFFIX = re.compile(r"_(total|info|bucket|sum|count)$")
 def named_metrics() -> set[str]:
     """Every metric that the code names, without the suffix of its type."""
     found = set()
-    for source in SOURCES:
-        for node in ast.walk(ast.parse((ROOT / source).read_text())):
+    for source in (ROOT / "gateway").rglob("*.py"):
+        for node in ast.walk(ast.parse(source.read_text())):
             value = node.value if isinstance(node, ast.Constant) else None
             if isinstance(value, str) and METRIC.fullmatch(value):
                 found.add(SUFFIX.sub("", value))
-    return found
+    return found - NO_METRICS
 
 
 def test_every_metric_is_documented():
@@ -65,6 +64,22 @@ def test_every_route_is_documented():
     """The page lists every route of the admin port with its method."""
     routes = {(route.method, route.path) for route in GatewayRoutes(None).routes()}
     assert [f"{m} {p}" for m, p in routes if f"`{m} {p}`" not in PAGE] == []
+
+
+def test_every_command_is_documented():
+    """Readme and docs name every command."""
+    text = "\n".join((ROOT / page).read_text() for page in PAGES)
+    commands = [name for name in app if not name.startswith("-")]
+    assert [name for name in commands if f"`tidegate {name}" not in text] == []
+
+
+def test_meters_and_classes_are_documented():
+    """Glossary and policies page name every meter, the glossary every class."""
+    glossary = (ROOT / "docs/glossary.md").read_text()
+    policies = (ROOT / "docs/policies.md").read_text()
+    assert [m for m in METERS if f"`{m}`" not in glossary] == []
+    assert [m for m in METERS if f"`{m}`" not in policies] == []
+    assert [c for c in get_args(AttackClass) if f"`{c}`" not in glossary] == []
 
 
 def examples():

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import get_args
+
 import msgspec
 import pytest
 from standardwebhooks.webhooks import Webhook
@@ -9,10 +11,12 @@ from standardwebhooks.webhooks import Webhook
 from gateway.alerts import formats
 from gateway.alerts.model import AlertMessage
 from gateway.alerts.receivers import Receiver, build_post
+from gateway.config.structs import AlertTable
 from gateway.control.alerting import sample
 
 NOW = 1_767_600_000.0
-KINDS = ("webhook", "slack", "teams", "pagerduty", "opsgenie", "alertmanager")
+TYPES = {field.name: field.type for field in msgspec.structs.fields(AlertTable)}
+KINDS = [kind for kind in get_args(TYPES["type"]) if kind != "email"]
 
 
 def message(kind="incident.opened", before=None, **changes) -> AlertMessage:
@@ -94,6 +98,12 @@ def test_what_holds_secrets_shows_none():
     for shown in (repr(receiver), repr(post)):
         assert "secret" not in shown
         assert "token" not in shown
+
+
+def test_every_kind_has_its_own_format():
+    """No two types of receivers get the same request; webhooks are the fallback."""
+    posts = [build_post(Receiver("r", kind, "x", ()), message(), NOW) for kind in KINDS]
+    assert len({post.body for post in posts}) == len(KINDS)
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import tomllib
 from pathlib import Path
+from typing import get_args, get_origin
 
 import msgspec
 import pytest
@@ -79,6 +80,25 @@ def test_the_example_names_every_key(example):
     for table in _HEADINGS.values():
         for field in msgspec.structs.fields(table):
             assert field.encode_name in words, (table.__name__, field.encode_name)
+
+
+def test_the_example_names_every_choice(example):
+    """Every word that a key takes stands in the example."""
+    words = set(re.findall(r"[a-z_]+", example))
+    for table in _HEADINGS.values():
+        for field in msgspec.structs.fields(table):
+            missing = set(words_in(field.type)) - words
+            assert not missing, (table.__name__, field.encode_name, missing)
+
+
+def words_in(kind):
+    """Lower-case words of the Literals in an annotation, without the keys of tables."""
+    if get_origin(kind) is not dict:
+        for arg in get_args(kind):
+            if isinstance(arg, str):
+                yield from [arg] if arg.islower() else []
+            else:
+                yield from words_in(arg)
 
 
 def test_the_example_states_defaults(example):

@@ -1,8 +1,11 @@
 """Paths and their endpoints."""
 
+from typing import get_args
+
 import pytest
 
-from gateway.metering.dialects import find_endpoint
+from gateway.config.structs import DialectName
+from gateway.metering.dialects import DIALECTS, find_endpoint
 
 METERED = {
     "/v1/chat/completions": ("openai", "chat.completions", ""),
@@ -143,3 +146,8 @@ def test_forced(path, forced, dialect, endpoint, metered):
 def test_streams(path, stream):
     """Some paths determine whether the answer streams."""
     assert find_endpoint("POST", path).stream is stream
+
+
+def test_every_dialect_can_be_configured():
+    """``upstream.dialect`` takes every dialect; ``azure`` is read as ``openai``."""
+    assert set(get_args(DialectName)) == {*DIALECTS, "auto", "azure"}
