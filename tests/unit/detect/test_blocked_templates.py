@@ -1,4 +1,4 @@
-"""Templates of crowds, refused of newcomers at their first prompt."""
+"""Templates of floods, which are refused to newcomers at their first prompt."""
 
 from __future__ import annotations
 
@@ -23,7 +23,9 @@ REGULAR = {"client_ip": "10.0.3.7", "user": "key_3"}
 
 
 def attacked(clients: int = 14, **settings: object) -> Engine:
-    """Ordinary clients for two hours, then a crowd of two hundred for ten seconds."""
+    """A detector after two hours of ordinary clients and a flood of 200 sources in 10
+    s.
+    """
     engine, chance = Engine(DetectSettings(**settings)), random.Random(1)
     for at in range(0, 7200, 30):
         for n in range(clients):
@@ -47,8 +49,8 @@ def _engine() -> Engine:
     return attacked()
 
 
-def test_a_crowds_template_is_told_with_its_reason(engine):
-    """Its print, since when it is there, how long it is refused, and why."""
+def test_a_blocked_template_has_its_class_and_reason(engine):
+    """A blocked template has its fingerprint, start, end, score and reason."""
     (flood,) = blocked_templates(engine, engine.clock.now)
     assert (flood.tenant, flood.print, flood.cls) == ("acme", PRINT, "ddos")
     assert flood.born == T + 7230
@@ -57,14 +59,16 @@ def test_a_crowds_template_is_told_with_its_reason(engine):
     assert "alike prompts" in flood.reason
 
 
-def test_it_is_over_when_the_crowd_is(engine):
-    """Ten minutes after its last prompt; where nothing happens there is none."""
+def test_a_template_block_ends_after_the_flood(engine):
+    """A template is blocked for ten minutes after its last prompt."""
     assert not list(blocked_templates(engine, engine.clock.now + 700))
     assert not list(blocked_templates(Engine(), T))
 
 
 def test_members_are_refused_at_their_first_prompt(engine):
-    """Whoever was there before may ask the same, and everybody something else."""
+    """Newcomers are refused the template at their first prompt; established clients,
+    other prompts and other tenants are not.
+    """
     assert refuses(engine, "acme", BOT, PRINT)
     assert refuses(engine, "acme", REGULAR | {"client_ip": "198.18.9.9"}, PRINT)
     assert not refuses(engine, "acme", REGULAR, PRINT)
@@ -72,8 +76,8 @@ def test_members_are_refused_at_their_first_prompt(engine):
     assert not refuses(engine, "beta", BOT, PRINT)
 
 
-def test_who_was_there_before_is_marked(engine):
-    """Every client of the first two hours, and nobody of the crowd."""
+def test_established_clients_are_listed(engine):
+    """Clients seen before the flood are established, and members of the flood are not."""
     tenant = engine.tenants["acme"]
     settled = established_clients(tenant, T + 7230, engine.clock.now)
     before = [("client_ip", f"10.0.{n}.7") for n in range(14)]
@@ -91,23 +95,25 @@ def test_who_was_there_before_is_marked(engine):
         {"class_ladders": {"ddos": Ladder(block=99.0)}},
     ],
 )
-def test_where_the_crowd_is_not_blocked_its_prompts_are_not(settings):
-    """Observed, allowed, a ladder without a block."""
+def test_templates_are_blocked_only_where_the_flood_is(settings):
+    """In observe mode, for an allowed tenant or with a ladder without block no template
+    is blocked.
+    """
     engine = attacked(**settings)
     assert not list(blocked_templates(engine, engine.clock.now))
     assert not refuses(engine, "acme", BOT, PRINT)
 
 
-def test_an_unsure_crowd_is_tagged_and_not_refused(engine):
-    """It may be part of a tide of newcomers."""
+def test_the_template_of_an_unsure_flood_is_not_blocked(engine):
+    """The template of an unsure flood, as in a rush of newcomers, is not blocked."""
     template, _ = engine.tenants["acme"].templates.find(PRINT)
     template.unsure = True
     assert not list(blocked_templates(engine, engine.clock.now))
     assert not refuses(engine, "acme", BOT, PRINT)
 
 
-def test_the_tenant_next_door_is_not_flooded(engine):
-    """It may ask the same."""
+def test_another_tenant_may_use_the_template(engine):
+    """Another tenant with the same template is not blocked."""
     send(engine, engine.clock.now, "10.9.9.9", "anonymous", PRINT, "beta")
     assert [flood.tenant for flood in blocked_templates(engine, engine.clock.now)] == [
         "acme"

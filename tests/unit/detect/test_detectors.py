@@ -1,4 +1,4 @@
-"""Detectors by settings: whose events go where, and what survives a change."""
+"""Detectors by settings: routing of events, and state across changes."""
 
 from __future__ import annotations
 
@@ -20,19 +20,21 @@ def event(tenant="acme", at=0.0, **fields):
 
 
 def begun(settings, baselines=None):
-    """Detectors that know what time it is."""
-    rooms = Detectors(settings, baselines)
-    rooms.advance(T0)
-    return rooms
+    """Detectors with a running clock."""
+    detectors = Detectors(settings, baselines)
+    detectors.advance(T0)
+    return detectors
 
 
-def two_rooms(baselines=None):
-    """One tenant judged more strictly, one not at all."""
+def two_detectors(baselines=None):
+    """Detectors of a stricter tenant, one without detection, and the rest."""
     return begun(DetectionSettings(tenants={"strict": STRICT, "off": None}), baselines)
 
 
 def test_settings_follow_each_tenants_policy():
-    """Sigmas, ladders, shares and campaigns; a policy may want no detection."""
+    """Scores, ladders, shares and campaigns follow the tenant's policy, which may
+    switch detection off.
+    """
     ladders = {"scraping": Ladder(block=6.0, block_ttl_s=60.0)}
     anomaly = Anomaly(warning=2.5, classes=ladders, grace_s=10.0)
     launch = Campaign(T0, T0 + 60, 3.0)
@@ -50,40 +52,40 @@ def test_settings_follow_each_tenants_policy():
 
 
 def test_events_go_to_the_detector_of_their_tenant():
-    """One detector for each distinct setting; none where detection is off."""
-    rooms = two_rooms()
+    """There is one detector for each distinct setting, none where detection is off."""
+    detectors = two_detectors()
     for name in ("acme", "other", "strict", "off"):
-        rooms.observe(event(name))
-    assert [engine.events for engine in rooms.engines] == [2, 1]
+        detectors.observe(event(name))
+    assert [engine.events for engine in detectors.engines] == [2, 1]
     assert (
-        rooms.engine_of("acme")
-        is rooms.engine_of("other")
-        is not rooms.engine_of("strict")
+        detectors.engine_of("acme")
+        is detectors.engine_of("other")
+        is not detectors.engine_of("strict")
     )
     assert (
-        rooms.observe_outcome(event("off"))
-        == rooms.advance(T0 + 60)
-        == rooms.close()
+        detectors.observe_outcome(event("off"))
+        == detectors.advance(T0 + 60)
+        == detectors.close()
         == []
     )
-    assert rooms.misplaced == 0
+    assert detectors.misplaced == 0
 
 
-def test_settling_reaches_the_detector():
-    """What an answer cost is added where its request was counted."""
-    rooms = begun(DetectionSettings())
-    rooms.observe(event(status=0))
-    rooms.observe_outcome(event(total_tokens=90))
-    track = rooms.engine_of("acme").tenants["acme"].subjects["user"].get("u1")
+def test_outcomes_reach_the_detector():
+    """The tokens of an outcome are added to the subject of its request."""
+    detectors = begun(DetectionSettings())
+    detectors.observe(event(status=0))
+    detectors.observe_outcome(event(total_tokens=90))
+    track = detectors.engine_of("acme").tenants["acme"].subjects["user"].get("u1")
     assert (track.requests, track.tokens, track.answered) == (1, 90, 1)
 
 
-def test_state_is_taken_up_by_the_detectors_it_belongs_to():
-    """Each detector takes the tenants that are its own; one alone saves bare."""
-    rooms = two_rooms()
-    rooms.observe(event("acme"))
-    rooms.observe(event("strict"))
-    again = two_rooms(rooms.state())
+def test_state_is_loaded_by_the_detector_of_its_tenant():
+    """Each detector loads the state of its own tenants."""
+    detectors = two_detectors()
+    detectors.observe(event("acme"))
+    detectors.observe(event("strict"))
+    again = two_detectors(detectors.state())
     assert [list(engine.tenants) for engine in again.engines] == [["acme"], ["strict"]]
     alone = Detectors(DetectionSettings(), again.state())
     assert list(alone.engine_of("acme").tenants) == ["acme", "strict"]
@@ -91,36 +93,39 @@ def test_state_is_taken_up_by_the_detectors_it_belongs_to():
 
 
 def test_new_settings_keep_what_is_known():
-    """A reload changes sigmas, not baselines; the same settings change nothing."""
-    rooms = begun(DetectionSettings())
-    rooms.observe(event())
-    assert not rooms.configure(DetectionSettings())
-    assert rooms.configure(DetectionSettings(STRICT))
-    assert rooms.settings == DetectionSettings(STRICT)
-    assert list(rooms.engine_of("acme").tenants) == ["acme"]
-    assert rooms.configure(DetectionSettings(None))
-    assert rooms.engines == ()
+    """New settings keep the learned state, and equal settings change nothing."""
+    detectors = begun(DetectionSettings())
+    detectors.observe(event())
+    assert not detectors.configure(DetectionSettings())
+    assert detectors.configure(DetectionSettings(STRICT))
+    assert detectors.settings == DetectionSettings(STRICT)
+    assert list(detectors.engine_of("acme").tenants) == ["acme"]
+    assert detectors.configure(DetectionSettings(None))
+    assert detectors.engines == ()
 
 
-def test_a_tenant_that_is_switched_off_is_not_forgotten():
-    """Its state is set aside, survives a restart, and counts when it is on again."""
-    rooms = begun(DetectionSettings())
-    rooms.observe(event("acme"))
-    rooms.observe(event("other"))
+def test_state_of_a_tenant_without_detection_is_parked():
+    """The state of a tenant whose detection is off is kept over a restart and used when
+    it is on again.
+    """
+    detectors = begun(DetectionSettings())
+    detectors.observe(event("acme"))
+    detectors.observe(event("other"))
     off = DetectionSettings(tenants={"acme": None})
-    assert rooms.configure(off)
-    assert list(rooms.engine_of("other").tenants) == ["other"]
-    assert rooms.observe(event("acme", 1.0)) == []
-    rooms = begun(off, rooms.state())
-    assert rooms.configure(DetectionSettings())
+    assert detectors.configure(off)
+    assert list(detectors.engine_of("other").tenants) == ["other"]
+    assert detectors.observe(event("acme", 1.0)) == []
+    detectors = begun(off, detectors.state())
+    assert detectors.configure(DetectionSettings())
     assert (
-        rooms.engine_of("acme").tenants["acme"].subjects["user"].get("u1").requests == 1
+        detectors.engine_of("acme").tenants["acme"].subjects["user"].get("u1").requests
+        == 1
     )
-    assert Engine(baselines=rooms.state()).tenants.keys() == {"acme", "other"}
+    assert Engine(baselines=detectors.state()).tenants.keys() == {"acme", "other"}
 
 
 @pytest.mark.parametrize("text", [b"\x93abc", b"", b"\x80", b"\x91\xc4\x01a"])
 def test_what_is_no_state_is_refused(text):
-    """One clear error, whatever the bytes."""
+    """Invalid bytes raise BaselinesError."""
     with pytest.raises(BaselinesError, match="no baselines"):
         Detectors(DetectionSettings(), text)

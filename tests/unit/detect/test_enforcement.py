@@ -17,16 +17,16 @@ from gateway.detect.tenant import TenantState
 
 T = 1_767_607_200.0
 WALK = Signal("scraping", 9.0, behaviour=True, reasons=("Walks.",))
-# Blocks shorter than tags: a standing's time may come sooner than it was.
+# Blocks are shorter than tags, so that the due time of a state can move forward.
 SETTINGS = DetectSettings(ladder=Ladder(block_ttl_s=40.0))
 
 
-def find(bench: ResponseManager, id_: str, score: float, now: float) -> list[Output]:
+def find(manager: ResponseManager, id_: str, score: float, now: float) -> list[Output]:
     """One verdict about an address."""
     finding = msgspec.structs.replace(WALK, score=score)
     tenant = TenantState("t", 100, T - 200_000.0)
     case = CandidateAlert(tenant, Ref("client_ip", id_), False, finding, now, T, {}, {})
-    return bench.verdict(case, Ref("user", "nobody"))
+    return manager.verdict(case, Ref("user", "nobody"))
 
 
 STEPS = st.lists(
@@ -64,58 +64,58 @@ def scheduled():
 def test_a_sweep_over_due_states_misses_none(steps):
     """The same outputs in the same order, and every state is kept equally long."""
     makers = [scanning, scheduled]
-    benches = [make() for make in makers]
+    managers = [make() for make in makers]
     now = T
     for step, what, id_, score in steps:
         now += step
         said = []
-        for place, bench in enumerate(benches):
+        for place, manager in enumerate(managers):
             if what == "find":
-                said.append(find(bench, id_, score, now))
+                said.append(find(manager, id_, score, now))
             elif what == "calm":
-                said.append(bench.calm(SubjectState("client_ip", id_, "t", T, T)))
+                said.append(manager.calm(SubjectState("client_ip", id_, "t", T, T)))
             elif what == "sweep":
-                said.append(bench.sweep(now))
+                said.append(manager.sweep(now))
             else:
-                saved = msgspec.msgpack.encode(bench.state())
-                benches[place] = makers[place]()
-                benches[place].load(saved)
+                saved = msgspec.msgpack.encode(manager.state())
+                managers[place] = makers[place]()
+                managers[place].load(saved)
         assert said[1:] == said[:-1]
-        assert list(benches[0].states.items()) == list(benches[1].states.items())
+        assert list(managers[0].states.items()) == list(managers[1].states.items())
 
 
-def test_a_crowd_is_forgotten_sooner(monkeypatch):
+def test_many_states_are_dropped_sooner(monkeypatch):
     """With more states than half of the limit, all calm ones are forgotten."""
     monkeypatch.setattr("gateway.detect.enforcement.MOST_STATES", 8)
-    bench = ResponseManager(SETTINGS)
+    manager = ResponseManager(SETTINGS)
     for n in range(4):
-        find(bench, f"10.0.0.{n}", 3.5, T)
-    assert (bench.sweep(T + 2000), len(bench.states)) == ([], 4)
-    find(bench, "10.0.0.9", 3.5, T + 2100)
-    assert bench.sweep(T + 2101) == []
-    assert [key[2] for key in bench.states] == ["10.0.0.9"]
+        find(manager, f"10.0.0.{n}", 3.5, T)
+    assert (manager.sweep(T + 2000), len(manager.states)) == ([], 4)
+    find(manager, "10.0.0.9", 3.5, T + 2100)
+    assert manager.sweep(T + 2101) == []
+    assert [key[2] for key in manager.states] == ["10.0.0.9"]
 
 
 def test_a_sweep_looks_at_few():
     """A sweep does not look at blocks that are not due."""
-    bench = ResponseManager(DetectSettings())
+    manager = ResponseManager(DetectSettings())
     for n in range(50):
-        find(bench, f"10.0.0.{n}", 9.0, T)
-        find(bench, f"10.0.0.{n}", 9.0, T + 1)
-    assert bench.sweep(T + 10) == []
-    assert not bench.states._ready(T + 590)
-    assert len(bench.sweep(T + 700)) == pytest.approx(50)
+        find(manager, f"10.0.0.{n}", 9.0, T)
+        find(manager, f"10.0.0.{n}", 9.0, T + 1)
+    assert manager.sweep(T + 10) == []
+    assert not manager.states._ready(T + 590)
+    assert len(manager.sweep(T + 700)) == pytest.approx(50)
 
 
 def test_a_time_that_no_longer_counts_is_passed_over():
     """A block shorter than the tag before it is looked at once, not twice."""
-    bench = ResponseManager(SETTINGS)
-    find(bench, "10.0.0.1", 3.5, T)
-    assert bench.sweep(T + 1) == []
-    find(bench, "10.0.0.1", 9.0, T + 2)
-    find(bench, "10.0.0.1", 9.0, T + 3)
-    bench.sweep(T + 4)
-    tagged, blocked = max(bench.states._due)[0], min(bench.states._due)[0]
+    manager = ResponseManager(SETTINGS)
+    find(manager, "10.0.0.1", 3.5, T)
+    assert manager.sweep(T + 1) == []
+    find(manager, "10.0.0.1", 9.0, T + 2)
+    find(manager, "10.0.0.1", 9.0, T + 3)
+    manager.sweep(T + 4)
+    tagged, blocked = max(manager.states._due)[0], min(manager.states._due)[0]
     assert tagged > blocked
-    assert bench.states._ready(blocked) == {("t", "client_ip", "10.0.0.1")}
-    assert not bench.states._ready(tagged)
+    assert manager.states._ready(blocked) == {("t", "client_ip", "10.0.0.1")}
+    assert not manager.states._ready(tagged)

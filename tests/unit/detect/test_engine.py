@@ -1,4 +1,4 @@
-"""The engine on small streams: who is found, who is not, what survives."""
+"""The detector on small streams: what it reports, what it ignores, what it saves."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ DAY = 86_400.0
 
 
 class Stream:
-    """Seeded traffic, put into the order of time."""
+    """Seeded traffic that iterates in order of time."""
 
     def __init__(self, seed: int = 1) -> None:
         self.chance = random.Random(seed)
         self.events: list[Event] = []
 
     def crowd(self, start: float, seconds: float, clients: int, gap_s: float) -> Stream:
-        """Ordinary clients with a key, an address and prompts of their own each."""
+        """Add ordinary clients, each with its own key, address and prompts."""
         for n in range(clients):
             at = start + self.chance.uniform(0, gap_s)
             while at < start + seconds:
@@ -31,11 +31,11 @@ class Stream:
                 at += self.chance.expovariate(1 / gap_s)
         return self
 
-    def walk(
+    def enumerate_template(
         self, start: float, seconds: float, per_s: float, flips: int = 4, *,
         ips: int = 1, user: str = "anonymous", ip: str = "203.0.113",
     ) -> Stream:  # fmt: skip
-        """A template walked from some addresses."""
+        """Add variations of a template from some addresses."""
         base = self.chance.getrandbits(64)
         for n in range(int(seconds * per_s)):
             print_ = base
@@ -45,7 +45,7 @@ class Stream:
         return self
 
     def send(self, ts: float, ip: str, user: str, print_: int | None, **more) -> None:
-        """One request."""
+        """Add one request."""
         known = {"model": "m", "prompt_tokens": 300, "completion_tokens": 200}
         self.events.append(
             Event(ts, ip, user, "acme", fingerprint=print_, **known | more)
@@ -55,24 +55,28 @@ class Stream:
         return iter(sorted(self.events, key=lambda event: event.ts))
 
 
-def run(stream: Stream, engine: Engine | None = None) -> list[Output]:
-    """All outputs of a stream, without the end."""
+def outputs_of(stream: Stream, engine: Engine | None = None) -> list[Output]:
+    """All outputs of a stream, before ``close``."""
     engine = engine or Engine()
     return [out for event in stream for out in engine.observe(event)]
 
 
 def acted(outputs: list[Output]) -> set[str]:
-    """Who was tagged, throttled or blocked."""
+    """Subjects that were tagged, throttled or blocked."""
     return {o.subject.id for o in outputs if o.type.startswith("client.")}
 
 
-def test_a_fresh_gateway_blocks_a_walker_within_seconds():
-    """Forty ordinary clients for ninety seconds, then one walks at forty a second."""
-    stream = Stream().crowd(T, 150, 40, 15.0).walk(T + 90, 60, 40.0)
+def test_a_scraper_is_blocked_within_seconds_without_history():
+    """After ninety seconds of forty ordinary clients a scraper at 40 requests/s is
+    blocked within 30 s.
+    """
+    stream = Stream().crowd(T, 150, 40, 15.0).enumerate_template(T + 90, 60, 40.0)
     engine = Engine()
-    out = run(stream, engine)
-    told = [line for line in out if line.type == "incident.opened"]
-    assert [(one.cls, one.subject.id) for one in told] == [("scraping", "203.0.113.0")]
+    out = outputs_of(stream, engine)
+    opened = [line for line in out if line.type == "incident.opened"]
+    assert [(one.cls, one.subject.id) for one in opened] == [
+        ("scraping", "203.0.113.0")
+    ]
     assert out[-1].type == "client.blocked"
     assert out[-1].at - (T + 90) < 30
     assert engine.action_for("client_ip", "203.0.113.0") == "block"
@@ -82,15 +86,15 @@ def test_a_fresh_gateway_blocks_a_walker_within_seconds():
 
 
 def test_ordinary_traffic_is_left_alone():
-    """A day of forty clients: nothing is said about anybody."""
-    assert run(Stream(3).crowd(T, DAY / 4, 25, 120.0)) == []
+    """Ordinary traffic of 25 clients for six hours gives no output."""
+    assert outputs_of(Stream(3).crowd(T, DAY / 4, 25, 120.0)) == []
 
 
 def test_a_botnet_joins_one_incident():
-    """Many addresses with one template: one incident, each sender blocked."""
+    """Many addresses with one template are one incident, and each is blocked."""
     stream = Stream(2).crowd(T, 7200, 20, 60.0)
-    stream.walk(T + 5400, 60, 30.0, flips=2, ips=200)
-    out = run(stream)
+    stream.enumerate_template(T + 5400, 60, 30.0, flips=2, ips=200)
+    out = outputs_of(stream)
     opened = [o for o in out if o.type == "incident.opened" and o.cls != "surge"]
     assert len(opened) == 1
     assert opened[0].subject.kind == "tenant"
@@ -99,42 +103,46 @@ def test_a_botnet_joins_one_incident():
 
 
 def test_a_sweep_is_probing():
-    """Keys tried one after the other from one address."""
+    """Keys tried one after the other from one address are ``probing``."""
     stream = Stream(4).crowd(T, 600, 20, 20.0)
     for n in range(60):
         stream.send(T + 300 + n, "198.51.100.7", f"try_{n}", None, status=401)
-    out = run(stream)
+    out = outputs_of(stream)
     assert {o.cls for o in out} == {"probing"}
     assert "198.51.100.7" in acted(out)
 
 
 def test_a_stolen_key_is_seen_after_two_days():
-    """A known key from fifteen new networks on new models; the address stays free."""
+    """A known key used from fifteen new networks on new models is ``credential_abuse``;
+    only the key gets an action.
+    """
     stream = Stream(5).crowd(T, 2 * DAY, 3, 600.0)
     for n in range(60):
         stream.send(T + 2 * DAY + n * 9, f"198.51.{n % 15}.7", "key_1", n * 7919,
                     model=f"other{n % 3}")  # fmt: skip
-    out = run(stream)
+    out = outputs_of(stream)
     assert {o.cls for o in out if o.type == "incident.opened"} == {"credential_abuse"}
     assert acted(out) == {"key_1"}
 
 
 def test_a_loop_of_a_known_client_is_a_cost_spike():
-    """The same prompt again and again from somebody who never did that."""
+    """A known client that repeats one prompt for the first time is a ``cost_spike``."""
     stream = Stream(6).crowd(T, 2 * DAY, 3, 600.0)
-    stream.walk(T + 2 * DAY, 300, 3.0, flips=1, user="key_1", ip="10.0.1")
-    out = run(stream)
+    stream.enumerate_template(T + 2 * DAY, 300, 3.0, flips=1, user="key_1", ip="10.0.1")
+    out = outputs_of(stream)
     assert "cost_spike" in {o.cls for o in out}
     assert "key_1" in acted(out)
     assert "key_0" not in acted(out)
 
 
-def test_an_outage_is_information_and_its_retries_harm_nobody():
-    """Half the answers fail, everybody tries again: one line, nobody acted on."""
+def test_an_outage_is_informational_and_takes_no_action():
+    """When half the answers fail and every client retries, one informational incident
+    is reported and no action taken.
+    """
     stream = Stream(7).crowd(T, DAY / 12, 20, 60.0)
     for n in range(600):
         stream.send(T + 6000 + n, f"10.0.{n % 20}.7", f"key_{n % 20}", n, status=503)
-    out = run(stream)
+    out = outputs_of(stream)
     assert [(o.cls, o.severity) for o in out if o.type == "incident.opened"] == [
         ("outage", "info")
     ]
@@ -142,11 +150,11 @@ def test_an_outage_is_information_and_its_retries_harm_nobody():
 
 
 def test_reordered_events_give_the_same_verdicts():
-    """With a minute of hold any order within it is the same stream."""
-    stream = Stream(8).crowd(T, 150, 20, 15.0).walk(T + 90, 60, 20.0)
+    """With ``reorder_s`` of a minute any order within it gives the same outputs."""
+    stream = Stream(8).crowd(T, 150, 20, 15.0).enumerate_template(T + 90, 60, 20.0)
     settings = DetectSettings(reorder_s=60.0)
     straight = Engine(settings)
-    first = run(stream, straight) + straight.close()
+    first = outputs_of(stream, straight) + straight.close()
     shaken = Stream(8)
     shaken.events = stream.events
     mixed = sorted(stream.events, key=lambda e: e.ts + shaken.chance.uniform(0, 25))
@@ -158,7 +166,9 @@ def test_reordered_events_give_the_same_verdicts():
 
 
 def test_late_and_absurd_times_are_dropped():
-    """What is later than a minute is counted; a time in the far future is ignored."""
+    """An event over a minute late is counted and dropped, one far in the future is
+    ignored.
+    """
     engine = Engine()
     engine.observe(Event(T, "10.0.0.1"))
     assert engine.observe(Event(T - 100, "10.0.0.1")) == []
@@ -167,18 +177,24 @@ def test_late_and_absurd_times_are_dropped():
 
 
 def test_time_passes_without_events():
-    """Blocks and incidents end when time goes on."""
+    """Blocks and incidents end by ``advance`` without events."""
     engine = Engine()
-    run(Stream().crowd(T, 150, 40, 15.0).walk(T + 90, 60, 40.0), engine)
+    outputs_of(
+        Stream().crowd(T, 150, 40, 15.0).enumerate_template(T + 90, 60, 40.0), engine
+    )
     assert engine.advance(T + 100) == []
     assert [o.type for o in engine.advance(T + 900)] == ["client.unblocked"]
     assert engine.advance(T + 901) == []
     assert [o.type for o in engine.advance(T + 9000)] == ["incident.resolved"]
 
 
-def test_a_state_goes_on_where_it_was():
-    """Saved and restored in mid-attack: still blocked, and the same from then on."""
-    stream = list(Stream(9).crowd(T, DAY / 8, 20, 60.0).walk(T + 9000, 300, 20.0))
+def test_a_restored_detector_continues_identically():
+    """A detector restored during an attack has the same blocks and gives the same
+    further outputs.
+    """
+    stream = list(
+        Stream(9).crowd(T, DAY / 8, 20, 60.0).enumerate_template(T + 9000, 300, 20.0)
+    )
     half = next(n for n, event in enumerate(stream) if event.ts > T + 9100)
     engine = Engine()
     for event in stream[:half]:
@@ -192,7 +208,7 @@ def test_a_state_goes_on_where_it_was():
 
 
 def test_memory_is_bounded_by_the_settings():
-    """Strangers push each other out; weeks of those gone make room."""
+    """Subjects and baselines are bounded by the settings."""
     engine = Engine(DetectSettings(max_subjects=100, max_baselines=4))
     for n in range(1000):
         engine.observe(Event(T + n, f"10.{n // 250}.{n % 250}.1"))
@@ -207,33 +223,35 @@ def test_memory_is_bounded_by_the_settings():
 
 
 def test_growth_of_tokens_is_a_cost_spike():
-    """Answers thirty times as long, from a service known for days."""
+    """Answers 45 times as long as usual are a ``cost_spike``."""
     stream = Stream(10).crowd(T, 3 * DAY, 2, 300.0)
     for n in range(200):
         stream.send(T + 3 * DAY + n * 5, "10.0.1.7", "key_1", n * 104729,
                     completion_tokens=9_000)  # fmt: skip
-    out = run(stream)
+    out = outputs_of(stream)
     assert {o.cls for o in out if o.type == "incident.opened"} == {"cost_spike"}
     assert out[0].expected["requests_10m"] > 0
 
 
 @pytest.mark.parametrize("print_", [None, 0])
 def test_events_without_prompts_are_counted(print_):
-    """No fingerprint, or that of an empty prompt, is fine."""
+    """Events without a fingerprint, or with that of an empty prompt, are counted."""
     engine = Engine()
     engine.observe(Event(T, "10.0.0.1", "u", fingerprint=print_))
     assert engine.events == 1
 
 
 def test_outputs_encode_as_json():
-    """Whatever comes out can be written as a line."""
-    out = run(Stream().crowd(T, 150, 40, 15.0).walk(T + 90, 60, 40.0))
+    """Every output can be encoded as JSON."""
+    out = outputs_of(
+        Stream().crowd(T, 150, 40, 15.0).enumerate_template(T + 90, 60, 40.0)
+    )
     for line in out:
         assert msgspec.json.decode(msgspec.json.encode(line))["class"] == "scraping"
 
 
 class Bare(Stream):
-    """Events as other systems log them: no user, no prompt, no tenant, no status."""
+    """Events with address, model and tokens only."""
 
     def send(self, ts: float, ip: str, user: str, print_: int | None, **more) -> None:
         tokens = {"prompt_tokens": 300, "completion_tokens": 200}
@@ -243,36 +261,42 @@ class Bare(Stream):
 @pytest.mark.parametrize("clients", [20, 60])
 @pytest.mark.parametrize("times", [10, 50])
 def test_a_bare_flood_is_found_within_its_first_minute(clients, times):
-    """Five minutes without any history, then one client at a multiple of its peers:
-    tagged at once; what makes 150 requests meanwhile is told, for first jobs are short.
+    """Without history a client at a multiple of its peers is tagged within a minute,
+    and reported after 150 requests at 50 times their rate.
     """
-    stream = Bare(7).crowd(T, 660, clients, 20.0).walk(T + 300, 360, times * 3 / 60)
-    out = run(stream)
+    stream = (
+        Bare(7)
+        .crowd(T, 660, clients, 20.0)
+        .enumerate_template(T + 300, 360, times * 3 / 60)
+    )
+    out = outputs_of(stream)
     assert (out[0].type, out[0].at < T + 360) == ("client.tagged", True)
     assert (out[0].cls, acted(out)) == ("volume", {"203.0.113.0"})
-    told = [line.at for line in out if line.type == "incident.opened"]
-    assert times == 10 or told[0] < T + 300 + 170 / (times * 3 / 60)
+    opened_at = [line.at for line in out if line.type == "incident.opened"]
+    assert times == 10 or opened_at[0] < T + 300 + 170 / (times * 3 / 60)
     assert "client.blocked" not in {o.type for o in out}
 
 
 def test_bare_peers_are_left_alone():
-    """Half an hour of sixty clients, and one that joins them."""
-    stream = Bare(8).crowd(T, 1800, 60, 20.0).walk(T + 600, 900, 0.1)
-    assert run(stream) == []
+    """Sixty clients with bare events, and one that joins them, give no output."""
+    stream = Bare(8).crowd(T, 1800, 60, 20.0).enumerate_template(T + 600, 900, 0.1)
+    assert outputs_of(stream) == []
 
 
 def test_tokens_at_an_ordinary_pace_are_found_without_history():
-    """Sixty times the tokens of its peers, with no more requests than they make."""
+    """Sixty times the tokens of its peers at an ordinary request rate is a
+    ``cost_spike`` without history.
+    """
     stream = Bare(9).crowd(T, 600, 40, 15.0)
     for n in range(40):
         stream.send(T + 300 + 7 * n, "203.0.113.9", "", None, prompt_tokens=30_000)
-    out = run(stream)
+    out = outputs_of(stream)
     assert {o.cls for o in out} == {"cost_spike"}
     assert acted(out) == {"203.0.113.9"}
 
 
 class Shared(Stream):
-    """All ordinary clients use the same key, or none."""
+    """Ordinary clients that all use the same key, or none."""
 
     key = "anonymous"
 
@@ -282,22 +306,24 @@ class Shared(Stream):
 
 @pytest.mark.parametrize("per_s", [3.0, 40.0])
 @pytest.mark.parametrize("key", ["anonymous", "key_all"])
-def test_a_walker_beside_those_without_keys_of_their_own(per_s, key):
-    """With the key that all share, or none: its address is named, and nothing else."""
+def test_a_scraper_behind_a_shared_key_is_named_by_its_address(per_s, key):
+    """A scraper with the key that all clients share, or without one, is acted on by its
+    address alone.
+    """
     stream = Shared(11)
     stream.key = key
-    stream.crowd(T, 240, 40, 15.0).walk(T + 90, 120, per_s, user=key)
-    out = run(stream)
+    stream.crowd(T, 240, 40, 15.0).enumerate_template(T + 90, 120, per_s, user=key)
+    out = outputs_of(stream)
     assert acted(out) == {"203.0.113.0"}
     assert {o.cls for o in out} == {"scraping"}
     assert out[0].at < T + 90 + (10 if per_s > 9 else 40)
 
 
 class App(Stream):
-    """An application: everybody's prompts follow one template."""
+    """Clients of an application, whose prompts all follow one template."""
 
     def crowd(self, start: float, seconds: float, clients: int, gap_s: float) -> Stream:
-        """Its clients; their prompts differ in a few bits."""
+        """Add its clients; their prompts differ in a few bits."""
         super().crowd(start, seconds, clients, gap_s)
         self.events = [
             msgspec.structs.replace(
@@ -309,58 +335,62 @@ class App(Stream):
         return self
 
 
-def test_an_application_is_no_crowd_on_its_first_day():
-    """Forty clients with one template from the first minute: nobody is accused."""
-    assert run(App(12).crowd(T, 2400, 40, 15.0)) == []
+def test_an_application_is_no_flood_on_its_first_day():
+    """Forty clients with one template from the first minute give no output."""
+    assert outputs_of(App(12).crowd(T, 2400, 40, 15.0)) == []
 
 
-def test_a_walker_beside_an_application_differs_by_its_rate():
-    """Nobody else is touched though their prompts are as much alike."""
-    stream = App(13).crowd(T, 240, 40, 15.0).walk(T + 90, 120, 40.0)
-    assert acted(run(stream)) == {"203.0.113.0"}
+def test_a_scraper_in_an_application_is_found_by_its_rate():
+    """A scraper is found by its rate although all clients send alike prompts."""
+    stream = App(13).crowd(T, 240, 40, 15.0).enumerate_template(T + 90, 120, 40.0)
+    assert acted(outputs_of(stream)) == {"203.0.113.0"}
 
 
 def test_a_key_is_in_many_hands_on_the_first_day():
-    """One of forty keys turns up in twenty networks within a minute or two."""
+    """On the first day a key that appears in twenty networks within two minutes is
+    ``credential_abuse``.
+    """
     stream = Stream(14).crowd(T, 400, 40, 15.0)
     for n in range(60):
         stream.send(T + 200 + 2 * n, f"198.{n % 20}.1.7", "key_3", n * 7919)
-    out = run(stream)
+    out = outputs_of(stream)
     assert {o.cls for o in out} == {"credential_abuse"}
     assert acted(out) == {"key_3"}
 
 
 def test_a_key_is_known_in_part_after_ten_hours():
-    """One of forty keys, always at home so far, turns up in twenty-four networks."""
+    """After ten hours in one network a key that appears in 24 networks is
+    ``credential_abuse``.
+    """
     stream = Stream(15).crowd(T, 36_000, 40, 240.0)
     for n in range(96):
         stream.send(T + 35_000 + 9 * n, f"198.{n % 24}.1.7", "key_3", n * 7919)
-    out = run(stream)
+    out = outputs_of(stream)
     assert {o.cls for o in out} == {"credential_abuse"}
     assert acted(out) == {"key_3"}
 
 
-def test_in_a_declared_campaign_a_crowd_is_not_acted_on():
-    """Beyond what was declared it is told; its newcomers are tagged at most."""
+def test_in_a_declared_campaign_a_flood_is_tagged_at_most():
+    """In a declared campaign the members of a flood beyond it are tagged at most."""
     campaign = Campaign(since=T, to=T + 1e6, expect=3.0)
     for campaigns, worst in (((), "client.blocked"), ((campaign,), "client.tagged")):
         stream = Stream(16).crowd(T, 90_000, 4, 300.0)
-        stream.walk(T + 88_000, 600, 2.0, ips=60)
-        out = run(stream, Engine(DetectSettings(campaigns=campaigns)))
+        stream.enumerate_template(T + 88_000, 600, 2.0, ips=60)
+        out = outputs_of(stream, Engine(DetectSettings(campaigns=campaigns)))
         types = {line.type for line in out}
         assert worst in types
         assert ("client.blocked" in types) == (not campaigns)
 
 
-def test_a_key_that_all_share_is_nobodys():
-    """Forty networks on one key from the start are how this tenant works."""
+def test_a_key_that_all_clients_share_is_ordinary():
+    """A key that is used from forty networks from the start gives no output."""
     stream = Shared(15)
     stream.key = "key_all"
-    assert run(stream.crowd(T, 1200, 40, 15.0)) == []
+    assert outputs_of(stream.crowd(T, 1200, 40, 15.0)) == []
 
 
 def test_tenants_are_bounded():
-    """The least recently seen make room, and are counted."""
+    """Beyond the bound the least recently seen tenants are dropped and counted."""
     engine = Engine(DetectSettings(max_tenants=8))
     for n in range(20):
         engine.observe(Event(T + 60 * n, "10.0.0.1", tenant=f"t{n}"))
@@ -371,8 +401,10 @@ def test_tenants_are_bounded():
     assert len(smaller.tenants) <= 2
 
 
-def test_a_first_event_of_another_century_is_not_believed():
-    """In a recorded stream it neither starts the clock nor counts."""
+def test_a_first_event_with_a_wrong_time_is_dropped():
+    """In a recorded stream a first event far in the future does not set the clock and
+    is not counted.
+    """
     engine = Engine(DetectSettings(reorder_s=60.0))
     for ts in (T + 1e9, T, T + 1, T + 2):
         engine.observe(Event(ts, "10.0.0.1"))
@@ -380,8 +412,8 @@ def test_a_first_event_of_another_century_is_not_believed():
     assert (engine.events, engine.clock.now) == (3, T + 2)
 
 
-def test_the_end_of_a_request_that_nobody_began_is_nothing():
-    """An answer of a forgotten tenant, address or user changes nothing."""
+def test_outcomes_of_unknown_subjects_are_ignored():
+    """An outcome for a tenant, address or user that is not kept changes nothing."""
     engine = Engine()
     answer = Event(T, "10.0.0.1", "u", total_tokens=9)
     assert engine.observe_outcome(answer) == []
@@ -390,10 +422,12 @@ def test_the_end_of_a_request_that_nobody_began_is_nothing():
     assert engine.tenants["default"].subjects["user"].get("u") is None
 
 
-def test_of_a_state_only_the_wanted_tenants_are_taken():
-    """Standings, incidents and baselines of the others stay behind."""
+def test_a_state_can_be_loaded_for_some_tenants():
+    """``load`` takes states, incidents and baselines of the selected tenants only."""
     engine = Engine()
-    run(Stream().crowd(T, 150, 40, 15.0).walk(T + 90, 60, 40.0), engine)
+    outputs_of(
+        Stream().crowd(T, 150, 40, 15.0).enumerate_template(T + 90, 60, 40.0), engine
+    )
     other = Engine()
     other.load(engine.state(), lambda tenant: tenant != "acme")
     assert (other.responses.states, other.responses.incidents, other.tenants) == (
@@ -403,8 +437,10 @@ def test_of_a_state_only_the_wanted_tenants_are_taken():
     )
 
 
-def test_only_newcomers_tell_how_long_newcomers_runs_are():
-    """A service that runs for days says nothing about a first evaluation."""
+def test_run_maxima_of_newcomers_ignore_old_clients():
+    """Runs of a client that has been active for days do not raise the maximum for
+    newcomers.
+    """
     engine = Engine()
     for day in range(3):
         for n in range(60):
@@ -416,7 +452,7 @@ def test_only_newcomers_tell_how_long_newcomers_runs_are():
 
 
 def test_more_addresses_than_networks_are_remembered():
-    """A key from everywhere is counted by its networks, whatever is remembered."""
+    """The network of an address is computed again when its cache entry was dropped."""
     engine = Engine()
     for n in range(4100):
         engine.observe(Event(T + n, f"10.{n // 250}.{n % 250}.1", f"u{n % 7}"))

@@ -1,4 +1,4 @@
-"""What workers are told to expect."""
+"""Expectations that are sent to workers."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ WINDOW_S = 600.0
 
 
 def fed(rates, windows):
-    """An engine that has seen each user send so much in every window."""
+    """A detector that has seen each user at this rate in every window."""
     engine = Engine()
     engine.advance(T0)
     for window in range(windows):
@@ -24,7 +24,7 @@ def fed(rates, windows):
 
 
 def test_the_busiest_are_named_and_the_rest_share_their_tenants():
-    """Only who usually sends more than its peers is worth a word."""
+    """Only subjects whose usual rate exceeds that of their peers are listed."""
     engine = fed({"big": 400, "s": 4}, windows=5)
     expected, busy = expectations(engine)
     assert busy.keys() == {"acme"}
@@ -33,8 +33,8 @@ def test_the_busiest_are_named_and_the_rest_share_their_tenants():
     assert expected["acme", "user", "big"] > busy["acme"] >= 1.0
 
 
-def test_the_list_is_bounded_and_forgets_who_left():
-    """No more than asked for; nobody who has not been seen lately."""
+def test_the_list_is_bounded_and_drops_inactive_subjects():
+    """The list has at most the requested number of subjects, all of them active."""
     engine = fed({"big": 400, "huge": 900}, windows=5)
     expected, _ = expectations(engine, 1)
     assert len(expectations(engine)[0]) > len(expected) == 1
@@ -42,23 +42,25 @@ def test_the_list_is_bounded_and_forgets_who_left():
     assert expectations(engine)[0] == {}
 
 
-def test_who_has_no_history_yet_is_one_of_its_peers():
-    """In the first windows nobody has a usual of its own."""
+def test_without_history_only_the_tenant_rate_is_exported():
+    """In the first windows no subject is listed, only the tenant's rate."""
     expected, busy = expectations(fed({"big": 400}, windows=1))
     assert expected == {}
     assert busy["acme"] > 0
 
 
-def test_the_tide_is_known_after_six_hours():
-    """Requests a second: what is usual at most, and from where on it stands out."""
+def test_the_expected_rate_is_known_after_six_hours():
+    """After six hours a tenant has an expected rate and a higher notable rate."""
     assert expected_rate_of(fed({"big": 60}, windows=5), "acme") is None
-    tide = expected_rate_of(fed({"big": 60}, windows=40), "acme")
-    assert 0.09 < tide.expected < tide.notable
+    rate = expected_rate_of(fed({"big": 60}, windows=40), "acme")
+    assert 0.09 < rate.expected < rate.notable
     assert expected_rate_of(Engine(), "acme") is None
 
 
-def test_a_subject_beside_its_usual():
-    """Now, what is expected, how far above, and its windows of the day."""
+def test_activity_of_a_subject():
+    """The activity of a subject has its current and expected requests, score and
+    history.
+    """
     engine = fed({"big": 60}, windows=12)
     now = T0 + 12 * WINDOW_S - 1
     usual = subject_activity(engine, "acme", "user", "big", now, history=True)
@@ -72,8 +74,10 @@ def test_a_subject_beside_its_usual():
     assert later.expected_10m < usual.expected_10m
 
 
-def test_a_stranger_has_no_usual():
-    """Unknown tenant, kind or subject; and one without a window of its own."""
+def test_unknown_subjects_have_no_activity():
+    """Unknown tenants, kinds and subjects have no activity; a new subject has no
+    expectation.
+    """
     engine = fed({"big": 60}, windows=1)
     assert subject_activity(engine, "other", "user", "big", T0) is None
     assert subject_activity(engine, "acme", "tenant", "acme", T0) is None

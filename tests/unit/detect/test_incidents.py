@@ -39,7 +39,7 @@ def incident() -> IncidentState:
 
 
 def test_ids_are_the_same_at_every_replay():
-    """Equal causes have equal ids of 30 characters; others have others."""
+    """Equal causes have equal ids of 30 characters, different causes different ones."""
     one = incident_id("t", "ddos", "user:u", 5.0)
     assert one == incident_id("t", "ddos", "user:u", 5.0)
     assert one != incident_id("t", "ddos", "user:u", 6.0)
@@ -48,7 +48,7 @@ def test_ids_are_the_same_at_every_replay():
 
 
 def test_severity_and_action_only_rise():
-    """A rise is told, a fall changes nothing."""
+    """Score, severity and action of an incident only rise."""
     case = incident()
     assert not worsen(case, 2.0, "info", "allow")
     assert worsen(case, 6.0, "critical", "tag")
@@ -57,7 +57,7 @@ def test_severity_and_action_only_rise():
 
 
 def test_the_worst_are_named_worst_first():
-    """At most twenty; a worse one takes the place of the least."""
+    """At most ``WORST`` subjects are listed by score; a worse one replaces the last."""
     case = incident()
     for number in range(WORST):
         name_worst(case, Ref("client_ip", f"::{number}"), number)
@@ -72,7 +72,7 @@ def test_the_worst_are_named_worst_first():
 
 
 def test_an_incident_widens_to_the_service():
-    """From its tenant to ``*``; it goes on concerning all that it began in."""
+    """An incident of several tenants has the tenant ``*`` and concerns each of them."""
     one = incident()
     widen(one, "s")
     widen(one, "s")
@@ -84,7 +84,7 @@ def test_an_incident_widens_to_the_service():
 
 
 def test_volume_is_called_by_its_behaviour_once_that_is_known():
-    """Once, and never back."""
+    """A volume incident takes the class of a behaviour once and keeps it."""
     one = incident()
     one.cls = "volume"
     assert [sharpen(one, cls) for cls in ("volume", "surge")] == [False, False]
@@ -93,8 +93,10 @@ def test_volume_is_called_by_its_behaviour_once_that_is_known():
     assert one.cls == "scraping"
 
 
-def test_a_crowd_is_known_by_its_templates():
-    """Near ones are the same; only so many are kept."""
+def test_a_flood_is_recognized_by_its_templates():
+    """A flood is recognized by templates near to its own, of which a bounded number is
+    kept.
+    """
     one = incident()
     for n in range(30):
         know_crowd(one, (2**64 // 31) * n ^ (0x5A5A_F0F0 << n))
@@ -104,8 +106,8 @@ def test_a_crowd_is_known_by_its_templates():
     assert not same_crowd(incident(), 5)
 
 
-def test_who_comes_later_is_told_how_it_stands():
-    """As of its last evidence, since its first."""
+def test_the_latest_output_describes_the_incident():
+    """The latest output has the current severity, action, subjects and window."""
     case = incident()
     case.opened, case.last = 60.0, 90.0
     name_worst(case, Ref("user", "u"), 3.5)

@@ -13,7 +13,7 @@ KEY = ("t", "client_ip", "203.0.113.9")
 
 
 class Client(NamedTuple):
-    """As much of an identity as is asked for."""
+    """The part of an identity that the scorer uses."""
 
     client_ip: str = "203.0.113.9"
     user: str = "u"
@@ -25,7 +25,7 @@ class Client(NamedTuple):
 
 
 def scored(scorer, times, *, prints=lambda n: 5 ^ (1 << n % 64), counted=0, at=T):
-    """So many requests of one subject; the last verdict."""
+    """Score ``times`` requests of one subject; the last result."""
     verdict = NOTHING
     for n in range(times):
         verdict = scorer.score_one(Client(), counted, prints(n), at)
@@ -33,7 +33,7 @@ def scored(scorer, times, *, prints=lambda n: 5 ^ (1 << n % 64), counted=0, at=T
 
 
 def test_excess_with_alike_prompts_scores():
-    """Far over the expectation of its tenant's busiest, all prompts of one template."""
+    """A rate far above the tenant's busiest scores if the prompts are alike."""
     scorer = InlineScorer()
     scorer.take_baselines({}, {"t": 10.0})
     assert scored(scorer, 10) is NOTHING
@@ -43,15 +43,15 @@ def test_excess_with_alike_prompts_scores():
     assert found.reasons[0] == "106 requests in a minute where 10 are usual."
 
 
-def test_what_is_usual_for_the_subject_itself_counts_first():
-    """A customer that always sends so much is no news; nor is a little more."""
+def test_the_expectation_of_the_subject_takes_precedence():
+    """A subject near its own expected rate does not score."""
     scorer = InlineScorer()
     scorer.take_baselines({KEY: 150.0}, {"t": 10.0})
     assert scored(scorer, 160) is NOTHING
 
 
-def test_the_stores_count_stands_over_the_workers_own():
-    """Other workers and machines serve the same subject."""
+def test_the_count_of_the_store_takes_precedence():
+    """A higher count of the store, which includes other workers, takes precedence."""
     scorer = InlineScorer()
     assert scored(scorer, 8, counted=900).score > 6
     assert scored(scorer, 30, prints=lambda _: 7, counted=900).score > 6
@@ -59,14 +59,14 @@ def test_the_stores_count_stands_over_the_workers_own():
 
 
 def test_a_new_minute_starts_from_nothing():
-    """Counts are of the running minute."""
+    """Counts start at zero each minute."""
     scorer = InlineScorer()
     assert scored(scorer, 100).score > 0
     assert scored(scorer, 1, at=T + MINUTE_S) is NOTHING
 
 
 def test_varied_prompts_do_not_score():
-    """A busy client with prompts of its own is left to control; so is one without."""
+    """A busy client with varied prompts, or without any, does not score."""
     chance = random.Random(1)
     scorer = InlineScorer()
     assert scored(scorer, 300, prints=lambda _: chance.getrandbits(64)) is NOTHING

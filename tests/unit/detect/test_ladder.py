@@ -37,43 +37,43 @@ SETTINGS = Ladder()
         (12.0, False, "throttle"),
     ],
 )
-def test_rungs(score, behaviour, rung):
-    """Volume alone tags, and throttles when critical; behaviour may block."""
+def test_actions(score, behaviour, rung):
+    """Volume tags, and throttles at a critical score; behaviour may block."""
     assert decide_action(score, SETTINGS, behaviour=behaviour, critical=5.0) == rung
 
 
 def test_a_block_doubles_with_every_return():
-    """Ten minutes, twenty, forty, up to a day."""
-    standing, now = EnforcementState(), 0.0
+    """Blocks last 10, 20, 40 minutes and so on, at most ``max_block_ttl_s``."""
+    state, now = EnforcementState(), 0.0
     for minutes in (10, 20, 40):
-        assert raise_to(standing, "block", now, SETTINGS)
-        assert standing.until == now + minutes * 60
-        assert not raise_to(standing, "tag", now + 1, SETTINGS)
-        now = standing.until
-        assert relax(standing, now) == "block"
-    standing.strikes = 99
-    assert block_ttl(standing, SETTINGS) == SETTINGS.max_block_ttl_s
+        assert raise_to(state, "block", now, SETTINGS)
+        assert state.until == now + minutes * 60
+        assert not raise_to(state, "tag", now + 1, SETTINGS)
+        now = state.until
+        assert relax(state, now) == "block"
+    state.strikes = 99
+    assert block_ttl(state, SETTINGS) == SETTINGS.max_block_ttl_s
 
 
 def test_good_conduct_is_forgiven():
-    """Each quarter of a day takes a strike back; nothing below zero."""
-    standing = EnforcementState(strikes=3, forgiven_at=0.0)
-    forgive(standing, 2.5 * FORGIVE_S)
-    assert standing.strikes == 1
-    forgive(standing, 99 * FORGIVE_S)
-    assert standing.strikes == 0
-    forgive(standing, 999 * FORGIVE_S)
-    assert standing.strikes == 0
+    """Each ``FORGIVE_S`` without a block removes one strike, down to zero."""
+    state = EnforcementState(strikes=3, forgiven_at=0.0)
+    forgive(state, 2.5 * FORGIVE_S)
+    assert state.strikes == 1
+    forgive(state, 99 * FORGIVE_S)
+    assert state.strikes == 0
+    forgive(state, 999 * FORGIVE_S)
+    assert state.strikes == 0
 
 
 def test_a_tag_is_prolonged_by_evidence_and_ends_on_calm():
-    """The same rung again prolongs; afterwards nothing is left."""
-    standing = EnforcementState()
-    assert raise_to(standing, "tag", 0.0, SETTINGS)
-    assert not raise_to(standing, "tag", 100.0, SETTINGS)
-    assert relax(standing, 399.0) is None
-    assert relax(standing, 400.0) == "tag"
-    assert relax(standing, 401.0) is None
+    """New evidence prolongs a tag, which then ends."""
+    state = EnforcementState()
+    assert raise_to(state, "tag", 0.0, SETTINGS)
+    assert not raise_to(state, "tag", 100.0, SETTINGS)
+    assert relax(state, 399.0) is None
+    assert relax(state, 400.0) == "tag"
+    assert relax(state, 401.0) is None
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Who stands out among live peers."""
+"""Comparison of a subject with its concurrent peer group."""
 
 from __future__ import annotations
 
@@ -10,14 +10,16 @@ from gateway.detect.peers import COUNTED, ConcurrentPeers
 
 
 def started() -> ConcurrentPeers:
-    """At the start of a minute."""
+    """A peer group at the start of a minute."""
     live = ConcurrentPeers()
     live.turn(1)
     return live
 
 
 def peopled(minutes: int = 3, clients: int = 40, most: int = 6) -> ConcurrentPeers:
-    """Clients that make one to ``most`` requests a minute of about 500 tokens."""
+    """A peer group of clients with one to ``most`` requests a minute of about 500
+    tokens.
+    """
     chance = random.Random(1)
     live = started()
     for _ in range(minutes):
@@ -28,8 +30,10 @@ def peopled(minutes: int = 3, clients: int = 40, most: int = 6) -> ConcurrentPee
     return live
 
 
-def test_a_multiple_of_its_peers_stands_out():
-    """Five times the mean is worth a warning; the busiest peers are worth nothing."""
+def test_scores_grow_with_the_multiple_of_the_mean():
+    """The busiest peers score 0, seven times the mean is a warning, thirty times is
+    critical.
+    """
     live = peopled()
     assert 3.0 < live.mean < 4.0
     assert live.score(7.0) == 0.0
@@ -37,15 +41,15 @@ def test_a_multiple_of_its_peers_stands_out():
     assert 5.0 < live.score(30 * live.mean) < 7.0
 
 
-def test_without_peers_nothing_stands_out():
-    """Nobody, or two: no crowd to compare with."""
+def test_without_peers_every_score_is_zero():
+    """Without peers, or with two, every score is 0."""
     for live in (ConcurrentPeers(), peopled(clients=2)):
         assert live.silent
         assert (live.score(900.0), live.size_score("x", 0.0)) == (0.0, 0.0)
 
 
-def test_among_few_it_takes_more_to_stand_out():
-    """A handful of clients, or one minute of a dozen: ten times as much, and many."""
+def test_few_peers_need_a_larger_excess():
+    """With few peers, or after one minute of them, a score needs a larger excess."""
     for live in (peopled(clients=9), peopled(minutes=1, clients=12)):
         assert live.silent
         assert live.score(39.0) == 0.0
@@ -55,7 +59,9 @@ def test_among_few_it_takes_more_to_stand_out():
 
 
 def test_in_the_first_minute_others_so_far_are_the_peers():
-    """Dozens of requests where a dozen others made one or two each; later, nothing."""
+    """In the first minute ``early_score`` compares with the others so far; later it is
+    0.
+    """
     live = ConcurrentPeers()
     for n in range(12):
         live.count(f"c{n}", 500, 1 + n % 2)
@@ -74,8 +80,8 @@ def test_in_the_first_minute_others_so_far_are_the_peers():
     assert known.mean_of_others("x") == known.mean
 
 
-def test_unlike_peers_let_less_stand_out():
-    """Where some are far busier than most, another busy one is no surprise."""
+def test_uneven_peers_lower_the_score():
+    """Where some peers are far busier than most, another busy one scores less."""
     live = started()
     for _ in range(5):
         for n in range(40):
@@ -85,7 +91,9 @@ def test_unlike_peers_let_less_stand_out():
 
 
 def test_one_odd_peer_does_not_make_the_spread():
-    """A single flood in the minutes learned hides no other; its history is its own."""
+    """One flooding peer does not widen the spread, and a subject's own history lowers
+    its score.
+    """
     live = started()
     for _ in range(5):
         for n in range(30):
@@ -96,15 +104,15 @@ def test_one_odd_peer_does_not_make_the_spread():
     assert live.score(90.0, before=900.0, minutes=10.0) < 3.0
 
 
-def test_regular_peers_are_no_less_than_poisson():
-    """Clockwork clients: the next one up is still allowed some chance."""
+def test_the_spread_is_at_least_that_of_poisson():
+    """The spread of perfectly regular peers is at least that of a Poisson process."""
     live = peopled(most=1)
     assert live.score(9.0) == 0.0
     assert live.score(12.0) > 3.0
 
 
-def test_tokens_stand_out_by_their_logarithm():
-    """Forty times what peers use in a minute, also across the turn of a minute."""
+def test_token_scores_are_logarithmic():
+    """Token counts are compared by logarithm, also across the turn of a minute."""
     live = peopled()
     for n in range(20):
         live.count(f"c{n}", 700)
@@ -115,8 +123,8 @@ def test_tokens_stand_out_by_their_logarithm():
     assert live.size_score("big", 0.1) > 3.0 > live.size_score("big", 1.0)
 
 
-def test_the_loud_are_no_peers_until_a_pause():
-    """Who stands out is not learned; a minute without anybody forgets who did."""
+def test_flagged_subjects_are_no_peers_until_a_pause():
+    """Flagged subjects are not learned; a minute without requests clears the flags."""
     live = peopled()
     mean = live.mean
     live.loud.add("flood")
@@ -128,8 +136,8 @@ def test_the_loud_are_no_peers_until_a_pause():
     assert live.loud == set()
 
 
-def test_half_a_minute_says_little():
-    """What began in the middle of a minute, or after a pause, is not learned."""
+def test_partial_minutes_are_not_learned():
+    """A minute that began in its middle or after a pause is not learned."""
     live = ConcurrentPeers()
     for minutes in (1, 7, 1):
         for n in range(40):
@@ -144,7 +152,7 @@ def test_half_a_minute_says_little():
 
 @pytest.mark.parametrize("minutes", [1, 50_000])
 def test_counting_is_bounded(minutes):
-    """So many subjects of a minute, whatever comes; any pause is fine."""
+    """At most ``COUNTED`` subjects are counted a minute, and any pause is accepted."""
     live = ConcurrentPeers()
     for n in range(2 * COUNTED):
         live.count(f"c{n}", 0)

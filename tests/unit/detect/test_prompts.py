@@ -1,4 +1,4 @@
-"""Walks in other words each time, and visitors who only look like one."""
+"""Scraping with paraphrased prompts, and visitors that resemble it."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ DAY = 86_400.0
 BASE = 0x0F0F_3C3C_5A5A_9669
 
 
-class Street:
-    """A tenant of thirty clients with a day behind them."""
+class Neighbourhood:
+    """A tenant of thirty clients with one day of history."""
 
     def __init__(self) -> None:
         self.engine = Engine()
@@ -32,14 +32,14 @@ class Street:
         )
 
     def worded(self, flips: int = 11) -> int:
-        """The same in other words."""
+        """A paraphrase of the template."""
         print_ = BASE
         for bit in self.chance.sample(range(64), flips):
             print_ ^= 1 << bit
         return print_
 
     def opened(self) -> list[str]:
-        """Classes of incidents that somebody is to blame for."""
+        """Classes of opened incidents other than the harmless ones."""
         opened = [one.cls for one in self.out if one.type == "incident.opened"]
         return [cls for cls in opened if cls not in HARMLESS]
 
@@ -48,9 +48,11 @@ class Street:
         return {one.subject.id for one in self.out if one.type in names}
 
 
-def test_a_walk_by_many_in_other_words_each_time_is_one_crowd():
-    """Sixty sources at a human pace: told within minutes, and its members blocked."""
-    street = Street()
+def test_paraphrased_scraping_by_many_sources_is_one_incident():
+    """Sixty sources that paraphrase one template slowly are one incident, and most are
+    blocked.
+    """
+    street = Neighbourhood()
     for n in range(1800):
         street.ask(T + DAY + n / 1.4, f"198.18.0.{n % 60}", street.worded())
     assert street.opened() == ["scraping"]
@@ -58,9 +60,9 @@ def test_a_walk_by_many_in_other_words_each_time_is_one_crowd():
     assert all(ip.startswith("198.18.") for ip in street.acted())
 
 
-def test_visitors_of_a_new_application_are_let_be():
-    """As many prompts, as alike, but nobody stays for long."""
-    street = Street()
+def test_short_visits_to_a_new_application_are_ordinary():
+    """As many paraphrases from visitors of three requests each get no action."""
+    street = Neighbourhood()
     for n in range(1800):
         visitor = n // 3
         ip = f"198.18.{visitor // 250}.{visitor % 250}"
@@ -69,9 +71,9 @@ def test_visitors_of_a_new_application_are_let_be():
     assert not street.acted()
 
 
-def test_newcomers_who_use_what_regulars_use_are_no_crowd():
-    """Three known clients ask it every few minutes."""
-    street = Street()
+def test_newcomers_with_the_prompt_of_known_clients_are_ordinary():
+    """Newcomers whose prompt three known clients also send get no action."""
+    street = Neighbourhood()
     for n in range(3):
         street.ask(T + DAY + n, f"10.0.{n}.7", BASE)
     for n in range(600):
@@ -79,9 +81,11 @@ def test_newcomers_who_use_what_regulars_use_are_no_crowd():
     assert not street.acted()
 
 
-def test_a_known_key_in_new_hands_is_no_crowd_of_newcomers():
-    """It is judged by itself."""
-    street = Street()
+def test_a_known_key_in_new_networks_is_no_flood():
+    """A known key used in thirty new networks is ``credential_abuse``, not a flood of
+    newcomers.
+    """
+    street = Neighbourhood()
     for at in range(0, int(DAY), 1200):
         street.ask(T + DAY + at, "10.1.0.7", street.chance.getrandbits(64), "key_1")
     street.out.clear()

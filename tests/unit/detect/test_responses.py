@@ -1,4 +1,4 @@
-"""Verdicts in, incidents and lines out."""
+"""The response manager: signals in, incidents, actions and outputs out."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ WALK = Signal("scraping", 9.0, behaviour=True, reasons=("Walks.",))
 MORE = Signal("volume", 9.0, behaviour=False, reasons=("More.",))
 
 
-class Room:
-    """One bench, one tenant, a clock."""
+class Scene:
+    """A response manager, one tenant and a clock."""
 
     def __init__(self, **settings: object) -> None:
-        self.bench = ResponseManager(DetectSettings(**settings))
-        self.tenant = TenantState("t", 100, T - 2 * DAY)  # its first day is over
+        self.manager = ResponseManager(DetectSettings(**settings))
+        self.tenant = TenantState("t", 100, T - 2 * DAY)  # after the tenant's first day
         self.now = T
 
     def find(
@@ -39,7 +39,7 @@ class Room:
         partner: str = "nobody",
         prints: Sequence[int] = (),
     ) -> list[Output]:
-        """The same finding so many times, ten seconds apart."""
+        """Pass the same signal ``times`` times, ten seconds apart; the outputs."""
         out: list[Output] = []
         for _ in range(times):
             self.now += 10.0
@@ -48,513 +48,541 @@ class Room:
                 self.tenant, subject, known, finding, self.now, T, {}, {}
             )
             case.prints = list(prints)
-            out += self.bench.verdict(case, Ref("user", partner))
+            out += self.manager.verdict(case, Ref("user", partner))
         return out
 
-    def rung(self, id_: str = "203.0.113.9") -> str:
-        """Where a client_ip stands, in this tenant and anywhere."""
-        here = self.bench.action_for("client_ip", id_, "t", self.now)
-        assert here == self.bench.action_for("client_ip", id_, None, self.now)
+    def action(self, id_: str = "203.0.113.9") -> str:
+        """The action on an address, which is the same in this tenant and in any."""
+        here = self.manager.action_for("client_ip", id_, "t", self.now)
+        assert here == self.manager.action_for("client_ip", id_, None, self.now)
         return here
 
 
 def types(out: list[Output]) -> list[str]:
-    """What kinds of lines came out."""
+    """The types of outputs."""
     return [line.type for line in out]
 
 
 def test_behaviour_is_blocked_at_the_second_look():
-    """One look is none; the next opens the incident and blocks."""
-    room = Room()
-    assert room.find(WALK) == []
-    out = room.find(WALK)
+    """The second signal of a behaviour opens the incident and blocks."""
+    scene = Scene()
+    assert scene.find(WALK) == []
+    out = scene.find(WALK)
     assert types(out) == ["incident.opened", "client.blocked"]
     assert out[1].until is not None
-    assert (out[0].severity, out[0].action, room.rung()) == (
+    assert (out[0].severity, out[0].action, scene.action()) == (
         "critical",
         "block",
         "block",
     )
-    assert room.find(WALK) == []
+    assert scene.find(WALK) == []
 
 
 def test_a_tag_for_behaviour_needs_one_look():
-    """It stops nobody; what is told needs the second one."""
-    room = Room()
+    """A signal that is not page-worthy tags at once."""
+    scene = Scene()
     hint = msgspec.structs.replace(WALK, page_worthy=False)
-    assert types(room.find(hint)) == ["client.tagged"]
-    assert types(room.find(WALK)) == ["incident.opened", "client.blocked"]
+    assert types(scene.find(hint)) == ["client.tagged"]
+    assert types(scene.find(WALK)) == ["incident.opened", "client.blocked"]
 
 
 def test_sources_of_a_sweep_are_one_cause_whatever_they_send():
-    """Keys and paths are tried with any prompts."""
-    room = Room()
+    """Sources of probing share an incident although their prompts differ."""
+    scene = Scene()
     sweep = msgspec.structs.replace(WALK, cls="probing")
-    room.find(sweep, times=2, prints=[1])
-    out = room.find(sweep, "203.0.113.10", times=2, prints=[(1 << 64) - 1])
+    scene.find(sweep, times=2, prints=[1])
+    out = scene.find(sweep, "203.0.113.10", times=2, prints=[(1 << 64) - 1])
     assert types(out) == ["incident.updated", "client.blocked"]
 
 
-def test_a_crowd_that_is_larger_than_readers_are_is_a_flood():
-    """Named again once as many sources were counted, and never back."""
-    room = Room()
+def test_a_scrape_with_many_sources_is_renamed_to_ddos():
+    """A scraping incident becomes ``ddos`` once ``SOURCES`` sources were counted, and
+    stays so.
+    """
+    scene = Scene()
     scrape = msgspec.structs.replace(WALK, cls="scraping")
     flood = msgspec.structs.replace(WALK, cls="ddos")
     template = Template(1, T, T)
-    room.bench.crowd(room.tenant, template, scrape, T)
-    assert types(room.bench.crowd(room.tenant, template, flood, T)) == []
+    scene.manager.crowd(scene.tenant, template, scrape, T)
+    assert types(scene.manager.crowd(scene.tenant, template, flood, T)) == []
     template.sources = {str(n) for n in range(SOURCES)}
-    out = room.bench.crowd(room.tenant, template, flood, T)
+    out = scene.manager.crowd(scene.tenant, template, flood, T)
     assert [(line.type, line.cls) for line in out] == [("incident.updated", "ddos")]
-    assert room.bench.crowd(room.tenant, template, scrape, T) == []
+    assert scene.manager.crowd(scene.tenant, template, scrape, T) == []
 
 
-def test_without_peers_nobody_is_compared_with_them():
-    """On the first day of a tenant of few clients a busy newcomer is tagged at most."""
-    room = Room()
-    room.tenant.born = T
-    assert types(room.find(WALK, times=3)) == ["incident.opened", "client.tagged"]
+def test_without_peers_a_newcomer_is_tagged_at_most():
+    """On the first day of a tenant with few clients a newcomer is tagged at most."""
+    scene = Scene()
+    scene.tenant.born = T
+    assert types(scene.find(WALK, times=3)) == ["incident.opened", "client.tagged"]
     for n in range(LEAST_PEERS):
-        room.tenant.subjects["user"].put(
+        scene.tenant.subjects["user"].put(
             f"u{n}", SubjectState("user", f"u{n}", "t", T, T)
         )
-    assert types(room.find(WALK)) == ["incident.updated", "client.blocked"]
+    assert types(scene.find(WALK)) == ["incident.updated", "client.blocked"]
 
 
 def test_evidence_that_stops_is_void():
-    """A calm look between two others starts the count again."""
-    room = Room()
+    """A calm evaluation between two signals resets the count."""
+    scene = Scene()
     track = SubjectState("client_ip", "203.0.113.9", "t", T, T)
-    room.bench.calm(track)
-    room.find(WALK)
-    room.bench.calm(track)
-    room.bench.calm(track)
-    assert room.find(WALK) == []
+    scene.manager.calm(track)
+    scene.find(WALK)
+    scene.manager.calm(track)
+    scene.manager.calm(track)
+    assert scene.find(WALK) == []
 
 
 def test_mild_behaviour_has_to_last_two_seconds():
-    """Under an overwhelming score two looks at once are not enough."""
-    room = Room()
+    """A behaviour with a low score must last two seconds."""
+    scene = Scene()
     mild = msgspec.structs.replace(WALK, score=3.5)
-    room.find(mild)
-    room.now -= 10.0
-    assert room.find(mild) == []
-    assert types(room.find(mild)) == ["incident.opened", "client.tagged"]
+    scene.find(mild)
+    scene.now -= 10.0
+    assert scene.find(mild) == []
+    assert types(scene.find(mild)) == ["incident.opened", "client.tagged"]
 
 
 def test_volume_lasts_longer_and_never_blocks():
-    """Known subjects are throttled at critical, newcomers only tagged."""
-    room = Room()
-    assert room.find(MORE, times=6, known=True) == []
-    assert types(room.find(MORE, times=2, known=True)) == [
+    """Volume must last longer; it throttles known subjects at a critical score and tags
+    newcomers.
+    """
+    scene = Scene()
+    assert scene.find(MORE, times=6, known=True) == []
+    assert types(scene.find(MORE, times=2, known=True)) == [
         "incident.opened",
         "client.throttled",
     ]
-    fresh = Room()
+    fresh = Scene()
     fresh.find(MORE, times=9)
-    assert fresh.rung() == "tag"
+    assert fresh.action() == "tag"
 
 
 def light(score: float = 9.0) -> Signal:
-    """A finding that does not weigh enough for an incident."""
+    """A signal that does not open an incident."""
     return msgspec.structs.replace(WALK, score=score, page_worthy=False)
 
 
-def test_what_weighs_little_is_only_tagged():
-    """However clear it is: no incident, neither then nor at its end."""
-    room = Room()
-    out = room.find(light(4.0), times=2)
-    out += room.find(light(9.0), times=3)
+def test_signals_that_are_not_page_worthy_only_tag():
+    """A signal that is not page-worthy tags without an incident, whatever its score."""
+    scene = Scene()
+    out = scene.find(light(4.0), times=2)
+    out += scene.find(light(9.0), times=3)
     assert types(out) == ["client.tagged"]
-    room.now += CALM_S + 1
-    assert room.bench.sweep(room.now) == []
-    room.find(light(), times=2)
-    assert room.bench.close(room.now) == []
+    scene.now += CALM_S + 1
+    assert scene.manager.sweep(scene.now) == []
+    scene.find(light(), times=2)
+    assert scene.manager.close(scene.now) == []
 
 
 def test_a_tag_that_gains_weight_becomes_an_incident():
-    """Under the id that its tag carried already."""
-    room = Room()
-    tag = room.find(light(), times=2)
-    out = room.find(WALK)
+    """A tag that becomes an incident keeps its id."""
+    scene = Scene()
+    tag = scene.find(light(), times=2)
+    out = scene.find(WALK)
     assert types(out) == ["incident.opened", "client.blocked"]
     assert {line.id for line in tag + out} == {tag[0].id}
-    assert types(room.bench.close(room.now)) == ["incident.resolved"]
+    assert types(scene.manager.close(scene.now)) == ["incident.resolved"]
 
 
 def test_a_tag_joins_the_incident_of_its_partner():
-    """One cause, told once; a partner that was only tagged tells nothing."""
-    room = Room()
-    room.find(light(), "a", times=2)
-    opened = room.find(WALK, "b", times=2)
+    """A tagged subject joins the open incident of its partner; a partner that was only
+    tagged does not suppress the incident.
+    """
+    scene = Scene()
+    scene.find(light(), "a", times=2)
+    opened = scene.find(WALK, "b", times=2)
     assert types(opened)[0] == "incident.opened"
-    joined = room.find(WALK, "a", times=2)
+    joined = scene.find(WALK, "a", times=2)
     assert types(joined) == ["incident.updated", "client.blocked"]
     assert {line.id for line in joined} == {opened[0].id}
     stolen = msgspec.structs.replace(light(), cls="credential_abuse")
-    other = Room()
+    other = Scene()
     case = CandidateAlert(other.tenant, Ref("user", "p"), False, stolen, T, T, {}, {})
     for _ in range(2):
         case.now += 10.0
-        other.bench.verdict(case, Ref("client_ip", "a"))
+        other.manager.verdict(case, Ref("client_ip", "a"))
     spike = msgspec.structs.replace(WALK, cls="cost_spike")
     assert types(other.find(spike, "a", times=2, partner="p"))[0] == "incident.opened"
 
 
-def test_what_is_worse_is_told():
+def test_a_rise_updates_the_incident():
     """A rise of severity and action updates the incident and the client."""
-    room = Room()
-    room.find(msgspec.structs.replace(WALK, score=3.5), times=2)
-    out = room.find(WALK)
+    scene = Scene()
+    scene.find(msgspec.structs.replace(WALK, score=3.5), times=2)
+    out = scene.find(WALK)
     assert types(out) == ["incident.updated", "client.blocked"]
 
 
-def test_observe_and_allow_lists_act_on_nobody():
-    """Incidents are told, actions stay at allow."""
+def test_observe_mode_and_allow_list_take_no_action():
+    """In observe mode and for allowed subjects incidents are reported and the action
+    stays ``allow``.
+    """
     for settings in (
         {"observe": True},
         {"allow": frozenset({"client_ip:203.0.113.9"})},
     ):
-        room = Room(**settings)
-        assert types(room.find(WALK, times=3)) == ["incident.opened"]
-        assert room.rung() == "allow"
+        scene = Scene(**settings)
+        assert types(scene.find(WALK, times=3)) == ["incident.opened"]
+        assert scene.action() == "allow"
 
 
 def test_allowed_networks_and_tenants():
-    """Neither their addresses nor the keys that are used from there are acted on."""
-    room = Room(allow=frozenset({"network:203.0.113.0/24", "network:2001:db8::/32"}))
-    room.find(WALK, times=3)
-    room.find(WALK, "2001:db8:0:1::/64", times=3)
-    room.find(WALK, "203.0.114.9", times=3)
-    rungs = [
-        room.rung(ip) for ip in ("203.0.113.9", "2001:db8:0:1::/64", "203.0.114.9")
+    """Addresses of an allowed network, and keys used from them, get no action."""
+    scene = Scene(allow=frozenset({"network:203.0.113.0/24", "network:2001:db8::/32"}))
+    scene.find(WALK, times=3)
+    scene.find(WALK, "2001:db8:0:1::/64", times=3)
+    scene.find(WALK, "203.0.114.9", times=3)
+    actions = [
+        scene.action(ip) for ip in ("203.0.113.9", "2001:db8:0:1::/64", "203.0.114.9")
     ]
-    assert rungs == ["allow", "allow", "block"]
+    assert actions == ["allow", "allow", "block"]
     case = CandidateAlert(
-        room.tenant, Ref("user", "u"), False, WALK, room.now, T, {}, {}
+        scene.tenant, Ref("user", "u"), False, WALK, scene.now, T, {}, {}
     )  # fmt: skip
     for _ in range(2):
-        room.bench.verdict(case, Ref("client_ip", "203.0.113.9"))
-    assert room.bench.action_for("user", "u", "t", room.now) == "allow"
-    assert Room(allow=frozenset({"tenant:t"})).bench.allow_list.holds_subject(
+        scene.manager.verdict(case, Ref("client_ip", "203.0.113.9"))
+    assert scene.manager.action_for("user", "u", "t", scene.now) == "allow"
+    assert Scene(allow=frozenset({"tenant:t"})).manager.allow_list.holds_subject(
         "t", "user", "u"
     )
 
 
-def test_an_allowed_address_joins_no_crowd():
-    """Its prompts follow the template that is flooded; a crowd in a tide is tagged."""
-    room = Room(allow=frozenset({"network:10.0.0.0/8"}))
-    _, template = crowd(room)
+def test_an_allowed_address_is_no_member_of_a_flood():
+    """An allowed address that sends a flooded template gets no action; members of an
+    unsure flood are tagged.
+    """
+    scene = Scene(allow=frozenset({"network:10.0.0.0/8"}))
+    _, template = report_flood(scene)
     inside = SubjectState("client_ip", "10.0.0.1", "t", T, T)
     outside = SubjectState("client_ip", "198.51.100.1", "t", T, T)
     user = SubjectState("user", "u", "t", T, T)
-    assert room.bench.join(room.tenant, template, inside, user, room.now) == []
+    assert scene.manager.join(scene.tenant, template, inside, user, scene.now) == []
     template.unsure = True
-    joined = room.bench.join(room.tenant, template, outside, None, room.now)
+    joined = scene.manager.join(scene.tenant, template, outside, None, scene.now)
     assert types(joined) == ["client.tagged"]
 
 
 def test_ladders_of_a_class():
     """A class may have its own ladder."""
-    room = Room(class_ladders={"scraping": Ladder(block=99, throttle=99)})
-    room.find(WALK, times=2)
-    assert room.rung() == "tag"
+    scene = Scene(class_ladders={"scraping": Ladder(block=99, throttle=99)})
+    scene.find(WALK, times=2)
+    assert scene.action() == "tag"
 
 
 def test_only_so_many_known_subjects_are_blocked():
-    """Beyond the share of a tenant a human is needed; strangers do not count."""
-    room = Room(max_blocked_share=0.2)
+    """At most ``max_blocked_share`` of a tenant's known subjects are blocked, the next
+    ones throttled; newcomers do not count.
+    """
+    scene = Scene(max_blocked_share=0.2)
     for n in range(10):
         id_ = f"10.0.0.{n}"
         track = SubjectState("client_ip", id_, "t", T, T)
-        room.tenant.subjects["client_ip"].put(id_, track)
+        scene.tenant.subjects["client_ip"].put(id_, track)
     for n in range(4):
-        room.find(WALK, f"10.0.0.{n}", times=2, known=True)
-    rungs = [room.rung(f"10.0.0.{n}") for n in range(4)]
-    assert rungs == ["block", "block", "throttle", "throttle"]
-    room.find(WALK, "10.0.0.0", times=2, known=True)
-    room.find(WALK, "198.51.100.1", times=2)
-    assert room.rung("198.51.100.1") == "block"
+        scene.find(WALK, f"10.0.0.{n}", times=2, known=True)
+    actions = [scene.action(f"10.0.0.{n}") for n in range(4)]
+    assert actions == ["block", "block", "throttle", "throttle"]
+    scene.find(WALK, "10.0.0.0", times=2, known=True)
+    scene.find(WALK, "198.51.100.1", times=2)
+    assert scene.action("198.51.100.1") == "block"
 
 
 def test_user_and_address_of_one_cause_share_an_incident():
-    """The partner's incident is joined instead of opening another."""
-    room = Room()
-    first = room.find(WALK, times=2)
+    """A user joins the incident of its address instead of opening another."""
+    scene = Scene()
+    first = scene.find(WALK, times=2)
     case = CandidateAlert(
-        room.tenant, Ref("user", "u"), False, MORE, room.now, T, {}, {}
+        scene.tenant, Ref("user", "u"), False, MORE, scene.now, T, {}, {}
     )
     out: list[Output] = []
     for n in range(9):
-        later = msgspec.structs.replace(case, now=room.now + 20 * n)
-        out += room.bench.verdict(later, Ref("client_ip", "203.0.113.9"))
+        later = msgspec.structs.replace(case, now=scene.now + 20 * n)
+        out += scene.manager.verdict(later, Ref("client_ip", "203.0.113.9"))
     assert types(out) == ["client.tagged"]
     assert out[0].id == first[0].id
 
 
-def test_many_sources_of_one_class_are_one_crowd():
-    """The second source turns the incident into the tenant's."""
-    room = Room()
-    room.find(WALK, "10.0.0.1", times=2)
-    out = room.find(WALK, "10.0.0.2", times=2)
+def test_a_second_source_widens_the_incident_to_the_tenant():
+    """The second source of a class turns the incident into one of the tenant."""
+    scene = Scene()
+    scene.find(WALK, "10.0.0.1", times=2)
+    out = scene.find(WALK, "10.0.0.2", times=2)
     assert types(out) == ["incident.updated", "client.blocked"]
     assert out[0].subject == Ref("tenant", "t")
-    assert types(room.find(WALK, "10.0.0.4", times=2)) == ["client.blocked"]
-    room.find(MORE, "10.0.0.3", times=9)
-    assert sorted(i.subject.kind for i in room.bench.incidents.values()) == [
+    assert types(scene.find(WALK, "10.0.0.4", times=2)) == ["client.blocked"]
+    scene.find(MORE, "10.0.0.3", times=9)
+    assert sorted(i.subject.kind for i in scene.manager.incidents.values()) == [
         "client_ip",
         "tenant",
     ]
 
 
 def test_single_sources_of_different_classes_are_different_causes():
-    """Unless they send the same; as soon as it is a crowd's, everybody joins it."""
-    room = Room()
-    room.find(WALK, "10.0.0.1", times=2, prints=[5])
+    """Single sources of different classes share an incident only if their prompts are
+    alike; an incident of several sources takes in every class.
+    """
+    scene = Scene()
+    scene.find(WALK, "10.0.0.1", times=2, prints=[5])
     flood = msgspec.structs.replace(WALK, cls="ddos")
-    apart = room.find(flood, "10.0.0.2", times=2, prints=[5 ^ (1 << 40) - 1])
+    apart = scene.find(flood, "10.0.0.2", times=2, prints=[5 ^ (1 << 40) - 1])
     assert types(apart) == ["incident.opened", "client.blocked"]
-    alike = room.find(flood, "10.0.0.3", times=2, prints=[4])
+    alike = scene.find(flood, "10.0.0.3", times=2, prints=[4])
     assert types(alike) == ["incident.updated", "client.blocked"]
     probe = msgspec.structs.replace(WALK, cls="probing")
-    assert types(room.find(probe, "10.0.0.4", times=2)) == ["client.blocked"]
+    assert types(scene.find(probe, "10.0.0.4", times=2)) == ["client.blocked"]
 
 
-def test_calm_resolves_and_lets_go():
-    """The block ends first, the incident half an hour after the last evidence."""
-    room = Room()
-    room.find(WALK, times=2)
-    assert types(room.bench.sweep(room.now + 601)) == ["client.unblocked"]
-    assert types(room.bench.sweep(room.now + CALM_S + 1)) == ["incident.resolved"]
-    assert room.bench.sweep(room.now + 200_000) == []
-    assert room.bench.states == {}
-    assert room.rung() == "allow"
+def test_blocks_end_before_their_incident():
+    """The block ends first, and the incident half an hour after the last evidence."""
+    scene = Scene()
+    scene.find(WALK, times=2)
+    assert types(scene.manager.sweep(scene.now + 601)) == ["client.unblocked"]
+    assert types(scene.manager.sweep(scene.now + CALM_S + 1)) == ["incident.resolved"]
+    assert scene.manager.sweep(scene.now + 200_000) == []
+    assert scene.manager.states == {}
+    assert scene.action() == "allow"
 
 
-def test_while_who_is_blocked_knocks_nothing_is_calm():
-    """A thief at a slow pace is one incident; who is only tagged keeps none open."""
-    room = Room()
-    room.find(WALK, times=2)
-    thief = Event(room.now + 1000, "203.0.113.9", "anonymous", "t")
-    room.bench.observe_blocked_retry(thief)
-    room.bench.observe_blocked_retry(msgspec.structs.replace(thief, ts=room.now))
-    room.bench.observe_blocked_retry(
+def test_retries_of_a_blocked_client_keep_the_incident_open():
+    """Retries while blocked keep the incident open; those of a tagged client do not."""
+    scene = Scene()
+    scene.find(WALK, times=2)
+    thief = Event(scene.now + 1000, "203.0.113.9", "anonymous", "t")
+    scene.manager.observe_blocked_retry(thief)
+    scene.manager.observe_blocked_retry(msgspec.structs.replace(thief, ts=scene.now))
+    scene.manager.observe_blocked_retry(
         msgspec.structs.replace(thief, client_ip="203.0.113.10")
     )
-    standing = room.bench.states["t", "client_ip", "203.0.113.9"]
-    standing.until = room.now + 9000
-    assert room.bench.sweep(room.now + CALM_S + 1) == []
-    standing.action = "tag"
-    room.bench.observe_blocked_retry(msgspec.structs.replace(thief, ts=room.now + 2000))
-    assert types(room.bench.sweep(thief.ts + CALM_S + 1)) == ["incident.resolved"]
-    standing.action = "block"
-    room.bench.observe_blocked_retry(thief)  # of what was resolved nobody hears again
-    assert room.bench.incidents == {}
+    state = scene.manager.states["t", "client_ip", "203.0.113.9"]
+    state.until = scene.now + 9000
+    assert scene.manager.sweep(scene.now + CALM_S + 1) == []
+    state.action = "tag"
+    scene.manager.observe_blocked_retry(
+        msgspec.structs.replace(thief, ts=scene.now + 2000)
+    )
+    assert types(scene.manager.sweep(thief.ts + CALM_S + 1)) == ["incident.resolved"]
+    state.action = "block"
+    scene.manager.observe_blocked_retry(thief)  # the incident is resolved already
+    assert scene.manager.incidents == {}
 
 
 def test_a_block_may_outlive_its_incident():
-    """Then nothing is said when it ends; a tag ends silently too."""
-    room = Room()
-    room.find(WALK, times=2)
-    assert types(room.bench.close(room.now)) == ["incident.resolved"]
-    assert room.bench.sweep(room.now + 601) == []
-    room.find(msgspec.structs.replace(WALK, score=3.5), "10.9.9.9", times=2)
-    assert room.rung("10.9.9.9") == "tag"
-    room.now += 400
-    assert room.rung("10.9.9.9") == "allow"
-    assert room.bench.sweep(room.now) == []
+    """A block whose incident was resolved ends without an output, and so does a tag."""
+    scene = Scene()
+    scene.find(WALK, times=2)
+    assert types(scene.manager.close(scene.now)) == ["incident.resolved"]
+    assert scene.manager.sweep(scene.now + 601) == []
+    scene.find(msgspec.structs.replace(WALK, score=3.5), "10.9.9.9", times=2)
+    assert scene.action("10.9.9.9") == "tag"
+    scene.now += 400
+    assert scene.action("10.9.9.9") == "allow"
+    assert scene.manager.sweep(scene.now) == []
 
 
 def test_one_subject_in_two_tenants():
-    """The strictest standing anywhere, unless a tenant is asked for."""
-    room = Room()
-    room.find(WALK, times=2)
+    """Without a tenant the strictest action in any tenant counts."""
+    scene = Scene()
+    scene.find(WALK, times=2)
     other = CandidateAlert(
         TenantState("b", 9, T),
         Ref("client_ip", "203.0.113.9"),
         False,
         msgspec.structs.replace(WALK, score=3.2),
-        room.now,
+        scene.now,
         T,
         {},
         {},
     )
     for n in (5, 10):
-        room.bench.verdict(
-            msgspec.structs.replace(other, now=room.now + n), Ref("", "")
+        scene.manager.verdict(
+            msgspec.structs.replace(other, now=scene.now + n), Ref("", "")
         )
-    ask = room.bench.action_for
-    assert ask("client_ip", "203.0.113.9", "b", room.now) == "tag"
-    assert ask("client_ip", "203.0.113.9", None, room.now) == "block"
-    room.bench.sweep(room.now + 90_000)
-    assert ask("client_ip", "203.0.113.9", "b", room.now) == "allow"
+    ask = scene.manager.action_for
+    assert ask("client_ip", "203.0.113.9", "b", scene.now) == "tag"
+    assert ask("client_ip", "203.0.113.9", None, scene.now) == "block"
+    scene.manager.sweep(scene.now + 90_000)
+    assert ask("client_ip", "203.0.113.9", "b", scene.now) == "allow"
 
 
-def crowd(room: Room, score: float = 6.0) -> tuple[list[Output], Template]:
-    """A template is flooded."""
+def report_flood(scene: Scene, score: float = 6.0) -> tuple[list[Output], Template]:
+    """Report a flooded template; the outputs and the template."""
     template = Template(print=1, born=T, last=T)
     finding = Signal("ddos", score, behaviour=True, reasons=("Flood.",))
-    return room.bench.crowd(room.tenant, template, finding, room.now), template
+    return scene.manager.crowd(scene.tenant, template, finding, scene.now), template
 
 
-def test_senders_of_a_flooded_template_join_the_crowd():
-    """Newcomers are blocked at once under the tenant's incident, known users never."""
-    room = Room()
-    out, template = crowd(room)
+def test_newcomers_that_send_a_flooded_template_are_blocked():
+    """A newcomer that sends a flooded template is blocked at once under the tenant's
+    incident, a known user never.
+    """
+    scene = Scene()
+    out, template = report_flood(scene)
     assert types(out) == ["incident.opened"]
     assert out[0].subject == Ref("tenant", "t")
     ip = SubjectState("client_ip", "10.0.0.1", "t", T, T)
     user = SubjectState("user", "u", "t", T - 1e6, T, answered=99)
-    joined = room.bench.join(room.tenant, template, ip, user, room.now)
+    joined = scene.manager.join(scene.tenant, template, ip, user, scene.now)
     assert types(joined) == ["client.blocked"]
     assert joined[0].id == out[0].id
-    assert room.bench.join(room.tenant, template, ip, None, room.now) == []
+    assert scene.manager.join(scene.tenant, template, ip, None, scene.now) == []
     assert (ip.judged, user.judged) == (True, False)
-    assert types(crowd(room, 12.0)[0]) == []
+    assert types(report_flood(scene, 12.0)[0]) == []
 
 
-def test_a_crowd_takes_over_the_incident_of_its_first_source():
-    """Whoever was seen alone with its template belongs to it: one incident."""
-    room = Room()
-    first = room.find(WALK, times=2, prints=[3])
-    out, _ = crowd(room)
+def test_a_flood_takes_over_the_incident_of_its_first_source():
+    """A flood takes over the incident of a single source with the same template."""
+    scene = Scene()
+    first = scene.find(WALK, times=2, prints=[3])
+    out, _ = report_flood(scene)
     assert types(out) == ["incident.updated"]
     assert (out[0].id, out[0].subject) == (first[0].id, Ref("tenant", "t"))
 
 
-def test_a_crowd_that_is_no_longer_open_is_not_joined():
-    """Without an incident nobody is acted on; weak floods open none."""
-    room = Room()
-    assert crowd(room, 2.0)[0] == []
+def test_a_flood_without_an_incident_has_no_members():
+    """A flood that is too weak for an incident gets no action."""
+    scene = Scene()
+    assert report_flood(scene, 2.0)[0] == []
     ip = SubjectState("client_ip", "10.0.0.1", "t", T, T)
     template = Template(print=1, born=T, last=T)
-    assert room.bench.join(room.tenant, template, ip, None, room.now) == []
+    assert scene.manager.join(scene.tenant, template, ip, None, scene.now) == []
 
 
-def test_crowds_of_one_tenant_are_one_incident():
-    """Scraping beside a flood, worse than before: an update, not a second incident."""
-    room = Room()
-    crowd(room, 4.0)
+def test_floods_of_one_tenant_are_one_incident():
+    """A worse flood of another class updates the tenant's incident."""
+    scene = Scene()
+    report_flood(scene, 4.0)
     finding = Signal("scraping", 7.0, behaviour=True, reasons=("Worse.",))
     template = Template(print=2, born=T, last=T)
-    out = room.bench.crowd(room.tenant, template, finding, room.now)
+    out = scene.manager.crowd(scene.tenant, template, finding, scene.now)
     assert types(out) == ["incident.updated"]
     assert out[0].reasons == ("Worse.",)
 
 
 def test_surges_and_outages_are_information():
-    """Opened once as info; a surge that a crowd explains is not told."""
-    room = Room()
+    """Surges and outages open one informational incident; a surge is not reported
+    beside a flood.
+    """
+    scene = Scene()
     surge = Signal("surge", 9.0, behaviour=False, reasons=("Tide.",))
-    assert [o.severity for o in room.bench.whole(room.tenant, surge, T)] == ["info"]
-    assert room.bench.whole(room.tenant, surge, T) == []
+    assert [o.severity for o in scene.manager.whole(scene.tenant, surge, T)] == ["info"]
+    assert scene.manager.whole(scene.tenant, surge, T) == []
     outage = Signal("outage", 9.0, behaviour=False, reasons=("Down.",))
-    assert types(room.bench.whole(room.tenant, outage, T)) == ["incident.opened"]
-    other = Room()
-    crowd(other)
-    assert other.bench.whole(other.tenant, surge, T) == []
+    assert types(scene.manager.whole(scene.tenant, outage, T)) == ["incident.opened"]
+    other = Scene()
+    report_flood(other)
+    assert other.manager.whole(other.tenant, surge, T) == []
     other.tenant.name = "elsewhere"
-    assert types(other.bench.whole(other.tenant, surge, T)) == ["incident.opened"]
+    assert types(other.manager.whole(other.tenant, surge, T)) == ["incident.opened"]
 
 
-def test_standings_survive_a_restart():
-    """Saved and loaded: the same actions, the same incidents."""
-    room = Room()
-    room.find(WALK, times=2)
+def test_actions_survive_a_restart():
+    """A saved and loaded state has the same actions and incidents."""
+    scene = Scene()
+    scene.find(WALK, times=2)
     fresh = ResponseManager(DetectSettings())
-    fresh.load(msgspec.msgpack.encode(room.bench.state()))
-    assert fresh.action_for("client_ip", "203.0.113.9", None, room.now) == "block"
-    assert fresh.incidents == room.bench.incidents
+    fresh.load(msgspec.msgpack.encode(scene.manager.state()))
+    assert fresh.action_for("client_ip", "203.0.113.9", None, scene.now) == "block"
+    assert fresh.incidents == scene.manager.incidents
 
 
-def test_what_stands_out_suddenly_need_not_last():
-    """Two looks are enough; a newcomer is slowed when it is critical, not blocked."""
+def test_a_sudden_signal_needs_two_evaluations():
+    """A sudden signal acts at the second evaluation: it throttles at a critical score,
+    else tags.
+    """
     sudden = msgspec.structs.replace(MORE, sudden=True)
-    room = Room()
-    assert types(room.find(sudden, times=2)) == ["incident.opened", "client.throttled"]
+    scene = Scene()
+    assert types(scene.find(sudden, times=2)) == ["incident.opened", "client.throttled"]
     mild = msgspec.structs.replace(sudden, score=4.0)
-    assert types(Room().find(mild, times=2)) == ["incident.opened", "client.tagged"]
+    assert types(Scene().find(mild, times=2)) == ["incident.opened", "client.tagged"]
 
 
-def test_an_incident_of_volume_takes_the_name_of_what_is_done():
-    """As soon as the behaviour is clear; that is told."""
-    room = Room()
-    room.find(msgspec.structs.replace(MORE, sudden=True), times=2)
-    out = room.find(WALK)
+def test_a_volume_incident_takes_the_class_of_the_behaviour():
+    """A volume incident takes the class of the behaviour once that is found."""
+    scene = Scene()
+    scene.find(msgspec.structs.replace(MORE, sudden=True), times=2)
+    out = scene.find(WALK)
     assert types(out) == ["incident.updated", "client.blocked"]
     assert {line.cls for line in out} == {"scraping"}
 
 
-def elsewhere(room: Room, name: str = "s") -> TenantState:
+def elsewhere(scene: Scene, name: str = "s") -> TenantState:
     """Another tenant of the same service."""
     return TenantState(name, 100, T - 2 * DAY)
 
 
 def test_an_outage_of_several_tenants_is_one():
-    """The second tenant widens it to the service, the third adds nothing to tell."""
-    room = Room()
+    """An outage of a second tenant widens the incident to the service; further tenants
+    add no output.
+    """
+    scene = Scene()
     outage = Signal("outage", 9.0, behaviour=False, reasons=("Down.",))
-    first = room.bench.whole(room.tenant, outage, T)
-    second = room.bench.whole(elsewhere(room), outage, T)
+    first = scene.manager.whole(scene.tenant, outage, T)
+    second = scene.manager.whole(elsewhere(scene), outage, T)
     assert types(first + second) == ["incident.opened", "incident.updated"]
     assert first[0].id == second[0].id
     assert (second[0].tenant, second[0].subject) == ("*", Ref("tenant", "*"))
-    assert room.bench.whole(elsewhere(room), outage, T) == []
+    assert scene.manager.whole(elsewhere(scene), outage, T) == []
 
 
-def test_a_crowd_in_several_tenants_is_one():
-    """The same template floods another tenant: the same incident; others are others."""
-    room = Room()
-    crowd(room)
+def test_a_flood_in_several_tenants_is_one_incident():
+    """A flood with the same template in another tenant is the same incident, with
+    another template a new one.
+    """
+    scene = Scene()
+    report_flood(scene)
     flood = Signal("ddos", 6.0, behaviour=True, reasons=("Flood.",))
     same, other = Template(print=3, born=T, last=T), Template(2**60 - 1, T, T)
-    wider = room.bench.crowd(elsewhere(room), same, flood, T)
+    wider = scene.manager.crowd(elsewhere(scene), same, flood, T)
     assert [(line.type, line.tenant) for line in wider] == [("incident.updated", "*")]
-    apart = room.bench.crowd(elsewhere(room, "r"), other, flood, T)
+    apart = scene.manager.crowd(elsewhere(scene, "r"), other, flood, T)
     assert [(line.type, line.tenant) for line in apart] == [("incident.opened", "r")]
 
 
-def test_members_of_a_crowd_are_blocked_for_longer_and_remembered():
-    """Forty minutes at first, double at the next, though they were never looked at."""
-    room = Room()
-    _, template = crowd(room)
+def test_blocks_of_a_flood_start_at_forty_minutes():
+    """Members of a flood are blocked for 40 minutes, and for 80 the next time."""
+    scene = Scene()
+    _, template = report_flood(scene)
     ip = SubjectState("client_ip", "10.0.0.1", "t", T, T)
     key = ("t", "client_ip", "10.0.0.1")
-    room.bench.join(room.tenant, template, ip, None, T)
-    assert room.bench.states[key].until == T + 2400
-    next(iter(room.bench.incidents.values())).last = T + 2400  # others keep it open
-    room.bench.sweep(T + 2401)
-    room.bench.join(room.tenant, template, ip, None, T + 2402)
-    assert room.bench.states[key].until == T + 2402 + 4800
+    scene.manager.join(scene.tenant, template, ip, None, T)
+    assert scene.manager.states[key].until == T + 2400
+    next(iter(scene.manager.incidents.values())).last = T + 2400  # others keep it open
+    scene.manager.sweep(T + 2401)
+    scene.manager.join(scene.tenant, template, ip, None, T + 2402)
+    assert scene.manager.states[key].until == T + 2402 + 4800
 
 
-def test_who_was_there_before_the_template_is_no_member():
-    """An ordinary newcomer whose prompt is flooded by others."""
-    room = Room()
-    _, template = crowd(room)
+def test_clients_older_than_the_template_are_no_members():
+    """A newcomer that was seen 15 minutes before the template is no member."""
+    scene = Scene()
+    _, template = report_flood(scene)
     ip = SubjectState("client_ip", "10.0.0.1", "t", T - 900, T)
-    assert room.bench.join(room.tenant, template, ip, None, T) == []
+    assert scene.manager.join(scene.tenant, template, ip, None, T) == []
     assert not ip.judged
 
 
-def test_members_of_a_mild_crowd_are_slowed():
-    """A crowd that is not critical: its members are throttled as anybody is."""
-    room = Room()
-    _, template = crowd(room, 4.5)
+def test_members_of_a_weak_flood_are_throttled():
+    """Members of a flood that is not critical are throttled."""
+    scene = Scene()
+    _, template = report_flood(scene, 4.5)
     ip = SubjectState("client_ip", "10.0.0.1", "t", T, T)
-    assert types(room.bench.join(room.tenant, template, ip, None, T)) == [
+    assert types(scene.manager.join(scene.tenant, template, ip, None, T)) == [
         "client.throttled"
     ]
 
 
-def test_standings_are_bounded(monkeypatch):
-    """A crowd beyond what is remembered is counted; the calm are forgotten sooner."""
+def test_enforcement_states_are_bounded(monkeypatch):
+    """Actions beyond the bound are counted but not kept, and near the bound calm states
+    are dropped sooner.
+    """
     monkeypatch.setattr("gateway.detect.enforcement.MOST_STATES", 4)
-    room = Room()
-    _, template = crowd(room)
+    scene = Scene()
+    _, template = report_flood(scene)
     for n in range(6):
         track = SubjectState("client_ip", f"10.0.0.{n}", "t", T, T)
-        room.bench.join(room.tenant, template, track, None, T)
-    assert (len(room.bench.states), room.bench.unlisted) == (4, 2)
-    room.bench.sweep(T + 2401)
-    assert room.bench.states == {}
+        scene.manager.join(scene.tenant, template, track, None, T)
+    assert (len(scene.manager.states), scene.manager.unlisted) == (4, 2)
+    scene.manager.sweep(T + 2401)
+    assert scene.manager.states == {}
