@@ -77,7 +77,7 @@ def test_members_are_refused_at_their_first_prompt(engine):
 
 
 def test_established_clients_are_listed(engine):
-    """Clients seen before the flood are established, and members of the flood are not."""
+    """Clients seen before the flood are established; members of the flood are not."""
     tenant = engine.tenants["acme"]
     settled = established_clients(tenant, T + 7230, engine.clock.now)
     before = [("client_ip", f"10.0.{n}.7") for n in range(14)]

@@ -1,4 +1,4 @@
-"""Order of events and the clock."""
+"""The event clock and the reorder buffer."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ T = 1_767_607_200.0
 
 
 def at(ts, ip="10.0.0.1"):
-    """An event that is only a time and a source."""
+    """An event with only a time and an address."""
     return Event(ts, ip)
 
 
 def started(now=T):
-    """A clock that runs."""
+    """A running clock."""
     clock = EventClock()
     clock.advance(now)
     return clock
 
 
-def test_where_events_come_as_they_happen_the_first_is_believed():
-    """Nothing waits at the start, whatever the time."""
+def test_a_live_clock_starts_with_the_first_event():
+    """A live clock starts with the first event, whatever its time."""
     clock = EventClock()
     assert times(clock.admit(at(0.0))) == [-T]
     assert clock.now > 0
@@ -37,7 +37,9 @@ def times(events):
 
 
 def test_the_clock_follows_the_newest_and_counts_late_ones():
-    """A minute behind is counted, more is late."""
+    """The clock is that of the newest event; an event more than a minute behind is late
+    and dropped.
+    """
     clock = started()
     assert times(clock.admit(at(T))) == [0]
     assert times(clock.admit(at(T + 5))) == [5]
@@ -47,7 +49,7 @@ def test_the_clock_follows_the_newest_and_counts_late_ones():
 
 
 def test_one_absurd_future_time_moves_nothing():
-    """It waits, and is dropped when the next event does not agree."""
+    """An event far in the future is held, and dropped if the next one disagrees."""
     clock = started()
     assert clock.admit(at(T + 1e9)) == ()
     assert clock.now == T
@@ -55,8 +57,10 @@ def test_one_absurd_future_time_moves_nothing():
     assert (clock.now, clock.absurd) == (T + 1, 1)
 
 
-def test_a_jump_is_believed_when_others_agree():
-    """Three in a row from two addresses; nothing of them is lost, the absurd one is."""
+def test_a_jump_is_accepted_from_two_addresses():
+    """Three events in a row from two addresses move the clock, and none of the agreeing
+    ones is lost.
+    """
     clock = started()
     assert clock.admit(at(T + 5000)) == ()
     assert clock.admit(at(T + 5001)) == ()
@@ -65,15 +69,15 @@ def test_a_jump_is_believed_when_others_agree():
     assert (clock.now, clock.absurd, clock.late) == (T + 5002, 1, 0)
 
 
-def test_one_address_alone_needs_more_to_be_believed():
-    """Eight in a row, then all of them count."""
+def test_a_jump_of_one_address_needs_eight_events():
+    """Eight events in a row from one address move the clock."""
     clock = started()
     got = [clock.admit(at(T + 5000 + n)) for n in range(8)]
     assert [len(one) for one in got] == [0] * 7 + [8]
 
 
 def test_wide_gaps_lose_nothing_but_the_end():
-    """Events twenty minutes apart are all counted, in order."""
+    """Events twenty minutes apart are accepted in order, except the last two."""
     clock = started()
     out = [e for n in range(1, 9) for e in clock.admit(at(T + n * 1200, f"10.0.0.{n}"))]
     assert times(out) == [n * 1200 for n in range(1, 7)]
@@ -84,7 +88,9 @@ def test_wide_gaps_lose_nothing_but_the_end():
 @pytest.mark.parametrize("absurd", [T + 1e8, 5.0])
 @pytest.mark.parametrize("place", [0, 1, 2])
 def test_the_first_events_wait_until_they_agree(absurd, place):
-    """One absurd time among the first three, ahead or behind, starts no clock."""
+    """In a recorded stream one absurd time among the first three does not start the
+    clock.
+    """
     clock = EventClock(recorded=True)
     stamps = [T, T + 1]
     stamps.insert(place, absurd)
@@ -94,15 +100,15 @@ def test_the_first_events_wait_until_they_agree(absurd, place):
 
 
 def test_too_few_to_agree_count_at_the_end():
-    """Two events are a stream, too."""
+    """A recorded stream of two events is returned by ``close``."""
     clock = EventClock(recorded=True)
     assert [clock.admit(at(T + 1)), clock.admit(at(T))] == [(), ()]
     assert times(clock.close()) == [0, 1]
     assert clock.close() == ()
 
 
-def test_certain_time_frees_what_it_makes_plausible():
-    """A room with a clock of its own tells it; what is still ahead goes on waiting."""
+def test_advance_releases_plausible_events():
+    """``advance`` releases held events up to its time; those far ahead stay held."""
     clock = EventClock(recorded=True)
     assert [clock.admit(at(T + 3)), clock.admit(at(T + 1e8))] == [(), ()]
     assert times(clock.advance(T + 5)) == [3]
@@ -112,7 +118,7 @@ def test_certain_time_frees_what_it_makes_plausible():
 
 
 def test_held_events_leave_in_order():
-    """Any order of arrival within the hold gives the same order out."""
+    """Events within the hold are released in order of time."""
     events = [Event(T + n // 2, f"10.0.0.{n}", fingerprint=n) for n in range(20)]
     shuffled = random.Random(3).sample(events, len(events))
     buffer = ReorderBuffer(60.0)
@@ -125,7 +131,7 @@ def test_held_events_leave_in_order():
 
 
 def test_equal_events_are_held_side_by_side():
-    """Any number of requests of one moment, released in parts, is no trouble."""
+    """Equal events are all kept and released."""
     buffer = ReorderBuffer(60.0)
     out = []
     for n in range(60):
@@ -135,8 +141,8 @@ def test_equal_events_are_held_side_by_side():
     assert len(out) + len(buffer) == 60
 
 
-def test_who_comes_late_is_put_among_those_of_its_second():
-    """A second that has begun to leave takes more in; what is equal stays as it came."""
+def test_a_late_event_is_sorted_into_its_second():
+    """A late event is sorted into its second, equal ones in order of arrival."""
     buffer = ReorderBuffer(60.0)
     for user in "bcb":
         buffer.push(Event(T + 0.5, "10.0.0.1", user, model=f"first {user}"))

@@ -1,4 +1,4 @@
-"""Leaders of alike prompts."""
+"""Index of prompt templates by fingerprint."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ T = 1_767_607_200.0
 
 
 def flip(chance: random.Random, print_: int, bits: int) -> int:
-    """A print that differs in so many bits."""
+    """The fingerprint with so many bits changed."""
     for bit in chance.sample(range(64), bits):
         print_ ^= 1 << bit
     return print_
 
 
 def test_members_find_their_leader():
-    """Four changed bits always find it; strangers never do."""
+    """A fingerprint with four changed bits finds its template, an unrelated one not."""
     chance = random.Random(1)
     templates = Templates()
     leader = templates.add(chance.getrandbits(64), T)
@@ -28,8 +28,8 @@ def test_members_find_their_leader():
     assert templates.find(chance.getrandbits(64)) == (None, 0)
 
 
-def test_a_template_that_lasts_is_not_pushed_out():
-    """Thousands of unrelated prompts leave a template of three windows in place."""
+def test_a_lasting_template_is_not_evicted():
+    """A template of three windows is not evicted by thousands of unrelated prompts."""
     chance = random.Random(2)
     templates = Templates()
     leader = templates.add(chance.getrandbits(64), T)
@@ -46,7 +46,7 @@ def test_a_template_that_lasts_is_not_pushed_out():
 
 
 def test_a_place_of_one_long_forgotten_is_free():
-    """After three days without a hit another template takes over."""
+    """A template without a hit for over three days is replaced."""
     templates = Templates()
     old = templates.add(7, T)
     old.windows = 9
@@ -58,7 +58,7 @@ def test_a_place_of_one_long_forgotten_is_free():
 
 
 def test_counts_turn_with_minutes_and_windows():
-    """Rates slide over two minutes, windows keep their peak, sources are bounded."""
+    """Rates slide over two minutes, windows keep the peak, and sources are bounded."""
     template = Templates().add(5, T)
     for n in range(100):
         template.count(T + n * 0.1, f"s{n}", 2, fresh=n % 2 == 0)
@@ -77,7 +77,7 @@ def test_counts_turn_with_minutes_and_windows():
 
 
 def test_a_flood_is_not_learned_as_usual():
-    """Windows in which a template was abused leave no peak."""
+    """Windows in which a template is abusive are not learned."""
     template = Templates().add(5, T)
     template.abusive_until = T + 100
     template.count(T + 1, "s", 0, fresh=True)
@@ -86,15 +86,17 @@ def test_a_flood_is_not_learned_as_usual():
 
 
 def test_known_takes_windows_and_time():
-    """Three windows and three hours make an application's own template."""
+    """A template is known after three windows and over an hour."""
     template = Templates().add(5, T)
     template.windows = 3
     assert not template.known(T + 3600)
     assert template.known(T + 4 * 3600)
 
 
-def test_a_flooded_leader_keeps_its_place():
-    """While it is flooded nothing pushes it out; afterwards those that last do."""
+def test_a_flooded_template_is_not_evicted():
+    """A template is not evicted while it is flooded; afterwards a lasting one replaces
+    it.
+    """
     templates = Templates()
     flooded = templates.add(7, T)
     flooded.abusive_until = T + 600
@@ -108,8 +110,10 @@ def test_a_flooded_leader_keeps_its_place():
     assert templates._lasting.count(lasting) == 8
 
 
-def test_a_crowd_is_as_large_as_its_sources_come_again():
-    """Of thirty prompts one repeat: hundreds of sources; fifteen: dozens."""
+def test_sources_are_estimated_from_repetitions():
+    """The number of sources is estimated from repetitions: hundreds with one in thirty
+    prompts, about fifteen with half.
+    """
     templates = Templates()
     many, few = templates.add(1, T), templates.add(2**60, T)
     for n in range(30):
@@ -121,8 +125,10 @@ def test_a_crowd_is_as_large_as_its_sources_come_again():
     assert (many.refused, few.refused) == (0, 30)
 
 
-def test_who_came_with_a_template_belongs_to_it():
-    """Newcomers, and for hours those first seen with or after it."""
+def test_members_are_seen_first_with_or_after_the_template():
+    """Clients first seen at most 60 s before a template are members for hours, other
+    newcomers for half an hour.
+    """
     template = Templates().add(1, T)
     assert template.brought(T - 30, T + 7200)
     assert not template.brought(T - 90, T + 60)
@@ -132,7 +138,7 @@ def test_who_came_with_a_template_belongs_to_it():
 
 
 def test_flooded_templates_are_found_without_the_others():
-    """Those that are flooded now, by age, however many others there are."""
+    """``flooded`` lists the templates flooded at that time by age."""
     templates = Templates()
     for n in range(3000):
         one = templates.add(n * 0x9E37_79B9_7F4A_7C15 % 2**64, T + n)

@@ -1,4 +1,4 @@
-"""Peers and the tenant as a whole."""
+"""The historical peer group, and the state of a tenant."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from gateway.detect.tenant import HistoricalPeers, Subjects, TenantState
 T = 1_767_607_200.0
 
 
-def test_peers_are_believed_before_they_are_known():
-    """A handful of requests a minute at first, what they do afterwards."""
+def test_peers_start_from_a_prior():
+    """The busy rate of peers starts from a prior and follows what is learned."""
     peers = HistoricalPeers()
     assert 4 < peers.busy() < 10
     for _ in range(5000):
@@ -23,7 +23,7 @@ def test_peers_are_believed_before_they_are_known():
 
 
 def test_peers_forget_slowly_and_are_bounded():
-    """Counts are halved; the busiest bin takes whatever is beyond."""
+    """Counts are halved when there are many; the last bin takes all higher rates."""
     peers = HistoricalPeers()
     for _ in range(20_100):
         peers.learn(1e30)
@@ -35,7 +35,7 @@ def test_peers_forget_slowly_and_are_bounded():
 
 
 def test_subjects_are_listed():
-    """All that are remembered, bounded by the capacity."""
+    """The list of subjects is bounded by the capacity."""
     subjects = Subjects(4)
     for n in range(9):
         subjects.put(f"u{n}", SubjectState("user", f"u{n}", "t", T, T))
@@ -43,7 +43,9 @@ def test_subjects_are_listed():
 
 
 def test_a_tenant_counts_its_minute_and_its_failures():
-    """Errors of the last one to two minutes, by how many clients they hit."""
+    """The share of failures and the affected clients are those of the last one to two
+    minutes.
+    """
     tenant = TenantState("t", 100, T)
     for n in range(10):
         tenant.count(Event(T + n, f"10.0.0.{n}", f"u{n}"), FAILED)
@@ -63,8 +65,10 @@ def test_a_tenant_counts_its_minute_and_its_failures():
     assert tenant.population() == 0
 
 
-def test_a_tenant_knows_its_rate_and_its_tide():
-    """Sixty seconds across the turn of a minute; a tide after six hours."""
+def test_a_tenant_has_a_rate_and_an_expected_rate():
+    """The rate slides over 60 s; the expected rate is known after hours of history, for
+    the current window only.
+    """
     tenant = TenantState("t", 100, T)
     tenant.minute, tenant.requests_m, tenant.requests_b = int(T // 60), 10, 40
     assert tenant.rate_m(T + 30) == 30.0
@@ -79,8 +83,10 @@ def test_a_tenant_knows_its_rate_and_its_tide():
     assert tenant.expected_rate_m() == 0.0
 
 
-def test_what_several_established_clients_ask_is_an_applications():
-    """Three of them; the last prompt of each, and of the last two hundred and fifty."""
+def test_a_prompt_of_three_established_clients_is_of_an_application():
+    """A prompt that three established clients sent last is one of an application; the
+    last 256 clients are kept.
+    """
     tenant = TenantState("t", 100, T)
     for n in range(3):
         assert not tenant.is_asked(0)
@@ -96,7 +102,9 @@ def test_what_several_established_clients_ask_is_an_applications():
 
 
 def test_further_wordings_of_what_newcomers_share():
-    """Near to one of their templates, within ten minutes; the oldest makes room."""
+    """A prompt near to one that newcomers share within ten minutes is a further
+    wording; 16 wordings are kept.
+    """
     tenant = TenantState("t", 100, T)
     tenant.share(0, T)
     tenant.share(0, T + 1.0)
@@ -109,8 +117,8 @@ def test_further_wordings_of_what_newcomers_share():
     assert 0 not in tenant.wordings
 
 
-def test_wordings_of_one_crowd_are_one_template_as_old_as_its_wave():
-    """Nobody's own, however long it lasts; after a pause it is another one."""
+def test_wordings_of_newcomers_are_one_template():
+    """Wordings of newcomers count as one template, which starts anew after a pause."""
     tenant = TenantState("t", 100, T)
     for n in range(20):
         crowd = tenant.count_worded(n, T + 300.0 * n, f"s{n}", refused=False, times=1)
@@ -119,8 +127,10 @@ def test_wordings_of_one_crowd_are_one_template_as_old_as_its_wave():
     assert (later.born, later.refused) == (T + 8400.0, 1)
 
 
-def test_who_insists_is_remembered_for_a_window():
-    """Sixty-four of them; and whether what they share is as unlike as people's words."""
+def test_insistent_clients_are_kept_for_a_window():
+    """Up to 64 insistent newcomers are kept for a window; ``soft`` says that shared
+    prompts vary as those of people.
+    """
     tenant = TenantState("t", 100, T)
     for n in range(70):
         tenant.insist(f"s{n}")
