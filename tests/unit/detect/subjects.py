@@ -1,4 +1,4 @@
-"""Subjects as the rules see them: one for each class."""
+"""Facts of typical subjects, one for each class."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ PACED = Facts(
 
 
 def named(facts: Facts, **change: object) -> tuple[str | None, bool]:
-    """Class and whether it is behaviour, from a score of 3 on."""
+    """Class of a signal with a score of at least 3, and whether it is behaviour."""
     finding = classify(msgspec.structs.replace(facts, **change))
     if finding is None or finding.score < 3:
         return None, False

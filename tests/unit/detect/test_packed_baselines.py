@@ -1,4 +1,4 @@
-"""Packed baselines: what comes back, and what is refused."""
+"""Packed baselines: round trip, and refusal of damaged input."""
 
 from __future__ import annotations
 
@@ -23,16 +23,16 @@ HEAD_BYTES = len(MAGIC) + struct.calcsize(">HQ16s")
 
 
 @given(st.binary(max_size=4096))
-def test_what_was_packed_comes_back(state):
-    """Any state survives the way through a file or the store."""
+def test_a_packed_state_round_trips(state):
+    """Any packed state unpacks to the same bytes."""
     packed = pack_baselines(state)
     assert is_packed(packed)
     assert unpack_baselines(packed) == state
 
 
 @given(st.binary(max_size=300), st.data())
-def test_a_cut_off_end_is_noticed(state, data):
-    """However much is missing, nothing is taken for the whole."""
+def test_a_truncated_state_is_refused(state, data):
+    """A truncated state raises BaselinesError, whatever its length."""
     packed = pack_baselines(state)
     kept = data.draw(st.integers(0, len(packed) - 1))
     with pytest.raises(BaselinesError):
@@ -40,23 +40,23 @@ def test_a_cut_off_end_is_noticed(state, data):
 
 
 @given(st.binary(min_size=1, max_size=300), st.data())
-def test_a_changed_byte_is_noticed(state, data):
-    """One byte that differs anywhere is an error or, in the padding, no difference."""
+def test_a_changed_byte_is_detected(state, data):
+    """A changed byte raises BaselinesError or, in the padding, changes nothing."""
     packed = bytearray(pack_baselines(state))
     packed[data.draw(st.integers(0, len(packed) - 1))] ^= 0x55
     with contextlib.suppress(BaselinesError):
         assert unpack_baselines(bytes(packed)) == state
 
 
-def test_something_else_is_told_apart():
-    """A file of records is no baselines."""
+def test_another_file_is_refused():
+    """A file of records is not accepted as baselines."""
     assert not is_packed(b'{"ts": 1}')
     with pytest.raises(BaselinesError, match="no baselines"):
         unpack_baselines(b'{"ts": 1}')
 
 
 def test_another_schema_is_refused():
-    """A later version's baselines are not guessed at."""
+    """Baselines with a later schema number are refused."""
     packed = bytearray(pack_baselines(b"state"))
     packed[len(MAGIC) + 1] += 1
     with pytest.raises(BaselinesError, match="schema 2"):
@@ -64,7 +64,7 @@ def test_another_schema_is_refused():
 
 
 def test_states_have_a_limit(monkeypatch):
-    """Neither packing nor unpacking goes beyond the largest detector."""
+    """States larger than ``MAX_STATE_BYTES`` are neither packed nor unpacked."""
     packed = pack_baselines(bytes(5000))
     monkeypatch.setattr(baselines, "MAX_STATE_BYTES", 4999)
     with pytest.raises(BaselinesError, match="5000 bytes"):
@@ -74,7 +74,7 @@ def test_states_have_a_limit(monkeypatch):
 
 
 def test_a_bomb_is_not_inflated_beyond_what_it_claims():
-    """The stated length bounds what is inflated."""
+    """No more than the stated length is decompressed."""
     packed = pack_baselines(b"state")
     bomb = packed[:HEAD_BYTES] + zlib.compress(bytes(10_000_000))
     with pytest.raises(BaselinesError, match="truncated"):
@@ -82,7 +82,7 @@ def test_a_bomb_is_not_inflated_beyond_what_it_claims():
 
 
 def test_wrong_content_under_a_right_head_is_refused():
-    """The checksum is that of the state."""
+    """Content that does not match the checksum is refused."""
     packed = pack_baselines(b"state")
     with pytest.raises(BaselinesError, match="checksum"):
         unpack_baselines(packed[:HEAD_BYTES] + zlib.compress(b"etats"))

@@ -1,4 +1,4 @@
-"""What survives a restart."""
+"""The saved form of a tenant."""
 
 from __future__ import annotations
 
@@ -12,7 +12,9 @@ T = 1_767_600_000.0
 
 
 def test_a_tenant_is_saved_with_its_newest_templates():
-    """At most 512 of them; what comes back is what went in."""
+    """A tenant is saved with at most 512 templates, the newest, and decodes to the same
+    values.
+    """
     tenant = TenantState("t", 10, T)
     tenant.requests = 7
     for n in range(600):
@@ -26,7 +28,7 @@ def test_a_tenant_is_saved_with_its_newest_templates():
 
 
 def test_subjects_of_both_kinds_are_kept():
-    """Addresses and users."""
+    """Addresses and users are saved."""
     tenant = TenantState("t", 10, T)
     for kind in ("client_ip", "user"):
         tenant.subjects[kind].put(

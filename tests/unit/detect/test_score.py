@@ -17,8 +17,8 @@ from gateway.detect.score import (
 )
 
 
-def test_the_two_promises():
-    """3 and 5 are met by the shares of windows that are promised."""
+def test_scores_of_the_documented_shares():
+    """Scores 3 and 5 have the documented tail probabilities."""
     assert score_of(SHARE_AT_3) == pytest.approx(3)
     assert score_of(SHARE_AT_5) == pytest.approx(5)
     assert score_of(1.0) == 0
@@ -26,8 +26,8 @@ def test_the_two_promises():
     assert 0 < score_of(0.2) < score_of(0.01) < 3
 
 
-def test_a_fresh_tail_believes_in_production_traffic():
-    """Without data a surprise of 2.3 spreads is about a 5."""
+def test_a_new_tail_has_a_prior():
+    """A new tail scores 2.33 spreads as about 5, before and after a refit."""
     tail = new_tail()
     assert tail.score(-1.0) == 0.0
     assert tail.score(0.05) < 2
@@ -38,7 +38,9 @@ def test_a_fresh_tail_believes_in_production_traffic():
 
 
 def test_scores_grow_with_the_surprise():
-    """More surprise is never less score, across the threshold of the fit too."""
+    """The score does not decrease with the excess, also across the threshold of the
+    fit.
+    """
     tail = new_tail()
     tail.refit()
     scores = [tail.score(step / 50) for step in range(500)]
@@ -47,7 +49,7 @@ def test_scores_grow_with_the_surprise():
 
 
 def exponential(tail: Tail, count: int, seed: int = 1) -> Tail:
-    """A tail that saw exponential surprises."""
+    """The tail after exponentially distributed excesses."""
     chance = random.Random(seed)
     for _ in range(count):
         tail.learn(chance.expovariate(1 / 0.2) - 0.5)
@@ -55,7 +57,7 @@ def exponential(tail: Tail, count: int, seed: int = 1) -> Tail:
 
 
 def test_a_tail_follows_its_traffic():
-    """After enough windows the promise holds for what it has seen."""
+    """A fitted tail gives a score over 3 to about the documented share."""
     tail = Tail(counts=[0.0] * 400, seen=1.0)
     exponential(tail, 60_000).refit()
     again = random.Random(2)
@@ -64,7 +66,7 @@ def test_a_tail_follows_its_traffic():
 
 
 def test_floods_cannot_hide_floods():
-    """Windows far over 5 are not taken for the tail, however many there are."""
+    """Windows far above 5 are bounded in the fit, so that floods keep their score."""
     tail = exponential(new_tail(), 20_000)
     tail.refit()
     for _ in range(3_000):
@@ -83,7 +85,7 @@ def test_old_windows_are_forgotten_slowly():
 
 
 def test_a_tail_of_nothing_stays_as_it_was():
-    """No positive surprise at all: nothing to fit."""
+    """A tail without a positive excess is not fitted."""
     tail = Tail(counts=[0.0] * 400, seen=10.0)
     tail.refit()
     assert tail.u == 0.0
@@ -92,7 +94,7 @@ def test_a_tail_of_nothing_stays_as_it_was():
 
 
 def test_a_tail_without_shape_is_exponential():
-    """The limit of shape zero is used, not divided by."""
+    """A tail with shape 0 is the exponential limit."""
     tail = Tail(counts=[0.0] * 400, seen=1000.0, shape=0.0)
     assert tail.score(1.0) > 0
     for step in range(40):

@@ -1,4 +1,4 @@
-"""What the busiest subjects of a service reach."""
+"""The highest values of a service's subjects."""
 
 from __future__ import annotations
 
@@ -14,46 +14,46 @@ from gateway.detect.service_maximum import (
 T = 1_767_607_200.0
 
 
-def test_one_alone_is_no_measure():
-    """The third highest subject counts; each subject counts once."""
-    reach = ServiceMaximum()
+def test_the_maximum_is_that_of_the_third_subject():
+    """The maximum is the value of the third highest subject; each counts once."""
+    maximum = ServiceMaximum()
     for n in range(RANK - 1):
-        reach.learn(f"s{n}", 1000.0)
-        reach.learn(f"s{n}", 2000.0)
-    reach.refresh(T, 10)
-    assert reach.usual == 0
-    reach.learn("other", 50.0)
-    reach.refresh(T, 10)
-    assert reach.usual == 50
+        maximum.learn(f"s{n}", 1000.0)
+        maximum.learn(f"s{n}", 2000.0)
+    maximum.refresh(T, 10)
+    assert maximum.usual == 0
+    maximum.learn("other", 50.0)
+    maximum.refresh(T, 10)
+    assert maximum.usual == 50
 
 
-def test_many_subjects_reach_far():
-    """One in a thousand may be beyond; what is held is bounded."""
-    reach = ServiceMaximum()
+def test_the_rank_grows_with_the_subjects():
+    """One in a thousand subjects may exceed the maximum; a bounded number is held."""
+    maximum = ServiceMaximum()
     for n in range(3 * HELD):
-        reach.learn(f"s{n}", float(n + 1))
-    assert len(reach.now) == HELD
-    reach.learn("low", 2.0)
-    assert "low" not in reach.now
-    reach.refresh(T, 10_000)
-    assert reach.usual == 3 * HELD - 9
-    reach.refresh(T, 10**9)
-    assert reach.usual == 2 * HELD + 1
+        maximum.learn(f"s{n}", float(n + 1))
+    assert len(maximum.now) == HELD
+    maximum.learn("low", 2.0)
+    assert "low" not in maximum.now
+    maximum.refresh(T, 10_000)
+    assert maximum.usual == 3 * HELD - 9
+    maximum.refresh(T, 10**9)
+    assert maximum.usual == 2 * HELD + 1
 
 
-def test_figures_are_forgotten():
-    """After one span they still count, after two no more."""
-    reach = ServiceMaximum()
+def test_values_expire_after_two_spans():
+    """Values count for one to two spans."""
+    maximum = ServiceMaximum()
     for n in range(RANK):
-        reach.learn(f"s{n}", 100.0)
-    reach.refresh(T, 10)
-    reach.refresh(T + SPAN_S + 1, 10)
-    assert reach.usual == 100
-    reach.learn("s1", 5.0)
-    reach.refresh(T + 2 * SPAN_S + 2, 10)
-    assert reach.usual == 0
+        maximum.learn(f"s{n}", 100.0)
+    maximum.refresh(T, 10)
+    maximum.refresh(T + SPAN_S + 1, 10)
+    assert maximum.usual == 100
+    maximum.learn("s1", 5.0)
+    maximum.refresh(T + 2 * SPAN_S + 2, 10)
+    assert maximum.usual == 0
 
 
 def test_meters():
-    """One for each."""
+    """There is one maximum for each meter."""
     assert tuple(new_service_maxima()) == METERS

@@ -1,4 +1,4 @@
-"""Classes and their doubles, as tables of facts."""
+"""Classes and their ordinary look-alikes, as tables of facts."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from tests.unit.detect.subjects import (
     ],
 )
 def test_classes(facts, cls, behaviour):
-    """Each class is named from the facts that make it."""
+    """Each class is found from its facts."""
     assert named(facts) == (cls, behaviour)
 
 
@@ -94,13 +94,13 @@ def test_classes(facts, cls, behaviour):
         (MORE, {"windows": 3}, "hardly any history of its own"),
     ],
 )
-def test_doubles(facts, change, why):
-    """What looks like a class but has an innocent reason is not named."""
+def test_lookalikes(facts, change, why):
+    """Facts that resemble a class but have an ordinary reason give no signal."""
     assert named(facts, **change)[0] is None, why
 
 
-def test_a_newcomer_that_tries_many_doors_needs_fewer_refusals():
-    """Nine refusals of four things; where three fail, something may have broken."""
+def test_refusals_of_many_targets_need_a_lower_count():
+    """Nine refusals of four targets by a newcomer are a signal, of three they are not."""
     few = {"denied": 9, "missing": 0, "rejected": 0, "ok": 3, "familiar": 0.0}
     many = Facts(kind="client_ip", targets=4, **few)
     same = msgspec.structs.replace(many, targets=3)
@@ -109,5 +109,5 @@ def test_a_newcomer_that_tries_many_doors_needs_fewer_refusals():
 
 
 def test_behaviour_names_before_volume():
-    """A clear loop is a loop, however much more the volume says."""
+    """A loop with a high volume has the class of the loop."""
     assert named(LOOP, most_requests=0, request_score=12.0) == ("cost_spike", True)

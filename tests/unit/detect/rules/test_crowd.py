@@ -1,4 +1,4 @@
-"""Floods of one template, surges, outages."""
+"""Signals about templates and tenants: floods, surges, outages."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ SETTINGS = DetectSettings()
 
 
 def flooded(**change: object) -> Template:
-    """Many alike prompts of many new sources."""
+    """A template with many alike prompts of many new sources."""
     template = Template(print=1, born=T, last=T, minute=int(T // 60))
     template.requests, template.fresh = 400, 390
     template.sources = {f"s{n}" for n in range(60)}
@@ -28,7 +28,7 @@ def flooded(**change: object) -> Template:
 def judged(
     template: Template, *, surge: bool = False, tenant: TenantState | None = None
 ):
-    """The finding about a template, if it scores 3 or more."""
+    """The class of the signal about a template, if it scores 3 or more."""
     tenant = tenant or TenantState("t", 10, T - 1e6)
     tenant.surge_until = T + 100 if surge else 0.0
     finding = judge_template(tenant, template, T)
@@ -36,14 +36,16 @@ def judged(
 
 
 def test_a_flood_of_newcomers_is_named():
-    """Many sources are a flood, few that come again and again are scraping."""
+    """Many sources are ``ddos``; few sources that repeat are ``scraping``."""
     assert judged(flooded()) == "ddos"
     few = {f"s{n}" for n in range(20)}
     assert judged(flooded(repeats=380, sources=few)) == "scraping"
 
 
-def test_the_same_beyond_the_tide_is_a_flood():
-    """However few they are: load is its point; a filled-in template has another."""
+def test_few_sources_far_above_the_expected_rate_are_ddos():
+    """Few sources are ``ddos`` if their rate exceeds the tenant's expected rate; with
+    varied prompts only far above it.
+    """
     few = flooded(
         repeats=380,
         sources={f"s{n}" for n in range(20)},
@@ -57,13 +59,13 @@ def test_the_same_beyond_the_tide_is_a_flood():
     assert judged(few, tenant=busy_tenant(400, 10)) == "ddos"
 
 
-def test_a_refused_crowd_tries_doors():
-    """Alike requests of many sources, answered 401, 403, 404."""
+def test_refused_alike_requests_are_probing():
+    """Alike requests of many sources that are mostly refused are ``probing``."""
     assert judged(flooded(refused=300)) == "probing"
 
 
-def test_wordings_of_one_crowd_count_together():
-    """A further wording is judged by what the flooded ones hold already."""
+def test_wordings_of_one_flood_count_together():
+    """A further wording is judged together with the requests of flooded templates."""
     tenant = TenantState("t", 10, T - 1e6)
     little = {"requests": 20, "fresh": 20}
     assert judged(flooded(**little), tenant=tenant) is None
@@ -73,7 +75,9 @@ def test_wordings_of_one_crowd_count_together():
 
 
 def test_the_first_day_has_its_own_rule():
-    """What was there from the start is the tenant's own; a crowd drowns the rest."""
+    """On its first day a tenant's early templates are ordinary; a later one must
+    dominate its traffic.
+    """
     tenant = TenantState("t", 10, T - 300)
     tenant.minute, tenant.requests_m = int(T // 60), 500
     assert judged(flooded(requests_m=400, born=T - 295), tenant=tenant) is None
@@ -81,8 +85,10 @@ def test_the_first_day_has_its_own_rule():
     assert judged(flooded(requests_m=300, born=T - 100), tenant=tenant) is None
 
 
-def test_new_wordings_stand_together_on_a_first_day():
-    """Where the tenant has been there for longer than what is new."""
+def test_new_wordings_count_together_on_a_first_day():
+    """On a first day recent wordings count together once the tenant is older than they
+    are.
+    """
     for hours, cls in ((0.4, None), (2, "ddos")):
         tenant = TenantState("t", 10, T - hours * 3600)
         tenant.minute, tenant.requests_m = int(T // 60), 500
@@ -91,8 +97,10 @@ def test_new_wordings_stand_together_on_a_first_day():
         assert judged(flooded(requests_m=100, born=T - 2000), tenant=tenant) is None
 
 
-def test_a_crowd_in_a_tide_of_newcomers_is_part_of_it():
-    """As many newcomers with other prompts: no crowd; half as many: nobody is sure."""
+def test_a_template_in_a_rush_of_newcomers_is_ordinary():
+    """A template is ordinary among as many newcomers with other prompts; with fewer of
+    them it is informational.
+    """
     tenant = TenantState("t", 10, T - 1e6)
     tenant.varied_usual = 10.0
     for varied, behaviour in ((15, True), (100, True), (300, False), (420, None)):
@@ -101,8 +109,8 @@ def test_a_crowd_in_a_tide_of_newcomers_is_part_of_it():
         assert (finding.behaviour if finding else None) == behaviour
 
 
-def test_a_refused_crowd_is_no_part_of_a_tide():
-    """However many others come, and in a campaign too."""
+def test_probing_counts_in_a_rush_of_newcomers():
+    """Probing is found among many newcomers and in a campaign."""
     tenant = TenantState("t", 10, T - 1e6)
     tenant.varied = 900
     finding = judge_template(tenant, flooded(refused=300), T, 8.0)
@@ -110,8 +118,10 @@ def test_a_refused_crowd_is_no_part_of_a_tide():
     assert (finding.cls, finding.behaviour) == ("probing", True)
 
 
-def test_a_declared_campaign_lets_expect_crowds():
-    """Within what was declared there is none; beyond it nobody is acted on for it."""
+def test_a_declared_campaign_allows_more():
+    """Within a declared campaign there is no signal; beyond it the signal is
+    informational.
+    """
     tenant = busy_tenant(2000, 10)
     assert judge_template(tenant, flooded(requests_m=300), T, 8.0) is None
     finding = judge_template(tenant, flooded(requests_m=9000), T, 8.0)
@@ -129,30 +139,32 @@ def test_a_declared_campaign_lets_expect_crowds():
         {"windows": 50, "born": T - 90_000},
     ],
 )
-def test_what_is_no_flood(change):
-    """Few sources, few prompts, old acquaintances, as ever, an application's own."""
+def test_templates_that_are_no_flood(change):
+    """Few sources, few prompts, known clients, an earlier peak or a lasting template
+    are no flood.
+    """
     assert judged(flooded(**change)) is None
 
 
-def test_in_a_surge_more_is_asked():
-    """Crowds are less of a surprise while everybody comes."""
+def test_a_surge_raises_the_threshold():
+    """During a surge a flood needs more requests."""
     assert judged(flooded(requests=55, fresh=55)) == "ddos"
     assert judged(flooded(requests=55, fresh=55), surge=True) is None
 
 
 def answered(tenant: TenantState, count: int, kind: int, clients: int) -> None:
-    """So many answers of one kind to so many clients."""
+    """Count outcomes of one kind from so many clients."""
     for n in range(count):
         tenant.count(Event(T, f"10.0.0.{n % clients}"), kind)
 
 
 def whole(tenant: TenantState, settings: DetectSettings = SETTINGS):
-    """The finding about a tenant."""
+    """The signal about a tenant."""
     return judge_tenant(tenant, T, settings, new_tail())
 
 
 def test_an_outage_hits_many_clients():
-    """Upstream errors across clients are nobody's fault; one client's are its own."""
+    """Upstream errors of many clients are an outage, those of one client are not."""
     tenant = TenantState("t", 10, T)
     answered(tenant, 30, FAILED, 10)
     answered(tenant, 30, OK, 10)
@@ -177,7 +189,9 @@ def busy_tenant(requests: int, top: int) -> TenantState:
 
 
 def test_a_surge_is_broad_excess():
-    """Ten times the tide from everybody: a surge; from one: not."""
+    """An excess over the expected rate from many clients is a surge, from one client it
+    is not.
+    """
     finding = whole(busy_tenant(20_000, 300))
     assert finding is not None
     assert finding.cls == "surge"
@@ -185,15 +199,15 @@ def test_a_surge_is_broad_excess():
     assert whole(busy_tenant(1_100, 30)) is None
 
 
-def test_newcomers_alike_prompts_are_no_surge():
-    """Where they make up the excess, it is a crowd that has another name."""
+def test_an_excess_of_alike_prompts_is_no_surge():
+    """An excess that consists of newcomers' alike prompts is no surge."""
     tenant = busy_tenant(20_000, 300)
     tenant.young = 15_000
     assert whole(tenant) is None
 
 
 def test_a_declared_campaign_is_expected():
-    """What was announced for this tenant, at this time, is no surge."""
+    """A campaign for this tenant and time raises the expectation."""
     declared = Campaign(T - 60, T + 60, 20.0, "t")
     assert (
         whole(busy_tenant(20_000, 300), DetectSettings(campaigns=(declared,))) is None
@@ -202,8 +216,8 @@ def test_a_declared_campaign_is_expected():
     assert whole(busy_tenant(20_000, 300), DetectSettings(campaigns=others)) is not None
 
 
-def test_a_tide_without_history_says_nothing():
-    """Six hours at least; and a window that was already learned is over."""
+def test_without_history_there_is_no_surge():
+    """Without six hours of history, or for a past window, there is no surge."""
     tenant = busy_tenant(20_000, 300)
     tenant.window -= 1
     assert whole(tenant) is None
@@ -213,7 +227,7 @@ def test_a_tide_without_history_says_nothing():
 
 
 def test_the_reason_says_what_was_before():
-    """How often, or that nobody had sent it."""
+    """The reason states the earlier peak, or that there was none."""
     tenant = TenantState("t", 10, T - 1e6)
     (_, none), (_, some) = (
         judge_template(tenant, flooded(peak=peak), T).reasons for peak in (0.3, 12.0)
@@ -222,8 +236,10 @@ def test_the_reason_says_what_was_before():
     assert "at most 12 times" in some
 
 
-def test_what_an_application_asks_is_no_flood():
-    """Its visitors come with its wording, which its regulars use as well."""
+def test_the_prompt_of_an_application_is_no_flood():
+    """A template of a known application, or one that three established clients use, is
+    no flood.
+    """
     assert judged(flooded(usual=0)) == "ddos"
     assert judged(flooded(usual=1)) is None
     tenant = TenantState("t", 10, T - 1e6)
@@ -232,15 +248,17 @@ def test_what_an_application_asks_is_no_flood():
     assert judged(flooded(), tenant=tenant) is None
 
 
-def test_a_large_crowd_is_waited_for_a_moment():
-    """While nearly nobody has come again, ten more prompts tell how many they are."""
+def test_few_prompts_without_repetition_are_no_flood_yet():
+    """Twenty prompts without a repetition are no flood yet; with five repetitions they
+    are.
+    """
     early = {"requests": 20, "fresh": 20, "requests_m": 20}
     assert judged(flooded(**early)) is None
     assert judged(flooded(**early | {"repeats": 5})) == "ddos"
 
 
-def test_people_who_try_something_out_are_no_crowd():
-    """Each in other words, and few for long; insisting ones are, unless it is a load."""
+def test_varied_prompts_of_newcomers_are_no_flood():
+    """Varied prompts of newcomers are no flood unless some insist or load is high."""
     tenant = busy_tenant(400, 10)
     tenant.shared_prompts, tenant.loose = 300, 200
     assert judged(flooded(), tenant=tenant) is None

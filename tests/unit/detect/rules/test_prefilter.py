@@ -1,4 +1,4 @@
-"""What is not worth a look is found by no rule."""
+"""The prefilter skips only subjects for which no rule gives a signal."""
 
 from __future__ import annotations
 
@@ -55,26 +55,28 @@ TRACKS = st.fixed_dictionaries(
 )
 
 
-def track_of(**fields: object) -> SubjectState:
-    """A subject in its running minute and window."""
+def subject_of(**fields: object) -> SubjectState:
+    """A subject in its current minute and window."""
     fields = {"born": T - 60} | fields
-    track = SubjectState(id="one", tenant="t", last=T, minute=int(T // 60), **fields)
-    track.window = int(T // 600)
-    return track
+    subject = SubjectState(id="one", tenant="t", last=T, minute=int(T // 60), **fields)
+    subject.window = int(T // 600)
+    return subject
 
 
 @settings(max_examples=600)
 @given(TRACKS, st.booleans())
 def test_what_is_not_notable_is_found_by_no_rule(fields, cold):
-    """Whoever is passed over would not have been found, whatever the combination."""
-    track = track_of(**fields)
+    """No rule has a signal for a subject that the prefilter skips, for any combination
+    of fields.
+    """
+    subject = subject_of(**fields)
     engine = Engine()
     engine.observe(Event(T, "10.0.0.1", "another", "t"))
     tenant = engine.tenants["t"]
     tenant.born = T if cold else T - 9 * DAY
-    if notable(track, track.rate_m(T), known=track.known(T), cold=cold):
+    if notable(subject, subject.rate_m(T), known=subject.known(T), cold=cold):
         return
-    finding = classify(engine.facts(tenant, track, T))
+    finding = classify(engine.facts(tenant, subject, T))
     assert finding is None or finding.score < engine.settings.ladder.tag
 
 
@@ -102,10 +104,12 @@ def test_what_is_not_notable_is_found_by_no_rule(fields, cold):
         ),
     ],
 )
-def test_ordinary_subjects_are_passed_over(fields, asked):
-    """Little, usual, answered for by a known key, or what is told otherwise."""
-    track = track_of(**{"kind": "user"} | fields)
-    assert not notable(track, 5.0, **{"known": False, "cold": False} | asked)
+def test_ordinary_subjects_are_skipped(fields, asked):
+    """Subjects with little or usual traffic, or that are evaluated as a user, are
+    skipped.
+    """
+    subject = subject_of(**{"kind": "user"} | fields)
+    assert not notable(subject, 5.0, **{"known": False, "cold": False} | asked)
 
 
 @pytest.mark.parametrize(
@@ -133,21 +137,25 @@ def test_ordinary_subjects_are_passed_over(fields, asked):
         ({"requests_m": 10, "requests_b": 5, "templated": 0.5}, {}),
     ],
 )
-def test_one_thing_is_enough(fields, asked):
-    """Whatever a rule begins with brings a look."""
-    track = track_of(kind="user", **fields)
-    assert notable(track, 5.0, **{"known": False, "cold": False} | asked)
+def test_one_unusual_field_is_enough(fields, asked):
+    """Each field with which a rule begins makes a subject notable."""
+    subject = subject_of(kind="user", **fields)
+    assert notable(subject, 5.0, **{"known": False, "cold": False} | asked)
 
 
 def test_loud_newcomers_are_compared_with_their_peers():
-    """From a request a second on."""
-    track = track_of(kind="client_ip", backed=True)
-    assert notable(track, LOUD_M, known=False, cold=False)
-    assert not notable(track, LOUD_M - 1, known=False, cold=False)
+    """A newcomer is compared with its peers from ``LOUD_M`` requests a minute."""
+    subject = subject_of(kind="client_ip", backed=True)
+    assert notable(subject, LOUD_M, known=False, cold=False)
+    assert not notable(subject, LOUD_M - 1, known=False, cold=False)
 
 
 def test_refusals_of_two_windows_count():
-    """Answers that are good, or the upstream's fault, are none."""
-    track = track_of(kind="user", outcomes=[9, 1, 2, 3, 9], outcomes_b=[9, 4, 5, 6, 9])
-    assert refusals(track) == 21
-    assert track.outcomes[OK] > track.outcomes[REJECTED]
+    """Refusals of the current and the last window count; successes and upstream errors
+    do not.
+    """
+    subject = subject_of(
+        kind="user", outcomes=[9, 1, 2, 3, 9], outcomes_b=[9, 4, 5, 6, 9]
+    )
+    assert refusals(subject) == 21
+    assert subject.outcomes[OK] > subject.outcomes[REJECTED]

@@ -1,4 +1,4 @@
-"""Walks, loops and endless contexts, and what looks like them."""
+"""Scraping, loops and growing contexts, and ordinary look-alikes."""
 
 from __future__ import annotations
 
@@ -10,23 +10,29 @@ from tests.unit.detect.subjects import LOOP, PACED, RUNAWAY, WALK, named
 
 
 def test_floods_are_the_same_prompt_at_high_rates():
-    """Hardly any difference, beyond the tide: a flood; without a tide, a walk."""
+    """Nearly equal prompts far above the tenant's expected rate are ``ddos``, else
+    ``scraping``.
+    """
     assert named(WALK, apart=2.0, expected_rate_m=20.0)[0] == "ddos"
     assert named(WALK, apart=2.0, expected_rate_m=20.0, requests_m=40)[0] == "scraping"
     assert named(WALK, apart=2.0, expected_rate_m=900.0)[0] == "scraping"
     assert named(WALK, apart=2.0)[0] == "scraping"
 
 
-def test_floods_are_the_same_prompt_beyond_the_tide():
-    """Hardly any difference between prompts, or padding: a flood, not a walk."""
+def test_padded_prompts_above_the_expected_rate_are_ddos():
+    """Nearly equal or padded prompts above the expected rate are ``ddos``, else
+    ``scraping``.
+    """
     assert named(WALK, apart=2.0, expected_rate_m=50.0)[0] == "ddos"
     assert named(WALK, templated=0.7, expected_rate_m=50.0)[0] == "ddos"
     assert named(WALK, apart=2.0, expected_rate_m=500.0)[0] == "scraping"
     assert named(WALK, apart=2.0)[0] == "scraping"
 
 
-def test_a_long_walk_at_a_slow_pace():
-    """A run on new templates is tagged by its length, and told beyond all others'."""
+def test_a_long_slow_run_is_scraping():
+    """A slow run on new templates is tagged by its length, and page-worthy far above
+    the service's maximum.
+    """
     slow = Facts(requests_m=5, requests=50, alike=0.2, templated=0.9)
     assert named(slow, repetition_run=100)[0] is None
     assert named(slow, repetition_run=300) == ("scraping", False)
@@ -51,8 +57,10 @@ def test_a_long_walk_at_a_slow_pace():
     assert not finding.page_worthy
 
 
-def test_clockwork_is_told_from_a_job():
-    """Tagged early, blocked long before a job would be; slower or uneven it may be one."""
+def test_regular_runs_are_blocked_early():
+    """A run with regular gaps is tagged early and blocked before a job would be; an
+    irregular or slow one is not.
+    """
     finding = classify(PACED)
     assert finding is not None
     assert (finding.cls, finding.behaviour, finding.page_worthy) == (
@@ -70,8 +78,8 @@ def test_clockwork_is_told_from_a_job():
         assert not named(PACED, **change)[1]
 
 
-def test_what_was_found_abusive_goes_on_until_it_changes():
-    """However it is paced later, and whoever else is busy."""
+def test_a_judged_run_stays_behaviour():
+    """A run judged abusive stays behaviour whatever its pace and peers."""
     facts = msgspec.structs.replace(
         PACED, regular=1.0, peer_score=7.0, service_repetition_run=9e9
     )
@@ -79,21 +87,23 @@ def test_what_was_found_abusive_goes_on_until_it_changes():
     assert named(facts, repetition_judged=True) == ("scraping", True)
 
 
-def test_on_the_first_day_shared_keys_and_offices_are_spared():
-    """A key in many hands, an address of many users: each of them is ordinary."""
+def test_on_the_first_day_shared_subjects_are_ordinary():
+    """On the first day keys in many networks and addresses of many users are spared."""
     assert named(WALK, cold=True, requests_m=300)[0] == "scraping"
     assert named(WALK, cold=True, requests_m=300, heads=20)[0] is None
     assert named(WALK, cold=True, requests_m=300, kind="user", company=9)[0] is None
 
 
 def test_a_newcomer_is_blocked_for_templates_only_when_sure():
-    """Under ten times its busiest peers it is tagged at most."""
+    """A newcomer below ten times its busiest peers is tagged at most."""
     assert named(WALK, peer_score=4.5, repetition_run=120) == ("scraping", False)
     assert named(WALK, repetition_run=0) == ("scraping", False)
 
 
-def test_talks_grow_and_runaways_grow_more():
-    """Three times the usual is how talks go; a newcomer's is never blocked."""
+def test_growing_contexts():
+    """Prompts three times as long as usual are a conversation, twenty times a runaway,
+    which does not block a newcomer.
+    """
     talk = msgspec.structs.replace(
         RUNAWAY,
         repetition_tokens=900_000,
@@ -109,7 +119,9 @@ def test_talks_grow_and_runaways_grow_more():
 
 
 def test_identical_prompts_beyond_its_own_count_whatever_they_cost():
-    """An agent whose work is dear is caught in a loop by its length."""
+    """Identical prompts are a loop by the length of the run where the subject's runs
+    are expensive.
+    """
     dear = {
         "most_repetition_tokens": 5_000_000,
         "most_repetition_run": 50,
@@ -120,7 +132,9 @@ def test_identical_prompts_beyond_its_own_count_whatever_they_cost():
 
 
 def test_prompts_of_one_size_beyond_its_own_are_a_loop_beside_long_runs():
-    """Whose runs are long and dear otherwise never sent one size as often."""
+    """A same-size streak beyond its own longest is a loop for a known subject with long
+    runs.
+    """
     dear = {
         "most_repetition_tokens": 5_000_000,
         "most_repetition_run": 2000,
@@ -140,7 +154,9 @@ def test_prompts_of_one_size_beyond_its_own_are_a_loop_beside_long_runs():
 
 
 def test_one_size_by_the_clock_is_tagged_early():
-    """A few dozen are enough, on its first day too where it did other work before."""
+    """A regular same-size streak is a loop after a few dozen, also on the first day of
+    a subject with other work.
+    """
     loop = msgspec.structs.replace(
         LOOP,
         repetition_run=40,
@@ -158,7 +174,7 @@ def test_one_size_by_the_clock_is_tagged_early():
 
 
 def test_a_loop_without_end_is_blocked_on_the_first_day():
-    """Its peers' tokens say little then."""
+    """On the first day a loop of 600 prompts is blocked, one of 200 is not."""
     facts = msgspec.structs.replace(
         LOOP,
         known=False,
@@ -177,8 +193,10 @@ def test_a_loop_without_end_is_blocked_on_the_first_day():
     assert finding.behaviour
 
 
-def test_a_context_longer_than_anybodys_is_tagged_before_it_is_dear():
-    """It still grows beyond its own and the service's; not while others' are as long."""
+def test_a_context_longer_than_the_service_maximum_is_tagged():
+    """A growing context beyond the maximum of the subject and of the service is tagged
+    before it is expensive.
+    """
     agent = msgspec.structs.replace(
         RUNAWAY,
         repetition_tokens=900_000,
@@ -199,21 +217,23 @@ def test_a_context_longer_than_anybodys_is_tagged_before_it_is_dear():
 
 
 def test_growth_counts_earlier_where_it_costs_more_than_ever():
-    """Four times the usual is how talks go, but not for three times as much."""
+    """Growth is a runaway earlier if the run costs over three times the most before."""
     agent = msgspec.structs.replace(RUNAWAY, repetition_tokens=900_000, longer_asks=4.0)
     assert named(agent, most_repetition_tokens=310_000.0)[0] is None
     assert named(agent, most_repetition_tokens=99_000.0)[0] == "cost_spike"
 
 
-def test_young_templates_make_it_certain():
-    """Without templates that nobody knew the score stays below a block."""
+def test_without_new_templates_the_score_is_below_a_block():
+    """Without new templates the score stays below 5."""
     finding = classify(msgspec.structs.replace(WALK, templated=0.0, requests_m=200))
     assert finding is not None
     assert finding.score < 5
 
 
 def test_a_new_runaway_is_measured_by_its_peers():
-    """A newcomer that repeats itself at great cost."""
+    """A newcomer's loop is judged by its peers' tokens, and page-worthy above the
+    service's maximum.
+    """
     new = msgspec.structs.replace(LOOP, known=False, repetition_tokens=9_000_000)
     assert named(new, token_peer_score=7.0) == ("cost_spike", True)
     assert named(new, apart=9.0)[0] is None
@@ -222,8 +242,10 @@ def test_a_new_runaway_is_measured_by_its_peers():
     assert not finding.page_worthy
 
 
-def test_an_evaluation_in_a_hurry_is_slowed():
-    """Blocked at three times that rate, or when it is longer than any."""
+def test_a_fast_evaluation_is_throttled():
+    """A fast first evaluation is throttled, and blocked at a much higher rate, length
+    or regularity.
+    """
     hurry = msgspec.structs.replace(
         WALK, requests_m=400, repetition_run=400, service_m=100.0
     )
@@ -240,8 +262,10 @@ def test_an_evaluation_in_a_hurry_is_slowed():
         assert finding.score >= 4.0
 
 
-def test_one_prompt_hammered_in_is_told_however_small_it_is():
-    """By somebody who has other work; beside long runs, when it is three times that."""
+def test_a_fast_repetition_is_page_worthy_at_any_cost():
+    """A fast long repetition of one prompt by a known subject is page-worthy at any
+    cost.
+    """
     small = msgspec.structs.replace(
         LOOP,
         repetition_tokens=30_000,
@@ -264,8 +288,10 @@ def test_one_prompt_hammered_in_is_told_however_small_it_is():
     ).page_worthy
 
 
-def test_an_agent_that_outgrows_everybody_is_slowed_and_then_blocked():
-    """At a machine's pace; people's sessions take their time, and are only tagged."""
+def test_an_agent_beyond_every_maximum_is_throttled_then_blocked():
+    """A fast agent whose context exceeds the service's maximum is throttled, far above
+    it blocked; a slow one is not page-worthy.
+    """
     agent = Facts(
         known=True, alike=1.0, apart=3.0, repetition_run=60, ok=60, requests_m=11.0,
         repetition_tokens=2_600_000, most_repetition_tokens=1_700_000, longer_asks=9.0,
@@ -285,7 +311,7 @@ def test_an_agent_that_outgrows_everybody_is_slowed_and_then_blocked():
 
 
 def test_a_persons_session_with_an_agent_is_no_runaway():
-    """However dear and alike, while it is slow and others' contexts are as long."""
+    """A slow session with long contexts, as others have, is not page-worthy."""
     session = Facts(
         known=True, alike=1.0, apart=3.0, repetition_run=115, ok=115, requests_m=3.0,
         repetition_tokens=4_000_000, most_repetition_tokens=25_000, longer_asks=2.8, sized=115,

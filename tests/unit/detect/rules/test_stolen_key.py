@@ -1,4 +1,4 @@
-"""Keys in strange hands, and customers who move."""
+"""Stolen keys, and customers that move between networks."""
 
 from __future__ import annotations
 
@@ -10,14 +10,16 @@ from tests.unit.detect.subjects import RAISED, STOLEN, named
 
 
 def test_a_key_that_fans_out_on_the_first_day():
-    """Many new networks within two minutes, where other keys have one."""
+    """On the first day a key in many networks within two minutes is
+    ``credential_abuse`` where other keys have one.
+    """
     facts = Facts(kind="user", cold=True, newcomers=12, company=12, fan_out=14)
     assert named(facts) == ("credential_abuse", True)
     assert named(facts, fan_out=3)[0] is None
 
 
-def test_ways_are_known_in_part_within_the_first_day():
-    """A key of ten hours that never roamed: much news tells, a little does not."""
+def test_partly_known_subjects_need_more_evidence():
+    """A subject known for hours needs more evidence than one known for days."""
     young = {"known": False, "familiar": 0.4, "most_new_networks": 0.0, "alike": 0.0}
     assert named(STOLEN, **young, new_networks=14.0)[0] == "credential_abuse"
     assert named(STOLEN, **young, new_networks=14.0, older=5)[0] is None
@@ -36,16 +38,20 @@ def test_ways_are_known_in_part_within_the_first_day():
     assert named(refused, familiar=0.7)[0] is None
 
 
-def test_a_new_key_in_many_hands():
-    """Many networks at once, busier than its peers, varied prompts."""
+def test_a_new_key_in_many_networks():
+    """A new key in many networks that is busier than its peers is ``credential_abuse``,
+    with alike prompts a flood or scraping.
+    """
     facts = Facts(kind="user", newcomers=20, company=20, peer_score=8.0, requests_m=300)
     assert named(facts) == ("credential_abuse", True)
     assert named(facts, alike=0.9)[0] == "ddos"
     assert named(facts, alike=0.9, newcomers=15)[0] == "scraping"
 
 
-def test_support_of_a_stolen_key():
-    """New networks alone are tagged; with news or volume it is certain."""
+def test_new_networks_need_further_evidence():
+    """New networks alone tag; with new models, volume, unusual prompts or many networks
+    the signal is page-worthy.
+    """
     alone = msgspec.structs.replace(STOLEN, new_models=0.0)
     assert named(alone) == ("credential_abuse", True)
     finding = classify(alone)
@@ -63,7 +69,9 @@ def test_support_of_a_stolen_key():
 
 
 def test_networks_that_abused_a_key_come_back():
-    """They need no further evidence, but where the key is used from everywhere."""
+    """Suspect networks need no further evidence, unless the key roams or has many
+    networks.
+    """
     facts = Facts(kind="user", known=True, suspicious=2, company=30)
     assert named(facts) == ("credential_abuse", True)
     assert named(msgspec.structs.replace(facts, company=60)) == (None, False)
@@ -74,8 +82,8 @@ def test_networks_that_abused_a_key_come_back():
     assert named(roaming) == (None, False)
 
 
-def test_an_odd_hour_adds_to_what_is_known_of_a_stolen_key():
-    """And says so."""
+def test_an_odd_hour_adds_to_the_evidence():
+    """An odd hour raises the score of a stolen key and is in the reasons."""
     facts = msgspec.structs.replace(STOLEN, odd=True)
     plain, odd = classify(STOLEN), classify(facts)
     assert plain is not None
@@ -85,7 +93,7 @@ def test_an_odd_hour_adds_to_what_is_known_of_a_stolen_key():
 
 
 def test_many_networks_are_enough_by_themselves():
-    """Nobody moves to so many places within an hour, in an outage neither."""
+    """Many new networks within an hour are enough evidence, also during an outage."""
     facts = msgspec.structs.replace(
         STOLEN,
         new_models=0.0,
@@ -105,8 +113,10 @@ def test_many_networks_are_enough_by_themselves():
     assert scores[2] > 5.0
 
 
-def test_a_settled_key_in_two_places_at_once():
-    """It never moved, and goes back and forth: more may come of a few networks."""
+def test_a_key_that_alternates_between_networks():
+    """A key that never moved and alternates between networks is stolen with less
+    evidence.
+    """
     key = Facts(
         kind="user",
         known=True,

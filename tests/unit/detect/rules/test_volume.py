@@ -1,4 +1,4 @@
-"""Volume, among live peers and beside its own past."""
+"""Volume compared with concurrent peers and with the subject's history."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tests.unit.detect.subjects import MORE, STANDS_OUT, named
 
 
 @pytest.mark.parametrize(
-    ("changes", "told"),
+    ("changes", "reported"),
     [
         ({"requests": 101, "concurrent_score": 5.0, "early": True}, True),
         ({"requests": 99, "concurrent_score": 9.0, "early": True}, False),
@@ -40,15 +40,19 @@ from tests.unit.detect.subjects import MORE, STANDS_OUT, named
         ),
     ],
 )
-def test_a_newcomer_far_beyond_its_peers_is_told_of(changes, told):
-    """On a first day after many requests, or fewer where nobody comes near."""
+def test_a_newcomer_far_above_its_peers_is_reported(changes, reported):
+    """A newcomer far above its peers is page-worthy after many requests, or early far
+    above all others.
+    """
     found = classify(msgspec.structs.replace(STANDS_OUT, **changes))
     assert found is not None
-    assert (found.cls, found.page_worthy) == ("volume", told)
+    assert (found.cls, found.page_worthy) == ("volume", reported)
 
 
-def test_who_stands_out_among_live_peers_is_named_without_history():
-    """Volume, or scraping where prompts are alike; never enough for a block."""
+def test_without_history_peers_are_the_measure():
+    """Without history a subject far above its peers is ``volume``, or ``scraping`` with
+    alike prompts, below a block.
+    """
     assert named(STANDS_OUT) == ("volume", False)
     assert named(STANDS_OUT, alike=0.9) == ("scraping", False)
     finding = classify(STANDS_OUT)
@@ -69,13 +73,15 @@ def test_who_stands_out_among_live_peers_is_named_without_history():
         {"cold": False},
     ],
 )
-def test_who_may_stand_out(change):
-    """The known, retries of an outage, a shared key, a newcomer's job later on."""
+def test_subjects_that_may_exceed_their_peers(change):
+    """Known subjects, retries of an outage, shared keys and later newcomers may exceed
+    their peers.
+    """
     assert named(STANDS_OUT, **change)[0] is None
 
 
 def test_tokens_far_beyond_those_of_live_peers_are_a_cost():
-    """At an ordinary pace; one request alone is not enough."""
+    """Tokens far above those of peers are a ``cost_spike``, except in few requests."""
     facts = Facts(
         cold=True, requests_m=8, requests=8, tokens=90_000, concurrent_size=4.0
     )
@@ -84,7 +90,9 @@ def test_tokens_far_beyond_those_of_live_peers_are_a_cost():
 
 
 def test_a_job_within_its_own_longest_run_does_not_stand_out():
-    """Nor is another's told before it is fast or long, on whatever day."""
+    """A job within the subject's longest run is ordinary; another is page-worthy once
+    it is fast or long.
+    """
     job = Facts(
         cold=True,
         requests_m=60,
@@ -97,34 +105,36 @@ def test_a_job_within_its_own_longest_run_does_not_stand_out():
     assert finding is not None
     assert not finding.page_worthy
     assert named(job, most_repetition_run=70.0)[0] is None
-    for rate, early, told in (
+    for rate, early, reported in (
         (200, False, False),
         (200, True, True),
         (310, False, True),
     ):
         finding = classify(msgspec.structs.replace(job, requests_m=rate, early=early))
         assert finding is not None
-        assert (finding.page_worthy, finding.score >= 4.0) == (told, told)
+        assert (finding.page_worthy, finding.score >= 4.0) == (reported, reported)
 
 
 def test_volume_in_tokens_is_a_cost_spike():
-    """More tokens than ever, without a sharper sign."""
+    """Volume mostly in tokens is a ``cost_spike``."""
     assert named(MORE, token_score=10.0, tokens=10**6)[0] == "cost_spike"
     assert named(MORE, known=False, peer_score=9.0)[0] == "volume"
 
 
 def test_what_others_do_now_and_then_is_only_tagged():
-    """A first job is more than its client ever did; not more than jobs are."""
+    """A first job below the service's maximum is tagged, one above is page-worthy."""
     assert named(MORE) == ("volume", False)
     finding = classify(msgspec.structs.replace(MORE, service_requests=500.0))
-    told = classify(msgspec.structs.replace(MORE, service_requests=200.0))
+    reported = classify(msgspec.structs.replace(MORE, service_requests=200.0))
     assert finding is not None
-    assert told is not None
-    assert (finding.page_worthy, told.page_worthy) == (False, True)
+    assert reported is not None
+    assert (finding.page_worthy, reported.page_worthy) == (False, True)
 
 
 def test_what_several_others_do_every_day_is_nothing():
-    """Twice its own week, and still less than jobs are: not even a tag."""
+    """Volume above the subject's week but far below the service's maximum gives no
+    signal.
+    """
     assert named(MORE, service_requests=1000.0, service_tokens=1e6)[0] is None
 
 
@@ -134,8 +144,10 @@ STEADY = Facts(
 )  # fmt: skip
 
 
-def test_several_times_the_most_of_ones_week_is_told_whatever_others_do():
-    """Of a client that is there all day: tokens are a cost, requests alone volume."""
+def test_a_steady_client_above_its_week_is_reported():
+    """A steady client at several times the most of its week is page-worthy, whatever
+    the service's maximum.
+    """
     assert named(STEADY, service_requests=9e9, service_tokens=9e9) == (
         "cost_spike",
         False,
@@ -160,14 +172,18 @@ def test_several_times_the_most_of_ones_week_is_told_whatever_others_do():
         {"surge": True},
     ],
 )
-def test_what_is_no_spike_of_a_steady_client(change):
-    """Not there all day, too young, as much before, a chance, too little, an outage."""
+def test_spikes_that_are_ordinary(change):
+    """An unsteady or young client, an earlier maximum, a low score or volume, an outage
+    or a surge gives no signal.
+    """
     found = named(STEADY, **{"service_requests": 9e9, "service_tokens": 9e9} | change)
     assert found == (None, False)
 
 
-def test_a_newcomers_job_is_information_until_it_is_larger_than_jobs():
-    """After the tenant's first hour; from 300 a minute or 1,000 in a window, a warning."""
+def test_a_first_job_is_informational_up_to_a_size():
+    """A newcomer's job is informational below 300 requests a minute and 1,000 in a
+    window.
+    """
     job = msgspec.structs.replace(STANDS_OUT, requests=310, concurrent_score=4.9)
     assert classify(job).informational
     for change in ({"early": True}, {"requests_m": 310}, {"requests": 1000}):
