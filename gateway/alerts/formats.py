@@ -16,11 +16,13 @@ from gateway.detect.model import format_time
 PAGERDUTY_URL = "https://events.pagerduty.com/v2/enqueue"
 OPSGENIE_URL = "https://api.opsgenie.com/v2/alerts"
 SOURCE = "tidegate"
-# Alertmanager ends an alert that is not resolved after this time, seconds.
+# Alertmanager ends an alert that is not resolved after this time, seconds; a digest has
+# no end of its own.
 _FIRING_S = 7 * 86_400.0
 _DIGEST_S = 900.0
-_MOST_SUBJECTS = 10
-_MOST_IDS = 40
+# Most subjects and ids that a text names.
+_MAX_SUBJECTS = 10
+_MAX_IDS = 40
 _TEXT_CHARS = 2_900  # Slack allows 3,000 characters per block
 _PAGERDUTY = {"info": "info", "warning": "warning", "critical": "critical"}
 _OPSGENIE = {"info": "P5", "warning": "P3", "critical": "P1"}
@@ -51,7 +53,7 @@ class Post(msgspec.Struct, frozen=True):
 
 
 def is_over(payload: Payload) -> bool:
-    """Whether it ends an alert that was sent before."""
+    """Whether the payload ends an alert that was sent before."""
     return payload["type"] in (RESOLVED, "client.unblocked", "gateway.recovered")
 
 
@@ -61,30 +63,30 @@ def title(payload: Payload) -> str:
     if kind == DIGEST:
         return f"{payload['count']} more alerts, folded into one"
     subject = payload["subject"]
-    who = f"{subject['kind']} {subject['id']}"
+    named = f"{subject['kind']} {subject['id']}"
     where = payload["tenant"]
     if kind.startswith("gateway."):
         return f"gateway {subject['id']} {kind.partition('.')[2]}"
     where = "" if where == subject["id"] else f" in {where}"
     if kind.startswith("client."):
-        return f"{who} {kind.partition('.')[2]}{where} ({payload['class']})"
-    return f"{_VERBS.get(kind, '')}{payload['class']}: {who}{where}"
+        return f"{named} {kind.partition('.')[2]}{where} ({payload['class']})"
+    return f"{_VERBS.get(kind, '')}{payload['class']}: {named}{where}"
 
 
 def lines(payload: Payload) -> list[str]:
     """Details, one sentence per line."""
     if payload["type"] == DIGEST:
-        shown = [f"{one['type']} {one['id']}" for one in payload["items"][:_MOST_IDS]]
+        shown = [f"{one['type']} {one['id']}" for one in payload["items"][:_MAX_IDS]]
         more = payload["count"] - len(shown)
         return [*shown, f"and {more} more"] if more else shown
-    said = list(payload["reasons"])
+    found = list(payload["reasons"])
     if payload["action"] != "allow":
         until = f" until {payload['until']}" if payload.get("until") else ""
-        said.append(f"Action: {payload['action']}{until}.")
+        found.append(f"Action: {payload['action']}{until}.")
     named = [f"{one['kind']} {one['id']}" for one in payload["subjects"]]
     if len(named) > 1:
-        said.append("Subjects: " + ", ".join(named[:_MOST_SUBJECTS]))
-    return said
+        found.append("Subjects: " + ", ".join(named[:_MAX_SUBJECTS]))
+    return found
 
 
 # -- generic ---------------------------------------------------------------------------

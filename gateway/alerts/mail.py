@@ -20,7 +20,7 @@ from gateway.alerts.model import AlertMessage
 from gateway.alerts.send import TIMEOUT_S, Answer, PrivateAddress, check_address
 
 # Longest delivery, seconds: an e-mail takes about six round trips.
-LETTER_S = 2 * TIMEOUT_S
+DELIVERY_S = 2 * TIMEOUT_S
 
 
 class MailSender:
@@ -45,41 +45,43 @@ class MailSender:
         self._allow_private = allow_private
 
     async def send(self, message: AlertMessage, now: float) -> Answer:
-        """Deliver in a thread, for at most LETTER_S."""
-        wire = _Wire()
+        """Deliver in a thread, for at most DELIVERY_S. The answer has the error text, which
+        is empty on success.
+        """
+        handle = _ConnectionHandle()
         try:
-            letter = self._letter(message, now)
-            async with asyncio.timeout(LETTER_S):
-                await asyncio.to_thread(self._deliver, letter, wire)
+            mail = self._build(message, now)
+            async with asyncio.timeout(DELIVERY_S):
+                await asyncio.to_thread(self._deliver, mail, handle)
         except PrivateAddress as error:
             return Answer(str(error))
         except TimeoutError:
-            return Answer(f"mail: no answer within {LETTER_S:g} s")
+            return Answer(f"mail: no answer within {DELIVERY_S:g} s")
         except (smtplib.SMTPException, OSError, ValueError) as error:
             return Answer(f"mail: {type(error).__name__}")
         finally:
-            wire.cut()  # a server that sends slowly would hold the thread
+            handle.cut()  # a server that sends slowly would hold the thread
         return Answer()
 
-    def _letter(self, message: AlertMessage, now: float) -> EmailMessage:
-        letter = EmailMessage()
+    def _build(self, message: AlertMessage, now: float) -> EmailMessage:
+        mail = EmailMessage()
         subject, text = formats.email(message)
-        letter["Subject"], letter["From"] = subject, self._from
-        letter["To"] = ", ".join(self._to)
-        letter["Date"] = format_datetime(datetime.fromtimestamp(now, UTC))
+        mail["Subject"], mail["From"] = subject, self._from
+        mail["To"] = ", ".join(self._to)
+        mail["Date"] = format_datetime(datetime.fromtimestamp(now, UTC))
         domain = self._from.rpartition("@")[2] or formats.SOURCE
-        letter["Message-ID"] = f"<{message.id}@{domain}>"
+        mail["Message-ID"] = f"<{message.id}@{domain}>"
         thread = f"<{message.topic.replace(':', '.')}@{domain}>"
-        letter["References"] = thread
-        letter.set_content(text)
-        return letter
+        mail["References"] = thread
+        mail.set_content(text)
+        return mail
 
-    def _deliver(self, letter: EmailMessage, wire: _Wire) -> None:
+    def _deliver(self, mail: EmailMessage, handle: _ConnectionHandle) -> None:
         context = ssl.create_default_context()
         kind = _checked(smtplib.SMTP_SSL if self._tls else smtplib.SMTP)
         options: dict[str, Any] = {"context": context} if self._tls else {}
         server = kind(timeout=TIMEOUT_S, **options)
-        server.allow_private, server.wire = self._allow_private, wire
+        server.allow_private, server.handle = self._allow_private, handle
         # SMTP.__init__ sets it when it connects; the TLS handshake needs it.
         server._host = self._host  # noqa: SLF001
         server.connect(self._host, self._port)
@@ -90,13 +92,13 @@ class MailSender:
                 server.ehlo()
             if self._user:
                 server.login(self._user, self._password)
-            server.send_message(letter)
+            server.send_message(mail)
 
     async def close(self) -> None:
         """Nothing is kept open."""
 
 
-class _Wire:
+class _ConnectionHandle:
     """A duplicate of the connection's descriptor: shuts the connection down even after
     TLS has wrapped it, and while the thread waits on it.
     """
@@ -106,11 +108,13 @@ class _Wire:
         self._is_cut = False
 
     def take(self, connection: socket.socket) -> None:
-        """Duplicate ``connection``. Raises OSError if already cut."""
+        """Duplicate ``connection``; called in the thread, once. Raises OSError if ``cut``
+        was called before.
+        """
         self._socket = connection.dup()
         if self._is_cut:
             self.cut()
-            raise OSError("too late")
+            raise OSError("the delivery was ended")
 
     def cut(self) -> None:
         """Shut the connection down, which ends all reads."""
@@ -126,7 +130,7 @@ def _checked(kind: Any) -> Any:
 
     class Checked(kind):  # type: ignore[misc]
         allow_private = False
-        wire: _Wire
+        handle: _ConnectionHandle
 
         def _get_socket(self, host: str, port: int, timeout: float) -> socket.socket:
             found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
@@ -134,7 +138,7 @@ def _checked(kind: Any) -> Any:
             for address in addresses:
                 check_address(address, allow_private=self.allow_private)
             plain = _connect(addresses, port, timeout)
-            self.wire.take(plain)
+            self.handle.take(plain)
             if kind is smtplib.SMTP_SSL:
                 wrapped: socket.socket = self.context.wrap_socket(
                     plain, server_hostname=host

@@ -33,16 +33,16 @@ class IncidentReport(msgspec.Struct, frozen=True):
     score: float
     cls: str
     body: bytes  # the output as JSON
-    causes: tuple[str, ...]  # joins an open incident that shares any of them
-    loose: str = ""  # also by this one if only other gateways report that incident
+    causes: tuple[str, ...]  # it joins an open incident that shares one of them,
+    loose: str = ""  # or that shares this one and is reported by other gateways only
 
 
 class StandaloneEvent(msgspec.Struct, frozen=True):
-    """An event that is not of an incident: action on a client, degraded gateway.
+    """An event outside incidents: an action on a client, or a degraded gateway.
 
-    ``key`` (when not empty) is who it is about: on ``begins`` it is told only when it
-    was not told before or that has run out (``until``, epoch seconds), otherwise only
-    when it was (and, once its time was up, not long ago). So three gateways that block one client say it once.
+    Events with the same ``key`` are logged once, also if several gateways report them: one
+    that ``begins`` only if none is in force (until ``until``, epoch seconds), an end only
+    after a beginning. "": always logged.
     """
 
     type: str
@@ -50,7 +50,7 @@ class StandaloneEvent(msgspec.Struct, frozen=True):
     local: str  # the gateway's own incident id, "" for none
     severity: int
     body: bytes
-    chain: str
+    chain: str  # events of one chain are delivered in order
     key: str = ""
     begins: bool = True
     until: float = 0.0
@@ -93,7 +93,7 @@ class AlertMessage(msgspec.Struct):
     attempts: int = 0
     last_at: float = 0.0
     error: str = ""
-    about: str = ""  # its subject, if it is in another's chain
+    about: str = ""  # its incident, client or gateway; not ``chain`` after a digest
 
     @property
     def topic(self) -> str:
@@ -197,11 +197,10 @@ def causes_of(output: Output) -> tuple[str, ...]:
     named = (output.subject, *output.subjects)
     own = [f"{tenant}|by|{one.kind}:{one.id}" for one in named if one.kind != "tenant"]
     if output.cls in SHARED:
-        alike = f"{tenant}|shared|{output.cls}"
-        if output.subject.kind != "tenant":
-            return (*dict.fromkeys(own), alike)
-        crowd = (f"{tenant}|shared", f"{EVERYWHERE}|shared")
-        return (*crowd, *dict.fromkeys(own))
+        if output.subject.kind != "tenant":  # a single source
+            return (*dict.fromkeys(own), f"{tenant}|shared|{output.cls}")
+        distributed = (f"{tenant}|shared", f"{EVERYWHERE}|shared")
+        return (*distributed, *dict.fromkeys(own))
     own.append(f"{tenant}|by|{output.subject.kind}:{output.subject.id}")
     return tuple(dict.fromkeys(own))
 
@@ -210,16 +209,16 @@ def loose_cause_of(output: Output) -> str:
     """Cause that a distributed attack shares with a single source of its class, "" for
     others. Its own gateway distinguishes the two; another one may see only that source.
     """
-    crowd = output.cls in SHARED and output.subject.kind == "tenant"
-    return f"{output.tenant}|shared|{output.cls}" if crowd else ""
+    is_distributed = output.cls in SHARED and output.subject.kind == "tenant"
+    return f"{output.tenant}|shared|{output.cls}" if is_distributed else ""
 
 
 def lasting_causes(report: IncidentReport) -> tuple[str, ...]:
     """Causes under which an incident is stored: without the one of the whole service,
     unless the incident is of the whole service.
     """
-    alien, causes = f"{EVERYWHERE}|shared", report.causes
-    own = tuple(one for one in causes if one != alien or causes[0] == alien)
+    shared, causes = f"{EVERYWHERE}|shared", report.causes
+    own = tuple(one for one in causes if one != shared or causes[0] == shared)
     return (*own, report.loose) if report.loose else own
 
 

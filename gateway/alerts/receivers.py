@@ -1,4 +1,4 @@
-"""From the configuration's ``[[alert]]`` tables to receivers."""
+"""Receivers of alerts, made of the configuration's ``[[alert]]`` tables."""
 
 from __future__ import annotations
 
@@ -17,12 +17,17 @@ from gateway.config.structs import AlertTable
 from gateway.config.values import Secret
 
 # Default event types by receiver type.
-USUAL = ("incident.opened", "incident.updated", "incident.resolved", "gateway.*")
+DEFAULT_EVENTS = (
+    "incident.opened",
+    "incident.updated",
+    "incident.resolved",
+    "gateway.*",
+)
 _CLIENTS = ("client.blocked", "client.unblocked")
 EVENTS: dict[str, tuple[str, ...]] = {
-    "webhook": (*USUAL, *_CLIENTS),
-    "pagerduty": (*USUAL, "incident.acknowledged"),
-    "opsgenie": (*USUAL, "incident.acknowledged"),
+    "webhook": (*DEFAULT_EVENTS, *_CLIENTS),
+    "pagerduty": (*DEFAULT_EVENTS, "incident.acknowledged"),
+    "opsgenie": (*DEFAULT_EVENTS, "incident.acknowledged"),
 }
 
 
@@ -38,7 +43,7 @@ class Receiver(msgspec.Struct, frozen=True):
     secrets: tuple[str, ...] = ()
     min_severity: str = _DEFAULTS.min_severity
     allow_private: bool = _DEFAULTS.allow_private
-    events: tuple[str, ...] = USUAL
+    events: tuple[str, ...] = DEFAULT_EVENTS
     per_minute: int = _DEFAULTS.max_alerts_per_minute
     retries: tuple[float, ...] = SCHEDULE_S
     to: tuple[str, ...] = ()
@@ -50,7 +55,7 @@ class Receiver(msgspec.Struct, frozen=True):
 
     @property
     def target(self) -> str:
-        """Changes when alerts go elsewhere; does not reveal the address."""
+        """Hash of the address, which changes when alerts go elsewhere."""
         return short_id(f"{self.type}\0{self.url}\0{self.to}")
 
     def accepts_type(self, kind: str) -> bool:
@@ -85,7 +90,7 @@ def _receiver(alert: AlertTable, name: str) -> Receiver:
         secrets=tuple(one.reveal() for one in secrets),
         min_severity=alert.min_severity,
         allow_private=alert.allow_private,
-        events=alert.events or EVENTS.get(alert.type, USUAL),
+        events=alert.events or EVENTS.get(alert.type, DEFAULT_EVENTS),
         per_minute=alert.max_alerts_per_minute,
         retries=retries,
         to=alert.to,

@@ -17,10 +17,10 @@ PENDING, ACTIVE, OVER = "pending", "active", "over"
 
 
 class Silence(msgspec.Struct, frozen=True):
-    """Alerts that match all of it are not sent between ``since`` and ``until`` (epoch
-    seconds). ``cls`` and ``subject`` (``kind:id``) "*": any.
+    """Suppresses alerts that match tenant, class and subject between ``since`` and
+    ``until`` (epoch seconds). ``subject``: ``kind:id``; "*": any.
 
-    With ``weekly`` both are zero, so that a gateway of an older version, which does not
+    With ``weekly`` both times are zero, so that a gateway of an older version, which does not
     know weekly windows, silences nothing.
     """
 
@@ -35,7 +35,7 @@ class Silence(msgspec.Struct, frozen=True):
     weekly: Weekly | None = None
 
     def matches(self, payload: Payload, now: float) -> bool:
-        """Whether this alert is not to be sent now."""
+        """Whether this alert is suppressed now."""
         if self.tenant not in (ANY, payload["tenant"]):
             return False
         if self.cls not in (ANY, payload.get("class")):
@@ -46,7 +46,9 @@ class Silence(msgspec.Struct, frozen=True):
         return self.state(now) == ACTIVE
 
     def window(self, now: float) -> tuple[float, float] | None:
-        """Start and end of the current or next window; None if there is none any more."""
+        """Start and end (epoch seconds) of the current or next window; None if all are
+        over.
+        """
         if self.weekly is not None:
             return self.weekly.window(now)
         return (self.since, self.until) if now < self.until else None
@@ -59,7 +61,7 @@ class Silence(msgspec.Struct, frozen=True):
         return ACTIVE if window[0] <= now else PENDING
 
     def ended(self) -> float | None:
-        """Time of its final end; None if there is none."""
+        """When its last window ends, epoch seconds; None: it recurs without end."""
         return self.until if self.weekly is None else self.weekly.last
 
     def public(self, now: float) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from zoneinfo import ZoneInfo
 import msgspec
 
 DAYS = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
-# Days to search: a window that a clock change skips comes a week later.
+# Days to search: if a clock change skips a window, the next one is a week later.
 _LOOK_AHEAD_DAYS = 15
 _DAY = timedelta(days=1)
 
@@ -36,7 +36,7 @@ class Weekly(msgspec.Struct, frozen=True):
     last: float | None = None
 
     def check(self) -> None:
-        """Raises WeeklyError."""
+        """Check days, times and time zone. Raises WeeklyError."""
         if not self.days or set(self.days) - set(DAYS):
             raise WeeklyError(f"days are some of {', '.join(DAYS)}")
         _time(self.starts), _time(self.ends)
@@ -46,9 +46,12 @@ class Weekly(msgspec.Struct, frozen=True):
             raise WeeklyError(f'"{self.zone:.60}" is not a known time zone') from error
 
     def window(self, now: float) -> tuple[float, float] | None:
-        """Start and end of the current or next window; None if there is none any more."""
+        """Start and end (epoch seconds) of the current or next window; None if all are
+        over.
+        """
         zone = _zone(self.zone)
         today = datetime.fromtimestamp(max(now, self.first), zone).date()
+        # Windows of earlier days may end today.
         for ahead in range(-2, _LOOK_AHEAD_DAYS):
             day = today + ahead * _DAY
             if DAYS[day.weekday()] not in self.days:
@@ -61,6 +64,7 @@ class Weekly(msgspec.Struct, frozen=True):
         return None
 
     def _on(self, day: date, zone: ZoneInfo) -> tuple[float, float]:
+        """Start and end of the window that starts on ``day``, epoch seconds."""
         starts, ends = _time(self.starts), _time(self.ends)
         last = day if ends > starts else day + _DAY
         since = _instants(day, starts, zone)[0]

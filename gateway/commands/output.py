@@ -71,5 +71,5 @@ def fail(message: str, code: int = USAGE) -> int:
 
 def unknown_option(names: Sequence[str]) -> str:
     """An error message if a file argument other than ``-`` looks like an option."""
-    odd = next((name for name in names if name.startswith("-") and name != "-"), "")
-    return f"unknown option: {odd}" if odd else ""
+    found = next((name for name in names if name.startswith("-") and name != "-"), "")
+    return f"unknown option: {found}" if found else ""

@@ -30,15 +30,15 @@ class AdminClient:
         self._open = urllib.request.build_opener(urllib.request.ProxyHandler({})).open
 
     def list_all(self, path: str, **query: str | None) -> list[dict[str, Any]]:
-        """Every item of a list, page by page; query values of None are left out."""
+        """Every item of a list, read page by page; query values of None are left out."""
         items: list[dict[str, Any]] = []
-        asked = {name: value for name, value in query.items() if value is not None}
+        params = {name: value for name, value in query.items() if value is not None}
         while True:
-            page = self._call("GET", f"{path}?{urlencode(asked)}" if asked else path)
+            page = self._call("GET", f"{path}?{urlencode(params)}" if params else path)
             items += page["items"]
             if not page.get("next"):
                 return items
-            asked["cursor"] = page["next"]
+            params["cursor"] = page["next"]
 
     def post(self, *path: str, timeout_s: float = TIMEOUT_S) -> Any:
         """POST without content to ``/api/v1/`` and these path segments."""

@@ -36,9 +36,9 @@ def replay(
 ) -> int:
     """Replay recorded traffic through a draft policy and compare the decisions.
 
-    Shows who would have been limited, throttled or blocked, and what it would have
-    saved, beside the decisions in the records. Time is that of the records. Limits,
-    prices and detection are those of `serve`; a policy in observe mode is shown as if
+    Shows which clients would have been limited, throttled or blocked and the cost that
+    this would have saved, next to the decisions in the records. Time is that of the
+    records. Limits, prices and detection are those of `serve`; a policy in observe mode is shown as if
     it enforced. Blocks nothing.
     """
     from gateway.replay.run import replay as run  # noqa: PLC0415

@@ -16,6 +16,7 @@ from rich.text import Text
 from gateway.commands.remote import AdminClient
 
 _SEVERE = {"critical": "bold red", "warning": "yellow", "info": "blue"}
+# Clients in the table of ``top``.
 _SHOWN = 15
 
 
@@ -47,7 +48,7 @@ def _screen(counters: dict[str, Any], client: AdminClient) -> Group:
 def _head(counters: dict[str, Any]) -> Text:
     last, running = counters["buckets"]
     state = "serving" if counters["ready"] else "NOT READY"
-    store = "store ok" if counters["store_up"] else "STORE AWAY"
+    store = "store ok" if counters["store_up"] else "STORE UNAVAILABLE"
     return Text(
         f"tidegate  {state}  {store}  {' and '.join(counters['modes'])}\n"
         f"{last['requests'] / 10:,.1f} requests/s  {last['tokens'] / 10:,.0f} tokens/s  "
@@ -73,17 +74,16 @@ def _clients(rows: Sequence[dict[str, Any]]) -> Table:
         table.add_column(name, justify="right")
     table.add_column("now")
     for row in rows:
-        usual = row["expected_1m"]
-        ratio = (
-            "new" if usual is None else f"{row['requests_1m'] / max(usual, 0.1):.1f}"
-        )
-        standing = row["standing"]
+        expected, state = row["expected_1m"], row["standing"]
+        ratio = "new"
+        if expected is not None:
+            ratio = f"{row['requests_1m'] / max(expected, 0.1):.1f}"
         table.add_row(
             *map(Text, (row["id"], row["tenant"], f"{row['requests_1m']:,.0f}", ratio)),
             Text(f"{row['tokens']:,}"),
             Text(f"{row['usd']:.2f}"),
             Text(f"{row['score']:.1f}" if row["score"] else "-"),
-            Text(standing["action"] if standing else "-"),
+            Text(state["action"] if state else "-"),
         )
     return table
 

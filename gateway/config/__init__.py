@@ -2,7 +2,8 @@
 
 ``load`` reads and validates, ``resolve`` turns the result into the types of
 ``core.model``. Start reading in ``structs.py``: every key and every default is there.
-May import ``core`` only, and stays light: every worker imports it.
+May import the pure folders and ``store`` (forms of store URLs), and stays light: every
+worker imports it.
 """
 
 from gateway.config.errors import ConfigError, Problem

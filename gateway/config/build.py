@@ -45,7 +45,9 @@ class Text(str):
 
 
 class Diagnostics:
-    """Collects the place of every value, the faults and the warnings."""
+    """Collects faults and warnings with their places, and the sources of values that are
+    not from the file.
+    """
 
     def __init__(
         self, base: str, env: Mapping[str, str], file: str, lines: Mapping[Key, int]
@@ -174,7 +176,9 @@ def _build_dict(kind: Any, value: Any, key: Key, diagnostics: Diagnostics) -> An
 
 
 def _build_union(kind: Any, value: Any, key: Key, diagnostics: Diagnostics) -> Any:
-    """Convert to the union member that fits the shape of the value."""
+    """Convert to the first union member that fits the shape of the value: list, table or
+    scalar. A Secret may also be a table.
+    """
     members = get_args(kind)
     if isinstance(value, list):
         wanted = [m for m in members if get_origin(m) is tuple]

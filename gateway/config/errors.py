@@ -8,7 +8,7 @@ Key = tuple[str | int, ...]
 
 
 class Problem(msgspec.Struct, frozen=True):
-    """One fault. ``line`` is 0 for a value that does not come from a file."""
+    """One fault. ``line`` is 0 for a value that is not from a file."""
 
     source: str  # file, environment variable, flag
     line: int

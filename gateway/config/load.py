@@ -98,8 +98,8 @@ def _apply_defaults(
 
 
 def _default_records(raw: dict[str, Any], store_url: Any) -> None:
-    """Default ``events.file``: beside the embedded store. Other stores have no directory
-    that is known to be writable.
+    """Default ``events.file``: in the directory of the embedded store. Other stores have
+    no directory that is known to be writable.
     """
     events = raw.setdefault("events", {})
     if isinstance(store_url, str) and isinstance(events, dict):
@@ -147,6 +147,7 @@ def _fatal(path: str, line: int, message: str) -> ConfigError:
 def _apply_env(
     raw: dict[str, Any], env: Mapping[str, str], diagnostics: Diagnostics
 ) -> None:
+    """Set the keys that environment variables name; report names without a key."""
     for name in sorted(env):
         match = _ENV_NAME.fullmatch(name)
         if match and not _put(raw, match[1].split("__"), env[name], name, diagnostics):
@@ -196,21 +197,22 @@ def _step(here: Any, part: str) -> str | int | None:
 def _apply_flags(
     raw: dict[str, Any], overrides: Mapping[str, Any], diagnostics: Diagnostics
 ) -> None:
+    """Set the keys of ``overrides`` (as in ``load_config``); None: flag not given."""
     for name, value in overrides.items():
         if value is None:
             continue
         flag = _FLAGS.get(name) or "--" + _flag_name(name)
-        shown = Text(value) if isinstance(value, str) else value
+        item = Text(value) if isinstance(value, str) else value
         if name == "mode":
-            _set_mode(raw, shown, flag, diagnostics)
+            _set_mode(raw, item, flag, diagnostics)
         elif name == "upstream":
-            _set_upstream(raw, shown, flag, diagnostics)
+            _set_upstream(raw, item, flag, diagnostics)
         else:
             parts = name.split(".")
             here = raw
             for part in parts[:-1]:
                 here = here.setdefault(part, {})
-            here[parts[-1]] = shown
+            here[parts[-1]] = item
             diagnostics.sources[tuple(parts)] = flag
 
 

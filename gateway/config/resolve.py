@@ -280,10 +280,12 @@ def effective_policy(config: Config, name: str) -> Effective:
     return Effective(policy, origins, tuple(limits))
 
 
+# A policy and those it inherits from, nearest first, by name.
 _Chain = list[tuple[str, PolicyTable]]
 
 
 def _nearest(chain: _Chain, key: str, default: Any) -> tuple[Any, Origin]:
+    """Value of a key in the nearest policy that states it, and that policy's name."""
     for name, table in chain:
         value = getattr(table, key)
         if value is not None:
@@ -292,15 +294,15 @@ def _nearest(chain: _Chain, key: str, default: Any) -> tuple[Any, Origin]:
 
 
 def _limits(chain: _Chain, origins: dict[str, Origin]) -> dict[Key, Limit]:
-    """Limits by their keys: the nearest ``limits``, then every ``extra_limits`` from that
-    policy on.
+    """Limits of a policy by their keys: ``limits`` of the nearest policy that states them,
+    then ``extra_limits`` of that policy and of all that inherit from it in the chain.
     """
     _, origin = _nearest(chain, "limits", ())
     origins["limits"] = origin
     names = [name for name, _ in chain]
-    heirs = chain[: names.index(origin) + 1] if origin in names else chain
+    used = chain[: names.index(origin) + 1] if origin in names else chain
     found: dict[Key, Limit] = {}
-    for name, table in reversed(heirs):
+    for name, table in reversed(used):
         for part in ("limits", "extra_limits"):
             if part == "limits" and name != origin:
                 continue

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Callable, Coroutine
 from typing import Any
 
+# Interval at which ``close`` repeats the cancellation, seconds.
 CANCEL_AGAIN_S = 0.1
 
 

@@ -9,9 +9,9 @@ from collections.abc import Callable, Sequence
 
 from gateway.serve.runtime import DeathSignal
 
-# A child that ran for this long is restarted without a delay. (Starting takes half a
-# second, several seconds on a busy machine.)
-SETTLED_S = 5.0
+# A child that ran for this long is restarted without a delay, seconds. (Starting takes
+# half a second, several seconds on a busy machine.)
+EARLY_EXIT_S = 5.0
 # Delays in seconds before the restart after the first, second, … early exit in a row.
 # With one second to start, a child is back within two.
 DELAYS_S = (0.0, 0.1, 0.2, 0.4, 0.8, 1.0)
@@ -21,7 +21,8 @@ class Child:
     """A process that is restarted until the supervisor ends it.
 
     ``launch`` returns the command, the environment and the descriptors to pass for an
-    incarnation (0, 1, …).
+    incarnation (0, 1, …). ``dies_by``: signal that the kernel sends to the child when the
+    supervisor dies.
     """
 
     def __init__(
@@ -36,8 +37,8 @@ class Child:
         self._running: subprocess.Popen[bytes] | None = None
         self._started_at = 0.0
         self.starts = 0
-        self.quick_deaths = 0
-        """Exits in a row within SETTLED_S of the start."""
+        self.early_exits = 0
+        """Exits in a row within EARLY_EXIT_S of the start."""
         self.start_at: float | None = None
         """Time of the next start (monotonic seconds); None: running, or ended for good."""
 
@@ -62,17 +63,19 @@ class Child:
         )
 
     def reap(self, now: float) -> int | None:
-        """The exit status if it ended since the last call; schedules the next start."""
+        """The exit status if it ended since the last call, None otherwise; schedules the
+        next start.
+        """
         if self._running is None:
             return None
         status = self._running.poll()
         if status is None:
             return None
         self._running = None
-        quick = now - self._started_at < SETTLED_S
-        self.quick_deaths = self.quick_deaths + 1 if quick else 0
-        place = min(self.quick_deaths, len(DELAYS_S) - 1)
-        self.start_at = now + (DELAYS_S[place - 1] if place else 0.0)
+        early = now - self._started_at < EARLY_EXIT_S
+        self.early_exits = self.early_exits + 1 if early else 0
+        count = min(self.early_exits, len(DELAYS_S) - 1)
+        self.start_at = now + (DELAYS_S[count - 1] if count else 0.0)
         return status
 
     def signal(self, signum: signal.Signals) -> None:

@@ -15,7 +15,7 @@ Control to worker:
 ``forget``  ``keys`` of counters that were reset on some machine
 ``secret``  ``value``; ``jwks``: ``url`` and ``keys``; ``drain``
 ``baselines`` ``subjects`` (tenant, kind, id, requests a minute) and ``busy`` by tenant
-``settled`` ``tenants``: of each that is flooded, the marks of who was there before
+``settled`` ``tenants``: hashes of established clients, by tenant under attack
 ``call``    ``id``, ``method`` (``peek`` or ``reset``), ``args`` with ``cells``
 
 Worker to control: ``hello``, ``ready``, ``stats`` (keys: ``admin.metrics``),
@@ -265,21 +265,26 @@ class WorkerLink:
 
 
 class LinkServer:
-    """Control's end: the connected workers by index."""
+    """Control's end: the connected workers by index.
+
+    ``on_message`` is called with each message of a peer from its ``hello`` on,
+    ``on_disconnect`` when a worker is lost for which no other connection has replaced it.
+    """
 
     def __init__(
         self,
         path: str,
         on_message: Callable[[Peer, Message], None],
-        on_gone: Callable[[Peer], None],
+        on_disconnect: Callable[[Peer], None],
     ) -> None:
         self._path = path
         self._on_message = on_message
-        self._on_gone = on_gone
+        self._on_disconnect = on_disconnect
         self._server: asyncio.AbstractServer | None = None
-        self._all: set[Peer] = set()
+        self._all: set[Peer] = set()  # with those that have not sent ``hello``
         self.workers: dict[int, Peer] = {}
         self.dropped = 0
+        """Broadcast messages that a worker did not get."""
 
     async def start(self) -> None:
         """Listen; replaces the socket of a killed predecessor."""
@@ -320,4 +325,4 @@ class LinkServer:
         # A restarted worker may connect before its predecessor's connection is lost.
         if self.workers.get(peer.index) is peer:
             del self.workers[peer.index]
-            self._on_gone(peer)
+            self._on_disconnect(peer)

@@ -19,7 +19,9 @@ class AddressTaken(Exception):  # noqa: N818 - names the state of an address
 
 
 class HeldAddress:
-    """An address that is kept bound; ``address`` has the actual port."""
+    """An address that is kept bound; ``address`` has the actual port. Raises
+    AddressTaken.
+    """
 
     def __init__(self, host: str, port: int) -> None:
         family, target = _resolve(host, port)

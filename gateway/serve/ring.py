@@ -33,8 +33,8 @@ _ENTRY = struct.Struct("<II")
 _pack_into = _ENTRY.pack_into
 _CAPACITY, _HEAD, _TAIL, _DROPS = 8, 64, 128, 192  # byte offsets in the header
 _SKIP = 0xFFFFFFFF
-# An entry that is unreadable for so many reads (one second at 10 Hz) is damaged.
-_PATIENCE = 10
+# An entry that is unreadable for this many reads (one second at 10 Hz) is damaged.
+_MAX_RETRIES = 10
 
 
 class RingError(Exception):
@@ -42,10 +42,11 @@ class RingError(Exception):
 
 
 def create_ring(path: str, capacity: int = DEFAULT_BYTES) -> None:
-    """Create the file with all blocks reserved; an existing ring is kept.
+    """Create the file with all blocks reserved. An existing ring is kept with its capacity
+    and its entries; a file that is not a ring of this version is replaced.
 
-    ``capacity`` is a power of two. Raises OSError on a full disk: a sparse file would
-    cost the worker a SIGBUS later.
+    ``capacity``: bytes, a power of two. Raises OSError on a full disk, where writing to a
+    sparse file would end the worker by SIGBUS later.
     """
     if capacity < HEADER_BYTES or capacity & (capacity - 1):
         msg = f"capacity must be a power of two, not {capacity}"
@@ -209,9 +210,9 @@ class RingReader(_Ring):
         self._cursor = self._head[0]
 
     def _unreadable(self, cursor: int, tail: int) -> int:
-        """Retry an incomplete entry; after _PATIENCE reads, skip to the tail."""
+        """Retry an incomplete entry; after _MAX_RETRIES reads, skip to the tail."""
         self._stuck += 1
-        if self._stuck < _PATIENCE:
+        if self._stuck < _MAX_RETRIES:
             return cursor
         self._stuck = 0
         self.damaged += 1

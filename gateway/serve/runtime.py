@@ -142,7 +142,7 @@ def gateway_name(runtime_dir: str) -> str:
     """Id of this gateway among those of its store, kept over restarts. Random, because
     two machines may have the same host name and paths.
     """
-    path = f"{runtime_dir}.name"  # beside the directory, which a clean stop removes
+    path = f"{runtime_dir}.name"  # next to the directory, which a regular stop removes
     with suppress(OSError, ValueError), open(path, "rb") as file:
         text = file.read(_NAME_DIGITS + 1).decode("ascii")
         if len(bytes.fromhex(text)) * 2 == _NAME_DIGITS:
@@ -210,7 +210,7 @@ def open_runtime(
 
 
 def _prune(base: str) -> None:
-    """Remove directories of gateways that were killed more than a day ago."""
+    """Remove directories of gateways that were started more than a day ago and killed."""
     for entry in os.scandir(base):
         with suppress(OSError):
             lock = f"{entry.path}/lock"
@@ -269,7 +269,7 @@ def _try_lock(path: str) -> int | None:
     except OSError:
         os.close(fd)
         return None
-    os.utime(path)  # start of its last owner
+    os.utime(path)  # when its last owner started
     return fd
 
 

@@ -346,6 +346,9 @@ class Supervisor:
             self.log("info", "child_restarted", child=child.name, pid=child.pid)
 
     def _failing_child(self) -> Child | None:
+        """A child that ended too often before the gateway was ready for the first time;
+        None if there is none, or if the gateway was ready.
+        """
         if self._ready:
             return None
         for child in self._children():
@@ -410,8 +413,8 @@ class Supervisor:
                 return
 
     def _end(self, children: list[Child], patience_s: float) -> None:
-        """Send SIGTERM, after ``patience_s`` SIGKILL. A second SIGTERM to the supervisor
-        ends the wait.
+        """Send SIGTERM, after ``patience_s`` SIGKILL, and wait until all have ended.
+        Another SIGTERM or SIGINT to the supervisor ends the patience.
         """
         until = time.monotonic() + patience_s
         for child in children:
@@ -450,7 +453,9 @@ def fail(status: int, message: str) -> NoReturn:
 
 
 def main() -> NoReturn:
-    """Entry of ``python -m gateway.serve.supervisor``."""
+    """Entry of ``python -m gateway.serve.supervisor``. Exit status 2: invalid
+    configuration, 1: cannot start, or a child failed at every start.
+    """
     try:
         spec, loaded, snapshot = read_spec(os.environ)
     except (ConfigError, msgspec.DecodeError) as error:

@@ -18,8 +18,8 @@ MISSING = "no spans are made: run  pip install 'tidegate[otel]'"
 _PACKAGES = ("opentelemetry.sdk", "opentelemetry.exporter.otlp.proto.http")
 _ENDPOINTS = ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT")
 _PROTOCOLS = ("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "OTEL_EXPORTER_OTLP_PROTOCOL")
-_SPOKEN = "http/protobuf"
-# Share of the traces that begin here; None: OTEL_TRACES_SAMPLER_ARG.
+_PROTOCOL = "http/protobuf"
+# Sampled share of the traces that begin here; None: OTEL_TRACES_SAMPLER_ARG.
 _SAMPLERS: dict[str, float | None] = {
     "always_on": 1.0,
     "always_off": 0.0,
@@ -59,8 +59,10 @@ def read_tracing(environ: Mapping[str, str]) -> Tracing:
     if not all(map(_is_installed, _PACKAGES)):
         return Tracing(problems=(MISSING,))
     problems: list[str] = []
-    if _first(env, _PROTOCOLS) not in {"", _SPOKEN}:
-        problems.append(f"OTLP is spoken as {_SPOKEN} only, on port 4318 as a rule")
+    if _first(env, _PROTOCOLS) not in {"", _PROTOCOL}:
+        problems.append(
+            f"only OTLP over {_PROTOCOL} is supported, usually on port 4318"
+        )
     ratio, parent_based = _sampling(env, problems)
     queue = _whole(env, "OTEL_BSP_MAX_QUEUE_SIZE", QUEUE, problems)
     batch = _whole(env, "OTEL_BSP_MAX_EXPORT_BATCH_SIZE", BATCH, problems)
@@ -108,7 +110,7 @@ def _sampling(env: Mapping[str, str], problems: list[str]) -> tuple[float, bool]
     name = env.get("OTEL_TRACES_SAMPLER", _DEFAULT_SAMPLER).lower()
     kind = name.removeprefix(_PARENT_BASED)
     if kind not in _SAMPLERS:
-        problems.append(f"OTEL_TRACES_SAMPLER: {_DEFAULT_SAMPLER} is taken instead")
+        problems.append(f"OTEL_TRACES_SAMPLER: {_DEFAULT_SAMPLER} is used instead")
         name, kind = _DEFAULT_SAMPLER, "traceidratio"
     share = _SAMPLERS[kind]
     if share is None:
@@ -124,7 +126,7 @@ def _ratio(env: Mapping[str, str], problems: list[str]) -> float:
         ratio = -1.0
     if 0.0 <= ratio <= 1.0:
         return ratio
-    problems.append("OTEL_TRACES_SAMPLER_ARG is no number from 0 to 1: 1 is taken")
+    problems.append("OTEL_TRACES_SAMPLER_ARG is not a number from 0 to 1; 1 is used")
     return 1.0
 
 
@@ -132,5 +134,5 @@ def _whole(env: Mapping[str, str], name: str, default: int, problems: list[str])
     text = env.get(name, str(default))
     if text.isascii() and text.isdigit() and int(text[:9]) > 0:
         return int(text[:9])
-    problems.append(f"{name} is no whole number above 0: {default} is taken")
+    problems.append(f"{name} is not a whole number above 0; {default} is used")
     return default

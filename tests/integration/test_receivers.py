@@ -203,7 +203,7 @@ async def test_a_letter_that_is_never_taken_is_a_dead_letter(post):
 
 async def test_a_mail_server_that_says_nothing_holds_nobody(monkeypatch):
     """The attempt ends in time, with its thread and connection."""
-    monkeypatch.setattr(mail, "LETTER_S", 0.2)
+    monkeypatch.setattr(mail, "DELIVERY_S", 0.2)
     gone: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
 
     async def listen(reader, writer):

@@ -104,7 +104,7 @@ def test_child_that_lived_is_restarted_at_once():
     child = make_child("")
     child.start(10.0)
     assert reap(child, 20.0) == 0
-    assert (child.start_at, child.quick_deaths) == (20.0, 0)
+    assert (child.start_at, child.early_exits) == (20.0, 0)
 
 
 def test_child_that_dies_at_once_waits_longer_each_time():
