@@ -1,4 +1,4 @@
-"""What tests of the processes share."""
+"""Fixtures of the control tests."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Alerting of one gateway: what is said, and that nothing of it is lost."""
+"""Alerting of one gateway: reports reach the outbox exactly once."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ UPSTREAM = '[[upstream]]\nurl = "http://127.0.0.1:9"\n'
 
 
 def said(id_="inc_a", kind="incident.opened", at=NOW, **changes) -> Output:
-    """What a detector says."""
+    """An output of the detector."""
     moment = format_time(at)
     line = Output(
         type=kind, id=id_, ts=moment, severity="warning", cls="cost_spike", score=4.5,
@@ -33,11 +33,11 @@ def said(id_="inc_a", kind="incident.opened", at=NOW, **changes) -> Output:
 
 
 def failed(name: str, error: BaseException) -> None:
-    """A task of ours ended by an error."""
+    """Fail the test when a background task raises."""
     raise AssertionError(name) from error
 
 
-class Stage:
+class Scene:
     """Alerting as control runs it."""
 
     def __init__(self, folder, client: Redis | None = None, workers: int = 1) -> None:
@@ -62,25 +62,25 @@ class Stage:
                 await asyncio.sleep(0.005)
 
     async def events(self) -> list[tuple[str, str]]:
-        """What receivers would hear of."""
+        """Types and ids of the events in the outbox."""
         await self.alerting._flush()
         found = await self.alerting._outbox.events("r", 99, NOW)
         return [(one.type, one.payload()["id"]) for one in found]
 
 
-@pytest.fixture(name="stage")
+@pytest.fixture(name="scene")
 async def _stage(tmp_path):
-    stage = Stage(tmp_path)
-    yield stage
-    await stage.stop()
+    scene = Scene(tmp_path)
+    yield scene
+    await scene.stop()
 
 
-# -- a store that is silent ------------------------------------------------------------
+# -- a store that does not answer ------------------------------------------------------
 
 
 @contextlib.asynccontextmanager
 async def silent_store() -> AsyncIterator[Redis]:
-    """It takes connections, and never answers."""
+    """A store that accepts connections and never answers."""
     writers: list[asyncio.StreamWriter] = []
 
     async def keep(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -94,34 +94,36 @@ async def silent_store() -> AsyncIterator[Redis]:
             writer.close()
 
 
-async def test_what_was_said_survives_a_kill_before_the_store_answers(tmp_path):
-    """It is in the file while the store still thinks about it."""
+async def test_reports_survive_a_kill_before_the_store_answers(tmp_path):
+    """A report that the store has not acknowledged is in the file when control is
+    killed.
+    """
     async with silent_store() as client:
-        stage = Stage(tmp_path, client)
-        stage.start()
-        stage.alerting.take(said())
-        await stage.until(stage.waiting.exists)
-        await stage.background.close()  # and no ``close``: as a kill would have it
-    after = Stage(tmp_path)
+        scene = Scene(tmp_path, client)
+        scene.start()
+        scene.alerting.take(said())
+        await scene.until(scene.waiting.exists)
+        await scene.background.close()  # no ``close``, as after a kill
+    after = Scene(tmp_path)
     assert after.alerting.pending == 1
     assert await after.events() == [("incident.opened", "inc_a")]
     await after.stop()
     assert not after.waiting.exists()
 
 
-async def test_a_gateway_that_ends_leaves_what_the_store_did_not_take(
-    tmp_path, monkeypatch
-):
-    """Also what is said in its last moment, after everything was cancelled."""
+async def test_close_keeps_reports_that_the_store_did_not_accept(tmp_path, monkeypatch):
+    """Reports that the store did not accept by ``close`` are in the file, also those
+    made during the shutdown.
+    """
     monkeypatch.setattr("gateway.control.alerting.CLOSE_S", 0.05)
     async with silent_store() as client:
-        stage = Stage(tmp_path, client)
-        stage.start()
-        stage.alerting.take(said())
-        await stage.background.close()
-        stage.alerting.take(said("inc_b"))
-        await stage.alerting.close()
-    after = Stage(tmp_path)
+        scene = Scene(tmp_path, client)
+        scene.start()
+        scene.alerting.take(said())
+        await scene.background.close()
+        scene.alerting.take(said("inc_b"))
+        await scene.alerting.close()
+    after = Scene(tmp_path)
     assert after.alerting.pending == 2
     await after.stop()
 
@@ -129,93 +131,101 @@ async def test_a_gateway_that_ends_leaves_what_the_store_did_not_take(
 # -- restarts ----------------------------------------------------------------------------
 
 
-async def test_an_incident_that_goes_on_over_a_restart_is_known_to_the_store(stage):
-    """It is opened where the store missed it, and said to go on."""
-    stage.alerting.recall(said("inc_a", "incident.updated", NOW - 60))
-    assert await stage.events() == [("incident.opened", "inc_a")]
-    await stage.alerting._beat(NOW + 3_000)
-    await stage.alerting._beat(NOW + 6_000)
-    await stage.alerting._look()
-    assert stage.alerting.active == 1
+async def test_an_incident_that_continues_over_a_restart_is_kept_open(scene):
+    """An incident that continues over a restart is opened in the outbox if missing, and
+    kept open.
+    """
+    scene.alerting.recall(said("inc_a", "incident.updated", NOW - 60))
+    assert await scene.events() == [("incident.opened", "inc_a")]
+    await scene.alerting._beat(NOW + 3_000)
+    await scene.alerting._beat(NOW + 6_000)
+    await scene.alerting._look()
+    assert scene.alerting.active == 1
 
 
-async def test_an_incident_that_ended_meanwhile_is_not_opened_anew(stage):
-    """What is remembered of it is older than its end."""
-    stage.alerting.take(said())
-    stage.now += 60
-    stage.alerting.take(said(kind="incident.resolved"))
-    stage.alerting.recall(said(kind="incident.updated", at=NOW + 50))
-    kinds = [kind for kind, _ in await stage.events()]
+async def test_an_incident_that_ended_meanwhile_is_not_opened_anew(scene):
+    """A recalled incident that has been resolved is not opened again."""
+    scene.alerting.take(said())
+    scene.now += 60
+    scene.alerting.take(said(kind="incident.resolved"))
+    scene.alerting.recall(said(kind="incident.updated", at=NOW + 50))
+    kinds = [kind for kind, _ in await scene.events()]
     assert kinds == ["incident.opened", "incident.resolved"]
 
 
-# -- troubles of the gateway itself --------------------------------------------------------
+# -- failures of the gateway itself --------------------------------------------------------
 
 
-async def heard(stage) -> list[str]:
-    return [kind.partition(".")[2] for kind, _ in await stage.events()]
+async def reported(scene) -> list[str]:
+    return [kind.partition(".")[2] for kind, _ in await scene.events()]
 
 
-async def test_a_trouble_ends_with_the_worker_that_had_it(stage):
-    """A worker that was killed says nothing more; its successor is well."""
-    stage.alerting.take_stats(0, store_up=True)
-    stage.alerting.take_event(0, "gateway.degraded", "no answer")
-    stage.alerting.take_stats(0, store_up=False)
-    assert await heard(stage) == ["degraded"]
-    stage.alerting.take_stats(0, store_up=True)
-    assert await heard(stage) == ["degraded", "recovered"]
+async def test_a_failure_ends_with_the_worker_that_reported_it(scene):
+    """A failure ends when the successor of the worker that reported it is healthy."""
+    scene.alerting.take_stats(0, store_up=True)
+    scene.alerting.take_event(0, "gateway.degraded", "no answer")
+    scene.alerting.take_stats(0, store_up=False)
+    assert await reported(scene) == ["degraded"]
+    scene.alerting.take_stats(0, store_up=True)
+    assert await reported(scene) == ["degraded", "recovered"]
 
 
-async def test_a_trouble_that_control_did_not_survive_is_ended_by_the_next(tmp_path):
-    """Once every worker is well; where nothing was told nothing is."""
-    first = Stage(tmp_path, workers=2)
+async def test_the_next_control_ends_failures_of_its_predecessor(tmp_path):
+    """The next control ends a failure once every worker is healthy, and ends only what
+    was reported.
+    """
+    first = Scene(tmp_path, workers=2)
     first.alerting.take_event(1, "gateway.degraded", "no answer")
     first.alerting.take_trouble("records", "disk full")
-    assert await heard(first) == ["degraded", "degraded"]
+    assert await reported(first) == ["degraded", "degraded"]
     await first.stop()
-    second = Stage(tmp_path, workers=2)
+    second = Scene(tmp_path, workers=2)
     second.alerting.take_stats(0, store_up=True)
     second.alerting.take_trouble("records", "")
     second.alerting.take_trouble("configuration", "")
-    assert (await heard(second))[2:] == ["recovered"]
+    assert (await reported(second))[2:] == ["recovered"]
     second.alerting.take_stats(1, store_up=True)
-    assert (await heard(second))[3:] == ["recovered"]
+    assert (await reported(second))[3:] == ["recovered"]
     await second.stop()
 
 
-async def test_a_trouble_that_waits_for_the_store_is_not_told_anew(tmp_path):
-    """By the control that comes after; its end is."""
+async def test_a_queued_failure_is_not_reported_again(tmp_path):
+    """A failure that is queued for the store is not reported again by the next control;
+    its end is.
+    """
     async with silent_store() as client:
-        first = Stage(tmp_path, client)
+        first = Scene(tmp_path, client)
         first.start()
         first.alerting.take_event(0, "gateway.degraded", "no answer")
         await first.until(first.waiting.exists)
         await first.background.close()
-    second = Stage(tmp_path)
+    second = Scene(tmp_path)
     second.alerting.take_event(0, "gateway.degraded", "no answer")
     assert second.alerting.pending == 1
     second.alerting.take_event(0, "gateway.recovered", "")
-    assert await heard(second) == ["degraded", "recovered"]
+    assert await reported(second) == ["degraded", "recovered"]
     await second.stop()
 
 
-async def test_each_part_has_its_own_trouble_told_once(stage):
-    """A beginning and its end have one id, another part's another."""
+async def test_failures_of_each_part_are_reported_once(scene):
+    """A failure and its end are reported once under one id, and another part has
+    another id.
+    """
     for problem in ("disk full", "disk full", ""):
-        stage.alerting.take_trouble("records", problem)
-    stage.alerting.take_trouble("configuration", "refused")
-    (full, id_), (over, same), (refused, other) = await stage.events()
+        scene.alerting.take_trouble("records", problem)
+    scene.alerting.take_trouble("configuration", "refused")
+    (full, id_), (over, same), (refused, other) = await scene.events()
     assert (full, over, refused) == (
         "gateway.degraded", "gateway.recovered", "gateway.degraded",
     )  # fmt: skip
     assert id_ == same != other
 
 
-# -- reload in mid-delivery ------------------------------------------------------------------
+# -- reload during a delivery ----------------------------------------------------------------
 
 
 class Hook:
-    """A receiver that answers when it is let; counts who asks at once."""
+    """A receiver that answers when ``let`` is set and counts concurrent requests."""
 
     def __init__(self) -> None:
         self.let = asyncio.Event()
@@ -248,26 +258,28 @@ async def serving(hook: Hook) -> AsyncIterator[str]:
 
 
 def config(url: str, **changes) -> Config:
-    """One receiver, called hook."""
+    """A configuration with one receiver named ``hook``."""
     table = {"type": "webhook", "name": "hook", "url": url, "allow_private": True}
     lines = [f"{key} = {json.dumps(value)}" for key, value in (table | changes).items()]
     return load(None, text=UPSTREAM + "[[alert]]\n" + "\n".join(lines)).config
 
 
-async def test_a_reload_in_mid_delivery_tells_nobody_twice(stage):
-    """The attempt ends under the old settings; the new ones come after it."""
+async def test_a_reload_during_a_delivery_sends_nothing_twice(scene):
+    """On a reload the running attempt ends under the old settings before the new ones
+    apply, and no message is sent twice.
+    """
     hook = Hook()
     async with serving(hook) as url:
-        stage.alerting.configure(config(url))
-        stage.start()
-        stage.alerting.take(said())
-        await stage.until(lambda: hook.ids)
-        stage.alerting.configure(config(url, min_severity="info"))
-        stage.alerting.take(said("inc_b", subject=Ref("user", "key_2")))
-        await stage.until(lambda: stage.alerting._leaving)
-        assert stage.alerting._find("hook").min_severity == "info"
+        scene.alerting.configure(config(url))
+        scene.start()
+        scene.alerting.take(said())
+        await scene.until(lambda: hook.ids)
+        scene.alerting.configure(config(url, min_severity="info"))
+        scene.alerting.take(said("inc_b", subject=Ref("user", "key_2")))
+        await scene.until(lambda: scene.alerting._leaving)
+        assert scene.alerting._find("hook").min_severity == "info"
         hook.let.set()
-        await stage.until(lambda: len(hook.ids) == 2)
-        await stage.until(lambda: not stage.alerting.pending)
+        await scene.until(lambda: len(hook.ids) == 2)
+        await scene.until(lambda: not scene.alerting.pending)
         assert (hook.most, len(set(hook.ids))) == (1, 2)
-        await stage.stop()
+        await scene.stop()

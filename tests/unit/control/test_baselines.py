@@ -1,4 +1,4 @@
-"""What detection learned, over restarts: in a real store, or in a file."""
+"""Baselines over restarts, in a real store and in a file."""
 
 from __future__ import annotations
 
@@ -38,21 +38,23 @@ def detecting(tmp_path, *, enabled=True) -> Detection:
     return found
 
 
-def teach(room: Detection, users=4) -> None:
-    """Let it see some clients."""
-    room.take([make_record(ts=NOW + n, user=f"key_{n}") for n in range(users)])
+def teach(detection: Detection, users=4) -> None:
+    """Pass records of some users to the detection."""
+    detection.take([make_record(ts=NOW + n, user=f"key_{n}") for n in range(users)])
 
 
 class Place:
-    """Where one gateway keeps its memory; ``open`` is a start of it."""
+    """The storage of one gateway; ``open`` starts it."""
 
     def __init__(self, tmp_path, client=None):
         self.tmp_path = tmp_path
         self.client = client
 
     def open(self, **options) -> tuple[Detection, BaselinePersistence]:
-        room = detecting(self.tmp_path, **options)
-        return room, BaselinePersistence(room, self.client, PREFIX, str(self.tmp_path))
+        detection = detecting(self.tmp_path, **options)
+        return detection, BaselinePersistence(
+            detection, self.client, PREFIX, str(self.tmp_path)
+        )
 
 
 @pytest.fixture(name="place", params=["store", "file"])
@@ -68,115 +70,115 @@ async def _place(request, tmp_path):
 
 
 async def test_a_first_start_finds_nothing(place):
-    """That is no error, and nothing learned is nothing saved."""
-    _, memory = place.open()
-    assert await memory.load() is False
-    await memory.save()
-    assert await memory.load() is False
+    """A first start finds nothing, and nothing learned is not saved."""
+    _, persistence = place.open()
+    assert await persistence.load() is False
+    await persistence.save()
+    assert await persistence.load() is False
 
 
-async def test_what_was_saved_is_there_after_a_restart(place):
-    """Everybody who was seen is known again."""
-    room, memory = place.open()
-    teach(room)
-    await memory.save()
-    room, memory = place.open()
-    assert await memory.load() is True
-    (engine,) = room._detectors.engines
+async def test_saved_baselines_are_loaded_after_a_restart(place):
+    """Saved subjects are loaded after a restart."""
+    detection, persistence = place.open()
+    teach(detection)
+    await persistence.save()
+    detection, persistence = place.open()
+    assert await persistence.load() is True
+    (engine,) = detection._detectors.engines
     assert len(engine.tenants["acme"].subjects["user"].values()) == 4
 
 
-async def test_only_news_are_written(place, monkeypatch):
-    """A quiet gateway does not rewrite what is there."""
+async def test_unchanged_baselines_are_not_written(place, monkeypatch):
+    """Baselines are written only after new requests."""
     written = []
     packed = module.pack_baselines
     monkeypatch.setattr(
         module, "pack_baselines", lambda state: written.append(1) or packed(state)
     )
     place.client = None
-    room, memory = place.open()
-    teach(room)
-    await memory.save()
-    await memory.save()
-    teach(room)
-    await memory.save()
+    detection, persistence = place.open()
+    teach(detection)
+    await persistence.save()
+    await persistence.save()
+    teach(detection)
+    await persistence.save()
     assert len(written) == 2
 
 
 async def test_switched_off_detection_overwrites_nothing(place):
-    """A kill switch, even over a restart, costs no baselines."""
-    room, memory = place.open()
-    teach(room)
-    await memory.save()
-    _, memory = place.open(enabled=False)
-    await memory.load()
-    memory._saved = -1  # as after a time in which it detected
-    await memory.save()
-    room, memory = place.open()
-    assert await memory.load() is True
-    assert room._detectors.engines[0].tenants["acme"].company() == 4
+    """With detection off the saved baselines are kept, over a restart as well."""
+    detection, persistence = place.open()
+    teach(detection)
+    await persistence.save()
+    _, persistence = place.open(enabled=False)
+    await persistence.load()
+    persistence._saved = -1  # as if it had detected before
+    await persistence.save()
+    detection, persistence = place.open()
+    assert await persistence.load() is True
+    assert detection._detectors.engines[0].tenants["acme"].company() == 4
 
 
 async def test_never_on_never_saved(place):
-    """Detection that was off from the first day has nothing to write."""
-    _, memory = place.open(enabled=False)
-    memory._saved = -1
-    await memory.save()
-    assert await memory.load() is False
+    """Detection that was never on saves nothing."""
+    _, persistence = place.open(enabled=False)
+    persistence._saved = -1
+    await persistence.save()
+    assert await persistence.load() is False
 
 
 async def test_the_file_is_for_its_owner_only(tmp_path):
-    """It tells who asks how much."""
-    room, memory = Place(tmp_path).open()
-    teach(room)
-    await memory.save()
+    """The file has mode 0600, because it shows who sends how many requests."""
+    detection, persistence = Place(tmp_path).open()
+    teach(detection)
+    await persistence.save()
     assert stat.S_IMODE((tmp_path / "baselines").stat().st_mode) == 0o600
 
 
-async def test_what_cannot_be_read_is_said(place, engine):
-    """One clear error; detection starts anew and goes on."""
-    room, memory = place.open()
+async def test_unreadable_baselines_raise(place, engine):
+    """Unreadable baselines raise BaselinesError; detection starts without history."""
+    detection, persistence = place.open()
     if place.client is None:
         (place.tmp_path / "baselines").write_bytes(pack_baselines(b"junk"))
     else:
         await place.client.set(baselines_key(PREFIX), b"junk")
     with pytest.raises(BaselinesError):
-        await memory.load()
-    teach(room)
-    assert room.learned == 4
+        await persistence.load()
+    teach(detection)
+    assert detection.learned == 4
 
 
-async def test_a_frozen_store_does_not_keep_the_start(tmp_path, monkeypatch):
-    """Bounded wait."""
+async def test_a_frozen_store_does_not_block_the_start(tmp_path, monkeypatch):
+    """Loading from a frozen store ends after ``LOAD_S``."""
     monkeypatch.setattr(module, "LOAD_S", 0.05)
     own = Engine(next(iter(engine_binaries().values())), tmp_path)
     own.start()
     client = open_redis(own.url)
     await client.ping()
     own.freeze()
-    _, memory = Place(tmp_path, client).open()
+    _, persistence = Place(tmp_path, client).open()
     with pytest.raises((TimeoutError, RedisError)):
-        await memory.load()
+        await persistence.load()
     own.thaw()
     own.kill()
     await client.aclose()
 
 
-async def test_saved_now_and_then_and_troubles_are_told_once(place, monkeypatch):
-    """A problem is said when it comes and when it is over, not each time."""
+async def test_failures_to_save_are_reported_once(place, monkeypatch):
+    """Baselines are saved periodically; a failure and its end are reported once."""
     monkeypatch.setattr(module, "FIRST_SAVES_S", 0.01)
     monkeypatch.setattr(module, "SAVE_S", 0.01)
-    room, memory = place.open()
-    teach(room)
+    detection, persistence = place.open()
+    teach(detection)
     said: list[str] = []
-    works, memory._path = memory._path, "/dev/null/none"
-    opened, memory._client = memory._client, None
+    works, persistence._path = persistence._path, "/dev/null/none"
+    opened, persistence._client = persistence._client, None
     background = Background(lambda _name, error: pytest.fail(str(error)))
-    background.start(memory.run(said.append), "memory")
+    background.start(persistence.run(said.append), "persistence")
     async with asyncio.timeout(60):
         while not said:  # noqa: ASYNC110 - it has no event to wait for
             await asyncio.sleep(0.005)
-        memory._path, memory._client = works, opened
+        persistence._path, persistence._client = works, opened
         while len(said) < 2:  # noqa: ASYNC110
             await asyncio.sleep(0.005)
     await background.close()

@@ -25,7 +25,7 @@ NOW = 1000.0
 
 
 class Worker:
-    """What a worker would know from the messages alone."""
+    """The blocks that a worker has from the messages."""
 
     def __init__(self):
         self.blocks: dict = {}
@@ -54,8 +54,8 @@ class Worker:
         return sorted(key[1] for key in self.blocks)
 
 
-class Machine:
-    """One control's list, followed in the background."""
+class Gateway:
+    """The list of one gateway, followed in the background."""
 
     def __init__(self, url, prefix="t:"):
         self.now = NOW
@@ -79,20 +79,20 @@ class Machine:
         await self.client.aclose()
 
 
-@pytest.fixture(name="machines")
+@pytest.fixture(name="gateways")
 async def _machines(engine):
     engine.command(b"FLUSHALL")
-    machines = [Machine(engine.url) for _ in range(2)]
-    for machine in machines:
-        await machine.synced()
-    yield machines
-    for machine in machines:
-        await machine.close()
+    gateways = [Gateway(engine.url) for _ in range(2)]
+    for gateway in gateways:
+        await gateway.synced()
+    yield gateways
+    for gateway in gateways:
+        await gateway.close()
 
 
-async def test_every_machine_learns_of_a_block(machines):
-    """Added here, known there, with all its words; removed there, gone here."""
-    here, there = machines
+async def test_every_gateway_gets_a_block(gateways):
+    """A block and its removal reach every gateway with all fields."""
+    here, there = gateways
     block = Block("client_ip", "203.0.113.9", None, NOW + 60, "why", NOW)
     await here.list.add(block)
     assert here.worker.ids == ["203.0.113.9"], "known here when the call returns"
@@ -103,21 +103,23 @@ async def test_every_machine_learns_of_a_block(machines):
     assert not await here.list.remove("client_ip", "203.0.113.9", None)
 
 
-async def test_same_id_in_two_places_is_two_blocks(machines):
-    """A tenant's block is not the service's."""
-    here, _ = machines
+async def test_same_id_in_two_places_is_two_blocks(gateways):
+    """Blocks of one id in a tenant and in the service are separate."""
+    here, _ = gateways
     await here.list.add(Block("user", "u", None))
     await here.list.add(Block("user", "u", "acme"))
     assert await here.list.remove("user", "u", None)
     assert [block.tenant for block in here.list.items()] == ["acme"]
 
 
-async def test_newcomer_reads_the_whole_list(machines, engine):
-    """What was blocked before it started; what is over is left out and pruned."""
-    here, _ = machines
+async def test_a_new_gateway_reads_the_whole_list(gateways, engine):
+    """A gateway reads the existing blocks when it starts; expired ones are left out and
+    deleted.
+    """
+    here, _ = gateways
     await here.list.add(Block("user", "stays", until=NOW + 60))
     await here.list.add(Block("user", "over", until=NOW + 5))
-    late = Machine(engine.url)
+    late = Gateway(engine.url)
     late.now = NOW + 10
     await late.synced()
     assert late.worker.ids == ["stays"]
@@ -125,18 +127,18 @@ async def test_newcomer_reads_the_whole_list(machines, engine):
     await late.close()
 
 
-async def test_time_runs_out_by_itself(machines):
-    """Nobody has to remove a block with an end."""
-    here, _ = machines
+async def test_a_block_expires(gateways):
+    """A block with an end expires without a removal."""
+    here, _ = gateways
     await here.list.add(Block("user", "u", until=NOW + 5))
     here.now = NOW + 5
     assert here.list.items() == []
 
 
-async def test_full_list_refuses_more_but_not_changes(machines, monkeypatch):
-    """Bounded; room that time has freed is found."""
+async def test_full_list_refuses_more_but_not_changes(gateways, monkeypatch):
+    """A full list refuses new blocks and accepts changes; expired blocks make room."""
     monkeypatch.setattr(module, "MAX_BLOCKS", 2)
-    here, _ = machines
+    here, _ = gateways
     await here.list.add(Block("user", "a", until=NOW + 5))
     await here.list.add(Block("user", "b"))
     with pytest.raises(BlocksFull):
@@ -147,24 +149,24 @@ async def test_full_list_refuses_more_but_not_changes(machines, monkeypatch):
     assert here.worker.ids == ["b", "c"]
 
 
-async def test_reset_counters_are_told_to_every_machine(machines):
-    """Workers elsewhere keep who was over a limit: they hear of it."""
-    here, there = machines
+async def test_resets_reach_every_gateway(gateways):
+    """The keys of reset counters reach the workers of every gateway."""
+    here, there = gateways
     await here.list.forget([b"k1", b"k2"])
     await there.worker.until(lambda: there.worker.forgotten == [b"k1", b"k2"])
 
 
-async def test_ids_are_not_in_keys_or_fields(machines, engine):
-    """What becomes part of a key is hashed."""
-    here, _ = machines
+async def test_ids_are_not_in_keys_or_fields(gateways, engine):
+    """Ids in store keys and fields are hashed."""
+    here, _ = gateways
     await here.list.add(Block("user", "readable-name"))
     assert b"readable" not in engine.command(b"KEYS *")
     assert b"readable" not in engine.command(b"HKEYS t:1:{blocks}")
 
 
-async def test_the_list_can_be_read_before_it_is_followed(machines, engine):
-    """Whoever starts knows it before the first request; without a store it says so."""
-    here, _ = machines
+async def test_the_list_is_loaded_before_it_is_followed(gateways, engine):
+    """``load`` reads the list before the start, and raises without a store."""
+    here, _ = gateways
     await here.list.add(Block("user", "u"))
     table = BlockTable(lambda _message: None)
     client = open_redis(engine.url)
@@ -177,33 +179,35 @@ async def test_the_list_can_be_read_before_it_is_followed(machines, engine):
     await nowhere.aclose()
 
 
-async def test_store_away_the_list_stands(tmp_path, engine):
-    """Blocked stays blocked; changes are refused with a reason; then it follows again."""
+async def test_blocks_stay_in_force_while_the_store_is_down(tmp_path, engine):
+    """While the store is down blocks stay in force and changes are refused; afterwards
+    the list is followed again.
+    """
     own = Engine(next(iter(engine_binaries().values())), tmp_path)
     own.start()
-    machine = Machine(own.url)
-    await machine.synced()
-    await machine.list.add(Block("user", "u"))
+    gateway = Gateway(own.url)
+    await gateway.synced()
+    await gateway.list.add(Block("user", "u"))
     own.kill()
     async with asyncio.timeout(60):
-        while machine.list.up:  # noqa: ASYNC110 - it has no event to wait for
+        while gateway.list.up:  # noqa: ASYNC110 - it has no event to wait for
             await asyncio.sleep(0.01)
-    assert machine.worker.ids == ["u"]
+    assert gateway.worker.ids == ["u"]
     with pytest.raises(BlocksUnavailable):
-        await machine.list.add(Block("user", "v"))
+        await gateway.list.add(Block("user", "v"))
     with pytest.raises(BlocksUnavailable):
-        await machine.list.remove("user", "u", None)
+        await gateway.list.remove("user", "u", None)
     own.start()
-    await machine.synced()
-    assert machine.worker.ids == ["u"], "it was in the append-only file"
-    assert [bool(state) for state in machine.states][-1] is False
-    await machine.close()
+    await gateway.synced()
+    assert gateway.worker.ids == ["u"], "it was in the append-only file"
+    assert [bool(state) for state in gateway.states][-1] is False
+    await gateway.close()
     own.kill()
 
 
-async def test_unreadable_entries_are_passed_over(machines, engine):
-    """Another version's entries do no harm."""
-    here, _ = machines
+async def test_unreadable_entries_are_skipped(gateways, engine):
+    """Entries of another version are skipped."""
+    here, _ = gateways
     engine.command(b"XADD t:1:{blocks}:log * m junk")
     engine.command(b"XADD t:1:{blocks}:log * x y")
     engine.command(b"HSET t:1:{blocks} f junk")
@@ -212,7 +216,7 @@ async def test_unreadable_entries_are_passed_over(machines, engine):
 
 
 async def test_memory_list_survives_a_restart_of_control(tmp_path, monkeypatch):
-    """Without a store the list is control's own, and in a file."""
+    """Without a store the list is kept in a file."""
     path = str(tmp_path / "blocks")
     first = MemoryBlocks(BlockTable(Worker().take, lambda: NOW), path)
     await first.run()
@@ -231,47 +235,47 @@ async def test_memory_list_survives_a_restart_of_control(tmp_path, monkeypatch):
         await second.add(Block("user", "c"))
 
 
-def verdict(action="block", at=NOW, **changes):
-    """What the detector decided about one user."""
+def detector_block(action="block", at=NOW, **changes):
+    """A block by the detector of one user."""
     fields = {"until": at + 60, "created_at": at, "by": DETECTOR, "action": action}
     return Block("user", "u", "acme", **{**fields, **changes})
 
 
-async def test_verdicts_are_published_in_one_go(machines):
-    """Put and lifted together; known everywhere, without waiting for the log."""
-    here, there = machines
+async def test_additions_and_removals_are_published_together(gateways):
+    """Blocks added and removed in one call reach every gateway."""
+    here, there = gateways
     await here.list.add(Block("user", "old", "acme", NOW + 60, by=DETECTOR))
     await there.worker.until(lambda: there.worker.blocks)
     lifted = Block("user", "old", "acme", created_at=NOW + 1)
-    await here.list.publish([verdict()], [lifted])
+    await here.list.publish([detector_block()], [lifted])
     await there.worker.until(lambda: there.worker.ids == ["u"])
-    assert there.table.items() == [verdict()]
+    assert there.table.items() == [detector_block()]
 
 
-async def test_publishing_survives_a_forgetful_store(machines, engine):
-    """Scripts are loaded again where the store has lost them."""
-    here, there = machines
+async def test_publishing_reloads_flushed_scripts(gateways, engine):
+    """Scripts are loaded again after SCRIPT FLUSH."""
+    here, there = gateways
     engine.command(b"SCRIPT FLUSH")
-    await here.list.publish([verdict()], [])
+    await here.list.publish([detector_block()], [])
     await there.worker.until(lambda: there.worker.ids == ["u"])
 
 
-async def test_a_lift_spares_a_newer_verdict(machines):
-    """What was said since the lift was said stays in force."""
-    here, there = machines
-    await here.list.publish([verdict(at=NOW + 5)], [])
+async def test_a_removal_keeps_a_newer_block(gateways):
+    """A removal does not affect a block that is newer than it."""
+    here, there = gateways
+    await here.list.publish([detector_block(at=NOW + 5)], [])
     await there.worker.until(lambda: there.worker.blocks)
     assert not there.table.remove(("user", "u", "acme"), NOW + 1)
     assert there.table.remove(("user", "u", "acme"), NOW + 5)
 
 
-def test_older_words_of_the_detector_are_passed_over():
-    """They come back through the log; an operator's count whenever they come."""
+def test_older_blocks_of_the_detector_are_skipped():
+    """An older block by the detector is skipped; one by an operator always counts."""
     messages = []
     table = BlockTable(messages.append, lambda: NOW)
-    table.add(verdict("block", NOW + 1))
-    table.add(verdict("tag", NOW))
-    table.add(verdict("block", NOW + 1))
+    table.add(detector_block("block", NOW + 1))
+    table.add(detector_block("tag", NOW))
+    table.add(detector_block("block", NOW + 1))
     assert len(messages) == 1
     assert table.find(("user", "u", "acme")).action == "block"
     by_hand = Block("user", "u", "acme")
@@ -279,54 +283,56 @@ def test_older_words_of_the_detector_are_passed_over():
     assert table.find(("user", "u", "acme")) == by_hand
 
 
-async def test_operators_are_not_overruled_by_another_gateway(machines):
-    """A verdict that has not heard of the operator's block changes nothing; once that
-    is over, verdicts count again.
+async def test_operators_blocks_take_precedence_over_other_gateways(gateways):
+    """An operator's block is not changed by the detector of another gateway until it
+    has ended.
     """
-    here, _ = machines
+    here, _ = gateways
     by_hand = Block("user", "u", "acme", NOW + 60)
     await here.list.add(by_hand)
-    await here.list.publish([verdict("tag")], [verdict()])
+    await here.list.publish([detector_block("tag")], [detector_block()])
     await here.list._sync()
     assert here.table.items() == [by_hand]
-    here.table.add(verdict("tag"))
+    here.table.add(detector_block("tag"))
     assert here.table.items() == [by_hand]
     await here.list.add(Block("user", "u", "acme", NOW - 1))
-    await here.list.publish([verdict("tag")], [])
+    await here.list.publish([detector_block("tag")], [])
     await here.list._sync()
-    assert here.table.items() == [verdict("tag")]
+    assert here.table.items() == [detector_block("tag")]
 
 
-def test_verdicts_that_wait_for_the_store_stay_in_force():
-    """The whole list comes back without them; operators' blocks stand all the same."""
+def test_unwritten_blocks_stay_in_force():
+    """Blocks that are not written yet stay in force after a full sync, except where an
+    operator's block exists.
+    """
     table = BlockTable(lambda _message: None, lambda: NOW)
     keys = ("user", "u", "acme"), ("user", "v", "acme"), ("user", "w", "acme")
     by_hand = Block("user", "w", "acme", NOW + 60)
     table.unwritten = lambda: {
-        keys[0]: verdict(),
+        keys[0]: detector_block(),
         keys[1]: None,
-        keys[2]: msgspec.structs.replace(verdict(), id="w"),
+        keys[2]: msgspec.structs.replace(detector_block(), id="w"),
     }
-    table.replace([msgspec.structs.replace(verdict(), id="v"), by_hand])
+    table.replace([msgspec.structs.replace(detector_block(), id="v"), by_hand])
     assert {block_key(block) for block in table.items()} == {keys[0], keys[2]}
     assert table.find(keys[2]) == by_hand
 
 
-async def test_memory_list_keeps_verdicts_over_a_restart(tmp_path):
-    """What was put into the table is in the file once it is published."""
+async def test_the_memory_list_saves_published_blocks(tmp_path):
+    """Without a store published blocks are in the file."""
     path = str(tmp_path / "blocks")
     table = BlockTable(lambda _message: None, lambda: NOW)
     first = MemoryBlocks(table, path)
     await first.run()
-    table.change([verdict()], [])
-    await first.publish([verdict()], [])
+    table.change([detector_block()], [])
+    await first.publish([detector_block()], [])
     second = MemoryBlocks(BlockTable(lambda _message: None, lambda: NOW), path)
     await second.run()
-    assert second.items() == [verdict()]
+    assert second.items() == [detector_block()]
 
 
-async def test_replace_says_only_what_differs():
-    """A resync each minute must not shout the whole list at every worker."""
+async def test_replace_sends_only_differences():
+    """A full sync sends only the differences to workers."""
     messages = []
     table = BlockTable(messages.append, lambda: NOW)
     table.replace([Block("user", "a"), Block("user", "b")])

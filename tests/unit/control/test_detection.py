@@ -1,4 +1,4 @@
-"""The live room: records in, verdicts into the list, incidents into the book."""
+"""Live detection: records in, actions into the block list, incidents out."""
 
 from __future__ import annotations
 
@@ -44,12 +44,12 @@ def resolved(policy=ON, **changes):
 
 
 def template(n):
-    """The fingerprint of a template with the n-th words put in."""
+    """The fingerprint of the n-th variation of a template."""
     return 7 << 20 ^ sum(1 << (n * step) % 61 for step in (1, 7, 11))
 
 
-class Room:
-    """Detection as control puts it together."""
+class Scene:
+    """Detection as control sets it up."""
 
     def __init__(self, path, config=None):
         self.now = NOW
@@ -66,8 +66,8 @@ class Room:
         self.detecting.configure(config or resolved())
         self.detecting.tick()
 
-    def crowd(self, clients=14):
-        """Ordinary clients ask for what nobody else asks for."""
+    def ordinary_clients(self, clients=14):
+        """Send requests of ordinary clients with different prompts."""
         chance = random.Random(1)
         for _ in range(3):
             for n in range(clients):
@@ -75,7 +75,9 @@ class Room:
                 self.ask(f"10.0.{n}.1", f"key_{n}", chance.getrandbits(64))
 
     def attack(self, seconds=30, rate=40, **fields):
-        """One address walks a template; seconds until it stood somewhere as blocked."""
+        """Send variations of a template from one address; seconds until it was blocked,
+        or None.
+        """
         for n in range(seconds * rate):
             self.now += 1 / rate
             self.ask(ATTACKER, "key_x", template(n), **fields)
@@ -97,7 +99,7 @@ class Room:
 
     @property
     def action(self):
-        """What is done to the attacker's address."""
+        """The action on the attacker's address."""
         known = self.table.find(BLOCKED)
         return None if known is None else known.action
 
@@ -107,98 +109,112 @@ class Room:
         return engine
 
 
-@pytest.fixture(name="room")
+@pytest.fixture(name="scene")
 def _room(tmp_path):
-    return Room(str(tmp_path / "blocks"))
+    return Scene(str(tmp_path / "blocks"))
 
 
-# -- verdicts ------------------------------------------------------------------------------
+# -- actions -------------------------------------------------------------------------------
 
 
-def test_a_scraper_is_named_and_blocked_within_seconds(room):
-    """Its address and its key, in the tenant where it was; nobody else."""
-    room.crowd()
-    assert room.attack() < 30
-    subjects = {(block.kind, block.id, block.tenant) for block in room.table.items()}
+def test_a_scraper_is_named_and_blocked_within_seconds(scene):
+    """A scraper's address and key are blocked within 30 s in its tenant, and no other
+    client.
+    """
+    scene.ordinary_clients()
+    assert scene.attack() < 30
+    subjects = {(block.kind, block.id, block.tenant) for block in scene.table.items()}
     assert subjects <= {BLOCKED, ("user", "key_x", "acme")}
-    (incident,) = room.incidents.items()
+    (incident,) = scene.incidents.items()
     assert (incident["class"], incident["state"]) == ("scraping", "open")
-    assert {line.type for line in room.said} >= {"incident.opened", "client.blocked"}
+    assert {line.type for line in scene.said} >= {"incident.opened", "client.blocked"}
 
 
 @pytest.mark.parametrize("status", [403, 429])
-def test_it_stays_out_while_it_is_refused(room, status):
-    """What the gateway refused still counts as asked, and as nothing answered."""
-    room.crowd()
-    room.attack()
-    before = len(room.table.items())
-    room.attack(seconds=30, status=status, outcome="refused", total_tokens=0)
-    assert (room.action, len(room.table.items())) == ("block", before)
-    track = room.engine.tenants["acme"].subjects["client_ip"].get(ATTACKER)
+def test_a_refused_attacker_stays_blocked(scene, status):
+    """An attacker that continues while it is refused stays blocked, and the gateway's
+    refusals are no outcomes.
+    """
+    scene.ordinary_clients()
+    scene.attack()
+    before = len(scene.table.items())
+    scene.attack(seconds=30, status=status, outcome="refused", total_tokens=0)
+    assert (scene.action, len(scene.table.items())) == ("block", before)
+    track = scene.engine.tenants["acme"].subjects["client_ip"].get(ATTACKER)
     assert track.outcomes[1:] == [0, 0, 0, 0], "no refusal of ours is held against it"
 
 
-def test_a_crowds_prompts_are_refused_of_newcomers(room):
-    """Workers hear which, and who was there before; also one that comes later."""
-    room.crowd(clients=30)
-    assert list(room.detecting.greeting()) == [room.messages[0]]
+def test_a_flooded_template_is_blocked_for_newcomers(scene):
+    """Workers get the flooded template and the established clients, also a worker that
+    connects later, until the flood has ended.
+    """
+    scene.ordinary_clients(clients=30)
+    assert list(scene.detecting.greeting()) == [scene.messages[0]]
     for n in range(200):
-        room.now += 0.05
-        room.ask(f"198.18.0.{n}", "anonymous", 0x0F0F3C3C5A5A9669)
-    (flood,) = room.table.of_kind("prompts")
+        scene.now += 0.05
+        scene.ask(f"198.18.0.{n}", "anonymous", 0x0F0F3C3C5A5A9669)
+    (flood,) = scene.table.of_kind("prompts")
     assert (flood.id, flood.tenant, flood.cls) == ("0f0f3c3c5a5a9669", "acme", "ddos")
-    (told,) = (one for one in room.messages if one["type"] == "settled")
-    assert len(told["tenants"]["acme"]) == 4 * 60, "an address and a key of each"
-    assert told in list(room.detecting.greeting())
-    room.now += 1200.0
-    room.detecting.tick()
-    *_, told = (one for one in room.messages if one["type"] == "settled")
-    assert told["tenants"] == {}
-    assert not [one for one in room.detecting.greeting() if one["type"] == "settled"]
+    (message,) = (one for one in scene.messages if one["type"] == "settled")
+    assert len(message["tenants"]["acme"]) == 4 * 60, "an address and a key of each"
+    assert message in list(scene.detecting.greeting())
+    scene.now += 1200.0
+    scene.detecting.tick()
+    *_, message = (one for one in scene.messages if one["type"] == "settled")
+    assert message["tenants"] == {}
+    assert not [one for one in scene.detecting.greeting() if one["type"] == "settled"]
 
 
-def test_a_flood_that_another_gateway_found_is_refused_here_too(room):
-    """Of whoever was not here before it; of a tenant that is not known here, of nobody."""
-    room.crowd(clients=30)
+def test_a_template_block_of_another_gateway_is_applied(scene):
+    """For a template block of another gateway workers get the established clients of a
+    tenant that is known here.
+    """
+    scene.ordinary_clients(clients=30)
     for tenant in ("acme", "beta"):
-        room.table.add(
+        scene.table.add(
             Block(
-                "prompts", "f" * 16, tenant, room.now + 99, "", room.now + 60, DETECTOR
+                "prompts",
+                "f" * 16,
+                tenant,
+                scene.now + 99,
+                "",
+                scene.now + 60,
+                DETECTOR,
             )
         )
-    room.detecting.tick()
-    (told,) = (one for one in room.messages if one["type"] == "settled")
-    assert {name: len(held) for name, held in told["tenants"].items()} == {
+    scene.detecting.tick()
+    (message,) = (one for one in scene.messages if one["type"] == "settled")
+    assert {name: len(held) for name, held in message["tenants"].items()} == {
         "acme": 4 * 60,
     }
 
 
 def test_observed_tenants_are_judged_as_if_enforced(tmp_path):
-    """What observe mode leaves undone, it leaves undone where requests are decided."""
-    room = Room(str(tmp_path / "b"), resolved(Policy("watch", mode="observe")))
-    room.crowd()
-    assert room.attack() is not None
+    """Tenants in observe mode get the same entries; workers apply observe mode."""
+    scene = Scene(str(tmp_path / "b"), resolved(Policy("watch", mode="observe")))
+    scene.ordinary_clients()
+    assert scene.attack() is not None
 
 
-def test_allow_listed_are_never_acted_on(tmp_path):
-    """An incident is opened all the same."""
+def test_allow_listed_clients_get_no_action(tmp_path):
+    """A client on the allow list gets no entry, although its incident is opened."""
     allow = (f"client_ip:{ATTACKER}", "user:key_x")
-    room = Room(str(tmp_path / "b"), resolved(Policy("p", allow=allow)))
-    room.crowd()
-    assert room.attack() is None
-    assert room.table.items() == []
-    assert room.incidents.active == 1
+    scene = Scene(str(tmp_path / "b"), resolved(Policy("p", allow=allow)))
+    scene.ordinary_clients()
+    assert scene.attack() is None
+    assert scene.table.items() == []
+    assert scene.incidents.active == 1
 
 
-def test_open_requests_count_as_soon_as_they_are_announced(room):
-    """An upstream that takes minutes to answer hides nobody."""
-    room.crowd()
-    assert room.attack(phase=OPENED, status=0, total_tokens=0) < 30
+def test_open_requests_count_as_soon_as_they_are_announced(scene):
+    """An attacker is blocked by requests that the upstream has not answered."""
+    scene.ordinary_clients()
+    assert scene.attack(phase=OPENED, status=0, total_tokens=0) < 30
 
 
-def test_the_end_of_an_announced_request_is_no_second_request(room):
-    """Its answer and its tokens are added to what was counted at its beginning."""
-    room.detecting.take(
+def test_the_end_of_an_announced_request_is_no_second_request(scene):
+    """A closing record adds outcome and tokens to its request, not a second one."""
+    scene.detecting.take(
         [
             make_record(phase=OPENED, status=0, ts=NOW),
             make_record(phase=CLOSED, ts=NOW, total_tokens=70),
@@ -206,26 +222,28 @@ def test_the_end_of_an_announced_request_is_no_second_request(room):
             make_record(phase=CLOSED, ts=NOW, status=429, outcome="refused"),
         ]
     )
-    track = room.engine.tenants["acme"].subjects["user"].get("key_1")
+    track = scene.engine.tenants["acme"].subjects["user"].get("key_1")
     assert (track.requests, track.tokens, track.outcomes[0]) == (2, 70, 1)
 
 
 # -- records as events ----------------------------------------------------------------------
 
 
-def test_a_refusal_before_the_body_is_held_against_the_address_alone(room):
-    """A key of many is not blocked for what one of them does."""
-    room.crowd()
+def test_a_refusal_before_the_body_counts_for_the_address_alone(scene):
+    """A request refused before its body was read counts for its address and not for the
+    key.
+    """
+    scene.ordinary_clients()
     for n in range(1200):
-        room.now += 1 / 40
+        scene.now += 1 / 40
         refused = {"status": 403, "outcome": "refused", "unnamed": True}
-        room.ask(ATTACKER, "key_all", template(n), **refused)
-    assert room.engine.tenants["acme"].users.get("key_all") is None
-    assert not any(said.subject.kind == "user" for said in room.said)
+        scene.ask(ATTACKER, "key_all", template(n), **refused)
+    assert scene.engine.tenants["acme"].users.get("key_all") is None
+    assert not any(said.subject.kind == "user" for said in scene.said)
 
 
-def test_named_and_unnamed_requests_are_not_folded_into_one():
-    """The same words in the record, and not the same user."""
+def test_named_and_unnamed_requests_are_grouped_apart():
+    """Records with and without a read user are grouped apart, even if else equal."""
     records = [make_record(unnamed=unnamed) for unnamed in (True, False, True)]
     events = [group.event() for group in group_records(records)]
     users = [(event.user, event.times) for event in events]
@@ -254,14 +272,14 @@ RECORDS = st.lists(
 
 
 def counted(records, detail, path):
-    """What a detector remembers of everybody who sent these."""
-    room = Room(path)
-    room.detecting.take(
+    """The detector's counts of all subjects after these records."""
+    scene = Scene(path)
+    scene.detecting.take(
         [make_record(ts=NOW, client_ip=ip, user="key_1") for ip in ADDRESSES]
     )
     module.FULL_DETAIL = detail
-    room.detecting.take(records)
-    tenant = room.engine.tenants["acme"]
+    scene.detecting.take(records)
+    tenant = scene.engine.tenants["acme"]
     tracks = [track for kind in tenant.subjects.values() for track in kind.values()]
     found = {
         (t.kind, t.id): (
@@ -270,12 +288,12 @@ def counted(records, detail, path):
         )
         for t in tracks
     }  # fmt: skip
-    return found, tenant.requests, tenant.answers_m, room.detecting.learned
+    return found, tenant.requests, tenant.answers_m, scene.detecting.learned
 
 
 @given(RECORDS)
-def test_folded_records_count_like_single_ones(tmp_path_factory, records):
-    """Requests, tokens, conduct, models and company are the same either way."""
+def test_grouped_records_count_like_single_ones(tmp_path_factory, records):
+    """Grouped records give the same counts as single ones."""
     path = str(tmp_path_factory.getbasetemp() / "b")
     before = module.FULL_DETAIL
     try:
@@ -284,8 +302,10 @@ def test_folded_records_count_like_single_ones(tmp_path_factory, records):
         module.FULL_DETAIL = before
 
 
-def test_busy_batches_are_folded(room, monkeypatch):
-    """Alike requests of one client become one event, in the order of the first."""
+def test_large_batches_are_grouped(scene, monkeypatch):
+    """In a large batch equal requests of one client become one event, in order of the
+    first.
+    """
     records = [make_record(ts=NOW + n, usd=0.25, status=200 + n % 2) for n in range(9)]
     one, two = group_records(records)
     assert (one.times, one.total, one.usd) == (5, 35, 1.25)
@@ -293,94 +313,94 @@ def test_busy_batches_are_folded(room, monkeypatch):
     event = one.event()
     assert (event.times, event.tokens, event.usd, event.ts) == (5, 35, 1.25, NOW + 0.0125)  # fmt: skip
     monkeypatch.setattr(module, "FULL_DETAIL", 8)
-    room.detecting.take(records)
-    assert room.detecting.learned == 9
+    scene.detecting.take(records)
+    assert scene.detecting.learned == 9
 
 
-def test_a_flood_is_found_though_it_is_folded(room, monkeypatch):
-    """Large batches cost detail, not the attacker's name."""
+def test_a_flood_is_found_in_grouped_batches(scene, monkeypatch):
+    """An attacker in grouped batches is blocked."""
     monkeypatch.setattr(module, "FULL_DETAIL", 10)
-    room.crowd()
+    scene.ordinary_clients()
     for n in range(60):
-        room.now += 0.1
-        room.detecting.take(
+        scene.now += 0.1
+        scene.detecting.take(
             [
                 make_record(
-                    ts=room.now, client_ip=ATTACKER, user="key_x", duration_ms=0.0,
+                    ts=scene.now, client_ip=ATTACKER, user="key_x", duration_ms=0.0,
                     fingerprint=f"{template(n + m):016x}",
                 )
                 for m in range(40)
             ]
         )  # fmt: skip
-    assert room.action == "block"
+    assert scene.action == "block"
 
 
 # -- time -----------------------------------------------------------------------------------
 
 
-def test_blocks_end_without_events(room):
-    """The clock alone lets a client go when its time is over, and resolves incidents."""
-    room.crowd()
-    room.attack()
-    room.now += 700.0
-    room.detecting.tick()
-    assert room.action is None
-    assert "client.unblocked" in {line.type for line in room.said}
-    room.now += 1900.0
-    room.detecting.tick()
-    assert room.incidents.active == 0
+def test_blocks_end_without_events(scene):
+    """Blocks and incidents end by the clock without events."""
+    scene.ordinary_clients()
+    scene.attack()
+    scene.now += 700.0
+    scene.detecting.tick()
+    assert scene.action is None
+    assert "client.unblocked" in {line.type for line in scene.said}
+    scene.now += 1900.0
+    scene.detecting.tick()
+    assert scene.incidents.active == 0
 
 
-def test_a_clock_that_is_set_back_stops_nothing(room):
-    """Workers are told what to expect, and standings renewed, as before."""
-    room.detecting.tick()
-    room.messages.clear()
-    room.now -= 3600.0
-    room.detecting.tick()
-    assert [message["type"] for message in room.messages] == ["baselines"]
+def test_a_clock_that_is_set_back_stops_nothing(scene):
+    """After the clock is set back, expectations are sent as before."""
+    scene.detecting.tick()
+    scene.messages.clear()
+    scene.now -= 3600.0
+    scene.detecting.tick()
+    assert [message["type"] for message in scene.messages] == ["baselines"]
 
 
-def test_standings_that_go_on_are_renewed(tmp_path):
-    """A tag lasts while its evidence does, not only as long as it was first said."""
+def test_actions_with_continuing_evidence_are_renewed(tmp_path):
+    """A tag is prolonged while its evidence continues."""
     tags = Anomaly(ladder=Ladder(tag=0.5, throttle=50.0, block=60.0))
-    room = Room(str(tmp_path / "b"), resolved(Policy("tags", anomaly=tags)))
-    room.crowd()
-    room.attack(seconds=20)
-    assert room.action == "tag"
-    first = room.table.find(BLOCKED).until
-    room.attack(seconds=int(RENEW_S * 3))
-    assert room.table.find(BLOCKED).until > first
+    scene = Scene(str(tmp_path / "b"), resolved(Policy("tags", anomaly=tags)))
+    scene.ordinary_clients()
+    scene.attack(seconds=20)
+    assert scene.action == "tag"
+    first = scene.table.find(BLOCKED).until
+    scene.attack(seconds=int(RENEW_S * 3))
+    assert scene.table.find(BLOCKED).until > first
 
 
-def test_workers_learn_what_is_usual_each_minute(room):
-    """And a worker that comes later hears it when it greets."""
-    assert [message["type"] for message in room.messages] == ["baselines"]
-    room.crowd()
-    room.now += EXPECT_S
-    room.detecting.tick()
-    room.detecting.tick()
-    assert len(room.messages) == 2
-    assert room.messages[-1]["busy"]["acme"] > 0
-    assert list(room.detecting.greeting()) == [room.messages[-1]]
+def test_expectations_are_sent_each_minute(scene):
+    """Expectations are sent to workers each minute, and to a worker that connects."""
+    assert [message["type"] for message in scene.messages] == ["baselines"]
+    scene.ordinary_clients()
+    scene.now += EXPECT_S
+    scene.detecting.tick()
+    scene.detecting.tick()
+    assert len(scene.messages) == 2
+    assert scene.messages[-1]["busy"]["acme"] > 0
+    assert list(scene.detecting.greeting()) == [scene.messages[-1]]
 
 
-def test_expected_rates_name_their_subject(room):
-    """As the worker's scorer keys them: tenant, kind, id, and requests a minute."""
+def test_expected_rates_name_their_subject(scene):
+    """Expectations have tenant, kind, id and requests a minute."""
     for _ in range(60):
-        room.now += 60.0
-        room.detecting.take(
+        scene.now += 60.0
+        scene.detecting.take(
             [
-                make_record(ts=room.now + n / 10, user="key_big", duration_ms=0.0)
+                make_record(ts=scene.now + n / 10, user="key_big", duration_ms=0.0)
                 for n in range(30)
             ]
         )
-    room.detecting.tick()
-    subjects = {tuple(row[:3]): row[3] for row in room.messages[-1]["subjects"]}
+    scene.detecting.tick()
+    subjects = {tuple(row[:3]): row[3] for row in scene.messages[-1]["subjects"]}
     assert subjects["acme", "user", "key_big"] > 30
 
 
-def test_a_worker_before_the_first_minute_hears_nothing(tmp_path):
-    """There is nothing to say yet."""
+def test_before_the_first_minute_there_is_no_greeting(tmp_path):
+    """Before the first minute a worker that connects gets no expectations."""
     table = BlockTable(lambda _message: None)
     enforcer = Enforcer(table, MemoryBlocks(table, str(tmp_path / "b")))
     detecting = Detection(enforcer, LocalIncidents(print), print)
@@ -388,89 +408,93 @@ def test_a_worker_before_the_first_minute_hears_nothing(tmp_path):
     assert (detecting.learned, detecting.state()) == (0, None)
 
 
-# -- configuration and memory -----------------------------------------------------------------
+# -- configuration and state ------------------------------------------------------------------
 
 
-def test_kill_switch_lets_go_and_ends_incidents(room):
-    """At once; what operators said stays, and nothing is found while it is off."""
-    room.crowd()
-    room.attack()
-    room.table.add(Block("user", "key_9"))
-    room.detecting.configure(resolved(OFF))
-    assert [block.id for block in room.table.items()] == ["key_9"]
-    assert (room.incidents.active, room.said[-1].type) == (0, "incident.resolved")
-    assert room.attack(seconds=3) is None
+def test_switching_detection_off_ends_blocks_and_incidents(scene):
+    """Switching detection off ends its blocks and incidents at once and keeps
+    operators' blocks.
+    """
+    scene.ordinary_clients()
+    scene.attack()
+    scene.table.add(Block("user", "key_9"))
+    scene.detecting.configure(resolved(OFF))
+    assert [block.id for block in scene.table.items()] == ["key_9"]
+    assert (scene.incidents.active, scene.said[-1].type) == (0, "incident.resolved")
+    assert scene.attack(seconds=3) is None
 
 
-def test_switched_off_and_on_again_it_knows_what_it_knew(room):
-    """Nothing learned is lost meanwhile; who goes on attacking is found anew."""
-    room.crowd()
-    room.attack()
-    learned = room.detecting.state()
-    room.detecting.configure(resolved(OFF))
-    assert room.detecting.state() == learned
-    room.detecting.configure(resolved(OFF, campaigns=(Campaign(NOW, NOW, 2.0),)))
-    room.detecting.configure(resolved(ON))
-    assert room.action is None
-    assert len(room.engine.tenants["acme"].subjects["user"].values()) == 15
-    assert room.attack() is not None
+def test_switching_detection_on_again_keeps_what_was_learned(scene):
+    """While detection is off its state is kept; an attacker that continues is blocked
+    again afterwards.
+    """
+    scene.ordinary_clients()
+    scene.attack()
+    learned = scene.detecting.state()
+    scene.detecting.configure(resolved(OFF))
+    assert scene.detecting.state() == learned
+    scene.detecting.configure(resolved(OFF, campaigns=(Campaign(NOW, NOW, 2.0),)))
+    scene.detecting.configure(resolved(ON))
+    assert scene.action is None
+    assert len(scene.engine.tenants["acme"].subjects["user"].values()) == 15
+    assert scene.attack() is not None
 
 
-def test_loaded_while_it_is_off_it_waits_for_its_day(room, tmp_path):
-    """A restart with detection off neither uses nor forgets what the store has."""
-    room.crowd()
-    other = Room(str(tmp_path / "c"), resolved(OFF))
-    other.detecting.load(room.detecting.state())
-    assert other.detecting.state() == room.detecting.state()
+def test_a_state_loaded_while_off_is_kept(scene, tmp_path):
+    """A state loaded while detection is off is kept and used once it is on."""
+    scene.ordinary_clients()
+    other = Scene(str(tmp_path / "c"), resolved(OFF))
+    other.detecting.load(scene.detecting.state())
+    assert other.detecting.state() == scene.detecting.state()
     other.detecting.configure(resolved(ON))
     assert other.engine.tenants["acme"].company() == 14
 
 
-def test_a_reload_of_sigmas_keeps_everything(room):
-    """Other settings judge what is known; the same ones change nothing."""
-    room.crowd()
-    engine = room.engine
-    room.detecting.configure(resolved())
-    assert room.engine is engine
-    room.detecting.configure(resolved(Policy("on", anomaly=Anomaly(warning=2.0))))
-    assert room.engine is not engine
-    assert room.engine.tenants["acme"].company() == 14
+def test_a_reload_of_scores_keeps_the_state(scene):
+    """New scores keep the learned state, and equal settings keep the detector."""
+    scene.ordinary_clients()
+    engine = scene.engine
+    scene.detecting.configure(resolved())
+    assert scene.engine is engine
+    scene.detecting.configure(resolved(Policy("on", anomaly=Anomaly(warning=2.0))))
+    assert scene.engine is not engine
+    assert scene.engine.tenants["acme"].company() == 14
 
 
-def test_campaigns_reach_the_detector(room):
-    """What was declared is expected."""
+def test_campaigns_reach_the_detector(scene):
+    """Configured campaigns are settings of the detector."""
     launch = Campaign(NOW, NOW + 60, 6.0, "acme")
-    room.detecting.configure(resolved(campaigns=(launch,)))
-    assert room.engine.settings.campaigns == (launch,)
+    scene.detecting.configure(resolved(campaigns=(launch,)))
+    assert scene.engine.settings.campaigns == (launch,)
 
 
-def test_strangers_have_a_policy_of_their_own(tmp_path):
-    """Clients that no tenant knows are judged by the one for them."""
+def test_unknown_tenants_have_their_own_policy(tmp_path):
+    """Requests without a tenant follow the anonymous policy."""
     config = Resolved(
         (Tenant("acme", ON),), (), "anonymous", OFF, "UTC", 1, ON
     )  # fmt: skip
-    room = Room(str(tmp_path / "b"), config)
-    room.detecting.take([make_record(tenant="", ts=NOW), make_record(ts=NOW)])
-    assert room.detecting.learned == 1
+    scene = Scene(str(tmp_path / "b"), config)
+    scene.detecting.take([make_record(tenant="", ts=NOW), make_record(ts=NOW)])
+    assert scene.detecting.learned == 1
 
 
-def test_a_restart_goes_on_where_it_was(room, tmp_path):
-    """Standings and incidents too: the block ends when it was to end."""
-    room.crowd()
-    room.attack()
-    other = Room(str(tmp_path / "c"))
-    other.detecting.load(room.detecting.state())
+def test_actions_and_incidents_survive_a_restart(scene, tmp_path):
+    """A loaded state has the same actions and incidents and reports nothing again."""
+    scene.ordinary_clients()
+    scene.attack()
+    other = Scene(str(tmp_path / "c"))
+    other.detecting.load(scene.detecting.state())
     assert isinstance(other.engine, Engine)
     assert other.engine.action_for("client_ip", ATTACKER, "acme") == "block"
-    (before,), (after,) = room.incidents.items(), other.incidents.items()
+    (before,), (after,) = scene.incidents.items(), other.incidents.items()
     same = ("id", "class", "score", "severity", "subject", "action", "state", "reasons")
     assert {name: after[name] for name in same} == {name: before[name] for name in same}
     assert (other.said, other.incidents.active) == ([], 1)
 
 
-def test_what_is_no_state_is_refused(room):
-    """And what was known before stays."""
-    room.crowd()
+def test_what_is_no_state_is_refused(scene):
+    """Invalid bytes raise BaselinesError, and the current state is kept."""
+    scene.ordinary_clients()
     with pytest.raises(BaselinesError):
-        room.detecting.load(b"junk")
-    assert room.engine.tenants["acme"].company() == 14
+        scene.detecting.load(b"junk")
+    assert scene.engine.tenants["acme"].company() == 14

@@ -1,4 +1,6 @@
-"""From verdicts to the list of every worker and gateway, on a real engine."""
+"""From the detector's outputs to the block list of every worker and gateway, on a real
+store.
+"""
 
 from __future__ import annotations
 
@@ -24,31 +26,33 @@ KEY = ("client_ip", IP, "acme")
 WATCHED, OFF = Policy("p"), Policy("q", anomaly=Anomaly(enabled=False))
 
 
-def said(rung="block", *, lasts=600.0, at=NOW, ip=IP, **changes) -> Output:
-    """What the detector says when it puts one client on a rung."""
-    kind = {"tag": "tagged", "throttle": "throttled", "block": "blocked"}[rung]
+def said(action_name="block", *, lasts=600.0, at=NOW, ip=IP, **changes) -> Output:
+    """The output of an action on one client."""
+    kind = {"tag": "tagged", "throttle": "throttled", "block": "blocked"}[action_name]
     moment = format_time(at)
     line = Output(
         type=f"client.{kind}", id="inc_1", ts=moment, severity="critical",
         cls="scraping", score=6.5, subject=Ref("client_ip", ip), tenant="acme",
-        action=rung, until=format_time(at + lasts), window=EvidenceWindow(moment, moment),
+        action=action_name, until=format_time(at + lasts), window=EvidenceWindow(moment, moment),
         observed={}, expected={"requests_1m": 12.0}, reasons=("It walks.", "Fast."),
     )  # fmt: skip
     return msgspec.structs.replace(line, **changes)
 
 
 def unsaid(at=NOW, ip=IP) -> Output:
-    """A block is over."""
+    """The output of the end of a block."""
     return said(at=at, ip=ip, type="client.unblocked", action="allow", until=None)
 
 
-class Machine:
-    """The list and the enforcer of one control; ``told`` is what workers hear."""
+class Gateway:
+    """The block list and the enforcer of one gateway; ``sent`` has the messages to
+    workers.
+    """
 
     def __init__(self, url=None, path=""):
         self.now = NOW
-        self.told: list[dict] = []
-        self.table = BlockTable(self.told.append, self.clock)
+        self.sent: list[dict] = []
+        self.table = BlockTable(self.sent.append, self.clock)
         self.client = open_redis(url) if url else None
         if self.client is None:
             self.list = MemoryBlocks(self.table, path)
@@ -65,8 +69,8 @@ class Machine:
         self.enforcer.take(outputs)
 
     @property
-    def standing(self) -> str | None:
-        """What is done to the client."""
+    def action(self) -> str | None:
+        """The action on the client in the list."""
         known = self.table.find(KEY)
         return None if known is None else known.action
 
@@ -88,16 +92,16 @@ async def until(what):
 
 @pytest.fixture(name="alone")
 def _alone(tmp_path):
-    """A control without a store."""
-    machine = Machine(path=str(tmp_path / "blocks"))
-    machine.told.clear()
+    """A gateway without a store."""
+    machine = Gateway(path=str(tmp_path / "blocks"))
+    machine.sent.clear()
     return machine
 
 
 @pytest.fixture(name="machines")
 async def _machines(engine):
     engine.command(b"FLUSHALL")
-    machines = [Machine(engine.url) for _ in range(2)]
+    machines = [Gateway(engine.url) for _ in range(2)]
     for machine in machines:
         await machine.run()
     yield machines
@@ -105,40 +109,44 @@ async def _machines(engine):
         await machine.close()
 
 
-# -- verdicts to entries -----------------------------------------------------------------
+# -- outputs to list entries -------------------------------------------------------------
 
 
-def test_a_verdict_is_told_to_workers_at_once(alone):
-    """All that records and headers need: class, score, the first reason, the end."""
+def test_an_action_is_sent_to_workers_at_once(alone):
+    """An action is sent to workers at once with class, score, first reason and end."""
     alone.take(said())
-    (block,) = alone.told[0]["add"]
+    (block,) = alone.sent[0]["add"]
     assert block == Block(
         "client_ip", IP, "acme", NOW + 600, "It walks.", NOW, DETECTOR, "block",
         "scraping", 6.5,
     )  # fmt: skip
 
 
-def test_incidents_and_what_is_allowed_change_nothing(alone):
-    """Only lines about single clients that are acted on become entries."""
+def test_other_outputs_change_nothing(alone):
+    """Incidents, outputs without an action or an end, and the end of an unknown block
+    change nothing.
+    """
     alone.take(
         said(type="incident.opened"),
         said(action="allow"),
         said(until=None),
         unsaid(),
     )
-    assert (alone.told, len(alone.table), alone.enforcer.waiting) == ([], 0, 0)
+    assert (alone.sent, len(alone.table), alone.enforcer.waiting) == ([], 0, 0)
 
 
-def test_the_last_word_of_a_batch_counts(alone):
-    """Blocked and let go in one breath is nothing; tagged, then blocked is a block."""
+def test_the_last_output_of_a_batch_counts(alone):
+    """The last output about a client in a batch counts."""
     alone.take(said(lasts=0.0), unsaid())
-    assert alone.standing is None
+    assert alone.action is None
     alone.take(said("tag"), said("block"))
-    assert alone.standing == "block"
+    assert alone.action == "block"
 
 
 def test_the_share_is_the_policys(alone):
-    """Each tenant's own, the default's where nobody declared it."""
+    """``throttle_share`` is that of the tenant's policy, for unknown tenants that of
+    the default policy.
+    """
     quarter = Policy("quarter", anomaly=Anomaly(throttle_share=0.25))
     alone.enforcer.configure({"acme": quarter}, WATCHED)
     alone.take(said("throttle"), said("throttle", tenant="other"))
@@ -157,9 +165,11 @@ def flood(
 
 
 def test_a_flooded_template_is_an_entry_of_the_list(alone):
-    """Its fingerprint, since when it is there, and until when it is refused."""
+    """A flooded template is a list entry with its fingerprint, its start and the end of
+    the block.
+    """
     alone.enforcer.block_templates([flood()])
-    (block,) = alone.told[0]["add"]
+    (block,) = alone.sent[0]["add"]
     assert block == Block(
         "prompts", "0000000000000abc", "acme", NOW + 600, "Many ask the same.", NOW - 9,
         DETECTOR, "block", "ddos", 6.0,
@@ -169,17 +179,19 @@ def test_a_flooded_template_is_an_entry_of_the_list(alone):
     assert alone.enforcer.template_blocks() == {"acme": NOW - 99}
 
 
-def test_a_flood_that_goes_on_is_prolonged_now_and_then(alone):
-    """Not with each of its requests."""
+def test_a_template_block_is_prolonged_in_steps(alone):
+    """A template block is prolonged only if the new end is far enough ahead."""
     alone.enforcer.block_templates([flood()])
     alone.enforcer.block_templates([flood(until=NOW + 620)])
-    assert len(alone.told) == 1
+    assert len(alone.sent) == 1
     alone.enforcer.block_templates([flood(until=NOW + 640)])
-    assert alone.told[1]["add"][0].until == NOW + 640
+    assert alone.sent[1]["add"][0].until == NOW + 640
 
 
-def test_a_flood_that_an_operator_lifted_stays_lifted(alone):
-    """As long as it lasts; the next one is another matter."""
+def test_a_template_block_removed_by_an_operator_stays_removed(alone):
+    """A template block that an operator removed is not added again until the flood has
+    ended.
+    """
     alone.enforcer.block_templates([flood()])
     assert alone.table.remove(("prompts", "0000000000000abc", "acme"))
     alone.enforcer.block_templates([flood(until=NOW + 900)])
@@ -189,11 +201,11 @@ def test_a_flood_that_an_operator_lifted_stays_lifted(alone):
     assert alone.enforcer.template_blocks() == {"acme": NOW - 9}
 
 
-# -- what stands --------------------------------------------------------------------------
+# -- precedence ---------------------------------------------------------------------------
 
 
-def test_operators_are_never_overruled(alone):
-    """Neither by a verdict nor by its end; once their block is over, it is free."""
+def test_operators_blocks_take_precedence(alone):
+    """An operator's block is not changed by the detector until it has ended."""
     alone.table.add(Block(*KEY, until=NOW + 60, reason="by hand"))
     alone.take(said(), unsaid())
     assert alone.table.find(KEY).by == OPERATOR
@@ -202,60 +214,71 @@ def test_operators_are_never_overruled(alone):
     assert alone.table.find(KEY).by == DETECTOR
 
 
-def test_the_stricter_and_the_longer_stands(alone):
-    """A restarted or another gateway's detector, which saw less, takes nothing back."""
+def test_the_stricter_and_longer_action_counts(alone):
+    """A milder or shorter action does not replace the one in force."""
     alone.take(said("block", lasts=1200.0))
     alone.take(said("tag"), said("throttle"), said("block", lasts=600.0))
     assert alone.table.find(KEY).until == NOW + 1200
     alone.take(unsaid(at=NOW + 600))
-    assert alone.standing == "block"
+    assert alone.action == "block"
     alone.now = NOW + 1200
     alone.take(said("tag", at=NOW + 1200))
-    assert alone.standing == "tag"
+    assert alone.action == "tag"
 
 
-def test_a_block_that_is_over_is_lifted(alone):
-    """By the detector that says so."""
+def test_a_block_that_ended_is_removed(alone):
+    """The detector's output at the end of a block removes it from the list."""
     alone.take(said())
     alone.now = NOW + 600
     alone.take(unsaid(at=NOW + 600))
-    assert alone.standing is None
-    assert alone.told[-1]["remove"] == [KEY]
+    assert alone.action is None
+    assert alone.sent[-1]["remove"] == [KEY]
 
 
 def test_renewal_prolongs_tags_and_throttles_only(alone):
-    """While the evidence goes on; blocks run their time, operators have the last word."""
+    """Renewal prolongs tags and throttles; blocks and operators' entries keep their
+    end.
+    """
     others = {"203.0.113.1": "tag", "203.0.113.2": "throttle", "203.0.113.3": "block"}
-    alone.take(*[said(rung, lasts=300.0, ip=ip) for ip, rung in others.items()])
+    alone.take(
+        *[said(action_name, lasts=300.0, ip=ip) for ip, action_name in others.items()]
+    )
     alone.table.add(Block("client_ip", "203.0.113.4", "acme"))
     alone.now = NOW + 200
-    standings = {ip: EnforcementState(rung, NOW + 500) for ip, rung in others.items()}
-    standings |= {"203.0.113.4": EnforcementState("tag", NOW + 500)}
-    standings |= {"203.0.113.5": EnforcementState("tag", NOW + 500)}
+    states = {
+        ip: EnforcementState(action_name, NOW + 500)
+        for ip, action_name in others.items()
+    }
+    states |= {"203.0.113.4": EnforcementState("tag", NOW + 500)}
+    states |= {"203.0.113.5": EnforcementState("tag", NOW + 500)}
     alone.enforcer.renew(
-        (("acme", "client_ip", ip), standing) for ip, standing in standings.items()
+        (("acme", "client_ip", ip), action) for ip, action in states.items()
     )
     ends = {block.id[-1]: block.until for block in alone.table.items()}
     assert ends == {"1": NOW + 500, "2": NOW + 500, "3": NOW + 300, "4": None}
 
 
-def test_renewal_of_a_tag_prolongs_nobody_elses_block(alone):
-    """What another gateway decided ends when it said; a little later is no news."""
+def test_renewal_of_a_tag_does_not_prolong_a_block(alone):
+    """Renewal of a tag does not prolong a stricter action of another gateway, and a
+    small change sends nothing.
+    """
     alone.take(said("block", lasts=300.0))
     key = ("acme", "client_ip", IP)
     alone.enforcer.renew([(key, EnforcementState("tag", NOW + 500))])
     alone.enforcer.renew([(key, EnforcementState("throttle", NOW + 320))])
     assert alone.table.find(KEY).until == NOW + 300
     alone.take(said("tag", ip="203.0.113.1"))
-    messages = len(alone.told)
+    messages = len(alone.sent)
     alone.enforcer.renew(
         [((*key[:2], "203.0.113.1"), EnforcementState("tag", NOW + 620))]
     )
-    assert len(alone.told) == messages
+    assert len(alone.sent) == messages
 
 
 def test_the_list_keeps_room_for_operators(alone, monkeypatch):
-    """Nine tenths of it; those whose time is up make room, changes need none."""
+    """The detector's entries are limited to ``MAX_VERDICTS``; expired ones are
+    replaced, and changes need no room.
+    """
     monkeypatch.setattr(module, "MAX_VERDICTS", 2)
     alone.take(*[said(ip=f"203.0.113.{n}", lasts=60.0 * n) for n in (1, 2, 3)])
     assert (len(alone.table), alone.enforcer.dropped) == (2, 1)
@@ -266,8 +289,10 @@ def test_the_list_keeps_room_for_operators(alone, monkeypatch):
     assert alone.enforcer.dropped == 1
 
 
-def test_detection_switched_off_lets_go_at_once(alone):
-    """Of the tenants it concerns; what operators said stays."""
+def test_switching_detection_off_removes_its_entries(alone):
+    """With detection off for a tenant its entries are removed at once, except those of
+    operators.
+    """
     alone.table.add(Block("client_ip", IP))
     alone.take(said("block"), said("tag", tenant="other"))
     alone.enforcer.configure({"acme": OFF}, WATCHED)
@@ -276,8 +301,8 @@ def test_detection_switched_off_lets_go_at_once(alone):
     assert [block.by for block in alone.table.items()] == [OPERATOR]
 
 
-def test_switched_off_over_a_restart_lets_go_too(alone):
-    """The list that is read at the start holds verdicts of before."""
+def test_entries_of_before_a_restart_are_removed_too(alone):
+    """With detection off the entries in the list at the start are removed."""
     alone.enforcer.configure({}, OFF)
     alone.enforcer.tick()
     alone.table.replace([Block(*KEY, by=DETECTOR), Block("user", "u")])
@@ -290,37 +315,37 @@ def test_switched_off_over_a_restart_lets_go_too(alone):
 # -- the store ----------------------------------------------------------------------------
 
 
-async def test_every_gateway_learns_of_a_verdict(machines):
-    """Decided here, in force there, lifted here, gone there."""
+async def test_every_gateway_gets_an_action(machines):
+    """An action and its end reach every gateway on the store."""
     here, there = machines
     here.take(said(), said("tag", ip="203.0.113.1"))
     await until(lambda: len(there.table) == 2)
     assert there.table.items() == here.table.items()
     here.now = there.now = NOW + 600
     here.take(unsaid(at=NOW + 600))
-    await until(lambda: there.standing is None)
+    await until(lambda: there.action is None)
     await until(lambda: not here.enforcer.waiting)
 
 
-async def test_an_older_echo_from_the_log_changes_nothing(machines):
-    """Between two words on a client the first comes back: the second stands here, and
-    in the end everywhere.
-    """
+async def test_an_older_entry_from_the_log_changes_nothing(machines):
+    """An older entry that returns through the log does not replace a newer one."""
     here, there = machines
     here.take(said("tag"))
     await here.list.publish([here.table.find(KEY)], [])
     here.take(said("block", at=NOW + 1))
-    assert here.standing == "block"
-    await until(lambda: there.standing == "block")
+    assert here.action == "block"
+    await until(lambda: there.action == "block")
     await here.list.add(Block("user", "mark"))
-    assert here.standing == "block"
+    assert here.action == "block"
 
 
-async def test_store_away_is_in_force_here_and_written_later(tmp_path, engine):
-    """Workers of this machine know at once; the newest word is written on return."""
+async def test_actions_during_an_outage_are_written_later(tmp_path, engine):
+    """While the store is down an action is in force locally; the newest one is written
+    when it is back.
+    """
     own = Engine(next(iter(engine_binaries().values())), tmp_path)
     own.start()
-    here = Machine(own.url)
+    here = Gateway(own.url)
     await here.run()
     own.kill()
     await until(lambda: not here.list.up)
@@ -328,10 +353,10 @@ async def test_store_away_is_in_force_here_and_written_later(tmp_path, engine):
     assert not await here.enforcer._write()
     here.take(said("block", at=NOW + 1))
     await until(lambda: here.enforcer.waiting == 2)
-    assert here.standing == "block"
+    assert here.action == "block"
     own.start()
     await until(lambda: not here.enforcer.waiting)
-    there = Machine(own.url)
+    there = Gateway(own.url)
     await there.run()
     assert sorted(b.action for b in there.table.items()) == ["block", "throttle"]
     await there.close()
@@ -339,16 +364,16 @@ async def test_store_away_is_in_force_here_and_written_later(tmp_path, engine):
     own.kill()
 
 
-async def test_what_waits_is_bounded(alone, monkeypatch):
-    """The oldest words give way; they are still in force on this machine."""
+async def test_pending_writes_are_bounded(alone, monkeypatch):
+    """Pending writes are bounded; the oldest are dropped and stay in force locally."""
     monkeypatch.setattr(module, "MAX_WAITING", 2)
     alone.take(*[said(ip=f"203.0.113.{n}") for n in (1, 2, 3)])
     assert (alone.enforcer.waiting, alone.enforcer.dropped) == (2, 1)
     assert len(alone.table) == 3
 
 
-async def test_large_batches_go_in_pieces(machines, monkeypatch):
-    """A flood of verdicts is written in bounded calls, all of it."""
+async def test_large_batches_are_written_in_pieces(machines, monkeypatch):
+    """A large batch is written completely in calls of bounded size."""
     monkeypatch.setattr(module, "WRITE_AT_ONCE", 7)
     here, there = machines
     here.take(*[said(ip=f"198.51.100.{n}") for n in range(30)])
@@ -357,11 +382,11 @@ async def test_large_batches_go_in_pieces(machines, monkeypatch):
 
 
 async def test_a_restart_finds_the_blocks(machines, engine):
-    """They are in the store, with all their words."""
+    """A restarted gateway reads the same entries from the store."""
     here, _ = machines
     here.take(said())
     await until(lambda: not here.enforcer.waiting)
-    again = Machine(engine.url)
+    again = Gateway(engine.url)
     await again.run()
     assert block_key(again.table.items()[0]) == KEY
     assert again.table.items() == here.table.items()

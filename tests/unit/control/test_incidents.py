@@ -1,4 +1,4 @@
-"""The book of incidents: the newest word on each, bounded."""
+"""The incidents of this gateway: the latest output of each, bounded."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ NOW = 1_767_600_000.0
 
 
 def line(id_="inc_a", kind="opened", at=0.0, **changes) -> Output:
-    """What the detector says of an incident."""
+    """An output of the detector about an incident."""
     moment = format_time(NOW + at)
     said = Output(
         type=f"incident.{kind}", id=id_, ts=moment, severity="warning", cls="scraping",
@@ -24,26 +24,26 @@ def line(id_="inc_a", kind="opened", at=0.0, **changes) -> Output:
     return msgspec.structs.replace(said, **changes)
 
 
-@pytest.fixture(name="heard")
+@pytest.fixture(name="forwarded")
 def _heard():
     return []
 
 
 @pytest.fixture(name="book")
-def _book(heard):
-    return LocalIncidents(heard.append)
+def _book(forwarded):
+    return LocalIncidents(forwarded.append)
 
 
-def test_everything_is_heard_in_order_and_only_incidents_are_kept(book, heard):
-    """Lines about single clients are for the log and for alerts."""
+def test_every_output_is_forwarded_and_incidents_are_kept(book, forwarded):
+    """Every output is forwarded in order, and only incidents are kept."""
     lines = [line(), line(type="client.tagged"), line(kind="updated", score=6.0)]
     book.take(lines)
-    assert heard == lines
+    assert forwarded == lines
     assert [one["score"] for one in book.items()] == [6.0]
 
 
 def test_an_incident_from_its_opening_to_its_end(book):
-    """One entry in the shape of alerts; when it opened is not forgotten."""
+    """An incident is one entry to its end, which keeps its opening time."""
     book.take([line(), line(kind="updated", at=5, severity="critical")])
     (entry,) = book.items()
     assert (entry["class"], entry["state"], book.active) == ("scraping", "open", 1)
@@ -55,25 +55,29 @@ def test_an_incident_from_its_opening_to_its_end(book):
     assert (entry["ts"], entry["opened_at"]) == (format_time(NOW + 9), format_time(NOW))
 
 
-def test_the_newest_word_comes_first(book):
-    """What was just updated is on top."""
+def test_the_latest_update_comes_first(book):
+    """The incident with the latest update is listed first."""
     book.take([line("inc_a"), line("inc_b"), line("inc_a", "updated")])
     assert [entry["id"] for entry in book.items()] == ["inc_a", "inc_b"]
 
 
-def test_what_goes_on_from_before_is_there_and_said_to_nobody(book, heard):
-    """What the book knows of an incident is newer, its end too."""
+def test_recalled_incidents_are_listed_and_not_forwarded(book, forwarded):
+    """Recalled incidents are listed without being forwarded, and do not replace newer
+    entries.
+    """
     book.take([line("inc_a", score=7.0), line("inc_b"), line("inc_b", "resolved")])
     book.recall(line(id_, "updated") for id_ in ("inc_a", "inc_b", "inc_old"))
     found = {entry["id"]: (entry["score"], entry["state"]) for entry in book.items()}
     assert found == {
         "inc_a": (7.0, "open"), "inc_b": (4.5, "resolved"), "inc_old": (4.5, "open")
     }  # fmt: skip
-    assert (book.active, len(heard), sum(book.opened.values())) == (2, 3, 2)
+    assert (book.active, len(forwarded), sum(book.opened.values())) == (2, 3, 2)
 
 
 def test_openings_are_counted_as_they_opened(book):
-    """Once for each, by the severity of then; one of before a restart is no opening."""
+    """Openings are counted once by their first severity; incidents from before a
+    restart are not.
+    """
     book.take([line(), line(kind="updated", severity="critical")])
     book.take([line("inc_old", "updated"), line("inc_older", "resolved")])
     assert book.opened == {("scraping", "warning"): 1}
@@ -83,7 +87,7 @@ def test_openings_are_counted_as_they_opened(book):
 
 
 def test_resolved_incidents_make_room_first_then_the_oldest(book, monkeypatch):
-    """Bounded, whatever happens."""
+    """In a full list resolved incidents are evicted first, then the oldest."""
     monkeypatch.setattr(module, "MAX_INCIDENTS", 2)
     book.take([line("inc_a"), line("inc_b"), line("inc_b", "resolved"), line("inc_c")])
     assert [entry["id"] for entry in book.items()] == ["inc_c", "inc_a"]
@@ -92,8 +96,10 @@ def test_resolved_incidents_make_room_first_then_the_oldest(book, monkeypatch):
     assert book.evicted == 2
 
 
-def test_nobody_watches_its_tenant_any_more(book, heard):
-    """Open incidents of such tenants are over, and that is said, once."""
+def test_incidents_of_tenants_without_detection_end(book, forwarded):
+    """Open incidents of tenants without detection are resolved, which is forwarded
+    once.
+    """
     book.take([line("inc_a"), line("inc_b", tenant="other"), line("inc_c")])
     book.take([line("inc_c", "resolved")])
     for _ in range(2):
@@ -101,7 +107,7 @@ def test_nobody_watches_its_tenant_any_more(book, heard):
     assert [entry["id"] for entry in book.items() if entry["state"] == "open"] == [
         "inc_b"
     ]
-    said = heard[4:]
+    said = forwarded[4:]
     assert [(one.type, one.id, one.at) for one in said] == [
         ("incident.resolved", "inc_a", NOW + 60)
     ]

@@ -1,4 +1,4 @@
-"""Records from rings to metrics, table and file."""
+"""Records from the rings to metrics, client table and file."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def open_collector(rings, file):
 
 
 def test_records_of_every_worker_are_collected(rings, tmp_path):
-    """Counted, in the table, and one line each."""
+    """Records of every worker are counted and written, one line each."""
     file = tmp_path / "r.jsonl"
     collector = open_collector(rings, file)
     for index, path in enumerate(rings):
@@ -48,7 +48,9 @@ def test_records_of_every_worker_are_collected(rings, tmp_path):
 
 
 def test_batches_are_bounded(rings, tmp_path, monkeypatch):
-    """A backlog is taken in pieces, and said to be there."""
+    """A backlog is collected in bounded batches, and ``drain`` says whether records
+    remain.
+    """
     monkeypatch.setattr(module, "BATCH", 3)
     collector = open_collector(rings, tmp_path / "r.jsonl")
     writer = RingWriter(rings[0])
@@ -60,7 +62,9 @@ def test_batches_are_bounded(rings, tmp_path, monkeypatch):
 
 
 def test_a_record_that_ends_control_does_not_end_the_next_one(rings, tmp_path):
-    """It is in the file, and not read again."""
+    """A record that raises in detection is written and not read again by the next
+    control.
+    """
     file = tmp_path / "r.jsonl"
     collector = open_collector(rings, file)
 
@@ -82,8 +86,8 @@ def test_a_record_that_ends_control_does_not_end_the_next_one(rings, tmp_path):
     after.close()
 
 
-def test_what_is_no_record_is_counted(rings, tmp_path):
-    """Junk in a ring stops nothing."""
+def test_unreadable_records_are_counted(rings, tmp_path):
+    """Unreadable ring entries are counted and skipped."""
     collector = open_collector(rings, tmp_path / "r.jsonl")
     writer = RingWriter(rings[0])
     for entry in (b"junk", b"", encode(make_record())):
@@ -97,14 +101,16 @@ def test_what_is_no_record_is_counted(rings, tmp_path):
 
 
 def test_killed_control_neither_loses_nor_doubles_lines(rings, tmp_path):
-    """Written, but not committed: the successor reads them again and knows them."""
+    """Records written but not committed by a killed control are not written again by
+    its successor.
+    """
     file = tmp_path / "r.jsonl"
     writer = RingWriter(rings[0])
     for number in range(3):
         writer.append(encode(make_record(request_id=f"r{number}")))
     killed = open_collector(rings, file)
     entries = killed._readers[0].read(2)
-    killed._take(entries)  # no commit: this is where the signal came
+    killed._take(entries)  # killed before the commit
     successor = open_collector(rings, file)
     successor.drain()
     successor.sink.caught_up()
@@ -116,7 +122,7 @@ def test_killed_control_neither_loses_nor_doubles_lines(rings, tmp_path):
 
 
 def test_without_a_file_records_still_count(rings):
-    """Metrics need no sink."""
+    """Records are counted without a file."""
     collector = Collector(rings, Metrics("1"), ClientTable())
     RingWriter(rings[1]).append(encode(make_record()))
     collector.drain()
@@ -125,7 +131,7 @@ def test_without_a_file_records_still_count(rings):
 
 
 def test_announced_requests_are_for_detection_alone(rings, tmp_path):
-    """No line, no count, no row until they end; detection sees both, in order."""
+    """Opening records go to detection only; the closing one is counted and written."""
     seen = []
     clients = ClientTable()
     collector = Collector(rings, Metrics("1"), clients, seen.extend)

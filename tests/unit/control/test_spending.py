@@ -1,4 +1,4 @@
-"""Money of the last 30 days over restarts: in a real store, or in a file."""
+"""The spend of the last 30 days over restarts, in a real store and in a file."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ NOW = 1_767_600_000.0
 
 
 class Place:
-    """Where gateways keep their pages; ``start`` is a start of one."""
+    """The storage of gateways; ``start`` starts one."""
 
     def __init__(self, tmp_path, client=None):
         self.path = f"{tmp_path}/run"
@@ -42,13 +42,13 @@ def _place(request, tmp_path):
 
 
 def spend(history, times=1, ts=NOW) -> None:
-    """Requests for a dollar each."""
+    """Count requests of one dollar each."""
     for _ in range(times):
         history.observe(make_record(ts=ts, usd_nanos=1_000_000_000))
 
 
-async def test_a_restart_goes_on_counting(place):
-    """Whatever was written counts once, however often it is written."""
+async def test_spend_survives_a_restart(place):
+    """Spend survives restarts and counts once however often it is saved."""
     history, kept = place.start()
     spend(history, 2)
     spend(history, 1, NOW - 3 * DAY_S)
@@ -64,8 +64,8 @@ async def test_a_restart_goes_on_counting(place):
         await kept.save()
 
 
-async def test_what_came_before_the_store_answered_counts_too(place):
-    """Nothing is written over what was not read yet."""
+async def test_spend_before_the_first_read_is_added(place):
+    """Spend that was counted before the saved value was read is added to it."""
     history, kept = place.start()
     spend(history, 2)
     await kept.save()
@@ -77,8 +77,8 @@ async def test_what_came_before_the_store_answered_counts_too(place):
     assert again.spend_today(NOW) == late.spend_today(NOW) == pytest.approx(3)
 
 
-async def test_gateways_of_a_store_show_the_same(store):
-    """Each its own page; yesterday's is found by whoever starts today."""
+async def test_gateways_of_a_store_show_the_sum(store):
+    """Each gateway of a store shows the sum of all, also one started a day later."""
     (one, kept), (two, followed) = store.start("gw1"), store.start("gw2")
     spend(one, 2)
     spend(two, 3)
@@ -93,8 +93,8 @@ async def test_gateways_of_a_store_show_the_same(store):
     assert 30 * DAY_S < await store.client.ttl(name) <= 31 * DAY_S
 
 
-async def test_a_store_that_is_away_costs_nothing(tmp_path):
-    """It is counted, and written when the store is back."""
+async def test_spend_is_kept_while_the_store_is_down(tmp_path):
+    """While the store is down spend is counted and stays to be saved."""
     client = open_redis(f"unix://{tmp_path}/nobody")
     history, kept = Place(tmp_path, client).start()
     spend(history)
@@ -105,8 +105,8 @@ async def test_a_store_that_is_away_costs_nothing(tmp_path):
     await client.aclose()
 
 
-async def test_a_page_of_another_version_is_passed_over(store):
-    """And the rest is read."""
+async def test_spend_of_another_version_is_skipped(store):
+    """An unreadable entry of another gateway is skipped."""
     history, kept = store.start()
     spend(history)
     await kept.save()

@@ -1,4 +1,4 @@
-"""A changed file is noticed, whatever becomes of its directory."""
+"""Changes of a watched file are noticed, whatever happens to its directory."""
 
 from __future__ import annotations
 
@@ -24,15 +24,15 @@ def _path(tmp_path, monkeypatch):
 
 
 async def noticed(moments, path, text) -> None:
-    """A moment comes at which the file says so."""
+    """Wait for a change after which the file has this text."""
     async with asyncio.timeout(10):
         async for _ in moments:
             if path.exists() and path.read_text() == text:
                 return
 
 
-async def test_a_directory_may_come_and_go(path):
-    """Removed and made anew: it is looked at all the same."""
+async def test_a_replaced_directory_is_watched(path):
+    """Changes are noticed after the directory was removed and created again."""
     async with contextlib.aclosing(changes(str(path))) as moments:
         path.write_text("2")
         await noticed(moments, path, "2")
@@ -43,8 +43,8 @@ async def test_a_directory_may_come_and_go(path):
         await noticed(moments, path, "3")
 
 
-async def test_what_cannot_be_watched_is_looked_at(path):
-    """It is said why, once."""
+async def test_a_missing_directory_is_polled(path):
+    """A missing directory is polled, and the problem is reported once."""
     problems = []
     shutil.rmtree(path.parent)
     async with contextlib.aclosing(changes(str(path), problems.append)) as moments:
