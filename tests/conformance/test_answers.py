@@ -65,7 +65,7 @@ def test_reset_before_the_end_is_not_an_end(gateway):
     "extra", [b"HTTP/1.1 201 Evil\r\nContent-Length: 4\r\n\r\nevil", b"evil"]
 )
 @pytest.mark.parametrize("pause", [None, 0.02])
-def test_bytes_behind_an_answer_reach_nobody(extra, pause, gateway):
+def test_bytes_after_an_answer_close_the_connection(extra, pause, gateway):
     """A connection with unsolicited bytes is closed, and no client gets them."""
     script = (
         (ANSWER_HEAD + b"{}" + extra,) if pause is None else (*ANSWER, pause, extra)

@@ -378,7 +378,7 @@ async def test_junk_of_the_greatest_size_is_refused_in_time(upstream):
         assert await ping.worst() < 2 * STALL_S  # the test's own copies included
 
 
-async def test_compressed_request_is_read_and_forwarded_as_it_came(upstream):
+async def test_a_compressed_request_is_metered_and_forwarded_unchanged(upstream):
     """A compressed body is metered decompressed and forwarded unchanged."""
     body = gzip.compress(PROMPT)
     async with InProcess(upstream) as gateway:
@@ -582,7 +582,7 @@ async def test_drain_lets_answers_end(upstream):
         assert (await busy.rest()).endswith(b"0\r\n\r\n")
 
 
-async def test_drain_waits_for_those_who_read_slowly(upstream):
+async def test_drain_waits_for_slow_readers(upstream):
     """A drain waits for answers that are still in the write buffer."""
     size = 6 * MIB
     head = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % size

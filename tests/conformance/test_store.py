@@ -152,7 +152,7 @@ async def test_full_by_requests_tells_when_it_frees(store, name):
     assert (await reserve(store, plan, 1)).frees_at > 0.0
 
 
-async def test_what_passed_unasked_can_be_charged(store, name):
+async def test_a_request_without_a_reserve_can_be_charged(store, name):
     """A charge counts once, also above the limit, and takes no concurrency slot."""
     plan = Plan((sliding(name, 10), sliding(name, 20), concurrent(name + "c", 1)))
     store.charge(plan, (15, 15, 1))
@@ -185,7 +185,7 @@ async def test_a_renewed_exchange_stays_open(store, name):
     assert await store.peek(plan.cells) == [1]
 
 
-async def test_a_calendar_counter_stands_until_its_period_ends(store, name):
+async def test_a_calendar_counter_is_kept_until_its_period_ends(store, name):
     """A calendar limit refuses until the end of its period."""
     ends_at = store.now_us() / 1e6 + 500
     plan = Plan((calendar(name, 100, ends_at),))

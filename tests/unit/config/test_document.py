@@ -83,7 +83,7 @@ def test_the_example_names_every_key(example):
 
 
 def test_the_example_names_every_choice(example):
-    """Every word that a key takes stands in the example."""
+    """The example file contains every literal value that a key accepts."""
     words = set(re.findall(r"[a-z_]+", example))
     for table in _HEADINGS.values():
         for field in msgspec.structs.fields(table):

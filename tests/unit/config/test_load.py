@@ -11,7 +11,7 @@ UPSTREAM = '[[upstream]]\nurl = "http://llm:8000"\n'
 
 @pytest.fixture(name="write")
 def _write(tmp_path):
-    """Write a file beside which relative paths start, and return its path."""
+    """Write a file, to which relative paths refer, and return its path."""
 
     def write(text, name="gate.toml"):
         path = tmp_path / name

@@ -1,4 +1,4 @@
-"""A subject's limits as operators see them."""
+"""The limits of a subject as the admin API shows them."""
 
 from __future__ import annotations
 
@@ -26,8 +26,10 @@ OPEN = Limit(per="user", meter="concurrent", amount=4)
     ],
     ids=["sliding", "unused", "calendar", "open at once"],
 )
-def test_when_a_limit_is_free_again(limit, used, free_at):
-    """At the latest: a window and its running part on, or with the calendar."""
+def test_reset_time_of_a_limit(limit, used, free_at):
+    """A sliding limit resets at the latest one window and bucket later, a calendar
+    limit at the end of its period.
+    """
     policy = Policy(name="p", limits=(limit,))
     (cell,) = cells_of_subject(policy, "acme", "user", "u", NOW)
     shown = public_limit("acme", cell, used, NOW)["free_at"]

@@ -1,4 +1,4 @@
-"""Prices in use, as the policies page shows them."""
+"""Prices in use as the policies page shows them."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from gateway.core.model import Policy, Price
 from tests.records import make_record
 
 
-def test_prices_say_where_they_come_from():
-    """Stated by the policy, of the package's table, or none at all."""
+def test_prices_have_a_source():
+    """Each price has its source: the policy, the package's table or none."""
     policy = Policy(name="p", prices={"own-*": Price(1.0, 2.0)})
     shown = price_list(policy, Counter({"gpt-4o": 3, "own-7b": 2, "nobody-knows": 1}))
     found = {row["model"]: (row["input"], row["from"]) for row in shown["items"]}
@@ -24,6 +24,6 @@ def test_prices_say_where_they_come_from():
 
 
 def test_invented_names_are_bounded():
-    """Clients may name any model."""
+    """The number of listed models is bounded, because clients may name any model."""
     asked = models_by_tenant(make_record(model=f"m{n}") for n in range(500))
     assert len(price_list(Policy(name="p"), asked["acme"])["items"]) == MAX_MODELS

@@ -100,7 +100,7 @@ def test_unreadable_records_are_counted(rings, tmp_path):
     collector.close()
 
 
-def test_killed_control_neither_loses_nor_doubles_lines(rings, tmp_path):
+def test_a_killed_control_loses_and_repeats_no_line(rings, tmp_path):
     """Records written but not committed by a killed control are not written again by
     its successor.
     """

@@ -1,4 +1,4 @@
-"""Reload: wholly or not at all."""
+"""A reload applies the whole file or nothing."""
 
 from __future__ import annotations
 
@@ -25,8 +25,10 @@ def _settings(tmp_path, file):
     return RunningConfig(str(tmp_path), snapshot, clock=lambda: 5.0)
 
 
-def test_good_file_is_taken_over(settings, file, tmp_path):
-    """The next generation is in force here and for every worker that starts."""
+def test_a_valid_file_is_applied(settings, file, tmp_path):
+    """A valid file is applied as the next generation, also for workers that start
+    later.
+    """
     file.write_text(GOOD + "[policy.default]\nmode = 'observe'\n")
     result = settings.reload()
     assert (result.ok, settings.generation) == (True, 2)
@@ -39,7 +41,9 @@ def test_good_file_is_taken_over(settings, file, tmp_path):
     [("x = = 1", 3), ("[server]\nlisten = 7\n", 4), ("[sever]\n", 3)],
 )
 def test_bad_file_changes_nothing(settings, file, tmp_path, text, line):
-    """The old configuration stays in force; the error names file, line and key."""
+    """With an invalid file the old configuration stays in force, and the error names
+    file, line and key.
+    """
     file.write_text(GOOD + text)
     result = settings.reload()
     assert (result.ok, settings.generation, settings.failures) == (False, 1, 1)
@@ -47,8 +51,8 @@ def test_bad_file_changes_nothing(settings, file, tmp_path, text, line):
     assert read_snapshot(str(tmp_path)).text == GOOD
 
 
-def test_a_full_disk_keeps_no_configuration_from_applying(settings, file):
-    """It is in force; only a start while control is away would not know it."""
+def test_a_configuration_applies_on_a_full_disk(settings, file):
+    """A configuration applies although its snapshot cannot be written on a full disk."""
     file.write_text(GOOD + "[policy.default]\nmode = 'observe'\n")
     with full_disk(10):
         result = settings.reload()
@@ -57,7 +61,7 @@ def test_a_full_disk_keeps_no_configuration_from_applying(settings, file):
 
 
 def test_missing_file_and_bad_bytes_change_nothing(settings, file):
-    """What cannot be read is an error like any other."""
+    """A missing or undecodable file is an error like any other."""
     file.unlink()
     assert "cannot read it" in settings.reload().errors[0]
     file.write_bytes(b"\xff")
@@ -65,7 +69,7 @@ def test_missing_file_and_bad_bytes_change_nothing(settings, file):
 
 
 def test_keys_bound_at_the_start_are_named(settings, file):
-    """The rest applies; what needs a restart is said each time."""
+    """Keys that need a restart are named at each reload, and the rest applies."""
     file.write_text(
         '[server]\nlisten = "127.0.0.1:1"\nworkers = 2\n[store]\nurl = "redis://h"\n'
         + GOOD
@@ -78,7 +82,7 @@ def test_keys_bound_at_the_start_are_named(settings, file):
 
 
 def test_each_content_is_tried_once(settings, file):
-    """A bad file is not tried again and again, a corrected one is."""
+    """An invalid file is tried once, and again after it changed."""
     assert not settings.is_changed()
     file.write_text("x = = 1")
     assert settings.is_changed()
@@ -90,7 +94,7 @@ def test_each_content_is_tried_once(settings, file):
 
 
 def test_no_file_nothing_to_reload(tmp_path):
-    """Only flags: a reload applies them again."""
+    """Without a file a reload applies the flags again."""
     overrides = {"upstream": "http://127.0.0.1:9"}
     settings = RunningConfig(str(tmp_path), Snapshot(1, None, overrides, None))
     assert not settings.is_changed()

@@ -23,7 +23,7 @@ def fed(rates, windows):
     return engine
 
 
-def test_the_busiest_are_named_and_the_rest_share_their_tenants():
+def test_the_busiest_subjects_are_listed():
     """Only subjects whose usual rate exceeds that of their peers are listed."""
     engine = fed({"big": 400, "s": 4}, windows=5)
     expected, busy = expectations(engine)

@@ -73,7 +73,7 @@ def test_no_field_left_to_forward():
     assert parse_request_head(get()).forward == b""
 
 
-def test_credentials_stand_apart():
+def test_credentials_are_separate_lines():
     """Credentials keep name and order, and are not among the forwarded lines."""
     head = parse_request_head(
         sized(b"X-API-Key: k\r\nAuthorization: Bearer  b \r\napi-key: a\r\n", b"")

@@ -124,7 +124,7 @@ async def test_targets_share_the_work(upstream):
         assert {len(upstream.requests), len(second.requests)} <= {4, 5, 6}
 
 
-async def test_nobody_listens(upstream):
+async def test_no_target_accepts(upstream):
     """When no target accepts, the answer is 502 and the outcome upstream_error."""
     async with InProcess(upstream, url=f"http://127.0.0.1:{free_port()}") as gateway:
         assert await status(gateway) == 502

@@ -82,7 +82,7 @@ def test_what_is_no_parent_begins_a_trace(bad):
     assert lines == OTHER + b"Traceparent: 00-%032x-%016x-03\r\n" % (7, 7)
 
 
-def test_an_unsampled_parent_passes_as_it_came():
+def test_an_unsampled_parent_passes_unchanged():
     """An unsampled parent makes no span and changes no byte."""
     lines = line(b"00") + b"tracestate: a=b\r\n"
     assert tracer().join(lines) == (NO_TRACE, lines)

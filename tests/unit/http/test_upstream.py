@@ -93,7 +93,7 @@ def test_more_than_was_asked_for(more, target):
     assert wire.is_closing()
 
 
-def test_unasked_bytes_end_an_idle_connection(target):
+def test_bytes_without_a_request_close_an_idle_connection(target):
     """Bytes without a request close the connection and reach no exchange."""
     up, _, wire = sent(target)
     up.data_received(OK)

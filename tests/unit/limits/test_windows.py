@@ -138,7 +138,7 @@ def test_firm_weight_is_settled_at_once():
     assert window.frees_us(T0, 3) == 61 * SECOND
 
 
-def test_calendar_sum_stands_until_the_period_ends():
+def test_a_calendar_sum_is_kept_until_its_period_ends():
     """A calendar counter has room again in the next period."""
     window = CalendarWindow(T0 + MINUTE)
     window.reserve(T0, 70)

@@ -98,7 +98,9 @@ async def test_a_killed_child(counter):
 
 
 async def test_full_queue(counter, monkeypatch):
-    """Beyond the bounds tasks are estimated at once, and counted as turned away."""
+    """Beyond the bounds of the queue tasks are estimated at once and counted as
+    ``turned_away``.
+    """
     monkeypatch.setattr(counting, "PENDING_BYTES", 10)
     usage = await counted(counter, task())
     assert usage.source == "estimated"

@@ -44,7 +44,7 @@ def test_length_of_the_body(body, hold, stated, upload, length, flow):
 
 @pytest.mark.parametrize("action", ["allow", "tag", "throttle", "limit"])
 def test_verdict_goes_with_a_marked_request(action, flow):
-    """The upstream is told of requests that are tagged or throttled and pass."""
+    """The verdict header is sent with requests that are tagged or throttled and pass."""
     flow.action, flow.verdict = action, Verdict(4.0, "tag", "scraping")
     fields = outgoing_request(flow, None, TARGET).fields
     assert bool(fields) is (action in {"tag", "throttle"})

@@ -42,7 +42,7 @@ async def test_same_head_from_different_peers(upstream):
 
 
 @pytest.mark.parametrize("trusted", [False, True])
-async def test_forwarded_fields_are_believed_from_proxies_only(trusted, upstream):
+async def test_forwarded_fields_count_from_trusted_proxies_only(trusted, upstream):
     """An untrusted peer cannot set the client, the scheme or the host."""
     server = 'trusted_proxies = ["127.0.0.1"]' if trusted else ""
     fields = (

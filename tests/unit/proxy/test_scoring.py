@@ -45,7 +45,7 @@ def chat(words: str = "one two three", fields: bytes = CLOSE, **members) -> byte
     return request(b"POST", CHAT, fields, msgspec.json.encode(asked))
 
 
-def stands(gateway: InProcess, action, *, rate=0, **changes) -> Block:
+def put_decision(gateway: InProcess, action, *, rate=0, **changes) -> Block:
     """Put a decision about this machine's address into the gate."""
     block = Block(
         "client_ip", "127.0.0.1", "default", time.time() + 60, "It walks.",
@@ -133,7 +133,7 @@ async def test_tagged_passes_with_one_header_of_ours(kind, upstream):
     """A tagged request passes with our verdict field, not with the client's."""
     async with InProcess(upstream) as gateway:
         subject = {"client_ip": "127.0.0.1", "tenant": "default"}[kind]
-        stands(gateway, "tag", kind=kind, id=subject)
+        put_decision(gateway, "tag", kind=kind, id=subject)
         await gateway.talk(chat(fields=CLOSE + b"X-Tidegate-Verdict: mine\r\n"))
         record = await gateway.record()
     (seen,) = upstream.requests
@@ -147,7 +147,7 @@ async def test_throttled_keeps_its_rate_besides_its_limits(upstream):
     """A throttle is one more limit: the second request of the minute gets 429."""
     limits = 'limits = [{ per = "user", requests = 9, window = "1h" }]'
     async with InProcess(upstream, policy=limits) as gateway:
-        stands(gateway, "throttle", rate=1)
+        put_decision(gateway, "throttle", rate=1)
         answers = [await gateway.talk(chat()) for _ in range(3)]
         records = gateway.records
     assert [status(answer) for answer in answers] == [200, 429, 429]
@@ -162,11 +162,11 @@ async def test_throttled_keeps_its_rate_besides_its_limits(upstream):
 async def test_a_new_rate_counts_at_once(upstream):
     """A new rate applies at once, and an expired decision no more."""
     async with InProcess(upstream) as gateway:
-        stands(gateway, "throttle", rate=3)
+        put_decision(gateway, "throttle", rate=3)
         assert [status(await gateway.talk(chat())) for _ in range(2)] == [200, 200]
-        stands(gateway, "throttle", rate=2)
+        put_decision(gateway, "throttle", rate=2)
         assert status(await gateway.talk(chat())) == 429
-        stands(gateway, "throttle", rate=1, until=time.time() - 1)
+        put_decision(gateway, "throttle", rate=1, until=time.time() - 1)
         assert status(await gateway.talk(chat())) == 200
         assert gateway.records[-1].action == "allow"
 
@@ -175,7 +175,7 @@ async def test_an_ordinary_limit_refuses_before_the_throttle(upstream):
     """A request over a limit and a throttle is refused by the limit."""
     limits = 'limits = [{ per = "user", requests = 1, window = "1h" }]'
     async with InProcess(upstream, policy=limits, more=HOLD) as gateway:
-        stands(gateway, "throttle", rate=1)
+        put_decision(gateway, "throttle", rate=1)
         await gateway.talk(chat())
         assert status(await gateway.talk(chat())) == 429
         assert gateway.records[-1].action == "limit"
@@ -184,7 +184,7 @@ async def test_an_ordinary_limit_refuses_before_the_throttle(upstream):
 async def test_what_is_not_metered_is_throttled_too(upstream):
     """A throttle also counts requests without a metered endpoint."""
     async with InProcess(upstream) as gateway:
-        stands(gateway, "throttle", rate=1)
+        put_decision(gateway, "throttle", rate=1)
         plain = request(b"GET", b"/v1/models", CLOSE)
         statuses = [status(await gateway.talk(plain)) for _ in range(2)]
     assert statuses == [200, 429]
@@ -194,8 +194,8 @@ async def test_allow_listed_are_not_acted_on(upstream):
     """Decisions have no effect on a client of the allow list."""
     allow = 'allow = ["client_ip:127.0.0.1"]'
     async with InProcess(upstream, policy=allow) as gateway:
-        stands(gateway, "throttle", rate=1)
-        stands(gateway, "block", tenant=None)
+        put_decision(gateway, "throttle", rate=1)
+        put_decision(gateway, "block", tenant=None)
         statuses = {status(await gateway.talk(chat())) for _ in range(3)}
     assert statuses == {200}
     assert HEADER not in upstream.received.lower()
@@ -209,7 +209,7 @@ async def test_observed_passes_unmarked_and_is_noted(upstream):
         gateway.text = gateway.text.replace('mode = "enforce"', policy)
         gateway.reload()
         for action, times in (("tag", 1), ("throttle", 2), ("block", 1)):
-            stands(gateway, action, rate=1)
+            put_decision(gateway, action, rate=1)
             for _ in range(times):
                 assert status(await gateway.talk(chat())) == 200
         records = gateway.records
@@ -223,10 +223,10 @@ async def test_observed_passes_unmarked_and_is_noted(upstream):
 async def test_a_block_of_the_user_that_the_body_names(upstream):
     """A block of the user that the body names is refused after reading it."""
     async with InProcess(upstream, policy='user_from = ["body"]') as gateway:
-        stands(gateway, "block", kind="user", id="mallory")
+        put_decision(gateway, "block", kind="user", id="mallory")
         assert status(await gateway.talk(chat(user="mallory"))) == 403
         assert status(await gateway.talk(chat(user="alice"))) == 200
-        stands(gateway, "tag", kind="user", id="alice")
+        put_decision(gateway, "tag", kind="user", id="alice")
         await gateway.talk(chat(user="alice"))
         records = gateway.records
     assert [record.action for record in records] == ["block", "allow", "tag"]
@@ -237,13 +237,13 @@ SHARED = 'user_from = ["body", "credential"]\n'
 KEYED = b"Authorization: Bearer sk-shared\r\n" + CLOSE
 
 
-async def test_a_block_of_the_key_is_not_for_those_whom_the_body_names(upstream):
+async def test_a_block_of_the_key_waits_for_the_user_of_the_body(upstream):
     """A block of the key waits for the body, which may name another user."""
     async with InProcess(upstream, policy=SHARED) as gateway:
         await gateway.talk(chat(fields=KEYED))
         await until(lambda: gateway.records)
         key = gateway.records[0].user
-        stands(gateway, "block", kind="user", id=key)
+        put_decision(gateway, "block", kind="user", id=key)
         assert status(await gateway.talk(chat(fields=KEYED, user="alice"))) == 200
         assert status(await gateway.talk(chat(fields=KEYED))) == 403
         asked = request(b"GET", b"/v1/models", KEYED)
@@ -253,12 +253,12 @@ async def test_a_block_of_the_key_is_not_for_those_whom_the_body_names(upstream)
     assert users == [key, "alice", key, key]
 
 
-async def test_a_request_refused_before_its_body_names_nobody(upstream):
+async def test_a_request_refused_before_its_body_has_an_unread_user(upstream):
     """A refusal before the body is read marks the record's user as unread."""
     async with InProcess(upstream, policy=SHARED) as gateway:
         await gateway.talk(chat(fields=KEYED, user="alice"))
         await gateway.talk(chat(fields=KEYED))
-        stands(gateway, "block")
+        put_decision(gateway, "block")
         assert status(await gateway.talk(chat(fields=KEYED, user="alice"))) == 403
         records = gateway.records
     assert [record.unnamed for record in records] == [False, False, True]
@@ -269,7 +269,7 @@ async def test_a_request_refused_before_its_body_names_nobody(upstream):
 async def test_a_key_that_comes_first_is_the_user_of_refused_requests_too(upstream):
     """If the credential comes first, a request refused unread still has its user."""
     async with InProcess(upstream) as gateway:
-        stands(gateway, "block")
+        put_decision(gateway, "block")
         await gateway.talk(chat(fields=KEYED, user="alice"))
         (record,) = gateway.records
     assert not record.unnamed
@@ -319,7 +319,7 @@ async def test_held_requests_pass_later_and_count(upstream):
     """With a delay a throttled request waits, passes, and is charged."""
     limits = f'limits = [{{ per = "user", tokens = 900, window = "1h" }}]\n{HOLD}'
     async with InProcess(upstream, policy=limits) as gateway:
-        stands(gateway, "throttle", rate=1)
+        put_decision(gateway, "throttle", rate=1)
         await gateway.talk(chat())
         began = perf_counter()
         assert status(await gateway.talk(chat())) == 200
@@ -341,7 +341,7 @@ async def test_held_requests_keep_to_their_other_limits(upstream):
         + HOLD.replace("max_delayed = 1", "max_delayed = 9")
     )
     async with InProcess(upstream, policy=policy) as gateway:
-        stands(gateway, "throttle", rate=1)
+        put_decision(gateway, "throttle", rate=1)
         statuses = [status(await gateway.talk(chat())) for _ in range(3)]
         record = gateway.records[2]
     assert statuses == [200, 200, 429]
@@ -351,7 +351,7 @@ async def test_held_requests_keep_to_their_other_limits(upstream):
 async def test_held_requests_without_other_limits_pass(upstream):
     """After the delay a plan with no other limit asks no store."""
     async with InProcess(upstream, more=HOLD) as gateway:
-        stands(gateway, "throttle", rate=1)
+        put_decision(gateway, "throttle", rate=1)
         statuses = [status(await gateway.talk(chat())) for _ in range(2)]
     assert statuses == [200, 200]
 
@@ -359,7 +359,7 @@ async def test_held_requests_without_other_limits_pass(upstream):
 async def test_only_so_many_are_held(upstream):
     """Above ``max_delayed`` throttled requests are refused and counted."""
     async with InProcess(upstream, more=HOLD) as gateway:
-        stands(gateway, "throttle", rate=1)
+        put_decision(gateway, "throttle", rate=1)
         await gateway.talk(chat())
         clients = [await gateway.client() for _ in range(3)]
         for client in clients:
@@ -373,7 +373,7 @@ async def test_only_so_many_are_held(upstream):
 async def test_a_held_client_that_leaves_gives_its_place_back(upstream):
     """A client that leaves during the delay is not forwarded and recorded once."""
     async with InProcess(upstream, more=HOLD) as gateway:
-        stands(gateway, "throttle", rate=1)
+        put_decision(gateway, "throttle", rate=1)
         await gateway.talk(chat())
         client = await gateway.client()
         client.send(chat())
@@ -409,7 +409,7 @@ async def test_long_requests_are_announced_once(upstream):
     assert (closed.status, closed.total_tokens) == (200, 15)
 
 
-async def test_a_request_whose_body_dawdles_is_not_announced(upstream):
+async def test_a_request_with_an_incomplete_body_has_no_opening_record(upstream):
     """A request whose body is incomplete has no record of its opening."""
     async with InProcess(upstream) as gateway:
         client = await gateway.client()

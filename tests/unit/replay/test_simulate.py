@@ -231,7 +231,7 @@ def test_traffic_that_was_learned_can_be_replayed():
     "policy",
     ["anomaly = { enabled = false }", 'allow = ["198.51.100.7"]'],
 )
-def test_detection_is_as_the_policy_wants_it(policy):
+def test_detection_follows_the_policy(policy):
     """No action with detection off or on an allowed address."""
     draft = simulation(policy)
     assert set(fates(draft, flood(60))) == {"allow"}

@@ -68,7 +68,7 @@ async def _ends(tmp_path):
     await ends.server.close()
 
 
-async def test_worker_says_hello_and_hears_broadcasts(ends):
+async def test_messages_travel_in_both_directions(ends):
     """Messages travel in both directions; the server knows the worker by its index."""
     await ends.server.start()
     await ends.worker.start()
@@ -105,7 +105,7 @@ async def test_worker_comes_back_to_a_new_control(ends):
     assert ends.worker.connected
 
 
-async def test_a_new_control_is_told_of_what_lasts(ends):
+async def test_a_new_control_gets_the_missed_and_lasting_messages(ends):
     """A new control receives the missed messages, then the one for its connection."""
     ends.worker.on_connect = lambda: {"type": "event", "name": "gateway.degraded"}
     ends.worker.send({"type": "event", "name": "missed"})

@@ -45,7 +45,7 @@ async def test_settling_an_evicted_counter_is_harmless():
 
 
 def test_a_clock_of_its_own_never_steps_back():
-    """It returns epoch microseconds that follow the monotonic clock."""
+    """The default clock returns epoch microseconds that follow the monotonic clock."""
     limiter = MemoryStore()
     times = [limiter.now_us() for _ in range(100)]
     assert times == sorted(times)

@@ -55,7 +55,7 @@ def test_flags_of_a_cell():
 
 
 def test_an_empty_call_has_neither_plans_nor_operations():
-    """It consists of the call number alone."""
+    """An empty call consists of the call number alone."""
     assert wire.number_call(5, wire.encode_call(())) == struct.pack("<dH", 5, 0)
 
 

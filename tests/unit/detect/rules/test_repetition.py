@@ -131,7 +131,7 @@ def test_identical_prompts_beyond_its_own_count_whatever_they_cost():
     assert named(LOOP, **dear | {"repetition_run": 40})[0] is None
 
 
-def test_prompts_of_one_size_beyond_its_own_are_a_loop_beside_long_runs():
+def test_a_same_size_streak_is_a_loop_in_long_runs():
     """A same-size streak beyond its own longest is a loop for a known subject with long
     runs.
     """

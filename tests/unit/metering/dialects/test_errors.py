@@ -53,7 +53,7 @@ def test_gemini(status, name):
 
 
 def test_plain_ones():
-    """Errors of Ollama, Cohere and Bedrock have little beside a message."""
+    """Errors of Ollama, Cohere and Bedrock have hardly more than a message."""
     assert body("ollama", 403, "blocked") == {"error": "no é", "code": "blocked"}
     assert body("cohere", 403, "blocked") == {"message": "no é", "code": "blocked"}
     assert body("bedrock", 403, "blocked") == {"message": "no é", "code": "blocked"}

@@ -1,4 +1,4 @@
-"""The score of an admitted request: what is counted, and for whom."""
+"""The score of an admitted request: what is counted, and for which subject."""
 
 from __future__ import annotations
 
