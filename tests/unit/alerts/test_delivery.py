@@ -116,7 +116,9 @@ async def test_a_burst_is_folded_into_a_digest(outbox, wire):
 
 
 async def test_a_failed_message_is_retried_until_it_is_dead(outbox, wire):
-    """It follows the schedule; later messages of its chain wait, other chains do not."""
+    """A failed message is retried on schedule; later messages of its chain wait, other
+    chains do not.
+    """
     one = delivery_worker(outbox, wire, retries=(5.0,))
     wire.answers = [Answer("answered 500"), Answer(), Answer("answered 500")]
     await tell(outbox, wire, said(0), said(1), said(0, "incident.resolved"))
@@ -130,7 +132,7 @@ async def test_a_failed_message_is_retried_until_it_is_dead(outbox, wire):
 
 
 async def test_a_receiver_that_answers_410_is_disabled(outbox, wire):
-    """It gets nothing until its target changes."""
+    """A receiver that answers 410 gets nothing until its target changes."""
     one = delivery_worker(outbox, wire)
     wire.answers = [Answer("answered 410", gone=True)]
     await tell(outbox, wire, said(0), said(1))
@@ -144,7 +146,9 @@ async def test_a_receiver_that_answers_410_is_disabled(outbox, wire):
 
 
 async def test_open_incidents_are_sent_to_a_new_receiver(outbox, wire):
-    """They are sent although their events are older than LOOK_BACK_S."""
+    """Open incidents are sent to a new receiver although their events are older than
+    LOOK_BACK_S.
+    """
     await tell(outbox, wire, said(0), said(1))
     await tell(outbox, wire, said(1, "incident.resolved"))
     wire.now += 3600
@@ -194,7 +198,9 @@ async def test_ends_of_folded_alerts_are_folded_as_well(outbox, wire):
 
 
 async def test_delivery_states_of_long_expired_blocks_are_deleted(outbox, wire):
-    """No end will come: the gateway that would report it is gone."""
+    """The delivery state of a long expired block is deleted, because the gateway that
+    would report its end is gone.
+    """
     one = delivery_worker(outbox, wire, events=("client.*",))
     for n, lasts_s in enumerate((60, 86_400)):
         until = format_time(NOW + lasts_s)
@@ -209,7 +215,7 @@ async def test_delivery_states_of_long_expired_blocks_are_deleted(outbox, wire):
 
 
 async def test_a_clock_that_is_set_back_delays_nothing(outbox, wire):
-    """Rate limit, breaker and periodic work all go on."""
+    """After the clock is set back, rate limit, breaker and periodic work continue."""
     one = delivery_worker(outbox, wire, per_minute=3, retries=(1.0,) * 9)
     wire.answers = [Answer("answered 500")] * 3
     await tell(outbox, wire, *(said(n) for n in range(4)))
@@ -297,7 +303,7 @@ class Newer(SqliteOutbox):
 
 
 async def test_a_message_of_another_version_does_not_end_the_worker(wire):
-    """The worker shows the error and goes on."""
+    """A message of another version is shown as an error, and the worker continues."""
     one = delivery_worker(Newer(), wire)
     task = asyncio.get_running_loop().create_task(one.run())
     while not one.last_error:  # noqa: ASYNC110 - nobody signals it
@@ -340,7 +346,9 @@ async def test_an_event_sent_without_the_store_is_not_sent_again_from_it(outbox,
 
 
 async def test_another_gateway_delivers_the_stored_copy_under_the_same_id(outbox, wire):
-    """It sends a duplicate, which the receiver recognises by its id."""
+    """Another gateway sends the stored copy as a duplicate, which the receiver
+    recognises by its id.
+    """
     sender, other = delivery_worker(outbox, wire), delivery_worker(outbox, wire)
     sender.offer(down(), NOW)
     await alone(sender)

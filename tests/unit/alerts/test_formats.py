@@ -29,7 +29,9 @@ def body(post) -> object:
 
 
 def test_a_webhook_is_signed_with_every_secret():
-    """So that either verifies while one is replaced."""
+    """A webhook is signed with every secret, so that either verifies while one is
+    replaced.
+    """
     import time  # noqa: PLC0415
 
     secrets = ("whsec_bmV3", "whsec_b2xk")
@@ -107,8 +109,8 @@ def test_every_kind_has_its_own_format():
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_every_kind_can_say_every_type(kind):
-    """Clients, gateways and digests too."""
+def test_every_kind_formats_every_type(kind):
+    """Each kind of receiver formats messages of clients, gateways and digests."""
     receiver = Receiver("r", kind, "https://x", ("whsec_bmV3",))
     item = {"type": "incident.opened", "id": "inc_1"}
     for name in ("client.blocked", "gateway.degraded", "gateway.recovered", "digest"):

@@ -146,8 +146,10 @@ async def test_a_new_attack_after_the_end_is_a_new_incident(outbox):
     assert await tell(outbox, "gw2", id_="inc_2") == "inc_2"
 
 
-async def test_a_restarted_gateway_joins_what_it_had_opened(outbox):
-    """Its new id becomes an alias, and the end of its old id does not end the incident."""
+async def test_a_restarted_gateway_joins_its_incident(outbox):
+    """The new id of a restarted gateway's incident becomes an alias, and the end of the
+    old id does not end the incident.
+    """
     await tell(outbox, id_="inc_1")
     assert await tell(outbox, id_="inc_9") == "inc_1"
     await tell(outbox, id_="inc_1", kind="incident.resolved")
@@ -181,7 +183,9 @@ async def test_an_operator_acknowledges_once_and_resolves(outbox):
 
 
 async def test_a_client_blocked_by_several_gateways_is_logged_once(outbox):
-    """So is its unblocking; the events carry the shared incident id."""
+    """The block and the unblocking of a client by several gateways are logged once,
+    with the shared incident id.
+    """
     await tell(outbox, "gw1", id_="inc_1")
     await tell(outbox, "gw2", id_="inc_2")
     until = format_time(NOW + 600)
@@ -197,7 +201,9 @@ async def test_a_client_blocked_by_several_gateways_is_logged_once(outbox):
 
 
 async def test_the_end_of_an_expired_block_is_logged(outbox):
-    """It is logged once, and only within an hour after the expiry."""
+    """The end of an expired block is logged once, and only within an hour after the
+    expiry.
+    """
     line = said("inc_1", "client.blocked", until=format_time(NOW + 600))
     over = msgspec.structs.replace(line, type="client.unblocked", until=None)
     for gateway in ("gw1", "gw2"):
@@ -214,7 +220,7 @@ async def test_the_end_of_an_expired_block_is_logged(outbox):
 
 
 async def test_a_block_after_an_expired_one_is_logged(outbox):
-    """It is logged although the end of the first one was not."""
+    """A block is logged although the end of an earlier one was not."""
     first = said("inc_1", "client.blocked", until=format_time(NOW + 600))
     again = said("inc_1", "client.blocked", until=format_time(NOW + 1_300))
     assert await outbox.log_event(client_event_of(first, "gw1"), NOW)
@@ -262,7 +268,7 @@ async def test_messages_of_a_chain_go_in_order_and_hold_only_each_other(outbox):
 
 
 async def test_dead_letters_can_be_queued_again(outbox):
-    """They keep their id and are queued behind waiting messages."""
+    """Dead letters are queued again under their id, behind waiting messages."""
     await outbox.lease("r", "me", 9)
     await outbox.deliver("r", "me", [letter("m1"), letter("m2")], NOW)
     await outbox.finish("r", "me", letter("m1").message, "dead", NOW)
@@ -274,7 +280,9 @@ async def test_dead_letters_can_be_queued_again(outbox):
 
 
 async def test_resending_enables_the_receiver(outbox):
-    """It does so in the same transaction; an unknown id changes nothing."""
+    """Resending enables the receiver in the same transaction; an unknown id changes
+    nothing.
+    """
     await outbox.lease("r", "me", 9)
     await outbox.set_state("r", "answered 410")
     assert await outbox.resend("r", ["nope"], NOW) == 0
@@ -353,7 +361,9 @@ async def test_a_repeated_call_counts_once(outbox):
 
 
 async def test_silences_and_states_are_kept(outbox):
-    """They are put, replaced and removed; each change of a silence raises the version."""
+    """Silences and delivery states are added, replaced and removed; each change of a
+    silence raises the version.
+    """
     before = await outbox.version()
     assert await outbox.put_silence("s", b"x")
     assert await outbox.version() > before

@@ -8,7 +8,9 @@ NOW = 1_767_600_000.0
 
 
 def test_the_next_attempt_follows_the_schedule():
-    """It has jitter, respects ``Retry-After`` and ends after the last entry."""
+    """The next attempt follows the schedule with jitter and ``Retry-After``; after its
+    last entry there is none.
+    """
     schedule = (5.0, 300.0)
     assert next_attempt(1, NOW, 0.0, 0.0, schedule) == NOW + 5.0
     assert next_attempt(1, NOW, 60.0, 0.0, schedule) == NOW + 60.0
@@ -20,7 +22,7 @@ def test_the_next_attempt_follows_the_schedule():
 
 
 def test_the_breaker_opens_after_three_failures():
-    """The first success closes it."""
+    """The breaker opens after three failures and closes at the first success."""
     breaker = Breaker()
     for _ in range(2):
         breaker.failed(NOW, 0.0)

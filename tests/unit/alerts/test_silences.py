@@ -38,7 +38,7 @@ def span(silence: Silence, now: str) -> tuple[str, str]:
 
 
 def test_a_planned_window_begins_later():
-    """Pending, active, over; only then does it silence."""
+    """A planned silence is pending, active, then over, and silences only while active."""
     silence = Silence("s", at("2026-12-01T10:00"), at("2026-12-01T12:00"))
     moments = ("2026-12-01T09:59", "2026-12-01T10:00", "2026-12-01T12:00")
     states = [silence.public(at(one))["state"] for one in moments]
@@ -47,8 +47,10 @@ def test_a_planned_window_begins_later():
     assert held == [False, True, False]
 
 
-def test_each_sunday_by_the_clock_on_the_wall():
-    """Winter and summer; between them it says when it comes next."""
+def test_a_weekly_silence_follows_local_time():
+    """A weekly silence follows local time in winter and summer, and is pending in
+    between.
+    """
     silence = sundays()
     assert span(silence, "2026-01-05T00:00") == ("2026-01-11T01:00", "2026-01-11T03:00")
     assert span(silence, "2026-07-05T01:00") == ("2026-07-05T00:00", "2026-07-05T02:00")
@@ -63,12 +65,14 @@ def test_each_sunday_by_the_clock_on_the_wall():
         ("02:00", "04:00", "2026-03-29T01:00", "2026-03-29T02:00"),
         ("01:00", "02:30", "2026-03-29T00:00", "2026-03-29T01:30"),
         ("02:30", "04:00", "2026-03-29T01:30", "2026-03-29T02:00"),
-        # It would be empty: the next Sunday.
+        # Empty on that day, so the next Sunday counts.
         ("02:30", "03:15", "2026-04-05T00:30", "2026-04-05T01:15"),
     ],
 )
 def test_the_day_when_clocks_go_forward(starts, ends, since, until):
-    """An hour shorter; a time that does not exist is taken an hour later."""
+    """On the day when clocks go forward a silence is an hour shorter, and a time that
+    does not exist counts an hour later.
+    """
     assert span(sundays(starts, ends), "2026-03-28T23:00") == (since, until)
 
 
@@ -82,12 +86,14 @@ def test_the_day_when_clocks_go_forward(starts, ends, since, until):
     ],
 )
 def test_the_day_when_clocks_go_back(starts, ends, since, until):
-    """An hour longer, without a hole."""
+    """On the day when clocks go back a silence is an hour longer, without a gap."""
     assert span(sundays(starts, ends), "2026-10-24T22:30") == (since, until)
 
 
 def test_over_midnight():
-    """It belongs to the day on which it begins; equal times are a whole day."""
+    """A silence over midnight belongs to the day on which it begins; equal times are a
+    whole day.
+    """
     silence = sundays("23:00", "01:00")
     assert silence.state(at("2026-01-11T23:30")) == "active"  # Monday in Berlin
     assert silence.state(at("2026-01-12T00:00")) == "pending"
@@ -96,8 +102,8 @@ def test_over_midnight():
     assert span(whole, "2026-01-11T05:00") == ("2026-01-10T23:00", "2026-01-11T23:00")
 
 
-def test_it_is_bounded_where_that_is_said():
-    """Not before the first moment, never after the last; then it is over."""
+def test_a_weekly_silence_has_a_first_and_last_moment():
+    """A weekly silence is limited by its first and last moment, after which it is over."""
     silence = sundays(first=at("2026-01-11T02:00"), last=at("2026-01-18T02:00"))
     assert span(silence, "2026-01-01T00:00") == ("2026-01-11T02:00", "2026-01-11T03:00")
     assert span(silence, "2026-01-12T00:00") == ("2026-01-18T01:00", "2026-01-18T02:00")
@@ -131,8 +137,8 @@ def test_older_gateways_ignore_a_weekly_silence():
         {"zone": ""},
     ],
 )
-def test_what_cannot_be_is_said(wrong):
-    """Days, times and zones."""
+def test_invalid_days_times_and_zones_are_refused(wrong):
+    """Invalid days, times and zones raise WeeklyError."""
     given_ = {"days": ("sun",), "starts": "02:00", "ends": "04:00", "zone": BERLIN}
     with pytest.raises(WeeklyError):
         Weekly(**given_ | wrong).check()

@@ -62,7 +62,9 @@ def test_a_failed_change_leaves_nothing_behind(path):
 
 
 def test_a_full_disk_costs_durability_and_no_change(path, monkeypatch):
-    """Changes go on in memory; the whole state is written once there is room again."""
+    """On a full disk changes continue in memory, and the whole state is written once
+    there is room again.
+    """
     monkeypatch.setattr(sqlite_file, "RETRY_CHANGES", 2)
     file = SqliteFile(str(path))
     file.change(put, "a")
@@ -81,7 +83,9 @@ def test_a_full_disk_costs_durability_and_no_change(path, monkeypatch):
 
 
 def test_a_full_disk_at_the_start_costs_durability_alone(path, monkeypatch):
-    """What an existing file holds is read; a file that is missing is written later."""
+    """On a full disk an existing file is read at the start, and a missing one is
+    written later.
+    """
     monkeypatch.setattr(sqlite_file, "RETRY_CHANGES", 1)
     with full_disk(20):
         file = SqliteFile(str(path))
@@ -100,7 +104,7 @@ def test_a_full_disk_at_the_start_costs_durability_alone(path, monkeypatch):
 
 
 async def test_alerts_are_durable_again_after_a_full_disk(path, monkeypatch):
-    """What the disk refused meanwhile is in the file afterwards."""
+    """Changes that a full disk refused are in the file afterwards."""
     monkeypatch.setattr(sqlite_file, "RETRY_CHANGES", 2)
     outbox = SqliteOutbox(str(path))
     with full_disk(20):
@@ -116,7 +120,9 @@ async def test_alerts_are_durable_again_after_a_full_disk(path, monkeypatch):
 
 @pytest.mark.parametrize("damage", ["head", "middle", "version"])
 def test_a_file_that_cannot_be_read_is_set_aside(path, damage):
-    """The gateway starts with an empty outbox and keeps the file under another name."""
+    """A file that cannot be read is renamed, and the gateway starts with an empty
+    outbox.
+    """
     file = SqliteFile(str(path))
     file.change(put, "a")
     file.close(remove=False)

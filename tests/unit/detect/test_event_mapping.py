@@ -95,7 +95,7 @@ def test_paths_prompts_and_loose_numbers():
     ],
 )
 def test_bad_fields_are_named(change, named):
-    """What cannot be read says which field it was."""
+    """The error of an unreadable field names it."""
     with pytest.raises(EventError, match=named):
         event_from_record(BARE | change)
 
@@ -118,8 +118,10 @@ def test_status_says_what_the_client_is_to_blame_for(fields, status):
     assert event_from_request(make_record(**fields)).status == status
 
 
-def test_event_is_of_the_moment_when_its_record_was_made():
-    """Records come in that order; a client without a tenant is a stranger."""
+def test_an_event_has_the_time_of_its_record():
+    """The time of an event is the end of its request; without a tenant it has
+    ANONYMOUS_TENANT.
+    """
     record = make_record(ts=NOW, duration_ms=1500.0, tenant="", fingerprint="ff")
     event = event_from_request(record)
     assert (event.ts, event.tenant, event.fingerprint) == (
@@ -181,7 +183,7 @@ LINES = st.fixed_dictionaries(
 
 @given(LINES)
 def test_a_line_is_read_as_its_record_is(record):
-    """Both readers give the same event, or both complain."""
+    """A line and its record give the same event, or both an error."""
 
     def outcome(read, told):
         try:

@@ -37,7 +37,7 @@ def test_times_of_any_common_form(value):
     "value", ["soon", True, [], "nan", -5, "1e400", 1e300, 10**400]
 )
 def test_times_that_are_none(value):
-    """What is no time is refused by name."""
+    """A text that is no time raises an error with the field's name."""
     with pytest.raises(EventError, match="timestamp"):
         parse_time(value)
 

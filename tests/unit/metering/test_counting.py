@@ -116,7 +116,7 @@ async def test_large_bodies_stay_here(counter, monkeypatch):
 
 
 async def test_closing():
-    """What waits at the end is estimated; later tasks are too."""
+    """Tasks that wait when counting closes are estimated, and so are later ones."""
     counter = TokenCounter(asyncio.get_running_loop())
     seen: list[Usage] = []
     assert counter.submit(task(), seen.append)

@@ -165,7 +165,7 @@ def wait_gone(pid):
 
 
 async def test_failed_task_is_reported_and_others_end_at_close():
-    """A task that fails is reported."""
+    """A task that fails is reported, and ``close`` ends the others."""
     failures = []
     background = Background(lambda name, error: failures.append((name, str(error))))
 

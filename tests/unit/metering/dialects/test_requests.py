@@ -73,7 +73,7 @@ def test_counts(json, value):
     ("json", "value"), [(b'"m"', "m"), (b"7", "7"), (b"null", None)]
 )
 def test_texts(json, value):
-    """Ids may be written as numbers."""
+    """A model id may be written as a number."""
     assert read(b'{"stream":1,"model":%b}' % json).model == value
 
 
