@@ -16,6 +16,7 @@ from gateway.http.request_writer import OutgoingHead, rewrite_values, write_fiel
 from gateway.http.tracing import split_trace_lines
 from gateway.identity.credentials import without_protocol_key, without_query_key
 from gateway.identity.identify import Identity, Unauthorized, is_preflight
+from gateway.metering.dialects.paths import has_spaces, refused_path
 from gateway.proxy.local_reply import unauthorized
 from gateway.proxy.route import find_route
 
@@ -146,9 +147,14 @@ def _find_route(context: RequestContext, tables: Tables, head: RequestHead) -> N
     context.answer_here = (
         head.max_forwards == 0 or head.path == tables.settings.health_path
     )
+    reason = refused_path(head.path)
+    if reason is not None:
+        # An upstream that resolves them would serve another path than was metered, or
+        # one outside the upstream's prefix, with the provider's key.
+        context.refusal = Refusal(400, "invalid_path", f"There are {reason}.")
     route = context.route = find_route(tables.routes, head.path)
     if tables.settings.via_name in head.fields.get(b"via", b""):
-        context.refusal = Refusal(
+        context.refusal = context.refusal or Refusal(
             508, "loop_detected", "The request has come through this gateway already."
         )
     if route is None:
@@ -158,6 +164,10 @@ def _find_route(context: RequestContext, tables: Tables, head: RequestHead) -> N
         return
     match = context.match = tables.find_endpoint(head.method, head.path, route.dialect)
     context.billable = match.billable
+    if match.metered and has_spaces(head.path):
+        context.refusal = context.refusal or Refusal(
+            400, "invalid_path", "There are spaces in the path."
+        )
     if match.metered:
         context.buffer_limit = tables.settings.max_body
         encoding = head.fields.get(b"content-encoding", b"").lower()

@@ -5,16 +5,15 @@ Replaced as a whole on reload: an exchange keeps the tables it began with.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
-from urllib.parse import unquote
 
 import msgspec
 
 from gateway.config.structs import ServerTable
 from gateway.core.lru import Lru
 from gateway.metering.dialects import Match, find_endpoint
+from gateway.metering.dialects.paths import other_spellings
 
 if TYPE_CHECKING:
     from gateway.core.model import Policy
@@ -25,7 +24,6 @@ if TYPE_CHECKING:
 
 # Capacity of the cache of endpoints by path: ids in paths make many distinct ones.
 MAX_PATHS = 4096
-_PARAMETERS = re.compile(r";[^/]*")
 _SERVER = ServerTable()
 
 
@@ -80,7 +78,7 @@ class Tables:
         if match is None:
             match = find_endpoint(method, path, forced)
             if not match.metered:
-                match = _find_other_spelling(method, path, forced) or match
+                match = _find_other_spelling(method, path, forced, match) or match
             self._endpoints.put(key, match)
         return match
 
@@ -89,14 +87,14 @@ class Tables:
         return self._prices[policy.name]
 
 
-def _find_other_spelling(method: str, path: str, forced: str | None) -> Match | None:
-    """Find the metered endpoint that a lenient upstream would serve for this path.
-
-    Some servers decode ``%2F`` before routing, ignore the case, or cut off
-    ``;parameters``: such spellings must not bypass metering.
+def _find_other_spelling(
+    method: str, path: str, forced: str | None, literal: Match
+) -> Match | None:
+    """Find the endpoint that a lenient upstream would serve for this path, where the
+    literal path is none: other spellings must not bypass metering.
     """
-    plain = _PARAMETERS.sub("", unquote(path, "latin-1")).lower()
-    if plain == path:
-        return None
-    match = find_endpoint(method, plain, forced)
-    return match if match.metered else None
+    for plain in other_spellings(path):
+        match = find_endpoint(method, plain, forced)
+        if match.metered or match.endpoint not in ("other", literal.endpoint):
+            return match
+    return None

@@ -108,10 +108,13 @@ _BEDROCK: dict[str, tuple[str, str, bool]] = {
     "invoke-with-response-stream": ("invoke", METERED, True),
     "count-tokens": ("count_tokens", COUNTING, False),
 }
+_GOOGLE_FOLDED = {action.casefold(): found for action, found in _GOOGLE.items()}
 _RUNS = re.compile(r"/threads/[^/]+/runs(?:/[^/]+/submit_tool_outputs)?$")
 _THREAD = re.compile(r"/threads/[^/]+/messages$")
 _NAMED = re.compile(r"/(?:deployments|engines|serving-endpoints)/([^/]+)/")
-_RAW = re.compile(r"/publishers/([^/]+)/models/([^/:]+):(rawPredict|streamRawPredict)$")
+_RAW = re.compile(
+    r"/publishers/([^/]+)/models/([^/:]+):(rawPredict|streamRawPredict)$", re.I
+)
 # Unmetered endpoints with a name of their own in records.
 _LISTS = {"models": "models", "tags": "models", "realtime": "realtime"}
 # Endpoints by last segments that are ambiguous unless the dialect is configured.
@@ -205,11 +208,11 @@ def _by_shape(path: str) -> Match | None:
     """
     raw = _RAW.search(unquote(path))
     if raw is not None:
-        return _raw_predict(raw[1], raw[2], stream=raw[3] == "streamRawPredict")
+        return _raw_predict(raw[1], raw[2], stream=raw[3][0] in "sS")
     before, _, last = path.rpartition("/")
     model, colon, action = unquote(last).rpartition(":")
-    if colon and action in _GOOGLE:
-        endpoint, how, stream = _GOOGLE[action]
+    if colon and action.casefold() in _GOOGLE_FOLDED:
+        endpoint, how, stream = _GOOGLE_FOLDED[action.casefold()]
         return _match(GEMINI, endpoint, how, model, stream=stream or None)
     if last in _BEDROCK and "/model/" in before:
         endpoint, how, stream = _BEDROCK[last]
@@ -222,9 +225,9 @@ def _by_shape(path: str) -> Match | None:
 
 def _raw_predict(publisher: str, model: str, *, stream: bool) -> Match:
     """Match Vertex partner models, each in its publisher's dialect."""
-    if publisher != "anthropic":
+    if publisher.casefold() != "anthropic":
         return _match(OPENAI, "chat.completions", METERED, model)
-    if model == "count-tokens":
+    if model.casefold() == "count-tokens":
         return _match(ANTHROPIC, "count_tokens", COUNTING)
     return _match(ANTHROPIC, "messages", METERED, model, stream=stream)
 

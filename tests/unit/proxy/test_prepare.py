@@ -104,3 +104,25 @@ async def test_upstreams_request_id_wins(upstream):
     async with InProcess(upstream) as gateway:
         answer = await gateway.talk(request(b"POST", CHAT, CLOSE, b'{"model":"m"}'))
         assert re.findall(rb"(?i)x-request-id: (.*)\r\n", answer) == [b"req_1"]
+
+
+@pytest.mark.parametrize("mode", ["enforce", "observe"])
+@pytest.mark.parametrize(
+    "path",
+    [
+        b"/openai/../internal/x",
+        b"/openai/%2e%2E/internal/x",
+        b"/v1/chat/completions/x/..",
+        b"/v1/chat/completions%00",
+        b"/v1/chat/completions%20",
+    ],
+)
+async def test_path_that_an_upstream_could_resolve_is_refused(path, mode, upstream):
+    """Dot segments and control characters never reach an upstream, in any mode."""
+    async with InProcess(upstream, route='api_key = "sk-provider"') as gateway:
+        gateway.text = gateway.text.replace('mode = "enforce"', f'mode = "{mode}"')
+        gateway.reload()
+        answer = await gateway.talk(request(b"POST", path, CLOSE, b'{"model":"m"}'))
+        assert answer.startswith(b"HTTP/1.1 400 ")
+        assert gateway.records[0].status == 400
+    assert not upstream.requests

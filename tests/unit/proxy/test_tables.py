@@ -25,12 +25,23 @@ def _tables() -> Tables:
         "/V1/CHAT/Completions",
         "/v1/chat;a=b/completions;c",
         "/v1/chat/completions%3Bx",
+        "/v1/chat//completions%3F",
+        "/v1/chat/completions%20",
     ],
 )
 def test_disguised_path_is_metered(path, tables):
     """A spelling that some servers treat as a metered path is metered."""
     match = tables.find_endpoint("POST", path, None)
     assert (match.endpoint, match.metered) == ("chat.completions", True)
+
+
+@pytest.mark.parametrize(
+    "path",
+    ["/v1/realtim%65", "/v1/Realtime", "/v1/realtime;a", "/v1//realtime", "/v1/realtime%2F"],
+)  # fmt: skip
+def test_disguised_session_is_found(path, tables):
+    """The path of a WebSocket session is found in other spellings too."""
+    assert tables.find_endpoint("GET", path, None).endpoint == "realtime"
 
 
 @pytest.mark.parametrize("path", ["/", "/v1/models", "/FILES/a%20b;c", "/%zz", "*"])
