@@ -113,7 +113,7 @@ _RUNS = re.compile(r"/threads/[^/]+/runs(?:/[^/]+/submit_tool_outputs)?$")
 _THREAD = re.compile(r"/threads/[^/]+/messages$")
 _NAMED = re.compile(r"/(?:deployments|engines|serving-endpoints)/([^/]+)/")
 _RAW = re.compile(
-    r"/publishers/([^/]+)/models/([^/:]+):(rawPredict|streamRawPredict)$", re.I
+    r"/publishers/([^/]+)/models/([^/:]+):(rawPredict|streamRawPredict)$", re.IGNORECASE
 )
 # Unmetered endpoints with a name of their own in records.
 _LISTS = {"models": "models", "tags": "models", "realtime": "realtime"}
