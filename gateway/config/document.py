@@ -27,6 +27,7 @@ from gateway.config.values import (
     to_toml,
 )
 from gateway.core.model import Price
+from gateway.store.opening import STORE_FORMS
 
 PAGE = "docs/configuration.md"
 _HEADINGS: dict[str, type[msgspec.Struct]] = {
@@ -94,7 +95,7 @@ _TYPES: dict[Any, str] = {
     Size: "size",
     FilePath: "path",
     Url: "URL",
-    StoreUrl: "store URL",
+    StoreUrl: f"`{STORE_FORMS}`".replace(", ", "`, `"),
     Secret: "secret",
 }
 

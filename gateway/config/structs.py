@@ -154,8 +154,8 @@ class StoreTable(Table, frozen=True):
     """Where counters are kept."""
 
     url: StoreUrl = StoreUrl(DEFAULT_STORE)
-    """`embedded:DIR`, `memory:`, `redis://`, `rediss://`, `unix://` or
-    `redis+sentinel://HOST:PORT,…/NAME/DB`. `redis+cluster://` is not supported yet."""
+    """Sentinel: `redis+sentinel://HOST:PORT,…/NAME/DB`. `redis+cluster://` is not
+    supported yet."""
     when_down: Literal["local", "open", "closed"] = "local"
     """While the store is unreachable: `local` limits on this machine alone, `open` admits
     all requests, `closed` refuses all."""

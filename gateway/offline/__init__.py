@@ -5,6 +5,8 @@ from gateway.offline import analyze
 report = analyze(polars.read_parquet("week.parquet"))
 for window in report.windows:
     print(window.subject, window.tokens, window.expected, window.cls)
+
+Start reading in ``analyze.py``. May import ``config`` and the pure folders.
 """
 
 from __future__ import annotations

@@ -2,5 +2,5 @@
 
 ``link`` carries messages between control and workers, ``ring`` carries records. The
 processes themselves are in ``control/`` and ``worker/``. Start reading in
-``supervisor.py``.
+``supervisor.py``. May import ``http``, ``store``, ``config`` and the pure folders.
 """

@@ -6,7 +6,7 @@ the format of its clients. A ``UsageFilter`` removes the usage chunk that only t
 gateway asked for. Start reading in ``dialect.py``.
 
 A new dialect: a module with a subclass of ``Dialect``, its instance and its paths in
-``routes.py``, an error format in ``errors.py``. Usage members that no provider had
+``routes.py``, its name in ``config/structs.py``, an error format in ``errors.py``. Usage members that no provider had
 before: fields in ``fields.py``, text members in ``texts.py``.
 """
 
