@@ -66,6 +66,20 @@ def test_every_route_is_documented():
     assert [f"{m} {p}" for m, p in routes if f"`{m} {p}`" not in PAGE] == []
 
 
+def test_the_architecture_page_names_files_that_exist():
+    """Every file name of the page is the end of a path of a source file."""
+    page = (ROOT / "docs/architecture.md").read_text()
+    named = set(re.findall(r"[A-Za-z_./]+\.(?:py|lua|toml)\b", page))
+    known = [
+        *(ROOT / "gateway").rglob("*"),
+        *(ROOT / "tests").rglob("*"),
+        *ROOT.glob("*"),
+    ]
+    paths = [f"/{path.relative_to(ROOT)}" for path in known]
+    lost = {name for name in named if not any(p.endswith(f"/{name}") for p in paths)}
+    assert {name for name in lost if "NAME" not in name} == set()
+
+
 def test_every_command_is_documented():
     """Readme and docs name every command."""
     text = "\n".join((ROOT / page).read_text() for page in PAGES)
