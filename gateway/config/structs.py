@@ -366,7 +366,7 @@ class PolicyTable(Table, frozen=True):
     header, body."""
     allow: tuple[str, ...] | None = None
     """Subjects that are never limited, throttled or blocked: an address, a network,
-    `user:NAME`."""
+    `user:NAME` (verified users, never names from a body)."""
     anomaly: AnomalyTable = AnomalyTable()
     """Abuse detection."""
 

@@ -302,6 +302,10 @@ def _check_effective(config: Config, name: str, diagnostics: Diagnostics) -> Non
             message = f"limits {_words(limit)} twice: the tighter one decides"
             diagnostics.warn(("policy", name), message)
         seen.add(identity)
+    order = policy.user_from
+    if order[:1] == ("body",) and any(a.startswith("user:") for a in policy.allow):
+        message = "holds no user that a body names: anyone can write a name there"
+        diagnostics.warn(("policy", name, "allow"), message)
     anomaly = policy.anomaly
     key = ("policy", name, "anomaly")
     for place, ladder in (("ladder", anomaly.ladder), *sorted(anomaly.classes.items())):
@@ -387,6 +391,11 @@ def _check_credentials(
         if jwt.jwks_url and not jwt.jwks_url.startswith(("https://", "http://")):
             message = f'"{jwt.jwks_url.masked()}" is not a URL'
             diagnostics.add((*key, "jwt", "jwks_url"), message, '"https://…"')
+        if jwt.audience is None:
+            message = (
+                "without an audience, tokens of the issuer for other services work"
+            )
+            diagnostics.warn((*key, "jwt"), message)
     for part in ("name", "user_header"):
         header = getattr(tenant.header, part, None)
         if header is not None and not _HEADER_NAME.fullmatch(header):

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import base64
+import binascii
 import hashlib
 import hmac
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from functools import cache
 from typing import Final, Literal, Protocol
 from urllib.parse import unquote_plus
 
@@ -68,14 +71,99 @@ class RequestCredential(msgspec.Struct, frozen=True, gc=False):
         """The SHA-256 of the value, as ``api_keys`` configures it."""
         return hashlib.sha256(self.value).digest()
 
-    def user_id(self, secret: bytes) -> str:
-        """``key_`` and 16 hex digits: an HMAC, so that guesses need the secret."""
-        mac = hmac.digest(secret, self.value, "sha256")
+    def user_id(self, secret: bytes, client_ip: str = "") -> str:
+        """``key_`` and 16 hex digits: an HMAC, so that guesses need the secret.
+
+        The access key id of a signed request is no secret, and only the upstream can
+        check the signature. So it gives ``aws_…``, different for each ``client_ip``:
+        who knows the id of another client is not counted as that client.
+        """
+        if self.signed:
+            mac = hmac.digest(secret, self.value + b"\0" + client_ip.encode(), "sha256")
+            return "aws_" + mac.hex()[:USER_HEX_DIGITS]
+        mac = hmac.digest(secret, self.secret_part(), "sha256")
         return "key_" + mac.hex()[:USER_HEX_DIGITS]
+
+    def secret_part(self) -> bytes:
+        """The value without what servers ignore when they compare it: the name of an
+        unknown scheme, and the spelling of Base64.
+        """
+        last = self.value.split()[-1:] or [self.value]
+        if self.kind != "basic":
+            return last[0]
+        try:
+            return base64.b64decode(last[0]) or last[0]
+        except binascii.Error:
+            return last[0]
 
     def looks_like_jwt(self) -> bool:
         """Whether the value has three parts separated by dots (RFC 7515 section 3.1)."""
         return self.value.count(b".") == _JWT_DOTS
+
+
+class CredentialReading:
+    """Which credentials an upstream reads. Compared by identity: ``reading_of`` returns
+    one object for equal arguments.
+
+    ``kinds``: those that the dialect reads; empty: any. ``replaced``: the gateway sends
+    its own key instead, so that nobody checks the client's.
+    """
+
+    __slots__ = ("kinds", "replaced")
+
+    def __init__(self, kinds: frozenset[CredentialKind], *, replaced: bool) -> None:
+        self.kinds = kinds
+        self.replaced = replaced
+
+
+_AUTHORIZATION: Final[frozenset[CredentialKind]] = frozenset(
+    ("bearer", "basic", "authorization", "sigv4")
+)
+_READ_BY: Final[dict[str, frozenset[CredentialKind]]] = {
+    # ``api-key``: Azure; ``websocket``: browsers at the Realtime API.
+    "openai": _AUTHORIZATION | {"api-key", "websocket"},
+    "anthropic": _AUTHORIZATION | {"x-api-key"},
+    "gemini": _AUTHORIZATION | {"x-goog-api-key", "query"},
+    "ollama": _AUTHORIZATION,
+    "cohere": _AUTHORIZATION,
+    "bedrock": _AUTHORIZATION,
+}
+
+
+@cache
+def reading_of(dialect: str = "", *, replaced: bool = False) -> CredentialReading:
+    """The reading of an upstream's dialect (``Dialect.name``)."""
+    return CredentialReading(_READ_BY.get(dialect, frozenset()), replaced=replaced)
+
+
+def choose_credential(
+    credentials: Sequence[RequestCredential], reading: CredentialReading
+) -> tuple[RequestCredential | None, bool]:
+    """Of credentials that match no tenant, the one that the upstream reads, and whether
+    several differ, so that nobody can tell which one it would use.
+
+    Header fields that are not read may differ: they are not forwarded
+    (``forwarded_credentials``). None where the gateway replaces them all.
+    """
+    if reading.replaced or not credentials:
+        return None, False
+    read = [c for c in credentials if c.kind in reading.kinds] or list(credentials)
+    chosen = read[0]
+    secret = chosen.secret_part()
+    fixed = (c for c in credentials if c.index < 0)
+    if any(c.secret_part() != secret for c in (*read, *fixed)):
+        return None, True
+    return chosen, False
+
+
+def forwarded_credentials(
+    credentials: Sequence[RequestCredential], chosen: RequestCredential
+) -> frozenset[int]:
+    """Indices in ``head.credentials`` of the fields that agree with ``chosen``."""
+    secret = chosen.secret_part()
+    return frozenset(
+        c.index for c in credentials if c.index >= 0 and c.secret_part() == secret
+    )
 
 
 def credentials_elsewhere(head: Head) -> tuple[str, bytes] | None:

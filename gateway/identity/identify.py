@@ -8,31 +8,36 @@ order of ``credentials.find_credentials``; the first that matches a tenant decid
 
 The user comes from the first source of ``policy.user_from`` that is present. A verified
 token is the source "jwt", not "credential": tokens change every hour, users do not.
+
+Ids never cross from one source to another: those of keys begin with ``key_``, and no
+other source can state such an id (``_own_id``, ``body_user_id``). Only verified ids are
+compared with the allow list. A credential that matches no tenant is a user only if the
+upstream checks it; where the gateway sends its own key, such a client is anonymous, and
+counted by its address.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Final, Literal, TypeAlias
 
 import msgspec
 
 from gateway.core.lru import Lru
 from gateway.core.model import JwtRule, Policy, Tenant
-from gateway.identity.cidr import (
-    Address,
-    Networks,
-    normal_client_ip,
-    parse_address,
-    parse_network,
-)
+from gateway.identity.allow import AllowList, split_allow_entry
+from gateway.identity.cidr import Address, Networks
 from gateway.identity.credentials import (
     CredentialKind,
+    CredentialReading,
     Head,
     RequestCredential,
+    choose_credential,
     credentials_elsewhere,
     find_credentials,
+    forwarded_credentials,
+    reading_of,
 )
 from gateway.identity.hops import (
     FORWARDED,
@@ -71,74 +76,15 @@ _MAX_CACHED_BYTES: Final = 4096
 # A rejected token is verified again after so long (keys rotated, not valid yet).
 _RETRY_JWT_S: Final = 5.0
 _FOREVER: Final = float("inf")
-_HEX_DIGITS: Final = frozenset("0123456789abcdefABCDEF")
-# Kinds of allow-list entries, written ``kind:id``.
-ALLOW_KINDS: Final = ("client_ip", "network", "user", "tenant")
 _SCOPES: Final = frozenset({"scope", "scp"})
+# Ids with these beginnings belong to one source; other sources get a prefix.
+_RESERVED: Final = ("key_", "aws_", "body:", "jwt:", "header:", "anonymous")
+_BODY: Final = "body:"
+_ANY: Final = reading_of()
 
 UserSource = Literal["credential", "jwt", "header", "body", "none"]
 # (token, rule, now) -> the claims of a valid token, None for any other.
 VerifyJwt: TypeAlias = Callable[[str, JwtRule, float], Mapping[str, object] | None]
-
-
-def split_allow_entry(entry: str) -> tuple[str, str]:
-    """Kind and id of an allow-list entry; a bare address or network gets its kind.
-
-    Raises ValueError for an unknown kind, and for a bare entry that is no network. Of
-    an entry with a kind, the id is not checked.
-    """
-    kind, colon, id_ = entry.partition(":")
-    if colon and kind in ALLOW_KINDS:
-        return kind, id_
-    # The first group of an IPv6 address consists of hexadecimal digits.
-    if colon and kind.isidentifier() and not _HEX_DIGITS.issuperset(kind):
-        expected = ":, ".join(ALLOW_KINDS) + ":"
-        raise ValueError(f"{kind!r} is not a kind of subject: expected {expected}")
-    parse_network(entry)
-    return "network" if "/" in entry else "client_ip", entry
-
-
-class AllowList:
-    """The subjects that a policy never limits, scores or blocks."""
-
-    __slots__ = ("_ips", "_networks", "_tenants", "_users")
-
-    def __init__(self, entries: Iterable[str]) -> None:
-        """Read the entries. Raises ValueError for unknown kinds and bad networks."""
-        ids: dict[str, set[str]] = {kind: set() for kind in ALLOW_KINDS}
-        for entry in entries:
-            kind, id_ = split_allow_entry(entry)
-            ids[kind].add(id_)
-        self._ips = {normal_client_ip(id_) for id_ in ids["client_ip"]}
-        self._networks = Networks(ids["network"])
-        self._users = ids["user"]
-        self._tenants = ids["tenant"]
-
-    def holds_address(self, remote: RemoteAddress, tenant: str) -> bool:
-        """Whether all requests from this address or of this tenant are allowed."""
-        return (
-            remote.client_ip in self._ips
-            or tenant in self._tenants
-            or self._networks.contains(remote.address)
-        )
-
-    def holds_user(self, user: str) -> bool:
-        """Whether all requests of this user are allowed, from any address."""
-        return user in self._users
-
-    def holds_subject(self, tenant: str, kind: str, id_: str) -> bool:
-        """Whether this subject of a tenant, as detection names it, is on the list."""
-        if tenant in self._tenants:
-            return True
-        if kind == "client_ip":
-            if id_ in self._ips:
-                return True
-            # An IPv6 client is counted by its /64: look up the network's first address.
-            address = parse_address(id_.partition("/")[0])
-            return address is not None and self._networks.contains(address)
-        return (kind == "user" and id_ in self._users) or (
-            kind == "tenant" and id_ in self._tenants
-        )
 
 
 class Identity(msgspec.Struct, frozen=True, gc=False):
@@ -165,6 +111,15 @@ class Identity(msgspec.Struct, frozen=True, gc=False):
     signed: bool = False
     # A user named by the body takes precedence over the one found in the head.
     takes_body_user: bool = False
+    # ``user`` comes from a key, token or header that the gateway has checked.
+    verified: bool = False
+    # Ids of users that the body names: ``body_prefix + NAME + body_suffix``.
+    body_prefix: str = ""
+    body_suffix: str = ""
+    # Several credentials differ and match no tenant: which one counts is not known.
+    ambiguous: bool = False
+    # Indices of the credential fields to forward; None: all.
+    forwarded: frozenset[int] | None = None
     # Epoch seconds after which the request has to be identified again.
     expires_at: float = _FOREVER
 
@@ -202,16 +157,32 @@ def with_body_user(identity: Identity, user: str | None) -> Identity:
     """The identity with the user that the body names, if the policy takes it."""
     if user is None or not identity.takes_body_user:
         return identity
-    user = readable_id(user)
+    user = body_user_id(identity, user)
     if not user:
         return identity
+    # ``allowed`` stays as it is: a body can name anyone.
     return msgspec.structs.replace(
         identity,
         user=user,
         user_source="body",
         key=(identity.tenant.name, identity.client_ip, user),
-        allowed=identity.allowed or identity.allow_list.holds_user(user),
     )
+
+
+def body_user_id(identity: Identity, name: str) -> str:
+    """The id of a user that a body names; "" if the name is not readable.
+
+    Within a tenant that is found by its key, the key's holder names its own users. All
+    others get a prefix, and without a verified sender the address or key as a suffix:
+    two strangers who state the same name are two users.
+    """
+    name = readable_id(name)
+    if not name:
+        return ""
+    prefix = identity.body_prefix
+    if not prefix and name.startswith(_RESERVED):
+        prefix = _BODY
+    return readable_id(f"{prefix}{name}{identity.body_suffix}") if prefix else name
 
 
 class _Match(msgspec.Struct, frozen=True, gc=False):
@@ -221,6 +192,20 @@ class _Match(msgspec.Struct, frozen=True, gc=False):
     credential: RequestCredential | None = None
     claims: Mapping[str, object] | None = None
     expires_at: float = _FOREVER
+    by_header: bool = False
+
+    @property
+    def verified(self) -> bool:
+        """Whether a key, a token or a trusted header was checked."""
+        return self.credential is not None or self.by_header
+
+
+class _Sender(msgspec.Struct, frozen=True, gc=False):
+    """The credential that stands for the sender, and how far it can be trusted."""
+
+    credential: RequestCredential | None = None
+    ambiguous: bool = False
+    forwarded: frozenset[int] | None = None
 
 
 class Identifier:
@@ -287,22 +272,31 @@ class Identifier:
         """Empty the cache of identities, for example after the JWT keys changed."""
         self._known.clear()
 
-    def identify(self, peer_ip: str, head: Head, now: float) -> Identity | Unauthorized:
-        """The sender of a request; ``now`` in epoch seconds."""
+    def identify(
+        self,
+        peer_ip: str,
+        head: Head,
+        now: float,
+        reading: CredentialReading = _ANY,
+    ) -> Identity | Unauthorized:
+        """The sender of a request; ``now`` in epoch seconds. ``reading``: which
+        credentials the upstream of this request reads.
+        """
         peer = self._peers.get(peer_ip) or self._new_peer(peer_ip)
         remote, trusted_fields = peer, None
         if peer.trusted:
             remote = self._forwarded(peer_ip, peer, head.fields)
             trusted_fields = tuple(map(head.fields.get, self._trusted_names))
         # Remote addresses are cached objects, which hash faster than their text.
-        key = (remote, head.credentials, credentials_elsewhere(head), trusted_fields)
+        elsewhere = credentials_elsewhere(head)
+        key = (remote, head.credentials, elsewhere, trusted_fields, reading)
         identity = self._known.get(key)
         if identity is not None and now < identity.expires_at:
             return identity
         found = self._identify_new(
-            remote, head, now, trusted_fields=trusted_fields is not None
+            remote, head, now, reading, trusted_fields=trusted_fields is not None
         )
-        if isinstance(found, Identity) and _size(key[1:]) <= _MAX_CACHED_BYTES:
+        if isinstance(found, Identity) and _size(key[1:4]) <= _MAX_CACHED_BYTES:
             self._known.put(key, found)
         return found
 
@@ -316,7 +310,7 @@ class Identifier:
         identity = self._known.get(key)
         if identity is None:
             match = _Match(self._preflight_tenant)
-            identity = self._identity(remote, match, None, ANONYMOUS, "none")
+            identity = self._identity(remote, match, _Sender(), ANONYMOUS, "none")
             self._known.put(key, identity)
         return identity
 
@@ -341,11 +335,17 @@ class Identifier:
         return remote
 
     def _identify_new(
-        self, remote: RemoteAddress, head: Head, now: float, *, trusted_fields: bool
+        self,
+        remote: RemoteAddress,
+        head: Head,
+        now: float,
+        reading: CredentialReading,
+        *,
+        trusted_fields: bool,
     ) -> Identity | Unauthorized:
         credentials = find_credentials(head)
         match = (
-            self._match_key(credentials)
+            self._match_key(credentials, reading)
             or self._match_jwt(credentials, now)
             or (self._match_header(head) if trusted_fields else None)
             or self._match_network(remote)
@@ -356,17 +356,43 @@ class Identifier:
                 "Unknown credential." if credentials else "No credential was sent."
             )
             return Unauthorized(message, remote.client_ip, remote.address)
-        credential = match.credential or next(iter(credentials), None)
-        for user_source in match.tenant.policy.user_from:
-            user = self._user(
-                user_source, match, credential, head if trusted_fields else None
-            )
-            if user:
-                return self._identity(remote, match, credential, user, user_source)
-        return self._identity(remote, match, credential, ANONYMOUS, "none")
+        sender = _sender(match, credentials, reading)
+        user, user_source = self._find_user(
+            match, sender, remote, head if trusted_fields else None
+        )
+        return self._identity(
+            remote, match, sender, user, user_source, replaced=reading.replaced
+        )
 
-    def _match_key(self, credentials: list[RequestCredential]) -> _Match | None:
+    def _find_user(
+        self,
+        match: _Match,
+        sender: _Sender,
+        remote: RemoteAddress,
+        trusted_head: Head | None,
+    ) -> tuple[str, UserSource]:
+        """The user by the first source that is present, and that source. A user named
+        by a trusted header comes before a credential that nobody has checked.
+        """
+        order: Sequence[UserSource] = match.tenant.policy.user_from
+        if match.credential is None and "header" in order:
+            order = ("header", *order)
+        for source in order:
+            if source == "credential" and match.claims is None:
+                found = sender.credential
+                if found is not None:
+                    return found.user_id(self._secret, remote.client_ip), source
+            user = _own_id(source, _stated_user(source, match, trusted_head))
+            if user:
+                return user, source
+        return ANONYMOUS, "none"
+
+    def _match_key(
+        self, credentials: list[RequestCredential], reading: CredentialReading
+    ) -> _Match | None:
         for credential in credentials if self._by_digest else ():
+            if credential.signed and reading.replaced:
+                continue  # nobody would check the signature
             tenant = self._by_digest.get(credential.digest())
             if tenant is not None:
                 return _Match(tenant, credential)
@@ -389,7 +415,7 @@ class Identifier:
     def _match_header(self, head: Head) -> _Match | None:
         for name, value, tenant in self._by_header:
             if head.fields.get(name) == value:
-                return _Match(tenant)
+                return _Match(tenant, by_header=True)
         return None
 
     def _match_network(self, remote: RemoteAddress) -> _Match | None:
@@ -412,38 +438,29 @@ class Identifier:
         until = now + _RETRY_JWT_S if failed else _FOREVER
         return _Match(self._fallback, expires_at=until)
 
-    def _user(
-        self,
-        user_source: UserSource,
-        match: _Match,
-        credential: RequestCredential | None,
-        trusted_head: Head | None,
-    ) -> str:
-        """The user by one source; "" if the source is absent."""
-        if user_source == "credential" and match.claims is None:
-            return credential.user_id(self._secret) if credential is not None else ""
-        if user_source == "jwt" and match.claims is not None and match.tenant.jwt:
-            claim = match.claims.get(match.tenant.jwt.user_claim)
-            named = isinstance(claim, str | int) and not isinstance(claim, bool)
-            return readable_id(str(claim)) if named else ""
-        rule = match.tenant.header
-        if user_source == "header" and trusted_head is not None and rule is not None:
-            value = trusted_head.fields.get(_field_name(rule.user_header or ""), b"")
-            return readable_id(value.decode("utf-8", "replace"))
-        return ""
-
     def _identity(
         self,
         remote: RemoteAddress,
         match: _Match,
-        credential: RequestCredential | None,
+        sender: _Sender,
         user: str,
         user_source: UserSource,
+        *,
+        replaced: bool = False,
     ) -> Identity:
-        tenant = match.tenant
+        tenant, credential = match.tenant, sender.credential
         allow = self._allow[id(tenant.policy)]
         # Plans of preflights lack the limits of users, so they need their own key.
         key_user = "" if tenant is self._preflight_tenant else user
+        verified = user_source in ("jwt", "header") or (
+            user_source == "credential" and match.credential is not None
+        )
+        prefix = suffix = ""
+        if not match.verified:
+            prefix = _BODY
+            suffix = "@" + (remote.client_ip if user == ANONYMOUS else user)
+        elif tenant.jwt or tenant.header:
+            prefix = _BODY  # names of tokens and headers have no prefix
         return Identity(
             tenant,
             tenant.policy,
@@ -453,13 +470,58 @@ class Identifier:
             remote.address,
             (tenant.name, remote.client_ip, key_user),
             allow,
-            allow.holds_address(remote, tenant.name) or allow.holds_user(user),
+            allow.holds_address(remote, tenant.name)
+            or ((verified or user == ANONYMOUS) and allow.holds_user(user)),
             credential.kind if credential is not None else "",
             credential.index if credential is not None else -1,
             credential is not None and credential.signed,
-            _takes_body_user(tenant.policy, user_source),
-            match.expires_at,
+            _takes_body_user(
+                tenant.policy, user_source, explicit=replaced and not match.verified
+            ),
+            verified,
+            prefix,
+            suffix,
+            sender.ambiguous,
+            sender.forwarded,
+            expires_at=match.expires_at,
         )
+
+
+def _sender(
+    match: _Match,
+    credentials: Sequence[RequestCredential],
+    reading: CredentialReading,
+) -> _Sender:
+    """The credential that matched, else the one that the upstream reads."""
+    if match.credential is not None:
+        return _Sender(match.credential)
+    chosen, ambiguous = choose_credential(credentials, reading)
+    if chosen is None:
+        return _Sender(ambiguous=ambiguous)
+    forwarded = forwarded_credentials(credentials, chosen)
+    headers = sum(credential.index >= 0 for credential in credentials)
+    return _Sender(chosen, forwarded=None if len(forwarded) == headers else forwarded)
+
+
+def _stated_user(source: UserSource, match: _Match, trusted_head: Head | None) -> str:
+    """The user that a verified token or a trusted header states, else ""."""
+    rule = match.tenant.jwt
+    if source == "jwt" and match.claims is not None and rule is not None:
+        claim = match.claims.get(rule.user_claim)
+        named = isinstance(claim, str | int) and not isinstance(claim, bool)
+        return readable_id(str(claim)) if named else ""
+    header = match.tenant.header
+    if source == "header" and trusted_head is not None and header is not None:
+        value = trusted_head.fields.get(_field_name(header.user_header or ""), b"")
+        return readable_id(value.decode("utf-8", "replace"))
+    return ""
+
+
+def _own_id(source: UserSource, user: str) -> str:
+    """An id that a token or header states, with a prefix if it looks like the id of
+    another source.
+    """
+    return readable_id(f"{source}:{user}") if user.startswith(_RESERVED) else user
 
 
 def _has_rule(tenant: Tenant) -> bool:
@@ -508,11 +570,17 @@ def _expiry(claims: Mapping[str, object], now: float) -> float:
     return float(exp) if isinstance(exp, int | float) else now + _RETRY_JWT_S
 
 
-def _takes_body_user(policy: Policy, user_source: UserSource) -> bool:
-    """Whether the policy prefers a user in the body to the one found in the head."""
+def _takes_body_user(
+    policy: Policy, user_source: UserSource, *, explicit: bool
+) -> bool:
+    """Whether the body may name the user.
+
+    ``explicit``: only if the policy lists "body" before "credential". Otherwise clients
+    that nobody has checked would be a new user with each name.
+    """
     order: tuple[str, ...] = policy.user_from
     if "body" not in order:
         return False
     if user_source == "none":
-        return True
+        return not explicit or "credential" not in order[: order.index("body")]
     return order.index("body") < order.index(user_source)

@@ -22,7 +22,7 @@ import msgspec
 from gateway.core.lru import Lru
 from gateway.core.model import Block, CellKind, Limit, Policy
 from gateway.identity.cidr import normal_client_ip
-from gateway.identity.identify import Identity, readable_id
+from gateway.identity.identify import ANONYMOUS, Identity, readable_id
 from gateway.limits.meters import METER_TABLE, TOKEN_QUANTITIES, Quantity
 from gateway.limits.ports import Cell, Plan
 from gateway.limits.ratelimit import LimitHeaderTemplate
@@ -419,9 +419,12 @@ class PlanBook:
         model: str,
         now: float,
     ) -> LimitPlan:
+        user = identity.user
+        if user == ANONYMOUS:
+            user = f"{ANONYMOUS}@{identity.client_ip}"  # not one user for all of them
         ids = {
             "client_ip": identity.client_ip,
-            "user": identity.user,
+            "user": user,
             "tenant": identity.tenant.name,
             "model": model,
         }

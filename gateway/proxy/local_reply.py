@@ -18,9 +18,15 @@ _CHALLENGE = b'WWW-Authenticate: Bearer realm="tidegate"\r\n'
 _UPSTREAM_CODES = {502: "upstream_unreachable", 503: "overloaded"}
 
 
-def unauthorized(message: str) -> Refusal:
+def unauthorized(message: str, *, by_policy: bool = False) -> Refusal:
     """401 for a credential that is missing or unknown (RFC 9110, section 11.6.1)."""
-    return Refusal(401, "invalid_api_key", message, header_lines=_CHALLENGE)
+    return Refusal(
+        401,
+        "invalid_api_key",
+        message,
+        header_lines=_CHALLENGE,
+        by_policy=by_policy,
+    )
 
 
 def upstream_failed(status: int, reason: str) -> Refusal:

@@ -14,7 +14,11 @@ from gateway.core.refusal import Refusal
 from gateway.http.head import RequestHead
 from gateway.http.request_writer import OutgoingHead, rewrite_values, write_fields
 from gateway.http.tracing import split_trace_lines
-from gateway.identity.credentials import without_protocol_key, without_query_key
+from gateway.identity.credentials import (
+    reading_of,
+    without_protocol_key,
+    without_query_key,
+)
 from gateway.identity.identify import Identity, Unauthorized, is_preflight
 from gateway.metering.dialects.paths import has_spaces, refused_path
 from gateway.proxy.local_reply import unauthorized
@@ -26,6 +30,7 @@ if TYPE_CHECKING:
     from gateway.http.handler import UpstreamAddress
     from gateway.http.heads import CachedHead
     from gateway.identity.cidr import Address
+    from gateway.identity.credentials import CredentialReading
     from gateway.limits.plans import LimitPlan
     from gateway.metering.dialects import Match
     from gateway.metering.prices import PriceTable
@@ -39,6 +44,10 @@ MAX_REQUEST_ID_BYTES = 128
 _NEVER = re.compile(rb"q=0(?:\.0{0,3})?")
 # An unknown credential is looked up again after this time.
 RETRY_UNKNOWN_S = 5.0
+# By policy: in observe mode such a request passes, counted by its address.
+AMBIGUOUS = unauthorized(
+    "The request holds several different credentials: send one.", by_policy=True
+)
 
 
 class RequestContext:
@@ -185,7 +194,7 @@ def _find_identity(
             peer_ip, head
         )
     else:
-        found = tables.identifier.identify(peer_ip, head, now)
+        found = tables.identifier.identify(peer_ip, head, now, _reading(context))
     context.client_ip = found.client_ip
     context.address = found.address
     if isinstance(found, Unauthorized):
@@ -195,7 +204,16 @@ def _find_identity(
         return
     context.identity = found
     context.expires_at = found.expires_at
+    if found.ambiguous:
+        context.refusal = context.refusal or AMBIGUOUS
     _apply_policy(context, tables, found)
+
+
+def _reading(context: RequestContext) -> CredentialReading:
+    """Which credentials the upstream of this request reads."""
+    route, match = context.route, context.match
+    dialect = "" if match is None else match.dialect.name
+    return reading_of(dialect, replaced=route is not None and route.api_key is not None)
 
 
 def _apply_policy(context: RequestContext, tables: Tables, identity: Identity) -> None:
@@ -227,7 +245,7 @@ def _collect_fields(
     fields: list[tuple[bytes, bytes]] = []
     if context.route is not None:
         key = context.route.api_key
-        fields += head.credentials if key is None else (key,)
+        fields += _client_credentials(context) if key is None else (key,)
     coding = _accept_encoding(context)
     if coding is not None:
         fields.append((b"Accept-Encoding", coding))
@@ -240,6 +258,14 @@ def _collect_fields(
         fields += (b"Connection", b"Upgrade"), (b"Upgrade", context.upgrade)
     context.field_lines = forward + write_fields(fields)
     context.request_id = _request_id(head.fields.get(b"x-request-id", b""))
+
+
+def _client_credentials(context: RequestContext) -> tuple[tuple[bytes, bytes], ...]:
+    """The client's credentials, without those that differ from the one that counts."""
+    found, identity = context.head.credentials, context.identity
+    if identity is None or identity.forwarded is None:
+        return found
+    return tuple([found[index] for index in sorted(identity.forwarded)])
 
 
 def _rewrite_handshake(forward: bytes, context: RequestContext) -> bytes:

@@ -52,6 +52,8 @@ def without_id(identity: Identity) -> str:
             credential_kind="",
             credential_index=-1,
             takes_body_user=False,
+            body_suffix="",
+            ambiguous=False,
         )
     )
 
@@ -63,7 +65,7 @@ def test_any_header_gives_an_identity_without_the_key(key, chain):
     head = request(Authorization=key, X_Forwarded_For=chain)
     identity = identifier.identify("10.0.0.1", head, NOW)
     assert isinstance(identity, Identity)
-    assert re.fullmatch(r"anonymous|key_[0-9a-f]{16}", identity.user)
+    assert re.fullmatch(r"anonymous|(key|aws)_[0-9a-f]{16}", identity.user)
     # Identities differ only in the id, and in the position of the credential.
     other = identifier.identify(
         "10.0.0.1", request(Authorization="Bearer another", X_Forwarded_For=chain), NOW

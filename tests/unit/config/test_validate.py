@@ -241,6 +241,16 @@ WARNED = [
         "policy.a",
         "twice",
     ),
+    (
+        "[policy.a]\nuser_from = ['body', 'credential']\nallow = ['user:ops']",
+        "policy.a.allow",
+        "no user that a body names",
+    ),
+    (
+        "[[tenant]]\nname = 'a'\njwt = { jwks_file = 'k.json' }",
+        "tenant[0].jwt",
+        "for other services",
+    ),
     ("[events.kafka]\nbrokers = ['k:1']", "events.kafka", "not available"),
 ]
 

@@ -1,21 +1,30 @@
 """Where credentials are found, in which order, and how they are removed."""
 
 import base64
+import hashlib
 from collections.abc import Mapping
 from types import MappingProxyType
 from typing import NamedTuple
 
 import pytest
 
+from gateway.core.model import HeaderRule, Policy, Tenant
+from gateway.identity.cidr import Networks
 from gateway.identity.credentials import (
     RequestCredential,
     credentials_elsewhere,
     find_credentials,
+    reading_of,
     without_protocol_key,
     without_query_key,
 )
+from gateway.identity.identify import Identifier, Unauthorized
 
 WS = b"sec-websocket-protocol"
+NOW = 1_795_000_000.0
+SECRET = b"pepper"
+PROXY = "10.0.0.1"
+TRUSTED = Networks(["10.0.0.0/8"])
 
 
 class Head(NamedTuple):
@@ -176,3 +185,95 @@ def test_key_is_cut_out_of_the_websocket_protocols():
     """The offered key is removed; the other protocols stay."""
     offers = b"realtime, openai-insecure-api-key.sk-1,, openai-beta.realtime-v1"
     assert without_protocol_key(offers) == b"realtime, openai-beta.realtime-v1"
+
+
+def bearer(key: str) -> Head:
+    return Head(((b"Authorization", b"Bearer " + key.encode()),))
+
+
+def key_hash(key: str) -> str:
+    return "sha256:" + hashlib.sha256(key.encode()).hexdigest()
+
+
+def tenant(name: str, **fields) -> Tenant:
+    return Tenant(name, Policy("default"), **fields)
+
+
+def identify(tenants, head, peer="203.0.113.9", **options):
+    return Identifier(tenants, SECRET, **options).identify(peer, head, NOW)
+
+
+# -- which credential ------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("dialect", "fields", "kept"),
+    [
+        ("gemini", {"x-api-key": "junk", "x-goog-api-key": "REAL"}, {1}),
+        ("openai", {"x-api-key": "junk", "api-key": "REAL"}, {1}),
+        ("anthropic", {"x-api-key": "REAL", "x-goog-api-key": "junk"}, {0}),
+        ("anthropic", {"authorization": "Bearer junk", "x-api-key": "REAL"}, None),
+        ("openai", {"x-api-key": "junk", "x-goog-api-key": "REAL"}, None),
+        ("passthrough", {"x-api-key": "junk", "api-key": "REAL"}, None),
+        ("gemini", {"authorization": "Bearer REAL", "x-goog-api-key": "junk"}, None),
+    ],
+)
+def test_the_credential_is_the_one_that_the_upstream_reads(dialect, fields, kept):
+    """Fields that the dialect does not read are not forwarded; if several that it reads
+    differ, the request is ambiguous.
+    """
+    sent = tuple((n.encode(), v.encode()) for n, v in fields.items())
+    identifier = Identifier([tenant("t")], SECRET)
+    plain = identifier.identify("203.0.113.9", bearer("REAL"), NOW)
+    found = identifier.identify("203.0.113.9", Head(sent), NOW, reading_of(dialect))
+    assert found.ambiguous is (kept is None)
+    assert found.forwarded == kept
+    assert found.user == ("anonymous" if kept is None else plain.user)
+
+
+def test_a_key_in_the_query_cannot_differ_from_the_one_in_a_header():
+    """What cannot be removed from the request has to agree."""
+    head = Head(((b"authorization", b"Bearer REAL"),), query="key=junk")
+    identifier = Identifier([tenant("t")], SECRET)
+    assert identifier.identify("::1", head, NOW, reading_of("openai")).ambiguous
+
+
+def test_spellings_of_a_credential_are_one_user():
+    """Unknown schemes and loose Base64 do not make new users."""
+    spellings = [b"Bearer REAL", b"Token REAL", b"x1 REAL", b"REAL", b"Bearer x REAL"]
+    ids = {
+        identify([tenant("t")], Head(((b"authorization", value),))).user
+        for value in spellings
+    }
+    assert len(ids) == 1
+    basic = [b"Basic cmVhbDp4", b"basic  cmVhbDp4", b"Basic cmVh!bDp4", b"Basic cm"]
+    users = [
+        identify([tenant("t")], Head(((b"authorization", value),))).user
+        for value in basic
+    ]
+    assert len(set(users)) == 2
+
+
+def test_a_signature_that_nobody_checks_is_no_key():
+    """A tenant's key as the key id of AWS SigV4 counts only if the upstream checks it,
+    and never as the user of the key.
+    """
+    signed = b"AWS4-HMAC-SHA256 Credential=sk-a/2026/us/x, SignedHeaders=h, Signature=0"
+    head = Head(((b"Authorization", signed),))
+    identifier = Identifier(
+        [tenant("t", api_keys=(key_hash("sk-a"),))], SECRET, unknown="deny"
+    )
+    ours = reading_of("openai", replaced=True)
+    assert isinstance(identifier.identify("::1", head, NOW, ours), Unauthorized)
+    users = {identifier.identify(ip, head, NOW).user for ip in ("192.0.2.1", "::1")}
+    assert len(users) == 2
+    assert {user[:4] for user in users} == {"aws_"}
+
+
+def test_a_trusted_header_comes_before_an_unchecked_credential():
+    """A junk credential does not hide the user that the proxy names."""
+    tenants = [tenant("blue", header=HeaderRule("X-Team", "blue", "X-User"))]
+    fields = {b"x-team": b"blue", b"x-user": b"alice"}
+    head = bearer("junk")._replace(fields=fields)
+    found = identify(tenants, head, PROXY, trusted=TRUSTED)
+    assert (found.user, found.verified) == ("alice", True)

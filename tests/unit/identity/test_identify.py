@@ -9,14 +9,13 @@ import pytest
 
 from gateway.core.model import HeaderRule, JwtRule, Limit, Policy, Tenant
 from gateway.identity.cidr import Networks
+from gateway.identity.credentials import reading_of
 from gateway.identity.identify import (
-    AllowList,
     Identifier,
     Identity,
     Unauthorized,
     is_preflight,
     readable_id,
-    split_allow_entry,
     with_body_user,
 )
 
@@ -309,8 +308,8 @@ def test_no_source_at_all_is_anonymous():
     ("order", "head", "user"),
     [
         (("credential", "body"), bearer("sk-1"), "key"),
-        (("credential", "body"), Head(), "bob"),
-        (("body", "credential"), bearer("sk-1"), "bob"),
+        (("credential", "body"), Head(), "body:bob@203.0.113.9"),
+        (("body", "credential"), bearer("sk-1"), "body:bob@key"),
         (("credential",), Head(), "anonymous"),
     ],
 )
@@ -378,69 +377,16 @@ def test_allow_list(entry, allowed):
     assert identify(tenants, Head()).allowed is allowed
 
 
-def test_allow_list_sees_the_body_user():
-    """A user that the body names may be on the allow list."""
-    tenants = [tenant("t", policy=policy(allow=("user:bob",)))]
-    identity = identify(tenants, Head())
-    assert not identity.allowed
-    assert with_body_user(identity, "bob").allowed
-
-
-@pytest.mark.parametrize("entry", ["colour:blue", "cient_ip:203.0.113.9"])
-def test_allow_list_refuses_other_kinds(entry):
-    """An entry of an unknown kind is an error that names the known kinds."""
-    with pytest.raises(ValueError, match="expected client_ip:"):
-        AllowList([entry])
-
-
-@pytest.mark.parametrize("entry", ["network:nonsense", "nonsense", "fe80:nonsense"])
-def test_allow_list_refuses_what_is_not_a_network(entry):
-    """An entry without a kind has to be an address or a network."""
-    with pytest.raises(ValueError, match="nonsense"):
-        AllowList([entry])
-
-
-@pytest.mark.parametrize(
-    ("entry", "split"),
-    [
-        ("user:a:b", ("user", "a:b")),
-        ("10.0.0.0/8", ("network", "10.0.0.0/8")),
-        ("192.0.2.1", ("client_ip", "192.0.2.1")),
-        ("fe80::1", ("client_ip", "fe80::1")),
-        ("2001:db8::/32", ("network", "2001:db8::/32")),
-    ],
-)
-def test_allow_list_entries_get_their_kind(entry, split):
-    """A bare address is a client_ip, a bare network a network."""
-    assert split_allow_entry(entry) == split
-
-
-ALLOWED = ("network:10.0.0.0/8", "user:batch", "client_ip:2001:db8::7", "tenant:inner")
-
-
-@pytest.mark.parametrize(
-    ("tenant", "kind", "id_", "held"),
-    [
-        ("acme", "client_ip", "10.9.8.7", True),
-        ("acme", "client_ip", "11.9.8.7", False),
-        ("acme", "client_ip", "2001:db8::/64", True),
-        ("acme", "client_ip", "not an address", False),
-        ("acme", "user", "batch", True),
-        ("acme", "user", "10.9.8.7", False),
-        ("acme", "tenant", "inner", True),
-        ("acme", "tenant", "acme", False),
-        ("acme", "user+model", "batch", False),
-        ("inner", "user", "anybody", True),
-    ],
-)
-def test_allow_list_holds_the_subjects_of_detection(tenant, kind, id_, held):
-    """Subjects are found by name, by network (IPv6 by its /64) or by their tenant."""
-    assert AllowList(ALLOWED).holds_subject(tenant, kind, id_) is held
-
-
-def test_empty_allow_list_holds_no_subject():
-    """Without entries no subject is allowed."""
-    assert not AllowList(()).holds_subject("acme", "client_ip", "10.9.8.7")
+def test_allow_list_does_not_hold_a_user_that_the_body_names():
+    """Anyone can write a name into a body, so only verified users are on the list."""
+    rules = policy(allow=("user:bob",), user_from=("body", "credential"))
+    key = tenant("t", policy=rules, api_keys=(key_hash("sk-a"),))
+    for tenants in ([tenant("t", policy=rules)], [key]):
+        identity = identify(tenants, bearer("sk-a"))
+        assert not with_body_user(identity, "bob").allowed
+    rule = JwtRule(jwks_url="u")
+    token = tenant("jwt", policy=policy(allow=("user:bob",)), jwt=rule)
+    assert identify([token], bearer(TOKEN), verify_jwt=Tokens(sub="bob")).allowed
 
 
 def test_preflight_is_an_options_request_that_asks_for_a_method():
@@ -507,3 +453,61 @@ def test_huge_credentials_and_chains_are_not_cached():
     first = identifier.identify(PROXY, head, NOW)
     assert first.client_ip == "203.0.113.9"
     assert identifier.identify(PROXY, head, NOW) is not first
+
+
+# -- ids of one source are never those of another ---------------------------------------
+
+
+@pytest.mark.parametrize("named", ["key_081ba31d12992c20", "anonymous", "jwt:x", "a"])
+def test_a_token_never_names_the_user_of_another_source(named):
+    """A claim that looks like the id of a key gets a prefix."""
+    found = identify([jwt_tenant()], bearer(TOKEN), verify_jwt=Tokens(sub=named))
+    assert found.user == (named if named == "a" else f"jwt:{named}")
+
+
+def test_a_body_never_names_the_user_of_a_credential():
+    """The holder of a tenant's key names its own users, but no key and no anonymous."""
+    rules = policy(user_from=("body", "credential"))
+    keyed = identify(
+        [tenant("t", policy=rules, api_keys=(key_hash("sk-a"),))], bearer("sk-a")
+    )
+    assert with_body_user(keyed, "bob").user == "bob"
+    for reserved in (keyed.user, "anonymous", "body:bob", "aws_0"):
+        assert with_body_user(keyed, reserved).user == f"body:{reserved}"
+
+
+def test_a_body_never_names_the_user_of_a_token():
+    """In a tenant with tokens, names of the body are not those of claims."""
+    rules = policy(user_from=("body", "jwt"))
+    both = tenant("t", policy=rules, jwt=JwtRule(jwks_url="u"))
+    found = identify([both], bearer(TOKEN), verify_jwt=Tokens(sub="mallory"))
+    assert with_body_user(found, "alice").user == "body:alice"
+
+
+def test_strangers_with_the_same_name_are_two_users():
+    """A name counts with the address or key of the unverified sender."""
+    rules = tenant("t", policy=policy(user_from=("body", "credential")))
+    ids = {
+        with_body_user(identify([rules], head, ip), "bob").user
+        for ip in ("192.0.2.1", "192.0.2.2")
+        for head in (Head(), bearer("sk-1"), bearer("sk-2"))
+    }
+    assert len(ids) == 4
+    long = with_body_user(identify([rules], Head()), "b" * 200).user
+    assert len(long) == 128
+
+
+def test_unchecked_clients_are_not_named_by_their_bodies():
+    """Where the gateway sends its own key, only a policy that lists the body first lets
+    an unknown sender name its user.
+    """
+    ours = reading_of("openai", replaced=True)
+    for order, taken in (
+        (("credential", "body"), False),
+        (("body", "credential"), True),
+        (("body",), True),
+    ):
+        rules = tenant("t", policy=policy(user_from=order), cidrs=("203.0.113.0/24",))
+        identifier = Identifier([rules], SECRET)
+        found = identifier.identify("203.0.113.9", bearer("junk"), NOW, ours)
+        assert (found.user, found.takes_body_user) == ("anonymous", taken)

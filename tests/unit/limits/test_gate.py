@@ -1,9 +1,11 @@
 """The block list and the over-limit cache."""
 
+import hashlib
 from collections.abc import Mapping
 from types import MappingProxyType
 from typing import NamedTuple
 
+import msgspec
 import pytest
 
 from gateway.core.model import Block, Limit, Policy, Tenant
@@ -27,8 +29,11 @@ class Head(NamedTuple):
 
 def client(ip="203.0.113.9", tenant="acme", user="alice", allow=(), limits=()):
     policy = Policy("p", allow=allow, limits=limits)
-    identifier = Identifier([Tenant(tenant, policy)], b"pepper")
-    return with_body_user(identifier.identify(ip, Head(), NOW), user)
+    policy = msgspec.structs.replace(policy, user_from=("body",))
+    key_hash = "sha256:" + hashlib.sha256(b"sk-a").hexdigest()
+    identifier = Identifier([Tenant(tenant, policy, (key_hash,))], b"pepper")
+    head = Head(credentials=((b"authorization", b"Bearer sk-a"),))
+    return with_body_user(identifier.identify(ip, head, NOW), user)
 
 
 def gate_with(*blocks: Block) -> Gate:
@@ -366,7 +371,7 @@ def test_enforcement_states_end_and_change():
     allow list.
     """
     gate = gate_with(verdict("tag", until=NOW + 9))
-    assert gate.find_enforcement(client(allow=("user:alice",)), NOW) is None
+    assert gate.find_enforcement(client(allow=("client_ip:203.0.113.9",)), NOW) is None
     assert gate.find_enforcement(client(), NOW + 9) is None
     gate.add_block(verdict("block", until=NOW + 9))
     assert (gate.enforcement_states, blocked(gate)) == (0, True)

@@ -311,7 +311,7 @@ def test_cells_of_a_subject_are_those_of_its_plans():
     plan = PlanBook().plan(who, "gpt-4o", NOW)
     by_ip = cells_of_subject(who.policy, "acme", "client_ip", "2001:db8::9", NOW)
     assert by_ip == list(plan.cells[:2])
-    pair = ("anonymous", "gpt-4o")
+    pair = ("anonymous@2001:db8::/64", "gpt-4o")
     by_pair = cells_of_subject(who.policy, "acme", "user+model", pair, NOW)
     assert by_pair == [plan.cells[3]]
     assert cells_of_subject(who.policy, "acme", "tenant", "acme", NOW) == []

@@ -223,10 +223,10 @@ async def test_observed_passes_unmarked_and_is_noted(upstream):
 async def test_a_block_of_the_user_that_the_body_names(upstream):
     """A block of the user that the body names is refused after reading it."""
     async with InProcess(upstream, policy='user_from = ["body"]') as gateway:
-        put_decision(gateway, "block", kind="user", id="mallory")
+        put_decision(gateway, "block", kind="user", id="body:mallory@127.0.0.1")
         assert status(await gateway.talk(chat(user="mallory"))) == 403
         assert status(await gateway.talk(chat(user="alice"))) == 200
-        put_decision(gateway, "tag", kind="user", id="alice")
+        put_decision(gateway, "tag", kind="user", id="body:alice@127.0.0.1")
         await gateway.talk(chat(user="alice"))
         records = gateway.records
     assert [record.action for record in records] == ["block", "allow", "tag"]
@@ -250,7 +250,7 @@ async def test_a_block_of_the_key_waits_for_the_user_of_the_body(upstream):
         assert status(await gateway.talk(asked)) == 403
         users = [record.user for record in gateway.records]
     assert key.startswith("key_")
-    assert users == [key, "alice", key, key]
+    assert users == [key, f"body:alice@{key}", key, key]
 
 
 async def test_a_request_refused_before_its_body_has_an_unread_user(upstream):
