@@ -17,8 +17,9 @@ if TYPE_CHECKING:
 class Tunnel:
     """Joins a client's connection to an upstream's.
 
-    ``watch_client`` and ``watch_upstream`` get every piece of bytes after it was passed
-    on (for metering); ``on_end`` is called once, when either side is closed.
+    ``watch_client`` gets every piece of bytes before it is passed on, and may say no;
+    ``watch_upstream`` after it was. ``on_end`` is called once, when either side is
+    closed.
     """
 
     __slots__ = (
@@ -46,7 +47,7 @@ class Tunnel:
         self.halves = 0  # sides that sent FIN
         self.bytes_up = 0
         self.bytes_down = 0
-        self.watch_client: Callable[[bytes], None] | None = None
+        self.watch_client: Callable[[bytes], bool] | None = None
         self.watch_upstream: Callable[[bytes], None] | None = None
 
     def start(self, answer: AnswerHead, handler: Handler, leftover: bytes) -> None:
@@ -67,10 +68,10 @@ class Tunnel:
 
     def from_client(self, data: bytes) -> None:
         self.bytes_up += len(data)
+        if self.watch_client is not None and not self.watch_client(data):
+            return
         if self.active:
             self.upstream.transport.write(data)
-        if self.watch_client is not None:
-            self.watch_client(data)
 
     def from_upstream(self, data: bytes) -> None:
         self.bytes_down += len(data)

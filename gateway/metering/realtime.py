@@ -1,4 +1,4 @@
-"""Realtime over WebSocket: reads passing frames and sums the usage of all responses.
+"""Sessions over WebSocket: reads passing frames and sums the usage of all answers.
 
 Frames are not changed. The proxy removes ``permessage-deflate`` from the handshake, so
 a reserved bit means that the frames cannot be read.
@@ -8,11 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-import msgspec
-
 from gateway.core.model import Usage
-from gateway.metering.dialects.fields import UsageEnvelope, UsageTally, decode_envelope
-from gateway.metering.dialects.loose import loose_envelope
+from gateway.metering.session_events import client_event, server_event
 
 TEXT, BINARY, CLOSE, PING, PONG = 1, 2, 8, 9, 10
 MESSAGE_BYTES = 1024 * 1024
@@ -40,6 +37,11 @@ class FrameScanner:
         self._parts: list[bytes] = []
         self._size = 0
         self.skipped = 0
+
+    @property
+    def between_messages(self) -> bool:
+        """Whether another message could be inserted at this place."""
+        return not (self._buffer or self._skip or self._kind)
 
     def feed(self, data: bytes) -> Iterator[tuple[int, bytes]]:
         """(opcode, payload) of every message that ``data`` completes.
@@ -145,11 +147,19 @@ def _unmask(payload: bytes, mask: bytes) -> bytes:
 
 
 class RealtimeMeter:
-    """Usage of one realtime session, read from both directions."""
+    """Usage and model of one session, read from both directions.
+
+    ``model``: what the upstream states. ``asked_model``: what the client's events name.
+    ``answering``: an answer has begun whose usage is not stated yet. ``asking``: the
+    client has sent what begins one; ``pass_on`` says that it was passed on.
+    """
 
     __slots__ = (
         "_down",
         "_up",
+        "answering",
+        "asked_model",
+        "asking",
         "client_events",
         "lost",
         "model",
@@ -162,28 +172,58 @@ class RealtimeMeter:
         self._down: FrameScanner | None = FrameScanner(max_message)
         self.client_events = 0
         self.responses = 0
-        self.model = ""
+        self.model = self.asked_model = ""
+        self.answering = self.asking = False
         # A direction could not be read, or not to its end.
         self.lost = False
         self.total = Usage()
 
+    @property
+    def between_messages(self) -> bool:
+        """Whether a message to the client could be inserted here."""
+        return self._down is not None and self._down.between_messages
+
+    @property
+    def skipped(self) -> int:
+        """Messages of the upstream that were too large to read."""
+        return 0 if self._down is None else self._down.skipped
+
     def feed_client(self, data: bytes) -> int:
         """Scan bytes from the client; returns the number of events they complete."""
-        count = sum(kind in (TEXT, BINARY) for kind, _ in self._scan(data, up=True))
+        count = 0
+        for kind, payload in self._scan(data, up=True):
+            if kind not in (TEXT, BINARY):
+                continue
+            count += 1
+            event = client_event(payload)
+            if event is None:
+                continue
+            self.asking = self.asking or event.opens
+            self.asked_model = event.model or self.asked_model
         self.client_events += count
         return count
 
+    def pass_on(self) -> None:
+        """Note that the upstream gets what was scanned of the client."""
+        self.answering = self.answering or self.asking
+        self.asking = False
+
     def feed_upstream(self, data: bytes) -> list[Usage]:
-        """Scan bytes from the upstream; returns the usage of each completed response."""
+        """Scan bytes from the upstream; returns the usage of each completed answer."""
         found = []
         for kind, payload in self._scan(data, up=False):
-            if kind != TEXT:
+            # Gemini Live sends its JSON in binary messages.
+            if kind not in (TEXT, BINARY):
                 continue
-            usage = response_usage(payload)
-            if usage is not None:
+            event = server_event(payload)
+            if event is None:
+                continue
+            self.model = event.model or self.model
+            self.answering = event.opens or (self.answering and not event.closes)
+            if event.usage is not None:
                 self.responses += 1
-                self._add(usage)
-                found.append(usage)
+                self.total = sum_usage(self.total, event.usage)
+                found.append(event.usage)
         return found
 
     def _scan(self, data: bytes, *, up: bool) -> list[tuple[int, bytes]]:
@@ -200,30 +240,20 @@ class RealtimeMeter:
                 self._down = None
             return []
 
-    def _add(self, usage: Usage) -> None:
-        total = self.total
-        self.total = Usage(
-            total.prompt + usage.prompt,
-            total.completion + usage.completion,
-            total.total + usage.total,
-            total.cached + usage.cached,
-            total.reasoning + usage.reasoning,
-            total.cache_write + usage.cache_write,
-            "upstream",
-        )
+
+_COUNTS = [name for name in Usage.__struct_fields__ if name != "source"]
 
 
-def response_usage(event: bytes) -> Usage | None:
-    """Usage in an event (OpenAI: ``response.done``); None if it states none."""
-    if b'"usage' not in event:
-        return None
-    envelope: UsageEnvelope | None
-    try:
-        envelope = decode_envelope(event)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        envelope = loose_envelope(event)
-    if envelope is None:
-        return None
-    tally = UsageTally()
-    tally.take(envelope)
-    return tally.usage() if tally.seen else None
+def sum_usage(one: Usage, other: Usage) -> Usage:
+    """The sum of two usages, with the source of the second."""
+    counts = {name: getattr(one, name) + getattr(other, name) for name in _COUNTS}
+    return Usage(**counts, source=other.source)
+
+
+def server_frame(opcode: int, payload: bytes) -> bytes:
+    """One unmasked frame, as servers send it; ``payload`` is at most 64 KiB long."""
+    size = len(payload)
+    head = bytes([0x80 | opcode])
+    if size <= _CONTROL_BYTES:
+        return head + bytes([size]) + payload
+    return head + b"\x7e" + size.to_bytes(2, "big") + payload

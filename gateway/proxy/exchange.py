@@ -30,6 +30,7 @@ from gateway.proxy.flow import Flow
 from gateway.proxy.forward import FOREVER, answer_limit, outgoing_request
 from gateway.proxy.local_reply import upstream_failed
 from gateway.proxy.relay import NO_USAGE, AnswerRelay
+from gateway.proxy.session import LiveSession, check_session
 from gateway.proxy.settle import record, record_opened, settle
 from gateway.proxy.steps.decide import Decision, decide, delay_s
 from gateway.proxy.steps.gate import check_head
@@ -148,6 +149,9 @@ class Exchange:
         """Pass the body on unread: the request counts by its endpoint alone."""
         flow = self.flow
         flow.facts = facts_of_head(flow)
+        refusal = check_session(flow) if flow.context.session else None
+        if refusal is not None and not self._passes(refusal):
+            return
         length = CHUNKED if flow.head.chunked else flow.content_length
         if self.client is not None and length:
             self.upload = Upload(self.client, length)
@@ -407,16 +411,15 @@ class Exchange:
         if up is None or conn is None:
             self.leave_upstream()
             return
-        metered = self.flow.endpoint == "realtime"
-        self.tunnel = MeteredTunnel(
-            conn, up, self.shared.now, self._on_tunnel_end, metered=metered
-        )
+        session = LiveSession(self.flow, self.shared)
+        self.tunnel = MeteredTunnel(conn, up, session, self._on_tunnel_end)
         self.tunnel.start(self, answer, leftover)
 
-    def _on_tunnel_end(self, usage: Usage) -> None:
+    def _on_tunnel_end(self, session: LiveSession) -> None:
         self.upstream = self.client = None
         self.stage = Stage.ENDED
-        self._end(usage, perf_counter())
+        self.flow.unpriced = session.finish()
+        self._record(session.total, session.nanos, perf_counter())
 
     # -- back-pressure and time ---------------------------------------------------
 
@@ -586,7 +589,11 @@ class Exchange:
         if nanos is None:
             flow.unpriced = True
             nanos = 0
-        record(flow, shared, usage, nanos, ended_at)
+        self._record(usage, nanos, ended_at)
+
+    def _record(self, usage: Usage, nanos: int, ended_at: float) -> None:
+        flow = self.flow
+        record(flow, self.shared, usage, nanos, ended_at)
         if self.drain_until != FOREVER and flow.context.route is not None:
             flow.context.route.end_drain()
         self._on_end(self)

@@ -130,6 +130,15 @@ class Flow:
         self.costs = costs
         self.prompt_estimate = prompt_estimate
 
+    def set_reserved(self, reserved: Reserved | None) -> None:
+        """The reservation of a session's next answer."""
+        self.reserved = reserved
+
+    def name_model(self, model: str) -> None:
+        """Use the model that a session has named."""
+        if self.facts is not None:
+            self.facts.model = model
+
     def set_identity(self, identity: Identity) -> None:
         """Use the user that the body named instead of the credential's."""
         self.identity = identity
@@ -175,6 +184,12 @@ class Flow:
         self.limit_name = refusal.limit or self.limit_name
         if not refusal.upstream_failed:
             self.outcome = "refused"
+
+    def ended_by(self, refusal: Refusal) -> None:
+        """Note what the record says of a session that a refusal ended."""
+        if refusal.action != "allow":
+            self.action = refusal.action
+        self.limit_name = refusal.limit or self.limit_name
 
     def release_throttle(self) -> bool:
         """Drop the throttle's limit after the delay. False: no other limits remain."""

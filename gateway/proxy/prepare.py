@@ -20,6 +20,7 @@ from gateway.identity.credentials import (
     without_query_key,
 )
 from gateway.identity.identify import Identity, Unauthorized, is_preflight
+from gateway.metering.dialects import session_match
 from gateway.metering.dialects.paths import has_spaces, refused_path
 from gateway.proxy.local_reply import unauthorized
 from gateway.proxy.route import find_route
@@ -77,6 +78,7 @@ class RequestContext:
         "request_encoding",
         "request_id",
         "route",
+        "session",
         "trace_lines",
         "upgrade",
     )
@@ -102,6 +104,7 @@ class RequestContext:
         self.plan_model = ""
         self.buffer_limit = 0  # largest body to read, in bytes; 0: pass it on unread
         self.upgrade = b""
+        self.session = False  # asks for another protocol, and may get it
         self.request_id = b""
         self.request_encoding = b""
         self.field_lines = b""  # header lines that equal requests send upstream
@@ -181,8 +184,10 @@ def _find_route(context: RequestContext, tables: Tables, head: RequestHead) -> N
         context.buffer_limit = tables.settings.max_body
         encoding = head.fields.get(b"content-encoding", b"").lower()
         context.request_encoding = b"" if encoding == b"identity" else encoding
-    if route.websocket:
+    elif route.websocket and head.upgrade:
         context.upgrade = head.upgrade
+        context.session = True
+        context.match = session_match(head.path)
 
 
 def _find_identity(
@@ -269,13 +274,13 @@ def _client_credentials(context: RequestContext) -> tuple[tuple[bytes, bytes], .
 
 
 def _rewrite_handshake(forward: bytes, context: RequestContext) -> bytes:
-    """Drop compression where frames are metered, and the client's key from the list of
+    """Drop compression, so that frames can be read, and the client's key from the list of
     protocols where the upstream gets another key.
     """
-    match, route = context.match, context.route
-    changes: dict[bytes, Callable[[bytes], bytes]] = {}
-    if match is not None and match.endpoint == "realtime":
-        changes[b"sec-websocket-extensions"] = lambda _value: b""
+    route = context.route
+    changes: dict[bytes, Callable[[bytes], bytes]] = {
+        b"sec-websocket-extensions": lambda _value: b""
+    }
     if route is not None and route.api_key is not None:
         changes[b"sec-websocket-protocol"] = without_protocol_key
     return rewrite_values(forward, changes)

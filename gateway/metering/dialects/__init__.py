@@ -20,6 +20,7 @@ from gateway.metering.dialects.dialect import Dialect
 from gateway.metering.dialects.filter import UsageFilter
 from gateway.metering.dialects.match import Match
 from gateway.metering.dialects.routes import DIALECTS, find_endpoint
+from gateway.metering.dialects.sessions import session_match, session_model
 
 __all__ = [
     "DIALECTS",
@@ -31,4 +32,6 @@ __all__ = [
     "UsageFilter",
     "UsageMeter",
     "find_endpoint",
+    "session_match",
+    "session_model",
 ]

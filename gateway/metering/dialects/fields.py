@@ -47,6 +47,9 @@ class Stated(msgspec.Struct):
     output_tokens: Number = None
     input_tokens_details: Details | None = None
     output_tokens_details: Details | None = None
+    # Realtime, transcriptions
+    input_token_details: Details | None = None
+    output_token_details: Details | None = None
     cache_creation_input_tokens: Number = None
     cache_read_input_tokens: Number = None
     # DeepSeek, Moonshot, Cohere
@@ -323,7 +326,7 @@ class UsageTally:
         self.completion = self.completion if output is None else output
         if total is not None and fresh is not None and total == fresh + (output or 0):
             self.prompt = fresh  # the total shows that it includes cached tokens
-        elif stated.input_tokens_details is not None:
+        elif stated.input_tokens_details or stated.input_token_details:
             self.prompt = fresh if fresh is not None else self.prompt
         else:
             self.fresh = fresh if fresh is not None else self.fresh
@@ -346,7 +349,11 @@ class UsageTally:
 
     def _take_kinds(self, stated: Stated) -> None:
         """Cached, written and reasoning tokens of the OpenAI family and Cohere."""
-        details = stated.prompt_tokens_details or stated.input_tokens_details
+        details = (
+            stated.prompt_tokens_details
+            or stated.input_tokens_details
+            or stated.input_token_details
+        )
         if details is not None:
             cached = whole(details.cached_tokens)
             self.cached = cached or self.cached
@@ -354,7 +361,11 @@ class UsageTally:
         for value in (stated.prompt_cache_hit_tokens, stated.cached_tokens):
             if value is not None:
                 self.cached = whole(value) or self.cached
-        details = stated.completion_tokens_details or stated.output_tokens_details
+        details = (
+            stated.completion_tokens_details
+            or stated.output_tokens_details
+            or stated.output_token_details
+        )
         if details is not None and details.reasoning_tokens is not None:
             self.reasoning = whole(details.reasoning_tokens) or 0
         elif stated.reasoning_tokens is not None:

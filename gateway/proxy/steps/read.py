@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from gateway.core.model import RequestFacts
 from gateway.core.refusal import Refusal
-from gateway.metering.dialects import DialectError
+from gateway.metering.dialects import DialectError, session_model
 from gateway.metering.inflate import InflateError, Inflater
 from gateway.proxy.caps import check_caps
 
@@ -44,7 +44,9 @@ def facts_of_head(flow: Flow) -> RequestFacts:
     """Facts of a request whose body is passed on unread."""
     match = flow.context.match
     billable = match is not None and match.billable
-    return RequestFacts(endpoint=flow.endpoint, billable=billable)
+    context = flow.context
+    model = session_model(context.head.query) if context.session else ""
+    return RequestFacts(endpoint=flow.endpoint, model=model, billable=billable)
 
 
 def facts_of_size(flow: Flow, size: int) -> RequestFacts:

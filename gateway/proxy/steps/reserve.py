@@ -63,17 +63,12 @@ def plan_limits(flow: Flow, shared: Shared) -> Refusal | None:
     if not plan.cells:
         flow.set_plan(plan)
         return None
-    if not facts.billable or not context.buffer_limit:
+    if not facts.billable or not (context.buffer_limit or context.session):
         # Without tokens, or unread: requests and open exchanges count, tokens and
         # money do not.
         flow.set_plan(plan, actual_costs(plan, _NO_USAGE, 0, 0, failed=True))
         return None
-    prompt = shared.estimator.estimate(facts.model, facts)
-    completion = shared.expectation.expect(identity.key, facts)
-    nanos = 0
-    if plan.least_usd < NO_BOUND:
-        nanos = _expected_nanos(flow, facts, prompt, completion)
-    costs = reserve_costs(plan, prompt, completion, nanos)
+    costs, prompt = expected_costs(flow, shared, identity, plan)
     flow.set_plan(plan, costs, prompt)
     refusal = None
     if not gate.fast_path:
@@ -81,6 +76,20 @@ def plan_limits(flow: Flow, shared: Shared) -> Refusal | None:
     if refusal is None and (place := oversized(plan, costs)) >= 0:
         refusal = refuse_oversized(plan, place, costs)
     return refusal
+
+
+def expected_costs(
+    flow: Flow, shared: Shared, identity: Identity, plan: LimitPlan
+) -> tuple[tuple[int, ...], int]:
+    """What the request is expected to cost by cell, and its prompt tokens."""
+    facts = flow.facts
+    assert facts is not None
+    prompt = shared.estimator.estimate(facts.model, facts)
+    completion = shared.expectation.expect(identity.key, facts)
+    nanos = 0
+    if plan.least_usd < NO_BOUND:
+        nanos = _expected_nanos(flow, facts, prompt, completion)
+    return reserve_costs(plan, prompt, completion, nanos), prompt
 
 
 def _find_plan(

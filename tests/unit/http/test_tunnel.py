@@ -42,14 +42,24 @@ def joined(ended: list[int], *, tls: bool = False) -> tuple[Tunnel, Side, Side]:
 
 
 def test_bytes_pass_and_are_watched(ended):
-    """Bytes are passed on in both directions, counted, and then watched."""
+    """Bytes are watched, counted and passed on, those of the client if the watcher
+    lets them pass.
+    """
     tunnel, client, upstream = joined(ended)
     seen: list[bytes] = []
-    tunnel.watch_client = tunnel.watch_upstream = seen.append
+
+    def watch(data: bytes) -> bool:
+        seen.append(data)
+        return data != b"no"
+
+    tunnel.watch_client = watch
+    tunnel.watch_upstream = seen.append
     tunnel.from_client(b"up")
     tunnel.from_upstream(b"down")
+    tunnel.from_client(b"no")
+    assert seen.pop() == b"no"
     assert (upstream.sent, client.sent, seen) == (b"up", b"down", [b"up", b"down"])
-    assert (tunnel.bytes_up, tunnel.bytes_down) == (2, 4)
+    assert (tunnel.bytes_up, tunnel.bytes_down) == (4, 4)
 
 
 def test_pressure_passes_on(ended):

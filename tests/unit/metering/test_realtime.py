@@ -13,7 +13,7 @@ from gateway.metering.realtime import (
     FrameScanError,
     FrameScanner,
     RealtimeMeter,
-    response_usage,
+    server_frame,
 )
 
 
@@ -123,6 +123,8 @@ def test_session():
     found = meter.feed_upstream(data)
     assert [usage.total for usage in found] == [15, 21]
     assert meter.total == Usage(30, 6, 36, source="upstream")
+    assert meter.between_messages
+    assert (meter.skipped, meter.answering) == (0, False)
     assert (meter.responses, meter.client_events, meter.lost) == (2, 1, False)
 
 
@@ -136,17 +138,45 @@ def test_unreadable_directions_are_lost():
     assert meter.feed_upstream(b"\xff\xff") == []
 
 
-@pytest.mark.parametrize(
-    ("event", "total"),
-    [
-        (b"{}", None),
-        (b'"usage', None),
-        (b'{"usage":null}', None),
-        (b'{"usage":', None),
-        (b'{"response":{"usage":{"total_tokens":"7"}}}', 7),
-    ],
-)
-def test_events(event, total):
-    """Events without usage, or without JSON, give none."""
-    usage = response_usage(event)
-    assert (usage.total if usage else None) == total
+def test_an_answer_under_way():
+    """From its request or its first event to its usage an answer is under way."""
+    meter = RealtimeMeter()
+    meter.feed_client(frame(b'{"type":"response.create"}', mask=b"abcd"))
+    assert not meter.answering  # not passed on yet
+    meter.pass_on()
+    assert meter.answering
+    meter.feed_upstream(frame(b'{"type":"rate_limits.updated"}') + frame(b"x"))
+    assert meter.answering
+    meter.feed_upstream(frame(done(1, 1)))
+    assert not meter.answering
+    meter.feed_upstream(frame(b'{"type":"response.created"}') + frame(b"", CLOSE))
+    assert meter.answering
+    assert meter.feed_client(frame(b"x", mask=b"abcd")) == 1
+    assert meter.feed_client(frame(b"", PING)) == 0
+
+
+def test_models_of_a_session():
+    """The model that the upstream states is kept apart from the client's."""
+    meter = RealtimeMeter()
+    meter.feed_client(frame(b'{"setup":{"model":"a"}}'))
+    meter.feed_upstream(frame(b'{"session":{"model":"b"}}') + frame(b"{}"))
+    assert (meter.asked_model, meter.model) == ("a", "b")
+
+
+def test_between_messages():
+    """No message is inserted into another one, nor into unreadable bytes."""
+    meter = RealtimeMeter()
+    meter.feed_upstream(frame(b"abc")[:2])
+    assert not meter.between_messages
+    meter.feed_upstream(b"abc" + frame(b"x", final=False))
+    assert not meter.between_messages
+    meter.feed_upstream(b"\xff\xff")
+    assert not meter.between_messages
+    assert meter.skipped == 0
+
+
+@pytest.mark.parametrize("size", [0, 125, 126, 60_000])
+def test_server_frames(size):
+    """A frame that is written is read as the same message."""
+    payload = b"x" * size
+    assert scanned(server_frame(TEXT, payload), 1000)[0] == [(TEXT, payload)]

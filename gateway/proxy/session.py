@@ -1,0 +1,328 @@
+"""The limits and the cost of one WebSocket session, while it runs.
+
+The session holds one reservation at a time: that of its next answer. Each answer settles
+it, and the next one is reserved. So a session counts as it runs, and ends when a limit
+has no room. Near the edge of a limit it reserves what is left.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from gateway.core.model import Usage
+from gateway.core.refusal import Refusal
+from gateway.limits.meters import METER_TABLE, Quantity
+from gateway.metering.prices import OTHER
+from gateway.metering.realtime import RealtimeMeter, sum_usage
+from gateway.metering.usage import weigh
+from gateway.proxy.caps import check_caps
+from gateway.proxy.steps.decide import Decision, decide
+from gateway.proxy.steps.reserve import expected_costs, refuse_reserved
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from gateway.core.model import Policy
+    from gateway.limits.plans import LimitPlan
+    from gateway.limits.ports import Reserved
+    from gateway.proxy.flow import Flow
+    from gateway.proxy.shared import Shared
+
+_UNREADABLE = "The messages of this session cannot be read, so it cannot be metered."
+_UNKNOWN = (
+    "Sessions at this path cannot be metered, and this policy limits tokens or money."
+)
+# Endpoints whose sessions name their model in the first message of the client.
+_NAMED_LATER = frozenset({"responses", "bidi_generate_content"})
+
+
+def limits_usage(policy: Policy) -> bool:
+    """Whether the policy limits tokens or money."""
+    return any(
+        METER_TABLE[limit.meter].reads is not Quantity.ONE for limit in policy.limits
+    )
+
+
+def check_session(flow: Flow) -> Refusal | None:
+    """Refuse a session whose model has no price, or that cannot be metered."""
+    identity, facts = flow.identity, flow.facts
+    if identity is None or facts is None or identity.allowed:
+        return None
+    if flow.endpoint == "other" and limits_usage(identity.policy):
+        return _refusal(_UNKNOWN)
+    if flow.context.capless or (not facts.model and flow.endpoint in _NAMED_LATER):
+        return None
+    return check_caps(flow, facts)
+
+
+def _refusal(message: str) -> Refusal:
+    return Refusal(403, "session_not_metered", message, by_policy=True)
+
+
+class LiveSession:
+    """Meters one session. ``close`` ends it, with the reason.
+
+    ``total`` and ``nanos``: what was used and what it costs, so far.
+    """
+
+    __slots__ = (
+        "_asking",
+        "_counted",
+        "_flow",
+        "_lost",
+        "_model",
+        "_shared",
+        "_unpriced",
+        "close",
+        "ended",
+        "meter",
+        "nanos",
+        "now",
+        "total",
+    )
+
+    def __init__(self, flow: Flow, shared: Shared) -> None:
+        self._flow = flow
+        self._shared = shared
+        self.now = shared.now  # the loop's clock
+        self.close: Callable[[Refusal], None] | None = None
+        self.meter = RealtimeMeter()
+        self._model = "" if flow.facts is None else flow.facts.model
+        # Keys of the counters of requests that this session is counted in already.
+        self._counted = set(_request_keys(flow.plan))
+        self._asking = False
+        self._lost = False
+        self.ended = False
+        self.total = Usage()
+        self.nanos = 0
+        self._unpriced = False
+
+    @property
+    def endpoint(self) -> str:
+        """The endpoint's name in records."""
+        return self._flow.endpoint
+
+    # -- bytes --------------------------------------------------------------------
+
+    def from_client(self, data: bytes) -> bool:
+        """Read what the client sent; False: the session has ended, pass nothing on."""
+        if not self.ended:
+            self.meter.feed_client(data)
+            self._look()
+        if self.ended:
+            return False
+        self.meter.pass_on()
+        return True
+
+    def from_upstream(self, data: bytes) -> None:
+        """Read what the upstream sent, and settle each answer that it completes."""
+        if self.ended:
+            return
+        found = self.meter.feed_upstream(data)
+        self._look()
+        for usage in found:
+            self._settle(usage)
+
+    def _look(self) -> None:
+        """Check a model that was named, and that the messages are readable."""
+        meter = self.meter
+        if meter.lost and not self._lost:
+            self._lost = True
+            identity = self._flow.identity
+            if identity is not None and limits_usage(identity.policy):
+                self._end(_refusal(_UNREADABLE))
+        for named in (self._asked(), meter.model):
+            if named and not self.ended and self._is_another(named):
+                self._name(named)
+        if not self._model and meter.client_events and not self.ended:
+            self._check_model()
+
+    def _asked(self) -> str:
+        """The model that the client's events name. A Realtime session has one for its
+        whole life, which the query names or the upstream states.
+        """
+        fixed = self._flow.endpoint == "realtime" and (self._model or self.meter.model)
+        return "" if fixed else self.meter.asked_model
+
+    def _is_another(self, named: str) -> bool:
+        """Whether ``named`` is more than another spelling of the session's model."""
+        prices, model = self._flow.context.prices, self._model
+        if named == model or not model or prices is None:
+            return named != model
+        known = prices.known_name(named)
+        return known != prices.known_name(model) and not (
+            known == OTHER and named == self.meter.model
+        )
+
+    def _name(self, model: str) -> None:
+        """Apply the caps and limits of the model that the session has named."""
+        self._model = model
+        self._flow.name_model(model)
+        self._check_model()
+        if not self.ended:
+            self._turn(None, 0)
+
+    def _check_model(self) -> None:
+        flow = self._flow
+        if flow.facts is None or flow.context.capless:
+            return
+        refusal = check_caps(flow, flow.facts)
+        if refusal is not None:
+            self._end(refusal)
+
+    # -- counting -----------------------------------------------------------------
+
+    def _settle(self, usage: Usage) -> None:
+        nanos = self._price(usage)
+        self.total = sum_usage(self.total, usage)
+        self.nanos += nanos
+        self._turn(usage, nanos)
+
+    def _price(self, usage: Usage) -> int:
+        """Nano-dollars, by the model that the upstream states if it has a price."""
+        prices = self._flow.context.prices
+        if prices is None:
+            return 0
+        stated = self.meter.model
+        model = stated if prices.knows(stated) else self._model
+        nanos = prices.cost_nanos(model, usage)
+        if nanos is None:
+            self._unpriced = True
+        return nanos or 0
+
+    def _turn(self, usage: Usage | None, nanos: int) -> None:
+        """Settle the reservation with an answer, and reserve the next answer."""
+        flow, shared = self._flow, self._shared
+        plan, reserved, identity = flow.plan, flow.reserved, flow.identity
+        if plan is None or identity is None:
+            return
+        if self._asking or reserved is None:
+            # The store has not answered the last reserve: this answer counts beside it.
+            if plan.cells and usage is not None:
+                shared.store.charge(plan, self._costs(plan, usage, nanos, ()))
+        else:
+            actual = self._costs(plan, usage or Usage(), nanos, reserved.costs)
+            if reserved.admitted:
+                shared.store.settle(reserved, actual)
+            else:
+                shared.store.charge(plan, actual)
+        if self._asking or self.ended:
+            return
+        now = shared.store.now_us() / 1e6
+        plan = shared.tables.plans.plan(identity, self._model, now)
+        if not plan.cells or flow.facts is None:
+            flow.set_plan(plan)
+            flow.set_reserved(None)
+            return
+        expected, prompt = expected_costs(flow, shared, identity, plan)
+        costs = list(expected)
+        for place, cell in enumerate(plan.cells):
+            if cell.limit.meter == "requests" and cell.key in self._counted:
+                costs[place] = 0
+        self._counted.update(_request_keys(plan))
+        flow.set_plan(plan, tuple(costs), prompt)
+        self._reserve(plan, tuple(costs), self._on_reserved)
+
+    def _reserve(
+        self,
+        plan: LimitPlan,
+        costs: tuple[int, ...],
+        done: Callable[[Reserved], None],
+    ) -> None:
+        self._asking = True
+        self._shared.store.reserve(plan, costs, done)
+
+    def _on_reserved(self, reserved: Reserved) -> None:
+        plan = self._flow.plan
+        refused = not (reserved.admitted or self.ended)
+        if refused and reserved.sums and plan is not None:
+            # All that is left, of those limits that the answer itself does not use up.
+            left = tuple(
+                max(min(cost, amount - used), min(cost, 1))
+                for cost, amount, used in zip(
+                    reserved.costs, plan.amounts, reserved.sums, strict=True
+                )
+            )
+            if left != tuple(reserved.costs):
+                self._reserve(plan, left, self._on_last_reserved)
+                return
+        self._on_last_reserved(reserved)
+
+    def _on_last_reserved(self, reserved: Reserved) -> None:
+        self._asking = False
+        flow, shared = self._flow, self._shared
+        if self.ended:
+            if reserved.admitted and flow.plan is not None:
+                empty = self._costs(flow.plan, Usage(), 0, reserved.costs)
+                shared.store.settle(reserved, empty)
+            return
+        flow.set_reserved(reserved)
+        if not reserved.admitted:
+            self._end(refuse_reserved(flow, shared, reserved))
+
+    def _costs(
+        self, plan: LimitPlan, usage: Usage, nanos: int, reserved: object
+    ) -> tuple[int, ...]:
+        """Costs by cell; requests as they were reserved, 0 beside a reservation."""
+        identity = self._flow.identity
+        weights = {} if identity is None else identity.policy.weights
+        tokens = weigh(usage, weights) if weights else usage.total
+        costs = plan.pick((1, tokens, usage.prompt, usage.completion, nanos))
+        given = reserved if isinstance(reserved, (tuple, list)) else ()
+        return tuple(
+            (given[place] if given else 0)
+            if METER_TABLE[cell.limit.meter].reads is Quantity.ONE
+            else costs[place]
+            for place, cell in enumerate(plan.cells)
+        )
+
+    # -- the end ------------------------------------------------------------------
+
+    def _end(self, refusal: Refusal) -> None:
+        """End the session, unless the policy's mode lets it go on."""
+        flow = self._flow
+        if self.ended or decide(flow, self._shared, refusal) is Decision.PASS:
+            return
+        flow.ended_by(refusal)
+        if self.close is not None:
+            self.close(refusal)
+
+    def finish(self) -> bool:
+        """Settle the last reservation, once: at what it holds if an answer was under
+        way or could not be read, else at nothing. True: some answer had no price.
+        """
+        flow, meter = self._flow, self.meter
+        self.ended = True
+        plan, reserved = flow.plan, flow.reserved
+        uncounted = meter.answering or meter.lost or meter.skipped > 0
+        usage, nanos = Usage(), 0
+        if uncounted and flow.facts is not None:
+            usage = _estimate(flow, self._shared)
+            nanos = self._price(usage)
+            self.total = sum_usage(self.total, usage)
+            self.nanos += nanos
+        if plan is None or not plan.cells:
+            return self._unpriced
+        if self._asking or reserved is None:
+            self._shared.store.charge(plan, self._costs(plan, usage, nanos, ()))
+            return self._unpriced
+        actual = self._costs(plan, usage, nanos, reserved.costs)
+        if reserved.admitted:
+            self._shared.store.settle(reserved, actual)
+        else:
+            self._shared.store.charge(plan, actual)
+        return self._unpriced
+
+
+def _estimate(flow: Flow, shared: Shared) -> Usage:
+    """What an answer without a stated usage is expected to cost."""
+    assert flow.facts is not None
+    prompt = shared.estimator.estimate(flow.facts.model, flow.facts)
+    key = None if flow.identity is None else flow.identity.key
+    completion = shared.expectation.expect(key, flow.facts)
+    return Usage(prompt, completion, prompt + completion, source="estimated")
+
+
+def _request_keys(plan: LimitPlan | None) -> list[bytes]:
+    cells = () if plan is None else plan.cells
+    return [cell.key for cell in cells if cell.limit.meter == "requests"]
