@@ -219,7 +219,7 @@ class Visitors:
                 await asyncio.sleep(0.05)
             await asyncio.sleep(self.random.uniform(0.005, 0.03))
 
-    async def probe(self) -> None:
+    async def send_probes(self) -> None:
         """A short probe call every 10 ms; its record has the overhead."""
         number = 0
         while not self.stopping:
@@ -255,7 +255,7 @@ class Run:
             self.visitors = visitors = Visitors(self.gateway, session)
             await self._learn_users()
             async with asyncio.TaskGroup() as group:
-                for loop in (*(visitors.roam() for _ in range(4)), visitors.probe()):
+                for loop in (*(visitors.roam() for _ in range(4)), visitors.send_probes()):
                     group.create_task(loop)
                 await asyncio.sleep(self.traffic_s)
                 await self._kill_worker(group)

@@ -128,7 +128,7 @@ async def test_calls_that_the_store_lost_are_replayed(engine, store, plan):
     assert await store.peek(plan.cells) == [2, 130, 1]
     engine.command(b"FLUSHALL")
     await reserve(store, plan, 1, 5, 1)
-    await until(lambda: store.stats.replayed > 0 and store.backlog == 0)
+    await until(lambda: store.stats.replayed > 0 and store.up and store.backlog == 0)
     assert await store.peek(plan.cells) == [3, 135, 2]
     store.settle(open_still, (1, 0, 1))
     assert await store.peek(plan.cells) == [3, 35, 1]
@@ -156,7 +156,9 @@ async def test_calls_lost_twice_count_once(engine, store, plan):
         engine.command(b"FLUSHALL")
         await reserve(store, plan, 0, 5, 0)
         await until(
-            lambda seen=before: store.stats.replayed > seen and store.backlog == 0
+            lambda seen=before: (
+                store.stats.replayed > seen and store.up and store.backlog == 0
+            )
         )
         await until(lambda: store.up)
         assert await store.peek(plan.cells) == [1, 30 + 5 * loss, 0]
