@@ -255,7 +255,10 @@ class Run:
             self.visitors = visitors = Visitors(self.gateway, session)
             await self._learn_users()
             async with asyncio.TaskGroup() as group:
-                for loop in (*(visitors.roam() for _ in range(4)), visitors.send_probes()):
+                for loop in (
+                    *(visitors.roam() for _ in range(4)),
+                    visitors.send_probes(),
+                ):
                     group.create_task(loop)
                 await asyncio.sleep(self.traffic_s)
                 await self._kill_worker(group)
