@@ -192,6 +192,7 @@ class Metrics:
         self.usage_sources: defaultdict[str, int] = defaultdict(int)
         self.would: defaultdict[tuple[str, str], int] = defaultdict(int)
         self.unpriced: defaultdict[str, int] = defaultdict(int)
+        self.unmetered: defaultdict[str, int] = defaultdict(int)
         self.duration = Histogram(
             "tidegate_request_duration_seconds",
             "Time from the first byte of a request to the last byte of its response.",
@@ -254,6 +255,8 @@ class Metrics:
             self.store.observe(r.store_us * 1e-6)
         if r.usage_source != "none":
             self._observe_usage(tenant, r)
+        elif r.metering == "unmetered":
+            self.unmetered[endpoint] += 1
         if r.would:
             self.would[tenant, r.would] += 1
 
@@ -366,6 +369,12 @@ class Metrics:
             "Requests to models without a price.",
             ("tenant",),
             self.unpriced,
+        )
+        yield labelled_counter(
+            "tidegate_unmetered_requests",
+            "Answers that were neither metered nor priced.",
+            ("endpoint",),
+            self.unmetered,
         )
 
     def _worker_families(self) -> Iterator[Metric]:

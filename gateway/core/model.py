@@ -20,6 +20,10 @@ UsageSource = Literal["upstream", "counted", "estimated", "none"]
 Action = Literal["allow", "tag", "throttle", "limit", "block"]
 Outcome = Literal["ok", "client_closed", "upstream_error", "timeout", "refused"]
 Mode = Literal["enforce", "observe"]
+# ``unmetered``: an answer without tokens and price; ``unpriced``: tokens of a model
+# without a price; ``implausible``: the stated usage was not believed; ``failed``: a fault
+# of the gateway, charged as reserved.
+Metering = Literal["", "unmetered", "unpriced", "implausible", "failed"]
 # Classes of abuse, for which responses are taken.
 AbuseClass = Literal[
     "cost_spike", "ddos", "scraping", "credential_abuse", "probing", "volume"
@@ -177,6 +181,9 @@ class RequestRecord(msgspec.Struct, array_like=True, gc=False):
     # Ids of the span in hex: trace (32 digits), span (16), flags (2), and the parent
     # span (16) if there is one.
     trace: str = NO_TRACE
+    # Why the tokens or the price are not the provider's own statement ("": they are, or
+    # nothing was billed). Public.
+    metering: Metering = ""
 
 
 # ``Block.by``: an operator, or the detector (which never overrides an operator).

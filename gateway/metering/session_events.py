@@ -103,7 +103,7 @@ def response_usage(event: bytes) -> Usage | None:
         return None
     tally = UsageTally()
     tally.take(envelope)
-    return tally.usage() if tally.seen else None
+    return tally.usage() if tally.seen and tally.plausible else None
 
 
 def _members(payload: bytes) -> _Members | None:

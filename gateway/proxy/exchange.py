@@ -16,7 +16,6 @@ module changes the stage of an exchange, and an exchange ends exactly once.
 
 from __future__ import annotations
 
-from enum import IntEnum
 from functools import partial
 from time import perf_counter
 from typing import TYPE_CHECKING
@@ -31,7 +30,14 @@ from gateway.proxy.forward import FOREVER, answer_limit, outgoing_request
 from gateway.proxy.local_reply import upstream_failed
 from gateway.proxy.relay import NO_USAGE, AnswerRelay
 from gateway.proxy.session import LiveSession, check_session
-from gateway.proxy.settle import record, record_opened, settle
+from gateway.proxy.settle import (
+    conclude,
+    conclude_session,
+    metering_failed,
+    record,
+    record_opened,
+)
+from gateway.proxy.stage import Stage
 from gateway.proxy.steps.decide import Decision, decide, delay_s
 from gateway.proxy.steps.gate import check_head
 from gateway.proxy.steps.read import (
@@ -59,18 +65,6 @@ if TYPE_CHECKING:
 NO_FIELDS: frozenset[bytes] = frozenset()
 
 
-class Stage(IntEnum):
-    """Progress of an exchange."""
-
-    READING = 0
-    RESERVING = 1
-    CONNECTING = 2
-    SENT = 3
-    ANSWERING = 4
-    TUNNEL = 5
-    ENDED = 6
-
-
 class Exchange:
     """Drives one flow from ``begin`` to ``_end``; owns its stage and connections."""
 
@@ -84,6 +78,7 @@ class Exchange:
         "in_begin",
         "last_activity",
         "must_end_at",
+        "recorded",
         "relay",
         "reserve_at",
         "reserving",
@@ -119,7 +114,7 @@ class Exchange:
         self.in_begin = False
         self.reserve_at = 0.0
         self.reserving = False  # the store has not answered yet
-        self.retried = False
+        self.retried = self.recorded = False
         # Times of the loop's clock.
         self.last_activity = 0.0
         self.must_end_at = self.drain_until = FOREVER
@@ -371,7 +366,7 @@ class Exchange:
         ended_at = perf_counter()
         metering = self.relay.metering
         if metering is not None and metering.filter is not None:
-            self.relay.pieces.append(metering.filter.flush())
+            self.relay.pieces.append(metering.flush())
         if not complete:
             self.flow.outcome = "upstream_error"
             self.relay.flush()
@@ -418,8 +413,8 @@ class Exchange:
     def _on_tunnel_end(self, session: LiveSession) -> None:
         self.upstream = self.client = None
         self.stage = Stage.ENDED
-        self.flow.unpriced = session.finish()
-        self._record(session.total, session.nanos, perf_counter())
+        conclude_session(self.flow, self.shared, session, perf_counter())
+        self._ended()
 
     # -- back-pressure and time ---------------------------------------------------
 
@@ -576,24 +571,25 @@ class Exchange:
 
     def _settle(self, *, complete: bool, ended_at: float) -> None:
         self.stage = Stage.ENDED
-        usage = self.relay.usage(self.flow, complete=complete)
-        if isinstance(usage, CountTask):
-            # Tokenized off the loop.
-            self.shared.counter.submit(usage, partial(self._end, ended_at=ended_at))
-        else:
-            self._end(usage, ended_at)
+        flow, shared = self.flow, self.shared
+        try:
+            usage = self.relay.usage(flow, shared, complete=complete)
+            if isinstance(usage, CountTask):
+                # Tokenized off the loop.
+                shared.counter.submit(usage, partial(self._end, ended_at=ended_at))
+                return
+        except Exception as error:  # noqa: BLE001
+            usage = metering_failed(flow, shared, error)
+        self._end(usage, ended_at)
 
     def _end(self, usage: Usage, ended_at: float) -> None:
-        flow, shared = self.flow, self.shared
-        nanos = settle(flow, shared, usage)
-        if nanos is None:
-            flow.unpriced = True
-            nanos = 0
-        self._record(usage, nanos, ended_at)
+        if not self.recorded:
+            self.recorded = True
+            conclude(self.flow, self.shared, usage, ended_at)
+            self._ended()
 
-    def _record(self, usage: Usage, nanos: int, ended_at: float) -> None:
+    def _ended(self) -> None:
         flow = self.flow
-        record(flow, self.shared, usage, nanos, ended_at)
         if self.drain_until != FOREVER and flow.context.route is not None:
             flow.context.route.end_drain()
         self._on_end(self)

@@ -14,7 +14,7 @@ from gateway.detect.inline import NOTHING, Verdict
 from gateway.limits.gate import BLOCKED
 
 if TYPE_CHECKING:
-    from gateway.core.model import Block, Outcome, RequestFacts
+    from gateway.core.model import Block, Metering, Outcome, RequestFacts
     from gateway.core.refusal import Refusal
     from gateway.http.heads import RequestFields
     from gateway.http.tracing import Tracer
@@ -41,6 +41,7 @@ class Flow:
         "head",
         "identity",
         "limit_name",
+        "metering",
         "opened_at",
         "opening_recorded",
         "outcome",
@@ -106,6 +107,7 @@ class Flow:
         self.status = 0
         self.outcome: Outcome = "ok"
         self.unpriced = False
+        self.metering: Metering = ""  # why tokens or price are not the provider's
         self.opening_recorded = False  # its OPENED record is written
 
     @property
@@ -162,17 +164,30 @@ class Flow:
 
     def leave_unclamped(self) -> None:
         """Note that observe mode did not lower the body to the caps."""
-        self.unenforced = "clamp"
+        self.unenforced = self.unenforced or "clamp"
 
     def leave_unenforced(self, refusal: Refusal) -> None:
-        """Note a refusal that observe mode does not enforce: the first action and limit."""
-        self.unenforced = self.unenforced or refusal.action
+        """Note a refusal that observe mode does not enforce: the first action and limit.
+
+        A refusal without an action (a cap) does not hide a later one.
+        """
+        self._note_unenforced(refusal.action)
         self.limit_name = self.limit_name or refusal.limit
+
+    def _note_unenforced(self, action: str) -> None:
+        if action != "allow" and self.unenforced in ("", "clamp"):
+            self.unenforced = action
+
+    def note_metering(self, why: Metering) -> None:
+        """Note why tokens or price are not the provider's own; the first reason stays."""
+        self.metering = self.metering or why
+        if why == "unpriced":
+            self.unpriced = True
 
     def act_on_verdict(self, action: str, *, enforced: bool) -> None:
         """Tag or throttle the request, or note that observe mode did not."""
         if not enforced:
-            self.unenforced = self.unenforced or action
+            self._note_unenforced(action)
         elif self.action == "allow":
             self.action = action
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from gateway.metering.dialects import CountTask, UsageFilter
+from gateway.metering.dialects import CountTask, NullMeter, UsageFilter
 from gateway.metering.inflate import InflateError, Inflater
 
 if TYPE_CHECKING:
@@ -23,14 +23,16 @@ class Metering:
 
     ``filter`` holds events back (``take`` may return less than it got). Without it bytes
     pass at once, and copies wait in ``scan`` until they are written to the client.
+    ``error`` is a fault of the gateway: the answer passes on, no longer metered.
     """
 
-    __slots__ = ("filter", "inflater", "meter", "scan", "unreadable")
+    __slots__ = ("error", "filter", "inflater", "meter", "scan", "unreadable")
 
     def __init__(self, meter: UsageMeter) -> None:
         self.meter = meter
         self.filter: UsageFilter | None = None
         self.inflater: Inflater | None = None
+        self.error: Exception | None = None
         self.unreadable = False  # in an unknown or broken coding
         self.scan: list[bytes] = []
 
@@ -48,12 +50,33 @@ class Metering:
     def take(self, data: bytes) -> bytes:
         """The part of ``data`` that may go to the client now."""
         if self.filter is not None:
-            return self.filter.feed(data)
+            try:
+                return self.filter.feed(data)
+            except Exception as error:  # noqa: BLE001
+                self._fail(error)
+                return self.filter.feed(data)
         self.scan.append(data)
         return data
 
+    def _fail(self, error: Exception) -> None:
+        self.error = self.error or error
+        self.meter = NullMeter()
+        self.inflater = None
+        if self.filter is not None:
+            self.filter.stop_metering()
+
+    def flush(self) -> bytes:
+        """What the filter holds back at the end of the answer."""
+        return b"" if self.filter is None else self.filter.flush()
+
     def read(self) -> None:
         """Meter the copies of what was written to the client."""
+        try:
+            self._read()
+        except Exception as error:  # noqa: BLE001
+            self._fail(error)
+
+    def _read(self) -> None:
         pieces, self.scan = self.scan, []
         meter, inflater = self.meter, self.inflater
         if inflater is not None:
@@ -76,7 +99,11 @@ class Metering:
         """Usage that the provider stated, else a task that counts it from the text; None:
         there is nothing to count. ``complete``: the answer was not truncated.
         """
-        usage = self.meter.finish(complete) or self.meter.unstated()
+        try:
+            usage = self.meter.finish(complete) or self.meter.unstated()
+        except Exception as error:  # noqa: BLE001
+            self._fail(error)
+            return None
         if isinstance(usage, CountTask):
             # A compressed body cannot be counted: the prompt's estimate is used.
             usage.body = b"" if flow.context.request_encoding else flow.body

@@ -6,8 +6,10 @@ from typing import TYPE_CHECKING
 
 from gateway.core.model import Usage
 from gateway.http.answer import AnswerWriter
+from gateway.metering.dialects import NullMeter
 from gateway.proxy.local_reply import compose_refusal
 from gateway.proxy.metering import Metering, open_lost_metering, open_metering
+from gateway.proxy.settle import metering_failed, reserved_usage
 from gateway.proxy.steps.reserve import limit_lines
 
 if TYPE_CHECKING:
@@ -39,7 +41,11 @@ class AnswerRelay(AnswerWriter):
         """Open the meter; take the head. ``conn`` None: the client is gone, the answer
         is only metered.
         """
-        metering = open_metering(flow, answer, shared.tables.settings)
+        try:
+            metering = open_metering(flow, answer, shared.tables.settings)
+        except Exception as error:  # noqa: BLE001
+            metering = Metering(NullMeter())
+            metering.error = error
         self.metering = metering
         if conn is None:
             return
@@ -57,13 +63,22 @@ class AnswerRelay(AnswerWriter):
         """Charge the prompt of an answer that will not be read."""
         self.metering = open_lost_metering(flow)
 
-    def usage(self, flow: Flow, *, complete: bool) -> Usage | CountTask:
-        """The usage of the bytes relayed so far, or a task that counts it."""
+    def usage(self, flow: Flow, shared: Shared, *, complete: bool) -> Usage | CountTask:
+        """The usage of the bytes relayed so far, or a task that counts it. After a fault
+        of the gateway: what was reserved.
+        """
         metering = self.metering
         if metering is None:
             return NO_USAGE
         metering.read()
-        return metering.finish(flow, complete=complete) or NO_USAGE
+        usage = metering.finish(flow, complete=complete)
+        if metering.error is not None:
+            return metering_failed(flow, shared, metering.error)
+        if metering.meter.implausible:
+            flow.note_metering("implausible")
+            if usage is None or (isinstance(usage, Usage) and usage.source == "none"):
+                return reserved_usage(flow)
+        return usage or NO_USAGE
 
     def compose(
         self, flow: Flow, shared: Shared, refusal: Refusal, conn: ClientSide | None

@@ -1,9 +1,12 @@
-"""Steps 8 and 9: what an exchange cost, and the record of it."""
+"""Steps 8 and 9: what an exchange cost, and the record of it.
+
+No error leaves ``conclude`` and ``record``: an exchange always ends, once.
+"""
 
 from __future__ import annotations
 
 from time import perf_counter
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import msgspec
 
@@ -25,16 +28,111 @@ if TYPE_CHECKING:
 # Actions of observe mode that the record shows as ``action``; "clamp" is none.
 DECIDED = frozenset({"tag", "throttle", "limit", "block"})
 
+
+class Session(Protocol):
+    """A WebSocket session that has settled its answers (``session.LiveSession``)."""
+
+    total: Usage
+    nanos: int
+
+    def finish(self) -> bool:
+        """Settle the rest. True: some answer had no price."""
+
+
+# The highest price of an exchange: the store counts exactly up to here.
+MAX_NANOS = 1 << 53
+# Integers that a record can hold.
+_LEAST_INT, _MOST_INT = -(1 << 63), (1 << 63) - 1
+_METHODS_WITH_WORK = frozenset({"POST", "PUT", "PATCH"})
+_ANSWERED = range(200, 300)
+
 _encode = msgspec.msgpack.Encoder().encode
+
+
+def conclude(flow: Flow, shared: Shared, usage: Usage, ended_at: float) -> None:
+    """Settle and record; runs once per exchange, except one refused from its head."""
+    nanos: int | None = 0
+    try:
+        nanos = settle(flow, shared, usage)
+    except Exception as error:  # noqa: BLE001
+        # The store keeps what was reserved, or gets the same again.
+        shared.report_fault("settle", error)
+        flow.note_metering("failed")
+        usage = reserved_usage(flow)
+        keep_reserved(flow, shared)
+    if nanos is None:
+        flow.note_metering("unpriced")
+    _record_end(flow, shared, usage, nanos or 0, ended_at)
+
+
+def conclude_session(
+    flow: Flow, shared: Shared, session: Session, ended_at: float
+) -> None:
+    """Settle and record a WebSocket session."""
+    try:
+        if session.finish():
+            flow.note_metering("unpriced")
+    except Exception as error:  # noqa: BLE001
+        shared.report_fault("settle", error)
+        flow.note_metering("failed")
+        keep_reserved(flow, shared)
+    _record_end(flow, shared, session.total, session.nanos, ended_at)
+
+
+def _record_end(
+    flow: Flow, shared: Shared, usage: Usage, nanos: int, ended_at: float
+) -> None:
+    if usage.source == "none" and not nanos and is_unmetered(flow):
+        flow.note_metering("unmetered")
+    record(flow, shared, usage, nanos, ended_at)
+
+
+def metering_failed(flow: Flow, shared: Shared, error: Exception) -> Usage:
+    """Report a fault of the gateway; the usage to charge instead."""
+    shared.report_fault("meter", error)
+    flow.note_metering("failed")
+    return reserved_usage(flow)
+
+
+def reserved_usage(flow: Flow) -> Usage:
+    """The usage that the reservation assumed, where the answer's cannot be known."""
+    prompt, completion = flow.prompt_estimate, 0
+    if flow.plan is not None:
+        for cell, cost in zip(flow.plan.cells, flow.costs, strict=False):
+            if cell.limit.meter == "tokens":
+                completion = max(completion, cost - prompt)
+            elif cell.limit.meter == "completion_tokens":
+                completion = max(completion, cost)
+    return Usage(prompt, completion, prompt + completion, source="estimated")
+
+
+def keep_reserved(flow: Flow, shared: Shared) -> None:
+    """End the reservation at what it reserved."""
+    reserved, flow_costs = flow.reserved, flow.costs
+    if reserved is None or not reserved.admitted:
+        return
+    try:
+        shared.store.settle(reserved, flow_costs)
+    except Exception as error:  # noqa: BLE001
+        shared.report_fault("release", error)
+
+
+def is_unmetered(flow: Flow) -> bool:
+    """Whether an answer without tokens and price may have cost something."""
+    match = flow.context.match
+    if flow.outcome == "upstream_error" or (match is not None and not match.billable):
+        return False
+    if flow.status == 101:  # a tunnel
+        return flow.endpoint == "other"
+    return flow.status in _ANSWERED and flow.head.method in _METHODS_WITH_WORK
 
 
 def settle(flow: Flow, shared: Shared, usage: Usage) -> int | None:
     """Settle the reservation with the actual costs, and let the estimators learn.
 
     Returns the price in nano-dollars, by the prices in force when the exchange began;
-    None for a model without a price. Runs once per exchange, except one refused from
-    its head. Without usage (an error, or nothing was sent) all but the request itself is
-    given back.
+    None for a model without a price. Without usage (an error, or nothing was sent) all
+    but the request itself is given back.
     """
     facts, identity = flow.facts, flow.identity
     if facts is None or identity is None:
@@ -44,6 +142,8 @@ def settle(flow: Flow, shared: Shared, usage: Usage) -> int | None:
     if used:
         prices = flow.context.prices
         price = None if prices is None else prices.cost_nanos(facts.model, usage)
+        if price is not None and price > MAX_NANOS:
+            price = MAX_NANOS
         if usage.source == "upstream":
             shared.estimator.learn(facts.model, facts, usage.prompt)
         shared.expectation.learn(identity.key, usage.completion)
@@ -78,6 +178,16 @@ def record(
 
     ``ended_at``: seconds of ``perf_counter``; ``nanos``: the price in nano-dollars.
     """
+    try:
+        _write(shared, _record_of(flow, shared, usage, nanos, ended_at, phase=phase))
+    except Exception as error:  # noqa: BLE001
+        shared.report_fault("record", error)
+        shared.dropped_records += 1
+
+
+def _record_of(
+    flow: Flow, shared: Shared, usage: Usage, nanos: int, ended_at: float, *, phase: int
+) -> RequestRecord:
     context, facts, head = flow.context, flow.facts, flow.head
     identity, match = flow.identity, context.match
     opened_at, first_byte_at = flow.opened_at, flow.first_byte_at
@@ -92,49 +202,47 @@ def record(
     verdict, fingerprint = flow.verdict, flow.fingerprint
     action = flow.unenforced if flow.unenforced in DECIDED else flow.action
     # By position, in the order of the struct: by name it costs ten times as much.
-    _write(
-        shared,
-        RequestRecord(
-            shared.epoch + opened_at,
-            flow.request_id.decode("latin-1"),
-            "" if identity is None else identity.tenant.name,
-            "anonymous" if identity is None else identity.user,
-            context.client_ip,
-            head.method,
-            head.path,
-            "other" if match is None else match.endpoint,
-            "" if facts is None else facts.model,
-            False if facts is None else facts.stream,
-            status,
-            usage.prompt,
-            usage.completion,
-            usage.total,
-            usage.cached,
-            usage.reasoning,
-            usage.source,
-            nanos / NANOS_PER_USD,
-            (ended_at - opened_at) * 1e3,
-            (first_byte_at - opened_at) * 1e3 if first_byte_at else None,
-            max(overhead_s, 0.0) * 1e3,
-            # In observe mode the action that was decided, though not carried out.
-            action,  # type: ignore[arg-type]
-            flow.limit_name,
-            verdict.score,
-            verdict.cls,
-            verdict.reasons,
-            None if fingerprint is None else f"{fingerprint:016x}",
-            outcome,
-            "" if context.route is None else context.route.name,
-            check_s * 1e6,
-            flow.score_s * 1e6,
-            flow.store_s * 1e6,
-            flow.unenforced,
-            flow.unpriced,
-            nanos,
-            CLOSED if flow.opening_recorded and phase == WHOLE else phase,
-            flow.user_unread,
-            flow.trace,
-        ),
+    return RequestRecord(
+        shared.epoch + opened_at,
+        flow.request_id.decode("latin-1"),
+        "" if identity is None else identity.tenant.name,
+        "anonymous" if identity is None else identity.user,
+        context.client_ip,
+        head.method,
+        head.path,
+        "other" if match is None else match.endpoint,
+        "" if facts is None else facts.model,
+        False if facts is None else facts.stream,
+        status,
+        usage.prompt,
+        usage.completion,
+        usage.total,
+        usage.cached,
+        usage.reasoning,
+        usage.source,
+        nanos / NANOS_PER_USD,
+        (ended_at - opened_at) * 1e3,
+        (first_byte_at - opened_at) * 1e3 if first_byte_at else None,
+        max(overhead_s, 0.0) * 1e3,
+        # In observe mode the action that was decided, though not carried out.
+        action,  # type: ignore[arg-type]
+        flow.limit_name,
+        verdict.score,
+        verdict.cls,
+        verdict.reasons,
+        None if fingerprint is None else f"{fingerprint:016x}",
+        outcome,
+        "" if context.route is None else context.route.name,
+        check_s * 1e6,
+        flow.score_s * 1e6,
+        flow.store_s * 1e6,
+        flow.unenforced,
+        flow.unpriced,
+        nanos,
+        CLOSED if flow.opening_recorded and phase == WHOLE else phase,
+        flow.user_unread,
+        flow.trace,
+        flow.metering,
     )
 
 
@@ -142,17 +250,20 @@ def _write(shared: Shared, record: RequestRecord) -> None:
     """Append the record to the ring; count it as dropped if the ring is full."""
     try:
         payload = _encode(record)
-    except UnicodeEncodeError:
-        # A model's name may hold half a surrogate pair: JSON allows it.
-        payload = _encode(_printable(record))
+    except (UnicodeEncodeError, OverflowError):
+        # A model's name may hold half a surrogate pair (JSON allows it); a count may
+        # exceed 64 bits.
+        payload = _encode(_writable(record))
     if not shared.append_record(payload):
         shared.dropped_records += 1
 
 
-def _printable(record: RequestRecord) -> RequestRecord:
-    texts = {
-        name: value.encode("utf-8", "replace").decode()
-        for name in RequestRecord.__struct_fields__
-        if isinstance(value := getattr(record, name), str)
-    }
-    return msgspec.structs.replace(record, **texts)
+def _writable(record: RequestRecord) -> RequestRecord:
+    fields: dict[str, str | int] = {}
+    for name in RequestRecord.__struct_fields__:
+        value = getattr(record, name)
+        if isinstance(value, str):
+            fields[name] = value.encode("utf-8", "replace").decode()
+        elif type(value) is int:
+            fields[name] = min(max(value, _LEAST_INT), _MOST_INT)
+    return msgspec.structs.replace(record, **fields)

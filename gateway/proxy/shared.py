@@ -44,9 +44,12 @@ class Shared:
         "epoch",
         "estimator",
         "expectation",
+        "fault_logged_at",
+        "faults",
         "gate",
         "loop",
         "now",
+        "on_fault",
         "scoring",
         "store",
         "tables",
@@ -80,6 +83,11 @@ class Shared:
         self.scoring = Scoring(prefix)
         self.draining = False
         self.dropped_records = 0
+        # Errors of the gateway while it metered, settled or recorded an answer, and the
+        # worker's log of them.
+        self.faults = 0
+        self.fault_logged_at = float("-inf")
+        self.on_fault: Callable[[str, BaseException], None] = lambda _step, _error: None
         self.drain_refused = 0  # answers of clients that left, over ``drain_max``
         self._id_prefix = secrets.token_hex(8).encode()
         self._id_count = 0
@@ -89,6 +97,14 @@ class Shared:
     def sync_clock(self) -> None:
         """Follow the system's clock, which may be set while the worker runs."""
         self.epoch = time.time() - perf_counter()
+
+    def report_fault(self, step: str, error: BaseException) -> None:
+        """Count an error in ``step`` that must not stop the exchange; log one a second."""
+        self.faults += 1
+        now = self.now()
+        if now - self.fault_logged_at >= 1.0:
+            self.fault_logged_at = now
+            self.on_fault(step, error)
 
     def next_request_id(self) -> bytes:
         """Return an id for a request whose client sent none."""

@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 
 import msgspec
 
-from gateway.core.model import Action, Outcome, RequestRecord, UsageSource
+from gateway.core.model import Action, Metering, Outcome, RequestRecord, UsageSource
 
 _decode_record = msgspec.msgpack.Decoder(RequestRecord).decode
 _encode_json = msgspec.json.Encoder().encode
@@ -46,6 +46,7 @@ class PublicRecord(msgspec.Struct, gc=False):
     outcome: Outcome
     # False: observe mode decided ``action`` but let the request pass.
     enforced: bool
+    metering: Metering
 
 
 def decode_record(entry: bytes) -> RequestRecord:
@@ -106,5 +107,6 @@ class RecordWriter:
                 r.fingerprint,
                 r.outcome,
                 not r.would,
+                r.metering,
             )
         )

@@ -111,6 +111,7 @@ class Worker:
             append_record=self.ring.append,
             tracer=open_tracer(os.environ),
         )
+        plane.shared.on_fault = self._metering_failed
         _tune_collector()
         await plane.start(*self.spec.listen)
         self.link.send({"type": "ready"})
@@ -152,6 +153,10 @@ class Worker:
         """Stop after an unexpected error: the supervisor starts a new process."""
         self.log.error("task_failed", task=name, exc_info=error)
         self.stopping.set()
+
+    def _metering_failed(self, step: str, error: BaseException) -> None:
+        """An answer could not be metered, settled or recorded as it should be."""
+        self.log.error("metering_failed", step=step, exc_info=error)
 
     # -- messages from control ----------------------------------------------------
 

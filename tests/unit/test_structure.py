@@ -23,7 +23,6 @@ SEVERAL_MEANINGS: dict[str, str] = {}
 LONG_FUNCTIONS: dict[str, str] = {
     "control/control.py:__init__": "connects every part of the process, one after another",
     "control/metrics.py:_event_families": "a flat list of metrics",
-    "proxy/settle.py:record": "one argument for each field of a record, by position",
     "commands/learn.py:learn": "one parameter for each flag",
 }
 

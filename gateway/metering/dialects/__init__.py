@@ -19,6 +19,7 @@ from gateway.metering.dialects.base import (
 from gateway.metering.dialects.dialect import Dialect
 from gateway.metering.dialects.filter import UsageFilter
 from gateway.metering.dialects.match import Match
+from gateway.metering.dialects.meters import NullMeter
 from gateway.metering.dialects.routes import DIALECTS, find_endpoint
 from gateway.metering.dialects.sessions import session_match, session_model
 
@@ -29,6 +30,7 @@ __all__ = [
     "DialectError",
     "HeaderLookup",
     "Match",
+    "NullMeter",
     "UsageFilter",
     "UsageMeter",
     "find_endpoint",

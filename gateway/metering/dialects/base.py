@@ -109,6 +109,10 @@ class UsageMeter(Protocol):
     def first_token_seen(self) -> bool:
         """Whether any answer bytes arrived."""
 
+    @property
+    def implausible(self) -> bool:
+        """Whether the stated usage cannot be true, so that it is not used."""
+
 
 def count_task(
     facts: RequestFacts, model: str, framing: str, stated: Usage | None

@@ -20,7 +20,7 @@ from gateway.metering.dialects.dialect import (
     sum_sizes,
 )
 from gateway.metering.dialects.errors import bedrock_error, bedrock_error_type
-from gateway.metering.dialects.fields import UsageTally
+from gateway.metering.dialects.fields import MAX_COUNT, UsageTally
 from gateway.metering.dialects.meters import (
     BEDROCK_HIT,
     JsonMeter,
@@ -160,7 +160,9 @@ class Bedrock(Dialect):
 
 
 def _header_count(value: bytes | None) -> int:
-    return int(value[:15]) if value is not None and value[:15].isdigit() else 0
+    if value is None or not value.isdigit():
+        return 0
+    return min(int(value[:15]), MAX_COUNT)
 
 
 class HeaderMeter(JsonMeter):
@@ -177,7 +179,9 @@ class HeaderMeter(JsonMeter):
     def finish(self, complete: bool) -> Usage | None:  # noqa: FBT001
         """The larger prompt of header and body: only one of them includes cached tokens."""
         super().finish(complete)
-        stated = self.tally.usage() if self.tally and self.tally.seen else Usage()
+        stated = Usage()
+        if self.tally and self.tally.seen and self.tally.plausible:
+            stated = self.tally.usage()
         fresh, completion, read, write = self._counts
         tally = UsageTally()
         tally.fresh = fresh
@@ -187,7 +191,9 @@ class HeaderMeter(JsonMeter):
             tally.prompt = fresh + read + write
         tally.completion = completion or stated.completion
         tally.reasoning = stated.reasoning
-        return tally.usage()
+        tally.seen = True
+        self.tally = tally
+        return self._ended(complete)
 
 
 class FramesMeter(StreamMeter):

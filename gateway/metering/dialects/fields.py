@@ -7,6 +7,7 @@ fields below are decoded; msgspec skips everything else in C.
 
 from __future__ import annotations
 
+from math import inf
 from typing import Any
 
 import msgspec
@@ -14,6 +15,9 @@ import msgspec
 from gateway.core.model import Usage
 
 Number = int | float | None
+
+# No answer has so many tokens: a count of this size is not believed (``figure``).
+MAX_COUNT = 1 << 32
 
 # Whether more usage may follow (see ``UsageTally.open``).
 CLOSED, OPEN_IF_CUT, OPEN = 0, 1, 2
@@ -34,6 +38,16 @@ class Pair(msgspec.Struct, gc=False):
     output_tokens: Number = None
 
 
+class Iteration(msgspec.Struct, gc=False):
+    """One of Anthropic's ``iterations``: a sampling step of one answer."""
+
+    type: str | None = None
+    input_tokens: Number = None
+    output_tokens: Number = None
+    cache_creation_input_tokens: Number = None
+    cache_read_input_tokens: Number = None
+
+
 class Stated(msgspec.Struct):
     """A ``usage`` (or Cohere ``meta``) object."""
 
@@ -52,6 +66,7 @@ class Stated(msgspec.Struct):
     output_token_details: Details | None = None
     cache_creation_input_tokens: Number = None
     cache_read_input_tokens: Number = None
+    iterations: list[Iteration] | None = None
     # DeepSeek, Moonshot, Cohere
     prompt_cache_hit_tokens: Number = None
     cached_tokens: Number = None
@@ -152,15 +167,24 @@ def whole(value: Any) -> int | None:
     Cohere writes ``7.0``; translating gateways may write strings.
     """
     if type(value) is int:
-        return max(value, 0)
+        return min(max(value, 0), MAX_COUNT)
     if isinstance(value, str):
         try:
             value = float(value)
         except ValueError:
             return None
-    if isinstance(value, float) and 0 <= value < 2**53:
-        return int(value)
+    if isinstance(value, float) and 0 <= value < inf:
+        return int(min(value, MAX_COUNT))
     return None
+
+
+def figure(value: Any) -> int | None:
+    """``whole`` for the counts that make up a usage: a number that cannot be a count
+    (negative, infinite) is MAX_COUNT, which makes the usage implausible.
+    """
+    if isinstance(value, int | float) and not 0 <= value < MAX_COUNT:
+        return MAX_COUNT
+    return whole(value)
 
 
 def plain_usage(stated: Stated) -> Usage | None:
@@ -183,6 +207,7 @@ def plain_usage(stated: Stated) -> Usage | None:
         or stated.reasoning_tokens is not None
         or prompt < 0
         or completion < 0
+        or total >= MAX_COUNT
     ):
         return None
     return Usage(prompt, completion, total, source="upstream")
@@ -226,32 +251,71 @@ class UsageTally:
         self.cache_write = 0
         self.reasoning = 0
 
+    @property
+    def plausible(self) -> bool:
+        """False: some count cannot be one of an answer, so that none is believed."""
+        counts = (
+            self.prompt,
+            self.fresh,
+            self.extra,
+            self.completion,
+            self.thoughts,
+            self.total,
+            self.cached,
+            self.cache_write,
+        )
+        return all(count is None or count < MAX_COUNT for count in counts)
+
     def usage(self) -> Usage:
-        """The merged usage."""
-        prompt = self.prompt
+        """The merged usage: parts never exceed the whole, and nothing counts twice."""
+        prompt, completion = self.prompt, self.completion or 0
+        cached, written = self.cached, self.cache_write
+        total, reasoning = self.total, self.reasoning
         if prompt is None:
-            prompt = (self.fresh or 0) + self.cached + self.cache_write
-        prompt += self.extra
-        completion = (self.completion or 0) + self.thoughts
-        total = self.total
+            prompt = (self.fresh or 0) + cached + written
+        elif (
+            total == prompt + completion + cached + written
+            and not self.thoughts
+            and reasoning != cached + written
+        ):
+            prompt += cached + written  # the total shows that the prompt excludes them
+        if self.thoughts or self.extra:
+            thoughts, extra = self._beside(prompt, completion)
+            prompt += extra
+            completion += thoughts
+            reasoning += self.thoughts
         if total is None:
             total = prompt + completion
         elif self.prompt is None and self.fresh is None and self.completion is None:
             # Only a total (Voyage): embeddings, which are all prompt.
             prompt = total
-        reasoning = self.reasoning + self.thoughts
-        if not reasoning and total > prompt + completion:
+        total = max(total, prompt + completion)
+        if not reasoning:
             # Google's OpenAI endpoint: only the total includes reasoning.
             reasoning = total - prompt - completion
+        cached = min(cached, prompt)
         return Usage(
             prompt,
             completion,
             total,
-            min(self.cached, prompt),
-            reasoning,
-            min(self.cache_write, prompt),
+            cached,
+            min(reasoning, total - prompt),
+            min(written, prompt - cached),
             "upstream",
         )
+
+    def _beside(self, prompt: int, completion: int) -> tuple[int, int]:
+        """Gemini's (thoughts, tool-use prompt) that ``completion`` and ``prompt`` leave
+        out: some servers include them, which only the total shows.
+        """
+        thoughts, extra, total = self.thoughts, self.extra, self.total
+        rest = thoughts + extra if total is None else total - prompt - completion
+        if rest < thoughts + extra:
+            if rest == thoughts and extra <= prompt:
+                return thoughts, 0
+            if thoughts <= completion:
+                return 0, min(extra, max(rest, 0))
+        return thoughts, extra
 
     def take(self, env: UsageEnvelope) -> None:
         """Merge the usage of one answer or event."""
@@ -281,9 +345,9 @@ class UsageTally:
 
     def take_stated(self, stated: Stated) -> None:
         """Merge a ``usage`` object."""
-        prompt = whole(stated.prompt_tokens)
-        completion = whole(stated.completion_tokens)
-        total = whole(stated.total_tokens)
+        prompt = figure(stated.prompt_tokens)
+        completion = figure(stated.completion_tokens)
+        total = figure(stated.total_tokens)
         if prompt is None and completion is None:
             if not self._take_other(stated, total):
                 return
@@ -291,7 +355,7 @@ class UsageTally:
             self.completion = completion if completion is not None else self.completion
             self.prompt = prompt if prompt is not None else self.prompt
             if stated.input_tokens is not None and prompt is None:
-                self.prompt = whole(stated.input_tokens)
+                self.prompt = figure(stated.input_tokens)
             cached = whole(stated.cache_read_input_tokens)
             self.cached = self.cached if cached is None else cached
             self.cache_write = (
@@ -312,11 +376,11 @@ class UsageTally:
         if pair is not None and (
             pair.input_tokens is not None or pair.output_tokens is not None
         ):
-            self.prompt = whole(pair.input_tokens) or 0
-            self.completion = whole(pair.output_tokens) or 0
+            self.prompt = figure(pair.input_tokens) or 0
+            self.completion = figure(pair.output_tokens) or 0
             return True
-        fresh = whole(stated.input_tokens)
-        output = whole(stated.output_tokens)
+        fresh = figure(stated.input_tokens)
+        output = figure(stated.output_tokens)
         if fresh is None and output is None:
             return total is not None
         read = whole(stated.cache_read_input_tokens)
@@ -330,13 +394,30 @@ class UsageTally:
             self.prompt = fresh if fresh is not None else self.prompt
         else:
             self.fresh = fresh if fresh is not None else self.fresh
+            if stated.iterations:
+                self._take_iterations(stated.iterations)
         return True
+
+    def _take_iterations(self, iterations: list[Iteration]) -> None:
+        """Anthropic's compaction and fallback: the other counts leave compaction out.
+
+        After a fallback the plain ``message`` entries are the attempts of models that
+        declined, which are not billed.
+        """
+        fallback = any(one.type == "fallback_message" for one in iterations)
+        billed = [one for one in iterations if not (fallback and one.type == "message")]
+        self.fresh = _most(self.fresh, [one.input_tokens for one in billed])
+        self.completion = _most(self.completion, [one.output_tokens for one in billed])
+        read = [one.cache_read_input_tokens for one in billed]
+        self.cached = _most(self.cached, read)
+        written = [one.cache_creation_input_tokens for one in billed]
+        self.cache_write = _most(self.cache_write, written)
 
     def _take_converse(self, stated: Stated) -> None:
         """Bedrock: inputTokens excludes cached tokens, totalTokens includes them."""
-        self.fresh = whole(stated.inputTokens) or 0
-        self.completion = whole(stated.outputTokens) or 0
-        total = whole(stated.totalTokens)
+        self.fresh = figure(stated.inputTokens) or 0
+        self.completion = figure(stated.outputTokens) or 0
+        total = figure(stated.totalTokens)
         self.total = self.total if total is None else total
         self.cached = max(
             whole(stated.cacheReadInputTokens) or 0,
@@ -372,13 +453,13 @@ class UsageTally:
             self.reasoning = whole(stated.reasoning_tokens) or 0
 
     def _take_metadata(self, meta: Metadata) -> None:
-        prompt = whole(meta.prompt_token_count)
-        total = whole(meta.total_token_count)
-        candidates = whole(meta.candidates_token_count)
+        prompt = figure(meta.prompt_token_count)
+        total = figure(meta.total_token_count)
+        candidates = figure(meta.candidates_token_count)
         if candidates is None:
-            candidates = whole(meta.response_token_count)
-        thoughts = whole(meta.thoughts_token_count)
-        extra = whole(meta.tool_use_prompt_token_count)
+            candidates = figure(meta.response_token_count)
+        thoughts = figure(meta.thoughts_token_count)
+        extra = figure(meta.tool_use_prompt_token_count)
         cached = whole(meta.cached_content_token_count)
         self.prompt = self.prompt if prompt is None else prompt
         self.total = self.total if total is None else total
@@ -402,9 +483,9 @@ class UsageTally:
             (env.tokens_evaluated, env.tokens_predicted),
         ):
             if prompt is not None or completion is not None:
-                self.prompt = self.prompt if prompt is None else whole(prompt)
+                self.prompt = self.prompt if prompt is None else figure(prompt)
                 if completion is not None:
-                    self.completion = whole(completion)
+                    self.completion = figure(completion)
                 self.seen = True
         if env.results:
             self._take_results(env.results)
@@ -412,18 +493,23 @@ class UsageTally:
     def _take_results(self, results: list[TitanResult]) -> None:
         generated = [r.tokenCount or r.generated_token_count for r in results]
         if any(count is not None for count in generated):
-            self.completion = sum(whole(count) or 0 for count in generated)
+            self.completion = sum(figure(count) or 0 for count in generated)
             self.seen = True
         if results[0].input_token_count is not None:
-            self.prompt = whole(results[0].input_token_count)
+            self.prompt = figure(results[0].input_token_count)
 
     def _take_metrics(self, metrics: Invocation) -> None:
         self.prompt = None
-        self.fresh = whole(metrics.input_token_count) or 0
-        self.completion = whole(metrics.output_token_count) or 0
+        self.fresh = figure(metrics.input_token_count) or 0
+        self.completion = figure(metrics.output_token_count) or 0
         self.cached = whole(metrics.cache_read_input_token_count) or self.cached
         self.cache_write = (
             whole(metrics.cache_write_input_token_count) or self.cache_write
         )
         self.seen = True
         self.open = CLOSED
+
+
+def _most(stated: int | None, parts: list[Number]) -> int:
+    """The sum of the parts, or the count stated beside them if it is larger."""
+    return max(stated or 0, sum(figure(part) or 0 for part in parts))

@@ -10,6 +10,7 @@ from gateway.metering.dialects.meters import (
     BLANK_LINE,
     EVENT_BYTES,
     USAGE_HIT,
+    NullMeter,
     StreamMeter,
 )
 from gateway.metering.dialects.texts import sse_payload
@@ -65,6 +66,11 @@ class UsageFilter:
             return data
         self._meter.feed(data)
         return self._feed_slow_path(data)
+
+    def stop_metering(self) -> None:
+        """Go on without the meter, which has failed."""
+        self._meter = NullMeter()
+        self._keep = self._meter.feed
 
     def _feed_slow_path(self, data: bytes) -> bytes:
         buffer = self._buffer

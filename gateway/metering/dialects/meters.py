@@ -104,6 +104,11 @@ class NullMeter:
         """Whether any answer bytes arrived."""
         return self._seen
 
+    @property
+    def implausible(self) -> bool:
+        """False: no usage is read."""
+        return False
+
 
 class _Base:
     """Common part of JSON and stream meters: the tally, and the end of an answer."""
@@ -125,9 +130,14 @@ class _Base:
                 self.tally = UsageTally()
             self.tally.take(envelope)
 
+    @property
+    def implausible(self) -> bool:
+        """Whether the stated usage cannot be true: it is counted from the text."""
+        return self.tally is not None and not self.tally.plausible
+
     def _ended(self, complete: bool) -> Usage | None:  # noqa: FBT001
         tally = self.tally
-        if tally is not None and tally.seen:
+        if tally is not None and tally.seen and not self.implausible:
             short = tally.open == OPEN or (tally.open != CLOSED and not complete)
             if not (short and self._must_count):
                 return tally.usage()
@@ -136,7 +146,9 @@ class _Base:
 
     def _task(self) -> CountTask:
         tally = self.tally
-        stated = tally.usage() if tally is not None and tally.seen else None
+        stated = None
+        if tally is not None and tally.seen and not self.implausible:
+            stated = tally.usage()
         return count_task(self._facts, self._model, self.framing, stated)
 
 
@@ -399,6 +411,11 @@ class SniffMeter(_Base):
     def first_token_seen(self) -> bool:
         """Whether any answer bytes arrived."""
         return self._meter is not None
+
+    @property
+    def implausible(self) -> bool:
+        """Whether the chosen meter read a usage that cannot be true."""
+        return self._meter is not None and self._meter.implausible
 
     def finish(self, complete: bool) -> Usage | None:  # noqa: FBT001
         """The usage by the chosen meter."""

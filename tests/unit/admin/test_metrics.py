@@ -98,6 +98,16 @@ def test_observe_mode_and_unpriced_models_are_counted(metrics):
     assert sample(metrics, "tidegate_unpriced_requests_total", tenant="acme") == 1
 
 
+def test_unmetered_answers_are_counted_by_endpoint(metrics):
+    """What was neither metered nor priced has a counter of its own."""
+    none = {"usage_source": "none", "metering": "unmetered"}
+    metrics.observe(make_record(endpoint="images.generations", **none))
+    metrics.observe(make_record(endpoint="other", **none | {"metering": ""}))
+    name = "tidegate_unmetered_requests_total"
+    assert sample(metrics, name, endpoint="images.generations") == 1
+    assert len([key for key in samples(metrics) if key[0] == name]) == 1
+
+
 @pytest.mark.parametrize(
     ("value", "bucket"), [(0.0, 0), (1.0, 0), (1.1, 1), (2.0, 1), (9.0, 2)]
 )

@@ -53,6 +53,30 @@ def test_first_unenforced_action_stays():
     assert flow.action == "allow"
 
 
+def test_cap_and_clamp_do_not_hide_a_later_limit():
+    """Observe mode records the limit although a cap or a clamp came before it."""
+    flow = flow_of(Policy("p", mode="observe"))
+    flow.leave_unenforced(Refusal(400, "x", "x", by_policy=True))
+    assert flow.unenforced == ""
+    flow.leave_unclamped()
+    assert flow.unenforced == "clamp"
+    flow.leave_unenforced(LIMITED)
+    flow.leave_unclamped()
+    assert (flow.unenforced, flow.limit_name) == ("limit", LIMITED.limit)
+    flow = flow_of(Policy("p", mode="observe"))
+    flow.leave_unclamped()
+    flow.act_on_verdict("block", enforced=False)
+    assert flow.unenforced == "block"
+
+
+def test_first_reason_of_metering_stays():
+    """An answer without a price keeps the earlier reason, and is unpriced as well."""
+    flow = flow_of(Policy("p"))
+    flow.note_metering("implausible")
+    flow.note_metering("unpriced")
+    assert (flow.metering, flow.unpriced) == ("implausible", True)
+
+
 def test_throttle_is_released_with_its_cost():
     """After a delay the other limits stay, with their costs."""
     flow = flow_of(Policy("p"))

@@ -71,6 +71,33 @@ async def test_observe_mode_counts_what_it_lets_pass(upstream):
         assert {record.status for record in gateway.records} == {200}
 
 
+@pytest.mark.parametrize(
+    ("path", "body", "status", "metering"),
+    [
+        (CHAT, PROMPT, b"200 OK", ""),
+        (CHAT, PROMPT.replace(b"gpt-4o", b"unknown-9"), b"200 OK", "unpriced"),
+        (b"/v1/images/generations", b'{"model":"x"}', b"200 OK", "unmetered"),
+        (b"/v1/unknown", b"{}", b"200 OK", "unmetered"),
+        (b"/v1/unknown", b"{}", b"404 No", ""),
+        (b"/v1/messages/count_tokens", b"{}", b"200 OK", ""),
+    ],
+)
+async def test_answers_without_figures_are_marked(
+    path, body, status, metering, upstream
+):
+    """What was neither metered nor priced says so in its record."""
+    answer = BODY if path == CHAT else b"{}"
+    upstream.default = (
+        b"HTTP/1.1 %b\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%b"
+        % (status, len(answer), answer),
+    )
+    async with InProcess(upstream) as gateway:
+        await gateway.talk(request(b"POST", path, CLOSE, body))
+        record = await gateway.record()
+    assert record.metering == metering
+    assert record.unpriced is (metering == "unpriced")
+
+
 async def test_record_of_an_ordinary_exchange(upstream):
     """Times of a record add up; the path has no query, the route has its name."""
     upstream.default = (0.02, GOOD)

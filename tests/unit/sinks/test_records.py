@@ -43,6 +43,7 @@ KEYS = [
     "fingerprint",
     "outcome",
     "enforced",
+    "metering",
 ]
 
 

@@ -3,6 +3,8 @@
 import msgspec
 import pytest
 
+from gateway.core.model import RequestFacts
+from gateway.metering.dialects import find_endpoint
 from gateway.metering.dialects.fields import (
     CLOSED,
     OPEN,
@@ -95,6 +97,79 @@ CASES = {
         b'"totalTokenCount":772,"toolUsePromptTokenCount":102,'
         b'"thoughtsTokenCount":412,"cachedContentTokenCount":5}}',
         (119, 653, 772, 5, 412, 0),
+    ),
+    "gemini, candidates that include thoughts": (
+        b'{"usageMetadata":{"promptTokenCount":10,"candidatesTokenCount":100,'
+        b'"thoughtsTokenCount":60,"totalTokenCount":110}}',
+        (10, 100, 110, 0, 60, 0),
+    ),
+    "gemini, candidates without thoughts": (
+        b'{"usageMetadata":{"promptTokenCount":10,"candidatesTokenCount":40,'
+        b'"thoughtsTokenCount":60,"totalTokenCount":110}}',
+        (10, 100, 110, 0, 60, 0),
+    ),
+    "gemini, no total": (
+        b'{"usageMetadata":{"promptTokenCount":10,"candidatesTokenCount":40,'
+        b'"thoughtsTokenCount":60}}',
+        (10, 100, 110, 0, 60, 0),
+    ),
+    "gemini, prompt that includes tools": (
+        b'{"usageMetadata":{"promptTokenCount":30,"candidatesTokenCount":40,'
+        b'"thoughtsTokenCount":60,"toolUsePromptTokenCount":20,"totalTokenCount":130}}',
+        (30, 100, 130, 0, 60, 0),
+    ),
+    "gemini, both included": (
+        b'{"usageMetadata":{"promptTokenCount":30,"candidatesTokenCount":100,'
+        b'"thoughtsTokenCount":60,"toolUsePromptTokenCount":20,"totalTokenCount":130}}',
+        (30, 100, 130, 0, 60, 0),
+    ),
+    "gemini, inclusive candidates and tools beside": (
+        b'{"usageMetadata":{"promptTokenCount":10,"candidatesTokenCount":100,'
+        b'"thoughtsTokenCount":60,"toolUsePromptTokenCount":20,"totalTokenCount":130}}',
+        (30, 100, 130, 0, 60, 0),
+    ),
+    "gemini, more thoughts than its total holds": (
+        b'{"usageMetadata":{"promptTokenCount":10,"candidatesTokenCount":5,'
+        b'"thoughtsTokenCount":60,"totalTokenCount":20}}',
+        (10, 65, 75, 0, 60, 0),
+    ),
+    "total below its parts": (
+        b'{"usage":{"prompt_tokens":10,"completion_tokens":5,"total_tokens":3}}',
+        (10, 5, 15, 0, 0, 0),
+    ),
+    "cached beside the prompt, as the total shows": (
+        b'{"usage":{"prompt_tokens":10,"completion_tokens":5,"total_tokens":115,'
+        b'"cache_read_input_tokens":90,"cache_creation_input_tokens":10}}',
+        (110, 5, 115, 90, 0, 10),
+    ),
+    "more cached than prompt": (
+        b'{"usage":{"prompt_tokens":10,"completion_tokens":5,"total_tokens":15,'
+        b'"prompt_tokens_details":{"cached_tokens":90,"cache_write_tokens":9}}}',
+        (10, 5, 15, 10, 0, 0),
+    ),
+    "more reasoning than completion": (
+        b'{"usage":{"prompt_tokens":10,"completion_tokens":5,"total_tokens":15,'
+        b'"completion_tokens_details":{"reasoning_tokens":99}}}',
+        (10, 5, 15, 0, 5, 0),
+    ),
+    "anthropic compaction": (
+        b'{"usage":{"input_tokens":10,"output_tokens":20,"iterations":['
+        b'{"type":"compaction","input_tokens":1000,"output_tokens":500,'
+        b'"cache_read_input_tokens":7},'
+        b'{"type":"message","input_tokens":10,"output_tokens":20,'
+        b'"cache_creation_input_tokens":3}]}}',
+        (1020, 520, 1540, 7, 0, 3),
+    ),
+    "anthropic fallback": (
+        b'{"usage":{"input_tokens":10,"output_tokens":20,"iterations":['
+        b'{"type":"message","input_tokens":900,"output_tokens":1},'
+        b'{"type":"fallback_message","input_tokens":10,"output_tokens":20}]}}',
+        (10, 20, 30, 0, 0, 0),
+    ),
+    "anthropic iterations below the sum": (
+        b'{"usage":{"input_tokens":10,"output_tokens":20,"iterations":['
+        b'{"input_tokens":null,"output_tokens":3}]}}',
+        (10, 20, 30, 0, 0, 0),
     ),
     "gemini live": (
         b'{"usageMetadata":{"promptTokenCount":2,"responseTokenCount":3}}',
@@ -221,3 +296,45 @@ def test_plain_usage_leaves_the_rest_to_the_tally():
     ):
         other = msgspec.structs.replace(plain, **{field: value})
         assert plain_usage(other) is None
+
+
+@pytest.mark.parametrize(
+    "count",
+    [
+        b"9223372036854775808",
+        b"18446744073709551615",
+        b"99999999999999999999999999",
+        b"4294967296",
+        b"-5",
+        b"-1.5",
+        b"1e300",
+        b"1e999",
+        b'"9223372036854775808"',
+        b"1" + b"0" * 400,
+    ],
+)
+@pytest.mark.parametrize(
+    "usage",
+    [
+        b'"usage":{"prompt_tokens":@,"completion_tokens":1,"total_tokens":2}',
+        b'"usage":{"prompt_tokens":1,"completion_tokens":1,"total_tokens":@}',
+        b'"usage":{"prompt_tokens":1,"completion_tokens":@}',
+        b'"usage":{"input_tokens":1,"output_tokens":@}',
+        b'"usage":{"inputTokens":1,"outputTokens":@}',
+        b'"usageMetadata":{"promptTokenCount":1,"candidatesTokenCount":@}',
+        b'"usageMetadata":{"promptTokenCount":1,"thoughtsTokenCount":@}',
+        b'"usage":{"input_tokens":1,"iterations":[{"output_tokens":@}]}',
+        b'"prompt_eval_count":1,"eval_count":@',
+    ],
+)
+def test_counts_that_cannot_be_true(count, usage):
+    """No count that is negative or larger than any answer is believed."""
+    match = find_endpoint("POST", "/v1/chat/completions")
+    facts = RequestFacts(match.endpoint)
+    meter = match.dialect.open_meter(match, facts, 200, {}.get, b"application/json")
+    meter.feed(b"{%b}" % usage.replace(b"@", count))
+    assert meter.finish(complete=True) is None
+    assert meter.implausible
+    task = meter.unstated()
+    assert task is not None
+    assert task.stated is None
