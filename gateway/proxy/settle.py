@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 DECIDED = frozenset({"tag", "throttle", "limit", "block"})
 
 
-class Session(Protocol):
+class SettledSession(Protocol):
     """A WebSocket session that has settled its answers (``session.LiveSession``)."""
 
     total: Usage
@@ -66,7 +66,7 @@ def conclude(flow: Flow, shared: Shared, usage: Usage, ended_at: float) -> None:
 
 
 def conclude_session(
-    flow: Flow, shared: Shared, session: Session, ended_at: float
+    flow: Flow, shared: Shared, session: SettledSession, ended_at: float
 ) -> None:
     """Settle and record a WebSocket session."""
     try:
