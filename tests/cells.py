@@ -13,17 +13,29 @@ MINUTE_US = 60_000_000
 
 
 def sliding(
-    key: str, amount: int, *, meter: Meter = "tokens", window_us: int = MINUTE_US
+    key: str,
+    amount: int,
+    *,
+    meter: Meter = "tokens",
+    window_us: int = MINUTE_US,
+    overdraft: int = 0,
 ) -> Cell:
     """A sliding counter whose key has a hash tag as in production."""
     limit = Limit(per="user", meter=meter, amount=amount, window_us=window_us)
-    return Cell(_key(key), CellKind.SLIDING, window_us, amount, limit)
+    return Cell(_key(key), CellKind.SLIDING, window_us, amount, limit, 0.0, overdraft)
 
 
-def calendar(key: str, amount: int, ends_at: float, *, meter: Meter = "usd") -> Cell:
+def calendar(
+    key: str,
+    amount: int,
+    ends_at: float,
+    *,
+    meter: Meter = "usd",
+    overdraft: int = 0,
+) -> Cell:
     """A counter of a calendar period that ends at ``ends_at`` (epoch seconds)."""
     limit = Limit(per="user", meter=meter, amount=amount, calendar="day")
-    return Cell(_key(key), CellKind.CALENDAR, 0, amount, limit, ends_at)
+    return Cell(_key(key), CellKind.CALENDAR, 0, amount, limit, ends_at, overdraft)
 
 
 def concurrent(key: str, amount: int, *, lease_us: int = MINUTE_US) -> Cell:
@@ -36,10 +48,16 @@ def _key(name: str) -> bytes:
     return b"tidegate:1:{t}:w:" + name.encode()
 
 
-async def reserve(store: Any, plan: Plan, *costs: int) -> Reserved:
+async def reserve(
+    store: Any,
+    plan: Plan,
+    *costs: int,
+    least: Sequence[int] | None = None,
+    alone: bool = False,
+) -> Reserved:
     """Reserve, and wait for the answer."""
     answered: asyncio.Future[Reserved] = asyncio.get_running_loop().create_future()
-    store.reserve(plan, costs, answered.set_result)
+    store.reserve(plan, costs, answered.set_result, least, alone=alone)
     return await answered
 
 

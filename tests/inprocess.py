@@ -42,9 +42,15 @@ class LateStore(MemoryStore):
         self.waiting: list[tuple[Reserved, Callable[[Reserved], None]]] = []
 
     def reserve(
-        self, plan: Plan, costs: Any, done: Callable[[Reserved], None]
+        self,
+        plan: Plan,
+        costs: Any,
+        done: Callable[[Reserved], None],
+        least: Any = None,
+        *,
+        alone: bool = False,
     ) -> Reserved:
-        reserved = Reserved(plan, costs)
+        reserved = Reserved(plan, costs, least, alone=alone)
         self._leases += 1
         reserved.lease = b"%d" % self._leases
         self.waiting.append((reserved, done))

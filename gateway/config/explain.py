@@ -150,6 +150,9 @@ def policy_rows(loaded: Loaded, effective: Effective) -> list[Row]:
         "user_from": _words(policy.user_from),
         "allow": _words(policy.allow),
         "anomaly": _inline(anomaly_table(policy.anomaly)),
+        "overdraft": to_toml(policy.overdraft),
+        "assumed_max_tokens": to_toml(policy.assumed_max_tokens),
+        "overrun": policy.overrun,
     }
     rows = [
         ("mode", policy.mode, _origin(loaded, effective, "mode")),

@@ -244,6 +244,18 @@ def lineage(config: Config, name: str) -> list[str]:
     return chain
 
 
+# Keys of a policy that are taken as they stand, from the nearest policy that sets them.
+_PLAIN = (
+    "mode",
+    "unknown_price",
+    "user_from",
+    "allow",
+    "overdraft",
+    "assumed_max_tokens",
+    "overrun",
+)
+
+
 def effective_policy(config: Config, name: str) -> Effective:
     """A policy with inherited values, and which policy states each of them."""
     chain = [
@@ -261,7 +273,7 @@ def effective_policy(config: Config, name: str) -> Effective:
             for item, limit in enumerate(table.limits)
         }
     plain: dict[str, Any] = {}
-    for field in ("mode", "unknown_price", "user_from", "allow"):
+    for field in _PLAIN:
         value, origins[field] = _nearest(chain, field, None)
         if value is not None:
             plain[field] = value

@@ -369,6 +369,14 @@ class PolicyTable(Table, frozen=True):
     `user:NAME` (verified users, never names from a body)."""
     anomaly: AnomalyTable = AnomalyTable()
     """Abuse detection."""
+    overdraft: UnitShare | None = None
+    """Share of a limit of tokens or money by which open calls may exceed it; `0` is
+    strict. Built in: 0.1."""
+    assumed_max_tokens: Positive | None = None
+    """Completion tokens that a call without a cap reserves, at least. Built in: 4096."""
+    overrun: Literal["finish", "cut"] | None = None
+    """A stream that outgrows its reservation where there is no more: `finish` lets it
+    end by itself, `cut` ends it with an error. Built in: `finish`."""
 
 
 class JwtTable(Table, frozen=True):

@@ -304,6 +304,13 @@ class Policy(msgspec.Struct, frozen=True):
     anomaly: Anomaly = Anomaly()
     # Complete caps of some models; the first match applies, else ``caps``.
     model_caps: tuple[ModelCaps, ...] = ()
+    # Share of a limit of tokens or money by which open calls may exceed it.
+    overdraft: float = 0.1
+    # Completion tokens that a call without a cap reserves, at least.
+    assumed_max_tokens: int = 4096
+    # A stream that outgrows its reservation where there is no more: let it finish, or
+    # end it.
+    overrun: Literal["finish", "cut"] = "finish"
 
 
 class Campaign(msgspec.Struct, frozen=True, gc=False):

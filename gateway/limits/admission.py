@@ -1,8 +1,9 @@
 """Steps 4 and 6, the arithmetic: costs of a request by cell, and refusals by limits.
 
-The completion tokens of a reserve are an expectation. So a request is too large for a
-limit only if its prompt alone exceeds the limit. Otherwise the expectation is cut down
-to what the limit can hold, and settling corrects it to what the answer really cost.
+A call reserves the most that it may cost: its prompt and its cap on completion tokens.
+What earlier answers cost is only the least that it must have room for, because a client
+could train a lower reservation with short answers. Settling corrects both. A request is
+too large for a limit only if its prompt alone exceeds the limit.
 
 Cost tuples before ``plan.pick`` are in the order of ``meters.Quantity``.
 """
@@ -11,7 +12,7 @@ from __future__ import annotations
 
 import math
 from operator import gt
-from typing import TYPE_CHECKING, Final, Literal
+from typing import TYPE_CHECKING, Final, Literal, NamedTuple
 
 from gateway.core.refusal import Refusal
 from gateway.limits.meters import METER_TABLE, REQUESTS, TOKENS
@@ -32,10 +33,12 @@ if TYPE_CHECKING:
     from gateway.limits.ports import Reserved
 
 __all__ = [
+    "Demand",
     "LimitPlan",
     "PlanBook",
     "actual_costs",
     "cells_of_subject",
+    "demand",
     "oversized",
     "ratelimit_headers",
     "refuse_block",
@@ -51,10 +54,19 @@ _US: Final = 1_000_000
 _NO_RETRY: Final = b"x-should-retry: false\r\n"
 
 
+class Demand(NamedTuple):
+    """What a call asks of the cells of its plan: see ``ports.Reserved``."""
+
+    costs: tuple[int, ...]
+    least: tuple[int, ...]
+    alone: bool = False
+
+
 def reserve_costs(
     plan: LimitPlan, prompt: int, completion: int, usd_nanos: int
 ) -> tuple[int, ...]:
-    """Costs to reserve by cell: estimated prompt, expected completion tokens and price.
+    """Costs that a call is expected to have, by cell: estimated prompt, expected
+    completion tokens and price, cut down to what each limit can hold.
 
     Requests and open exchanges cost 1.
     """
@@ -74,6 +86,20 @@ def _clipped_costs(
         cost if cost <= amount else max(floor, amount, 1)
         for cost, floor, amount in zip(costs, floors, plan.amounts, strict=True)
     )
+
+
+def demand(
+    plan: LimitPlan,
+    most: tuple[int, ...],
+    least: tuple[int, ...],
+    *,
+    capped: bool,
+) -> Demand:
+    """The demand of a call with these costs by cell. ``capped``: it cannot cost more
+    than ``most``; a cap beyond the limit and its overdraft is none for that limit.
+    """
+    alone = not capped or any(map(gt, most, plan.ceilings))
+    return Demand(tuple(map(max, most, least)), least, alone)
 
 
 def actual_costs(

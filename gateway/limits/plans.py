@@ -45,6 +45,7 @@ _HEAD: Final = None
 THROTTLED: Final = "throttled_"
 _MINUTE_US: Final = 60_000_000
 _CLIENTS: Final = frozenset({"client_ip", "user"})
+_COMPLETION_QUANTITIES: Final = TOKEN_QUANTITIES - {Quantity.PROMPT_TOKENS}
 # Plan prototypes cached per tenant, one for each combination of limits.
 MAX_PROTOTYPES: Final = 64
 
@@ -143,6 +144,7 @@ class LimitPlan(Plan):
 
     __slots__ = (
         "amounts",
+        "ceilings",
         "gate_places",
         "gate_places_billable",
         "has_calendar",
@@ -151,6 +153,9 @@ class LimitPlan(Plan):
         "least_usd",
         "minute_places",
         "pick",
+        "slack_tokens",
+        "slack_usd",
+        "spends",
         "unthrottled",
         "until",
     )
@@ -174,10 +179,18 @@ class LimitPlan(Plan):
 
     def _make_ready(self, cells: tuple[Cell, ...]) -> None:
         self.amounts = tuple(cell.amount for cell in cells)
+        # What open calls may reach.
+        self.ceilings = tuple(cell.amount + cell.overdraft for cell in cells)
         self.until = min((c.ends_at for c in cells if c.ends_at), default=_FOREVER)
         self.has_calendar = self.until < _FOREVER
         self.least_tokens = _least(cells, TOKEN_QUANTITIES)
         self.least_usd = _least(cells, {Quantity.USD_NANOS})
+        # The most that a call must have room for beyond its prompt: with the overdraft
+        # as the bound, calls with long answers still use most of a limit.
+        self.slack_tokens = _slack(cells, _COMPLETION_QUANTITIES)
+        self.slack_usd = _slack(cells, {Quantity.USD_NANOS})
+        # Whether any cell counts tokens or money.
+        self.spends = min(self.least_tokens, self.least_usd) < _NO_BOUND
         # From the quantities of a request (``meters.Quantity``) to costs by cell.
         self.pick = _picker([METER_TABLE[cell.limit.meter].reads for cell in cells])
         # Indices of the cells that every (billable) request adds at least 1 to.
@@ -194,10 +207,14 @@ class LimitPlan(Plan):
 
     def _copy(self, prototype: LimitPlan) -> None:
         self.amounts = prototype.amounts
+        self.ceilings = prototype.ceilings
         self.until = prototype.until
         self.has_calendar = prototype.has_calendar
         self.least_tokens = prototype.least_tokens
         self.least_usd = prototype.least_usd
+        self.slack_tokens = prototype.slack_tokens
+        self.slack_usd = prototype.slack_usd
+        self.spends = prototype.spends
         self.pick = prototype.pick
         self.gate_places = prototype.gate_places
         self.gate_places_billable = prototype.gate_places_billable
@@ -212,6 +229,18 @@ def _least(cells: Iterable[Cell], quantities: Container[Quantity]) -> int:
         if METER_TABLE[cell.limit.meter].reads in quantities
     )
     return min(amounts, default=_NO_BOUND)
+
+
+def _slack(cells: Iterable[Cell], quantities: Container[Quantity]) -> int:
+    """The smallest overdraft among the cells that count one of ``quantities``; at least
+    1, so that a limit of 0 refuses.
+    """
+    overdrafts = (
+        cell.overdraft
+        for cell in cells
+        if METER_TABLE[cell.limit.meter].reads in quantities
+    )
+    return max(1, min(overdrafts, default=_NO_BOUND))
 
 
 def _places(cells: Iterable[Cell], always_costs: Container[str]) -> tuple[int, ...]:
@@ -263,10 +292,15 @@ class _Rule:
         "limit",
         "limit_bytes",
         "matches",
+        "overdraft",
     )
 
-    def __init__(self, limit: Limit) -> None:
+    def __init__(self, limit: Limit, overdraft: float) -> None:
         self.limit = limit
+        spec = METER_TABLE[limit.meter]
+        # A request counts 1: only tokens and money may cost less than they reserve.
+        fixed = spec.firm or spec.leased
+        self.overdraft = 0 if fixed else int(limit.amount * overdraft)
         self.kinds = limit.per.split("+")
         if not set(self.kinds) <= set(_KINDS):
             msg = f"{limit.per!r}: subjects are {', '.join(_KINDS)} or pairs of them"
@@ -295,7 +329,7 @@ class _RuleTable:
 
     def __init__(self, policy: Policy, prefix: bytes, tenant: str) -> None:
         self.policy = policy
-        self.rules = [_Rule(limit) for limit in policy.limits]
+        self.rules = [_Rule(limit, policy.overdraft) for limit in policy.limits]
         self.by_model = any(rule.by_model for rule in self.rules)
         self.stem = _key_stem(prefix, tenant)
         self.tag = tenant_tag(tenant)
@@ -324,14 +358,15 @@ class _CellMaker:
             period = self._calendar.period(limit.calendar, now)
             key = _join_key(stem, rule.limit_bytes, ids, period.label)
             kind, ends_at = CellKind.CALENDAR, period.ends_at
-            cell = Cell(key, kind, 0, limit.amount, limit, ends_at)
+            cell = Cell(key, kind, 0, limit.amount, limit, ends_at, rule.overdraft)
             return cell, round(ends_at - period.starts_at)
         key = _join_key(stem, rule.limit_bytes, ids, "")
         if METER_TABLE[limit.meter].leased:
             kind, window_us = CellKind.CONCURRENT, self._lease_us
         else:
             kind, window_us = CellKind.SLIDING, limit.window_us
-        return Cell(key, kind, window_us, limit.amount, limit), 0
+        amount, overdraft = limit.amount, rule.overdraft
+        return Cell(key, kind, window_us, amount, limit, 0.0, overdraft), 0
 
 
 class PlanBook:
@@ -478,7 +513,8 @@ def cells_of_subject(
         for part, name in zip(parts, names, strict=True)
     ]
     stem = _key_stem(prefix, tenant)
-    rules = (_Rule(limit) for limit in policy.limits if limit.per == kind)
+    limits = [limit for limit in policy.limits if limit.per == kind]
+    rules = (_Rule(limit, policy.overdraft) for limit in limits)
     return [maker.make(rule, stem, ids, now)[0] for rule in rules]
 
 

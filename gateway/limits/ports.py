@@ -28,6 +28,8 @@ class Cell(msgspec.Struct, frozen=True):
     limit: Limit
     # CALENDAR: epoch seconds at which the period (and the key) ends; else 0.
     ends_at: float = 0.0
+    # Reservations that may cost less than they reserve may exceed ``amount`` by this.
+    overdraft: int = 0
 
 
 class Plan:
@@ -55,14 +57,20 @@ class Reserved:
     sums of ``plan.cells`` after this reserve (before it, when refused). ``frees_at``
     (``loop.time()`` clock, 0 when unknown): until then no refund can make room for a
     cost of 1 in the violated cell, because settled weight alone fills it.
+
+    ``costs``: the most that the call may cost, by cell. ``least``: what it is expected
+    to cost; where it equals ``costs``, the cost is certain. ``alone``: nothing bounds the
+    cost, so the call may run where ``costs`` do not fit, if nothing else is open there.
     """
 
     __slots__ = (
         "admitted",
+        "alone",
         "at_us",
         "costs",
         "frees_at",
         "lease",
+        "least",
         "local",
         "plan",
         "retry_after",
@@ -71,9 +79,18 @@ class Reserved:
         "violated",
     )
 
-    def __init__(self, plan: Plan, costs: Sequence[int]) -> None:
+    def __init__(
+        self,
+        plan: Plan,
+        costs: Sequence[int],
+        least: Sequence[int] | None = None,
+        *,
+        alone: bool = False,
+    ) -> None:
         self.plan = plan
         self.costs = costs
+        self.least = costs if least is None else least
+        self.alone = alone
         self.admitted = False
         self.violated = -1
         self.retry_after = 0.0
@@ -89,7 +106,7 @@ class Store(Protocol):
     """Counters shared by all workers and machines.
 
     ``reserve`` is atomic over ``plan.cells``: ``costs[i]`` is added to cell i if every
-    cell stays within its amount, else nothing is. ``done`` is called exactly once with
+    cell has room (``windows.fits``), else nothing is. ``done`` is called exactly once with
     the answer, at once or in a later iteration of the event loop. It never fails: while
     the store is down, the answer comes from local windows (``store.when_down``).
 
@@ -100,8 +117,16 @@ class Store(Protocol):
     """
 
     def reserve(
-        self, plan: Plan, costs: Sequence[int], done: Callable[[Reserved], None]
-    ) -> Reserved: ...
+        self,
+        plan: Plan,
+        costs: Sequence[int],
+        done: Callable[[Reserved], None],
+        least: Sequence[int] | None = None,
+        *,
+        alone: bool = False,
+    ) -> Reserved:
+        """See ``Reserved``; without ``least`` the costs are certain."""
+        ...
 
     def settle(self, reserved: Reserved, actual: Sequence[int]) -> None: ...
 

@@ -8,7 +8,7 @@ window, so no span of the window's length ever exceeds the limit.
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from gateway.core.model import SUB_BUCKETS, CellKind
 from gateway.limits.meters import METER_TABLE
@@ -20,7 +20,7 @@ RING = SUB_BUCKETS + 1
 EPOCH_US = 600_000_000
 # Result of ``wait_us`` for a cost that exceeds the whole limit.
 NEVER = -1
-# Retry-After of a refusal by concurrency: the end of an open exchange is not known.
+# Retry-After of a refusal because of open exchanges: when they end is not known.
 CONCURRENCY_WAIT_US = 1_000_000
 
 
@@ -47,6 +47,14 @@ class LimitWindow(Protocol):
 
     def renew(self, now_us: int, lease: bytes) -> None:
         """Extend a lease (nothing to do for sums)."""
+        ...
+
+    def open_weight(self, now_us: int) -> int:
+        """The part of the sum that is reserved and not settled yet."""
+        ...
+
+    def gone_us(self, now_us: int, excess: int) -> int:
+        """Time until at least ``excess`` no longer counts; 0 if it is not positive."""
         ...
 
     def wait_us(self, now_us: int, cost: int, amount: int) -> int:
@@ -172,6 +180,15 @@ class SlidingWindow:
         self._ring[bucket % RING] += weight
         self._sum += weight
 
+    def open_weight(self, now_us: int) -> int:
+        """The part of the sum that is reserved and not settled yet."""
+        return min(self._unsettled.weight(now_us), self._sum)
+
+    def gone_us(self, now_us: int, excess: int) -> int:
+        """Time until buckets with at least ``excess`` have left the window."""
+        self._advance(now_us)
+        return self._until_gone(now_us, excess)
+
     def wait_us(self, now_us: int, cost: int, amount: int) -> int:
         """Time until enough of the oldest buckets have left for ``cost`` to fit."""
         if cost > amount:
@@ -232,13 +249,19 @@ class CalendarWindow:
     def renew(self, now_us: int, lease: bytes) -> None:
         """Weights have no leases."""
 
+    def open_weight(self, now_us: int) -> int:
+        """The part of the sum that is reserved and not settled yet."""
+        return min(self._unsettled.weight(now_us), self._sum)
+
+    def gone_us(self, now_us: int, excess: int) -> int:
+        """Time until the period ends."""
+        return max(0, self._ends_us - now_us) if excess > 0 else 0
+
     def wait_us(self, now_us: int, cost: int, amount: int) -> int:
         """Time until the period ends, or NEVER if ``cost`` exceeds the limit."""
         if cost > amount:
             return NEVER
-        if self._sum + cost <= amount:
-            return 0
-        return max(0, self._ends_us - now_us)
+        return self.gone_us(now_us, self._sum + cost - amount)
 
     def frees_us(self, now_us: int, amount: int) -> int:
         """Time until the period ends, if settled weight alone fills it."""
@@ -291,15 +314,76 @@ class Leases:
         self._expires.pop(lease, None)
         self._expires[lease] = now_us + self._lease_us
 
+    def open_weight(self, now_us: int) -> int:
+        """All of them."""
+        return self.total(now_us)
+
+    def gone_us(self, now_us: int, excess: int) -> int:
+        """CONCURRENCY_WAIT_US: the end of an exchange is not known."""
+        return CONCURRENCY_WAIT_US if excess > 0 else 0
+
     def wait_us(self, now_us: int, cost: int, amount: int) -> int:
-        """CONCURRENCY_WAIT_US if full: the end of an exchange is not known."""
+        """CONCURRENCY_WAIT_US if full."""
         if cost > amount:
             return NEVER
-        return CONCURRENCY_WAIT_US if self.total(now_us) + cost > amount else 0
+        return self.gone_us(now_us, self.total(now_us) + cost - amount)
 
     def frees_us(self, now_us: int, amount: int) -> int:
         """Always 0: an exchange may end at any moment."""
         return 0
+
+
+class Ask(NamedTuple):
+    """What a call asks of one counter, and the counter's amount and overdraft.
+
+    ``cost`` is the most that it may cost, ``least`` what it is expected to cost; equal
+    if the cost is certain. ``alone``: nothing bounds the cost.
+    """
+
+    cost: int
+    least: int
+    amount: int
+    overdraft: int = 0
+    alone: bool = False
+
+
+def fits(window: LimitWindow, now_us: int, ask: Ask) -> bool:
+    """Whether a call is admitted by this counter.
+
+    Settled weight and what the call is expected to cost must stay within the amount.
+    With all open calls at the most that they may cost, the sum may exceed it by the
+    overdraft. A call without a bound may also run where nothing else is open.
+    """
+    total = window.total(now_us)
+    if not ask.cost or total + ask.cost <= ask.amount:
+        return True
+    if ask.cost <= ask.least:
+        return False  # a certain cost has no overdraft
+    open_weight = window.open_weight(now_us)
+    if total - open_weight + ask.least > ask.amount:
+        return False
+    within = total + ask.cost <= ask.amount + ask.overdraft
+    return within or (ask.alone and not open_weight)
+
+
+def wait_us(window: LimitWindow, now_us: int, ask: Ask) -> int:
+    """Time until the call is admitted without other traffic, or NEVER.
+
+    For a cost that is not certain only settled weight counts, because open calls may
+    settle at less than they reserve; CONCURRENCY_WAIT_US if they alone are in the way.
+    """
+    if ask.cost <= ask.least:
+        return window.wait_us(now_us, ask.cost, ask.amount)
+    most = ask.amount + ask.overdraft
+    if ask.least > ask.amount or (ask.cost > most and not ask.alone):
+        return NEVER
+    settled = window.total(now_us) - window.open_weight(now_us)
+    excess = settled + ask.least - ask.amount
+    if not ask.alone:
+        excess = max(excess, settled + ask.cost - most)
+    if excess <= 0:
+        return 0 if fits(window, now_us, ask) else CONCURRENCY_WAIT_US
+    return window.gone_us(now_us, excess)
 
 
 def is_firm(cell: Cell) -> bool:

@@ -17,10 +17,12 @@ RATIO_MIN, RATIO_MAX = 0.25, 16.0
 _DECAY = 0.98
 MODELS_MAX = 1024
 SUBJECTS_MAX = 50_000
-# Completion tokens expected without a cap and without a history.
+# Completion tokens expected without a cap and without a history (replay only).
 DEFAULT_COMPLETION = 1024
 # Upper bound of the expectation from a cap alone: clients set 64,000 and get 300.
 UNKNOWN_SUBJECT_MAX = 4096
+# Decay of a subject's longest answer per later answer: half after 138 answers.
+_PEAK_DECAY = 0.995
 # Upper bound of ``n`` in the expectation: OpenAI's own bound.
 _ANSWERS_MAX = 128
 # Weight of the newest answer in a subject's mean completion.
@@ -77,6 +79,17 @@ class PromptEstimator:
         known[0] = min(RATIO_MAX, max(RATIO_MIN, known[1] / known[2]))
         models[model] = known
 
+    def most(self, model: str, facts: RequestFacts) -> int:
+        """Prompt tokens to reserve: as estimated, but never fewer than one per
+        BYTES_PER_TOKEN, because the client chooses the prompts that teach the ratio.
+        """
+        if not facts.billable:
+            return 0
+        untaught = facts.prompt_tokens_known + int(
+            facts.prompt_bytes / BYTES_PER_TOKEN + 1
+        )
+        return max(self.estimate(model, facts), untaught)
+
     def bytes_per_token(self, model: str) -> float:
         """The ratio in use for a model."""
         known = self._models.get(model)
@@ -84,13 +97,40 @@ class PromptEstimator:
 
 
 class CompletionExpectation:
-    """Expects completion tokens of a subject's next answer from its earlier ones."""
+    """Expects completion tokens of a subject's next answer from its earlier ones.
+
+    A client controls its answers, so an expectation never lowers what it reserves.
+    """
 
     __slots__ = ("_subjects",)
 
     def __init__(self) -> None:
-        # key -> [mean, mean absolute deviation], exponentially weighted
+        # key -> [mean, mean absolute deviation (both exponentially weighted), decaying
+        # longest answer]
         self._subjects: dict[object, list[float]] = {}
+
+    def bounds(
+        self, key: object, facts: RequestFacts, assumed: int
+    ) -> tuple[int, int, bool]:
+        """The most and the expected completion tokens of a subject's next answer, and
+        whether the request caps it.
+
+        Without a cap the most is ``assumed``, or the subject's longest recent answer if
+        that is larger.
+        """
+        if not facts.billable or facts.endpoint in _NO_COMPLETION:
+            return 0, 0, True
+        seen = self._subjects.get(key)
+        # Unknown: 1, so that a limit of 0 refuses.
+        expected = 1 if seen is None else int(seen[0]) + 1
+        max_tokens = facts.max_tokens
+        if max_tokens is not None and max_tokens > 0:
+            most = max_tokens * max(1, facts.n)
+            return most, min(most, expected), True
+        most = assumed * min(max(1, facts.n), _ANSWERS_MAX)
+        if seen is not None and seen[2] > most:
+            most = int(seen[2])
+        return most, min(most, expected), False
 
     def expect(self, key: object, facts: RequestFacts) -> int:
         """Completion tokens to reserve: mean + 2 deviations, at most the cap."""
@@ -112,8 +152,9 @@ class CompletionExpectation:
         if seen is None:
             if len(subjects) >= SUBJECTS_MAX:
                 del subjects[next(iter(subjects))]
-            seen = [float(completion), completion / 2]
+            seen = [float(completion), completion / 2, float(completion)]
         else:
+            seen[2] = max(completion, seen[2] * _PEAK_DECAY)
             off = completion - seen[0]
             seen[0] += _ALPHA * off
             seen[1] += _ALPHA * (abs(off) - seen[1])
@@ -148,6 +189,21 @@ def weigh(usage: Usage, weights: Mapping[str, float]) -> int:
     )
     # The first rounding removes binary fractions: 0.1 * 25 has to be 2.5.
     return max(0, math.floor(round(weighed, 6) + 0.5))
+
+
+def weigh_most(prompt: int, completion: int, weights: Mapping[str, float]) -> int:
+    """The most that these tokens can cost on the ``tokens`` meter, whatever their kind."""
+    if not weights:
+        return prompt + completion
+    of_prompt = weights.get("prompt", 1.0)
+    of_completion = weights.get("completion", 1.0)
+    of_prompt = max(
+        of_prompt,
+        weights.get("cached", of_prompt),
+        weights.get("cache_write", of_prompt),
+    )
+    of_completion = max(of_completion, weights.get("reasoning", of_completion))
+    return math.ceil(round(prompt * of_prompt + completion * of_completion, 6))
 
 
 def count_usage(task: CountTask, count: Callable[[str], int], *, exact: bool) -> Usage:

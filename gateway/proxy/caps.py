@@ -41,6 +41,13 @@ def caps_for(policy: Policy, model: str) -> Caps:
     return policy.caps
 
 
+def assumed_cap(policy: Policy, facts: RequestFacts) -> int:
+    """Completion tokens that a call without a cap of its own reserves."""
+    if facts.max_tokens is None and (policy.model_caps or policy.caps.max_tokens):
+        return caps_for(policy, facts.model).max_tokens or policy.assumed_max_tokens
+    return policy.assumed_max_tokens
+
+
 def _exceeds(facts: RequestFacts, caps: Caps) -> bool:
     return (
         caps.max_tokens is not None

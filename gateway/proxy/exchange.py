@@ -207,7 +207,9 @@ class Exchange:
         self.stage = Stage.RESERVING
         self.reserving = True
         self.reserve_at = perf_counter()
-        self.shared.store.reserve(flow.plan, flow.costs, self._on_reserved)
+        self.shared.store.reserve(
+            flow.plan, flow.costs, self._on_reserved, flow.least, alone=flow.alone
+        )
 
     def _on_reserved(self, reserved: Reserved) -> None:
         flow = self.flow

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from gateway.http.heads import RequestFields
     from gateway.http.tracing import Tracer
     from gateway.identity.identify import Identity
+    from gateway.limits.admission import Demand
     from gateway.limits.plans import LimitPlan
     from gateway.limits.ports import Reserved
     from gateway.proxy.prepare import RequestContext
@@ -29,6 +30,7 @@ class Flow:
 
     __slots__ = (
         "action",
+        "alone",
         "body",
         "client_wait_s",
         "content_length",
@@ -40,6 +42,7 @@ class Flow:
         "first_byte_at",
         "head",
         "identity",
+        "least",
         "limit_name",
         "metering",
         "opened_at",
@@ -96,7 +99,10 @@ class Flow:
         # The gateway asked for the usage chunk, so the client must not see it.
         self.usage_requested = False
         self.plan: LimitPlan | None = None
+        # What the request asks of the plan's cells: see ``limits.ports.Reserved``.
         self.costs: tuple[int, ...] = ()
+        self.least: tuple[int, ...] = ()
+        self.alone = False
         self.prompt_estimate = 0
         self.reserved: Reserved | None = None
         self.verdict = NOTHING
@@ -129,7 +135,7 @@ class Flow:
     ) -> None:
         """The limits of this request, and what it reserves of each."""
         self.plan = plan
-        self.costs = costs
+        self.costs = self.least = costs
         self.prompt_estimate = prompt_estimate
 
     def set_reserved(self, reserved: Reserved | None) -> None:
@@ -140,6 +146,10 @@ class Flow:
         """Use the model that a session has named."""
         if self.facts is not None:
             self.facts.model = model
+
+    def set_demand(self, demand: Demand) -> None:
+        """What the request reserves, as its cost is not certain."""
+        self.costs, self.least, self.alone = demand
 
     def set_identity(self, identity: Identity) -> None:
         """Use the user that the body named instead of the credential's."""
@@ -212,6 +222,7 @@ class Flow:
         if plan is None or plan.unthrottled is None:
             return False
         self.plan, self.costs = plan.unthrottled, self.costs[:-1]
+        self.least = self.least[:-1]
         return bool(self.plan.cells)
 
 

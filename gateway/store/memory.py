@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 
 from gateway.core.model import CellKind
 from gateway.limits.ports import Cell, Plan, Reserved
-from gateway.limits.windows import LimitWindow, open_window
+from gateway.limits.windows import Ask, LimitWindow, fits, open_window, wait_us
 from gateway.store import wire
 
 # Most counters kept (about 1 KB each); the least recently used one is evicted.
@@ -80,10 +80,16 @@ class MemoryStore:
         """No-op: nothing is queued."""
 
     def reserve(
-        self, plan: Plan, costs: Sequence[int], done: Callable[[Reserved], None]
+        self,
+        plan: Plan,
+        costs: Sequence[int],
+        done: Callable[[Reserved], None],
+        least: Sequence[int] | None = None,
+        *,
+        alone: bool = False,
     ) -> Reserved:
         """Decide immediately; see ``ports.Store``."""
-        reserved = Reserved(plan, costs)
+        reserved = Reserved(plan, costs, least, alone=alone)
         self._leases += 1
         reserved.lease = b"%d" % self._leases
         self.decide(reserved)
@@ -97,9 +103,8 @@ class MemoryStore:
         sums = [window.total(now_us) for window in windows]
         reserved.at_us = now_us
         reserved.sums = sums
-        for i, cell in enumerate(plan.cells):
-            cost = costs[i]
-            if cost and sums[i] + cost > self._share(cell):
+        for i in range(len(plan.cells)):
+            if not fits(windows[i], now_us, self._ask(reserved, i)):
                 self._refuse(reserved, i, windows[i])
                 return
         reserved.admitted = True
@@ -112,12 +117,11 @@ class MemoryStore:
         ]
 
     def _refuse(self, reserved: Reserved, index: int, window: LimitWindow) -> None:
-        now_us, cost = reserved.at_us, reserved.costs[index]
-        amount = self._share(reserved.plan.cells[index])
-        wait_us = window.wait_us(now_us, cost, amount)
-        frees_us = window.frees_us(now_us, amount)
+        now_us, ask = reserved.at_us, self._ask(reserved, index)
+        until_us = wait_us(window, now_us, ask)
+        frees_us = window.frees_us(now_us, ask.amount)
         reserved.violated = index
-        reserved.retry_after = wait_us / 1e6 if wait_us >= 0 else -1.0
+        reserved.retry_after = until_us / 1e6 if until_us >= 0 else -1.0
         reserved.frees_at = self._monotonic() + frees_us / 1e6 if frees_us else 0.0
 
     def settle(self, reserved: Reserved, actual: Sequence[int]) -> None:
@@ -170,13 +174,14 @@ class MemoryStore:
         """Delete every counter."""
         self._windows.clear()
 
-    def _share(self, cell: Cell) -> int:
-        amount = cell.amount
-        return (
-            amount
-            if self.replicas == 1
-            else max(min(1, amount), amount // self.replicas)
-        )
+    def _ask(self, reserved: Reserved, index: int) -> Ask:
+        cell, replicas = reserved.plan.cells[index], self.replicas
+        amount, overdraft = cell.amount, cell.overdraft
+        if replicas > 1:
+            amount = max(min(1, amount), amount // replicas)
+            overdraft //= replicas
+        cost, least = reserved.costs[index], reserved.least[index]
+        return Ask(cost, least, amount, overdraft, reserved.alone)
 
     def _window(self, plan: Plan, index: int) -> LimitWindow:
         cell = plan.cells[index]

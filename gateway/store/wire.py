@@ -28,7 +28,7 @@ ANSWER_HEAD = 4
 
 _FIRM = 4
 _TWIN = 8
-_CELL = struct.Struct("<BddH")
+_CELL = struct.Struct("<BdddH")
 _SEQ = struct.Struct("<d")
 _PLANS = struct.Struct("<H")
 _OP = struct.Struct("<BH")
@@ -92,7 +92,7 @@ def _packers(size: int, *, leased: bool) -> tuple[Callable[..., bytes], ...]:
     # Without leases an empty field keeps the arguments of all packers the same.
     lease = "16s" if leased else "0s"
     layouts = (
-        f"<BH{size}d{lease}",
+        f"<BH{size}d{lease}{size}dB",
         f"<BHd{2 * size}d{lease}",
         f"<BH{lease}",
         f"<BHd{size}d{lease}",
@@ -118,7 +118,9 @@ def _pack_cells(cells: Sequence[Cell], distinct: Sequence[int]) -> bytes:
         window = cell.window_us
         if cell.kind is CellKind.CALENDAR:
             window = round(cell.ends_at * 1e6)
-        parts += (_CELL.pack(flags, window, cell.amount, len(cell.key)), cell.key)
+        size = len(cell.key)
+        parts.append(_CELL.pack(flags, window, cell.amount, cell.overdraft, size))
+        parts.append(cell.key)
     return b"".join(parts)
 
 
@@ -142,7 +144,16 @@ def encode_call(batch: Sequence[Op]) -> bytes:
             form.index = len(heads)
             heads.append(form.head)
         if code == RESERVE:
-            body.append(form.reserve(1, form.index, *reserved.costs, reserved.lease))
+            body.append(
+                form.reserve(
+                    1,
+                    form.index,
+                    *reserved.costs,
+                    reserved.lease,
+                    *reserved.least,
+                    reserved.alone,
+                )
+            )
         elif code == SETTLE:
             body.append(
                 form.settle(
@@ -211,8 +222,8 @@ def encode_replay(packed: bytes, at_us: int, refused: Sequence[int]) -> bytes:
             continue
         reserves += 1
         if reserves not in refused:
-            held = _OP.pack(HOLD, index), struct.pack("<d", at_us), packed[body:at]
-            parts += held
+            costs_and_lease = packed[body : body + 8 * cells + lease]
+            parts += (_OP.pack(HOLD, index), struct.pack("<d", at_us), costs_and_lease)
     return b"".join(parts) if len(parts) > 1 else b""
 
 
@@ -224,7 +235,7 @@ def _plan_sizes(packed: bytes) -> tuple[list[tuple[int, int]], int]:
         cells, lease = packed[at], 0
         at += 1
         for _ in range(cells):
-            kind, _window, _amount, key_bytes = _CELL.unpack_from(packed, at)
+            kind, *_, key_bytes = _CELL.unpack_from(packed, at)
             lease = _LEASE_BYTES if kind & 3 == CellKind.CONCURRENT else lease
             at += _CELL.size + key_bytes
         sizes.append((cells, lease))
@@ -234,7 +245,7 @@ def _plan_sizes(packed: bytes) -> tuple[list[tuple[int, int]], int]:
 def _body_size(code: int, cells: int, lease: int) -> int:
     """Length of an operation after its code and plan index, in bytes."""
     if code == RESERVE:
-        return 8 * cells + lease
+        return 16 * cells + lease + 1
     if code == SETTLE:
         return 8 + 16 * cells + lease
     if code == RENEW:

@@ -39,8 +39,10 @@ class StoreAgainstModel(RuleBasedStateMachine):
         self.plans = [
             Plan(
                 (
-                    sliding(prefix + one, 100, window_us=1_000_000),
-                    sliding(prefix + other + "2", 150, window_us=3_000_000),
+                    sliding(prefix + one, 100, window_us=1_000_000, overdraft=10),
+                    sliding(
+                        prefix + other + "2", 150, window_us=3_000_000, overdraft=40
+                    ),
                     concurrent(prefix + one + "3", 4),
                 )
             )
@@ -57,13 +59,29 @@ class StoreAgainstModel(RuleBasedStateMachine):
         await store.start()
         return store
 
-    @rule(index=st.integers(0, 8), costs=COSTS)
-    def reserve(self, index: int, costs: tuple[int, int, int]) -> None:
+    @rule(
+        index=st.integers(0, 8),
+        costs=COSTS,
+        share=st.sampled_from((0.0, 0.3, 1.0)),
+        times=st.sampled_from((1, 5)),
+        alone=st.booleans(),
+    )
+    def reserve(
+        self,
+        index: int,
+        costs: tuple[int, int, int],
+        share: float,
+        times: int,
+        alone: bool,
+    ) -> None:
         """Both admit or both refuse, with equal sums and waits."""
         plan = self.plans[index]
-        real = self.run(reserve(self.store, plan, *costs))
+        # Costs up to beyond the limits, of which a share is expected.
+        costs = (costs[0] * times, costs[1] * times, costs[2])
+        least = (int(costs[0] * share), int(costs[1] * share), costs[2])
+        real = self.run(reserve(self.store, plan, *costs, least=least, alone=alone))
         self.now_us = real.at_us
-        twin = Reserved(Plan(plan.cells), costs)
+        twin = Reserved(Plan(plan.cells), costs, least, alone=alone)
         twin.lease = real.lease
         self.model.decide(twin)
         assert (real.admitted, real.violated) == (twin.admitted, twin.violated)

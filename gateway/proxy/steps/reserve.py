@@ -9,12 +9,15 @@ from gateway.core.model import Usage
 from gateway.identity.identify import with_body_user
 from gateway.limits.admission import (
     actual_costs,
+    demand,
     oversized,
     ratelimit_headers,
     refuse_limit,
     refuse_oversized,
     reserve_costs,
 )
+from gateway.metering.usage import weigh_most
+from gateway.proxy.caps import assumed_cap
 
 if TYPE_CHECKING:
     from gateway.core.model import RequestFacts
@@ -68,20 +71,21 @@ def plan_limits(flow: Flow, shared: Shared) -> Refusal | None:
         # money do not.
         flow.set_plan(plan, actual_costs(plan, _NO_USAGE, 0, 0, failed=True))
         return None
-    costs, prompt = expected_costs(flow, shared, identity, plan)
-    flow.set_plan(plan, costs, prompt)
+    least = _set_demand(flow, shared, plan, identity, facts)
     refusal = None
     if not gate.fast_path:
-        refusal = gate.check_costs(plan, costs, shared.now())
-    if refusal is None and (place := oversized(plan, costs)) >= 0:
-        refusal = refuse_oversized(plan, place, costs)
+        refusal = gate.check_costs(plan, flow.costs, shared.now())
+    if refusal is None and (place := oversized(plan, least)) >= 0:
+        refusal = refuse_oversized(plan, place, least)
     return refusal
 
 
 def expected_costs(
     flow: Flow, shared: Shared, identity: Identity, plan: LimitPlan
 ) -> tuple[tuple[int, ...], int]:
-    """What the request is expected to cost by cell, and its prompt tokens."""
+    """What the next answer of a session is expected to cost by cell, and its prompt
+    tokens.
+    """
     facts = flow.facts
     assert facts is not None
     prompt = shared.estimator.estimate(facts.model, facts)
@@ -90,6 +94,38 @@ def expected_costs(
     if plan.least_usd < NO_BOUND:
         nanos = _expected_nanos(flow, facts, prompt, completion)
     return reserve_costs(plan, prompt, completion, nanos), prompt
+
+
+def _set_demand(
+    flow: Flow,
+    shared: Shared,
+    plan: LimitPlan,
+    identity: Identity,
+    facts: RequestFacts,
+) -> tuple[int, ...]:
+    """Set what the request reserves; return the least that it is expected to cost."""
+    policy = identity.policy
+    prompt = shared.estimator.estimate(facts.model, facts)
+    most, expected, capped = shared.expectation.bounds(
+        identity.key, facts, assumed_cap(policy, facts)
+    )
+    expected = min(expected, plan.slack_tokens)
+    nanos = 0
+    if plan.least_usd < NO_BOUND:
+        nanos = _expected_nanos(flow, facts, prompt, expected)
+        if nanos > plan.slack_usd:
+            nanos_prompt = _expected_nanos(flow, facts, prompt, 0)
+            nanos = min(nanos, nanos_prompt + plan.slack_usd)
+    least = reserve_costs(plan, prompt, expected, nanos)
+    flow.set_plan(plan, least, prompt)
+    if most and plan.spends:
+        most_prompt = shared.estimator.most(facts.model, facts)
+        if nanos:
+            nanos = _expected_nanos(flow, facts, most_prompt, most)
+        tokens = weigh_most(most_prompt, most, policy.weights)
+        costs = plan.pick((1, tokens, most_prompt, most, nanos))
+        flow.set_demand(demand(plan, costs, least, capped=capped))
+    return least
 
 
 def _find_plan(

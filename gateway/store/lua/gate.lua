@@ -4,12 +4,13 @@
 -- ARGV[1]  one packed string, little-endian (gateway/store/wire.py writes it):
 --   call   := seq:f64 plans:u16 plan{plans} op*
 --   plan   := cells:u8 cell{cells}
---   cell   := kind:u8 window_us:f64 amount:f64 key_length:u16 key
+--   cell   := kind:u8 window_us:f64 amount:f64 overdraft:f64 key_length:u16 key
 --             kind: 0 sliding, 1 calendar (window_us is the end of the period),
 --             2 concurrent (window_us is the lease); +4 firm: a reservation is final;
 --             +8 twin: an earlier cell of the plan has the same key
 --   op     := code:u8 plan:u16 body; a lease stands only where a plan has leases
---     1 reserve  cost:f64{cells} lease:16        all or none
+--     1 reserve  cost:f64{cells} lease:16 least:f64{cells} alone:u8    all or none
+--                (what the costs, `least` and `alone` mean: gateway/limits/windows.py)
 --     2 settle   at:f64 cost:f64{cells} actual:f64{cells} lease:16
 --     3 renew    lease:16
 --     4 hold     at:f64 cost:f64{cells} lease:16 reserve of the past, unchecked
@@ -304,11 +305,29 @@ local function add_past(cell, at, cost, lease)
   change(cell)
 end
 
-local function wait_us(cell, cost, amount)
-  if cost > amount then return -1 end
+-- As `fits` in gateway/limits/windows.py, for a cost that does not fit the amount.
+local function fits_overdraft(cell, cost, least, amount, overdraft, alone)
+  if cost <= least then return false end
+  local open_weight = min(cell.open + cell.earlier, cell.sum)
+  if cell.sum - open_weight + least > amount then return false end
+  return cell.sum + cost <= amount + overdraft or (alone and open_weight == 0)
+end
+
+local function wait_us(cell, cost, least, amount, overdraft, alone)
+  local certain = cost <= least
+  local most = certain and amount or amount + overdraft
+  if least > amount or (cost > most and not alone) then return -1 end
   if cell.kind == 2 then return LEASE_WAIT_US end
+  if certain then
+    if cell.kind == 1 then return max(0, cell.window - now) end
+    return until_gone(cell, cell.sum + cost - amount)
+  end
+  local settled = cell.sum - min(cell.open + cell.earlier, cell.sum)
+  local excess = settled + least - amount
+  if not alone then excess = max(excess, settled + cost - most) end
+  if excess <= 0 then return LEASE_WAIT_US end
   if cell.kind == 1 then return max(0, cell.window - now) end
-  return until_gone(cell, cell.sum + cost - amount)
+  return until_gone(cell, excess)
 end
 
 -- Until settled weight alone leaves room for a cost of one; 0: it does, or unknown.
@@ -332,10 +351,17 @@ end
 
 local function reserve(plan, values)
   local n, amounts, violated = plan.n, plan.amounts, nil
+  -- The costs, the lease if the plan has leases, the least costs, alone.
+  local first = plan.leased and n + 1 or n
+  local alone = values[first + n + 1] == 1
   for i = 1, n do
     local cell, cost = plan[i], values[i]
     local sum = cell.sum or LOAD[cell.kind](cell)
-    if cost > 0 and sum + cost > amounts[i] and not violated then violated = i end
+    if cost > 0 and sum + cost > amounts[i] and not violated
+      and not fits_overdraft(cell, cost, values[first + i], amounts[i],
+        plan.overdrafts[i], alone) then
+      violated = i
+    end
   end
   flag_count = flag_count + 1
   flags[flag_count] = violated and '0' or '1'
@@ -344,7 +370,8 @@ local function reserve(plan, values)
   if violated then
     answer_sums(plan)
     local cell, amount = plan[violated], amounts[violated]
-    out[out_size + 1] = wait_us(cell, values[violated], amount)
+    out[out_size + 1] = wait_us(cell, values[violated], values[first + violated],
+      amount, plan.overdrafts[violated], alone)
     out[out_size + 2] = frees_us(cell, amount)
     out_size = out_size + 2
     return
@@ -394,7 +421,7 @@ local function format_of(code, n, leased)
   local format = formats[name]
   if format == nil then
     local lease, costs = leased and 'c16' or '', string.rep('d', n)
-    if code == 1 then format = '<' .. costs .. lease
+    if code == 1 then format = '<' .. costs .. lease .. costs .. 'B'
     elseif code == 2 then format = '<d' .. costs .. costs .. lease
     elseif code == 3 then format = '<' .. lease
     elseif code == 4 then format = '<d' .. costs .. lease
@@ -409,12 +436,13 @@ local no_twins = {}
 local function read_plan()
   local n
   n, pos = unpack_at('B', packed, pos)
-  local amounts = {}
-  local plan = { n = n, amounts = amounts, twins = no_twins, leased = false }
+  local amounts, overdrafts = {}, {}
+  local plan = { n = n, amounts = amounts, overdrafts = overdrafts, twins = no_twins,
+    leased = false }
   for i = 1, n do
-    local kind, window, amount, key
-    kind, window, amount, key, pos = unpack_at('<BddHc0', packed, pos)
-    amounts[i] = amount
+    local kind, window, amount, overdraft, key
+    kind, window, amount, overdraft, key, pos = unpack_at('<BdddHc0', packed, pos)
+    amounts[i], overdrafts[i] = amount, overdraft
     if kind >= 8 then
       if plan.twins == no_twins then plan.twins = {} end
       plan.twins[i], kind = true, kind - 8

@@ -49,7 +49,8 @@ def as_toml(key: str, value: str) -> str:
         return f"{key} = {{ {'' if value == 'none' else value} }}"
     if key == "model":
         return f"model = [{{ {value} }}]"
-    return f"{key} = {value}" if value.startswith("{") else f'{key} = "{value}"'
+    plain = value[0] in "{0123456789"
+    return f"{key} = {value}" if plain else f'{key} = "{value}"'
 
 
 @pytest.mark.parametrize("text", [UPSTREAM, UPSTREAM + FULL], ids=["empty", "full"])

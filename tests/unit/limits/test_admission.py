@@ -4,7 +4,9 @@ import pytest
 
 from gateway.core.model import CellKind, Limit, Usage
 from gateway.limits.admission import (
+    Demand,
     actual_costs,
+    demand,
     oversized,
     ratelimit_headers,
     refuse_block,
@@ -109,6 +111,18 @@ def test_limit_of_zero_tokens_admits_what_costs_none():
     """A limit of 0 tokens admits requests that cost no tokens."""
     plan = plan_of(Limit("user", "tokens", 0, MINUTE))
     assert oversized(plan, reserve_costs(plan, 0, 0, 0)) == -1
+
+
+@pytest.mark.parametrize(
+    ("most", "capped", "alone"),
+    [(900, True, False), (1100, True, False), (1101, True, True), (9, False, True)],
+)
+def test_a_cap_beyond_the_limit_and_its_overdraft_is_none(most, capped, alone):
+    """Only calls without a usable cap may run where their cost does not fit."""
+    limit = Limit("user", "tokens", 1000, MINUTE)
+    cell = Cell(b"k", CellKind.SLIDING, MINUTE, 1000, limit, 0.0, 100)
+    asked = demand(LimitPlan((cell,)), (most,), (5,), capped=capped)
+    assert asked == Demand((most,), (5,), alone)
 
 
 def test_settling_charges_what_was_used():

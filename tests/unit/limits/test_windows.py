@@ -9,12 +9,15 @@ from gateway.limits.windows import (
     CONCURRENCY_WAIT_US,
     EPOCH_US,
     NEVER,
+    Ask,
     CalendarWindow,
     Leases,
     SlidingWindow,
     Unsettled,
+    fits,
     is_firm,
     open_window,
+    wait_us,
 )
 from tests.cells import calendar, concurrent, sliding
 
@@ -249,3 +252,50 @@ def test_every_kind_of_cell_has_its_window():
     assert is_firm(sliding("d", 1, meter="requests"))
     assert not is_firm(sliding("e", 1))
     assert CellKind.SLIDING == 0
+
+
+def test_open_calls_may_reach_the_overdraft():
+    """With every open call at its most, the sum stays within amount and overdraft."""
+    window = SlidingWindow(MINUTE)
+    window.reserve(T0, 80)
+    assert fits(window, T0, Ask(30, 5, 100, 10))
+    assert not fits(window, T0, Ask(31, 5, 100, 10))
+    # A certain cost has no overdraft.
+    assert fits(window, T0, Ask(20, 20, 100, 10))
+    assert not fits(window, T0, Ask(21, 21, 100, 10))
+
+
+def test_settled_weight_and_the_expected_cost_stay_within_the_amount():
+    """The overdraft is for open calls: settled weight does not use it."""
+    window = SlidingWindow(MINUTE)
+    window.charge(T0, T0, 95)
+    assert fits(window, T0, Ask(15, 5, 100, 10))
+    assert not fits(window, T0, Ask(15, 6, 100, 10))
+
+
+def test_a_call_without_a_bound_runs_alone_near_the_edge():
+    """It needs only room for what it is expected to cost, and nothing else open."""
+    window = CalendarWindow(T0 + MINUTE)
+    window.charge(T0, T0, 95)
+    endless = Ask(4096, 5, 100, 10, alone=True)
+    assert fits(window, T0, endless)
+    assert not fits(window, T0, Ask(4096, 6, 100, 10, alone=True))
+    window.reserve(T0, 1)
+    assert not fits(window, T0, endless)
+    assert wait_us(window, T0, endless) == CONCURRENCY_WAIT_US
+    leases = Leases(MINUTE)
+    leases.reserve(T0, 1, b"a")
+    assert leases.open_weight(T0) == 1
+
+
+def test_open_calls_are_waited_for_a_second_and_settled_weight_until_it_leaves():
+    """Retry-After does not count on open calls to cost all that they reserve."""
+    window = SlidingWindow(MINUTE)
+    window.charge(T0, T0, 60)
+    window.reserve(T0, 45)
+    assert wait_us(window, T0, Ask(45, 1, 100, 10)) == CONCURRENCY_WAIT_US
+    assert wait_us(window, T0, Ask(60, 1, 100, 10)) == 61 * SECOND
+    assert wait_us(window, T0, Ask(5, 1, 100, 10)) == 0
+    assert wait_us(window, T0, Ask(111, 1, 100, 10)) == NEVER
+    assert wait_us(window, T0, Ask(111, 101, 100, 10, alone=True)) == NEVER
+    assert wait_us(window, T0, Ask(41, 41, 100, 10)) == 61 * SECOND

@@ -14,6 +14,7 @@ from gateway.metering.usage import (
     count_usage,
     estimate_usage,
     weigh,
+    weigh_most,
 )
 
 FACTS = RequestFacts("chat.completions", prompt_bytes=4000, prompt_tokens_known=10)
@@ -78,6 +79,66 @@ def test_expectation_learns():
     assert 100 <= expectation.expect("s", facts) <= 110
     facts.max_tokens = 7
     assert expectation.expect("s", facts) == 7
+
+
+@pytest.mark.parametrize(
+    ("facts", "bounds"),
+    [
+        (RequestFacts("chat.completions", max_tokens=30_000), (30_000, 2, True)),
+        (RequestFacts("chat.completions", max_tokens=9, n=3), (27, 2, True)),
+        (RequestFacts("chat.completions", max_tokens=1), (1, 1, True)),
+        (RequestFacts("chat.completions"), (4096, 2, False)),
+        (RequestFacts("chat.completions", max_tokens=0), (4096, 2, False)),
+        (RequestFacts("chat.completions", max_tokens=-1), (4096, 2, False)),
+        (RequestFacts("chat.completions", n=10**9), (128 * 4096, 2, False)),
+        (RequestFacts("embeddings"), (0, 0, True)),
+    ],
+)
+def test_short_answers_never_lower_what_is_reserved(facts, bounds):
+    """A client that trains with one-token answers still reserves its caps."""
+    expectation = CompletionExpectation()
+    for _ in range(25):
+        expectation.learn("s", 1)
+    assert expectation.bounds("s", facts, 4096) == bounds
+
+
+def test_a_long_answer_raises_what_calls_without_a_cap_reserve():
+    """The longest recent answer counts where it exceeds the assumed cap."""
+    expectation = CompletionExpectation()
+    facts = RequestFacts("chat.completions")
+    assert expectation.bounds("s", facts, 4096) == (4096, 1, False)
+    expectation.learn("s", 9000)
+    expectation.learn("s", 1)
+    most, _, capped = expectation.bounds("s", facts, 4096)
+    assert (most, capped) == (8955, False)
+
+
+@pytest.mark.parametrize(
+    ("weights", "tokens"),
+    [
+        ({}, 30),
+        ({"reasoning": 1.5}, 40),
+        ({"cached": 0.1, "prompt": 0.5}, 25),
+        ({"cache_write": 1.25}, 33),
+    ],
+)
+def test_reserved_tokens_have_the_highest_weight(weights, tokens):
+    """10 prompt and 20 completion tokens, of whatever kind they turn out to be."""
+    assert weigh_most(10, 20, weights) == tokens
+
+
+def test_a_taught_ratio_does_not_lower_the_reserved_prompt():
+    """Prompts with many bytes per token teach the estimate, not the reservation."""
+    estimator = PromptEstimator()
+    facts = RequestFacts("chat.completions", prompt_bytes=4000)
+    for _ in range(50):
+        estimator.learn("m", facts, 250)
+    assert estimator.estimate("m", facts) < 300
+    assert estimator.most("m", facts) == 1001
+    for _ in range(200):
+        estimator.learn("m", facts, 4000)
+    assert estimator.most("m", facts) > 3000
+    assert estimator.most("m", RequestFacts("models", billable=False)) == 0
 
 
 def test_expectations_are_bounded():

@@ -26,8 +26,8 @@ def test_a_plan_is_packed_once_per_call():
     packed = wire.encode_call(ops)
     assert struct.unpack_from("<H", packed) == (2,)
     assert packed.count(one.cells[0].key) == 1
-    tail = struct.unpack("<BHdBHdBHd", packed[-33:])
-    assert tail == (1, 0, 3, 1, 1, 3, 1, 0, 3)
+    tail = struct.unpack("<BHddBBHddBBHddB", packed[-60:])
+    assert tail == (1, 0, 3, 3, 0, 1, 1, 3, 3, 0, 1, 0, 3, 3, 0)
 
 
 def test_the_next_call_packs_the_plan_again():
@@ -50,7 +50,7 @@ def test_flags_of_a_cell():
     kinds, at = [], 1
     for cell in cells:
         kinds.append(head[at])
-        at += 19 + len(cell.key)
+        at += 27 + len(cell.key)
     assert (head[0], kinds) == (5, [0, 8, 4, 1, 2])
 
 

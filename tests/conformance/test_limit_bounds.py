@@ -1,0 +1,138 @@
+"""Limits hold whatever the size of the answers, and however small earlier ones were."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from tests.inprocess import (
+    CHAT,
+    InProcess,
+    event_loop_policy,  # noqa: F401
+    request,
+    upstream,  # noqa: F401
+)
+
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
+CLOSE = b"Connection: close\r\n"
+
+
+def answer(tokens: int) -> bytes:
+    """A JSON answer that states this many completion tokens."""
+    body = b'{"usage":{"prompt_tokens":2,"completion_tokens":%d,"total_tokens":%d}}'
+    body %= tokens, tokens + 2
+    return b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%b" % (len(body), body)
+
+
+def chat(members: bytes = b"") -> bytes:
+    """A chat request of a priced model with these additional members."""
+    body = b'{"model":"gpt-4o","messages":[{"role":"user","content":"hi"}]%b}'
+    return request(b"POST", CHAT, CLOSE, body % members)
+
+
+def used(gateway: InProcess) -> int:
+    """The sum of the only counter."""
+    (window,) = gateway.store._windows.values()
+    return window.total(gateway.store.now_us())
+
+
+async def burst(gateway: InProcess, members: bytes, calls: int) -> list[bytes]:
+    """The status of each of so many parallel calls."""
+    answers = await asyncio.gather(*(gateway.talk(chat(members)) for _ in range(calls)))
+    return [answer[9:12] for answer in answers]
+
+
+@pytest.mark.parametrize(
+    ("limit", "bound"),
+    [
+        ("tokens = 100_000", 110_000),
+        ("completion_tokens = 100_000", 110_000),
+        ("usd = 1", 1_100_000_000),
+    ],
+)
+async def test_short_answers_do_not_buy_long_ones(limit, bound, upstream):
+    """25 one-token answers, then 40 parallel calls that state and use 30,000 tokens."""
+    policy = f'limits = [{{ per = "user", {limit}, window = "1h" }}]'
+    async with InProcess(upstream, policy=policy) as gateway:
+        upstream.default = (answer(1),)
+        for _ in range(25):
+            await gateway.talk(chat())
+        upstream.default = (0.05, answer(30_000))
+        statuses = await burst(gateway, b',"max_tokens":30000', 40)
+        assert statuses.count(b"200") == 3
+        assert used(gateway) <= bound
+
+
+@pytest.mark.parametrize(
+    "members", [b"", b',"max_tokens":2000', b',"max_tokens":200000']
+)
+async def test_honest_calls_far_below_their_caps_reach_the_limit(members, upstream):
+    """With short answers at least 90 % of the limit is used, and all calls pass until
+    then.
+    """
+    policy = 'limits = [{ per = "user", tokens = 10_000, window = "1h" }]'
+    upstream.default = (answer(298),)
+    async with InProcess(upstream, policy=policy) as gateway:
+        statuses = [(await gateway.talk(chat(members)))[9:12] for _ in range(40)]
+        passed = statuses.count(b"200")
+        assert statuses == [b"200"] * passed + [b"429"] * (40 - passed)
+        assert 9_000 <= used(gateway) <= 11_000
+
+
+async def test_a_call_without_a_cap_runs_alone_near_the_edge(upstream):
+    """Only one answer can exceed the limit, by itself."""
+    policy = 'limits = [{ per = "user", tokens = 10_000, window = "1h" }]'
+    async with InProcess(upstream, policy=policy) as gateway:
+        upstream.default = (answer(8_000),)
+        await gateway.talk(chat(b',"max_tokens":8000'))
+        upstream.default = (0.05, answer(20_000))
+        assert (await burst(gateway, b"", 10)).count(b"200") == 1
+        assert used(gateway) == 8_002 + 20_002
+        assert (await burst(gateway, b"", 3)).count(b"200") == 0
+
+
+async def test_without_overdraft_open_calls_stay_within_the_limit(upstream):
+    """``overdraft = 0`` is strict."""
+    policy = (
+        'overdraft = 0\nlimits = [{ per = "user", tokens = 10_000, window = "1h" }]'
+    )
+    upstream.default = (0.05, answer(3_000))
+    async with InProcess(upstream, policy=policy) as gateway:
+        statuses = await burst(gateway, b',"max_tokens":3000', 10)
+        assert statuses.count(b"200") == 3
+        assert used(gateway) == 9_006
+
+
+async def test_weights_count_in_what_is_reserved(upstream):
+    """A weight above 1 does not exceed the limit when the answer is settled."""
+    policy = (
+        "weights = { completion = 2.0 }\n"
+        'limits = [{ per = "user", tokens = 10_000, window = "1h" }]'
+    )
+    upstream.default = (0.05, answer(1_000))
+    async with InProcess(upstream, policy=policy) as gateway:
+        await burst(gateway, b',"max_tokens":1000', 10)
+        assert 9_000 <= used(gateway) <= 11_000
+
+
+async def test_the_cap_of_the_policy_is_assumed_where_a_call_states_none(upstream):
+    """Then ``assumed_max_tokens``, unless the policy has a cap."""
+    limits = 'limits = [{ per = "user", tokens = 10_000, window = "1h" }]\n'
+    for more, passed in (
+        ("caps = { max_tokens = 1000 }", 10),
+        ("assumed_max_tokens = 5000", 2),
+    ):
+        upstream.default = (0.05, answer(900))
+        async with InProcess(upstream, policy=limits + more) as gateway:
+            assert (await burst(gateway, b"", 12)).count(b"200") == passed
+
+
+@pytest.mark.parametrize("limit", ["tokens = 10_000", "usd = 0.1"])
+async def test_long_answers_without_a_cap_use_the_limit(limit, upstream):
+    """What a client's answers usually cost does not leave more than the overdraft."""
+    policy = f'limits = [{{ per = "user", {limit}, window = "1h" }}]'
+    upstream.default = (answer(2_098),)
+    async with InProcess(upstream, policy=policy) as gateway:
+        statuses = [(await gateway.talk(chat()))[9:12] for _ in range(8)]
+        assert statuses == [b"200"] * 5 + [b"429"] * 3
