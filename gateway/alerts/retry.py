@@ -22,7 +22,8 @@ _BREAK_S = (5.0, 10.0, 20.0, 40.0, 60.0)
 def next_attempt(
     attempts: int, now: float, asked_s: float, chance: float, schedule: Sequence[float]
 ) -> float | None:
-    """Time of the next attempt after ``attempts`` failures; None: give up.
+    """Time of the next attempt after ``attempts`` failures; None: give up, the alert is a
+    dead letter.
 
     ``asked_s``: the receiver's ``Retry-After``. ``chance``: uniform in [0, 1), jitter.
     """

@@ -1,4 +1,8 @@
-"""Why a request is refused: what its answer and its record need."""
+"""Why a request is refused: what its answer and its record need.
+
+Texts of limits are in ``limits/admission.py``, those of other refusals where they are
+decided: ``proxy/prepare.py`` and ``proxy/steps``.
+"""
 
 from __future__ import annotations
 

@@ -182,7 +182,10 @@ class RedisStore:
             self._schedule()
 
     def renew(self, reserved: Reserved) -> None:
-        """Extend the leases; not needed while the store is unavailable."""
+        """Extend the leases; not needed while the store is unavailable.
+
+        ``proxy/service.py`` calls it every ``RENEW_S``.
+        """
         if reserved.state == LOCAL:
             self._fallback.windows.renew(reserved)
         elif reserved.state == HELD and self._mode == _LIVE and reserved.lease:

@@ -1,4 +1,7 @@
-"""Gemini and Vertex AI: generateContent and its siblings."""
+"""Gemini and Vertex AI: generateContent and its siblings.
+
+``usageMetadata`` (thoughts included) is read in ``fields.py``, as for every dialect.
+"""
 
 from __future__ import annotations
 
