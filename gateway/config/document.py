@@ -43,6 +43,7 @@ _HEADINGS: dict[str, type[msgspec.Struct]] = {
     "A limit": structs.LimitTable,
     "[policy.NAME.caps]": structs.CapsTable,
     "[[policy.NAME.model]]": structs.ModelTable,
+    "[policy.NAME.models]": structs.ModelListTable,
     '[policy.NAME.prices."MODEL"]': Price,
     "[policy.NAME.anomaly]": structs.AnomalyTable,
     "[policy.NAME.anomaly.ladder]": structs.LadderTable,

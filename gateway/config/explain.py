@@ -154,6 +154,10 @@ def policy_rows(loaded: Loaded, effective: Effective) -> list[Row]:
         "assumed_max_tokens": to_toml(policy.assumed_max_tokens),
         "overrun": policy.overrun,
     }
+    if policy.endpoints is not None:
+        values["endpoints"] = _words(policy.endpoints)
+    if policy.models is not None:
+        values["models"] = _inline(policy.models)
     rows = [
         ("mode", policy.mode, _origin(loaded, effective, "mode")),
         *(limits or [("limits", "none", _origin(loaded, effective, "limits"))]),

@@ -47,6 +47,7 @@ from gateway.core.model import (
     Ladder,
     Limit,
     ModelCaps,
+    ModelList,
     Policy,
     Tenant,
 )
@@ -253,6 +254,8 @@ _PLAIN = (
     "overdraft",
     "assumed_max_tokens",
     "overrun",
+    "endpoints",
+    "models",
 )
 
 
@@ -277,6 +280,8 @@ def effective_policy(config: Config, name: str) -> Effective:
         value, origins[field] = _nearest(chain, field, None)
         if value is not None:
             plain[field] = value
+    if "models" in plain:
+        plain["models"] = ModelList(**msgspec.structs.asdict(plain["models"]))
     if "allow" in plain:
         plain["allow"] = tuple(map(normal_subject, plain["allow"]))
     policy = Policy(

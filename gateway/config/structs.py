@@ -336,6 +336,15 @@ class AnomalyTable(Table, frozen=True):
     """Most requests that a worker delays at a time; others are refused. Built in: 100."""
 
 
+class ModelListTable(Table, frozen=True):
+    """Models that clients may use, in any spelling: case, vendor prefix, date."""
+
+    allow: tuple[str, ...] = ()
+    """Names or patterns (`gpt-5*`); empty: every model that is not denied."""
+    deny: tuple[str, ...] = ()
+    """Names or patterns; goes before `allow`."""
+
+
 class PolicyTable(Table, frozen=True):
     """Limits and responses; an absent key is inherited."""
 
@@ -367,6 +376,13 @@ class PolicyTable(Table, frozen=True):
     allow: tuple[str, ...] | None = None
     """Subjects that are never limited, throttled or blocked: an address, a network,
     `user:NAME` (verified users, never names from a body)."""
+    endpoints: tuple[str, ...] | None = None
+    """Endpoints that clients may use, else 403: names of records (`chat.completions`,
+    `images.*`), `metered`, paths with or without a method (`GET /v1/files/*`), or `*`.
+    Built in: `["*"]`; with `upstream.api_key` and `[[tenant]]`s `["metered", "models"]`,
+    so that tenants do not share files and stored answers of the provider's account."""
+    models: ModelListTable | None = None
+    """Models that clients may use, else 403."""
     anomaly: AnomalyTable = AnomalyTable()
     """Abuse detection."""
     overdraft: UnitShare | None = None

@@ -43,6 +43,8 @@ SUBJECT_KINDS = ("client_ip", "user", "tenant", "model")
 ALLOW_FORMS = '"203.0.113.9", "10.0.0.0/8", "user:alice", "tenant:acme"'
 _NAME = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _KEY_HASH = re.compile(r"sha256:[0-9a-f]{64}")
+_ENDPOINT = re.compile(r"[a-z0-9_.*?]+|(?:[A-Z]+ )?/[!-~]*")
+_ENDPOINT_FORMS = '"chat.completions", "images.*", "metered", "GET /v1/files/*", "*"'
 _HEADER_NAME = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
 _MIN_WINDOW_US = 1_000_000
 _MAX_WINDOW_US = 86_400_000_000
@@ -221,6 +223,10 @@ def _check_policies(config: Config, diagnostics: Diagnostics) -> None:
                 diagnostics.add((*key, "model", index, "match"), "matches no model")
             for item, limit in enumerate(model.limits):
                 _check_limit(limit, (*key, "model", index, "limits", item), diagnostics)
+        for index, entry in enumerate(policy.endpoints or ()):
+            if not _ENDPOINT.fullmatch(entry):
+                message = f'"{entry}" is not an endpoint'
+                diagnostics.add((*key, "endpoints", index), message, _ENDPOINT_FORMS)
         for index, subject in enumerate(policy.allow or ()):
             _check_allowed(subject, (*key, "allow", index), diagnostics)
         if len(diagnostics.problems) == faults:

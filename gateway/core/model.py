@@ -278,6 +278,13 @@ class Anomaly(msgspec.Struct, frozen=True):
     max_delayed: int = 100
 
 
+class ModelList(msgspec.Struct, frozen=True):
+    """Models that clients may use (glob patterns; ``allow`` empty: all but ``deny``)."""
+
+    allow: tuple[str, ...] = ()
+    deny: tuple[str, ...] = ()
+
+
 class Policy(msgspec.Struct, frozen=True):
     """A policy with its inheritance resolved: what applies to one tenant."""
 
@@ -311,6 +318,9 @@ class Policy(msgspec.Struct, frozen=True):
     # A stream that outgrows its reservation where there is no more: let it finish, or
     # end it.
     overrun: Literal["finish", "cut"] = "finish"
+    # Endpoints and models that clients may use (``proxy.access``); None: the default.
+    endpoints: tuple[str, ...] | None = None
+    models: ModelList | None = None
 
 
 class Campaign(msgspec.Struct, frozen=True, gc=False):

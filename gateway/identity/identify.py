@@ -25,7 +25,7 @@ from typing import Final, Literal, TypeAlias
 import msgspec
 
 from gateway.core.lru import Lru
-from gateway.core.model import JwtRule, Policy, Tenant
+from gateway.core.model import JwtRule, Limit, Policy, Tenant
 from gateway.identity.allow import AllowList, split_allow_entry
 from gateway.identity.cidr import Address, Networks
 from gateway.identity.credentials import (
@@ -80,6 +80,8 @@ _SCOPES: Final = frozenset({"scope", "scp"})
 # Ids with these beginnings belong to one source; other sources get a prefix.
 _RESERVED: Final = ("key_", "aws_", "body:", "jwt:", "header:", "anonymous")
 _BODY: Final = "body:"
+# Preflights need no credential, so that they are limited by address in any policy.
+_PREFLIGHT_LIMIT: Final = Limit("client_ip", "requests", 600, 60_000_000)
 _ANY: Final = reading_of()
 
 UserSource = Literal["credential", "jwt", "header", "body", "none"]
@@ -532,6 +534,8 @@ def _for_preflight(tenant: Tenant) -> Tenant:
     """The tenant with only its limits per client_ip, and without sources of users."""
     policy = tenant.policy
     limits = tuple(limit for limit in policy.limits if limit.per == "client_ip")
+    if not any(limit.meter == "requests" for limit in limits):
+        limits += (_PREFLIGHT_LIMIT,)
     bare = msgspec.structs.replace(policy, limits=limits, user_from=())
     return msgspec.structs.replace(tenant, policy=bare)
 

@@ -1,4 +1,4 @@
-"""The policy's caps on one request: ``max_tokens``, ``n``, models without a price."""
+"""The policy's caps on one request: its model, ``max_tokens``, ``n``."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING
 
 from gateway.core.refusal import Refusal
+from gateway.proxy.access import check_model
 
 if TYPE_CHECKING:
     from gateway.core.model import Caps, Policy, RequestFacts
@@ -16,10 +17,16 @@ if TYPE_CHECKING:
 def check_caps(flow: Flow, facts: RequestFacts) -> Refusal | None:
     """Refuse a request above the policy's caps, or rewrite its body (``clamp``)."""
     context = flow.context
-    identity = context.identity
-    if identity is None or identity.allowed:
+    identity, match = context.identity, context.match
+    if identity is None:
         return None
     policy = identity.policy
+    if policy.models is not None and match is not None and match.billable:
+        refusal = check_model((policy.models,), facts.model, context.prices)
+        if refusal is not None:
+            return refusal
+    if identity.allowed:
+        return None
     if policy.unknown_price == "deny":
         refusal = _check_price(context, facts)
         if refusal is not None:

@@ -22,12 +22,17 @@ from gateway.identity.credentials import (
 from gateway.identity.identify import Identity, Unauthorized, is_preflight
 from gateway.metering.dialects import session_match
 from gateway.metering.dialects.paths import has_spaces, refused_path
+from gateway.proxy.access import (
+    OVERRIDE_FIELDS,
+    check_endpoint,
+)
 from gateway.proxy.local_reply import unauthorized
 from gateway.proxy.route import find_route
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from gateway.core.model import Policy
     from gateway.http.handler import UpstreamAddress
     from gateway.http.heads import CachedHead
     from gateway.identity.cidr import Address
@@ -63,6 +68,7 @@ class RequestContext:
         "buffer_limit",
         "capless",
         "client_ip",
+        "closed",
         "expires_at",
         "field_lines",
         "generation",
@@ -73,6 +79,7 @@ class RequestContext:
         "match",
         "plan",
         "plan_model",
+        "preflight",
         "prices",
         "refusal",
         "request_encoding",
@@ -93,6 +100,8 @@ class RequestContext:
         self.refusal: Refusal | None = None
         self.answer_here = False
         self.billable = False
+        self.closed = False  # some endpoints are not open to this client
+        self.preflight = False  # forwarded without credentials, body and upgrade
         self.client_ip = ""
         self.address: Address | None = None
         self.expires_at = float("inf")
@@ -180,11 +189,12 @@ def _find_route(context: RequestContext, tables: Tables, head: RequestHead) -> N
         context.refusal = context.refusal or Refusal(
             400, "invalid_path", "There are spaces in the path."
         )
+    context.preflight = is_preflight(head)
     if match.metered:
         context.buffer_limit = tables.settings.max_body
         encoding = head.fields.get(b"content-encoding", b"").lower()
         context.request_encoding = b"" if encoding == b"identity" else encoding
-    elif route.websocket and head.upgrade:
+    elif route.websocket and head.upgrade and not context.preflight:
         context.upgrade = head.upgrade
         context.session = True
         context.match = session_match(head.path)
@@ -231,11 +241,15 @@ def _apply_policy(context: RequestContext, tables: Tables, identity: Identity) -
     if caps.stream_s is not None:
         context.longest_s = min(context.longest_s, caps.stream_s)
     context.prices = tables.prices_of(policy)
-    context.capless = identity.allowed or (
-        policy.unknown_price != "deny"
-        and not policy.model_caps
-        and caps.max_tokens is None
-        and caps.n is None
+    _check_access(context, policy, shared_account=tables.settings.tenants)
+    context.capless = policy.models is None and (
+        identity.allowed
+        or (
+            policy.unknown_price != "deny"
+            and not policy.model_caps
+            and caps.max_tokens is None
+            and caps.n is None
+        )
     )
 
 
@@ -250,7 +264,10 @@ def _collect_fields(
     fields: list[tuple[bytes, bytes]] = []
     if context.route is not None:
         key = context.route.api_key
-        fields += _client_credentials(context) if key is None else (key,)
+        if key is None:
+            fields += _client_credentials(context)
+        elif not context.preflight:
+            fields.append(key)
     coding = _accept_encoding(context)
     if coding is not None:
         fields.append((b"Accept-Encoding", coding))
@@ -258,6 +275,8 @@ def _collect_fields(
     fields += _forwarded(head, peer_ip, tls=tls, trusted=tables.trusts(peer_ip))
     if head.max_forwards is not None:
         fields.append((b"Max-Forwards", b"%d" % max(head.max_forwards - 1, 0)))
+    if context.closed:
+        forward = rewrite_values(forward, dict.fromkeys(OVERRIDE_FIELDS, _drop))
     if context.upgrade:
         forward = _rewrite_handshake(forward, context)
         fields += (b"Connection", b"Upgrade"), (b"Upgrade", context.upgrade)
@@ -265,9 +284,31 @@ def _collect_fields(
     context.request_id = _request_id(head.fields.get(b"x-request-id", b""))
 
 
+def _drop(_value: bytes) -> bytes:
+    return b""
+
+
+def _check_access(
+    context: RequestContext, policy: Policy, *, shared_account: bool
+) -> None:
+    """Refuse endpoints that the policy does not open."""
+    route, match, head = context.route, context.match, context.head
+    if route is None or match is None or context.preflight:
+        return
+    # A dialect "passthrough" is stated for upstreams that are not metered at all.
+    shared = shared_account and route.api_key is not None
+    shared = shared and route.dialect != "passthrough"
+    context.closed = shared or policy.endpoints is not None
+    context.refusal = context.refusal or check_endpoint(
+        policy, head, match, session=context.session, shared_account=shared
+    )
+
+
 def _client_credentials(context: RequestContext) -> tuple[tuple[bytes, bytes], ...]:
     """The client's credentials, without those that differ from the one that counts."""
     found, identity = context.head.credentials, context.identity
+    if context.preflight:
+        return ()
     if identity is None or identity.forwarded is None:
         return found
     return tuple([found[index] for index in sorted(identity.forwarded)])
@@ -344,7 +385,8 @@ def _without_key(context: RequestContext) -> bytes:
     """Target without ``?key=`` where the upstream gets another credential."""
     head = context.head
     route = context.route
-    if route is None or route.api_key is None or not head.query:
+    keyed = route is not None and route.api_key is not None
+    if not (keyed or context.preflight) or not head.query:
         return head.target
     path, _, _ = head.target.partition(b"?")
     query = without_query_key(head.query).encode("latin-1")

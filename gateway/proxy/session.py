@@ -46,9 +46,13 @@ def limits_usage(policy: Policy) -> bool:
 def check_session(flow: Flow) -> Refusal | None:
     """Refuse a session whose model has no price, or that cannot be metered."""
     identity, facts = flow.identity, flow.facts
-    if identity is None or facts is None or identity.allowed:
+    if identity is None or facts is None:
         return None
-    if flow.endpoint == "other" and limits_usage(identity.policy):
+    if identity.allowed and identity.policy.models is None:
+        return None
+    if flow.endpoint == "other" and (
+        limits_usage(identity.policy) and not identity.allowed
+    ):
         return _refusal(_UNKNOWN)
     if flow.context.capless or (not facts.model and flow.endpoint in _NAMED_LATER):
         return None

@@ -35,6 +35,8 @@ class DataSettings(msgspec.Struct, frozen=True):
     max_inflate_ratio: int = _SERVER.max_inflate_ratio
     health_path: str | None = _SERVER.health_path
     via_name: bytes = b"tidegate"
+    # Tenants are configured: they share the account of each upstream's ``api_key``.
+    tenants: bool = False
 
 
 class Tables:

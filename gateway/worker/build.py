@@ -54,7 +54,9 @@ class Builder:
         trusted = Networks(config.server.trusted_proxies)
         return Tables(
             generation=self._generation,
-            settings=data_settings(config.server, self._via_name),
+            settings=data_settings(
+                config.server, self._via_name, tenants=bool(config.tenants)
+            ),
             routes=routes,
             identifier=self._identifier(resolved, secret, trusted),
             plans=PlanBook(config.store.prefix.encode(), resolved.timezone),
@@ -163,7 +165,9 @@ def trust_check(trusted: Networks) -> Callable[[str], bool]:
     return trusts
 
 
-def data_settings(server: ServerTable, via_name: bytes) -> DataSettings:
+def data_settings(
+    server: ServerTable, via_name: bytes, *, tenants: bool = False
+) -> DataSettings:
     """Settings of the data plane from ``[server]``."""
     return DataSettings(
         max_body=server.max_body,
@@ -171,6 +175,7 @@ def data_settings(server: ServerTable, via_name: bytes) -> DataSettings:
         max_inflate_ratio=server.max_inflate_ratio,
         health_path=server.health_path,
         via_name=via_name,
+        tenants=tenants,
     )
 
 

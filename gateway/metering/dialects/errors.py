@@ -8,6 +8,8 @@ _OPENAI_TYPES = {
     "rate_limit_exceeded": "rate_limit_error",
     "request_too_large_for_limit": "rate_limit_error",
     "blocked": "permission_error",
+    "endpoint_not_allowed": "permission_error",
+    "model_not_allowed": "permission_error",
     "invalid_api_key": "authentication_error",
     "invalid_request": "invalid_request_error",
     "payload_too_large": "invalid_request_error",

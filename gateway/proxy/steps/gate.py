@@ -5,10 +5,15 @@ from __future__ import annotations
 from time import perf_counter
 from typing import TYPE_CHECKING
 
+from gateway.core.refusal import Refusal
+
 if TYPE_CHECKING:
-    from gateway.core.refusal import Refusal
     from gateway.proxy.flow import Flow
     from gateway.proxy.shared import Shared
+
+
+# Browsers send none, and it would reach the upstream without a credential.
+PREFLIGHT_BODY = Refusal(400, "invalid_request", "A CORS preflight has no body.")
 
 
 def check_head(flow: Flow, shared: Shared) -> Refusal | None:
@@ -17,6 +22,8 @@ def check_head(flow: Flow, shared: Shared) -> Refusal | None:
     """
     context = flow.context
     gate, identity = shared.gate, context.identity
+    if context.preflight and (flow.content_length or flow.head.chunked):
+        return PREFLIGHT_BODY
     if gate.fast_path:
         return context.refusal
     epoch = shared.epoch + perf_counter()

@@ -19,6 +19,8 @@ unknown_price = { input = 0.123456789, output = 3.0 }
 prices = { "a.b*" = { input = 1.0, output = 2.0, cached = 0.5 } }
 user_from = ["jwt", "body"]
 allow = ["10.0.0.0/8", "user:alice", "2001:db8::1"]
+endpoints = ["metered", "GET /v1/files/*"]
+models = { allow = ["gpt-4*"], deny = ["o1"] }
 [policy.default.anomaly]
 enabled = false
 warning = 2.5
@@ -36,8 +38,8 @@ max_delayed = 7
 match = ["gpt-4*", "o1"]
 caps = { n = 1 }
 """
-TEXT_LISTS = {"user_from", "allow"}
-INLINE_TABLES = {"caps", "anomaly", "weights", "prices"}
+TEXT_LISTS = {"user_from", "allow", "endpoints"}
+INLINE_TABLES = {"caps", "anomaly", "weights", "prices", "models"}
 
 
 def as_toml(key: str, value: str) -> str:

@@ -414,6 +414,8 @@ def test_preflight_counts_for_its_address_only():
     assert identity.key == ("anonymous", "203.0.113.9", "")
     assert identifier.identify_preflight(PROXY, head) is identity
     assert identifier.identify_preflight("1.1.1.1", Head()).client_ip == "1.1.1.1"
+    bare = Identifier([tenant("t")], SECRET).identify_preflight(PROXY, head)
+    assert [limit.name for limit in bare.policy.limits] == ["client_ip.requests.1m"]
 
 
 def test_same_client_is_the_same_object():

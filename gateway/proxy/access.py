@@ -1,0 +1,120 @@
+"""Which endpoints and models a policy opens to its clients."""
+
+from __future__ import annotations
+
+import re
+from fnmatch import fnmatchcase
+from typing import TYPE_CHECKING
+
+from gateway.core.refusal import Refusal
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from gateway.core.model import ModelList, Policy
+    from gateway.http.head import RequestHead
+    from gateway.metering.dialects import Match
+    from gateway.metering.prices import PriceTable
+
+# ``endpoints`` of a policy where the gateway sends the provider's key for its tenants.
+METERED = "metered"
+DEFAULT_ENDPOINTS = (METERED, "models")
+# A background response is fetched or cancelled by its id, which cannot be guessed.
+_POLL = re.compile(r"/responses/[^/]+$")
+_CANCEL = re.compile(r"/responses/[^/]+/cancel$")
+# Header fields by which some servers let a request be of another method.
+OVERRIDE_FIELDS = (b"x-http-method-override", b"x-http-method", b"x-method-override")
+
+_CLOSED = Refusal(
+    403,
+    "endpoint_not_allowed",
+    "This endpoint is not open to clients of this gateway (`endpoints` of the policy).",
+    by_policy=True,
+)
+
+
+def check_endpoint(
+    policy: Policy,
+    head: RequestHead,
+    match: Match,
+    *,
+    session: bool,
+    shared_account: bool,
+) -> Refusal | None:
+    """Refuse an endpoint that the policy does not open. ``session``: the request asks
+    for a WebSocket, and may get it.
+
+    ``shared_account``: the gateway's own key gives access to an account that several
+    tenants share. Without a list of its own a policy then opens what is metered, and
+    the list of models: not files, stored answers, batches or keys.
+    """
+    entries = policy.endpoints
+    if entries is None:
+        if not shared_account:
+            return None
+        entries = DEFAULT_ENDPOINTS
+    if any(_opens(entry, head, match, session=session) for entry in entries):
+        return None
+    return _CLOSED
+
+
+def _opens(entry: str, head: RequestHead, match: Match, *, session: bool) -> bool:
+    if entry == "*":
+        return True
+    method, _, path = entry.rpartition(" ")
+    if path.startswith("/"):
+        return method in ("", head.method) and fnmatchcase(head.path, path)
+    endpoint = match.endpoint
+    if endpoint == "models" and head.method not in ("GET", "HEAD"):
+        return False  # deletes a model
+    if endpoint == "realtime" and not session:
+        return False  # opens a session that does not pass the gateway
+    if entry != METERED:
+        return fnmatchcase(endpoint, entry)
+    counted = match.metered or endpoint == "count_tokens"
+    return counted or (session and endpoint != "other") or _polls(head)
+
+
+def _polls(head: RequestHead) -> bool:
+    if head.method == "POST":
+        return _CANCEL.search(head.path) is not None
+    return head.method == "GET" and _POLL.search(head.path) is not None
+
+
+def check_model(
+    listed: Iterable[ModelList], model: str, prices: PriceTable | None
+) -> Refusal | None:
+    """Refuse a model that one of the lists denies or does not name."""
+    for models in listed:
+        if not _holds(models, model, prices):
+            return Refusal(
+                403,
+                "model_not_allowed",
+                f"The model {model[:100]!r} is not open to clients of this gateway.",
+                "model",
+                by_policy=True,
+            )
+    return None
+
+
+def _holds(models: ModelList, model: str, prices: PriceTable | None) -> bool:
+    names = _spellings(model, prices)
+    if any(_matches(name, models.deny) for name in names):
+        return False
+    return not models.allow or any(_matches(name, models.allow) for name in names)
+
+
+def _spellings(model: str, prices: PriceTable | None) -> list[str]:
+    """Names of a model that upstreams take for the same: in lower case, without the
+    vendor's prefixes, and as the price table knows it.
+    """
+    name = model.strip().casefold()
+    parts = name.split("/")[-8:]
+    found = [name, *("/".join(parts[start:]) for start in range(len(parts)))]
+    if prices is not None and prices.knows(model):
+        found.append(prices.known_name(model).casefold())
+    return found
+
+
+def _matches(name: str, patterns: Sequence[str]) -> bool:
+    return any(fnmatchcase(name, pattern.casefold()) for pattern in patterns)
