@@ -10,6 +10,7 @@ from gateway.commands.connect import open_admin
 from gateway.commands.flags import OK, AdminFlag, ConfigFlag, JsonFlag, TokenFlag
 from gateway.commands.output import fail, print_items, print_json_list
 from gateway.config import parse_duration
+from gateway.config.values import DURATION_EXAMPLES
 
 TenantFlag = Annotated[
     str | None,
@@ -70,7 +71,7 @@ def add_block(
         if ttl is not None and not parse_duration(ttl):
             return fail("--ttl: 0 would block nothing")
     except ValueError as error:
-        return fail(f"--ttl: {error}")
+        return fail(f"--ttl: {error} (allowed: {DURATION_EXAMPLES})")
     block = {"kind": kind, "id": id, "tenant": tenant, "ttl": ttl, "reason": reason}
     open_admin(config, admin, token).add_block(block)
     print(f"blocked {kind} {id}{f' for {ttl}' if ttl else ''}")

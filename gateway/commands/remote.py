@@ -81,7 +81,7 @@ class AdminClient:
             raise self._refusal(error) from None
         except (urllib.error.URLError, HTTPException, OSError) as error:
             reason = getattr(error, "reason", None) or error
-            raise RemoteError(f"lost {self.base}: {reason}") from None
+            raise RemoteError(_unreachable(self.base, reason)) from None
         raise RemoteError(f"lost {self.base}: it ended the stream")
 
     def _call(
@@ -100,7 +100,7 @@ class AdminClient:
             raise self._refusal(error) from None
         except (urllib.error.URLError, HTTPException, OSError, ValueError) as error:
             reason = getattr(error, "reason", None) or error
-            raise RemoteError(f"cannot reach {self.base}: {reason}") from None
+            raise RemoteError(_unreachable(self.base, reason)) from None
         return _decode(body)
 
     def _refusal(self, error: urllib.error.HTTPError) -> RemoteError:
@@ -139,6 +139,13 @@ def _events(lines: Iterable[bytes]) -> Iterator[tuple[str, Any]]:
             name = value.decode()
         elif field == b"data":
             yield name, _decode(value)
+
+
+def _unreachable(base: str, reason: object) -> str:
+    return (
+        f"cannot reach {base}: {reason}; is the gateway running, and is this its admin"
+        " address (--admin HOST:PORT, or admin.listen of the file)?"
+    )
 
 
 def _decode(body: bytes) -> Any:

@@ -312,19 +312,19 @@ class ControlBackend:
         return self._alerting.alerts()
 
     async def resend_alert(self, id_: str) -> int:
-        """Retry one dead letter, or all of a target; the number of messages."""
+        """Retry one dead letter, or all of a receiver; the number of messages."""
         count = await _await_alerting(self._alerting.resend(id_))
         if not count and not self._alerting.has_receiver(id_):
-            text = f"there is no dead letter and no target {id_}"
+            text = f"there is no dead alert and no receiver {id_}"
             raise AdminError(404, "not_found", text)
         return count
 
     async def test_alert(self, target: str) -> None:
-        """Send a test alert to a target."""
+        """Send a test alert to a receiver."""
         try:
             error = await self._alerting.test(target)
         except UnknownReceiver as unknown:
-            text = f"there is no target {target}"
+            text = f"there is no receiver {target}"
             raise AdminError(404, "not_found", text) from unknown
         if error:
             raise AdminError(502, "not_delivered", f"{target}: {error}")

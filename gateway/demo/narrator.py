@@ -107,9 +107,9 @@ class Narrator:
         else:
             later = refused + traffic.passed_since[scenario.name]
             self.print(
-                f"[bold]Result[/]        {refused} of {count} requests refused; the "
-                f"first {first - began_at:.1f} s after it began, and "
-                f"{100 * refused / later:.0f} % of all since."
+                f"[bold]Result[/]        {refused} of {count} requests refused: the "
+                f"first {first - began_at:.1f} s after the start, then "
+                f"{100 * refused / later:.0f} % of them."
             )
         self.print(f"[dim]{self.others()}[/]")
 
@@ -126,7 +126,7 @@ class Narrator:
     def table(self, saved: str) -> None:
         """Print the counts of all groups, then ``saved``."""
         table = Table(title="Requests by group", title_justify="left")
-        for name in ("group", "sent", "passed", "refused"):
+        for name in ("group", "sent", "allowed", "refused"):
             table.add_column(name, justify="left" if name == "group" else "right")
         names = {scenario.name: scenario.title for scenario in SCENARIOS} | {
             ORDINARY: "Ordinary clients"

@@ -22,13 +22,13 @@ from gateway.stream.watch import printable
 _PIPE_WIDTH = 160
 _TITLES: dict[Column, str] = {"then": "then", "current": "current", "draft": "draft"}
 _ROWS = (
-    ("passed", lambda one: f"{one.allowed + one.tagged:,}"),
+    ("allowed", lambda one: f"{one.allowed + one.tagged:,}"),
     ("  tagged", lambda one: f"{one.tagged:,}"),
-    ("refused by a limit", lambda one: f"{one.limited:,}"),
+    ("limited", lambda one: f"{one.limited:,}"),
     ("throttled", lambda one: f"{one.throttled:,}"),
     ("blocked", lambda one: f"{one.blocked:,}"),
     ("tokens saved", lambda one: f"{one.tokens_saved:,}"),
-    ("money saved", usd),
+    ("dollars saved", usd),
 )
 
 
@@ -96,7 +96,7 @@ def _subjects(totals: ReplayTotals, worst: list[tuple[Key, ComparedTotals]]) -> 
     for column in totals.columns:
         table.add_column(_TITLES[column], overflow="fold")
     table.add_column("tokens saved", justify="right")
-    table.add_column("money", justify="right")
+    table.add_column("dollars saved", justify="right")
     for key, found in worst:
         asked = totals.requests_of(key)
         cells = [_actions(found.sums.get(column)) for column in totals.columns]

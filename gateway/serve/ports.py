@@ -59,7 +59,7 @@ def _bind(sock: socket.socket, target: Address, host: str) -> None:
         shown = format_address(host, target[1])
         why = error.strerror
         if error.errno == errno.EADDRINUSE:
-            why = "the address is in use by another program"
+            why = "the address is in use by another program; set another one (--listen, --admin)"
         msg = f"cannot listen on {shown}: {why}"
         raise AddressTaken(msg) from error
 

@@ -109,7 +109,7 @@ def test_a_table_for_people(tidegate, records, tmp_path):
     (tmp_path / "new.toml").write_text(draft(2))
     done = tidegate("replay", "-", "--config", "new.toml", given=records + b"x\n")
     text = done.stdout.decode()
-    assert "refused by a limit" in text
+    assert "dollars saved" in text
     assert "6 limited (user.requests.1h)" in text
     assert "key_" in text
     assert "standard input line 9" in done.stderr.decode()

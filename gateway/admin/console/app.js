@@ -116,7 +116,7 @@ setInterval(() => {
 }, 500);
 
 function health(c) {
-  const alert = c.alerts.failing ? ["critical", `▲ ${c.alerts.failing} alert ${c.alerts.failing === 1 ? "target" : "targets"} failing`] : c.alerts.targets ? ["good", "● alerts ok"] : ["dim", "○ no alert targets"];
+  const alert = c.alerts.failing ? ["critical", `▲ ${c.alerts.failing} alert ${c.alerts.failing === 1 ? "receiver" : "receivers"} failing`] : c.alerts.targets ? ["good", "● alerts ok"] : ["dim", "○ no alert receivers"];
   const parts = [c.ready ? ["good", "● serving"] : ["critical", `▲ not ready: ${c.reasons.join(", ")}`], c.store_up ? ["good", "● store ok"] : ["critical", "▲ store unreachable"], alert, ["dim", c.modes.join(" and ") || "observe"]];
   const text = JSON.stringify(parts);
   if (text === lastHealth) return;

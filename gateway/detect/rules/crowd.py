@@ -86,8 +86,8 @@ def judge_template(
         behaviour=part * _TIDE_UNSURE < 1.0 and (refused or declared <= 1.0),
         reasons=(
             (
-                f"{template.requests} alike prompts from {sources} or more addresses"
-                f" in this window, {100 * fresh:.0f} % of them from newcomers."
+                f"{template.requests} similar prompts from at least {sources} addresses"
+                f" in this window, {100 * fresh:.0f} % of them from new clients."
             ),
             _before(template.peak),
         ),
@@ -96,7 +96,7 @@ def judge_template(
 
 def _before(peak: float) -> str:
     if round(peak) < 1:
-        return "Nobody had sent the like before."
+        return "No client had sent similar prompts before."
     return f"Before, it was seen at most {peak:.0f} times in ten minutes."
 
 
@@ -248,7 +248,7 @@ def _surge(
     tenant.surge_until = now + SURGE_HOLD_S
     reason = (
         f"{tenant.requests} requests in the window where at most {expected:.0f} are"
-        " usual; prompts and sources are as varied as ever."
+        " usual; prompts and sources are as varied as usual."
     )
     return Signal("surge", score, False, (reason,))
 

@@ -183,7 +183,7 @@ def how_much_more(facts: Facts) -> str:
             f" {facts.expected_requests:.0f} are usual for it."
         )
     return (
-        f"{facts.requests_m:.0f} requests in a minute; busy peers make"
+        f"{facts.requests_m:.0f} requests in a minute; busy peers send"
         f" {facts.expected_m:.0f}."
     )
 

@@ -62,9 +62,9 @@ def judge_answers(facts: Facts) -> Signal | None:
         reasons=(
             (
                 f"Answers are {facts.longer_answers:.1f} times as long as usual, and"
-                f" {facts.louder_answers:.1f} times as long as ever."
+                f" {facts.louder_answers:.1f} times as long as the longest before."
             ),
-            f"{facts.spoken:,} tokens were written in the last minutes.",
+            f"{facts.spoken:,} tokens were generated in the last minutes.",
         ),
         page_worthy=larger >= 4.0 and facts.spoken >= SPOKEN_LONG,
     )
@@ -144,7 +144,7 @@ def judge_newcomer(facts: Facts) -> Signal | None:
         return _oversized(facts)
     reason = (
         f"{facts.requests_m:.0f} requests in a minute;"
-        f" its peers make {facts.concurrent_m:.1f} on average right now."
+        f" its peers send {facts.concurrent_m:.1f} on average right now."
     )
     # One comparison by one number: there is nothing to pay TRIALS for.
     score = facts.concurrent_score + TRIALS

@@ -56,7 +56,7 @@ def test_a_blocked_template_has_its_class_and_reason(engine):
     assert flood.born == T + 7230
     assert flood.until > engine.clock.now + 500
     assert flood.score >= 5.0
-    assert "alike prompts" in flood.reason
+    assert "similar prompts" in flood.reason
 
 
 def test_a_template_block_ends_after_the_flood(engine):

@@ -232,7 +232,7 @@ def test_the_reason_says_what_was_before():
     (_, none), (_, some) = (
         judge_template(tenant, flooded(peak=peak), T).reasons for peak in (0.3, 12.0)
     )
-    assert none == "Nobody had sent the like before."
+    assert none == "No client had sent similar prompts before."
     assert "at most 12 times" in some
 
 
