@@ -120,6 +120,10 @@ class RequestFacts(msgspec.Struct, gc=False):
     usage_asked: bool = True
     # The body has a ``stream_options`` member, which asking for usage has to edit.
     options_given: bool = False
+    # A cap of 0 or less is given, which servers read as "no cap": ``max_tokens`` is None.
+    endless: bool = False
+    # Prompts in one request, each answered ``n / prompts`` times.
+    prompts: int = 1
 
 
 WHOLE, OPENED, CLOSED = range(3)

@@ -32,9 +32,13 @@ def check_caps(flow: Flow, facts: RequestFacts) -> Refusal | None:
         if refusal is not None:
             return refusal
     caps = caps_for(policy, facts.model)
-    if not _exceeds(facts, caps):
+    exceeds = _exceeds(facts, caps)
+    if not exceeds and not _lacks_cap(context, facts, caps):
         return None
-    if not caps.clamp or context.request_encoding or identity.signed:
+    refused = exceeds and not caps.clamp
+    if caps.n is not None and facts.prompts > caps.n:
+        refused = True  # their number cannot be lowered
+    if refused or context.request_encoding or identity.signed:
         return _refuse(facts, caps)
     _clamp(flow, facts, caps)
     return None
@@ -58,9 +62,21 @@ def assumed_cap(policy: Policy, facts: RequestFacts) -> int:
 def _exceeds(facts: RequestFacts, caps: Caps) -> bool:
     return (
         caps.max_tokens is not None
-        and facts.max_tokens is not None
-        and facts.max_tokens > caps.max_tokens
+        and (
+            facts.endless
+            or (facts.max_tokens is not None and facts.max_tokens > caps.max_tokens)
+        )
     ) or (caps.n is not None and facts.n > caps.n)
+
+
+def _lacks_cap(context: RequestContext, facts: RequestFacts, caps: Caps) -> bool:
+    """Whether the policy has a cap, and the request states none although it could."""
+    return (
+        caps.max_tokens is not None
+        and facts.max_tokens is None
+        and context.match is not None
+        and context.match.dialect.cap_path(facts) is not None
+    )
 
 
 def _refuse(facts: RequestFacts, caps: Caps) -> Refusal:
@@ -68,26 +84,31 @@ def _refuse(facts: RequestFacts, caps: Caps) -> Refusal:
         message = f"At most {caps.n} choices may be asked for, not {facts.n}."
         param = "n"
     else:
-        message = (
-            f"At most {caps.max_tokens} completion tokens may be asked for, "
-            f"not {facts.max_tokens}."
-        )
+        asked = facts.max_tokens
+        given = "no limit" if asked is None else f"{asked}"
+        message = f"At most {caps.max_tokens} completion tokens may be asked for, not {given}."
         param = "max_tokens"
     return Refusal(400, "invalid_request", message, param, by_policy=True)
 
 
 def _clamp(flow: Flow, facts: RequestFacts, caps: Caps) -> None:
-    """Rewrite the body and the facts to the caps; observe mode only notes it."""
+    """Rewrite the body and the facts to the caps; observe mode only notes it.
+
+    A cap that the request does not state is written in, with or without ``clamp``:
+    nothing that the client wrote is changed.
+    """
     identity, match = flow.context.identity, flow.context.match
     if identity is None or match is None or identity.policy.mode == "observe":
         flow.leave_unclamped()
         return
     max_tokens, n = caps.max_tokens, caps.n
     flow.replace_body(match.dialect.clamp(flow.body, facts, max_tokens, n))
-    if max_tokens is not None and facts.max_tokens is not None:
-        facts.max_tokens = min(facts.max_tokens, max_tokens)
-    if n is not None:
-        facts.n = min(facts.n, n)
+    if max_tokens is not None and match.dialect.cap_path(facts) is not None:
+        asked = facts.max_tokens
+        facts.max_tokens = max_tokens if asked is None else min(asked, max_tokens)
+        facts.endless = False
+    if n is not None and facts.n > n:
+        facts.n = max(1, n // facts.prompts) * facts.prompts
 
 
 def _check_price(context: RequestContext, facts: RequestFacts) -> Refusal | None:

@@ -45,6 +45,12 @@ class Anthropic(Dialect):
     cap_paths: ClassVar[CapPaths] = (("max_tokens",), ("max_tokens_to_sample",))
     error_writer: ClassVar[tuple[ErrorWriter]] = (anthropic_error,)
 
+    def cap_path(self, facts: RequestFacts) -> tuple[str, ...] | None:
+        """``max_tokens``; another name in the old completions call."""
+        if facts.endpoint == "complete":
+            return ("max_tokens_to_sample",)
+        return ("max_tokens",)
+
     def _read_body(self, match: PathMatch, body: bytes) -> RequestFacts:
         given = _read(body)
         prompt_bytes, known = sum_sizes(

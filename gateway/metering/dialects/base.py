@@ -36,6 +36,7 @@ class PathMatch:
     ``billable``: the request costs tokens.
     ``counted``: the tokens of an answer that states no usage are counted from its text.
     ``model`` and ``stream``: only where the path names them (Gemini, Bedrock, Azure).
+    ``model_required``: the API refuses a body without a model.
     """
 
     __slots__ = (
@@ -44,6 +45,7 @@ class PathMatch:
         "endpoint",
         "metered",
         "model",
+        "model_required",
         "stream",
     )
 
@@ -56,6 +58,7 @@ class PathMatch:
         counted: bool = False,
         model: str = "",
         stream: bool | None = None,
+        model_required: bool = False,
     ) -> None:
         self.endpoint = endpoint
         self.metered = metered
@@ -63,6 +66,7 @@ class PathMatch:
         self.counted = counted
         self.model = model
         self.stream = stream
+        self.model_required = model_required
 
 
 class CountTask(msgspec.Struct):

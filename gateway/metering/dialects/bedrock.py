@@ -32,6 +32,7 @@ from gateway.metering.dialects.requests import (
     BodyReader,
     Count,
     member,
+    member_values,
     to_count,
 )
 from gateway.metering.eventstream import EventStreamError, EventStreamReader
@@ -71,6 +72,13 @@ class _Part(msgspec.Struct):
     bytes: str | None = None
 
 
+# Words in names of models: where their cap is, and which answer without text.
+_INVOKE_CAPS = {
+    "nova": ("inferenceConfig", "max_new_tokens"),
+    "titan-text": ("textGenerationConfig", "maxTokenCount"),
+    "llama": ("max_gen_len",),
+}
+_NO_COMPLETION = ("embed", "rerank", "image", "canvas", "stability", "reel")
 _read = BodyReader(InvokeBody).read
 _part = msgspec.json.Decoder(_Part).decode
 
@@ -92,6 +100,18 @@ class Bedrock(Dialect):
     searcher: ClassVar[tuple[Search]] = (BEDROCK_HIT,)
     error_writer: ClassVar[tuple[ErrorWriter]] = (bedrock_error,)
 
+    def cap_path(self, facts: RequestFacts) -> tuple[str, ...] | None:
+        """Converse has one place, invoke one for each vendor."""
+        if facts.endpoint == "converse":
+            return ("inferenceConfig", "maxTokens")
+        model = facts.model.lower()
+        if any(word in model for word in _NO_COMPLETION):
+            return None
+        for word, path in _INVOKE_CAPS.items():
+            if word in model:
+                return path
+        return ("max_tokens",)
+
     def _read_body(self, match: PathMatch, body: bytes) -> RequestFacts:
         given = _read(body)
         prompt_bytes, known = sum_sizes(
@@ -106,7 +126,7 @@ class Bedrock(Dialect):
             given.tools,
             given.toolConfig,
         )
-        nested = member(given.inferenceConfig, "maxTokens", "max_new_tokens")
+        nested = member_values(given.inferenceConfig, ("maxTokens", "max_new_tokens"))
         titan = member(given.textGenerationConfig, "maxTokenCount")
         cap = cap_of(
             given.max_tokens,
@@ -114,11 +134,11 @@ class Bedrock(Dialect):
             given.max_gen_len,
             given.maxTokens,
             given.max_completion_tokens,
-            to_count(nested, "inferenceConfig.maxTokens"),
+            *(to_count(asked, "inferenceConfig.maxTokens") for asked in nested),
             to_count(titan, "textGenerationConfig.maxTokenCount"),
         )
-        user = member(given.metadata, "user_id") or member(
-            given.requestMetadata, "user_id"
+        user = member(given.metadata, "user_id", free=True) or member(
+            given.requestMetadata, "user_id", free=True
         )
         return RequestFacts(
             match.endpoint,

@@ -43,6 +43,7 @@ class CohereBody(msgspec.Struct):
     num_generations: Count = None
 
 
+_GENERATE = frozenset({"chat", "generate"})
 _read = BodyReader(CohereBody).read
 
 
@@ -54,6 +55,10 @@ class Cohere(Dialect):
     n_paths: ClassVar[CapPaths] = (("num_generations",),)
     searcher: ClassVar[tuple[Search]] = (META_HIT,)
     error_writer: ClassVar[tuple[ErrorWriter]] = (cohere_error,)
+
+    def cap_path(self, facts: RequestFacts) -> tuple[str, ...] | None:
+        """``max_tokens`` where text is generated."""
+        return ("max_tokens",) if facts.endpoint in _GENERATE else None
 
     def _read_body(self, match: PathMatch, body: bytes) -> RequestFacts:
         given = _read(body)

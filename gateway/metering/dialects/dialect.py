@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import ClassVar
 
 from msgspec import Raw
@@ -18,6 +18,7 @@ from gateway.metering.dialects.base import (
     UsageMeter,
 )
 from gateway.metering.dialects.errors import openai_error
+from gateway.metering.dialects.forms import form_fields
 from gateway.metering.dialects.meters import (
     USAGE_HIT,
     JsonMeter,
@@ -25,13 +26,23 @@ from gateway.metering.dialects.meters import (
     SniffMeter,
     StreamMeter,
 )
-from gateway.metering.dialects.requests import form_fields, to_count, to_flag
+from gateway.metering.dialects.requests import to_count, to_flag
 from gateway.metering.dialects.sizes import text_size
-from gateway.metering.dialects.splice import capped
+from gateway.metering.dialects.splice import capped, with_cap
 
 _NDJSON_TYPES = ("application/x-ndjson", "application/stream+json", "application/jsonl")
 _OPAQUE_TYPES = ("audio/", "image/", "video/", "application/octet-stream")
 _HTTP_OK = range(200, 300)
+# Endpoints whose servers read forms; all others read JSON only.
+FORM_ENDPOINTS = frozenset(
+    {
+        "images.edits",
+        "images.variations",
+        "audio.transcriptions",
+        "audio.translations",
+        "videos",
+    }
+)
 
 CapPaths = tuple[tuple[str, ...], ...]
 Search = Callable[[bytes], object]
@@ -58,19 +69,24 @@ class Dialect:
         self, match: PathMatch, body: bytes, query: str, content_type: str
     ) -> RequestFacts:
         """Read the request for admission. Raises DialectError for a 400."""
-        if content_type[:10].lower() == "multipart/":
-            return self._read_form(match, body, content_type)
-        return self._read_body(match, body)
+        fields = None
+        if match.endpoint in FORM_ENDPOINTS:
+            fields = form_fields(body, content_type)
+        if fields is None:
+            # JSON, whatever the header says: no server reads a form here.
+            facts = self._read_body(match, body)
+        else:
+            facts = self._read_form(match, fields)
+        if facts.max_tokens is not None and facts.max_tokens <= 0:
+            facts.max_tokens, facts.endless = None, True
+        return facts
 
     def _read_body(self, match: PathMatch, body: bytes) -> RequestFacts:
         return RequestFacts(
             match.endpoint, match.model, bool(match.stream), billable=match.billable
         )
 
-    def _read_form(
-        self, match: PathMatch, body: bytes, content_type: str
-    ) -> RequestFacts:
-        fields = form_fields(body, content_type)
+    def _read_form(self, match: PathMatch, fields: Mapping[str, str]) -> RequestFacts:
         n = to_count(fields.get("n") or None, "n")
         return RequestFacts(
             match.endpoint,
@@ -89,13 +105,25 @@ class Dialect:
     def clamp(
         self, body: bytes, facts: RequestFacts, max_tokens: int | None, n: int | None
     ) -> bytes:
-        """The body with its caps lowered. Raises DialectError if that fails."""
+        """The body with its caps lowered, and ``max_tokens`` written in where it is
+        absent. Raises DialectError if that fails.
+        """
         caps: list[tuple[tuple[str, ...], int]] = []
-        if max_tokens is not None:
+        absent = facts.max_tokens is None and not facts.endless
+        if max_tokens is not None and not absent:
             caps += [(path, max_tokens) for path in self.cap_paths]
         if n is not None:
-            caps += [(path, n) for path in self.n_paths]
-        return capped(body, tuple(caps), fold_case=self.fold_case) if caps else body
+            caps += [(path, max(1, n // facts.prompts)) for path in self.n_paths]
+        if caps:
+            body = capped(body, tuple(caps), fold_case=self.fold_case)
+        path = self.cap_path(facts) if absent else None
+        if max_tokens is None or path is None:
+            return body
+        return with_cap(body, path, max_tokens, fold_case=self.fold_case)
+
+    def cap_path(self, facts: RequestFacts) -> tuple[str, ...] | None:
+        """Where a request states its cap; None: its answer has no completion."""
+        return None
 
     def open_meter(
         self,
@@ -162,11 +190,11 @@ def sum_sizes(*raws: Raw) -> tuple[int, int]:
 
 
 def cap_of(*values: int | None) -> int | None:
-    """The largest cap given; None without one, or if one is -1 ("unlimited")."""
+    """The largest cap given; None without one; 0 if one is 0 or less ("unlimited")."""
     given = [v for v in values if v is not None]
-    if not given or min(given) < 0:
+    if not given:
         return None
-    return max(given)
+    return max(given) if min(given) > 0 else 0
 
 
 __all__ = ["Dialect", "DialectError", "cap_of", "framing_of", "sum_sizes"]

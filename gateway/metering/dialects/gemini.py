@@ -5,18 +5,30 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import msgspec
 from msgspec import Raw
 
 from gateway.core.model import RequestFacts, Usage
 from gateway.metering.dialects.base import HeaderLookup, PathMatch, UsageMeter
-from gateway.metering.dialects.dialect import CapPaths, Dialect, ErrorWriter, sum_sizes
+from gateway.metering.dialects.dialect import (
+    CapPaths,
+    Dialect,
+    ErrorWriter,
+    cap_of,
+    sum_sizes,
+)
 from gateway.metering.dialects.errors import gemini_error
 from gateway.metering.dialects.fields import Number, UsageTally, whole
 from gateway.metering.dialects.meters import JsonMeter, NullMeter
-from gateway.metering.dialects.requests import EMPTY, BodyReader, member, to_count
+from gateway.metering.dialects.requests import (
+    EMPTY,
+    BodyReader,
+    count_items,
+    member_values,
+    to_count,
+)
 
 
 class GenerateBody(msgspec.Struct):
@@ -66,6 +78,13 @@ class PredictAnswer(msgspec.Struct):
     metadata: _PredictMetadata | None = None
 
 
+# Both spellings of the cap and of the number of answers.
+_CONFIG_NAMES = (
+    "maxOutputTokens",
+    "max_output_tokens",
+    "candidateCount",
+    "candidate_count",
+)
 _read = BodyReader(GenerateBody).read
 _predict_answer = msgspec.json.Decoder(PredictAnswer).decode
 
@@ -99,11 +118,6 @@ def _total(count: _Total | None) -> int:
     return (whole(count.total_tokens) or 0) if count else 0
 
 
-def _count(given: Any, name: str) -> int | None:
-    count = to_count(given, name)
-    return count if count is None or count > 0 else None
-
-
 class Gemini(Dialect):
     """Answers with ``candidates`` and ``usageMetadata``."""
 
@@ -135,27 +149,37 @@ class Gemini(Dialect):
             given.systemInstruction,
             given.system_instruction,
         )
-        cap = n = None
+        cap: int | None = None
+        n = 1
         for config in (
             given.generationConfig,
             given.generation_config,
             given.parameters,
         ):
-            asked = member(config, "maxOutputTokens", "max_output_tokens")
-            cap = _count(asked, "maxOutputTokens") or cap
-            asked = member(config, "candidateCount", "candidate_count")
-            n = _count(asked, "candidateCount") or n
+            if config is EMPTY:
+                continue
+            asked = member_values(config, _CONFIG_NAMES)
+            caps = (to_count(value, "maxOutputTokens") for value in asked[:2])
+            cap = cap_of(cap, *caps)
+            for value in asked[2:]:
+                n = max(n, to_count(value, "candidateCount") or 1)
+        prompts = count_items(given.instances)
         return RequestFacts(
             match.endpoint,
             match.model,
             bool(match.stream),
             cap,
-            n or 1,
+            n * prompts,
             None,
             prompt_bytes,
             known,
             match.billable,
+            prompts=prompts,
         )
+
+    def cap_path(self, facts: RequestFacts) -> tuple[str, ...] | None:
+        """``generationConfig.maxOutputTokens`` where text is generated."""
+        return self.cap_paths[0] if facts.endpoint == "generate_content" else None
 
     def open_meter(
         self,

@@ -21,6 +21,7 @@ class Match(PathMatch):
         counted: bool = False,
         model: str = "",
         stream: bool | None = None,
+        model_required: bool = False,
     ) -> None:
         super().__init__(
             endpoint,
@@ -29,6 +30,7 @@ class Match(PathMatch):
             counted=counted,
             model=model,
             stream=stream,
+            model_required=model_required,
         )
         self.dialect = dialect
 

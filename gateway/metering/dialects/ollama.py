@@ -38,6 +38,7 @@ class OllamaBody(msgspec.Struct):
     stream: bool | None = None
 
 
+_GENERATE = frozenset({"chat", "generate"})
 _read = BodyReader(OllamaBody, fold_case=True).read
 
 
@@ -49,6 +50,10 @@ class Ollama(Dialect):
     fold_case = True
     searcher: ClassVar[tuple[Search]] = (OLLAMA_HIT,)
     error_writer: ClassVar[tuple[ErrorWriter]] = (ollama_error,)
+
+    def cap_path(self, facts: RequestFacts) -> tuple[str, ...] | None:
+        """``options.num_predict`` where text is generated."""
+        return self.cap_paths[0] if facts.endpoint in _GENERATE else None
 
     def _read_body(self, match: PathMatch, body: bytes) -> RequestFacts:
         given = _read(body)
@@ -64,12 +69,12 @@ class Ollama(Dialect):
         if size(given.images) > len("[]"):
             known += IMAGE_TOKENS
         cap = to_count(member(given.options, "num_predict"), "num_predict")
-        stream = match.endpoint in ("chat", "generate") and given.stream is not False
+        stream = match.endpoint in _GENERATE and given.stream is not False
         return RequestFacts(
             match.endpoint,
             given.model or match.model,
             stream,
-            cap if cap is None or cap > 0 else None,
+            cap,
             1,
             None,
             prompt_bytes,

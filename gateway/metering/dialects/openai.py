@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import ClassVar
 
 import msgspec
@@ -14,6 +15,7 @@ from gateway.metering.dialects.requests import (
     EMPTY,
     BodyReader,
     Count,
+    count_items,
     member,
     size,
     to_flag,
@@ -21,6 +23,12 @@ from gateway.metering.dialects.requests import (
 from gateway.metering.dialects.sizes import text_size
 from gateway.metering.dialects.splice import with_usage_asked
 
+_REASONS = re.compile(r"(?:o\d|gpt-[5-9]|codex)")
+_CAP_PATHS = {
+    "completions": ("max_tokens",),
+    "responses": ("max_output_tokens",),
+    "threads.runs": ("max_completion_tokens",),
+}
 # Endpoints whose streams state usage only if the request asks for it.
 _ASKABLE = frozenset({"chat.completions", "completions"})
 
@@ -41,6 +49,11 @@ class ChatBody(msgspec.Struct):
     user: str | None = None
     metadata: Raw = EMPTY
     safety_identifier: str | None = None
+    # Names of the cap that servers take beside OpenAI's (llama.cpp, TGI).
+    max_output_tokens: Count = None
+    max_new_tokens: Count = None
+    n_predict: Count = None
+    best_of: Count = None
 
 
 class OtherBody(msgspec.Struct):
@@ -54,6 +67,8 @@ class OtherBody(msgspec.Struct):
     max_tokens: Count = None
     max_output_tokens: Count = None
     max_completion_tokens: Count = None
+    max_new_tokens: Count = None
+    n_predict: Count = None
     n: Count = None
     best_of: Count = None
     stream_options: Raw = EMPTY
@@ -81,7 +96,7 @@ def named_user(
     """The end user: ``user``, else ``metadata.user_id``, else ``safety_identifier``."""
     if user:
         return user
-    given = member(metadata, "user_id")
+    given = member(metadata, "user_id", free=True)
     return given if isinstance(given, str) and given else safety_identifier or None
 
 
@@ -93,6 +108,8 @@ class OpenAI(Dialect):
         ("max_tokens",),
         ("max_completion_tokens",),
         ("max_output_tokens",),
+        ("max_new_tokens",),
+        ("n_predict",),
     )
     n_paths: ClassVar[CapPaths] = (("n",), ("best_of",))
 
@@ -110,15 +127,19 @@ class OpenAI(Dialect):
         user = chat.user
         if user is None and (chat.safety_identifier or chat.metadata is not EMPTY):
             user = named_user(user, chat.metadata, chat.safety_identifier)
-        cap = chat.max_tokens
-        if chat.max_completion_tokens is not None or (cap is not None and cap < 0):
-            cap = cap_of(cap, chat.max_completion_tokens)
+        cap = cap_of(
+            chat.max_tokens,
+            chat.max_completion_tokens,
+            chat.max_output_tokens,
+            chat.max_new_tokens,
+            chat.n_predict,
+        )
         return RequestFacts(
             "chat.completions",
             chat.model or match.model,
             stream,
             cap,
-            max(1, chat.n or 1),
+            max(1, chat.n or 1, chat.best_of or 1),
             user,
             prompt_bytes,
             known,
@@ -143,22 +164,35 @@ class OpenAI(Dialect):
             given.additional_messages,
         )
         stream = bool(given.stream)
+        prompts = count_items(given.prompt) if match.endpoint == "completions" else 1
         askable = stream and match.endpoint in _ASKABLE
         return RequestFacts(
             match.endpoint,
             given.model or match.model,
             stream,
             cap_of(
-                given.max_tokens, given.max_output_tokens, given.max_completion_tokens
+                given.max_tokens,
+                given.max_output_tokens,
+                given.max_completion_tokens,
+                given.max_new_tokens,
+                given.n_predict,
             ),
-            max(1, given.n or 1, given.best_of or 1),
+            max(1, given.n or 1, given.best_of or 1) * prompts,
             named_user(given.user, given.metadata, given.safety_identifier),
             prompt_bytes,
             known,
             match.billable,
             not askable or asks_usage(given.stream_options),
             given.stream_options is not EMPTY,
+            prompts=prompts,
         )
+
+    def cap_path(self, facts: RequestFacts) -> tuple[str, ...] | None:
+        """By endpoint; OpenAI's reasoning models refuse ``max_tokens``."""
+        if facts.endpoint == "chat.completions":
+            reasons = _REASONS.match(facts.model.strip().lower().rpartition("/")[2])
+            return ("max_completion_tokens",) if reasons else ("max_tokens",)
+        return _CAP_PATHS.get(facts.endpoint)
 
     def ask_usage(self, body: bytes, facts: RequestFacts) -> bytes | None:
         """Insert ``stream_options.include_usage`` unless the client has set it."""

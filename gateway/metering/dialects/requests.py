@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import json
 import math
-import re
 from collections.abc import Mapping
 from typing import Annotated, Any, Generic, TypeVar
 
@@ -20,6 +19,7 @@ import msgspec
 from msgspec import Raw
 
 from gateway.metering.dialects.base import DialectError
+from gateway.metering.dialects.names import NameChecker, UniqueMembers
 
 # A larger body whose estimated decoding time exceeds the budget is refused, because it
 # would stall the event loop. Costs measured with msgspec 0.22 by
@@ -41,8 +41,10 @@ REPAIRED_BYTES = 4 * 1024 * 1024
 COUNT_MAX = 2**53
 
 _DIGITS_MAX = 64
+# How a list of tokens, not of prompts, begins.
+_TOKENS = frozenset(b"%d" % digit for digit in range(10)) | {b"]", b"-"}
+_items = msgspec.json.Decoder(list[Raw]).decode
 
-_all_members = msgspec.json.Decoder(dict[str, Raw]).decode
 _TRUE = frozenset({"true", "1", "yes", "y", "on", "t"})
 _FALSE = frozenset({"false", "0", "no", "n", "off", "f", ""})
 _S = TypeVar("_S", bound=msgspec.Struct)
@@ -58,17 +60,14 @@ class BodyReader(Generic[_S]):
     ``fold_case``: names match in any case, as in Go servers.
     """
 
-    __slots__ = ("_fold_case", "_kinds", "_shape", "_strict", "_untyped")
+    __slots__ = ("_fold_case", "_kinds", "_names", "_shape", "_strict")
 
     def __init__(self, shape: type[_S], *, fold_case: bool = False) -> None:
         self._shape = shape
         self._strict = msgspec.json.Decoder(shape).decode
         fields = msgspec.structs.fields(shape)
         self._kinds = {f.encode_name: (f.name, _KINDS[f.type]) for f in fields}
-        untyped = msgspec.defstruct(
-            shape.__name__, [(f.encode_name, Raw, EMPTY) for f in fields]
-        )
-        self._untyped = msgspec.json.Decoder(untyped).decode
+        self._names = NameChecker(self._kinds, any_case=fold_case)
         self._fold_case = fold_case
 
     def read(self, body: bytes) -> _S:
@@ -80,15 +79,17 @@ class BodyReader(Generic[_S]):
         if len(body) > SAMPLED_ABOVE_BYTES:
             refuse_costly(body)
         try:
-            return self._strict(body)
+            given = self._strict(body)
+            self._names.members(body)
         except (msgspec.DecodeError, UnicodeDecodeError):
             return self._read_leniently(body)
         except RecursionError:
             raise DialectError("request body is nested too deeply") from None
+        return given
 
     def _read_leniently(self, body: bytes) -> _S:
         try:
-            members = self._members(body)
+            members: Mapping[str, Any] = self._names.members(body)
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
             members = self._read_with_stdlib(body, error)
         except RecursionError:
@@ -99,50 +100,37 @@ class BodyReader(Generic[_S]):
             setattr(made, field, coerce(value, name))
         return made
 
-    def _members(self, body: bytes) -> Mapping[str, Any]:
-        """The members by name, not decoded."""
-        if self._fold_case:
-            return _all_members(body)
-        found = self._untyped(body)
-        members = ((name, getattr(found, name)) for name in self._kinds)
-        return {name: raw for name, raw in members if raw is not EMPTY}
-
     def _read_with_stdlib(self, body: bytes, error: Exception) -> Mapping[str, Any]:
         """The members of a body that msgspec rejected with ``error``."""
         if len(body) > LENIENT_BYTES:
             return self._read_repaired(body, error)
         try:
-            value = json.loads(body)
+            value = json.loads(body, object_pairs_hook=UniqueMembers)
         except RecursionError:
             raise DialectError("request body is nested too deeply") from None
         except ValueError as cause:
             raise DialectError(f"request body is not valid JSON: {cause}") from None
         if not isinstance(value, dict):
             raise DialectError("request body must be a JSON object")
+        assert isinstance(value, UniqueMembers)
+        if value.repeated is not None:
+            raise DialectError(f"'{value.repeated[:64]}' is given twice")
+        self._names.check_case(value)
         return value
 
     def _read_repaired(self, body: bytes, error: Exception) -> Mapping[str, Any]:
         """Read a long body again with its lone surrogates (truncated emoji) replaced."""
         try:
             if len(body) <= REPAIRED_BYTES and b"\\ud" in body:
-                return self._members(body.replace(b"\\ud", b"\\u0"))
+                return self._names.members(body.replace(b"\\ud", b"\\u0"))
         except (msgspec.DecodeError, UnicodeDecodeError):
             pass
         raise DialectError(f"request body is not valid JSON: {error}") from None
 
     def _wanted(self, members: Mapping[str, Any]) -> dict[str, Any]:
-        if not self._fold_case:
-            return {k: v for k, v in members.items() if k in self._kinds}
-        folded: dict[str, Any] = {}
-        for name, value in members.items():
-            lower = name.lower()
-            if lower not in self._kinds:
-                continue
-            if lower in folded:
-                # Servers differ in which of the two they use.
-                raise DialectError(f"'{lower}' is given twice", lower)
-            folded[lower] = value
-        return folded
+        if self._fold_case:
+            members = {name.casefold(): value for name, value in members.items()}
+        return {k: v for k, v in members.items() if k in self._kinds}
 
 
 def refuse_costly(body: bytes, name_ns: float = 0.0) -> None:
@@ -236,45 +224,51 @@ def size(raw: Raw) -> int:
     return 0 if text == b"null" else len(text)
 
 
-def member(raw: Raw, *names: str) -> Any:
-    """The first of ``names`` that a nested object has with a value; else None."""
-    if raw is EMPTY:
-        return None
+def count_items(raw: Raw) -> int:
+    """Prompts in a member that is one prompt (text, or a list of tokens) or a list."""
+    text = bytes(raw).strip()
+    if not text.startswith(b"[") or text[1:].lstrip()[:1] in _TOKENS:
+        return 1
     try:
-        value = msgspec.json.decode(raw)
+        return max(1, len(_items(text)))
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        return None
-    if isinstance(value, dict):
-        for name in names:
-            if value.get(name) is not None:
-                return value[name]
+        raise DialectError("a list cannot be read") from None
+
+
+def member(raw: Raw, *names: str, any_case: bool = False, free: bool = False) -> Any:
+    """The first of ``names`` that a nested object has with a value; else None.
+
+    Raises DialectError for names that servers read differently, as at the top level.
+    ``free``: clients choose the names, so that other cases are other names.
+    """
+    for value in member_values(raw, names, any_case=any_case, free=free):
+        if value is not None:
+            return value
     return None
 
 
-_FIELD = re.compile(
-    rb'\r\ncontent-disposition: *form-data; *name="?([a-z_]+)"?\r\n\r\n([^\r\n]{0,256})\r\n--',
-    re.IGNORECASE,
-)
-_FORM_WINDOW_BYTES = 64 * 1024
+def member_values(
+    raw: Raw, names: tuple[str, ...], *, any_case: bool = False, free: bool = False
+) -> list[Any]:
+    """The values of ``names`` in a nested object, as ``member`` reads one."""
+    text = bytes(raw).strip()
+    if not text.startswith(b"{"):
+        return [None] * len(names)
+    checker = NameChecker(() if free else names, any_case=any_case)
+    try:
+        members: Mapping[str, Any] = checker.members(text)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        members = _nested_with_stdlib(text, checker)
+    return [_plain_value(members.get(name), name) for name in names]
 
 
-def form_fields(body: bytes, content_type: str) -> dict[str, str]:
-    """Short fields of a multipart form, before and after its files.
-
-    Only parts that directly follow a boundary count, so that a file's content cannot
-    imitate a field.
-    """
-    marker = content_type.partition("boundary=")[2].partition(";")[0].strip().strip('"')
-    if not marker:
-        raise DialectError("multipart body without a boundary")
-    boundary = b"--" + marker.encode("latin-1", "replace")
-    windows = [body[:_FORM_WINDOW_BYTES]]
-    if len(body) > _FORM_WINDOW_BYTES:
-        windows.append(body[max(_FORM_WINDOW_BYTES, len(body) - _FORM_WINDOW_BYTES) :])
-    fields: dict[str, str] = {}
-    for window in windows:
-        for part in window.split(boundary)[:-1]:
-            found = _FIELD.match(part + b"--")
-            if found:
-                fields[found[1].decode()] = found[2].decode("utf-8", "replace")
-    return fields
+def _nested_with_stdlib(text: bytes, checker: NameChecker) -> Mapping[str, Any]:
+    """An object with NaN, lone surrogates and the like."""
+    try:
+        value = json.loads(text, object_pairs_hook=UniqueMembers)
+    except (ValueError, RecursionError):
+        raise DialectError("a member cannot be read") from None
+    if not isinstance(value, UniqueMembers) or value.repeated is not None:
+        raise DialectError("a name is given twice")
+    checker.check_case(value)
+    return value

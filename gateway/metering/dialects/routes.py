@@ -87,6 +87,25 @@ _ENDINGS: dict[str, tuple[Dialect, str, str]] = {
     "/rerank": (COHERE, "rerank", METERED),
     "v1/classify": (COHERE, "classify", STATED),
 }
+# Endpoints whose body must name the model, by their documentation; and paths among them
+# whose body names an agent instead, or nothing.
+_MODEL_REQUIRED = frozenset(
+    {
+        ("openai", "chat.completions"),
+        ("openai", "completions"),
+        ("openai", "embeddings"),
+        ("openai", "audio.speech"),
+        ("openai", "audio.transcriptions"),
+        ("openai", "audio.translations"),
+        ("anthropic", "messages"),
+        ("anthropic", "complete"),
+        ("ollama", "chat"),
+        ("ollama", "generate"),
+        ("ollama", "embed"),
+        ("ollama", "embeddings"),
+    }
+)
+_MODEL_OPTIONAL = frozenset({"agents/completions", "inference:complete"})
 # By the method after the colon of Google's paths, and by the last segment of Bedrock's:
 # (endpoint, metering, stream).
 _GOOGLE: dict[str, tuple[str, str, bool]] = {
@@ -190,6 +209,7 @@ def _match(
     model: str = "",
     *,
     stream: bool | None = None,
+    model_required: bool = False,
 ) -> Match:
     return Match(
         dialect,
@@ -199,6 +219,7 @@ def _match(
         counted=how == METERED,
         model=model,
         stream=stream,
+        model_required=model_required,
     )
 
 
@@ -243,7 +264,10 @@ def _by_ending(path: str) -> Match | None:
     if found is None:
         return None
     dialect, endpoint, how = found
-    return _match(dialect, endpoint, how, _named_model(path))
+    model = _named_model(path)
+    required = not model and two not in _MODEL_OPTIONAL
+    required = required and (dialect.name, endpoint) in _MODEL_REQUIRED
+    return _match(dialect, endpoint, how, model, model_required=required)
 
 
 def _named_model(path: str) -> str:

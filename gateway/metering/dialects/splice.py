@@ -7,7 +7,10 @@ import re
 from collections.abc import Iterator
 from typing import NamedTuple
 
+from msgspec import Raw
+
 from gateway.metering.dialects.base import DialectError
+from gateway.metering.dialects.requests import to_count
 
 _SPACE = re.compile(rb"[ \t\r\n]*+")
 _STRING = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"', re.DOTALL)
@@ -116,13 +119,41 @@ def capped(
 ) -> bytes:
     """The body with every number at one of the paths lowered to its cap.
 
-    Absent members and null stay; -1 ("no cap") is replaced by the cap.
+    Absent members and null stay; 0 and less ("no cap") are replaced by the cap.
     """
     edits: list[tuple[int, int, bytes]] = []
     _collect(body, 0, caps, edits, fold_case=fold_case)
     for start, end, new in sorted(edits, reverse=True):
         body = body[:start] + new + body[end:]
     return body
+
+
+def with_cap(
+    body: bytes, path: tuple[str, ...], cap: int, *, fold_case: bool, at: int = 0
+) -> bytes:
+    """The body with ``cap`` written at a path that is absent or null, in the object at
+    ``at``.
+    """
+    name, inner = path[0], path[1:]
+    for found in members(body, at):
+        if (found.name.casefold() if fold_case else found.name) != name:
+            continue
+        if inner and body[found.start : found.start + 1] == b"{":
+            return with_cap(body, inner, cap, fold_case=fold_case, at=found.start)
+        return body[: found.start] + _nested(inner, cap) + body[found.end :]
+    start = body.index(b"{", at) + 1
+    after = _skip(body, start)
+    comma = b"" if body[after : after + 1] == b"}" else b","
+    member = b'"%b":%b' % (name.encode(), _nested(inner, cap))
+    return body[:start] + member + comma + body[start:]
+
+
+def _nested(path: tuple[str, ...], cap: int) -> bytes:
+    """``cap`` inside an object for each name of ``path``."""
+    value = b"%d" % cap
+    for name in reversed(path):
+        value = b'{"%b":%b}' % (name.encode(), value)
+    return value
 
 
 def _collect(
@@ -134,7 +165,7 @@ def _collect(
     fold_case: bool,
 ) -> None:
     for found in members(body, at):
-        name = found.name.lower() if fold_case else found.name
+        name = found.name.casefold() if fold_case else found.name
         deeper = []
         for path, cap in caps:
             if path[0] != name:
@@ -150,10 +181,12 @@ def _collect(
 def _lower(
     body: bytes, found: Member, cap: int, edits: list[tuple[int, int, bytes]]
 ) -> None:
-    value = body[found.start : found.end].strip(b'"')
+    value = body[found.start : found.end]
     try:
-        number = float(value)
-    except ValueError:
-        return
-    if number > cap or number < 0 or number != number:  # noqa: PLR0124  NaN too
+        asked = to_count(Raw(value), found.name)
+    except DialectError:
+        if value[:1] in (b"[", b"{"):
+            return
+        asked = 0  # NaN and the like
+    if asked is not None and not 0 < asked <= cap:
         edits.append((found.start, found.end, b"%d" % cap))

@@ -17,6 +17,10 @@ if TYPE_CHECKING:
     from gateway.proxy.flow import Flow
     from gateway.proxy.shared import Shared
 
+MODEL_REQUIRED = Refusal(
+    400, "invalid_request", "'model' is required", "model", by_policy=True
+)
+
 
 def read_body(flow: Flow, shared: Shared, plain: bytes) -> Refusal | None:
     """Read the decoded body; refuse what cannot be read or exceeds the caps."""
@@ -31,7 +35,11 @@ def read_body(flow: Flow, shared: Shared, plain: bytes) -> Refusal | None:
             fingerprint = shared.scoring.fingerprint(plain)
         flow.set_facts(facts, fingerprint)
         refusal = None if context.capless else check_caps(flow, facts)
-        if refusal is None and facts.stream and not context.request_encoding:
+        if match.model_required and not facts.model.strip():
+            refusal = MODEL_REQUIRED
+        observed = identity is not None and identity.policy.mode == "observe"
+        passes = refusal is None or observed
+        if passes and facts.stream and not context.request_encoding:
             _request_usage(flow, facts)
     except DialectError as error:
         return Refusal(

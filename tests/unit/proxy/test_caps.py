@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gzip
 import re
 
+import msgspec
 import pytest
 
 from gateway.core.model import Caps, ModelCaps, Policy
@@ -68,6 +70,102 @@ async def test_clamp_rewrites(upstream):
     head, _, body = upstream.requests[0].partition(b"\r\n\r\n")
     assert re.findall(rb'"(?:max_tokens|n)": *(\d+)', body) == [b"100", b"2"]
     assert b"Content-Length: %d" % len(body) in head
+
+
+FILLED = [
+    (CHAT, b'"model":"m"', b'{"max_tokens":100,"model":"m"}'),
+    (CHAT, b'"model":"o3"', b'{"max_completion_tokens":100,"model":"o3"}'),
+    (CHAT, b'"model":"openai/gpt-5-mini"',
+     b'{"max_completion_tokens":100,"model":"openai/gpt-5-mini"}'),
+    (CHAT, b'"model":"m","max_tokens":null', b'{"model":"m","max_tokens":100}'),
+    (b"/v1/completions", b'"model":"m"', b'{"max_tokens":100,"model":"m"}'),
+    (b"/v1/responses", b'"model":"m"', b'{"max_output_tokens":100,"model":"m"}'),
+    (b"/v1/messages", b'"model":"m"', b'{"max_tokens":100,"model":"m"}'),
+    (b"/v1/complete", b'"model":"m"', b'{"max_tokens_to_sample":100,"model":"m"}'),
+    (b"/api/chat", b'"model":"m"', b'{"options":{"num_predict":100},"model":"m"}'),
+    (b"/api/generate", b'"model":"m","Options":{"seed":1}',
+     b'{"model":"m","Options":{"num_predict":100,"seed":1}}'),
+    (b"/v2/chat", b'"model":"m"', b'{"max_tokens":100,"model":"m"}'),
+    (b"/v1beta/models/g:generateContent", b'"contents":[]',
+     b'{"generationConfig":{"maxOutputTokens":100},"contents":[]}'),
+    (b"/v1beta/models/g:generateContent", b'"generationConfig":{}',
+     b'{"generationConfig":{"maxOutputTokens":100}}'),
+    (b"/model/m/converse", b'"messages":[]',
+     b'{"inferenceConfig":{"maxTokens":100},"messages":[]}'),
+    (b"/model/meta.llama3/invoke", b'"prompt":""', b'{"max_gen_len":100,"prompt":""}'),
+    (b"/model/amazon.nova/invoke", b"", b'{"inferenceConfig":{"max_new_tokens":100}}'),
+    (b"/model/amazon.titan-embed/invoke", b'"inputText":""', b'{"inputText":""}'),
+    (b"/model/anthropic.x/invoke", b'"messages":[]', b'{"max_tokens":100,"messages":[]}'),
+    (b"/v1/embeddings", b'"model":"m"', b'{"model":"m"}'),
+    (b"/v2/rerank", b'"model":"m"', b'{"model":"m"}'),
+    (b"/v1beta/models/g:embedContent", b"", b"{}"),
+    (b"/v1/images/generations", b'"model":"m"', b'{"model":"m"}'),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("clamp", ["", ", clamp = true"])
+@pytest.mark.parametrize(("path", "members", "sent"), FILLED)
+async def test_absent_cap_is_written_in(path, members, sent, clamp, upstream):
+    """A request that states no cap gets the policy's, where its answer has text."""
+    caps = f"caps = {{ max_tokens = 100{clamp} }}"
+    async with InProcess(upstream, policy=caps) as gateway:
+        await gateway.talk(request(b"POST", path, CLOSE, b"{%b}" % members))
+    assert upstream.requests[0].partition(b"\r\n\r\n")[2] == sent
+
+
+async def test_absent_cap_of_a_compressed_body_is_400(upstream):
+    """Where the body cannot be rewritten, a request must state its cap."""
+    fields = CLOSE + b"Content-Encoding: gzip\r\n"
+    async with InProcess(upstream, policy="caps = { max_tokens = 100 }") as gateway:
+        for members, status in ((b"", b"400"), (b',"max_tokens":9', b"200")):
+            body = gzip.compress(b'{"model":"m"%b}' % members)
+            answer = await gateway.talk(request(b"POST", CHAT, fields, body))
+            assert answer[9:12] == status
+
+
+EVADING = [
+    b',"max_tokens":-1', b',"max_tokens":0', b',"max_tokens":-1,"max_completion_tokens":9',
+    b',"max_tokens":5,"max_completion_tokens":99999', b',"max_tokens":"-1"',
+    b',"max_tokens":"\\u0039\\u0039\\u0039"', b',"max_tokens":9e9', b',"max_tokens":" 101 "',
+    b',"max_tokens":101.0', b',"n_predict":-1', b',"max_new_tokens":101', b',"best_of":3',
+    b',"max_output_tokens":101', b',"n":"3"', b',"n":3.0',
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("members", EVADING)
+async def test_caps_hold_however_they_are_spelled(members, upstream):
+    """No spelling of a larger cap passes; ``clamp`` lowers it."""
+    caps = "caps = { max_tokens = 100, n = 2 }"
+    async with InProcess(upstream, policy=caps) as gateway:
+        assert (await gateway.talk(chat(members)))[9:12] == b"400"
+        gateway.text = gateway.text.replace("n = 2 }", "n = 2, clamp = true }")
+        gateway.reload()
+        assert (await gateway.talk(chat(members)))[9:12] == b"200"
+    sent = msgspec.json.decode(upstream.requests[0].partition(b"\r\n\r\n")[2])
+    for name, value in sent.items():
+        if name in ("n", "best_of"):
+            assert value == 2
+        elif name not in ("model", "messages"):
+            assert 0 < value <= 100
+
+
+async def test_list_of_prompts_counts_as_so_many_answers(upstream):
+    """Prompts x ``n`` must not exceed the cap of ``n``; ``clamp`` lowers ``n`` only."""
+    caps = "caps = { n = 4 }"
+
+    def prompts(count, n):
+        body = b'{"model":"m","n":%d,"prompt":[%b]}' % (n, b",".join([b'"a"'] * count))
+        return request(b"POST", b"/v1/completions", CLOSE, body)
+
+    async with InProcess(upstream, policy=caps) as gateway:
+        asked = ((2, 2), (2, 3), (5, 1))
+        answers = [(await gateway.talk(prompts(*a)))[9:12] for a in asked]
+        assert answers == [b"200", b"400", b"400"]
+        gateway.text = gateway.text.replace("n = 4 }", "n = 4, clamp = true }")
+        gateway.reload()
+        answers = [(await gateway.talk(prompts(*a)))[9:12] for a in asked]
+        assert answers == [b"200", b"200", b"400"]
+    assert b'"n":2' in upstream.requests[2]
 
 
 async def test_observe_mode_lets_pass(upstream):

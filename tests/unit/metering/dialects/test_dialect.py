@@ -103,6 +103,6 @@ def test_framings(kind, framing):
 def test_caps_and_sizes():
     """The largest cap counts; a negative one means no cap."""
     assert cap_of(None, 5, 7) == 7
-    assert cap_of(5, -1) is None
+    assert cap_of(5, -1) == cap_of(0, None) == 0
     assert cap_of() is None
     assert sum_sizes(EMPTY, EMPTY) == (0, 0)
