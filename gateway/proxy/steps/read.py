@@ -35,7 +35,7 @@ def read_body(flow: Flow, shared: Shared, plain: bytes) -> Refusal | None:
             fingerprint = shared.scoring.fingerprint(plain)
         flow.set_facts(facts, fingerprint)
         refusal = None if context.capless else check_caps(flow, facts)
-        if match.model_required and not facts.model.strip():
+        if refusal is None and match.model_required and not facts.model.strip():
             refusal = MODEL_REQUIRED
         observed = identity is not None and identity.policy.mode == "observe"
         passes = refusal is None or observed

@@ -202,3 +202,16 @@ async def test_longest_stream(upstream):
     async with InProcess(upstream, policy='caps = { max_stream = "100ms" }') as gateway:
         assert not (await gateway.talk(chat(b""))).endswith(b"0\r\n\r\n")
         assert (await gateway.record()).outcome == "timeout"
+
+
+async def test_a_required_model_is_missing(upstream):
+    """400 in enforce mode; observe mode lets it pass and notes it."""
+    async with InProcess(upstream) as gateway:
+        body = b'{"messages":[]}'
+        answer = await gateway.talk(request(b"POST", CHAT, CLOSE, body))
+        assert answer.startswith(b"HTTP/1.1 400 ")
+        assert b"'model' is required" in answer
+        gateway.text = gateway.text.replace('mode = "enforce"', 'mode = "observe"')
+        gateway.reload()
+        assert (await gateway.talk(request(b"POST", CHAT, CLOSE, body)))[9:12] == b"200"
+    assert len(upstream.requests) == 1
