@@ -80,6 +80,9 @@ class ServerTable(Table, frozen=True):
     """Worker processes; `"auto"`: one for each core this process may use."""
     trusted_proxies: tuple[str, ...] = ()
     """Networks whose `X-Forwarded-For`, `Forwarded` or PROXY header is trusted."""
+    client_ip_header: Literal["x-forwarded-for", "forwarded"] | None = None
+    """The one header from trusted proxies that names the client. Absent: either; a request
+    in which both are present and name different clients is refused with 400."""
     proxy_protocol: bool = False
     """Expect a PROXY v1 or v2 header on every connection from a trusted proxy."""
     unknown_clients: Literal["anonymous", "deny"] | None = None

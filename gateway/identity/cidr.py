@@ -16,6 +16,10 @@ UNIX = "unix"
 # Longest text of an address with brackets, zone and port; longer ones are not parsed.
 _MAX_TEXT = 96
 _IPV4_BITS = 32
+# Prefixes of translators (NAT64): the well-known one holds an IPv4 address in its last 32
+# bits (RFC 6052); behind the local one every address is another client (RFC 8215).
+_NAT64 = int(ipaddress.IPv6Address("64:ff9b::")) >> _IPV4_BITS
+_LOCAL_NAT64 = int(ipaddress.IPv6Address("64:ff9b:1::")) >> 80
 # Prefix lengths that denote one client, by IP version.
 _WHOLE_CLIENT = {4: ("", "32"), 6: ("", "128", str(IPV6_SUBJECT_BITS))}
 
@@ -23,8 +27,8 @@ _WHOLE_CLIENT = {4: ("", "32"), 6: ("", "128", str(IPV6_SUBJECT_BITS))}
 def parse_address(text: str) -> Address | None:
     """Parse one address; None if it is not one.
 
-    Brackets, a port and a zone (``fe80::1%eth0``) are removed, and the IPv4-mapped form
-    (``::ffff:192.0.2.1``) becomes IPv4.
+    Brackets, a port and a zone (``fe80::1%eth0``) are removed; the IPv4-mapped form
+    (``::ffff:192.0.2.1``) and NAT64 (``64:ff9b::192.0.2.1``) become IPv4.
     """
     text = text.strip()
     if not text or len(text) > _MAX_TEXT:
@@ -41,7 +45,16 @@ def parse_address(text: str) -> Address | None:
         address = ipaddress.ip_address(text.partition("%")[0])
     except ValueError:
         return None
-    return getattr(address, "ipv4_mapped", None) or address
+    return _embedded_ipv4(address) or address
+
+
+def _embedded_ipv4(address: Address) -> ipaddress.IPv4Address | None:
+    """The IPv4 address of the IPv4-mapped form and of the well-known NAT64 prefix."""
+    if isinstance(address, ipaddress.IPv4Address):
+        return None
+    if int(address) >> _IPV4_BITS == _NAT64:
+        return ipaddress.IPv4Address(int(address) & 0xFFFF_FFFF)
+    return address.ipv4_mapped
 
 
 def _is_port(text: str) -> bool:
@@ -54,9 +67,13 @@ def _is_port(text: str) -> bool:
 
 
 def subject_of(address: Address) -> str:
-    """The client_ip of an address: IPv4 as it is, IPv6 as its /64."""
+    """The client_ip of an address: IPv4 as it is, IPv6 as its /64 (behind a local NAT64
+    prefix the whole address).
+    """
     if isinstance(address, ipaddress.IPv4Address):
         return str(address)
+    if int(address) >> 80 == _LOCAL_NAT64:
+        return f"{address}/128"
     spare = 128 - IPV6_SUBJECT_BITS
     head = ipaddress.IPv6Address(int(address) >> spare << spare)
     return f"{head}/{IPV6_SUBJECT_BITS}"
@@ -96,9 +113,9 @@ def parse_network(text: str) -> Prefix:
         return _UNIX_PREFIX
     network = ipaddress.ip_network(text, strict=False)
     base, spare = network.network_address, network.max_prefixlen - network.prefixlen
-    mapped = getattr(base, "ipv4_mapped", None)
+    mapped = _embedded_ipv4(base)
     if mapped is not None and spare <= _IPV4_BITS:
-        # Mapped client addresses become IPv4 (``parse_address``): so does the network.
+        # Such client addresses become IPv4 (``parse_address``): so does the network.
         base = mapped
     return Prefix(base.version, spare, int(base) >> spare)
 

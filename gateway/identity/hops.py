@@ -3,9 +3,10 @@
 The fields count only from a trusted peer, and of the hops only the right-most one that
 is not trusted itself: everything left of it may be forged.
 
-When a message carries both fields, X-Forwarded-For counts and Forwarded (RFC 7239) is
-ignored. Proxies that write X-Forwarded-For often pass a client's own Forwarded on
-unchanged; a proxy that writes only Forwarded has to remove the other field.
+When a message carries both X-Forwarded-For and Forwarded (RFC 7239), both must lead to
+the same client: a proxy that writes only one of them may pass the client's own other one
+on unchanged. Where that is so, the operator names the one that counts
+(``server.client_ip_header``).
 """
 
 from __future__ import annotations
@@ -24,14 +25,18 @@ class RemoteAddress:
     """The sender of a message. ``address`` None: a peer on a Unix socket.
 
     ``trusted``: a configured proxy, which may name the client and the tenant.
+    ``disputed``: two fields of the message name different clients.
     """
 
-    __slots__ = ("address", "client_ip", "trusted")
+    __slots__ = ("address", "client_ip", "disputed", "trusted")
 
-    def __init__(self, address: Address | None, *, trusted: bool) -> None:
+    def __init__(
+        self, address: Address | None, *, trusted: bool, disputed: bool = False
+    ) -> None:
         self.address = address
         self.client_ip = UNIX if address is None else subject_of(address)
         self.trusted = trusted
+        self.disputed = disputed
 
 
 def peer_address(peer: str, trusted: Networks) -> RemoteAddress:
@@ -41,14 +46,31 @@ def peer_address(peer: str, trusted: Networks) -> RemoteAddress:
 
 
 def forwarded_address(
-    peer: RemoteAddress, fields: Mapping[bytes, bytes], trusted: Networks
+    peer: RemoteAddress,
+    fields: Mapping[bytes, bytes],
+    trusted: Networks,
+    header: bytes | None = None,
 ) -> RemoteAddress:
-    """The right-most hop that is not trusted, or the left-most if all are.
+    """The client behind a trusted peer, or the last hop before one that is unreadable.
 
-    If a hop cannot be parsed before that, the one right of it; without hops, ``peer``.
+    ``header``: the one field that counts; None: either, and both if both are there.
     """
+    names = (XFF, FORWARDED) if header is None else (header,)
+    found = [
+        _walk(peer, _hops(fields[name], name), trusted)
+        for name in names
+        if fields.get(name)
+    ]
+    if not found:
+        return peer
+    if any(remote.address != found[0].address for remote in found):
+        return RemoteAddress(peer.address, trusted=False, disputed=True)
+    return found[0]
+
+
+def _walk(peer: RemoteAddress, hops: Iterator[str], trusted: Networks) -> RemoteAddress:
     remote = peer
-    for text in _hops(fields):
+    for text in hops:
         if not remote.trusted:
             break
         address = parse_address(text)
@@ -64,18 +86,13 @@ def client_ip(peer: str, fields: Mapping[bytes, bytes], trusted: Networks) -> st
     return forwarded_address(remote, fields, trusted).client_ip
 
 
-def _hops(fields: Mapping[bytes, bytes]) -> Iterator[str]:
+def _hops(value: bytes, name: bytes) -> Iterator[str]:
     """The hops from right to left, at most MAX_HOPS of them."""
-    chain = fields.get(XFF)
-    if chain is not None:
-        hops = chain.decode("latin-1").rsplit(",", MAX_HOPS)
-        yield from reversed(hops[-MAX_HOPS:])
-        return
-    elements = fields.get(FORWARDED, b"").decode("latin-1").rsplit(",", MAX_HOPS)
+    elements = value.decode("latin-1").rsplit(",", MAX_HOPS)
     # A comma inside a quoted string splits its element; the pieces name no address, so
-    # reading ends there, which is safe.
+    # the walk ends there, which is safe.
     for element in reversed(elements[-MAX_HOPS:]):
-        yield _for_node(element)
+        yield element if name == XFF else _for_node(element)
 
 
 def _for_node(element: str) -> str:

@@ -28,6 +28,7 @@ from gateway.core.lru import Lru
 from gateway.core.model import JwtRule, Limit, Policy, Tenant
 from gateway.identity.allow import AllowList, split_allow_entry
 from gateway.identity.cidr import Address, Networks
+from gateway.identity.claims import RETRY_JWT_S, claims_hold, expires_at
 from gateway.identity.credentials import (
     CredentialKind,
     CredentialReading,
@@ -73,10 +74,7 @@ _MAX_READ_CHARS: Final = 1024
 # Identities of longer credentials or proxy chains are not cached, so that unknown
 # clients cannot fill the memory. RS256 tokens have about 1 KB.
 _MAX_CACHED_BYTES: Final = 4096
-# A rejected token is verified again after so long (keys rotated, not valid yet).
-_RETRY_JWT_S: Final = 5.0
 _FOREVER: Final = float("inf")
-_SCOPES: Final = frozenset({"scope", "scp"})
 # Ids with these beginnings belong to one source; other sources get a prefix.
 _RESERVED: Final = ("key_", "aws_", "body:", "jwt:", "header:", "anonymous")
 _BODY: Final = "body:"
@@ -127,11 +125,14 @@ class Identity(msgspec.Struct, frozen=True, gc=False):
 
 
 class Unauthorized(msgspec.Struct, frozen=True, gc=False):
-    """An unknown client where the configuration denies these: answer 401."""
+    """An unknown client where the configuration denies these: answer 401. ``disputed``:
+    the message names two clients; answer 400.
+    """
 
     message: str
     client_ip: str
     address: Address | None
+    disputed: bool = False
 
 
 def is_preflight(head: Head) -> bool:
@@ -226,11 +227,13 @@ class Identifier:
         trusted: Networks | None = None,
         unknown: Literal["anonymous", "deny"] = "anonymous",
         anonymous: Policy | None = None,
+        client_ip_header: bytes | None = None,
         capacity: int = DEFAULT_CAPACITY,
     ) -> None:
         self._secret = secret
         self._verify_jwt = verify_jwt
         self._trusted = trusted or Networks()
+        self._client_ip_header = client_ip_header
         self._read_rules(tenants)
         anonymous_tenant = Tenant(ANONYMOUS, anonymous or Policy(ANONYMOUS))
         open_to_all = (tenant for tenant in tenants if not _has_rule(tenant))
@@ -289,6 +292,8 @@ class Identifier:
         if peer.trusted:
             remote = self._forwarded(peer_ip, peer, head.fields)
             trusted_fields = tuple(map(head.fields.get, self._trusted_names))
+            if remote.disputed:
+                return _disputed(remote)
         # Remote addresses are cached objects, which hash faster than their text.
         elsewhere = credentials_elsewhere(head)
         key = (remote, head.credentials, elsewhere, trusted_fields, reading)
@@ -302,12 +307,14 @@ class Identifier:
             self._known.put(key, found)
         return found
 
-    def identify_preflight(self, peer_ip: str, head: Head) -> Identity:
+    def identify_preflight(self, peer_ip: str, head: Head) -> Identity | Unauthorized:
         """The sender of a CORS preflight: the fallback tenant without a user, with only
         its limits per client_ip.
         """
         peer = self._peers.get(peer_ip) or self._new_peer(peer_ip)
         remote = self._forwarded(peer_ip, peer, head.fields) if peer.trusted else peer
+        if remote.disputed:
+            return _disputed(remote)
         key = ("preflight", remote)
         identity = self._known.get(key)
         if identity is None:
@@ -331,7 +338,9 @@ class Identifier:
         key = (peer_ip, xff, forwarded)
         remote = self._chains.get(key)
         if remote is None:
-            remote = forwarded_address(peer, fields, self._trusted)
+            remote = forwarded_address(
+                peer, fields, self._trusted, self._client_ip_header
+            )
             if len(xff) + len(forwarded) <= _MAX_CACHED_BYTES:
                 self._chains.put(key, remote)
         return remote
@@ -410,8 +419,8 @@ class Identifier:
             token = credential.value.decode("latin-1")
             for tenant, rule in self._by_jwt:
                 claims = verify(token, rule, now)
-                if claims is not None and _claims_hold(claims, rule):
-                    return _Match(tenant, credential, claims, _expiry(claims, now))
+                if claims is not None and claims_hold(claims, rule):
+                    return _Match(tenant, credential, claims, expires_at(claims, now))
         return None
 
     def _match_header(self, head: Head) -> _Match | None:
@@ -430,14 +439,14 @@ class Identifier:
         self, credentials: list[RequestCredential], now: float
     ) -> _Match | None:
         """The tenant of clients that match no rule. A rejected token is identified again
-        after _RETRY_JWT_S.
+        after RETRY_JWT_S.
         """
         if self._fallback is None:
             return None
         failed = self._by_jwt and any(
             map(RequestCredential.looks_like_jwt, credentials)
         )
-        until = now + _RETRY_JWT_S if failed else _FOREVER
+        until = now + RETRY_JWT_S if failed else _FOREVER
         return _Match(self._fallback, expires_at=until)
 
     def _identity(
@@ -487,6 +496,11 @@ class Identifier:
             sender.forwarded,
             expires_at=match.expires_at,
         )
+
+
+def _disputed(remote: RemoteAddress) -> Unauthorized:
+    message = "X-Forwarded-For and Forwarded name different clients."
+    return Unauthorized(message, remote.client_ip, remote.address, disputed=True)
 
 
 def _sender(
@@ -549,29 +563,6 @@ def _size(carried: object) -> int:
     if isinstance(carried, tuple):
         return sum(map(_size, carried))
     return len(carried) if isinstance(carried, bytes | str) else 0
-
-
-def _claims_hold(claims: Mapping[str, object], rule: JwtRule) -> bool:
-    return all(
-        _claim_holds(name, claims.get(name), wanted)
-        for name, wanted in rule.require.items()
-    )
-
-
-def _claim_holds(name: str, claim: object, wanted: str) -> bool:
-    """Whether a claim equals ``wanted``, or contains it (``groups``, ``scope``)."""
-    if isinstance(claim, list):
-        return wanted in claim
-    if isinstance(claim, str):
-        # RFC 8693 section 4.2: scopes are one string, separated by spaces.
-        return wanted in claim.split(" ") if name in _SCOPES else claim == wanted
-    return isinstance(claim, bool | int) and str(claim).lower() == wanted.lower()
-
-
-def _expiry(claims: Mapping[str, object], now: float) -> float:
-    """Epoch seconds until which the identity of a verified token may be cached."""
-    exp = claims.get("exp")
-    return float(exp) if isinstance(exp, int | float) else now + _RETRY_JWT_S
 
 
 def _takes_body_user(

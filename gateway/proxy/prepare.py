@@ -205,15 +205,16 @@ def _find_identity(
 ) -> None:
     head = context.head
     if is_preflight(head):
-        found: Identity | Unauthorized = tables.identifier.identify_preflight(
-            peer_ip, head
-        )
+        found = tables.identifier.identify_preflight(peer_ip, head)
     else:
         found = tables.identifier.identify(peer_ip, head, now, _reading(context))
     context.client_ip = found.client_ip
     context.address = found.address
     if isinstance(found, Unauthorized):
-        context.refusal = context.refusal or unauthorized(found.message)
+        refusal = unauthorized(found.message)
+        if found.disputed:
+            refusal = Refusal(400, "invalid_request", found.message)
+        context.refusal = context.refusal or refusal
         # A credential may become valid without a reload (tokens, rotated key sets).
         context.expires_at = now + RETRY_UNKNOWN_S
         return

@@ -58,7 +58,9 @@ class Builder:
                 config.server, self._via_name, tenants=bool(config.tenants)
             ),
             routes=routes,
-            identifier=self._identifier(resolved, secret, trusted),
+            identifier=self._identifier(
+                resolved, secret, trusted, config.server.client_ip_header
+            ),
             plans=PlanBook(config.store.prefix.encode(), resolved.timezone),
             prices=self._prices(resolved),
             trusts=trust_check(trusted),
@@ -82,7 +84,11 @@ class Builder:
         self._jwks[url] = keys
 
     def _identifier(
-        self, resolved: Resolved, secret: bytes, trusted: Networks
+        self,
+        resolved: Resolved,
+        secret: bytes,
+        trusted: Networks,
+        client_ip_header: str | None,
     ) -> Identifier:
         return Identifier(
             resolved.tenants,
@@ -91,6 +97,7 @@ class Builder:
             trusted=trusted,
             unknown=resolved.unknown_clients,
             anonymous=resolved.anonymous,
+            client_ip_header=client_ip_header.encode() if client_ip_header else None,
         )
 
     def _prices(self, resolved: Resolved) -> Mapping[str, PriceTable]:

@@ -114,14 +114,15 @@ async def test_the_cookie_is_httponly_and_strict(call):
 
 
 async def test_guessing_is_locked_out(call):
-    """After too many wrong tokens even a valid one gets 429; sessions keep working."""
+    """After too many wrong tokens further wrong ones get 429, the right one never."""
     await call("POST", "/api/v1/session", json={"token": "op"})
     wrong = {"Authorization": "Bearer no"}
     for _ in range(MAX_FAILURES):
         assert (await call("GET", "/api/v1/status", headers=wrong))[0] == 401
-    status, answer = await call("GET", "/api/v1/status", headers=OPERATOR)
+    status, answer = await call("GET", "/api/v1/status", headers=wrong)
     assert (status, answer["error"]["code"]) == (429, "locked_out")
     assert (await call("GET", "/api/v1/status"))[0] == 200
+    assert (await call("GET", "/api/v1/status", headers=OPERATOR))[0] == 200
 
 
 async def test_headers_on_every_answer(call):

@@ -85,6 +85,7 @@ def test_the_example_names_every_key(example):
 def test_the_example_names_every_choice(example):
     """The example file contains every literal value that a key accepts."""
     words = set(re.findall(r"[a-z_]+", example))
+    words |= set(re.findall(r'"([a-z-]+)"', example))
     for table in _HEADINGS.values():
         for field in msgspec.structs.fields(table):
             missing = set(words_in(field.type)) - words

@@ -141,3 +141,12 @@ def test_map_pops_one_of_two_networks_of_equal_length():
     assert named.holding(parse_address("10.2.0.1")) == ["right"]
     named.clear()
     assert not named
+
+
+def test_clients_behind_nat64_are_told_apart():
+    """The well-known prefix gives the IPv4 client; a local one a client per address."""
+    assert normal_client_ip("64:ff9b::203.0.113.9") == "203.0.113.9"
+    assert parse_network("64:ff9b::/96") == parse_network("0.0.0.0/0")
+    one, other = (normal_client_ip(f"64:ff9b:1::192.0.2.{n}") for n in (1, 2))
+    assert one != other
+    assert normal_client_ip(one) == one == "64:ff9b:1::c000:201/128"

@@ -3,7 +3,12 @@
 import pytest
 
 from gateway.identity.cidr import Networks
-from gateway.identity.hops import MAX_HOPS, client_ip
+from gateway.identity.hops import (
+    MAX_HOPS,
+    client_ip,
+    forwarded_address,
+    peer_address,
+)
 
 TRUSTED = Networks(["10.0.0.0/8", "fd00::/8", "unix"])
 
@@ -66,9 +71,26 @@ def test_forwarded_is_read_as_rfc_7239_writes_it(elements, expected):
     assert client_ip("10.0.0.1", forwarded(elements), TRUSTED) == expected
 
 
-def test_x_forwarded_for_counts_when_both_are_there():
-    """X-Forwarded-For takes precedence over a client's own Forwarded."""
-    fields = xff("203.0.113.9") | forwarded("for=1.2.3.4")
+def test_two_fields_that_differ_are_disputed():
+    """Neither field decides when they lead to different clients; one may be named."""
+    fields = xff("8.8.8.8") | forwarded("for=203.0.113.10")
+    peer = peer_address("10.0.0.1", TRUSTED)
+    found = forwarded_address(peer, fields, TRUSTED)
+    assert (found.disputed, found.trusted, found.client_ip) == (
+        *(True, False),
+        "10.0.0.1",
+    )
+    for header, expected in (
+        (b"x-forwarded-for", "8.8.8.8"),
+        (b"forwarded", "203.0.113.10"),
+    ):
+        named = forwarded_address(peer, fields, TRUSTED, header)
+        assert (named.disputed, named.client_ip) == (False, expected)
+
+
+def test_two_fields_may_agree():
+    """Both fields count when they lead to the same client, whatever stands before it."""
+    fields = xff("1.2.3.4, 203.0.113.9") | forwarded("for=203.0.113.9;proto=https")
     assert client_ip("10.0.0.1", fields, TRUSTED) == "203.0.113.9"
 
 

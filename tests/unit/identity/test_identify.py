@@ -513,3 +513,20 @@ def test_unchecked_clients_are_not_named_by_their_bodies():
         identifier = Identifier([rules], SECRET)
         found = identifier.identify("203.0.113.9", bearer("junk"), NOW, ours)
         assert (found.user, found.takes_body_user) == ("anonymous", taken)
+
+
+def test_a_message_that_names_two_clients_is_refused():
+    """A proxy that passes one of the two fields on does not let the client choose."""
+    fields = {b"x-forwarded-for": b"8.8.8.8", b"forwarded": b"for=203.0.113.10"}
+    head = Head(fields=fields)
+    identifier = Identifier([tenant("t")], SECRET, trusted=TRUSTED)
+    for found in (
+        identifier.identify(PROXY, head, NOW),
+        identifier.identify_preflight(PROXY, head),
+    ):
+        assert isinstance(found, Unauthorized)
+        assert (found.disputed, found.client_ip) == (True, PROXY)
+    named = identify(
+        [tenant("t")], head, PROXY, trusted=TRUSTED, client_ip_header=b"forwarded"
+    )
+    assert named.client_ip == "203.0.113.10"
