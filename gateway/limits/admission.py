@@ -19,10 +19,6 @@ from gateway.limits.meters import METER_TABLE, REQUESTS, TOKENS
 from gateway.limits.plans import (
     THROTTLED,
     LimitPlan,
-    PlanBook,
-    cells_of_subject,
-    store_key,
-    tenant_tag,
 )
 from gateway.limits.ratelimit import describe, format_reset, write_amount
 
@@ -31,24 +27,6 @@ if TYPE_CHECKING:
 
     from gateway.core.model import Limit, Usage
     from gateway.limits.ports import Reserved
-
-__all__ = [
-    "Demand",
-    "LimitPlan",
-    "PlanBook",
-    "actual_costs",
-    "cells_of_subject",
-    "demand",
-    "oversized",
-    "ratelimit_headers",
-    "refuse_block",
-    "refuse_limit",
-    "refuse_over",
-    "refuse_oversized",
-    "reserve_costs",
-    "store_key",
-    "tenant_tag",
-]
 
 _US: Final = 1_000_000
 _NO_RETRY: Final = b"x-should-retry: false\r\n"

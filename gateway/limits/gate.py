@@ -175,10 +175,6 @@ class Gate:
             self.remove_block(kind, subject, tenant)
         return len(ended)
 
-    def check_blocks(self, identity: Identity, now: float) -> Refusal | None:
-        """The refusal of a blocked client, else None; ``now`` in epoch seconds."""
-        return None if self.find_block(identity, now) is None else BLOCKED
-
     def find_block(self, identity: Identity, now: float) -> Block | None:
         """The block that applies to this client, else None."""
         if not self._blocks or identity.allowed:
@@ -272,13 +268,6 @@ class Gate:
         return self._active_block(
             "client_ip", client_ip, ANONYMOUS_TENANT, now
         ) or self._network_block(address, ANONYMOUS_TENANT, now)
-
-    def check_anonymous(
-        self, client_ip: str, address: Address | None, now: float
-    ) -> Refusal | None:
-        """The refusal of a blocked client without a tenant, else None."""
-        found = self.find_anonymous_block(client_ip, address, now)
-        return None if found is None else BLOCKED
 
     def _active_block(
         self, kind: str, subject: str, tenant: str, now: float

@@ -89,19 +89,3 @@ def event_type(headers: bytes) -> str:
         else:
             return ""
     return ""
-
-
-def encode_message(event: str, payload: bytes) -> bytes:
-    """Encode one event message, for tests and for the mock provider of the demo."""
-    headers = b"".join(
-        bytes([len(name)]) + name + b"\x07" + len(value).to_bytes(2, "big") + value
-        for name, value in (
-            (b":message-type", b"event"),
-            (b":event-type", event.encode()),
-            (b":content-type", b"application/json"),
-        )
-    )
-    total = PRELUDE_BYTES + len(headers) + len(payload) + _TRAILER_BYTES
-    prelude = total.to_bytes(4, "big") + len(headers).to_bytes(4, "big")
-    message = prelude + crc32(prelude).to_bytes(4, "big") + headers + payload
-    return message + crc32(message).to_bytes(4, "big")

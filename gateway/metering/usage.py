@@ -90,11 +90,6 @@ class PromptEstimator:
         )
         return max(self.estimate(model, facts), untaught)
 
-    def bytes_per_token(self, model: str) -> float:
-        """The ratio in use for a model."""
-        known = self._models.get(model)
-        return BYTES_PER_TOKEN if known is None else known[0]
-
 
 class CompletionExpectation:
     """Expects completion tokens of a subject's next answer from its earlier ones.

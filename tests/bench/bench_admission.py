@@ -18,7 +18,6 @@ from gateway.http.head import parse_request_head
 from gateway.identity.cidr import Networks
 from gateway.identity.identify import Identifier, Identity, with_body_user
 from gateway.limits.admission import (
-    PlanBook,
     actual_costs,
     oversized,
     ratelimit_headers,
@@ -26,6 +25,7 @@ from gateway.limits.admission import (
     reserve_costs,
 )
 from gateway.limits.gate import Gate
+from gateway.limits.plans import PlanBook
 from gateway.limits.ports import Reserved
 
 MINUTE = 60_000_000
@@ -96,14 +96,14 @@ def main() -> None:
     measure(
         "gate, nothing blocked",
         lambda: (
-            gate.check_blocks(who, NOW),
+            gate.find_block(who, NOW),
             gate.check_head(plan, 1.0, billable=True),
         ),
     )
     gate.replace_blocks(Block("client_ip", f"198.51.100.{n}") for n in range(200))
-    measure("gate, 200 addresses blocked", lambda: gate.check_blocks(who, NOW))
+    measure("gate, 200 addresses blocked", lambda: gate.find_block(who, NOW))
     gate.add_block(Block("network", "192.0.2.0/24"))
-    measure("gate, a network blocked as well", lambda: gate.check_blocks(who, NOW))
+    measure("gate, a network blocked as well", lambda: gate.find_block(who, NOW))
     no = Reserved(plan, (1, 400, 1, 5))
     no.violated, no.frees_at, no.retry_after = 0, 99.0, 3.2
     no.sums = (BIG, 500, 3, 100)

@@ -19,9 +19,9 @@ from gateway.metering.dialects.splice import with_usage_asked
 from gateway.metering.eventstream import (
     EventStreamError,
     EventStreamReader,
-    encode_message,
 )
 from gateway.metering.realtime import FrameScanError, FrameScanner
+from tests.awsevents import encode_message
 
 PATHS = (
     "/v1/chat/completions",

@@ -43,7 +43,7 @@ def gate_with(*blocks: Block) -> Gate:
 
 
 def blocked(gate: Gate, identity=None, now=NOW) -> bool:
-    return gate.check_blocks(identity or client(), now) is not None
+    return gate.find_block(identity or client(), now) is not None
 
 
 # -- blocks ---------------------------------------------------------------------------
@@ -261,7 +261,7 @@ def test_anonymous_clients_are_refused_by_service_wide_blocks():
     """Clients without a tenant are refused by service-wide blocks of addresses."""
     address = parse_address("203.0.113.9")
     holds = [
-        gate_with(*blocks).check_anonymous("203.0.113.9", address, NOW) is not None
+        gate_with(*blocks).find_anonymous_block("203.0.113.9", address, NOW) is not None
         for blocks in (
             [],
             [Block("client_ip", "203.0.113.9")],
@@ -386,5 +386,5 @@ def test_enforcement_states_end_and_change():
 def test_a_block_for_the_anonymous_tenant_exempts_known_clients():
     """A block for the anonymous tenant refuses only clients without a tenant."""
     gate = gate_with(verdict("block", tenant="anonymous"))
-    assert gate.check_anonymous("203.0.113.9", None, NOW) is not None
+    assert gate.find_anonymous_block("203.0.113.9", None, NOW) is not None
     assert not blocked(gate)

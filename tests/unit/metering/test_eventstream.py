@@ -8,9 +8,9 @@ from gateway.metering.eventstream import (
     PAYLOAD_BYTES,
     EventStreamError,
     EventStreamReader,
-    encode_message,
     event_type,
 )
+from tests.awsevents import encode_message
 
 
 def messages(reader, data):

@@ -28,8 +28,6 @@ def test_estimates_learn_their_model():
         estimator.learn("m", FACTS, 2010)
     assert 1950 <= estimator.estimate("m", FACTS) <= 2012
     assert estimator.estimate("other", FACTS) == 1011
-    assert 1.9 < estimator.bytes_per_token("m") < 2.1
-    assert estimator.bytes_per_token("other") == 4.0
 
 
 def test_estimates_of_nothing():
@@ -39,7 +37,7 @@ def test_estimates_of_nothing():
     assert estimator.estimate("m", RequestFacts("x")) == 1
     estimator.learn("m", FACTS, 10)
     estimator.learn("m", RequestFacts("x"), 10)
-    assert estimator.bytes_per_token("m") == 4.0
+    assert estimator.estimate("m", FACTS) == 1011
 
 
 def test_estimators_are_bounded():
@@ -47,8 +45,8 @@ def test_estimators_are_bounded():
     estimator = PromptEstimator()
     for number in range(MODELS_MAX + 1):
         estimator.learn(str(number), FACTS, 5000)
-    assert estimator.bytes_per_token("0") == 4.0
-    assert estimator.bytes_per_token("1") != 4.0
+    assert estimator.estimate("0", FACTS) == 1011
+    assert estimator.estimate("1", FACTS) != 1011
 
 
 @pytest.mark.parametrize(

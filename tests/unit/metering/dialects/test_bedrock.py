@@ -9,7 +9,7 @@ from gateway.core.model import RequestFacts, Usage
 from gateway.metering.dialects import find_endpoint
 from gateway.metering.dialects.meters import JsonMeter, NullMeter
 from gateway.metering.dialects.texts import answer_texts
-from gateway.metering.eventstream import encode_message
+from tests.awsevents import encode_message
 
 STREAM = b"application/vnd.amazon.eventstream"
 JSON = b"application/json"
