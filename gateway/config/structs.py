@@ -378,7 +378,7 @@ class PolicyTable(Table, frozen=True):
     header, body."""
     allow: tuple[str, ...] | None = None
     """Subjects that are never limited, throttled or blocked: an address, a network,
-    `user:NAME` (verified users, never names from a body)."""
+    `user:NAME` (verified users, never names from a body), `tenant:NAME`."""
     endpoints: tuple[str, ...] | None = None
     """Endpoints that clients may use, else 403: names of records (`chat.completions`,
     `images.*`), `metered`, paths with or without a method (`GET /v1/files/*`), or `*`.
