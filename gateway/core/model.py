@@ -22,8 +22,9 @@ Outcome = Literal["ok", "client_closed", "upstream_error", "timeout", "refused"]
 Mode = Literal["enforce", "observe"]
 # ``unmetered``: an answer without tokens and price; ``unpriced``: tokens of a model
 # without a price; ``implausible``: the stated usage was not believed; ``failed``: a fault
-# of the gateway, charged as reserved.
-Metering = Literal["", "unmetered", "unpriced", "implausible", "failed"]
+# of the gateway, charged as reserved; ``cut``: the client left before the usage was
+# stated, or the stream outgrew its limits; charged at least as reserved.
+Metering = Literal["", "unmetered", "unpriced", "implausible", "failed", "cut"]
 # Classes of abuse, for which responses are taken.
 AbuseClass = Literal[
     "cost_spike", "ddos", "scraping", "credential_abuse", "probing", "volume"

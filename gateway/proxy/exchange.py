@@ -362,6 +362,8 @@ class Exchange:
             relay.flush()
             if relay.metering is not None:
                 relay.metering.read()  # after the write, so that metering adds no latency
+                if relay.metering.over is not None:
+                    self._break_answer(perf_counter(), whole=relay.cut(self.flow))
 
     def on_answer_end(self, complete: bool) -> None:
         """The answer has ended, or broke off (not ``complete``)."""
@@ -386,12 +388,14 @@ class Exchange:
         if conn is not None:
             conn.exchange_done(keep=self.relay.keep)
 
-    def _break_answer(self, ended_at: float) -> None:
-        """End an answer that has begun and cannot be completed."""
+    def _break_answer(self, ended_at: float, *, whole: bool = False) -> None:
+        """End an answer before the upstream does; ``whole``: its protocol states why."""
         self._abandon_upstream()
         conn, self.client = self.client, None
         self._settle(complete=False, ended_at=ended_at)
-        if conn is not None:
+        if conn is not None and whole:
+            conn.exchange_done(keep=self.relay.keep)
+        elif conn is not None:
             conn.abort(reset=self.relay.until_close)
 
     def on_upgraded(self, leftover: bytes) -> None:
@@ -591,7 +595,6 @@ class Exchange:
             self._ended()
 
     def _ended(self) -> None:
-        flow = self.flow
-        if self.drain_until != FOREVER and flow.context.route is not None:
-            flow.context.route.end_drain()
+        if self.drain_until != FOREVER and self.flow.context.route is not None:
+            self.flow.context.route.end_drain()
         self._on_end(self)

@@ -7,7 +7,7 @@ Fields are written by the methods here and by ``exchange``, nowhere else
 from __future__ import annotations
 
 from time import perf_counter
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from gateway.core.model import NO_TRACE
 from gateway.detect.inline import NOTHING, Verdict
@@ -25,6 +25,26 @@ if TYPE_CHECKING:
     from gateway.proxy.prepare import RequestContext
 
 
+class StreamGrowth(Protocol):
+    """What a stream has reserved beyond its first reservation (``overrun.Growth``)."""
+
+    within: int
+
+    @property
+    def limit_name(self) -> str:
+        """The limit that had no room."""
+        ...
+
+    @property
+    def reason(self) -> str:
+        """Why the stream is cut, in words."""
+        ...
+
+    def settle(self, actual: tuple[int, ...]) -> tuple[int, ...]:
+        """Give back what was reserved; what the first reservation is settled at."""
+        ...
+
+
 class Flow:
     """State of one request. Times are seconds of ``perf_counter``."""
 
@@ -36,15 +56,18 @@ class Flow:
         "content_length",
         "context",
         "costs",
+        "cut",
         "delayed",
         "facts",
         "fingerprint",
         "first_byte_at",
+        "growth",
         "head",
         "identity",
         "least",
         "limit_name",
         "metering",
+        "most_completion",
         "opened_at",
         "opening_recorded",
         "outcome",
@@ -103,6 +126,9 @@ class Flow:
         self.costs: tuple[int, ...] = ()
         self.least: tuple[int, ...] = ()
         self.alone = False
+        self.most_completion = 0  # completion tokens reserved
+        self.growth: StreamGrowth | None = None  # of a stream without a cap
+        self.cut = False  # the answer was not read to its end
         self.prompt_estimate = 0
         self.reserved: Reserved | None = None
         self.verdict = NOTHING
@@ -147,9 +173,32 @@ class Flow:
         if self.facts is not None:
             self.facts.model = model
 
-    def set_demand(self, demand: Demand) -> None:
-        """What the request reserves, as its cost is not certain."""
+    def set_demand(self, demand: Demand, completion: int) -> None:
+        """What the request reserves, as its cost is not certain; ``completion`` tokens
+        among it.
+        """
         self.costs, self.least, self.alone = demand
+        self.most_completion = completion
+
+    def set_growth(self, growth: StreamGrowth) -> None:
+        """The stream may reserve more."""
+        self.growth = growth
+
+    def end_growth(self) -> StreamGrowth | None:
+        """What the stream has reserved, which is to be settled now."""
+        growth, self.growth = self.growth, None
+        return growth
+
+    def note_cut(self) -> None:
+        """Note that the answer was not read to its end."""
+        self.cut = True
+
+    def cut_by(self, growth: StreamGrowth) -> None:
+        """Note that the stream was ended because it outgrew its limits."""
+        self.outcome = "refused"
+        self.action = "limit"
+        self.limit_name = growth.limit_name
+        self.most_completion = growth.within
 
     def set_identity(self, identity: Identity) -> None:
         """Use the user that the body named instead of the credential's."""

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from gateway.core.model import Usage
     from gateway.http.response import AnswerHead
     from gateway.metering.dialects import UsageMeter
-    from gateway.proxy.flow import Flow
+    from gateway.proxy.flow import Flow, StreamGrowth
     from gateway.proxy.tables import DataSettings
 
 # Times ``max_inflate``: a stream may be long, and its decoded copy is not kept.
@@ -26,7 +26,15 @@ class Metering:
     ``error`` is a fault of the gateway: the answer passes on, no longer metered.
     """
 
-    __slots__ = ("error", "filter", "inflater", "meter", "scan", "unreadable")
+    __slots__ = (
+        "error",
+        "filter",
+        "inflater",
+        "meter",
+        "over",
+        "scan",
+        "unreadable",
+    )
 
     def __init__(self, meter: UsageMeter) -> None:
         self.meter = meter
@@ -35,6 +43,8 @@ class Metering:
         self.error: Exception | None = None
         self.unreadable = False  # in an unknown or broken coding
         self.scan: list[bytes] = []
+        # Set when the stream is to be ended: what outgrew its reservation.
+        self.over: StreamGrowth | None = None
 
     def decode(self, encoding: bytes, settings: DataSettings) -> None:
         """Decode the copy of a compressed answer, within bounds."""

@@ -9,6 +9,7 @@ from gateway.http.answer import AnswerWriter
 from gateway.metering.dialects import NullMeter
 from gateway.proxy.local_reply import compose_refusal
 from gateway.proxy.metering import Metering, open_lost_metering, open_metering
+from gateway.proxy.overrun import growing, last_event
 from gateway.proxy.settle import metering_failed, reserved_usage
 from gateway.proxy.steps.reserve import limit_lines
 
@@ -43,6 +44,8 @@ class AnswerRelay(AnswerWriter):
         """
         try:
             metering = open_metering(flow, answer, shared.tables.settings)
+            if flow.alone and metering is not None:
+                metering = growing(flow, shared, answer, metering)
         except Exception as error:  # noqa: BLE001
             metering = Metering(NullMeter())
             metering.error = error
@@ -70,6 +73,8 @@ class AnswerRelay(AnswerWriter):
         metering = self.metering
         if metering is None:
             return NO_USAGE
+        if not complete:
+            flow.note_cut()
         metering.read()
         usage = metering.finish(flow, complete=complete)
         if metering.error is not None:
@@ -79,6 +84,22 @@ class AnswerRelay(AnswerWriter):
             if usage is None or (isinstance(usage, Usage) and usage.source == "none"):
                 return reserved_usage(flow)
         return usage or NO_USAGE
+
+    def cut(self, flow: Flow) -> bool:
+        """End a stream that has outgrown its limits, in its own protocol, with a reason.
+        False: its protocol or framing cannot state one.
+        """
+        metering = self.metering
+        if metering is None or metering.over is None:
+            return False
+        growth = metering.over
+        flow.cut_by(growth)
+        event = last_event(flow, metering, growth.reason)
+        if not event or not (self.chunked or self.until_close):
+            return False
+        self.pieces.append(event)
+        self.finish()
+        return True
 
     def compose(
         self, flow: Flow, shared: Shared, refusal: Refusal, conn: ClientSide | None

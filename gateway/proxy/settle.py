@@ -9,6 +9,7 @@ from time import perf_counter
 from typing import TYPE_CHECKING, Protocol
 
 import msgspec
+from msgspec.structs import replace
 
 from gateway.core.model import (
     CLOSED,
@@ -45,6 +46,8 @@ MAX_NANOS = 1 << 53
 _LEAST_INT, _MOST_INT = -(1 << 63), (1 << 63) - 1
 _METHODS_WITH_WORK = frozenset({"POST", "PUT", "PATCH"})
 _ANSWERED = range(200, 300)
+# Outcomes of answers that the client or the gateway ended, not the upstream.
+_CUT_HERE = frozenset({"client_closed", "refused"})
 
 _encode = msgspec.msgpack.Encoder().encode
 
@@ -52,6 +55,7 @@ _encode = msgspec.msgpack.Encoder().encode
 def conclude(flow: Flow, shared: Shared, usage: Usage, ended_at: float) -> None:
     """Settle and record; runs once per exchange, except one refused from its head."""
     nanos: int | None = 0
+    usage = at_least_reserved(flow, usage)
     try:
         nanos = settle(flow, shared, usage)
     except Exception as error:  # noqa: BLE001
@@ -106,6 +110,26 @@ def reserved_usage(flow: Flow) -> Usage:
     return Usage(prompt, completion, prompt + completion, source="estimated")
 
 
+def at_least_reserved(flow: Flow, usage: Usage) -> Usage:
+    """The usage of an answer that the client did not read to its end, or that was cut.
+
+    What it generated unseen (reasoning, the rest of an answer whose connection was closed)
+    is not known unless the provider stated it, so it costs at least what it reserved.
+    """
+    most = flow.most_completion
+    if (
+        not flow.cut
+        or flow.outcome not in _CUT_HERE
+        or usage.source in ("upstream", "none")
+        or usage.completion >= most
+    ):
+        return usage
+    flow.note_metering("cut")
+    return replace(
+        usage, completion=most, total=usage.prompt + most, source="estimated"
+    )
+
+
 def keep_reserved(flow: Flow, shared: Shared) -> None:
     """End the reservation at what it reserved."""
     reserved, flow_costs = flow.reserved, flow.costs
@@ -146,12 +170,16 @@ def settle(flow: Flow, shared: Shared, usage: Usage) -> int | None:
             price = MAX_NANOS
         if usage.source == "upstream":
             shared.estimator.learn(facts.model, facts, usage.prompt)
-        shared.expectation.learn(identity.key, usage.completion)
+        if not flow.cut:
+            shared.expectation.learn(identity.key, usage.completion)
     plan, reserved = flow.plan, flow.reserved
     if plan is not None and reserved is not None:
         weights = identity.policy.weights
         tokens = weigh(usage, weights) if weights and used else usage.total
         actual = actual_costs(plan, usage, tokens, price or 0, failed=not used)
+        growth = flow.end_growth()
+        if growth is not None:
+            actual = growth.settle(actual)
         if reserved.admitted:
             shared.store.settle(reserved, actual)
         elif flow.outcome != "refused":

@@ -353,6 +353,15 @@ class StreamMeter(_Base):
                 self._text_chars += len(text)
                 self._text.append(text)
 
+    def events_kept(self) -> int:
+        """The number of the last records, which are kept whole."""
+        return sum(record.count(b"\n\n") for record in self._kept)
+
+    def text_bytes(self) -> int:
+        """Bytes of generated text so far, as the contents of JSON strings."""
+        kept = sum(len(raw_texts(record)) for record in self._kept)
+        return self._text_chars + self._lost + kept
+
     def finish(self, complete: bool) -> Usage | None:  # noqa: FBT001
         """Read the last record, which may lack its end, and return the usage."""
         if self._buffer:

@@ -124,7 +124,7 @@ def _set_demand(
             nanos = _expected_nanos(flow, facts, most_prompt, most)
         tokens = weigh_most(most_prompt, most, policy.weights)
         costs = plan.pick((1, tokens, most_prompt, most, nanos))
-        flow.set_demand(demand(plan, costs, least, capped=capped))
+        flow.set_demand(demand(plan, costs, least, capped=capped), most)
     return least
 
 
