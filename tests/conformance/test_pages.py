@@ -124,3 +124,10 @@ def test_readme_and_checks_run_the_same_tests():
     for words in ("pip install '.[test]'", "-m pytest -n auto"):
         assert words in readme
         assert words.removeprefix("pip ").removeprefix("install ") in script
+
+
+def test_the_glossary_is_short():
+    """The glossary has at most 25 terms, each once."""
+    text = (ROOT / "docs" / "glossary.md").read_text()
+    terms = re.findall(r"^\| \*\*([^*]+)\*\*", text, re.MULTILINE)
+    assert len(terms) == len(set(terms)) <= 25
