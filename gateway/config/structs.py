@@ -227,7 +227,10 @@ class UpstreamTable(Table, frozen=True):
     websocket: bool = False
     """Pass WebSocket and other upgrades through as tunnels."""
     ask_usage: bool = True
-    """Request the usage of OpenAI-style streams; the extra chunk is removed again."""
+    """Request the usage of OpenAI-style streams; the extra chunk is removed again. A
+    request that does not ask itself and cannot be edited (signed, compressed) is refused.
+    A model whose upstream refuses `stream_options` is not asked again until a reload.
+    """
     api_key: Secret | None = None
     """Replaces the client's credential upstream."""
     api_key_header: str | None = None

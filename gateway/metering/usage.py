@@ -233,6 +233,13 @@ def count_usage(task: CountTask, count: Callable[[str], int], *, exact: bool) ->
     return Usage(prompt, completion, prompt + completion, source=source)
 
 
+def generated_nothing(task: CountTask) -> bool:
+    """Whether an answer has no text and states no usage."""
+    if task.stated is not None or task.text or task.lost_bytes:
+        return False
+    return not any(answer_texts(task.framing, task.answer))
+
+
 def _count_prompt(task: CountTask, count: Callable[[str], int]) -> tuple[int, bool]:
     if task.body:
         texts, messages = prompt_texts(task.body)

@@ -23,10 +23,10 @@ from typing import TYPE_CHECKING
 from gateway.core.refusal import Refusal
 from gateway.http.request_writer import CHUNKED
 from gateway.http.response import RATE_LIMIT_FIELDS
-from gateway.metering.dialects import CountTask
+from gateway.metering.dialects import OPEN_STREAM, CountTask
 from gateway.metering.inflate import InflateError
 from gateway.proxy.flow import Flow
-from gateway.proxy.forward import FOREVER, answer_limit, outgoing_request
+from gateway.proxy.forward import END_WAIT_S, FOREVER, answer_limit, outgoing_request
 from gateway.proxy.local_reply import upstream_failed
 from gateway.proxy.relay import NO_USAGE, AnswerRelay
 from gateway.proxy.session import LiveSession, check_session
@@ -35,7 +35,6 @@ from gateway.proxy.settle import (
     conclude_session,
     metering_failed,
     record,
-    record_opened,
 )
 from gateway.proxy.stage import Stage
 from gateway.proxy.steps.decide import Decision, decide, delay_s
@@ -341,6 +340,8 @@ class Exchange:
         if answer.status == 101:
             return  # on_upgraded follows
         conn, route = self.client, flow.context.route
+        if self.relay.hold(flow, answer):
+            return
         self.relay.begin(flow, self.shared, answer, conn)
         self.last_activity = now = self.shared.now()
         if conn is not None and route is not None:
@@ -359,6 +360,8 @@ class Exchange:
         if self.stage is Stage.ANSWERING:
             self.last_activity = self.shared.now()
             relay = self.relay
+            if relay.held and relay.holds_on(self.flow, self.shared, self.client):
+                return
             relay.flush()
             if relay.metering is not None:
                 relay.metering.read()  # after the write, so that metering adds no latency
@@ -368,9 +371,12 @@ class Exchange:
     def on_answer_end(self, complete: bool) -> None:
         """The answer has ended, or broke off (not ``complete``)."""
         ended_at = perf_counter()
-        metering = self.relay.metering
-        if metering is not None and metering.filter is not None:
-            self.relay.pieces.append(metering.flush())
+        if self.relay.held is not None:
+            if self.client and self.relay.refuses_usage(complete=complete):
+                self._send_unrequested()
+                return
+            self.relay.let_go(self.flow, self.shared, self.client)
+        self.relay.take_rest()
         if not complete:
             self.flow.outcome = "upstream_error"
             self.relay.flush()
@@ -387,6 +393,14 @@ class Exchange:
             up.release()
         if conn is not None:
             conn.exchange_done(keep=self.relay.keep)
+
+    def _send_unrequested(self) -> None:
+        """Send the request once more, as the client wrote it."""
+        if self.upstream is not None:
+            self.upstream.release()
+        self.upstream = None
+        self.flow.take_back_request()
+        self._forward()
 
     def _break_answer(self, ended_at: float, *, whole: bool = False) -> None:
         """End an answer before the upstream does; ``whole``: its protocol states why."""
@@ -506,36 +520,34 @@ class Exchange:
             upload.conn = None
         if conn is None or self.stage is Stage.ENDED:
             return
-        self.flow.outcome = "client_closed"
+        ended = self.stage is Stage.ANSWERING and self.relay.end() != OPEN_STREAM
+        if not ended:
+            self.flow.outcome = "client_closed"
         if self.reserving:
             return  # settled when the store has answered
         if (
             self.stage in (Stage.SENT, Stage.ANSWERING)
             and (upload is None or upload.done)
-            and self._start_drain()
+            and self._start_drain(ended=ended)
         ):
             return
         self.leave_upstream()
 
-    def _start_drain(self) -> bool:
+    def _start_drain(self, *, ended: bool) -> bool:
         """Read the answer to its end, only to meter it. False: the route does not drain,
-        or drains ``drain_max`` answers already.
+        or drains ``drain_max`` answers already. ``ended``: the client has all of it, only
+        the connection is to be kept.
         """
         route = self.flow.context.route
-        if route is None or not route.drain_on_leave:
+        if route is None or not (route.drain_on_leave or ended):
             return False
-        if not route.start_drain():
+        if not route.start_drain(ended=ended):
             self.shared.drain_refused += 1
             return False
-        self.drain_until = self.shared.now() + route.drain_s
+        self.drain_until = self.shared.now() + (END_WAIT_S if ended else route.drain_s)
         if self.upstream is not None:
             self.upstream.resume_reading()
         return True
-
-    def cancel_drain(self) -> None:
-        """The answer for a client that left has been drained for too long."""
-        self.flow.outcome = "client_closed"
-        self.leave_upstream()
 
     def leave_upstream(self) -> None:
         """Close the upstream and settle what has passed: the client is gone."""
@@ -556,17 +568,6 @@ class Exchange:
 
     # -- 8 settle, 9 record -------------------------------------------------------
 
-    def record_opened(self) -> None:
-        """Record a running exchange, once: detection cannot wait for a long answer."""
-        flow = self.flow
-        identity = flow.identity
-        # Not sent yet: its prompt may be missing, so a later call records it.
-        if flow.opening_recorded or not flow.sent_at or identity is None:
-            return
-        if identity.policy.anomaly.enabled:
-            flow.opening_recorded = True
-            record_opened(flow, self.shared)
-
     def _settle_unsent(self) -> None:
         """Nothing was used: give tokens and money back; the request stays counted."""
         if self.reserving:
@@ -580,8 +581,7 @@ class Exchange:
         flow, shared = self.flow, self.shared
         try:
             usage = self.relay.usage(flow, shared, complete=complete)
-            if isinstance(usage, CountTask):
-                # Tokenized off the loop.
+            if isinstance(usage, CountTask):  # tokenized off the loop
                 shared.counter.submit(usage, partial(self._end, ended_at=ended_at))
                 return
         except Exception as error:  # noqa: BLE001

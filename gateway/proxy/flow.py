@@ -52,6 +52,7 @@ class Flow:
         "action",
         "alone",
         "body",
+        "client_body",
         "client_wait_s",
         "content_length",
         "context",
@@ -83,6 +84,7 @@ class Flow:
         "trace",
         "unenforced",
         "unpriced",
+        "unrequested",
         "usage_requested",
         "user_unread",
         "verdict",
@@ -121,6 +123,10 @@ class Flow:
         self.fingerprint: int | None = None
         # The gateway asked for the usage chunk, so the client must not see it.
         self.usage_requested = False
+        # The body without that request, to be sent if the upstream refuses it; and
+        # whether it was.
+        self.client_body = b""
+        self.unrequested = False
         self.plan: LimitPlan | None = None
         # What the request asks of the plan's cells: see ``limits.ports.Reserved``.
         self.costs: tuple[int, ...] = ()
@@ -215,9 +221,21 @@ class Flow:
 
     def replace_body(self, body: bytes, *, usage_requested: bool = False) -> None:
         """Send this body to the upstream instead of the client's."""
+        if usage_requested:
+            self.client_body = self.body
         self.body = body
         if usage_requested:
             self.usage_requested = True
+
+    def take_back_request(self) -> None:
+        """Send the body without the request for usage, which the upstream refused."""
+        self.body, self.client_body = self.client_body, b""
+        self.usage_requested, self.unrequested = False, True
+        self.status, self.first_byte_at = 0, 0.0
+
+    def note_opening(self) -> None:
+        """The record of the running exchange is written."""
+        self.opening_recorded = True
 
     # -- what was decided ---------------------------------------------------------
 
@@ -236,6 +254,11 @@ class Flow:
     def _note_unenforced(self, action: str) -> None:
         if action != "allow" and self.unenforced in ("", "clamp"):
             self.unenforced = action
+
+    def fail_inside(self) -> None:
+        """The answer ended with an error, though its status is 200."""
+        if self.outcome in ("ok", "client_closed"):
+            self.outcome = "upstream_error"
 
     def note_metering(self, why: Metering) -> None:
         """Note why tokens or price are not the provider's own; the first reason stays."""

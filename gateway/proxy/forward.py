@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from gateway.proxy.upload import Upload
 
 FOREVER = float("inf")
+# For the end of the framing after the answer's own end mark, where the client has left.
+END_WAIT_S = 2.0
 # Actions on a forwarded request, which a header field states to the upstream.
 _MARKED = frozenset({"tag", "throttle"})
 

@@ -4,11 +4,18 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from gateway.metering.dialects import CountTask, NullMeter, UsageFilter
+from gateway.core.model import Usage
+from gateway.metering.dialects import (
+    FAILED,
+    OPEN_STREAM,
+    CountTask,
+    NullMeter,
+    UsageFilter,
+)
 from gateway.metering.inflate import InflateError, Inflater
+from gateway.metering.usage import generated_nothing
 
 if TYPE_CHECKING:
-    from gateway.core.model import Usage
     from gateway.http.response import AnswerHead
     from gateway.metering.dialects import UsageMeter
     from gateway.proxy.flow import Flow, StreamGrowth
@@ -28,6 +35,7 @@ class Metering:
 
     __slots__ = (
         "error",
+        "failed",
         "filter",
         "inflater",
         "meter",
@@ -41,6 +49,7 @@ class Metering:
         self.filter: UsageFilter | None = None
         self.inflater: Inflater | None = None
         self.error: Exception | None = None
+        self.failed = False  # it ended with an error, though its status is 200
         self.unreadable = False  # in an unknown or broken coding
         self.scan: list[bytes] = []
         # Set when the stream is to be ended: what outgrew its reservation.
@@ -105,6 +114,14 @@ class Metering:
             self.inflater = None
             self.unreadable = True
 
+    def end(self) -> str:
+        """Whether the answer has ended by its own mark or by an error, so far."""
+        try:
+            return self.meter.end()
+        except Exception as error:  # noqa: BLE001
+            self._fail(error)
+            return OPEN_STREAM
+
     def finish(self, flow: Flow, *, complete: bool) -> Usage | CountTask | None:
         """Usage that the provider stated, else a task that counts it from the text; None:
         there is nothing to count. ``complete``: the answer was not truncated.
@@ -114,6 +131,11 @@ class Metering:
         except Exception as error:  # noqa: BLE001
             self._fail(error)
             return None
+        streamed = flow.facts is not None and flow.facts.stream
+        if streamed or not isinstance(usage, Usage) or usage.source != "upstream":
+            self.failed = self.end() == FAILED
+        if self.failed and isinstance(usage, CountTask) and generated_nothing(usage):
+            return None  # an error in place of an answer is not billed
         if isinstance(usage, CountTask):
             # A compressed body cannot be counted: the prompt's estimate is used.
             usage.body = b"" if flow.context.request_encoding else flow.body

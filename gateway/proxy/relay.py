@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from gateway.core.model import Usage
 from gateway.http.answer import AnswerWriter
-from gateway.metering.dialects import NullMeter
+from gateway.metering.dialects import OPEN_STREAM, NullMeter
 from gateway.proxy.local_reply import compose_refusal
 from gateway.proxy.metering import Metering, open_lost_metering, open_metering
 from gateway.proxy.overrun import growing, last_event
@@ -22,6 +22,9 @@ if TYPE_CHECKING:
     from gateway.proxy.shared import Shared
 
 NO_USAGE = Usage()
+# Status of an answer that refuses a member of the request, and bytes of it that are held.
+_REFUSALS = frozenset({400, 422})
+HELD_BYTES = 64 * 1024
 
 
 class AnswerRelay(AnswerWriter):
@@ -30,11 +33,14 @@ class AnswerRelay(AnswerWriter):
     ``exchange`` appends the pieces of the body itself, which saves a call per piece.
     """
 
-    __slots__ = ("metering",)
+    __slots__ = ("held", "metering")
 
     def __init__(self, conn: ClientSide) -> None:
         AnswerWriter.__init__(self, conn)  # faster than super() in 3.11
         self.metering: Metering | None = None
+        # The head of an answer that may refuse the gateway's request for usage; its body
+        # is in ``pieces``.
+        self.held: AnswerHead | None = None
 
     def begin(
         self, flow: Flow, shared: Shared, answer: AnswerHead, conn: ClientSide | None
@@ -42,6 +48,10 @@ class AnswerRelay(AnswerWriter):
         """Open the meter; take the head. ``conn`` None: the client is gone, the answer
         is only metered.
         """
+        if flow.unrequested and answer.status < 300 and flow.facts is not None:
+            route = flow.context.route
+            if route is not None:
+                route.remember_unasked(flow.facts.model)
         try:
             metering = open_metering(flow, answer, shared.tables.settings)
             if flow.alone and metering is not None:
@@ -62,9 +72,56 @@ class AnswerRelay(AnswerWriter):
             rewritten=metering is not None and metering.filter is not None,
         )
 
+    def hold(self, flow: Flow, answer: AnswerHead) -> bool:
+        """Hold an answer that may refuse the request for usage, which the client did not
+        make.
+        """
+        if flow.usage_requested and answer.status in _REFUSALS:
+            self.held = answer
+        return self.held is not None
+
+    def refuses_usage(self, *, complete: bool) -> bool:
+        """Drop the held answer if it names ``stream_options``, so that the request is
+        sent again. False: ``let_go`` passes the answer on.
+        """
+        if not complete or b"stream_options" not in b"".join(self.pieces):
+            return False
+        self.pieces = []
+        self.held = None
+        return True
+
+    def let_go(self, flow: Flow, shared: Shared, conn: ClientSide | None) -> None:
+        """Pass the held answer on."""
+        answer, self.held = self.held, None
+        pieces, self.pieces = self.pieces, []
+        if answer is not None:
+            self.begin(flow, shared, answer, conn)
+            self.pieces += pieces
+
+    def holds_on(self, flow: Flow, shared: Shared, conn: ClientSide | None) -> bool:
+        """Hold the answer until its end; False: it is too long and passes on."""
+        if sum(map(len, self.pieces)) <= HELD_BYTES:
+            return True
+        self.let_go(flow, shared, conn)
+        return False
+
     def meter_lost(self, flow: Flow) -> None:
         """Charge the prompt of an answer that will not be read."""
         self.metering = open_lost_metering(flow)
+
+    def take_rest(self) -> None:
+        """Take what the filter holds back at the end of the answer."""
+        metering = self.metering
+        if metering is not None and metering.filter is not None:
+            self.pieces.append(metering.flush())
+
+    def end(self) -> str:
+        """How the answer stands, by its own marks."""
+        metering = self.metering
+        if metering is None:
+            return OPEN_STREAM
+        metering.read()
+        return metering.end()
 
     def usage(self, flow: Flow, shared: Shared, *, complete: bool) -> Usage | CountTask:
         """The usage of the bytes relayed so far, or a task that counts it. After a fault
@@ -77,6 +134,8 @@ class AnswerRelay(AnswerWriter):
             flow.note_cut()
         metering.read()
         usage = metering.finish(flow, complete=complete)
+        if metering.failed:
+            flow.fail_inside()
         if metering.error is not None:
             return metering_failed(flow, shared, metering.error)
         if metering.meter.implausible:

@@ -12,6 +12,10 @@ if TYPE_CHECKING:
     from gateway.http.pool import Pool
 
 
+# Beyond it, each stream of another model is sent twice.
+UNASKED_MODELS_MAX = 256
+
+
 class Route:
     """One upstream: its pool, its settings, and the answers that are being drained."""
 
@@ -30,6 +34,7 @@ class Route:
         "prefix",
         "strip",
         "total_s",
+        "unasked_models",
         "websocket",
     )
 
@@ -45,6 +50,8 @@ class Route:
         self.draining = 0
         self.websocket = config.websocket
         self.ask_usage = config.ask_usage
+        # Models for which the upstream refuses ``stream_options``.
+        self.unasked_models: set[str] = set()
         # Header field that replaces the client's credential.
         key = config.credential
         self.api_key = (key.header.encode(), key.value.encode()) if key else None
@@ -52,9 +59,17 @@ class Route:
         self.idle_s = config.idle_s
         self.total_s = config.total_s
 
-    def start_drain(self) -> bool:
-        """Count one more drained answer; False: there are ``drain_max`` already."""
-        if self.draining >= self.drain_max:
+    def remember_unasked(self, model: str) -> None:
+        """Do not ask this model for usage again; kept until the next reload."""
+        if len(self.unasked_models) < UNASKED_MODELS_MAX:
+            self.unasked_models.add(model)
+
+    def start_drain(self, *, ended: bool = False) -> bool:
+        """Count one more drained answer; False: there are ``drain_max`` already.
+
+        ``ended``: only the end of its framing is missing, so that it always fits.
+        """
+        if not ended and self.draining >= self.drain_max:
             return False
         self.draining += 1
         return True

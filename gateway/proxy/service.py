@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from gateway.proxy.exchange import Exchange
 from gateway.proxy.local_reply import compose_own, wire_error_body, wire_error_lines
 from gateway.proxy.prepare import prepare
+from gateway.proxy.settle import record_opened
 
 if TYPE_CHECKING:
     from gateway.http.handler import ClientSide
@@ -75,7 +76,7 @@ class Service:
             self._renew_leases()
         self._record_opened(perf_counter() - RECORD_OPENED_AFTER_S)
         for exchange in [e for e in self.open_exchanges if e.drain_until <= now]:
-            exchange.cancel_drain()
+            exchange.leave_upstream()  # drained for too long
         for route in shared.tables.routes:
             route.pool.prune(now)
 
@@ -83,7 +84,7 @@ class Service:
         """Record the exchanges that were opened earlier and still run."""
         for exchange in self.open_exchanges:
             if exchange.flow.opened_at < before:
-                exchange.record_opened()
+                record_opened(exchange.flow, self.shared)
 
     def _renew_leases(self) -> None:
         for exchange in self.open_exchanges:

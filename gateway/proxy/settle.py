@@ -55,8 +55,8 @@ _encode = msgspec.msgpack.Encoder().encode
 def conclude(flow: Flow, shared: Shared, usage: Usage, ended_at: float) -> None:
     """Settle and record; runs once per exchange, except one refused from its head."""
     nanos: int | None = 0
-    usage = at_least_reserved(flow, usage)
     try:
+        usage = at_least_reserved(flow, usage)
         nanos = settle(flow, shared, usage)
     except Exception as error:  # noqa: BLE001
         # The store keeps what was reserved, or gets the same again.
@@ -189,7 +189,16 @@ def settle(flow: Flow, shared: Shared, usage: Usage) -> int | None:
 
 
 def record_opened(flow: Flow, shared: Shared) -> None:
-    """Record an exchange that is still running. Only detection reads such records."""
+    """Record a running exchange, once: detection cannot wait for a long answer, and only
+    detection reads such records.
+    """
+    identity = flow.identity
+    # Not sent yet: its prompt may be missing, so a later call records it.
+    if flow.opening_recorded or not flow.sent_at or identity is None:
+        return
+    if not identity.policy.anomaly.enabled:
+        return
+    flow.note_opening()
     record(flow, shared, Usage(), 0, perf_counter(), phase=OPENED)
 
 

@@ -11,6 +11,9 @@ before: fields in ``fields.py``, text members in ``texts.py``.
 """
 
 from gateway.metering.dialects.base import (
+    ENDED,
+    FAILED,
+    OPEN_STREAM,
     CountTask,
     DialectError,
     HeaderLookup,
@@ -25,6 +28,9 @@ from gateway.metering.dialects.sessions import session_match, session_model
 
 __all__ = [
     "DIALECTS",
+    "ENDED",
+    "FAILED",
+    "OPEN_STREAM",
     "CountTask",
     "Dialect",
     "DialectError",

@@ -16,6 +16,10 @@ JSON = "json"
 FRAMES = "frames"  # AWS event stream, kept as one JSON payload per line
 OPAQUE = "opaque"  # audio, images, plain text: never parsed
 
+# How an answer stands (``UsageMeter.end``): not ended, ended by the dialect's own mark
+# (``[DONE]``, ``message_stop``), or ended by an error inside a 200 answer.
+OPEN_STREAM, ENDED, FAILED = "open", "ended", "failed"
+
 # From a lower-case name to the value of that answer header, or None.
 HeaderLookup = Callable[[bytes], bytes | None]
 
@@ -116,6 +120,9 @@ class UsageMeter(Protocol):
     @property
     def implausible(self) -> bool:
         """Whether the stated usage cannot be true, so that it is not used."""
+
+    def end(self) -> str:
+        """OPEN_STREAM, ENDED or FAILED, by what was fed so far."""
 
 
 def count_task(

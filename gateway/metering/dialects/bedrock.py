@@ -10,7 +10,13 @@ import msgspec
 from msgspec import Raw
 
 from gateway.core.model import RequestFacts, Usage
-from gateway.metering.dialects.base import FRAMES, HeaderLookup, PathMatch, UsageMeter
+from gateway.metering.dialects.base import (
+    FAILED,
+    FRAMES,
+    HeaderLookup,
+    PathMatch,
+    UsageMeter,
+)
 from gateway.metering.dialects.dialect import (
     CapPaths,
     Dialect,
@@ -219,12 +225,13 @@ class HeaderMeter(JsonMeter):
 class FramesMeter(StreamMeter):
     """An AWS event stream, whose payloads are metered as lines of JSON."""
 
-    __slots__ = ("_broken", "_reader")
+    __slots__ = ("_broken", "_failed", "_reader")
 
     def __init__(self, facts: RequestFacts, match: PathMatch) -> None:
         super().__init__(facts, match, FRAMES, BEDROCK_HIT)
         self._reader = EventStreamReader()
         self._broken = False
+        self._failed = False  # an exception came as a message
 
     def feed(self, data: bytes) -> None:
         """Read whole messages; once framing is lost, only count bytes."""
@@ -232,11 +239,16 @@ class FramesMeter(StreamMeter):
             self._lost += len(data)
             return
         try:
-            for _, payload in self._reader.feed(data):
+            for kind, payload in self._reader.feed(data):
+                self._failed = self._failed or kind.endswith("Exception")
                 self._payload(payload)
         except EventStreamError:
             self._broken = True
             self._lost += len(data)
+
+    def end(self) -> str:
+        """FAILED after an exception, else by the last payloads."""
+        return FAILED if self._failed else super().end()
 
     def _payload(self, payload: bytes) -> None:
         if payload.startswith(b'{"bytes"'):

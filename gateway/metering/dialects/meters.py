@@ -18,11 +18,13 @@ from gateway.metering.dialects.base import (
     JSON,
     NDJSON,
     OPAQUE,
+    OPEN_STREAM,
     SSE,
     CountTask,
     PathMatch,
     count_task,
 )
+from gateway.metering.dialects.endings import end_of_body, end_of_stream, tail_of
 from gateway.metering.dialects.fields import (
     CLOSED,
     OPEN,
@@ -108,6 +110,10 @@ class NullMeter:
     def implausible(self) -> bool:
         """False: no usage is read."""
         return False
+
+    def end(self) -> str:
+        """OPEN_STREAM: the answer is not read."""
+        return OPEN_STREAM
 
 
 class _Base:
@@ -231,6 +237,12 @@ class JsonMeter(_Base):
                 self._take(envelope)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             self._take(loose_envelope(body) or envelope_in_tail(body[-WINDOW_BYTES:]))
+
+    def end(self) -> str:
+        """By the members of a whole body; of a large one, not read."""
+        if self._head:
+            return OPEN_STREAM
+        return end_of_body(b"".join(self._chunks))
 
     def unstated(self) -> CountTask | None:
         """The counting task with the body, or with its head and tail."""
@@ -369,6 +381,11 @@ class StreamMeter(_Base):
             self._buffer.clear()
         return self._ended(complete)
 
+    def end(self) -> str:
+        """By the last records."""
+        tail = tail_of(reversed(self._kept), bytes(self._buffer))
+        return end_of_stream(self.framing, tail)
+
     def unstated(self) -> CountTask | None:
         """The counting task with the records and text that were kept."""
         task = self._task()
@@ -425,6 +442,10 @@ class SniffMeter(_Base):
     def implausible(self) -> bool:
         """Whether the chosen meter read a usage that cannot be true."""
         return self._meter is not None and self._meter.implausible
+
+    def end(self) -> str:
+        """By the chosen meter."""
+        return OPEN_STREAM if self._meter is None else self._meter.end()
 
     def finish(self, complete: bool) -> Usage | None:  # noqa: FBT001
         """The usage by the chosen meter."""

@@ -22,6 +22,12 @@ MODEL_REQUIRED = Refusal(
 )
 
 
+_NOT_ASKED = (
+    "This stream would not state its usage, and its request cannot be edited. "
+    'Set "stream_options": {"include_usage": true}.'
+)
+
+
 def read_body(flow: Flow, shared: Shared, plain: bytes) -> Refusal | None:
     """Read the decoded body; refuse what cannot be read or exceeds the caps."""
     context, head = flow.context, flow.head
@@ -39,7 +45,7 @@ def read_body(flow: Flow, shared: Shared, plain: bytes) -> Refusal | None:
             refusal = MODEL_REQUIRED
         observed = identity is not None and identity.policy.mode == "observe"
         passes = refusal is None or observed
-        if passes and facts.stream and not context.request_encoding:
+        if passes and facts.stream and not facts.usage_asked:
             _request_usage(flow, facts)
     except DialectError as error:
         return Refusal(
@@ -63,16 +69,26 @@ def facts_of_size(flow: Flow, size: int) -> RequestFacts:
 
 
 def _request_usage(flow: Flow, facts: RequestFacts) -> None:
-    """Ask for the usage chunk of an OpenAI-style stream where the client did not."""
+    """Ask for the usage chunk of an OpenAI-style stream where the client did not.
+
+    Raises DialectError for a body that must stay as it is: its usage, hidden reasoning
+    included, would not be known.
+    """
     context = flow.context
     route, match, identity = context.route, context.match, context.identity
-    if facts.usage_asked or route is None or match is None or not route.ask_usage:
+    if route is None or match is None or not route.ask_usage:
         return
-    if identity is not None and identity.signed:
-        return  # the signature covers the body
-    body = match.dialect.ask_usage(flow.body, facts)
+    if facts.model in route.unasked_models:
+        return  # its tokens are counted
+    # A signature covers the body, unless the gateway replaces the credential.
+    signed = identity is not None and identity.signed and route.api_key is None
+    body = None
+    if not signed and not context.request_encoding:
+        body = match.dialect.ask_usage(flow.body, facts)
     if body is not None:
         flow.replace_body(body, usage_requested=True)
+    elif identity is None or not identity.allowed:
+        raise DialectError(_NOT_ASKED, "stream_options")
 
 
 def inflate_body(

@@ -6,7 +6,7 @@ import pytest
 
 from gateway.metering.dialects.meters import JsonMeter, StreamMeter
 from gateway.metering.prices import PriceTable
-from gateway.proxy import settle
+from gateway.proxy import exchange, settle
 from gateway.store.memory import MemoryStore
 from tests.inprocess import (
     CHAT,
@@ -127,3 +127,141 @@ async def test_a_record_that_cannot_be_written_is_counted(upstream, monkeypatch)
         await gateway.at_rest()
         assert gateway.plane.shared.dropped_records == 1
         assert not gateway.records
+
+
+HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n"
+
+
+def chunk(data: bytes) -> bytes:
+    """One chunk of the chunked coding."""
+    return b"%x\r\n%b\r\n" % (len(data), data)
+
+
+DELTA = b'data: {"choices":[{"delta":{"content":"a"}}]}\n\n'
+USAGE = (
+    b'data: {"choices":[],"usage":{"prompt_tokens":3,"completion_tokens":5,'
+    b'"total_tokens":8}}\n\n'
+)
+DONE = b"data: [DONE]\n\n"
+
+
+@pytest.mark.parametrize("later", [0.05, 30.0])
+async def test_a_client_that_leaves_after_the_end_mark_is_ok(
+    later, upstream, monkeypatch
+):
+    """The answer is whole; the upstream's connection is kept if its framing ends soon."""
+    monkeypatch.setattr(exchange, "END_WAIT_S", 0.2)
+    upstream.default = (HEAD + chunk(DELTA + USAGE + DONE), later, b"0\r\n\r\n")
+    async with InProcess(upstream, policy=LIMITS) as gateway:
+        client = await gateway.client()
+        client.send(request(b"POST", CHAT, b"", STREAM))
+        await client.until(DONE)
+        client.close()
+        service = gateway.plane.service
+
+        def ended() -> bool:
+            service.tick()
+            return bool(gateway.records)
+
+        await until(ended)
+        record = gateway.records[0]
+        assert (record.outcome, record.total_tokens) == ("ok", 8)
+        await gateway.at_rest()
+        pool = gateway.plane.shared.tables.routes[0].pool
+        kept = 1 if later < 1 else 0
+        await until(lambda: len(pool.targets[0].connections) == kept)
+
+
+async def test_a_client_that_leaves_before_the_end_mark_is_gone(upstream):
+    """Without the end mark the client has left an answer that was not whole."""
+    upstream.default = (HEAD + chunk(DELTA), 30.0, b"0\r\n\r\n")
+    async with InProcess(upstream) as gateway:
+        client = await gateway.client()
+        client.send(request(b"POST", CHAT, b"", STREAM))
+        await client.until(DELTA)
+        client.close()
+        assert (await gateway.record()).outcome == "client_closed"
+
+
+ERROR = b'data: {"error":{"message":"overloaded","code":503}}\n\n'
+
+
+@pytest.mark.parametrize(
+    ("events", "least", "most"),
+    [
+        (ERROR, 0, 0),
+        (ERROR + DONE, 0, 0),
+        (b": waiting\n\n" + ERROR, 0, 0),
+        (DELTA + ERROR, 2, 20),
+        (DELTA + USAGE + ERROR, 8, 8),
+    ],
+)
+async def test_an_error_inside_a_stream(events, least, most, upstream):
+    """The outcome is the upstream's error; only what was generated or stated is charged."""
+    upstream.default = (HEAD + chunk(events) + b"0\r\n\r\n",)
+    async with InProcess(upstream, policy=LIMITS) as gateway:
+        answer = await gateway.talk(request(b"POST", CHAT, CLOSE, STREAM))
+        record = await gateway.record()
+        assert ERROR in answer
+        assert (record.status, record.outcome) == (200, "upstream_error")
+        assert least <= record.total_tokens <= most
+        assert record.metering == ""
+        assert left(gateway)[0] == record.total_tokens
+
+
+NO_OPTIONS = b'{"error":{"message":"property \'stream_options\' is unsupported"}}'
+REFUSED = (
+    b"HTTP/1.1 %b\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%b"
+)
+PLAIN = HEAD + chunk(DELTA + DONE) + b"0\r\n\r\n"
+
+
+@pytest.mark.parametrize("status", [b"400 Bad Request", b"422 Unprocessable Content"])
+async def test_a_refused_request_for_usage_is_taken_back(status, upstream):
+    """The request is sent again as the client wrote it, and once only from then on."""
+    upstream.scripts.append((REFUSED % (status, len(NO_OPTIONS), NO_OPTIONS),))
+    upstream.default = (PLAIN,)
+    async with InProcess(upstream, policy=LIMITS) as gateway:
+        for _ in range(2):
+            answer = await gateway.talk(request(b"POST", CHAT, CLOSE, STREAM))
+            assert answer.startswith(b"HTTP/1.1 200")
+            assert DELTA in answer
+        bodies = [one.partition(b"\r\n\r\n")[2] for one in upstream.requests]
+        assert [b"stream_options" in body for body in bodies] == [True, False, False]
+        assert bodies[1:] == [STREAM, STREAM]
+        await until(lambda: len(gateway.records) == 2)
+        assert {record.outcome for record in gateway.records} == {"ok"}
+        assert {record.usage_source for record in gateway.records} == {"counted"}
+        assert left(gateway)[2] == 0
+
+
+@pytest.mark.parametrize(
+    ("body", "prompt"),
+    [
+        (b'{"error":"no such model"}', STREAM),
+        (NO_OPTIONS, PROMPT),
+        (b"x" * 200_000 + b"stream_options", STREAM),
+        (b"", STREAM),
+    ],
+)
+async def test_other_refusals_pass_as_they_are(body, prompt, upstream):
+    """Only a refusal of what the gateway added is hidden from the client."""
+    upstream.default = (REFUSED % (b"400 Bad Request", len(body), body),)
+    async with InProcess(upstream) as gateway:
+        answer = await gateway.talk(request(b"POST", CHAT, CLOSE, prompt))
+        assert answer.startswith(b"HTTP/1.1 400")
+        assert answer.endswith(body)
+        assert len(upstream.requests) == 1
+        assert (await gateway.record()).status == 400
+
+
+async def test_a_refusal_of_both_is_not_remembered(upstream):
+    """A client cannot switch the usage off by an error that quotes its own words."""
+    upstream.default = (REFUSED % (b"400 Bad Request", len(NO_OPTIONS), NO_OPTIONS),)
+    async with InProcess(upstream) as gateway:
+        for _ in range(2):
+            answer = await gateway.talk(request(b"POST", CHAT, CLOSE, STREAM))
+            assert answer.endswith(NO_OPTIONS)
+        assert len(upstream.requests) == 4
+        assert not gateway.plane.shared.tables.routes[0].unasked_models
+        await until(lambda: len(gateway.records) == 2)

@@ -53,3 +53,54 @@ def test_inflation_is_bounded():
     assert isinstance(_inflate("gzip", packed, 1_000, 1e9), InflateError)
     assert isinstance(_inflate("gzip", packed[:-9], 1 << 20, 1e9), InflateError)
     assert _inflate("gzip", packed, 1 << 20, 1e9) == bytes(100_000)
+
+
+STREAM = BODY[:-1] + b',"stream":true}'
+BRACKETS = STREAM[:-1] + b',"pad":[' + b"[]," * 26_000 + b'1],"stream_options":{}}'
+
+
+@pytest.mark.parametrize(
+    ("body", "identity", "context", "asked", "refused"),
+    [
+        (STREAM, {}, {}, True, False),
+        (STREAM, {"signed": True}, {}, False, True),
+        (STREAM, {"signed": True}, {"key": (b"authorization", b"x")}, True, False),
+        (STREAM, {"signed": True, "allowed": True}, {}, False, False),
+        (STREAM, {}, {"coding": b"gzip"}, False, True),
+        (STREAM, {}, {"coding": b"gzip", "ask": False}, False, False),
+        (BRACKETS, {}, {}, False, True),
+        (BODY, {"signed": True}, {"coding": b"gzip"}, False, False),
+        (
+            STREAM[:-1] + b',"stream_options":{"include_usage":true}}',
+            {"signed": True},
+            {"coding": b"gzip"},
+            False,
+            False,
+        ),
+    ],
+)
+def test_streams_whose_usage_cannot_be_asked_for(
+    body, identity, context, asked, refused
+):
+    """A stream would hide its usage: it is edited, or refused where it cannot be."""
+    route = SimpleNamespace(
+        ask_usage=context.get("ask", True),
+        api_key=context.get("key"),
+        unasked_models=set(),
+    )
+    flow = flow_of(
+        Policy("p"),
+        match=CHAT,
+        route=route,
+        request_encoding=context.get("coding", b""),
+    )
+    values = {"signed": False, "allowed": False} | identity
+    for name, value in values.items():
+        setattr(flow.context.identity, name, value)
+    flow.body = body
+    refusal = read_body(flow, SimpleNamespace(scoring=Scoring(b"")), body)
+    assert flow.usage_requested is asked
+    assert (refusal is not None) is refused
+    if refusal is not None:
+        assert (refusal.status, refusal.by_policy) == (400, True)
+        assert "include_usage" in refusal.message

@@ -1,0 +1,170 @@
+"""How a stream stands, by its last records: open, ended by its own mark, or failed.
+
+Status 200 says nothing about it: errors come as events of a stream, too. Read by shape,
+not by dialect, for the reason in ``fields.py``.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import msgspec
+
+from gateway.metering.dialects.base import ENDED, FAILED, OPEN_STREAM, SSE
+from gateway.metering.dialects.texts import sse_payload
+
+# Events read from the end of a stream: the error or end mark, and what may follow it
+# (usage, a comment, ``[DONE]``).
+LAST_EVENTS = 6
+# Bytes of the last records that are searched for them.
+TAIL_BYTES = 16 * 1024
+
+_BLANK = re.compile(rb"(?>\r\n|\n|\r){2}")
+_ERROR_EVENT = re.compile(rb"^event:[ ]?error\s*$", re.MULTILINE)
+_END_TYPES = frozenset(
+    {
+        "message_stop",  # Anthropic
+        "message-end",  # Cohere
+        "response.completed",
+        "response.incomplete",
+        "response.cancelled",
+        "image_generation.completed",
+        "image_edit.completed",
+        "speech.audio.done",
+        "transcript.text.done",
+        "interaction.complete",
+    }
+)
+_ERROR_TYPES = frozenset({"error", "response.failed", "response.error"})
+
+
+class _Delta(msgspec.Struct):
+    finish_reason: Any = None
+
+
+class _Choice(msgspec.Struct):
+    finish_reason: Any = None
+    error: Any = None
+
+
+class _Candidate(msgspec.Struct, rename="camel"):
+    finish_reason: Any = None
+
+
+class _Event(msgspec.Struct):
+    """The members that say how a stream stands."""
+
+    type: Any = None
+    event_type: Any = None  # Cohere v1
+    object: Any = None
+    error: Any = None
+    done: Any = None  # Ollama
+    is_finished: Any = None
+    finish_reason: Any = None
+    delta: _Delta | str | None = None
+    choices: list[_Choice] | None = None
+    candidates: list[_Candidate] | None = None
+    usage: dict[str, Any] | None = None
+    usage_metadata: dict[str, Any] | None = msgspec.field(
+        name="usageMetadata", default=None
+    )
+    # Bedrock: the last event of Converse, the last chunk of invoke
+    metrics: dict[str, Any] | None = None
+    invocation: dict[str, Any] | None = msgspec.field(
+        name="amazon-bedrock-invocationMetrics", default=None
+    )
+
+
+_decode = msgspec.json.Decoder(_Event).decode
+_decode_many = msgspec.json.Decoder(list[_Event]).decode
+_UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+
+
+def tail_of(records: Iterable[bytes], rest: bytes) -> bytes:
+    """The last bytes of a stream, in whole records; ``records``: the newest first."""
+    taken = [rest]
+    size = len(rest)
+    for record in records:
+        taken.append(record)
+        size += len(record)
+        if size > TAIL_BYTES:
+            break
+    return b"".join(reversed(taken))
+
+
+def end_of_stream(framing: str, tail: bytes) -> str:
+    """OPEN_STREAM, ENDED or FAILED, by the last events in ``tail``."""
+    state = OPEN_STREAM
+    generating = False  # a later event has choices that are not finished
+    for name_is_error, payload in _last_events(framing, tail):
+        if name_is_error:
+            return FAILED
+        if payload == b"[DONE]":
+            state = ENDED
+            continue
+        try:
+            event = _decode(payload)
+        except _UNREADABLE:
+            continue
+        if _is_error(event):
+            return FAILED
+        if not generating and _is_end(event):
+            state = ENDED
+        generating = generating or bool(event.choices)
+    return state
+
+
+def end_of_body(body: bytes) -> str:
+    """The same for one JSON body, or for Gemini's array of them."""
+    try:
+        many = body.lstrip()[:1] == b"["
+        events = _decode_many(body) if many else [_decode(body)]
+    except _UNREADABLE:
+        return OPEN_STREAM
+    return FAILED if any(map(_is_error, events)) else ENDED
+
+
+def _last_events(framing: str, tail: bytes) -> Iterator[tuple[bool, bytes]]:
+    """(named "error", payload) of the last events, newest first."""
+    if framing != SSE:
+        for line in reversed(tail.splitlines()[-LAST_EVENTS:]):
+            yield False, line.strip()
+        return
+    events = [event for event in _BLANK.split(tail) if event.strip()]
+    for event in reversed(events[-LAST_EVENTS:]):
+        payload = sse_payload(event).strip()
+        yield _ERROR_EVENT.search(event) is not None, payload
+
+
+def _is_error(event: _Event) -> bool:
+    if event.error or event.object == "error" or event.type in _ERROR_TYPES:
+        return True
+    delta = event.delta
+    reasons = [event.finish_reason]
+    if isinstance(delta, _Delta):
+        reasons.append(delta.finish_reason)
+    reasons += [choice.finish_reason for choice in event.choices or ()]
+    if any(isinstance(r, str) and r.lower().startswith("error") for r in reasons):
+        return True
+    return any(choice.error for choice in event.choices or ())
+
+
+def _is_end(event: _Event) -> bool:
+    if (
+        event.type in _END_TYPES
+        or event.done is True
+        or event.event_type == "stream-end"
+        or event.is_finished is True
+        or event.invocation is not None
+    ):
+        return True
+    if event.usage_metadata is not None:
+        candidates = event.candidates or ()
+        return bool(candidates) and all(one.finish_reason for one in candidates)
+    if event.usage is None:
+        return False
+    if event.choices is None:
+        return event.metrics is not None
+    return all(choice.finish_reason for choice in event.choices)
