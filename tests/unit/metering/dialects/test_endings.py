@@ -15,7 +15,7 @@ from gateway.metering.dialects.endings import (
     end_of_stream,
     tail_of,
 )
-from gateway.metering.eventstream import encode_message
+from tests.awsevents import encode_message
 
 DELTA = {"choices": [{"delta": {"content": "a"}, "finish_reason": None}]}
 STOP = {"choices": [{"delta": {}, "finish_reason": "stop"}]}
