@@ -29,7 +29,6 @@ if TYPE_CHECKING:
     from gateway.limits.ports import Reserved
 
 _US: Final = 1_000_000
-_NO_RETRY: Final = b"x-should-retry: false\r\n"
 
 
 class Demand(NamedTuple):
@@ -198,7 +197,6 @@ def refuse_oversized(plan: LimitPlan, place: int, costs: Sequence[int]) -> Refus
         429,
         "request_too_large_for_limit",
         message,
-        header_lines=_NO_RETRY,
         action="limit",
         limit=limit.name,
         by_policy=True,
@@ -244,6 +242,7 @@ def _refusal(limit: Limit, detail: str, wait_s: float, lines: bytes) -> Refusal:
         limit=limit.name,
         by_policy=True,
         retry_after=wait_s,
+        calendar=bool(limit.calendar),
     )
 
 

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
 _ALLOW = b"Allow: GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS\r\n"
 _CHALLENGE = b'WWW-Authenticate: Bearer realm="tidegate"\r\n'
+# OpenAI's and Anthropic's SDKs obey it before anything else.
+_NO_RETRY = b"x-should-retry: false\r\n"
 _UPSTREAM_CODES = {502: "upstream_unreachable", 503: "overloaded"}
 
 
@@ -52,7 +54,7 @@ def compose_refusal(
         closing = b"Connection: keep-alive\r\n"
     data = (
         b"%bDate: %b\r\nContent-Type: application/json\r\nContent-Length: %d\r\n"
-        b"X-Request-Id: %b\r\n%b%b%b\r\n"
+        b"X-Request-Id: %b\r\n%b%b%b%b\r\n"
     ) % (
         status_line(refusal.status),
         date,
@@ -60,6 +62,7 @@ def compose_refusal(
         request_id,
         lines,
         refusal.header_lines,
+        _NO_RETRY if refusal.final else b"",
         closing,
     )
     return data if head.method == "HEAD" else data + body

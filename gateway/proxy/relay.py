@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import msgspec
+
 from gateway.core.model import Usage
 from gateway.http.answer import AnswerWriter
 from gateway.metering.dialects import OPEN_STREAM, NullMeter
@@ -62,6 +64,9 @@ class AnswerRelay(AnswerWriter):
         self.metering = metering
         if conn is None:
             return
+        origin, route = flow.head.fields.get(b"origin"), flow.context.route
+        if origin is not None and route is not None:
+            route.origins.learn(origin, answer, preflight=flow.context.preflight)
         lines = b"" if flow.reserved is None else limit_lines(flow, shared)
         self.head(
             flow.head,
@@ -170,6 +175,10 @@ class AnswerRelay(AnswerWriter):
             conn.close_after = True
         self.keep = keep = not (conn.close_after or shared.draining)
         match, date = flow.context.match, shared.http_date()
+        origin, route = flow.head.fields.get(b"origin"), flow.context.route
+        if origin is not None and route is not None:
+            lines = refusal.header_lines + route.origins.lines(origin)
+            refusal = msgspec.structs.replace(refusal, header_lines=lines)
         return compose_refusal(
             refusal, flow.head, match, flow.request_id, date, keep=keep
         )

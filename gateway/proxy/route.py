@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from gateway.proxy.cors import AllowedOrigins
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -30,6 +32,7 @@ class Route:
         "first_byte_s",
         "idle_s",
         "name",
+        "origins",
         "pool",
         "prefix",
         "strip",
@@ -42,6 +45,7 @@ class Route:
         self.name = config.name
         self.pool = pool
         self.prefix = config.prefix
+        self.origins = AllowedOrigins()
         self.strip = config.strip_prefix
         self.dialect = config.dialect
         self.drain_on_leave = config.on_disconnect == "drain"

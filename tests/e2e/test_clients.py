@@ -23,7 +23,7 @@ from tests.gateway_process import (
 )
 
 KEY, OTHER = "sk-acme-1", "sk-acme-2"
-TIGHT, BRIEF = "sk-tight-1", "sk-brief-1"
+TIGHT, BRIEF, DAILY = "sk-tight-1", "sk-brief-1", "sk-daily-1"
 # Prompt tokens: 1 for the role, 3 + 3 for the format, one for each word.
 MESSAGES = [{"role": "user", "content": "hello river boat"}]
 PROMPT = 1 + 3 + 3 + 3
@@ -43,6 +43,8 @@ url = "{url}"
 limits = [{{ per = "user", tokens = 1_000_000, window = "1d" }}]
 [policy.tight]
 limits = [{{ per = "user", requests = 2, window = "5m" }}]
+[policy.daily]
+limits = [{{ per = "user", requests = 1, window = "day" }}]
 [policy.brief]
 limits = [{{ per = "user", requests = 2, window = "2s" }}]
 [[tenant]]
@@ -52,6 +54,10 @@ api_keys = ["{acme}", "{other}"]
 name = "tight"
 policy = "tight"
 api_keys = ["{tight}"]
+[[tenant]]
+name = "daily"
+policy = "daily"
+api_keys = ["{daily}"]
 [[tenant]]
 name = "brief"
 policy = "brief"
@@ -71,7 +77,7 @@ class Mark:
 
 @pytest.fixture(name="gateway", scope="module")
 def _gateway(mock: MockLLM) -> Iterator[Gateway]:
-    keys = {"acme": KEY, "other": OTHER, "tight": TIGHT, "brief": BRIEF}
+    keys = {"acme": KEY, "other": OTHER, "tight": TIGHT, "brief": BRIEF, "daily": DAILY}
     hashes = {name: key_hash(key) for name, key in keys.items()}
     server, _, rest = CONFIG.format(url=mock.url, **hashes).partition("[[upstream]]")
     with running_gateway(
@@ -357,6 +363,33 @@ def test_limited_anthropic_client_gets_its_own_error(gateway):
     assert body["type"] == "error"
     assert body["error"]["type"] == "rate_limit_error"
     assert int(caught.value.response.headers["retry-after"]) >= 1
+
+
+@pytest.mark.parametrize("key", [TIGHT, DAILY])
+def test_clients_with_retries_get_a_long_refusal_at_once(gateway, key):
+    """With their default retries, both clients raise RateLimitError at once where the
+    wait is long: each call is one request, and ``retry-after`` is true.
+    """
+    with _openai(gateway, key) as client:
+        _use_up(gateway, client)
+    asked = {"model": "gpt-4o", "max_tokens": 5, "messages": MESSAGES}
+    with (
+        anthropic.Anthropic(base_url=gateway.url, api_key=key, timeout=5) as claude,
+        openai.OpenAI(base_url=f"{gateway.url}/v1", api_key=key, timeout=5) as gpt,
+    ):
+        for ask, error in (
+            (claude.messages.create, anthropic.RateLimitError),
+            (gpt.chat.completions.create, openai.RateLimitError),
+        ):
+            mark = Mark()
+            began = time.monotonic()
+            with pytest.raises(error) as caught:
+                ask(**asked, extra_headers=mark.headers)
+            assert time.monotonic() - began < LONGEST_S
+            headers = caught.value.response.headers
+            assert headers["x-should-retry"] == "false"
+            assert int(headers["retry-after"]) >= 1
+            assert gateway.record(request_id=mark.id)["action"] == "limit"
 
 
 def test_blocked_user_gets_permission_denied(gateway):

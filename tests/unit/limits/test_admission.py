@@ -250,8 +250,30 @@ def test_cost_above_the_limit_has_no_retry_after():
     no = refuse_limit(plan, refused(plan, 0, -1, (0,), (150,)), NOW_US)
     assert no == refuse_oversized(plan, 0, (150,))
     assert (no.status, no.code) == (429, "request_too_large_for_limit")
-    assert no.header_lines == b"x-should-retry: false\r\n"
+    assert (no.header_lines, no.final) == (b"", True)
     assert "it needs at least 150 tokens" in no.message
+
+
+@pytest.mark.parametrize(
+    ("limit", "wait_s", "final"),
+    [
+        (Limit("user", "requests", 5, MINUTE), 59.0, False),
+        (Limit("user", "requests", 5, 60 * MINUTE), 61.0, True),
+        (Limit("user", "usd", 5, calendar="day"), 5.0, True),
+        (Limit("user", "concurrent", 5), 1.0, False),
+    ],
+)
+def test_refusals_that_clients_should_not_retry(limit, wait_s, final):
+    """A refusal for over a minute, or by a calendar limit, is final, from the store and
+    from the over-limit cache; the time to wait is stated all the same.
+    """
+    plan = plan_of(limit)
+    for no in (
+        refuse_limit(plan, refused(plan, 0, wait_s), NOW_US),
+        refuse_over(plan, 0, wait_s),
+    ):
+        assert no.final == final
+        assert fields(no.header_lines)["retry-after"] == str(int(wait_s))
 
 
 def test_refusal_while_the_store_is_down():

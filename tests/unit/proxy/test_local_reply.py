@@ -6,7 +6,15 @@ import json
 
 import pytest
 
-from gateway.proxy.local_reply import upstream_failed, wire_error_body
+from gateway.core.refusal import Refusal
+from gateway.http.head import parse_request_head
+from gateway.limits.admission import refuse_block
+from gateway.proxy.local_reply import (
+    compose_refusal,
+    unauthorized,
+    upstream_failed,
+    wire_error_body,
+)
 from tests.inprocess import (
     CHAT,
     InProcess,
@@ -41,6 +49,23 @@ def test_in_place_of_an_upstream(status, code):
     """502, 503 and 504 have their codes; only 503 states when to retry."""
     refusal = upstream_failed(status, "why")
     assert (refusal.code, bool(refusal.header_lines)) == (code, status == 503)
+
+
+@pytest.mark.parametrize(
+    ("refusal", "final"),
+    [
+        (refuse_block(), True),
+        (unauthorized("why"), True),
+        (Refusal(429, "rate_limit_exceeded", "why", retry_after=3600.0), True),
+        (Refusal(429, "rate_limit_exceeded", "why", retry_after=2.0), False),
+        (upstream_failed(503, "why"), False),
+    ],
+)
+def test_final_refusals_tell_clients_not_to_retry(refusal, final):
+    """SDKs retry a refusal by themselves unless it forbids that."""
+    head = parse_request_head(request())
+    answer = compose_refusal(refusal, head, None, b"id", b"now", keep=True)
+    assert (b"\r\nx-should-retry: false\r\n" in answer) == final
 
 
 @pytest.mark.parametrize("method", [b"GET", b"HEAD"])
