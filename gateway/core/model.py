@@ -98,6 +98,7 @@ class Usage(msgspec.Struct, gc=False):
     reasoning: int = 0
     cache_write: int = 0
     source: UsageSource = "none"
+    batch: bool = False  # of a batch, which costs half
 
 
 class RequestFacts(msgspec.Struct, gc=False):
@@ -125,6 +126,9 @@ class RequestFacts(msgspec.Struct, gc=False):
     endless: bool = False
     # Prompts in one request, each answered ``n / prompts`` times.
     prompts: int = 1
+    # The requests of a batch, for caps; sizes and caps above are their sums.
+    parts: tuple[RequestFacts, ...] = ()
+    batch: bool = False
 
 
 WHOLE, OPENED, CLOSED = range(3)

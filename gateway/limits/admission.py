@@ -95,6 +95,18 @@ def actual_costs(
     return plan.pick((1, weighted_tokens, usage.prompt, usage.completion, usd_nanos))
 
 
+def count_requests(
+    plan: LimitPlan, costs: tuple[int, ...], count: int
+) -> tuple[int, ...]:
+    """Costs by cell of a batch, which counts as ``count`` requests."""
+    if count < 2:  # noqa: PLR2004
+        return costs
+    return tuple(
+        count if cell.limit.meter == "requests" else cost
+        for cell, cost in zip(plan.cells, costs, strict=True)
+    )
+
+
 def oversized(plan: LimitPlan, costs: Sequence[int]) -> int:
     """Index of the first cell that could not hold the request even when empty, or -1."""
     if not any(map(gt, costs, plan.amounts)):

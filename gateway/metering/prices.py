@@ -16,6 +16,8 @@ from gateway.core.model import Price, Usage
 
 # One dollar per million tokens is this many nano-dollars per token.
 _NANOS_PER_TOKEN = 1000
+# Of the price of single requests: OpenAI, Anthropic and Gemini alike.
+BATCH_SHARE = 0.5
 _NAME_CHARS = 200
 _CACHED_NAMES = 4096
 OTHER = "other"
@@ -140,6 +142,8 @@ class PriceTable:
         if usage.cache_write:
             write = price.input if price.cache_write is None else price.cache_write
             cost += usage.cache_write * write
+        if usage.batch:
+            cost *= BATCH_SHARE
         return math.floor(round(cost * _NANOS_PER_TOKEN, 3) + 0.5)
 
     def _look_up(self, model: str) -> tuple[str, Price | None]:

@@ -241,7 +241,7 @@ class RealtimeMeter:
             return []
 
 
-_COUNTS = [name for name in Usage.__struct_fields__ if name != "source"]
+_COUNTS = [name for name in Usage.__struct_fields__ if name not in ("source", "batch")]
 
 
 def sum_usage(one: Usage, other: Usage) -> Usage:

@@ -37,6 +37,11 @@ _NO_COMPLETION = frozenset(
         "classify",
         "moderations",
         "count_tokens",
+        "batch_embed_content",
+        "predict_long_running",
+        "videos",
+        "fine_tuning.jobs",
+        "batches",
         "models",
         "other",
     }

@@ -19,6 +19,10 @@ if TYPE_CHECKING:
 # ``endpoints`` of a policy where the gateway sends the provider's key for its tenants.
 METERED = "metered"
 DEFAULT_ENDPOINTS = (METERED, "models")
+# Read for their model, but no answer states what they cost: not part of ``metered``.
+PAID_LATER = frozenset(
+    {"batches", "videos", "fine_tuning.jobs", "predict_long_running"}
+)
 # A background response is fetched or cancelled by its id, which cannot be guessed.
 _POLL = re.compile(r"/responses/[^/]+$")
 _CANCEL = re.compile(r"/responses/[^/]+/cancel$")
@@ -71,7 +75,8 @@ def _opens(entry: str, head: RequestHead, match: Match, *, session: bool) -> boo
         return False  # opens a session that does not pass the gateway
     if entry != METERED:
         return fnmatchcase(endpoint, entry)
-    counted = match.metered or endpoint == "count_tokens"
+    counted = match.metered and endpoint not in PAID_LATER
+    counted = counted or endpoint == "count_tokens"
     return counted or (session and endpoint != "other") or _polls(head)
 
 

@@ -16,6 +16,15 @@ if TYPE_CHECKING:
 
 def check_caps(flow: Flow, facts: RequestFacts) -> Refusal | None:
     """Refuse a request above the policy's caps, or rewrite its body (``clamp``)."""
+    for part in facts.parts or (facts,):
+        refusal = _check(flow, part, whole=part is facts)
+        if refusal is not None:
+            return refusal
+    return None
+
+
+def _check(flow: Flow, facts: RequestFacts, *, whole: bool) -> Refusal | None:
+    """Check one request. ``whole``: it is the body, which may be rewritten."""
     context = flow.context
     identity, match = context.identity, context.match
     if identity is None:
@@ -35,7 +44,7 @@ def check_caps(flow: Flow, facts: RequestFacts) -> Refusal | None:
     exceeds = _exceeds(facts, caps)
     if not exceeds and not _lacks_cap(context, facts, caps):
         return None
-    refused = exceeds and not caps.clamp
+    refused = not whole or (exceeds and not caps.clamp)
     if caps.n is not None and facts.prompts > caps.n:
         refused = True  # their number cannot be lowered
     if refused or context.request_encoding or identity.signed:

@@ -19,7 +19,7 @@ from gateway.core.model import (
     RequestRecord,
     Usage,
 )
-from gateway.limits.admission import actual_costs
+from gateway.limits.admission import actual_costs, count_requests
 from gateway.metering.usage import weigh
 
 if TYPE_CHECKING:
@@ -170,13 +170,15 @@ def settle(flow: Flow, shared: Shared, usage: Usage) -> int | None:
             price = MAX_NANOS
         if usage.source == "upstream":
             shared.estimator.learn(facts.model, facts, usage.prompt)
-        if not flow.cut:
+        if not (flow.cut or usage.batch):
             shared.expectation.learn(identity.key, usage.completion)
     plan, reserved = flow.plan, flow.reserved
     if plan is not None and reserved is not None:
         weights = identity.policy.weights
         tokens = weigh(usage, weights) if weights and used else usage.total
         actual = actual_costs(plan, usage, tokens, price or 0, failed=not used)
+        if usage.batch:
+            actual = count_requests(plan, actual, len(facts.parts))
         growth = flow.end_growth()
         if growth is not None:
             actual = growth.settle(actual)

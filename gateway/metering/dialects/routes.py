@@ -10,6 +10,7 @@ import re
 from urllib.parse import unquote
 
 from gateway.metering.dialects.anthropic import Anthropic
+from gateway.metering.dialects.batches import ANTHROPIC_BATCHES, GEMINI_BATCHES
 from gateway.metering.dialects.bedrock import Bedrock
 from gateway.metering.dialects.cohere import Cohere
 from gateway.metering.dialects.dialect import Dialect
@@ -62,6 +63,16 @@ _ENDINGS: dict[str, tuple[Dialect, str, str]] = {
     "audio/speech": (OPENAI, "audio.speech", STATED),
     "audio/transcriptions": (OPENAI, "audio.transcriptions", STATED),
     "audio/translations": (OPENAI, "audio.translations", STATED),
+    "v1/videos": (OPENAI, "videos", STATED),
+    "videos/edits": (OPENAI, "videos", STATED),
+    "videos/extensions": (OPENAI, "videos", STATED),
+    "fine_tuning/jobs": (OPENAI, "fine_tuning.jobs", STATED),
+    "v1/fine-tunes": (OPENAI, "fine_tuning.jobs", STATED),
+    "v1/batches": (OPENAI, "batches", STATED),
+    "openai/batches": (OPENAI, "batches", STATED),
+    "batch/jobs": (OPENAI, "batches", STATED),
+    "v1/embed-jobs": (COHERE, "batches", STATED),
+    "messages/batches": (ANTHROPIC_BATCHES, "messages.batches", STATED),
     "v1/moderations": (OPENAI, "moderations", FREE),
     "v1/tokenize": (OPENAI, "count_tokens", COUNTING),
     "tokenize": (OPENAI, "count_tokens", COUNTING),
@@ -115,6 +126,9 @@ _GOOGLE: dict[str, tuple[str, str, bool]] = {
     "embedContent": ("embed_content", METERED, False),
     "batchEmbedContents": ("embed_content", METERED, False),
     "embedText": ("embed_content", METERED, False),
+    "batchGenerateContent": ("batch_generate_content", STATED, False),
+    "asyncBatchEmbedContent": ("batch_embed_content", STATED, False),
+    "predictLongRunning": ("predict_long_running", STATED, False),
     "countTokens": ("count_tokens", COUNTING, False),
     "computeTokens": ("count_tokens", COUNTING, False),
     "predict": ("predict", METERED, False),
@@ -135,7 +149,17 @@ _RAW = re.compile(
     r"/publishers/([^/]+)/models/([^/:]+):(rawPredict|streamRawPredict)$", re.IGNORECASE
 )
 # Unmetered endpoints with a name of their own in records.
-_LISTS = {"models": "models", "tags": "models", "realtime": "realtime"}
+_LISTS = {
+    "models": "models",
+    "tags": "models",
+    "realtime": "realtime",
+    "files": "files",
+    "batches": "batches",
+    "realtime/client_secrets": "realtime.client_secrets",
+    "realtime/sessions": "realtime.sessions",
+    "realtime/transcription_sessions": "realtime.sessions",
+    "realtime/calls": "realtime.calls",
+}
 # Endpoints by last segments that are ambiguous unless the dialect is configured.
 _FORCED: dict[str, dict[str, str]] = {
     "openai": {"invocations": "chat.completions", "chat": "chat.completions"},
@@ -188,7 +212,12 @@ def _unmetered(path: str, forced: str | None) -> Match:
     segments = path.split("/")
     last = segments[-1]
     before = segments[-2] if len(segments) > 1 else ""
-    endpoint = _LISTS.get(last) or ("models" if before == "models" else "other")
+    two = f"{before}/{last}"
+    endpoint = (
+        _LISTS.get(two)
+        or _LISTS.get(last)
+        or ("models" if before == "models" else "other")
+    )
     dialect = DIALECTS[forced] if forced else _guess(path)
     return Match(dialect, endpoint)
 
@@ -234,7 +263,8 @@ def _by_shape(path: str) -> Match | None:
     model, colon, action = unquote(last).rpartition(":")
     if colon and action.casefold() in _GOOGLE_FOLDED:
         endpoint, how, stream = _GOOGLE_FOLDED[action.casefold()]
-        return _match(GEMINI, endpoint, how, model, stream=stream or None)
+        dialect = GEMINI_BATCHES if endpoint.startswith("batch_") else GEMINI
+        return _match(dialect, endpoint, how, model, stream=stream or None)
     if last in _BEDROCK and "/model/" in before:
         endpoint, how, stream = _BEDROCK[last]
         model = unquote(before.partition("/model/")[2])

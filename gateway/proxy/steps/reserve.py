@@ -9,6 +9,7 @@ from gateway.core.model import Usage
 from gateway.identity.identify import with_body_user
 from gateway.limits.admission import (
     actual_costs,
+    count_requests,
     demand,
     oversized,
     ratelimit_headers,
@@ -71,7 +72,8 @@ def plan_limits(flow: Flow, shared: Shared) -> Refusal | None:
         # money do not.
         flow.set_plan(plan, actual_costs(plan, _NO_USAGE, 0, 0, failed=True))
         return None
-    least = _set_demand(flow, shared, plan, identity, facts)
+    reserve = _set_batch if facts.batch else _set_demand
+    least = reserve(flow, shared, plan, identity, facts)
     refusal = None
     if not gate.fast_path:
         refusal = gate.check_costs(plan, flow.costs, shared.now())
@@ -128,6 +130,29 @@ def _set_demand(
     return least
 
 
+def _set_batch(
+    flow: Flow,
+    shared: Shared,
+    plan: LimitPlan,
+    identity: Identity,
+    facts: RequestFacts,
+) -> tuple[int, ...]:
+    """Set what a batch reserves, which it is charged when it is accepted; return it.
+
+    Its requests count one by one.
+    """
+    prompt = shared.estimator.estimate(facts.model, facts)
+    most = facts.max_tokens or 0
+    nanos = 0
+    if plan.least_usd < NO_BOUND:
+        nanos = _expected_nanos(flow, facts, prompt, most)
+    tokens = weigh_most(prompt, most, identity.policy.weights)
+    costs = plan.pick((1, tokens, prompt, most, nanos))
+    costs = count_requests(plan, costs, len(facts.parts))
+    flow.set_plan(plan, costs, prompt)
+    return costs
+
+
 def _find_plan(
     context: RequestContext, shared: Shared, identity: Identity, model: str
 ) -> LimitPlan:
@@ -162,7 +187,12 @@ def _expected_nanos(
     prices = flow.context.prices
     if prices is None:
         return 0
-    expected = Usage(prompt=prompt, completion=completion)
+    expected = Usage(
+        prompt=prompt,
+        completion=completion,
+        total=prompt + completion,
+        batch=flow.facts is not None and flow.facts.batch,
+    )
     return prices.cost_nanos(facts.model, expected) or 0
 
 

@@ -6,6 +6,7 @@ from gateway.core.model import CellKind, Limit, Usage
 from gateway.limits.admission import (
     Demand,
     actual_costs,
+    count_requests,
     demand,
     oversized,
     ratelimit_headers,
@@ -123,6 +124,13 @@ def test_a_cap_beyond_the_limit_and_its_overdraft_is_none(most, capped, alone):
     cell = Cell(b"k", CellKind.SLIDING, MINUTE, 1000, limit, 0.0, 100)
     asked = demand(LimitPlan((cell,)), (most,), (5,), capped=capped)
     assert asked == Demand((most,), (5,), alone)
+
+
+def test_a_batch_counts_as_its_requests():
+    """Only counters of requests see how many a batch has; it is one open exchange."""
+    costs = (1, 50, 40, 10, 1, 9)
+    assert count_requests(ALL, costs, 7) == (7, 50, 40, 10, 1, 9)
+    assert count_requests(ALL, costs, 1) == count_requests(ALL, costs, 0) == costs
 
 
 def test_settling_charges_what_was_used():

@@ -103,3 +103,11 @@ def test_unknown_price():
     assert table.knows("x" * 1000)
     assert table.known_name("nobody") == "other"
     assert not TABLE.with_overrides({}, "deny").knows("nobody")
+
+
+def test_a_batch_costs_half():
+    """The requests of a batch have half the price of single ones."""
+    usage = Usage(1000, 500, 1500, 200)
+    batch = Usage(1000, 500, 1500, 200, batch=True)
+    full = TABLE.cost_nanos("gpt-4o", usage)
+    assert TABLE.cost_nanos("gpt-4o", batch) == full // 2

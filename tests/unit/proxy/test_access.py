@@ -118,7 +118,7 @@ async def test_observe_mode_passes_closed_endpoints(upstream):
         ("/v1/files*", "DELETE /v1/files/f", True),
         ("models", "GET /v1/models", True),
         ("models", "DELETE /v1/models/x", False),
-        ("other", "GET /v1/files", True),
+        ("other", "GET /v1/containers", True),
         ("chat.*", "GET /v1/models", False),
     ],
 )
@@ -219,3 +219,20 @@ async def test_preflights_are_limited_by_address(upstream):
             assert (await client.answer()).startswith(b"HTTP/1.1 200 ")
         client.send(request(b"OPTIONS", CHAT, PREFLIGHT))
         assert (await client.answer()).startswith(b"HTTP/1.1 429 ")
+
+
+@pytest.mark.parametrize(
+    "path", [b"/v1/batches", b"/v1/videos", b"/v1/fine_tuning/jobs"]
+)
+async def test_work_that_is_paid_later_is_not_metered(path, upstream):
+    """What no answer states the cost of is opened by its name only."""
+    body = b'{"model":"m"}'
+    raw = request(b"POST", path, CLOSE + KEY, body)
+    async with InProcess(upstream, route=ROUTE, more=TENANT) as gateway:
+        assert (await gateway.talk(raw)).startswith(b"HTTP/1.1 403 ")
+        gateway.text = gateway.text.replace(
+            'mode = "enforce"',
+            'endpoints = ["batches", "videos", "fine_tuning.*"]\nmode = "enforce"',
+        )
+        gateway.reload()
+        assert (await gateway.talk(raw)).startswith(b"HTTP/1.1 200 ")

@@ -65,6 +65,40 @@ def test_metered(path, wanted):
 
 
 @pytest.mark.parametrize(
+    ("path", "dialect", "endpoint", "model"),
+    [
+        ("/v1/messages/batches", "anthropic", "messages.batches", ""),
+        (
+            "/v1beta/models/g:batchGenerateContent",
+            "gemini",
+            "batch_generate_content",
+            "g",
+        ),
+        (
+            "/v1beta/models/g:asyncBatchEmbedContent",
+            "gemini",
+            "batch_embed_content",
+            "g",
+        ),
+        ("/v1beta/models/v:predictLongRunning", "gemini", "predict_long_running", "v"),
+        ("/v1/videos", "openai", "videos", ""),
+        ("/v1/fine_tuning/jobs", "openai", "fine_tuning.jobs", ""),
+        ("/v1/batches", "openai", "batches", ""),
+        ("/v1/batch/jobs", "openai", "batches", ""),
+    ],
+)
+def test_paid_later(path, dialect, endpoint, model):
+    """Work that is paid later is read for its model, and counts what it states."""
+    match = find_endpoint("POST", path)
+    assert (match.dialect.name, match.endpoint, match.model) == (
+        dialect,
+        endpoint,
+        model,
+    )
+    assert (match.metered, match.billable, match.counted) == (True, True, False)
+
+
+@pytest.mark.parametrize(
     "path",
     [
         "/v1/messages/count_tokens",
@@ -98,7 +132,16 @@ def test_counting(path):
         ("GET", "nothing", "passthrough", "other"),
         ("POST", "/model/m/apply", "bedrock", "other"),
         ("POST", "/v1/threads/t/messages", "passthrough", "other"),
-        ("POST", "/v1/messages/batches", "passthrough", "other"),
+        ("GET", "/v1/messages/batches", "passthrough", "batches"),
+        ("GET", "/v1/files", "passthrough", "files"),
+        (
+            "POST",
+            "/v1/realtime/client_secrets",
+            "passthrough",
+            "realtime.client_secrets",
+        ),
+        ("POST", "/v1/realtime/sessions", "passthrough", "realtime.sessions"),
+        ("POST", "/v1/realtime/calls", "passthrough", "realtime.calls"),
         ("POST", "/v1/responses/r/cancel", "passthrough", "other"),
         ("POST", "/invocations", "passthrough", "other"),
     ],
