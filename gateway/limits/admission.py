@@ -76,7 +76,7 @@ def demand(
     than ``most``; a cap beyond the limit and its overdraft is none for that limit.
     """
     alone = not capped or any(map(gt, most, plan.ceilings))
-    return Demand(tuple(map(max, most, least)), least, alone)
+    return Demand(most, least, alone)
 
 
 def actual_costs(

@@ -84,16 +84,13 @@ class PromptEstimator:
         known[0] = min(RATIO_MAX, max(RATIO_MIN, known[1] / known[2]))
         models[model] = known
 
-    def most(self, model: str, facts: RequestFacts) -> int:
-        """Prompt tokens to reserve: as estimated, but never fewer than one per
-        BYTES_PER_TOKEN, because the client chooses the prompts that teach the ratio.
-        """
-        if not facts.billable:
-            return 0
-        untaught = facts.prompt_tokens_known + int(
-            facts.prompt_bytes / BYTES_PER_TOKEN + 1
-        )
-        return max(self.estimate(model, facts), untaught)
+
+def most_prompt(facts: RequestFacts, estimate: int) -> int:
+    """Prompt tokens to reserve: the estimate, but never fewer than one per
+    BYTES_PER_TOKEN, because the client chooses the prompts that teach the ratio.
+    """
+    untaught = facts.prompt_tokens_known + int(facts.prompt_bytes / BYTES_PER_TOKEN + 1)
+    return max(estimate, untaught)
 
 
 class CompletionExpectation:

@@ -17,7 +17,7 @@ from gateway.limits.admission import (
     refuse_oversized,
     reserve_costs,
 )
-from gateway.metering.usage import weigh_most
+from gateway.metering.usage import most_prompt, weigh_most
 from gateway.proxy.caps import assumed_cap
 
 if TYPE_CHECKING:
@@ -121,11 +121,11 @@ def _set_demand(
     least = reserve_costs(plan, prompt, expected, nanos)
     flow.set_plan(plan, least, prompt)
     if most and plan.spends:
-        most_prompt = shared.estimator.most(facts.model, facts)
+        prompt = most_prompt(facts, prompt)
         if nanos:
-            nanos = _expected_nanos(flow, facts, most_prompt, most)
-        tokens = weigh_most(most_prompt, most, policy.weights)
-        costs = plan.pick((1, tokens, most_prompt, most, nanos))
+            nanos = _expected_nanos(flow, facts, prompt, most)
+        tokens = weigh_most(prompt, most, policy.weights)
+        costs = plan.pick((1, tokens, prompt, most, nanos))
         flow.set_demand(demand(plan, costs, least, capped=capped), most)
     return least
 
