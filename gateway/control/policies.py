@@ -14,7 +14,7 @@ from gateway.config.explain import policy_rows
 from gateway.config.resolve import effective_policy
 from gateway.control.price_list import models_by_tenant, price_list
 from gateway.control.running_config import RunningConfig
-from gateway.core.model import Limit, Policy, RequestRecord
+from gateway.core.model import Anomaly, Limit, Policy, RequestRecord
 from gateway.limits.meters import METER_TABLE
 
 
@@ -61,7 +61,24 @@ def _effective(loaded: Loaded, name: str) -> list[dict[str, str]]:
 def public_policy(policy: Policy) -> dict[str, Any]:
     """A policy in the form of the admin API."""
     shown: dict[str, Any] = msgspec.to_builtins(policy)
-    return shown | {"limits": [public_policy_limit(limit) for limit in policy.limits]}
+    return shown | {
+        "limits": [public_policy_limit(limit) for limit in policy.limits],
+        "anomaly": public_anomaly(policy.anomaly),
+    }
+
+
+def public_anomaly(anomaly: Anomaly) -> dict[str, Any]:
+    """Detection settings: scores and block times beside the other keys, and the scores
+    of each class with a ladder of its own.
+    """
+    shown: dict[str, Any] = msgspec.to_builtins(anomaly)
+    classes = {
+        name: {"tag": own.tag, "throttle": own.throttle, "block": own.block}
+        for name, own in anomaly.classes.items()
+    }
+    del shown["ladder"]
+    ladder: dict[str, Any] = msgspec.to_builtins(anomaly.ladder)
+    return shown | ladder | {"classes": classes}
 
 
 def public_policy_limit(limit: Limit) -> dict[str, Any]:
