@@ -25,6 +25,15 @@ from gateway.alerts.model import (
 from gateway.alerts.outbox import EventDecision
 
 _FRAME = struct.Struct(">I")
+# Raised by an entry that does not decode, or does not fit what was read before it.
+_DAMAGE = (
+    msgspec.DecodeError,
+    LookupError,
+    OverflowError,
+    TypeError,
+    ValueError,
+    sqlite3.Error,
+)
 
 
 class _Incident(msgspec.Struct):
@@ -96,7 +105,7 @@ def import_journal(path: str, db: sqlite3.Connection) -> bool:
             _insert(db, msgspec.msgpack.decode(state, type=_State))
         for entry in entries:
             _replay(db, entry)
-    except (msgspec.DecodeError, LookupError, TypeError, ValueError):
+    except _DAMAGE:
         return False
     return True
 
@@ -127,11 +136,13 @@ def _insert(db: sqlite3.Connection, state: _State) -> None:
     db.executemany("INSERT INTO causes VALUES (?, ?)", state.causes.items())
     db.executemany("INSERT INTO begun VALUES (?, ?)", state.known.items())
     db.executemany("INSERT INTO silences VALUES (?, ?)", state.silences.items())
+    serial = 0
     for event in state.log:
         serial = int(event.id.rpartition("-")[2])
         incidents.insert_event(db, serial, event)
     incidents.count(db, "version", state.version)
-    incidents.count(db, "serial", state.serial)
+    # A damaged counter must not give out the number of an event again.
+    incidents.count(db, "serial", max(serial, state.serial))
     for reason, number in state.lost.items():
         incidents.count(db, f"lost:{reason}", number)
     for receiver, why in state.disabled.items():

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import shutil
+import struct
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import msgspec
 import pytest
 
 from gateway.alerts.sqlite_outbox import SqliteOutbox
@@ -91,6 +95,41 @@ async def test_a_damaged_journal_is_taken_over_up_to_the_damage(path):
     empty = SqliteOutbox(str(path))
     assert await empty.incidents() == []
     await empty.close()
+
+
+def _rewrite(path: Path, change: Callable[[dict[str, Any]], None]) -> None:
+    """Change the state in the first frame."""
+    content = path.read_bytes()
+    (size,) = struct.unpack_from(">I", content)
+    state = msgspec.msgpack.decode(content[4 : 4 + size])
+    change(state)
+    frame = msgspec.msgpack.encode(state)
+    path.write_bytes(struct.pack(">I", len(frame)) + frame + content[4 + size :])
+
+
+async def test_a_damaged_counter_gives_no_event_a_used_number(path):
+    """Events are logged after an import whose counter was behind the log."""
+    _rewrite(path, lambda state: state.update(serial=0))
+    outbox = SqliteOutbox(str(path))
+    await check(outbox)
+    assert await outbox.resolve("inc_5", "ann", NOW + 20)
+    await outbox.close()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        pytest.param(lambda s: s["log"].append(s["log"][0]), id="an event twice"),
+        pytest.param(lambda s: s.update(version=1 << 63), id="a number too large"),
+    ],
+)
+async def test_a_state_that_no_table_takes_does_not_prevent_the_start(path, change):
+    """What came before is kept, and so is a copy of the journal."""
+    _rewrite(path, change)
+    outbox = SqliteOutbox(str(path))
+    assert len(await outbox.incidents()) >= 1
+    assert path.with_name("run.alerts.unreadable").exists()
+    await outbox.close()
 
 
 async def test_a_full_disk_leaves_the_journal_in_place(path):
