@@ -24,6 +24,7 @@ import signal
 import statistics
 import sys
 import time
+from collections import Counter
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -49,6 +50,8 @@ ANSWER_MAX = 60
 LEASE_S = 63.0
 # A held stream: 1 + 3 + 3 for the format, two words, five tokens of answer.
 HELD_TOTAL = 14
+# A held stream that its client leaves costs its cap of 60 tokens; 5 were sent.
+HELD_UNSENT = 55
 CONFIG = """
 [[upstream]]
 name = "mock"
@@ -364,7 +367,11 @@ class Run:
     def check(self, *, leases: bool) -> list[str]:
         """The differences, one sentence each; figures go to ``found``."""
         self.found["open_at_kill"] = 0
-        self.recorded = {r["request_id"] for r in self.gateway.records()}
+        records = self.gateway.records()
+        self.recorded = {r["request_id"] for r in records}
+        self.recorded_tokens: Counter[str] = Counter()
+        for record in records:
+            self.recorded_tokens[record["user"]] += record["total_tokens"]
         ledger = self.mock.ledger()
         everyone = self.visitors.everyone
         used = self._used(everyone)
@@ -403,7 +410,7 @@ class Run:
         if client in self.visitors.doomed:
             # The cut stream cost the upstream its prompt and the tokens it had sent.
             cut = bool(client.broken)
-            due = self.reservations[client.key] - HELD_TOTAL if cut else 0
+            due = self.reservations[client.key] - HELD_TOTAL if cut else HELD_UNSENT
             return [] if excess == due else [f"{client.key}: {excess} over, not {due}"]
         lost = [at for id_, at in client.opened.items() if id_ not in self.recorded]
         late = [at for at in lost if at - self.killed_at > KILL_S]
@@ -415,10 +422,16 @@ class Run:
         if late:
             return [f"{client.key}: {len(late)} exchanges without a record"]
         self.found["open_at_kill"] += len(lost)
+        charged = account["total"] + excess
+        if not lost and charged != self.recorded_tokens[client.user]:
+            stated = self.recorded_tokens[client.user]
+            return [f"{client.key}: {charged} tokens, its records have {stated}"]
         calls = self._limits("user", client.user)["user.requests.day"]
         if not lost and calls != len(client.opened):
             return [f"{client.key}: {calls} requests, not {len(client.opened)}"]
-        if not -len(lost) * ANSWER_MAX <= excess <= len(lost) * RESERVATION_MAX:
+        # An answer that its client left costs its reservation, more than was sent.
+        most = (len(lost) + account["cut"]) * RESERVATION_MAX
+        if not -len(lost) * ANSWER_MAX <= excess <= most:
             return [f"{client.key}: {excess} over, {len(lost)} cut; {account}"]
         return []
 

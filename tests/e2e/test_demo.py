@@ -84,7 +84,7 @@ def test_the_demo_shows_all_and_leaves_nothing(play):
     for stopped in ("A scraper", "A cost spike", "A DDoS from many addresses"):
         assert rows[stopped] > 20, text
     # Members of the botnet send few requests, so most first prompts are refused as well.
-    shares = [int(share) for share in re.findall(r"and (\d+) % of all since", text)]
+    shares = [int(share) for share in re.findall(r"then\s+(\d+) %", text)]
     assert shares[2] >= 80, text
     # A surge counts within one ten-minute window; it may span two of them.
     turned = time.time() % 600.0 < 30.0

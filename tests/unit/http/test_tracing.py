@@ -144,7 +144,7 @@ async def test_on_the_wire(upstream, spelling):
     async with InProcess(upstream) as gateway:
         gateway.plane.shared.tracer = None if off else tracer()
         for _ in range(2):
-            await gateway.talk(request(b"POST", CHAT, fields, b"{}"))
+            await gateway.talk(request(b"POST", CHAT, fields, b'{"model":"m"}'))
         texts = {record.trace for record in gateway.records}
     for raw in upstream.requests:
         (sent,) = LINE.findall(raw)
