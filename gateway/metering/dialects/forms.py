@@ -77,7 +77,8 @@ def _parts(body: bytes, boundary: bytes) -> Iterator[tuple[MultipartSegment, byt
             segment, value = event, b""
         elif event is not None:
             value = value or bytes(event[: _FIELD_BYTES + 1])
-        elif segment is not None:
+        else:  # the end of the part
+            assert segment is not None
             yield segment, value
     parser.close()
 

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from gateway.core.model import Ladder
 from gateway.detect.enforcement import EnforcementStates
+from gateway.detect.ladder import EnforcementState
 from gateway.detect.model import DetectSettings, Output, Ref
 from gateway.detect.responses import CandidateAlert, ResponseManager
 from gateway.detect.rules.facts import Signal
@@ -119,3 +120,13 @@ def test_a_time_that_no_longer_counts_is_passed_over():
     assert tagged > blocked
     assert manager.states._ready(blocked) == {("t", "client_ip", "10.0.0.1")}
     assert not manager.states._ready(tagged)
+
+
+def test_a_state_that_is_put_again_keeps_its_place():
+    """A subject that is put twice is one entry, with the later state."""
+    states = EnforcementStates()
+    key = ("t", "user", "u")
+    first, later = states.obtain(key), EnforcementState()
+    states.put(key, later)
+    assert len(states) == 1
+    assert states.obtain(key) is later is not first

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from gateway.core.model import ANONYMOUS_TENANT, OPENED
 from gateway.detect.event_mapping import (
     EventLine,
+    event_from_fields,
     event_from_line,
     event_from_record,
     event_from_request,
@@ -193,3 +194,11 @@ def test_a_line_is_read_as_its_record_is(record):
 
     line = msgspec.convert(record, EventLine)
     assert outcome(event_from_line, line) == outcome(event_from_record, record)
+
+
+def test_fields_of_a_replayed_request():
+    """A request that replay decides anew keeps its fields, at another time and price."""
+    event = event_from_record(BARE)
+    moved = event_from_fields(event, ts=5.0, usd=0.25)
+    assert (moved.ts, moved.usd) == (5.0, 0.25)
+    assert (moved.client_ip, moved.model, moved.tokens) == ("203.0.113.9", "m", 15)

@@ -13,6 +13,7 @@ from gateway.metering.usage import (
     PromptEstimator,
     count_usage,
     estimate_usage,
+    generated_nothing,
     most_prompt,
     weigh,
     weigh_most,
@@ -233,3 +234,12 @@ def test_estimates_without_counting():
     assert estimate_usage(task).completion == 0
     task.endpoint, task.framing = "embeddings", "json"
     assert estimate_usage(task).total == 101
+
+
+def test_an_answer_that_generated_nothing():
+    """An answer has nothing to bill without text, lost bytes and stated usage."""
+    assert generated_nothing(CountTask("x", answer=[b'{"error":{}}']))
+    assert not generated_nothing(CountTask("x", lost_bytes=1))
+    assert not generated_nothing(CountTask("x", stated=Usage(1)))
+    said = b'{"choices":[{"message":{"content":"hi"}}]}'
+    assert not generated_nothing(CountTask("x", answer=[said]))

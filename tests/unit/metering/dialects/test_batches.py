@@ -109,3 +109,12 @@ def test_spellings_of_a_model_are_one_model():
     """Case and white space do not make another model."""
     facts = read(ANTHROPIC, anthropic({"model": "a"}, {"model": " A "}))
     assert facts.model == "a"
+
+
+def test_a_request_without_a_bound():
+    """A cap of 0 or less means no cap: the request counts with the assumed one."""
+    one = {"model": "m", "messages": [{"content": "x"}]}
+    endless = {**one, "max_tokens": -1}
+    facts = read(ANTHROPIC, anthropic({**one, "max_tokens": 7}, endless))
+    assert facts.max_tokens == 7 + 4096
+    assert facts.parts[1].endless

@@ -75,3 +75,11 @@ def test_oversized_event():
     assert b"".join(map(sift.feed, pieces)) + sift.feed(TEXT) == big + TEXT
     other = UsageFilter(NullMeter())
     assert other.feed(big[:-20]) + other.flush() == big[:-20]
+
+
+def test_a_filter_goes_on_without_its_meter():
+    """After a fault of the meter the usage chunk is still removed, and nothing is read."""
+    filter_ = UsageFilter(opened())
+    filter_.stop_metering()
+    assert filter_.feed(TEXT) == TEXT
+    assert filter_.feed(USAGE) == b""

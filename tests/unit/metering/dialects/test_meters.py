@@ -227,3 +227,17 @@ def test_envelopes_of_invalid_json():
     """Invalid JSON has no envelope; unexpected types have one."""
     assert read_envelope(b"junk") is None
     assert read_envelope(json.dumps({"usage": 3}).encode()) is not None
+
+
+def test_no_usage_is_never_implausible():
+    """A meter that reads no usage reports none as implausible."""
+    assert not NullMeter().implausible
+
+
+def test_text_of_a_stream_so_far():
+    """A stream's meter tells how many events and bytes of text it has kept."""
+    meter = StreamMeter(FACTS, MATCH)
+    for _ in range(3):
+        meter.feed(EVENT)
+    assert meter.events_kept() == 3
+    assert meter.text_bytes() == 3 * len("word ")

@@ -198,7 +198,13 @@ def test_nested_members():
     assert member(EMPTY, "a") is None
     assert member(Raw(b"[1]"), "a") is None
     assert member(Raw(b'{"a":NaN,"b":2}'), "b") == 2
-    for text in (b'{"a":"\xff"}', b'{"a":NaN,"a":1}', b'{"a":1,"a":1}', b'{"A":1}'):
+    for text in (
+        b'{"a":"\xff"}',
+        b'{"a":',
+        b'{"a":NaN,"a":1}',
+        b'{"a":1,"a":1}',
+        b'{"A":1}',
+    ):
         with pytest.raises(DialectError):
             member(Raw(text), "a")
     assert member(Raw(b'{"A":1}'), "a", free=True) is None
