@@ -151,3 +151,19 @@ def test_a_dialect_without_a_cap():
     facts = match.dialect.read_request(match, body, "", "application/json")
     assert match.dialect.clamp(body, facts, None, None) == body
     assert UNKNOWN.dialect.cap_path(facts) is None
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "clamped"),
+    [
+        ("/v1/chat/completions", b'{"model":"m","messages":[],"n":5}',
+         b'{"model":"m","messages":[],"n":2}'),
+        ("/v1/completions", b'{"model":"m","prompt":["a","b"],"n":5}',
+         b'{"model":"m","prompt":["a","b"],"n":1}'),
+    ],
+)  # fmt: skip
+def test_choices_are_clamped(path, body, clamped):
+    """Clamping lowers ``n`` so that all prompts together have that many choices."""
+    match = find_endpoint("POST", path)
+    facts = match.dialect.read_request(match, body, "", "application/json")
+    assert match.dialect.clamp(body, facts, None, 2) == clamped
