@@ -113,6 +113,8 @@ def test_caps_and_sizes():
     [
         ("/v1/messages", b'{"model":"c","messages":[]}',
          b'{"max_tokens":9,"model":"c","messages":[]}'),
+        ("/v1/messages", b'{"model":"c","messages":[],"max_tokens":50}',
+         b'{"model":"c","messages":[],"max_tokens":9}'),
         ("/v1/complete", b'{"model":"c","prompt":"x"}',
          b'{"max_tokens_to_sample":9,"model":"c","prompt":"x"}'),
         ("/v1/chat/completions", b'{"model":"gpt-4o","messages":[]}',
@@ -137,8 +139,8 @@ def test_caps_and_sizes():
          b'{"inputText":"x"}'),
     ],
 )  # fmt: skip
-def test_an_absent_cap_is_written_in(path, body, clamped):
-    """Clamping writes a cap into a request that states none, where its API has it."""
+def test_caps_are_lowered_or_written_in(path, body, clamped):
+    """Clamping lowers a stated cap, and writes one into a request that states none."""
     match = find_endpoint("POST", path)
     facts = match.dialect.read_request(match, body, "", "application/json")
     assert match.dialect.clamp(body, facts, 9, None) == clamped
