@@ -193,6 +193,7 @@ class Metrics:
         self.would: defaultdict[tuple[str, str], int] = defaultdict(int)
         self.unpriced: defaultdict[str, int] = defaultdict(int)
         self.unmetered: defaultdict[str, int] = defaultdict(int)
+        self.unread: defaultdict[str, int] = defaultdict(int)
         self.duration = Histogram(
             "tidegate_request_duration_seconds",
             "Time from the first byte of a request to the last byte of its response.",
@@ -257,6 +258,8 @@ class Metrics:
             self._observe_usage(tenant, r)
         elif r.metering == "unmetered":
             self.unmetered[endpoint] += 1
+        if r.metering == "unread":
+            self.unread[endpoint] += 1
         if r.would:
             self.would[tenant, r.would] += 1
 
@@ -370,11 +373,21 @@ class Metrics:
             ("tenant",),
             self.unpriced,
         )
+        yield from self._uncounted()
+
+    def _uncounted(self) -> Iterator[Metric]:
+        """Counters of what was not metered or not read."""
         yield labelled_counter(
             "tidegate_unmetered_requests",
             "Answers that were neither metered nor priced.",
             ("endpoint",),
             self.unmetered,
+        )
+        yield labelled_counter(
+            "tidegate_unread_requests",
+            "Requests that passed although their body could not be read (observe mode).",
+            ("endpoint",),
+            self.unread,
         )
 
     def _worker_families(self) -> Iterator[Metric]:

@@ -13,6 +13,7 @@ from gateway.core.model import SUB_BUCKETS, Policy
 from gateway.limits.meters import METER_TABLE
 from gateway.limits.plans import cells_of_subject
 from gateway.limits.ports import Cell
+from gateway.metering.prices import PriceTable, packaged_prices
 
 
 class SubjectCounters:
@@ -26,6 +27,7 @@ class SubjectCounters:
         workers: WorkerRegistry,
         clock: Callable[[], float] = time.time,
     ) -> None:
+        self._canonical = PriceTable.parse(packaged_prices()).canonical_name
         self._prefix = prefix
         self._workers = workers
         self._clock = clock
@@ -46,6 +48,7 @@ class SubjectCounters:
                     self._clock(),
                     prefix=self._prefix,
                     timezone=resolved.timezone,
+                    canonical=self._canonical,
                 )
                 found += ((name, cell) for cell in subject_cells)
         return found

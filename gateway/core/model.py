@@ -23,8 +23,11 @@ Mode = Literal["enforce", "observe"]
 # ``unmetered``: an answer without tokens and price; ``unpriced``: tokens of a model
 # without a price; ``implausible``: the stated usage was not believed; ``failed``: a fault
 # of the gateway, charged as reserved; ``cut``: the client left before the usage was
-# stated, or the stream outgrew its limits; charged at least as reserved.
-Metering = Literal["", "unmetered", "unpriced", "implausible", "failed", "cut"]
+# stated, or the stream outgrew its limits; charged at least as reserved; ``unread``: the
+# request's body could not be read.
+Metering = Literal[
+    "", "unmetered", "unpriced", "implausible", "failed", "cut", "unread"
+]
 # Classes of abuse, for which responses are taken.
 AbuseClass = Literal[
     "cost_spike", "ddos", "scraping", "credential_abuse", "probing", "volume"

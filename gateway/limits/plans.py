@@ -26,6 +26,7 @@ from gateway.identity.identify import ANONYMOUS, Identity, readable_id
 from gateway.limits.meters import METER_TABLE, TOKEN_QUANTITIES, Quantity
 from gateway.limits.ports import Cell, Plan
 from gateway.limits.ratelimit import LimitHeaderTemplate
+from gateway.metering.models import matching_names, plain_name
 
 SCHEMA_VERSION: Final = b"1"
 DEFAULT_PREFIX: Final = b"tidegate:"
@@ -286,12 +287,12 @@ class _Rule:
 
     __slots__ = (
         "_header_template",
+        "_match",
         "by_model",
         "by_user",
         "kinds",
         "limit",
         "limit_bytes",
-        "matches",
         "overdraft",
     )
 
@@ -308,9 +309,13 @@ class _Rule:
         self.limit_bytes = _limit_bytes(limit)
         self.by_model = "model" in self.kinds or bool(limit.models)
         self.by_user = "user" in self.kinds
-        pattern = "|".join(map(translate, limit.models))
-        self.matches = re.compile(pattern).match
+        pattern = "|".join(translate(model.lower()) for model in limit.models)
+        self._match = re.compile(pattern).match
         self._header_template: tuple[float, LimitHeaderTemplate] | None = None
+
+    def applies(self, names: Iterable[str]) -> bool:
+        """Whether the limit applies to a model, given all of its spellings."""
+        return any(map(self._match, names))
 
     def header_template(self, ends_at: float, length_s: int) -> LimitHeaderTemplate:
         """The limit's header lines: shared by all plans, made once per period."""
@@ -371,7 +376,8 @@ class _CellMaker:
 
 class PlanBook:
     """A cache of plans, built on first use. A reload of the configuration makes a new
-    book. ``evictions`` counts plans dropped for new ones.
+    book. ``evictions`` counts plans dropped for new ones. ``canonical``: one name for all
+    spellings of a model, by which limits count.
     """
 
     def __init__(
@@ -380,8 +386,10 @@ class PlanBook:
         timezone: str | tzinfo = "UTC",
         capacity: int = DEFAULT_CAPACITY,
         lease_us: int = LEASE_US,
+        canonical: Callable[[str], str] = plain_name,
     ) -> None:
         self._prefix = prefix
+        self._canonical = canonical
         self._cells = _CellMaker(timezone, lease_us)
         self._plans: Lru[object, LimitPlan] = Lru(capacity)
         # By tenant and id of the policy, which the table keeps alive; as many as the
@@ -401,9 +409,7 @@ class PlanBook:
         if not table.by_model:
             key: object = identity.key
         else:
-            if len(model) > _MAX_MODEL_CHARS:
-                model = readable_id(model)
-            key = (identity.key, model)
+            key = (identity.key, _bounded(model))
         plan = self._plans.get(key)
         if plan is None or now >= plan.until:
             plan = self._build(table, table.rules, identity, model, now)
@@ -461,15 +467,16 @@ class PlanBook:
             "client_ip": identity.client_ip,
             "user": user,
             "tenant": identity.tenant.name,
-            "model": model,
+            "model": _bounded(self._canonical(model)),
         }
+        names_of_model = matching_names(model)
         # Limits with the same key would count a request twice: the smallest is used.
         chosen: dict[bytes, tuple[Cell, LimitHeaderTemplate]] = {}
         for rule in rules:
-            if rule.matches(model) is None:
+            if not rule.applies(names_of_model):
                 continue
-            names = [ids[kind] for kind in rule.kinds]
-            cell, length_s = self._cells.make(rule, table.stem, names, now)
+            ids_of_rule = [ids[kind] for kind in rule.kinds]
+            cell, length_s = self._cells.make(rule, table.stem, ids_of_rule, now)
             other = chosen.get(cell.key)
             if other is None or cell.amount < other[0].amount:
                 chosen[cell.key] = (cell, rule.header_template(cell.ends_at, length_s))
@@ -496,6 +503,7 @@ def cells_of_subject(
     prefix: bytes = DEFAULT_PREFIX,
     timezone: str | tzinfo = "UTC",
     lease_us: int = LEASE_US,
+    canonical: Callable[[str], str] = plain_name,
 ) -> list[Cell]:
     """The counters of one subject, to read or reset them; ``now`` in epoch seconds.
 
@@ -508,14 +516,20 @@ def cells_of_subject(
     names = _split_pair(subject, parts) if isinstance(subject, str) else list(subject)
     if len(names) != len(parts):
         raise ValueError(f"{kind!r} needs {len(parts)} ids, not {len(names)}")
-    ids = [
-        normal_client_ip(name) if part == "client_ip" else name
-        for part, name in zip(parts, names, strict=True)
-    ]
+    normal: dict[str, Callable[[str], str]] = {
+        "client_ip": normal_client_ip,
+        "model": lambda model: _bounded(canonical(model)),
+    }
+    ids = [normal.get(part, str)(name) for part, name in zip(parts, names, strict=True)]
     stem = _key_stem(prefix, tenant)
     limits = [limit for limit in policy.limits if limit.per == kind]
     rules = (_Rule(limit, policy.overdraft) for limit in limits)
     return [maker.make(rule, stem, ids, now)[0] for rule in rules]
+
+
+def _bounded(model: str) -> str:
+    """A model's name as part of keys: a long one ends in a hash."""
+    return model if len(model) <= _MAX_MODEL_CHARS else readable_id(model)
 
 
 def _split_pair(subject: str, parts: Sequence[str]) -> list[str]:

@@ -1,4 +1,4 @@
-"""Bounded decoding of gzip and deflate, for the copies of bodies that are read.
+"""Bounded decoding of content codings, for the copies of bodies that are read.
 
 The forwarded bytes stay unchanged. Decoding stops where a small input would become a
 large output (a decompression bomb).
@@ -9,7 +9,13 @@ from __future__ import annotations
 import zlib
 from collections.abc import Iterator
 
-CODINGS = frozenset({"gzip", "x-gzip", "deflate"})
+from gateway.metering.codings import Decoder, find_decoders
+
+_DECODERS = find_decoders()
+CODINGS = frozenset({"gzip", "x-gzip", "deflate", *_DECODERS})
+# For Accept-Encoding of a refusal (RFC 9110, section 15.5.16).
+ACCEPTED = ", ".join(["gzip", "deflate", *_DECODERS])
+TOO_LARGE = 413
 PIECE_BYTES = 64 * 1024
 _ZLIB_HEADER_BYTES = 2
 # Largest ratio of decoded to coded size. JSON and text reach 20, a stream of similar
@@ -20,11 +26,18 @@ RATIO_FROM_BYTES = 1024 * 1024
 
 
 class InflateError(Exception):
-    """The coded bytes are invalid, or their decoded form is too large."""
+    """The coding is unknown, the coded bytes are invalid, or their decoded form is too
+    large. ``status``: of the refusal.
+    """
 
-    def __init__(self, message: str, *, too_large: bool = False) -> None:
+    def __init__(self, message: str, status: int = 400) -> None:
         super().__init__(message)
-        self.too_large = too_large
+        self.status = status
+
+    @property
+    def too_large(self) -> bool:
+        """Whether a bound was exceeded."""
+        return self.status == TOO_LARGE
 
 
 class Inflater:
@@ -33,16 +46,19 @@ class Inflater:
     ``max_bytes`` bounds the decoded size, ``max_ratio`` decoded size / coded size.
     """
 
-    __slots__ = ("_begun", "_coded", "_decoded", "_decoder", "_max", "_ratio")
+    __slots__ = ("_begun", "_coded", "_decoded", "_decoder", "_max", "_other", "_ratio")
 
     def __init__(
         self, coding: str, max_bytes: int, max_ratio: float = RATIO_MAX
     ) -> None:
         coding = coding.strip().lower()
         if coding not in CODINGS:
-            raise InflateError(f"unknown content coding {coding!r}")
+            message = f"unknown content coding {coding[:64]!r}"
+            raise InflateError(message, 415)
+        make = _DECODERS.get(coding)
+        self._other = None if make is None else make()
         # 47: gzip or zlib, detected by the header.
-        self._decoder = zlib.decompressobj(47)
+        self._decoder: Decoder = self._other or zlib.decompressobj(47)
         # deflate: the bytes so far, until its two header bytes have arrived.
         self._begun: bytes | None = b"" if coding == "deflate" else None
         self._max = max_bytes
@@ -72,6 +88,9 @@ class Inflater:
             if not data and len(piece) == PIECE_BYTES:
                 while piece := self._decode(b""):  # output still inside the decoder
                     yield piece
+            while self._other is not None and self._other.pending:
+                if piece := self._decode(b""):
+                    yield piece
 
     def _begin(self, data: bytes) -> bytes:
         """Detect deflate without the zlib header (RFC 9110 section 8.4.1.2)."""
@@ -95,7 +114,7 @@ class Inflater:
     def _rest(self) -> bytes:
         """Input not decoded yet; a gzip body may consist of several members."""
         decoder = self._decoder
-        if not decoder.eof:
+        if self._other is not None or not decoder.eof:
             return decoder.unconsumed_tail
         rest = decoder.unused_data
         if rest:
@@ -106,9 +125,9 @@ class Inflater:
 
     def _check(self) -> None:
         if self._decoded > self._max:
-            raise InflateError("decoded body is too large", too_large=True)
+            raise InflateError("decoded body is too large", TOO_LARGE)
         if (
             self._decoded > RATIO_FROM_BYTES
             and self._decoded > self._ratio * self._coded
         ):
-            raise InflateError("body is compressed too far", too_large=True)
+            raise InflateError("body is compressed too far", TOO_LARGE)

@@ -13,30 +13,15 @@ import msgspec
 
 from gateway.core.lru import Lru
 from gateway.core.model import Price, Usage
+from gateway.metering.models import plain_name, spellings
 
 # One dollar per million tokens is this many nano-dollars per token.
 _NANOS_PER_TOKEN = 1000
 # Of the price of single requests: OpenAI, Anthropic and Gemini alike.
 BATCH_SHARE = 0.5
-_NAME_CHARS = 200
 _CACHED_NAMES = 4096
 OTHER = "other"
 
-_REGION = re.compile(r"^(?:us|eu|apac|jp|au|ca|global|us-gov)\.")
-_VENDOR = re.compile(
-    r"^(?:anthropic|amazon|meta|cohere|mistral|ai21|deepseek|openai|qwen|google|xai"
-    r"|moonshotai|zai|minimax|nvidia)\."
-)
-# Removed from the right, one at a time, until the name is known.
-_SUFFIX = re.compile(
-    r"(?:-v\d+)?:\d+(?::\d+k)?$"  # Bedrock: -v1:0, :0, :0:200k
-    r"|-v\d+$"
-    r"|:(?:free|thinking|nitro|floor|online|extended|beta)$"  # OpenRouter
-    r"|[-_@]\d{4}-?\d{2}-?\d{2}$"  # 2024-08-06, 20250514, @20250514
-    r"|-(?:preview-)?\d{2}-\d{2,4}$"  # preview-05-06, 08-2024
-    r"|-(?:latest|default|exp|preview)$|@(?:latest|default|\d{3})$"
-    r"|-\d{3,4}$"  # -001, -0613, -2407
-)
 # What may follow a known name in a longer one. Not a bare number: another version.
 _LONGER = re.compile(r"^[-:@](?!\d+(?:[-.:@]|$))")
 
@@ -127,6 +112,17 @@ class PriceTable:
         """The name for a metric label: a name in the table, else ``other``."""
         return self._look_up(model)[0]
 
+    def canonical_name(self, model: str) -> str:
+        """One name for all spellings of a model, by which limits count: the shortest
+        that the packaged table has, else the name without prefixes.
+        """
+        names = spellings(model)
+        for name in reversed(names):
+            if name in self._models:
+                return name
+        known = self._packaged(list(names))[0]
+        return plain_name(model) if known == OTHER else known
+
     def cost_nanos(self, model: str, usage: Usage) -> int | None:
         """Nano-dollars of an exchange, rounded half up; None if the price is unknown."""
         price = self._look_up(model)[1]
@@ -147,8 +143,6 @@ class PriceTable:
         return math.floor(round(cost * _NANOS_PER_TOKEN, 3) + 0.5)
 
     def _look_up(self, model: str) -> tuple[str, Price | None]:
-        if len(model) > _NAME_CHARS:
-            return OTHER, self._unknown
         found = self._found.get(model)
         if found is None:
             found = self._resolve(model)
@@ -159,14 +153,14 @@ class PriceTable:
         full = model.strip().lower()
         if full in self._named:
             return full, self._named[full]
-        spellings = list(_spellings(full))
-        for name in spellings:
+        names = list(spellings(model))
+        for name in names:
             if name in self._named:
                 return name, self._named[name]
         for pattern, price in self._globs:
-            if any(fnmatchcase(name, pattern) for name in (full, *spellings)):
-                return self._packaged(spellings)[0], price
-        name, known = self._packaged(spellings)
+            if any(fnmatchcase(name, pattern) for name in (full, *names)):
+                return self._packaged(names)[0], price
+        name, known = self._packaged(names)
         return name, self._unknown if known is None else known
 
     def _packaged(self, spellings: list[str]) -> tuple[str, Price | None]:
@@ -182,18 +176,3 @@ class PriceTable:
             ):
                 longest = name
         return (longest, self._models[longest]) if longest else (OTHER, None)
-
-
-def _spellings(name: str) -> list[str]:
-    """A name without provider prefixes, then with its suffixes removed one by one."""
-    name = name.rpartition("/")[2]
-    found = [name]
-    for prefix in (_REGION, _VENDOR):
-        name = prefix.sub("", name)
-        found.append(name)
-    while shorter := _SUFFIX.sub("", name, count=1):
-        if shorter == name:
-            break
-        name = shorter
-        found.append(name)
-    return list(dict.fromkeys(found))

@@ -6,6 +6,7 @@ from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING
 
 from gateway.core.refusal import Refusal
+from gateway.metering.models import matching_names
 from gateway.proxy.access import check_model
 
 if TYPE_CHECKING:
@@ -54,9 +55,13 @@ def _check(flow: Flow, facts: RequestFacts, *, whole: bool) -> Refusal | None:
 
 
 def caps_for(policy: Policy, model: str) -> Caps:
-    """The caps of the first pattern that matches the model, else the policy's own."""
+    """The caps of the first rule that matches a spelling of the model, else the
+    policy's own.
+    """
+    names = matching_names(model) if policy.model_caps else ()
     for rule in policy.model_caps:
-        if any(fnmatchcase(model, pattern) for pattern in rule.models):
+        patterns = [pattern.lower() for pattern in rule.models]
+        if any(fnmatchcase(name, p) for p in patterns for name in names):
             return rule.caps
     return policy.caps
 

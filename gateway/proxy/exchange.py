@@ -27,7 +27,7 @@ from gateway.metering.dialects import OPEN_STREAM, CountTask
 from gateway.metering.inflate import InflateError
 from gateway.proxy.flow import Flow
 from gateway.proxy.forward import END_WAIT_S, FOREVER, answer_limit, outgoing_request
-from gateway.proxy.local_reply import upstream_failed
+from gateway.proxy.local_reply import refuse_coding, upstream_failed
 from gateway.proxy.relay import NO_USAGE, AnswerRelay
 from gateway.proxy.session import LiveSession, check_session
 from gateway.proxy.settle import (
@@ -173,20 +173,19 @@ class Exchange:
             return
         if self.client is None:
             self._settle_unsent()
-        elif isinstance(plain, bytes):
-            self._read(plain)
         else:
-            status = 413 if plain.too_large else 400
-            self.refuse(Refusal(status, "invalid_request", str(plain)))
+            self._read(plain)
 
-    def _read(self, plain: bytes) -> None:
+    def _read(self, plain: bytes | InflateError) -> None:
         flow = self.flow
-        refusal = read_body(flow, self.shared, plain)
-        if refusal is not None and not self._passes(refusal):
-            return
-        if flow.facts is None:
-            flow.facts = facts_of_size(flow, len(plain))  # unreadable: observe mode
-        self._reserve()
+        if isinstance(plain, bytes):
+            refusal = read_body(flow, self.shared, plain)
+        else:
+            refusal = refuse_coding(plain)
+        if refusal is None or self._passes(refusal):
+            if flow.facts is None:  # unreadable: observe mode
+                flow.leave_unread(facts_of_size(flow, len(flow.body)))
+            self._reserve()
 
     # -- 4 reserve ----------------------------------------------------------------
 

@@ -260,6 +260,11 @@ class Flow:
         if self.outcome in ("ok", "client_closed"):
             self.outcome = "upstream_error"
 
+    def leave_unread(self, facts: RequestFacts) -> None:
+        """Use these facts of a body that passes although it cannot be read."""
+        self.facts = facts
+        self.note_metering("unread")
+
     def note_metering(self, why: Metering) -> None:
         """Note why tokens or price are not the provider's own; the first reason stays."""
         self.metering = self.metering or why

@@ -8,16 +8,27 @@ import msgspec
 
 from gateway.core.refusal import Refusal
 from gateway.http.answer import status_line
+from gateway.metering.inflate import ACCEPTED
 
 if TYPE_CHECKING:
     from gateway.http.head import RequestHead
     from gateway.metering.dialects import Match
+    from gateway.metering.inflate import InflateError
 
 _ALLOW = b"Allow: GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS\r\n"
 _CHALLENGE = b'WWW-Authenticate: Bearer realm="tidegate"\r\n'
 # OpenAI's and Anthropic's SDKs obey it before anything else.
 _NO_RETRY = b"x-should-retry: false\r\n"
 _UPSTREAM_CODES = {502: "upstream_unreachable", 503: "overloaded"}
+
+
+def refuse_coding(error: InflateError) -> Refusal:
+    """400, 413 or 415 for a body that cannot be decoded; observe mode lets it pass."""
+    lines, code = b"", "invalid_request"
+    if error.status == 415:
+        lines = b"Accept-Encoding: %b\r\n" % ACCEPTED.encode()
+        code = "unsupported_encoding"
+    return Refusal(error.status, code, str(error), header_lines=lines, by_policy=True)
 
 
 def unauthorized(message: str, *, by_policy: bool = False) -> Refusal:

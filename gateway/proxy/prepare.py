@@ -193,7 +193,10 @@ def _find_route(context: RequestContext, tables: Tables, head: RequestHead) -> N
     if match.metered:
         context.buffer_limit = tables.settings.max_body
         encoding = head.fields.get(b"content-encoding", b"").lower()
-        context.request_encoding = b"" if encoding == b"identity" else encoding
+        codings = [coding.strip() for coding in encoding.split(b",")]
+        context.request_encoding = b", ".join(
+            coding for coding in codings if coding not in (b"", b"identity")
+        )
     elif route.websocket and head.upgrade and not context.preflight:
         context.upgrade = head.upgrade
         context.session = True
@@ -235,11 +238,12 @@ def _reading(context: RequestContext) -> CredentialReading:
 def _apply_policy(context: RequestContext, tables: Tables, identity: Identity) -> None:
     policy, route = identity.policy, context.route
     caps = policy.caps
-    if context.buffer_limit and caps.body_bytes is not None:
+    enforced = policy.mode != "observe"
+    if context.buffer_limit and caps.body_bytes is not None and enforced:
         context.buffer_limit = min(context.buffer_limit, caps.body_bytes)
     if route is not None:
         context.longest_s = route.total_s
-    if caps.stream_s is not None:
+    if caps.stream_s is not None and enforced:
         context.longest_s = min(context.longest_s, caps.stream_s)
     context.prices = tables.prices_of(policy)
     _check_access(context, policy, shared_account=tables.settings.tenants)

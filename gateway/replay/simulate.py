@@ -112,7 +112,11 @@ class Simulation:
             monotonic=lambda: self._now_us / 1e6,
             capacity=_COUNTERS,
         )
-        self._plans = PlanBook(timezone=resolved.timezone, lease_us=_LEASE_US)
+        self._plans = PlanBook(
+            timezone=resolved.timezone,
+            lease_us=_LEASE_US,
+            canonical=self._packaged.canonical_name,
+        )
         self._expectation = CompletionExpectation()
         self._open: list[_Open] = []
         self._taken = 0

@@ -61,7 +61,11 @@ class Builder:
             identifier=self._identifier(
                 resolved, secret, trusted, config.server.client_ip_header
             ),
-            plans=PlanBook(config.store.prefix.encode(), resolved.timezone),
+            plans=PlanBook(
+                config.store.prefix.encode(),
+                resolved.timezone,
+                canonical=self._packaged.canonical_name,
+            ),
             prices=self._prices(resolved),
             trusts=trust_check(trusted),
         )

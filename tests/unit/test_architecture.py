@@ -64,6 +64,7 @@ BANNED = {
 }
 # Unit tests of several small modules that share their fixtures.
 SEVERAL_MODULES = {
+    "proxy/test_unread.py",  # bodies that cannot be read, through all steps
     "admin/test_console_api.py",  # every route of the API that the console calls
     "serve/test_parts.py",  # background tasks, child processes, ports, store URLs
 }

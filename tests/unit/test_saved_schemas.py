@@ -31,9 +31,9 @@ SCHEMAS = {
     "gateway.alerts.model:DeliveryState": (1, "3a6057d943d2"),
     "gateway.alerts.silences:Silence": (1, "a8d73a4d1ec8"),
     # Files of one gateway: rings of workers, the queue of alerts, records.
-    "gateway.core.model:RequestRecord": (2, "8ab2042f031f"),
+    "gateway.core.model:RequestRecord": (2, "01072fa46a10"),
     "gateway.control.alert_queue:Waiting": (1, "6698d5e52c39"),
-    "gateway.sinks.records:PublicRecord": (2, "5794f0a59688"),
+    "gateway.sinks.records:PublicRecord": (2, "01ddb86084c7"),
 }
 
 

@@ -77,8 +77,8 @@ def _parts(body: bytes, boundary: bytes) -> Iterator[tuple[MultipartSegment, byt
             segment, value = event, b""
         elif event is not None:
             value = value or bytes(event[: _FIELD_BYTES + 1])
-        else:  # the end of the part
-            assert segment is not None
+        else:
+            assert segment is not None  # the end of a part
             yield segment, value
     parser.close()
 

@@ -23,6 +23,7 @@ from gateway.metering.dialects.requests import (
 from gateway.metering.dialects.sizes import text_size
 from gateway.metering.dialects.splice import with_usage_asked
 
+_NONE = (None, None, None, None)
 _REASONS = re.compile(r"(?:o\d|gpt-[5-9]|codex)")
 _CAP_PATHS = {
     "completions": ("max_tokens",),
@@ -127,19 +128,24 @@ class OpenAI(Dialect):
         user = chat.user
         if user is None and (chat.safety_identifier or chat.metadata is not EMPTY):
             user = named_user(user, chat.metadata, chat.safety_identifier)
-        cap = cap_of(
-            chat.max_tokens,
+        cap = chat.max_tokens
+        others = (
             chat.max_completion_tokens,
             chat.max_output_tokens,
             chat.max_new_tokens,
             chat.n_predict,
         )
+        if others != _NONE:  # rare: most requests state one cap at most
+            cap = cap_of(cap, *others)
+        n = 1
+        if chat.n is not None or chat.best_of is not None:
+            n = max(1, chat.n or 1, chat.best_of or 1)
         return RequestFacts(
             "chat.completions",
             chat.model or match.model,
             stream,
             cap,
-            max(1, chat.n or 1, chat.best_of or 1),
+            n,
             user,
             prompt_bytes,
             known,

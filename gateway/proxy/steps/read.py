@@ -65,7 +65,12 @@ def facts_of_head(flow: Flow) -> RequestFacts:
 
 def facts_of_size(flow: Flow, size: int) -> RequestFacts:
     """Facts of a body that cannot be read and passes (observe mode)."""
-    return RequestFacts(endpoint=flow.endpoint, prompt_bytes=size)
+    match = flow.context.match
+    model = "" if match is None else match.model
+    billable = match is None or match.billable
+    return RequestFacts(
+        endpoint=flow.endpoint, model=model, prompt_bytes=size, billable=billable
+    )
 
 
 def _request_usage(flow: Flow, facts: RequestFacts) -> None:

@@ -3,7 +3,9 @@
 import gzip
 import zlib
 
+import brotli
 import pytest
+from backports import zstd
 
 from gateway.metering.inflate import PIECE_BYTES, InflateError, Inflater
 
@@ -23,6 +25,9 @@ def raw_deflate(data: bytes) -> bytes:
         ("deflate", zlib.compress(TEXT)),
         ("deflate", raw_deflate(TEXT)),
         ("gzip", gzip.compress(TEXT) + b"\0\0\0"),
+        ("br", brotli.compress(TEXT)),
+        ("zstd", zstd.compress(TEXT)),
+        ("ZSTD", zstd.compress(TEXT[:100]) + zstd.compress(TEXT[100:])),
     ],
 )
 @pytest.mark.parametrize("size", [1, 1000, 1 << 20])
@@ -69,7 +74,7 @@ def test_junk(coding):
         Inflater(coding, 1000).feed(b"\xff\xff\xff\xff no")
     assert not caught.value.too_large
     with pytest.raises(InflateError, match="unknown"):
-        Inflater("br", 1000)
+        Inflater("compress", 1000)
 
 
 def test_window_filled_exactly():
@@ -79,3 +84,11 @@ def test_window_filled_exactly():
     for at in range(len(coded)):
         inflater = Inflater("gzip", 1 << 24, 10_000)
         assert inflater.feed(coded[:at]) + inflater.feed(coded[at:]) == zeros
+
+
+@pytest.mark.parametrize("coding", ["gzip, gzip", "compress", "x", "", "br, gzip"])
+def test_unknown_codings(coding):
+    """A coding that cannot be decoded is told apart from a broken body."""
+    with pytest.raises(InflateError, match="unknown") as caught:
+        Inflater(coding, 1)
+    assert caught.value.status == 415

@@ -42,8 +42,9 @@ def test_first_pattern_that_takes_the_model_decides():
     first, second, own = Caps(n=1), Caps(n=2), Caps(n=3)
     rules = (ModelCaps(("gpt-4*",), first), ModelCaps(("gpt-*", "o?"), second))
     policy = Policy("p", caps=own, model_caps=rules)
-    names = ("gpt-4o", "gpt-3", "o3", "GPT-4")
-    assert [caps_for(policy, name) for name in names] == [first, second, second, own]
+    names = ("gpt-4o", "gpt-3", "o3", "GPT-4", "x")
+    caps = [caps_for(policy, name) for name in names]
+    assert caps == [first, second, second, first, own]
 
 
 @pytest.mark.parametrize(
@@ -215,3 +216,37 @@ async def test_a_required_model_is_missing(upstream):
         gateway.reload()
         assert (await gateway.talk(request(b"POST", CHAT, CLOSE, body)))[9:12] == b"200"
     assert len(upstream.requests) == 1
+
+
+SAME_MODEL = ["gpt-5-mini", "GPT-5-MINI", "openai/gpt-5-mini", " gpt-5-mini ",
+              "gpt-5-mini-2025-08-07", "models/gpt-5-mini"]  # fmt: skip
+
+
+@pytest.mark.parametrize("model", SAME_MODEL)
+async def test_caps_of_a_model_hold_in_every_spelling(model, upstream):
+    """The spelling of the model does not choose its caps; the record keeps it."""
+    rule = '[[policy.default.model]]\nmatch = "gpt-5*"\ncaps = { max_tokens = 100 }'
+    body = msgspec.json.encode({"model": model, "max_tokens": 5000})
+    async with InProcess(upstream, more=rule) as gateway:
+        answer = await gateway.talk(request(b"POST", CHAT, CLOSE, body))
+        assert answer[9:12] == b"400"
+        assert gateway.records[0].model == model
+
+
+async def test_limits_of_a_model_hold_in_every_spelling(upstream):
+    """All spellings of a model are counted together, by pattern and by ``model``."""
+    for limit in (
+        '[[policy.default.model]]\nmatch = "GPT-5-mini*"\n'
+        'limits = [{ per = "tenant", requests = 2, window = "1h" }]',
+        "",
+    ):
+        own = 'limits = [{ per = "user+model", requests = 2, window = "1h" }]'
+        async with InProcess(
+            upstream, more=limit, policy="" if limit else own
+        ) as gateway:
+            seen = []
+            for model in SAME_MODEL:
+                body = msgspec.json.encode({"model": model, "messages": []})
+                answer = await gateway.talk(request(b"POST", CHAT, CLOSE, body))
+                seen.append(answer[9:12])
+            assert seen == [b"200"] * 2 + [b"429"] * 4

@@ -1,0 +1,74 @@
+"""Names of models: the spellings in which clients write one model.
+
+Limits, caps, prices and counters all match these spellings, so that a client's choice of
+case, prefix or date does not choose its limit.
+"""
+
+from __future__ import annotations
+
+import re
+from functools import lru_cache
+
+# Longer names are not searched for suffixes.
+_NAME_CHARS = 200
+_CACHED_NAMES = 4096
+
+_REGION = re.compile(r"^(?:us|eu|apac|jp|au|ca|global|us-gov)\.")
+_VENDOR = re.compile(
+    r"^(?:anthropic|amazon|meta|cohere|mistral|ai21|deepseek|openai|qwen|google|xai"
+    r"|moonshotai|zai|minimax|nvidia|azure|vertex_ai|bedrock|gemini)[.:]"
+)
+# Removed from the right, one at a time, until the name is known.
+_SUFFIX = re.compile(
+    r"(?:-v\d+)?:\d+(?::\d+k)?$"  # Bedrock: -v1:0, :0, :0:200k
+    r"|-v\d+$"
+    r"|:(?:free|thinking|nitro|floor|online|extended|beta)$"  # OpenRouter
+    r"|[-_@]\d{4}-?\d{2}-?\d{2}$"  # 2024-08-06, 20250514, @20250514
+    r"|-(?:preview-)?\d{2}-\d{2,4}$"  # preview-05-06, 08-2024
+    r"|[-:](?:latest|default|exp|preview)$|@(?:latest|default|\d{3})$"
+    r"|-\d{3,4}$"  # -001, -0613, -2407
+)
+
+
+@lru_cache(_CACHED_NAMES)
+def spellings(model: str) -> tuple[str, ...]:
+    """A name in lower case without path-like prefixes; then without region and vendor;
+    then with its suffixes (date, version, variant) removed one by one.
+    """
+    name = _last_segment(model)
+    found = [name]
+    if len(name) > _NAME_CHARS:
+        return (name,)
+    name = _without_prefixes(name)
+    found.append(name)
+    while shorter := _SUFFIX.sub("", name, count=1):
+        if shorter == name:
+            break
+        name = shorter
+        found.append(name)
+    return tuple(dict.fromkeys(found))
+
+
+@lru_cache(_CACHED_NAMES)
+def matching_names(model: str) -> tuple[str, ...]:
+    """Every spelling that a policy's pattern may match: the whole name in lower case,
+    and ``spellings``; of a fine-tuned model also those of its base.
+    """
+    names = spellings(model)
+    found = [model.strip().lower(), *names]
+    if names[0].startswith("ft:"):
+        found += spellings(names[0].split(":")[1])
+    return tuple(dict.fromkeys(found))
+
+
+def plain_name(model: str) -> str:
+    """The name in lower case without prefixes, with its date and version."""
+    return _without_prefixes(_last_segment(model)).removesuffix(":latest")
+
+
+def _last_segment(model: str) -> str:
+    return model.strip().lower().rstrip("/").rpartition("/")[2].strip()
+
+
+def _without_prefixes(name: str) -> str:
+    return _VENDOR.sub("", _REGION.sub("", name))

@@ -1,0 +1,83 @@
+"""Spellings of one model: case, prefixes, dates, variants."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gateway.metering.models import matching_names, plain_name, spellings
+from gateway.metering.prices import PriceTable, packaged_prices
+
+TABLE = PriceTable.parse(packaged_prices())
+GPT_4O = [
+    "gpt-4o",
+    "GPT-4o",
+    " gpt-4o ",
+    "gpt-4o\n",
+    "gpt-4o/",
+    "openai/gpt-4o",
+    "OpenAI/GPT-4O",
+    "azure/gpt-4o",
+    "models/gpt-4o",
+    "a/b/gpt-4o",
+    "openai:gpt-4o",
+    "openai.gpt-4o",
+    "x" * 300 + "/gpt-4o",
+    " " * 300 + "gpt-4o",
+    "gpt-4o-2024-08-06",
+    "gpt-4o-2024-05-13",
+    "openai/gpt-4o-2024-08-06",
+    "gpt-4o-20240806",
+    "gpt-4o@2024-08-06",
+    "gpt-4o:online",
+    "gpt-4o-latest",
+]
+
+
+@pytest.mark.parametrize("model", GPT_4O)
+def test_one_name_for_all_spellings(model):
+    """Limits count by one name, and a pattern for the plain name matches them all."""
+    assert TABLE.canonical_name(model) == "gpt-4o"
+    assert "gpt-4o" in matching_names(model)
+
+
+@pytest.mark.parametrize(
+    ("model", "name"),
+    [
+        ("models/gemini-2.5-pro", "gemini-2.5-pro"),
+        ("publishers/google/models/gemini-2.5-pro", "gemini-2.5-pro"),
+        ("us.anthropic.claude-sonnet-4-20250514-v1:0", "claude-sonnet-4"),
+        ("claude-sonnet-4@20250514", "claude-sonnet-4"),
+        ("My-Model-002", "my-model-002"),
+        ("llama9:latest", "llama9"),
+        ("x" * 500, "x" * 500),
+        ("", ""),
+    ],
+)
+def test_canonical_names(model, name):
+    """Names that the price table does not know keep their version."""
+    assert TABLE.canonical_name(model) == name
+
+
+def test_models_that_differ():
+    """Other models of a family have names of their own."""
+    names = ["gpt-4o", "gpt-4o-mini", "gpt-5", "gpt-5-mini", "o3", "my-1", "my-2"]
+    assert len({TABLE.canonical_name(name) for name in names}) == len(names)
+
+
+def test_fine_tuned_models_match_their_base():
+    """A limit of the base model holds for its fine-tuned ones."""
+    model = "openai/ft:gpt-4o-mini-2024-07-18:org::id"
+    assert {"gpt-4o-mini", "gpt-4o-mini-2024-07-18"} <= set(matching_names(model))
+    assert model in matching_names(model)
+
+
+@given(st.text(max_size=30))
+def test_any_name(model):
+    """Any text has a plain name, which is the same for its other spellings."""
+    assert spellings(model)
+    name = model.strip().rstrip("/") or "x"
+    assert plain_name("openai/" + name) == plain_name(name)
+    matching_names(model)
+    matching_names("ft:" + model)
