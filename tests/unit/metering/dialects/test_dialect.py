@@ -114,3 +114,66 @@ def test_no_completion_has_no_cap():
     facts = RequestFacts("other")
     assert match.dialect.cap_path(facts) is None
     assert match.dialect.clamp(b"{}", facts, 5, None) == b"{}"
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "clamped"),
+    [
+        ("/v1/messages", b'{"model":"c","messages":[]}',
+         b'{"max_tokens":9,"model":"c","messages":[]}'),
+        ("/v1/messages", b'{"model":"c","messages":[],"max_tokens":50}',
+         b'{"model":"c","messages":[],"max_tokens":9}'),
+        ("/v1/complete", b'{"model":"c","prompt":"x"}',
+         b'{"max_tokens_to_sample":9,"model":"c","prompt":"x"}'),
+        ("/v1/chat/completions", b'{"model":"gpt-4o","messages":[]}',
+         b'{"max_tokens":9,"model":"gpt-4o","messages":[]}'),
+        ("/v1/chat/completions", b'{"model":"o3","messages":[],"max_tokens":null}',
+         b'{"max_completion_tokens":9,"model":"o3","messages":[],"max_tokens":null}'),
+        ("/v1/embeddings", b'{"model":"e","input":"x"}', b'{"model":"e","input":"x"}'),
+        ("/v2/chat", b'{"model":"r","messages":[]}',
+         b'{"max_tokens":9,"model":"r","messages":[]}'),
+        ("/api/chat", b'{"model":"l","messages":[],"OPTIONS":{}}',
+         b'{"model":"l","messages":[],"OPTIONS":{"num_predict":9}}'),
+        ("/api/chat", b'{"model":"l","messages":[],"options":null}',
+         b'{"model":"l","messages":[],"options":{"num_predict":9}}'),
+        ("/v1beta/models/g:generateContent", b'{"contents":[]}',
+         b'{"generationConfig":{"maxOutputTokens":9},"contents":[]}'),
+        ("/model/m/converse", b'{"messages":[]}',
+         b'{"inferenceConfig":{"maxTokens":9},"messages":[]}'),
+        ("/model/meta.llama3/invoke", b'{"prompt":"x"}',
+         b'{"max_gen_len":9,"prompt":"x"}'),
+        ("/model/other/invoke", b'{"prompt":"x"}', b'{"max_tokens":9,"prompt":"x"}'),
+        ("/model/amazon.titan-embed-v2/invoke", b'{"inputText":"x"}',
+         b'{"inputText":"x"}'),
+    ],
+)  # fmt: skip
+def test_caps_are_lowered_or_written_in(path, body, clamped):
+    """Clamping lowers a stated cap, and writes one into a request that states none."""
+    match = find_endpoint("POST", path)
+    facts = match.dialect.read_request(match, body, "", "application/json")
+    assert match.dialect.clamp(body, facts, 9, None) == clamped
+
+
+def test_a_dialect_without_a_cap():
+    """A dialect that names no cap gets none, and ``max_tokens`` None changes nothing."""
+    match = find_endpoint("POST", "/v1/messages")
+    body = b'{"model":"c","messages":[]}'
+    facts = match.dialect.read_request(match, body, "", "application/json")
+    assert match.dialect.clamp(body, facts, None, None) == body
+    assert UNKNOWN.dialect.cap_path(facts) is None
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "clamped"),
+    [
+        ("/v1/chat/completions", b'{"model":"m","messages":[],"n":5}',
+         b'{"model":"m","messages":[],"n":2}'),
+        ("/v1/completions", b'{"model":"m","prompt":["a","b"],"n":5}',
+         b'{"model":"m","prompt":["a","b"],"n":1}'),
+    ],
+)  # fmt: skip
+def test_choices_are_clamped(path, body, clamped):
+    """Clamping lowers ``n`` so that all prompts together have that many choices."""
+    match = find_endpoint("POST", path)
+    facts = match.dialect.read_request(match, body, "", "application/json")
+    assert match.dialect.clamp(body, facts, None, 2) == clamped
