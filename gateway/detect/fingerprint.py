@@ -14,7 +14,7 @@ from hashlib import blake2b
 BITS = 64
 # Prompts of one template are at most this many bits apart; unrelated ones about 32.
 ALIKE_BITS = 10
-# More words than this change little and cost much (wire notes: new words are dear).
+# More words than this change little and cost much.
 MAX_WORDS = 64
 HEAD_BYTES = 1024
 # Fewer words than this in a long head: a script without spaces, cut into pieces.
