@@ -15,7 +15,6 @@ import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext, suppress
-from datetime import datetime
 from typing import TYPE_CHECKING, Any
 from zoneinfo import ZoneInfo
 
@@ -527,8 +526,3 @@ def sample(token: str, now: float) -> list[Payload]:
 def new_silence_id() -> str:
     """Id for a silence added by an operator."""
     return "sil_" + secrets.token_hex(8)
-
-
-def moment_of_text(text: str) -> float:
-    """Epoch seconds of RFC 3339. Raises ValueError."""
-    return moment_of(datetime.fromisoformat(text), ZoneInfo("UTC"))

@@ -219,17 +219,7 @@ def count_usage(task: CountTask, count: Callable[[str], int], *, exact: bool) ->
         exact = False
     stated = task.stated
     if stated is not None:
-        completion = max(completion, stated.completion)
-        kept_source: UsageSource = "counted" if exact else "estimated"
-        return Usage(
-            stated.prompt,
-            completion,
-            stated.prompt + completion,
-            stated.cached,
-            stated.reasoning,
-            stated.cache_write,
-            kept_source,
-        )
+        return _complete(stated, completion, "counted" if exact else "estimated")
     prompt, from_text = _count_prompt(task, count)
     source: UsageSource = "counted" if exact and from_text else "estimated"
     return Usage(prompt, completion, prompt + completion, source=source)
@@ -278,6 +268,11 @@ def estimate_usage(task: CountTask) -> Usage:
     if stated is None:
         prompt = estimated_prompt(task)
         return Usage(prompt, completion, prompt + completion, source="estimated")
+    return _complete(stated, completion, "estimated")
+
+
+def _complete(stated: Usage, completion: int, source: UsageSource) -> Usage:
+    """Usage stated in part, with at least ``completion`` tokens of answer."""
     completion = max(completion, stated.completion)
     return Usage(
         stated.prompt,
@@ -286,5 +281,5 @@ def estimate_usage(task: CountTask) -> Usage:
         stated.cached,
         stated.reasoning,
         stated.cache_write,
-        "estimated",
+        source,
     )
