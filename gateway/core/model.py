@@ -86,6 +86,30 @@ def format_window(window_us: int) -> str:
     return f"{window_us}us"
 
 
+# Units of ``Usage.units``. Those in tokens are parts of ``prompt`` or ``completion``.
+UNITS = frozenset(
+    {
+        "input_audio_tokens",
+        "output_audio_tokens",
+        "cache_audio_read_tokens",
+        "input_image_tokens",
+        "output_image_tokens",
+        "cache_image_read_tokens",
+        "input_video_tokens",
+        "output_video_tokens",
+        "cache_write_1h_tokens",
+        "audio_seconds",
+        "video_seconds",
+        "input_characters",
+        "images",
+        "pages",
+        "search_units",
+        "web_searches",
+        "file_searches",
+    }
+)
+
+
 class Usage(msgspec.Struct, gc=False):
     """Tokens of one exchange.
 
@@ -102,6 +126,13 @@ class Usage(msgspec.Struct, gc=False):
     cache_write: int = 0
     source: UsageSource = "none"
     batch: bool = False  # of a batch, which costs half
+    # What is billed by other units, or at other prices, as (unit, quantity): UNITS.
+    units: tuple[tuple[str, float], ...] = ()
+    # What the answer states about itself ("" or None: nothing): the model that answered,
+    # the service tier it ran at, and its price in US dollars.
+    model: str = ""
+    tier: str = ""
+    cost_usd: float | None = None
 
 
 class RequestFacts(msgspec.Struct, gc=False):
