@@ -26,16 +26,11 @@ from gateway.http.response import RATE_LIMIT_FIELDS
 from gateway.metering.dialects import OPEN_STREAM, CountTask
 from gateway.metering.inflate import InflateError
 from gateway.proxy.flow import Flow
-from gateway.proxy.forward import END_WAIT_S, FOREVER, answer_limit, outgoing_request
+from gateway.proxy.forward import outgoing_request
 from gateway.proxy.local_reply import refuse_coding, upstream_failed
 from gateway.proxy.relay import NO_USAGE, AnswerRelay
 from gateway.proxy.session import LiveSession, check_session
-from gateway.proxy.settle import (
-    conclude,
-    conclude_session,
-    metering_failed,
-    record,
-)
+from gateway.proxy.settle import conclude, conclude_session, metering_failed, record
 from gateway.proxy.stage import Stage
 from gateway.proxy.steps.decide import Decision, decide, delay_s
 from gateway.proxy.steps.gate import check_head
@@ -47,6 +42,7 @@ from gateway.proxy.steps.read import (
 )
 from gateway.proxy.steps.reserve import plan_limits, refuse_reserved
 from gateway.proxy.steps.score import score
+from gateway.proxy.time_limits import FOREVER, stage_limit, start_drain
 from gateway.proxy.tunnelled import MeteredTunnel
 from gateway.proxy.upload import Upload
 
@@ -461,13 +457,10 @@ class Exchange:
         if route is None or conn is None:
             return
         tunnel = self.tunnel
-        until, why = FOREVER, ""
-        if self.stage is Stage.SENT:
-            until, why = answer_limit(route, conn, self.upload, self.last_activity)
-        elif self.stage in (Stage.ANSWERING, Stage.TUNNEL):
-            active_at = self.last_activity if tunnel is None else tunnel.last_activity
-            since = active_at if conn.writable else now
-            until, why = since + route.idle_s, "the upstream sent nothing for too long"
+        active_at = self.last_activity if tunnel is None else tunnel.last_activity
+        if self.stage is not Stage.SENT and not conn.writable:
+            active_at = now  # it is the client that does not read
+        until, why = stage_limit(self.stage, route, conn, self.upload, active_at)
         if self.must_end_at <= until:
             until, why = self.must_end_at, "the exchange took too long"
         if now >= until:
@@ -533,20 +526,15 @@ class Exchange:
         self.leave_upstream()
 
     def _start_drain(self, *, ended: bool) -> bool:
-        """Read the answer to its end, only to meter it. False: the route does not drain,
-        or drains ``drain_max`` answers already. ``ended``: the client has all of it, only
-        the connection is to be kept.
+        """Read the answer to its end, only to meter it, if that is wanted.
+
+        ``ended``: the client has all of it.
         """
         route = self.flow.context.route
-        if route is None or not (route.drain_on_leave or ended):
-            return False
-        if not route.start_drain(ended=ended):
-            self.shared.drain_refused += 1
-            return False
-        self.drain_until = self.shared.now() + (END_WAIT_S if ended else route.drain_s)
-        if self.upstream is not None:
+        self.drain_until = start_drain(route, self.shared, ended=ended)
+        if self.drain_until != FOREVER and self.upstream is not None:
             self.upstream.resume_reading()
-        return True
+        return self.drain_until != FOREVER
 
     def leave_upstream(self) -> None:
         """Close the upstream and settle what has passed: the client is gone."""

@@ -69,7 +69,7 @@ class Upload:
 
     def upstream_writable(self, now: float, *, writable: bool) -> None:
         """Pause the client while the upstream's write buffer is full; ``now``: the loop's
-        clock. ``forward.answer_limit`` says how long an upload may stall.
+        clock. ``time_limits.answer_limit`` says how long an upload may stall.
         """
         conn = self.conn
         if conn is None or self.done:

@@ -6,7 +6,7 @@ import pytest
 
 from gateway.metering.dialects.meters import JsonMeter, StreamMeter
 from gateway.metering.prices import PriceTable
-from gateway.proxy import exchange, settle
+from gateway.proxy import settle, time_limits
 from gateway.store.memory import MemoryStore
 from tests.inprocess import (
     CHAT,
@@ -150,7 +150,7 @@ async def test_a_client_that_leaves_after_the_end_mark_is_ok(
     later, upstream, monkeypatch
 ):
     """The answer is whole; the upstream's connection is kept if its framing ends soon."""
-    monkeypatch.setattr(exchange, "END_WAIT_S", 0.2)
+    monkeypatch.setattr(time_limits, "END_WAIT_S", 0.2)
     upstream.default = (HEAD + chunk(DELTA + USAGE + DONE), later, b"0\r\n\r\n")
     async with InProcess(upstream, policy=LIMITS) as gateway:
         client = await gateway.client()

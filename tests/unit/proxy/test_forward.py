@@ -1,4 +1,4 @@
-"""The request for an upstream, and the time limit of its answer."""
+"""The request for an upstream."""
 
 from __future__ import annotations
 
@@ -9,13 +9,11 @@ import pytest
 from gateway.core.model import Policy
 from gateway.detect.inline import Verdict
 from gateway.http.request_writer import CHUNKED, NO_BODY
-from gateway.proxy.forward import FOREVER, answer_limit, outgoing_request
+from gateway.proxy.forward import outgoing_request
 from gateway.proxy.prepare import RequestContext
 from tests.flows import flow_of
 
 TARGET = SimpleNamespace(authority=b"up", base_path=b"")
-ROUTE = SimpleNamespace(first_byte_s=10.0)
-CONN = SimpleNamespace(write_timeout_s=3.0)
 
 
 @pytest.fixture(name="flow")
@@ -55,19 +53,3 @@ def test_added_usage_chunk_must_not_be_compressed(flow):
     assert not outgoing_request(flow, None, TARGET).uncompressed
     flow.replace_body(b"{}", usage_requested=True)
     assert outgoing_request(flow, None, TARGET).uncompressed
-
-
-@pytest.mark.parametrize(
-    ("upload", "until"),
-    [
-        (None, 110.0),
-        (SimpleNamespace(done=True, stalled_at=50.0), 110.0),
-        (SimpleNamespace(done=False, stalled_at=50.0), 53.0),
-        (SimpleNamespace(done=False, stalled_at=0.0), FOREVER),
-    ],
-)
-def test_limit_of_an_answer(upload, until):
-    """The first byte counts from the end of the body; a stalled upload by its own."""
-    found, why = answer_limit(ROUTE, CONN, upload, 100.0)
-    assert found == until
-    assert bool(why) is (until != FOREVER)
