@@ -104,6 +104,7 @@ UNITS = frozenset(
         "images",
         "pages",
         "search_units",
+        "classifications",
         "web_searches",
         "file_searches",
     }

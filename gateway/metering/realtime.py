@@ -241,13 +241,25 @@ class RealtimeMeter:
             return []
 
 
-_COUNTS = [name for name in Usage.__struct_fields__ if name not in ("source", "batch")]
-
-
 def sum_usage(one: Usage, other: Usage) -> Usage:
-    """The sum of two usages, with the source of the second."""
-    counts = {name: getattr(one, name) + getattr(other, name) for name in _COUNTS}
-    return Usage(**counts, source=other.source)
+    """The sum of two usages, with the source and the names of the second."""
+    units = dict(one.units)
+    for unit, amount in other.units:
+        units[unit] = units.get(unit, 0) + amount
+    costs = [cost for cost in (one.cost_usd, other.cost_usd) if cost is not None]
+    return Usage(
+        one.prompt + other.prompt,
+        one.completion + other.completion,
+        one.total + other.total,
+        one.cached + other.cached,
+        one.reasoning + other.reasoning,
+        one.cache_write + other.cache_write,
+        other.source,
+        units=tuple(units.items()),
+        model=other.model or one.model,
+        tier=other.tier or one.tier,
+        cost_usd=sum(costs) if costs else None,
+    )
 
 
 def server_frame(opcode: int, payload: bytes) -> bytes:

@@ -13,8 +13,9 @@ import msgspec
 from msgspec import Raw
 
 from gateway.core.model import Usage
-from gateway.metering.dialects.fields import UsageEnvelope, UsageTally, decode_envelope
+from gateway.metering.dialects.fields import UsageEnvelope, decode_envelope
 from gateway.metering.dialects.loose import loose_envelope
+from gateway.metering.dialects.tally import UsageTally
 
 # The standard library's parser reads what msgspec refuses (NaN, lone surrogates).
 _LENIENT_BYTES = 64 * 1024

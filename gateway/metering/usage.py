@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 
+from msgspec.structs import replace
+
 from gateway.core.model import RequestFacts, Usage, UsageSource
 from gateway.metering.dialects.base import OPAQUE, CountTask
 from gateway.metering.dialects.texts import answer_texts, kept_texts, prompt_texts
@@ -222,7 +224,7 @@ def count_usage(task: CountTask, count: Callable[[str], int], *, exact: bool) ->
         return _complete(stated, completion, "counted" if exact else "estimated")
     prompt, from_text = _count_prompt(task, count)
     source: UsageSource = "counted" if exact and from_text else "estimated"
-    return Usage(prompt, completion, prompt + completion, source=source)
+    return _complete(task.beside or Usage(), completion, source, prompt)
 
 
 def generated_nothing(task: CountTask) -> bool:
@@ -267,19 +269,19 @@ def estimate_usage(task: CountTask) -> Usage:
     stated = task.stated
     if stated is None:
         prompt = estimated_prompt(task)
-        return Usage(prompt, completion, prompt + completion, source="estimated")
+        return _complete(task.beside or Usage(), completion, "estimated", prompt)
     return _complete(stated, completion, "estimated")
 
 
-def _complete(stated: Usage, completion: int, source: UsageSource) -> Usage:
-    """Usage stated in part, with at least ``completion`` tokens of answer."""
+def _complete(
+    stated: Usage, completion: int, source: UsageSource, prompt: int = 0
+) -> Usage:
+    """Usage stated in part, with at least ``completion`` tokens of answer and ``prompt``
+    tokens of prompt.
+    """
     completion = max(completion, stated.completion)
-    return Usage(
-        stated.prompt,
-        completion,
-        stated.prompt + completion,
-        stated.cached,
-        stated.reasoning,
-        stated.cache_write,
-        source,
+    prompt = max(prompt, stated.prompt)
+    total = prompt + completion
+    return replace(
+        stated, prompt=prompt, completion=completion, total=total, source=source
     )

@@ -96,6 +96,8 @@ class CountTask(msgspec.Struct):
     # Usage that the provider stated in part, such as Anthropic's prompt count in a
     # truncated stream.
     stated: Usage | None = None
+    # What the answer states beside tokens: model, tier, price, other units.
+    beside: Usage | None = None
 
 
 class UsageMeter(Protocol):

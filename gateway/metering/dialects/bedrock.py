@@ -26,7 +26,7 @@ from gateway.metering.dialects.dialect import (
     sum_sizes,
 )
 from gateway.metering.dialects.errors import bedrock_error, bedrock_error_type
-from gateway.metering.dialects.fields import MAX_COUNT, UsageTally
+from gateway.metering.dialects.fields import MAX_COUNT
 from gateway.metering.dialects.meters import (
     BEDROCK_HIT,
     JsonMeter,
@@ -41,6 +41,7 @@ from gateway.metering.dialects.requests import (
     member_values,
     to_count,
 )
+from gateway.metering.dialects.tally import UsageTally
 from gateway.metering.eventstream import EventStreamError, EventStreamReader
 
 _INPUT = b"x-amzn-bedrock-input-token-count"
@@ -210,6 +211,8 @@ class HeaderMeter(JsonMeter):
             stated = self.tally.usage()
         fresh, completion, read, write = self._counts
         tally = UsageTally()
+        if self.tally is not None:
+            tally.billed = self.tally.billed
         tally.fresh = fresh
         tally.cached = read or stated.cached
         tally.cache_write = write or stated.cache_write

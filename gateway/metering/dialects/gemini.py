@@ -20,7 +20,7 @@ from gateway.metering.dialects.dialect import (
     sum_sizes,
 )
 from gateway.metering.dialects.errors import gemini_error
-from gateway.metering.dialects.fields import Number, UsageTally, whole
+from gateway.metering.dialects.fields import Number, whole
 from gateway.metering.dialects.meters import JsonMeter, NullMeter
 from gateway.metering.dialects.requests import (
     EMPTY,
@@ -29,6 +29,7 @@ from gateway.metering.dialects.requests import (
     member_values,
     to_count,
 )
+from gateway.metering.dialects.tally import UsageTally
 
 
 class GenerateBody(msgspec.Struct):

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from typing import Any, TypeVar, get_args
 
 import msgspec
+from msgspec import Raw
 
 from gateway.metering.dialects.fields import UsageEnvelope
 
@@ -36,6 +37,9 @@ def loosely(value: dict[str, Any], shape: type[_S]) -> _S:
     for field in msgspec.structs.fields(shape):
         member = value.get(field.encode_name)
         if member is None:
+            continue
+        if field.type is Raw:
+            setattr(made, field.name, Raw(json.dumps(member).encode()))
             continue
         try:
             setattr(made, field.name, msgspec.convert(member, field.type, strict=False))

@@ -24,12 +24,13 @@ from gateway.metering.dialects.base import (
     PathMatch,
     count_task,
 )
+from gateway.metering.dialects.billed import name_answer
 from gateway.metering.dialects.endings import end_of_body, end_of_stream, tail_of
 from gateway.metering.dialects.fields import (
+    ABSENT,
     CLOSED,
     OPEN,
     UsageEnvelope,
-    UsageTally,
     decode_envelope,
     decode_envelopes,
     decode_simple,
@@ -40,6 +41,7 @@ from gateway.metering.dialects.loose import (
     envelope_in_tail,
     loose_envelope,
 )
+from gateway.metering.dialects.tally import UsageTally
 from gateway.metering.dialects.texts import raw_texts, sse_payload
 
 # Records of a stream kept whole: about 350 events of 180 bytes.
@@ -148,14 +150,27 @@ class _Base:
             if not (short and self._must_count):
                 return tally.usage()
             return None
-        return None if self._must_count else Usage()
+        return None if self._must_count else self._without_tokens()
+
+    def _without_tokens(self) -> Usage:
+        """What the answer states beside tokens, such as the seconds of a transcript."""
+        usage = Usage()
+        if self.tally is not None:
+            self.tally.billed.onto(usage)
+            if usage.units or usage.cost_usd is not None:
+                usage.source = "upstream"
+        return usage
 
     def _task(self) -> CountTask:
         tally = self.tally
-        stated = None
-        if tally is not None and tally.seen and not self.implausible:
-            stated = tally.usage()
-        return count_task(self._facts, self._model, self.framing, stated)
+        stated = beside = None
+        if tally is not None:
+            if tally.seen and not self.implausible:
+                stated = tally.usage()
+            beside = tally.billed.onto(Usage())
+        task = count_task(self._facts, self._model, self.framing, stated)
+        task.beside = beside
+        return task
 
 
 class JsonMeter(_Base):
@@ -216,13 +231,18 @@ class JsonMeter(_Base):
     def _read(self, body: bytes) -> Usage | None:
         """Fast path: the usage of the most frequent shape. Else None; see the tally."""
         try:
-            stated = decode_simple(body).usage
+            simple = decode_simple(body)
+            stated = simple.usage
             if stated is not None:
                 usage = plain_usage(stated)
                 if usage is not None:
-                    return usage
+                    return name_answer(usage, simple.model, simple.service_tier)
                 self.tally = tally = UsageTally()
                 tally.take_stated(stated)
+                tier = simple.service_tier or simple.converse_tier
+                tally.billed.note_names(simple.model, tier)
+                if simple.output is not ABSENT or simple.tool_usage is not ABSENT:
+                    tally.billed.note_tools(simple.output, simple.tool_usage)
                 if tally.seen:
                     return None
             self._take(decode_envelope(body))
@@ -352,6 +372,13 @@ class StreamMeter(_Base):
                 envelope = read_envelope(whole) or envelope_in_tail(whole or records)
             self._take(envelope)
 
+    def _read_names(self, records: bytes) -> None:
+        """Model and tier of a stream without usage, which each of its records states."""
+        for line in records.splitlines():
+            if b'"model' in line:
+                self._take(read_envelope(line.removeprefix(b"data:")))
+                return
+
     def _compact(self) -> None:
         """Reduce the oldest records to their text, a few at a time."""
         while self._kept_bytes > KEPT_BYTES - STEP_BYTES:
@@ -388,6 +415,8 @@ class StreamMeter(_Base):
 
     def unstated(self) -> CountTask | None:
         """The counting task with the records and text that were kept."""
+        if self.tally is None and self._kept:
+            self._read_names(self._kept[-1])
         task = self._task()
         task.answer = list(self._kept)
         task.text = self._text

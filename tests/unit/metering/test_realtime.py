@@ -14,6 +14,7 @@ from gateway.metering.realtime import (
     FrameScanner,
     RealtimeMeter,
     server_frame,
+    sum_usage,
 )
 
 
@@ -180,3 +181,16 @@ def test_server_frames(size):
     """A frame that is written is read as the same message."""
     payload = b"x" * size
     assert scanned(server_frame(TEXT, payload), 1000)[0] == [(TEXT, payload)]
+
+
+def test_sums_of_answers():
+    """Units and prices of a session's answers add up; the last names stay."""
+    one = Usage(1, 2, 3, units=(("input_audio_tokens", 1),), model="a", cost_usd=0.5)
+    other = Usage(
+        10, 20, 30, units=(("input_audio_tokens", 4), ("web_searches", 1)), tier="flex"
+    )
+    total = sum_usage(sum_usage(Usage(), one), other)
+    assert (total.prompt, total.completion, total.total) == (11, 22, 33)
+    assert dict(total.units) == {"input_audio_tokens": 5, "web_searches": 1}
+    assert (total.model, total.tier, total.cost_usd) == ("a", "flex", 0.5)
+    assert sum_usage(Usage(), Usage()).cost_usd is None

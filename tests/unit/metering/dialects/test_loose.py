@@ -2,13 +2,14 @@
 
 import pytest
 
-from gateway.metering.dialects.fields import Stated, UsageEnvelope, UsageTally
+from gateway.metering.dialects.fields import Stated, UsageEnvelope
 from gateway.metering.dialects.loose import (
     envelope_in_head,
     envelope_in_tail,
     loose_envelope,
     loosely,
 )
+from gateway.metering.dialects.tally import UsageTally
 
 
 def total(envelope: UsageEnvelope | None) -> int:
@@ -68,6 +69,13 @@ def test_head_takes_only_the_top_level():
     assert total(envelope_in_head(head)) == 5
     assert envelope_in_head(b'{"data":[{"usage":{"total_tokens":99}},') is None
     assert total(envelope_in_head(b'{"prompt_eval_count":5,"eval')) == 5
+
+
+def test_members_that_are_read_later():
+    """A member whose reading is put off keeps its JSON text."""
+    envelope = loose_envelope(b'{"output":[1],"usage":{"total_tokens":"x"}}')
+    assert envelope is not None
+    assert bytes(envelope.output) == b"[1]"
 
 
 def test_members_that_cannot_be_read_are_left_out():
