@@ -65,7 +65,7 @@ class _Grounding(msgspec.Struct, rename="camel"):
     web_search_queries: list[Any] | None = None
 
 
-class _Candidate(msgspec.Struct, rename="camel"):
+class _Grounded(msgspec.Struct, rename="camel"):
     grounding_metadata: _Grounding | None = None
 
 
@@ -91,9 +91,9 @@ class _Tool(msgspec.Struct):
 
 
 _items = msgspec.json.Decoder(list[_Item]).decode
-_candidates = msgspec.json.Decoder(list[_Candidate]).decode
+_candidates = msgspec.json.Decoder(list[_Grounded]).decode
 _tools = msgspec.json.Decoder(_Tools).decode
-_grounded = msgspec.json.Decoder(list[_Tool]).decode
+_tool_counts = msgspec.json.Decoder(list[_Tool]).decode
 _modalities = msgspec.json.Decoder(list[Modality]).decode
 _UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 
@@ -375,7 +375,7 @@ class Billed:
         self._at_least("web_searches", queries)
 
     def _read_grounded(self, raw: Raw) -> None:
-        searches = [tool for tool in _grounded(raw) if tool.type != "retrieval"]
+        searches = [tool for tool in _tool_counts(raw) if tool.type != "retrieval"]
         self._at_least("web_searches", sum(whole(one.count) or 0 for one in searches))
 
     def _at_least(self, unit: str, count: int) -> None:
