@@ -102,6 +102,40 @@ class Reserved:
         self.state = 0  # owned by the store
 
 
+class WorkAnswer(msgspec.Struct):
+    """What the store knows about work that is paid later.
+
+    ``known`` False: the store did not answer. ``notes``: taken, or kept (empty: there was
+    no room). ``dropped``: notes of other works that waited for too long, or were the
+    oldest of too many; they are removed.
+    """
+
+    known: bool = True
+    notes: list[bytes] = []
+    dropped: list[bytes] = []
+
+
+class Works(Protocol):
+    """Notes of work that is paid later, shared as the counters are.
+
+    ``tag``: the hash tag of the tenant. ``done`` is called once, at once or later.
+    """
+
+    def keep(
+        self, tag: bytes, work: bytes, note: bytes, done: Callable[[WorkAnswer], None]
+    ) -> None:
+        """Keep a note under the work's id; a second one is kept beside the first."""
+        ...
+
+    def take(self, tag: bytes, work: bytes, done: Callable[[WorkAnswer], None]) -> None:
+        """Remove the notes of one work and answer them: to one caller only."""
+        ...
+
+    def resume(self, plan: Plan, costs: Sequence[int], at_us: int) -> Reserved:
+        """A handle to settle what was reserved at ``at_us``, perhaps by another worker."""
+        ...
+
+
 class Store(Protocol):
     """Counters shared by all workers and machines.
 
@@ -139,6 +173,15 @@ class Store(Protocol):
     def renew(self, reserved: Reserved) -> None:
         """Extend the leases of a long exchange."""
         ...
+
+    def detach(self, reserved: Reserved) -> bool:
+        """End the leases of an admitted reservation; the rest stays reserved until a
+        ``works.resume`` of it is settled. False: the store does not have it (it is away), and
+        nothing has changed.
+        """
+        ...
+
+    works: Works
 
     async def start(self) -> None: ...
 

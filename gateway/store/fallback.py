@@ -8,7 +8,8 @@ from typing import Literal
 from gateway.limits.ports import Reserved
 from gateway.store import wire
 from gateway.store.deferred import DeferredCharges
-from gateway.store.memory import DONE, HELD, LOCAL, MemoryStore
+from gateway.store.memory import MemoryStore
+from gateway.store.states import DONE, HELD, LOCAL
 
 WhenDown = Literal["local", "open", "closed"]
 

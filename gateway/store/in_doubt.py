@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from gateway.limits.ports import Reserved
 from gateway.store import wire
 from gateway.store.fallback import Fallback
-from gateway.store.memory import DONE, HELD, IN_DOUBT
+from gateway.store.states import DONE, HELD, IN_DOUBT
 
 
 class InDoubtCall:

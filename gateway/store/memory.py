@@ -10,16 +10,14 @@ from collections import OrderedDict
 from collections.abc import Callable, Sequence
 
 from gateway.core.model import CellKind
-from gateway.limits.ports import Cell, Plan, Reserved
+from gateway.limits.ports import Cell, Plan, Reserved, Works
 from gateway.limits.windows import Ask, LimitWindow, fits, open_window, wait_us
 from gateway.store import wire
+from gateway.store.states import DONE, HELD, detach
+from gateway.store.works import MemoryWorks
 
 # Most counters kept (about 1 KB each); the least recently used one is evicted.
 CAPACITY = 100_000
-
-# Reserved.state: new; held by the store; tracked by the fallback; in a call without an
-# answer; settled or refused.
-NEW, HELD, LOCAL, IN_DOUBT, DONE = range(5)
 
 
 def wall_clock_us() -> Callable[[], int]:
@@ -54,6 +52,7 @@ class MemoryStore:
         self._capacity = capacity
         self._windows: OrderedDict[bytes, LimitWindow] = OrderedDict()
         self._leases = 0
+        self.works: Works = MemoryWorks(self.now_us)
 
     @property
     def up(self) -> bool:
@@ -154,6 +153,14 @@ class MemoryStore:
         for i, cell in enumerate(reserved.plan.cells):
             if cell.kind is CellKind.CONCURRENT and reserved.costs[i]:
                 self._window(reserved.plan, i).renew(now_us, reserved.lease)
+
+    def detach(self, reserved: Reserved) -> bool:
+        """End the leases; see ``ports.Store``."""
+        held = reserved.state == HELD
+        leases = detach(reserved)
+        if leases is not None:
+            self.settle(leases, leases.costs)
+        return held
 
     async def peek(self, cells: Sequence[Cell]) -> list[int]:
         """Current sums of ``cells``; counts nothing."""

@@ -23,7 +23,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from gateway.limits.plans import DEFAULT_PREFIX
-from gateway.limits.ports import Cell, Plan, Reserved
+from gateway.limits.ports import Cell, Plan, Reserved, Works
 from gateway.store import wire
 from gateway.store.backend import DEFAULT_TIMEOUT_S
 from gateway.store.channel import (
@@ -36,10 +36,12 @@ from gateway.store.channel import (
 )
 from gateway.store.fallback import Fallback, WhenDown
 from gateway.store.in_doubt import InDoubtCall
-from gateway.store.memory import DONE, HELD, IN_DOUBT, LOCAL, MemoryStore
+from gateway.store.memory import MemoryStore
 from gateway.store.replay_log import ReplayLog
+from gateway.store.states import DONE, HELD, IN_DOUBT, LOCAL, detach
 from gateway.store.url import RedisAddress, parse_redis_url
 from gateway.store.watchdog import AnswerWatchdog
+from gateway.store.works import RedisWorks
 
 # Most operations in a call; a call of this size takes the store about 5 ms.
 MAX_OPS = 512
@@ -121,6 +123,8 @@ class RedisStore:
             self._loop, timeout_s, self._received, self._on_silence
         )
         self._replay_log = ReplayLog()
+        self._works = RedisWorks(prefix, self._loop)
+        self.works: Works = self._works
         self._in_doubt: InDoubtCall | None = None
         self._merge_left = 0
         self._merging = 0
@@ -191,6 +195,14 @@ class RedisStore:
         elif reserved.state == HELD and self._mode == _LIVE and reserved.lease:
             self._queue.append((wire.RENEW, reserved, None))
             self._schedule()
+
+    def detach(self, reserved: Reserved) -> bool:
+        """End the leases; see ``ports.Store``."""
+        held = reserved.state == HELD
+        leases = detach(reserved)
+        if leases is not None:
+            self.settle(leases, leases.costs)
+        return held
 
     @property
     def up(self) -> bool:
@@ -419,6 +431,7 @@ class RedisStore:
         if self._channel is not None:
             self._channel.abort()
             self._channel = None
+        self._works.leave()
 
     def _answer_in_doubt(self, sent: list[wire.Op]) -> None:
         """Decide all reserves, then call back: a callback may settle immediately."""
@@ -492,6 +505,7 @@ class RedisStore:
             channel.abort()
             raise StoreUnavailable(str(error) or "no answer from the store") from error
         self._channel = channel
+        self._works.channel = channel
         self._resume(answer)
 
     async def _probe(self, channel: Channel) -> Any:

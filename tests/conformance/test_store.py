@@ -9,7 +9,8 @@ from itertools import count
 
 import pytest
 
-from gateway.limits.ports import Plan
+from gateway.limits.ports import Plan, WorkAnswer
+from gateway.store import works
 from gateway.store.memory import MemoryStore
 from gateway.store.redis import RedisStore
 from tests.cells import calendar, concurrent, reserve, reserve_all, sliding
@@ -286,3 +287,97 @@ async def test_every_key_has_a_time_to_live(store, engine, name):
     keys = [cell.key for cell in plan.cells] + [store.stream_key]
     ttls = [engine.command(b"PTTL " + key) for key in keys]
     assert [ttl for ttl in ttls if int(ttl[1:]) <= 0] == [b":-2\r\n"]
+
+
+async def keep(store, work: bytes, note: bytes, tag: bytes = b"t") -> WorkAnswer:
+    """Keep a note, and wait for the answer."""
+    answered: asyncio.Future[WorkAnswer] = asyncio.get_running_loop().create_future()
+    store.works.keep(tag, work, note, answered.set_result)
+    return await answered
+
+
+async def take(store, work: bytes, tag: bytes = b"t") -> WorkAnswer:
+    """Take the notes of a work, and wait for the answer."""
+    answered: asyncio.Future[WorkAnswer] = asyncio.get_running_loop().create_future()
+    store.works.take(tag, work, answered.set_result)
+    return await answered
+
+
+async def test_a_detached_reservation_stays_without_its_lease(store, name):
+    """Its leases end, its amounts stay, and the call itself settles nothing more."""
+    plan = Plan((sliding(name, 100), concurrent(name + "c", 1)))
+    first = await reserve(store, plan, 60, 1)
+    assert store.detach(first)
+    assert await store.peek(plan.cells) == [60, 0]
+    assert not store.detach(first)
+    store.settle(first, (0, 0))
+    assert await store.peek(plan.cells) == [60, 0]
+    assert (await reserve(store, plan, 1, 1)).admitted
+
+
+@pytest.mark.parametrize("actual", [0, 25, 90, 150])
+async def test_a_resumed_reservation_is_settled(store, name, actual):
+    """Whoever resumes it settles it as the call itself would."""
+    ends_at = time.time() + 3600
+    plan = Plan((sliding(name, 100), calendar(name + "d", 100, ends_at)))
+    first = await reserve(store, plan, 90, 90)
+    assert store.detach(first)
+    held = store.works.resume(plan, (90, 90), first.at_us)
+    store.settle(held, (actual, actual))
+    store.settle(held, (0, 0))
+    assert await store.peek(plan.cells) == [actual, actual]
+
+
+async def test_a_refused_reservation_cannot_be_detached(store, name):
+    """There is nothing to keep."""
+    refused = await reserve(store, Plan((sliding(name, 1),)), 2)
+    assert not store.detach(refused)
+
+
+async def test_notes_are_taken_once(store, name):
+    """Of many who ask at once, one gets the notes, in the order in which they came."""
+    work = name.encode()
+    assert (await keep(store, work, b"\0one\xff")).notes == [b"\0one\xff"]
+    assert (await keep(store, work, b"two")).notes == [b"two"]
+    answers = await asyncio.gather(*(take(store, work) for _ in range(20)))
+    assert sorted(len(answer.notes) for answer in answers) == [0] * 19 + [2]
+    assert max(answer.notes for answer in answers) == [b"\0one\xff", b"two"]
+    assert all(answer.known for answer in answers)
+
+
+async def test_notes_of_tenants_are_apart(store, name):
+    """An id of another tenant is another work."""
+    await keep(store, name.encode(), b"note")
+    assert (await take(store, name.encode(), b"other")).notes == []
+    assert (await take(store, name.encode())).notes == [b"note"]
+
+
+async def test_one_work_has_a_bounded_number_of_notes(store, name):
+    """More than there is room for is not kept, and the answer says so."""
+    work = name.encode()
+    assert (await keep(store, work, b"x" * 40_000)).notes
+    assert await keep(store, work, b"y" * 40_000) == WorkAnswer()
+    assert (await take(store, work)).notes == [b"x" * 40_000]
+
+
+async def test_works_beyond_the_bound_are_dropped(store, name, monkeypatch):
+    """The oldest makes room, and its notes are answered."""
+    monkeypatch.setattr(works, "MOST_WORKS", 3)
+    tag = name.encode()
+    answers = [await keep(store, b"%d" % i, b"n%d" % i, tag) for i in range(5)]
+    assert [answer.dropped for answer in answers] == [[], [], [], [b"n0"], [b"n1"]]
+    assert (await take(store, b"1", tag)).notes == []
+    assert (await take(store, b"2", tag)).notes == [b"n2"]
+
+
+async def test_works_that_wait_for_too_long_are_dropped(store, name, monkeypatch):
+    """The next question about any work of the tenant answers their notes, once."""
+    tag = name.encode()
+    monkeypatch.setattr(works, "KEPT_S", 0.05)
+    for i in range(10):
+        await keep(store, b"%d" % i, b"n%d" % i, tag)
+    await asyncio.sleep(0.1)
+    found = [(await take(store, b"none", tag)).dropped for _ in range(3)]
+    assert sorted(map(len, found), reverse=True) == [8, 2, 0]
+    notes = [note for some in found for note in some]
+    assert sorted(notes) == [b"n%d" % i for i in range(10)]

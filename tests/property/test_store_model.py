@@ -15,8 +15,9 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, precondition, rule
 
 from gateway.limits.ports import Plan, Reserved
-from gateway.store.memory import HELD, MemoryStore
+from gateway.store.memory import MemoryStore
 from gateway.store.redis import RedisStore
+from gateway.store.states import HELD
 from tests.cells import concurrent, reserve, sliding
 from tests.engines import engine_binaries, running_engine
 

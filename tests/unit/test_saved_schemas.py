@@ -16,6 +16,7 @@ import msgspec
 import pytest
 
 from gateway.detect.packed_baselines import SCHEMA
+from gateway.limits.pending import SCHEMA as PENDING
 
 # Struct -> its schema number and the fingerprint of its fields and types.
 SCHEMAS = {
@@ -30,6 +31,8 @@ SCHEMAS = {
     "gateway.alerts.model:AlertMessage": (1, "ae33659a8d60"),
     "gateway.alerts.model:DeliveryState": (1, "3a6057d943d2"),
     "gateway.alerts.silences:Silence": (1, "a8d73a4d1ec8"),
+    # Notes in the store: the number is their first field.
+    "gateway.limits.pending:PendingWork": (PENDING, "e20a0e2e58c7"),
     # Files of one gateway: rings of workers, the queue of alerts, records.
     "gateway.core.model:RequestRecord": (2, "01072fa46a10"),
     "gateway.control.alert_queue:Waiting": (1, "6698d5e52c39"),

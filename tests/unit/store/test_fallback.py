@@ -7,7 +7,8 @@ import pytest
 from gateway.limits.ports import Plan, Reserved
 from gateway.store import wire
 from gateway.store.fallback import Fallback
-from gateway.store.memory import HELD, LOCAL, MemoryStore
+from gateway.store.memory import MemoryStore
+from gateway.store.states import HELD, LOCAL
 from tests.cells import sliding
 
 PLAN = Plan((sliding("a", 5),))

@@ -8,7 +8,8 @@ from gateway.limits.ports import Plan, Reserved
 from gateway.store import wire
 from gateway.store.fallback import Fallback
 from gateway.store.in_doubt import InDoubtCall
-from gateway.store.memory import DONE, HELD, IN_DOUBT, LOCAL, MemoryStore
+from gateway.store.memory import MemoryStore
+from gateway.store.states import DONE, HELD, IN_DOUBT, LOCAL
 from tests.cells import concurrent, sliding
 
 PLAN = Plan((sliding("a", 10), concurrent("c", 10)))
