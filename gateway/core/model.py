@@ -86,7 +86,10 @@ def format_window(window_us: int) -> str:
     return f"{window_us}us"
 
 
-# Units of ``Usage.units``. Those in tokens are parts of ``prompt`` or ``completion``.
+# Units of ``Usage.units``. Those in tokens are parts of ``prompt`` or ``completion``;
+# ``input_audio_tokens`` include ``cache_audio_read_tokens``. Others may have a size and a
+# quality after colons, on which prices depend: ``images:1024x1792:hd``, ``images:hd``,
+# ``video_seconds:1280x720``.
 UNITS = frozenset(
     {
         "input_audio_tokens",
@@ -164,6 +167,9 @@ class RequestFacts(msgspec.Struct, gc=False):
     # The requests of a batch, for caps; sizes and caps above are their sums.
     parts: tuple[RequestFacts, ...] = ()
     batch: bool = False
+    # What it asks for in other units than tokens (``Usage.units``), as far as it says;
+    # charged where the answer states nothing.
+    units: tuple[tuple[str, float], ...] = ()
 
 
 WHOLE, OPENED, CLOSED = range(3)

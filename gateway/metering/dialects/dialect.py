@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import ClassVar
 
 from msgspec import Raw
@@ -18,7 +18,7 @@ from gateway.metering.dialects.base import (
     UsageMeter,
 )
 from gateway.metering.dialects.errors import openai_error
-from gateway.metering.dialects.forms import form_fields
+from gateway.metering.dialects.forms import FormFields, form_fields
 from gateway.metering.dialects.meters import (
     USAGE_HIT,
     JsonMeter,
@@ -86,7 +86,7 @@ class Dialect:
             match.endpoint, match.model, bool(match.stream), billable=match.billable
         )
 
-    def _read_form(self, match: PathMatch, fields: Mapping[str, str]) -> RequestFacts:
+    def _read_form(self, match: PathMatch, fields: FormFields) -> RequestFacts:
         n = to_count(fields.get("n") or None, "n")
         return RequestFacts(
             match.endpoint,

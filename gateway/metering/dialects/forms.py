@@ -13,12 +13,17 @@ from urllib.parse import parse_qsl
 
 from multipart import MultipartError, MultipartSegment, PushMultipartParser
 
+from gateway.metering.audio import EDGE_BYTES, seconds_of
 from gateway.metering.dialects.base import DialectError
 
 MULTIPART = "multipart/form-data"
 URLENCODED = "application/x-www-form-urlencoded"
 # Fields that are read. Others, and files, are skipped.
-FIELDS = frozenset({"model", "stream", "n", "user", "prompt"})
+FIELDS = frozenset(
+    {"model", "stream", "n", "user", "prompt", "size", "quality", "seconds"}
+)
+# The part with the recording to transcribe.
+_UPLOAD = "file"
 # Images in one request: 16. Other fields: about 20.
 PARTS_MAX = 256
 _HEADERS_MAX = 16
@@ -29,12 +34,21 @@ _PLAIN_ENCODINGS = frozenset({"7bit", "8bit", "binary"})
 _PARAMETER = re.compile(r';\s*([^=;\s]+)\s*=\s*("(?:[^"\\]|\\.)*"|[^;]*)')
 
 
+class FormFields(dict[str, str]):
+    """The known fields of a form.
+
+    ``seconds``: of the recording in it, by its container; None if that is not known.
+    """
+
+    seconds: float | None = None
+
+
 def media_type(content_type: str) -> str:
     """The type without parameters, in lower case."""
     return content_type.partition(";")[0].strip().lower()
 
 
-def form_fields(body: bytes, content_type: str) -> dict[str, str] | None:
+def form_fields(body: bytes, content_type: str) -> FormFields | None:
     """The known fields of a form; None: ``content_type`` is none of a form.
 
     Raises DialectError for a form that is malformed or ambiguous.
@@ -47,15 +61,18 @@ def form_fields(body: bytes, content_type: str) -> dict[str, str] | None:
     return None
 
 
-def _multipart_fields(body: bytes, content_type: str) -> dict[str, str]:
+def _multipart_fields(body: bytes, content_type: str) -> FormFields:
     boundary = _parameter(content_type, "boundary")
     if not boundary:
         raise DialectError("multipart body without a boundary")
-    fields: dict[str, str] = {}
+    fields = FormFields()
     try:
-        for segment, value in _parts(body, boundary.encode("latin-1", "replace")):
+        for segment, value, end in _parts(body, boundary.encode("latin-1", "replace")):
             name = _checked_name(segment)
             if name is None:
+                if segment.name == _UPLOAD:
+                    length = seconds_of(value, end, segment.size)
+                    fields.seconds = _longer(fields.seconds, length)
                 continue
             if len(value) > _FIELD_BYTES:
                 raise DialectError(f"'{name}' is too long", name)
@@ -65,21 +82,28 @@ def _multipart_fields(body: bytes, content_type: str) -> dict[str, str]:
     return fields
 
 
-def _parts(body: bytes, boundary: bytes) -> Iterator[tuple[MultipartSegment, bytes]]:
-    """Every part of a complete form, with the first bytes of its content."""
+def _longer(one: float | None, other: float | None) -> float | None:
+    return other if one is None else max(one, other or 0.0)
+
+
+def _parts(
+    body: bytes, boundary: bytes
+) -> Iterator[tuple[MultipartSegment, bytes, bytes]]:
+    """Every part of a complete form, with the first and last bytes of its content."""
     parser = PushMultipartParser(
         boundary, max_header_count=_HEADERS_MAX, max_segment_count=PARTS_MAX
     )
     segment: MultipartSegment | None = None
-    value = b""
+    value = end = b""
     for event in parser.parse(body):
         if isinstance(event, MultipartSegment):
-            segment, value = event, b""
+            segment, value, end = event, b"", b""
         elif event is not None:
             value = value or bytes(event[: _FIELD_BYTES + 1])
+            end = bytes(event[-EDGE_BYTES:])
         else:
             assert segment is not None  # the end of a part
-            yield segment, value
+            yield segment, value, end
     parser.close()
 
 
@@ -123,8 +147,8 @@ def _parameter(value: str, wanted: str) -> str | None:
     return found.pop() if found else None
 
 
-def _urlencoded_fields(body: bytes) -> dict[str, str]:
-    fields: dict[str, str] = {}
+def _urlencoded_fields(body: bytes) -> FormFields:
+    fields = FormFields()
     try:
         pairs = parse_qsl(
             body.decode("utf-8", "replace"),

@@ -16,6 +16,7 @@ from gateway.metering.dialects.cohere import Cohere
 from gateway.metering.dialects.dialect import Dialect
 from gateway.metering.dialects.gemini import Gemini
 from gateway.metering.dialects.match import Match
+from gateway.metering.dialects.media import MEDIA
 from gateway.metering.dialects.ollama import Ollama
 from gateway.metering.dialects.openai import OpenAI
 from gateway.metering.dialects.passthrough import Passthrough
@@ -57,15 +58,16 @@ _ENDINGS: dict[str, tuple[Dialect, str, str]] = {
     "contextualizedembeddings": (OPENAI, "embeddings", METERED),
     "multimodalembeddings": (OPENAI, "embeddings", METERED),
     "threads/runs": (OPENAI, "threads.runs", METERED),
-    "images/generations": (OPENAI, "images.generations", STATED),
-    "images/edits": (OPENAI, "images.edits", STATED),
-    "images/variations": (OPENAI, "images.variations", STATED),
-    "audio/speech": (OPENAI, "audio.speech", STATED),
-    "audio/transcriptions": (OPENAI, "audio.transcriptions", STATED),
-    "audio/translations": (OPENAI, "audio.translations", STATED),
-    "v1/videos": (OPENAI, "videos", STATED),
-    "videos/edits": (OPENAI, "videos", STATED),
-    "videos/extensions": (OPENAI, "videos", STATED),
+    "images/generations": (MEDIA, "images.generations", STATED),
+    "images/edits": (MEDIA, "images.edits", STATED),
+    "images/variations": (MEDIA, "images.variations", STATED),
+    "audio/speech": (MEDIA, "audio.speech", STATED),
+    "audio/transcriptions": (MEDIA, "audio.transcriptions", STATED),
+    "audio/translations": (MEDIA, "audio.translations", STATED),
+    "v1/ocr": (MEDIA, "ocr", STATED),
+    "v1/videos": (MEDIA, "videos", STATED),
+    "videos/edits": (MEDIA, "videos", STATED),
+    "videos/extensions": (MEDIA, "videos", STATED),
     "fine_tuning/jobs": (OPENAI, "fine_tuning.jobs", STATED),
     "v1/fine-tunes": (OPENAI, "fine_tuning.jobs", STATED),
     "v1/batches": (OPENAI, "batches", STATED),
