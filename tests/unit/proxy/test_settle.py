@@ -76,7 +76,7 @@ async def test_observe_mode_counts_what_it_lets_pass(upstream):
     [
         (CHAT, PROMPT, b"200 OK", ""),
         (CHAT, PROMPT.replace(b"gpt-4o", b"unknown-9"), b"200 OK", "unpriced"),
-        (b"/v1/images/generations", b'{"model":"x"}', b"200 OK", "unmetered"),
+        (b"/v1/images/generations", b'{"model":"x"}', b"200 OK", "unpriced"),
         (b"/v1/unknown", b"{}", b"200 OK", "unmetered"),
         (b"/v1/unknown", b"{}", b"404 No", ""),
         (b"/v1/messages/count_tokens", b"{}", b"200 OK", ""),
