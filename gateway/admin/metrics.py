@@ -369,7 +369,7 @@ class Metrics:
         )
         yield labelled_counter(
             "tidegate_unpriced_requests",
-            "Requests to models without a price.",
+            "Requests whose model, or some unit of whose answer, has no price.",
             ("tenant",),
             self.unpriced,
         )

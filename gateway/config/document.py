@@ -15,7 +15,7 @@ from typing import Any, Literal, Union, get_args, get_origin
 
 import msgspec
 
-from gateway.config import structs
+from gateway.config import prices, structs
 from gateway.config.build import fields_of
 from gateway.config.values import (
     Duration,
@@ -26,7 +26,6 @@ from gateway.config.values import (
     Url,
     to_toml,
 )
-from gateway.core.model import Price
 from gateway.store.opening import STORE_FORMS
 
 PAGE = "docs/configuration.md"
@@ -44,7 +43,7 @@ _HEADINGS: dict[str, type[msgspec.Struct]] = {
     "[policy.NAME.caps]": structs.CapsTable,
     "[[policy.NAME.model]]": structs.ModelTable,
     "[policy.NAME.models]": structs.ModelListTable,
-    '[policy.NAME.prices."MODEL"]': Price,
+    '[policy.NAME.prices."MODEL"]': prices.ModelPrice,
     "[policy.NAME.anomaly]": structs.AnomalyTable,
     "[policy.NAME.anomaly.ladder]": structs.LadderTable,
     "[[tenant]]": structs.TenantTable,
@@ -111,7 +110,8 @@ def render() -> str:
 def attribute_texts() -> dict[str, dict[str, str]]:
     """Struct name to attribute to the docstring under the attribute."""
     texts: dict[str, dict[str, str]] = {}
-    for node in ast.parse(inspect.getsource(structs)).body:
+    source = inspect.getsource(prices) + inspect.getsource(structs)
+    for node in ast.parse(source).body:
         if not isinstance(node, ast.ClassDef):
             continue
         found = texts.setdefault(node.name, {})
@@ -119,12 +119,6 @@ def attribute_texts() -> dict[str, dict[str, str]]:
             text = _text(following)
             if isinstance(this, ast.AnnAssign) and text:
                 found[ast.unparse(this.target)] = " ".join(text.split())
-    texts["Price"] = {
-        "input": "Prompt tokens.",
-        "output": "Completion tokens.",
-        "cached": "Prompt tokens read from the provider's cache; absent: as `input`.",
-        "cache_write": "Prompt tokens written to it; absent: as `input`.",
-    }
     return texts
 
 
@@ -143,7 +137,11 @@ def _section(
     lines.append("| --- | --- | --- | --- |")
     defaults = {f.encode_name: f for f in msgspec.structs.fields(table)}
     for key, (attribute, kind) in fields_of(table).items():
-        text = texts[table.__name__][attribute]
+        text = next(
+            texts[one.__name__][attribute]
+            for one in table.__mro__
+            if attribute in texts.get(one.__name__, {})
+        )
         default = _default(defaults[key])
         cells = (f"`{key}`", _takes(kind), default, text)
         lines.append("| " + " | ".join(c.replace("|", "\\|") for c in cells) + " |")

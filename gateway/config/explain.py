@@ -14,6 +14,7 @@ import msgspec
 from gateway.config.build import fields_of
 from gateway.config.errors import Key
 from gateway.config.load import Loaded
+from gateway.config.prices import price_words
 from gateway.config.resolve import (
     Effective,
     anomaly_table,
@@ -146,7 +147,10 @@ def policy_rows(loaded: Loaded, effective: Effective) -> list[Row]:
         "caps": _inline(caps_table(policy.caps)) or "none",
         "weights": _pairs(policy.weights) or "none",
         "unknown_price": _price(policy.unknown_price),
-        "prices": _pairs(policy.prices) or "none",
+        "prices": ", ".join(
+            f"{toml_key(name)} = {_price(one)}" for name, one in policy.prices.items()
+        )
+        or "none",
         "user_from": _words(policy.user_from),
         "allow": _words(policy.allow),
         "anomaly": _inline(anomaly_table(policy.anomaly)),
@@ -193,7 +197,7 @@ def limit_words(limit: Limit) -> str:
 
 
 def _price(price: str | Price) -> str:
-    return price if isinstance(price, str) else _value(price)
+    return price if isinstance(price, str) else f"{{ {price_words(price)} }}"
 
 
 def _value(value: Any) -> str:

@@ -17,6 +17,7 @@ from zoneinfo import ZoneInfo
 import msgspec
 
 from gateway.config.errors import Key
+from gateway.config.prices import PriceRates, to_price
 from gateway.config.structs import (
     AlertTable,
     AnomalyTable,
@@ -95,6 +96,8 @@ class ResolvedRoute(msgspec.Struct, frozen=True):
     drain_s: float
     websocket: bool
     ask_usage: bool
+    provider: str  # whose prices apply; "": by the host
+    trust_cost: bool
     # Replaces the client's credential; None: the client's is passed on.
     credential: SecretHeader | None
     ca_file: FilePath | None
@@ -279,7 +282,7 @@ def effective_policy(config: Config, name: str) -> Effective:
     for field in _PLAIN:
         value, origins[field] = _nearest(chain, field, None)
         if value is not None:
-            plain[field] = value
+            plain[field] = to_price(value) if isinstance(value, PriceRates) else value
     if "models" in plain:
         plain["models"] = ModelList(**msgspec.structs.asdict(plain["models"]))
     if "allow" in plain:
@@ -290,7 +293,10 @@ def effective_policy(config: Config, name: str) -> Effective:
         caps=caps,
         model_caps=tuple(_model_caps(table, caps) for table in models),
         weights=_merged_dicts(chain, "weights", origins),
-        prices=_merged_dicts(chain, "prices", origins),
+        prices={
+            model: to_price(table)
+            for model, table in _merged_dicts(chain, "prices", origins).items()
+        },
         anomaly=_anomaly(chain, origins),
         **plain,
     )
@@ -514,6 +520,10 @@ def receiver_names(alerts: Sequence[AlertTable]) -> list[str]:
     return names
 
 
+# Providers of dialects that only they speak.
+_PROVIDERS = {"azure": "azure", "bedrock": "aws"}
+
+
 def resolve_route(upstream: UpstreamTable) -> ResolvedRoute:
     """The route of an upstream, with targets parsed and the credential's header chosen."""
     urls = ([upstream.url] if upstream.url else []) + list(upstream.targets)
@@ -531,6 +541,8 @@ def resolve_route(upstream: UpstreamTable) -> ResolvedRoute:
         drain_s=float(upstream.drain_timeout),
         websocket=upstream.websocket,
         ask_usage=upstream.ask_usage,
+        provider=upstream.provider or _PROVIDERS.get(upstream.dialect, ""),
+        trust_cost=upstream.trust_cost,
         credential=_credential(upstream, targets[0].host),
         ca_file=upstream.ca_file,
         tls_verify=upstream.tls_verify,

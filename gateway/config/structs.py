@@ -13,6 +13,7 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta, field
 
+from gateway.config.prices import ModelPrice, PriceRates
 from gateway.config.values import (
     EMBEDDED_DIRECTORY,
     Duration,
@@ -23,7 +24,7 @@ from gateway.config.values import (
     Url,
     parse_address,
 )
-from gateway.core.model import AbuseClass, Mode, Price
+from gateway.core.model import AbuseClass, Mode
 from gateway.store.backend import DEFAULT_TIMEOUT_S
 from gateway.store.opening import complete_url
 from gateway.store.url import StoreLogin
@@ -231,6 +232,11 @@ class UpstreamTable(Table, frozen=True):
     request that does not ask itself and cannot be edited (signed, compressed) is refused.
     A model whose upstream refuses `stream_options` is not asked again until a reload.
     """
+    provider: str | None = None
+    """Whose prices apply, as `tidegate prices --providers` names it. Absent: by the host
+    of the URL, else the vendor of the model."""
+    trust_cost: bool = False
+    """A cost that the answer states (`usage.cost` of a router) is its price."""
     api_key: Secret | None = None
     """Replaces the client's credential upstream."""
     api_key_header: str | None = None
@@ -371,11 +377,11 @@ class PolicyTable(Table, frozen=True):
         Literal["prompt", "completion", "cached", "cache_write", "reasoning"], Share
     ] = {}
     """Weight of a token of each kind in token limits, such as `cached = 0.1`."""
-    unknown_price: Literal["free", "deny"] | Price | None = None
+    unknown_price: Literal["free", "deny"] | PriceRates | None = None
     """A model without a price: `free` (counted in a metric), `deny`, or a price in
     dollars per million tokens. Built in: `free`."""
-    prices: dict[str, Price] = {}
-    """Dollars per million tokens by model name or pattern, over the built-in table."""
+    prices: dict[str, ModelPrice] = {}
+    """Prices by model name or pattern, over the price table."""
     user_from: tuple[Literal["credential", "jwt", "header", "body"], ...] | None = None
     """Sources of the user id; the first that is present wins. Built in: credential, jwt,
     header, body."""
@@ -395,11 +401,10 @@ class PolicyTable(Table, frozen=True):
     """Share of a limit of tokens or money by which open calls may exceed it; `0` is
     strict. Built in: 0.1."""
     assumed_max_tokens: Positive | None = None
-    """Completion tokens that a call without a cap reserves, at least; eight times as many
-    if its answer is not streamed. Built in: 4096."""
+    """Completion tokens that a call without a cap reserves, at least. Built in: 4096."""
     overrun: Literal["finish", "cut"] | None = None
-    """A stream that outgrows its reservation where there is no more: `finish` lets one at
-    a time end by itself, `cut` ends it with an error. Built in: `finish`."""
+    """A stream that outgrows its reservation where there is no more: `finish` lets it
+    end by itself, `cut` ends it with an error. Built in: `finish`."""
 
 
 class JwtTable(Table, frozen=True):

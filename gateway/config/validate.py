@@ -12,6 +12,7 @@ from zoneinfo import ZoneInfo
 
 from gateway.config.build import Diagnostics
 from gateway.config.errors import Key
+from gateway.config.prices import PriceRates
 from gateway.config.resolve import (
     CALENDAR_WINDOWS,
     anonymous_policy_name,
@@ -227,6 +228,10 @@ def _check_policies(config: Config, diagnostics: Diagnostics) -> None:
             if not _ENDPOINT.fullmatch(entry):
                 message = f'"{entry}" is not an endpoint'
                 diagnostics.add((*key, "endpoints", index), message, _ENDPOINT_FORMS)
+        for model_name, price in policy.prices.items():
+            _check_price(price, (*key, "prices", model_name), diagnostics)
+        if isinstance(policy.unknown_price, PriceRates):
+            _check_price(policy.unknown_price, (*key, "unknown_price"), diagnostics)
         for index, subject in enumerate(policy.allow or ()):
             _check_allowed(subject, (*key, "allow", index), diagnostics)
         if len(diagnostics.problems) == faults:
@@ -297,6 +302,16 @@ def _check_allowed(subject: str, key: Key, diagnostics: Diagnostics) -> None:
         _check_network(id_, key, diagnostics)
     elif not id_:
         diagnostics.add(key, f"names no {kind}", f'"{kind}:alice"')
+
+
+def _check_price(price: PriceRates, key: Key, diagnostics: Diagnostics) -> None:
+    """Both rates of tokens or neither: a missing one would be free."""
+    whole = (price.input is None, price.output is None)
+    if whole in ((True, False), (False, True)):
+        missing = "input" if whole[0] else "output"
+        diagnostics.add(key, f'"{missing}" is missing', "0.0 if it is free")
+    elif price == type(price)():
+        diagnostics.add(key, '"input" and "output" are missing')
 
 
 def _check_effective(config: Config, name: str, diagnostics: Diagnostics) -> None:

@@ -38,7 +38,7 @@ def price_list(policy: Policy, asked: Counter[str]) -> dict[str, Any]:
     rows = []
     for name in names:
         price = policy.prices.get(name) or ours.price(name)
-        stated = name in policy.prices or price != _packaged().price(name)
+        stated = name in policy.prices or ours.source(name) != "table"
         rows.append(
             {
                 "model": name,

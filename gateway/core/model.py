@@ -21,12 +21,20 @@ Action = Literal["allow", "tag", "throttle", "limit", "block"]
 Outcome = Literal["ok", "client_closed", "upstream_error", "timeout", "refused"]
 Mode = Literal["enforce", "observe"]
 # ``unmetered``: an answer without tokens and price; ``unpriced``: tokens of a model
-# without a price; ``implausible``: the stated usage was not believed; ``failed``: a fault
+# without a price; ``part_priced``: some unit or the service tier has no price, the rest
+# is charged; ``implausible``: the stated usage was not believed; ``failed``: a fault
 # of the gateway, charged as reserved; ``cut``: the client left before the usage was
 # stated, or the stream outgrew its limits; charged at least as reserved; ``unread``: the
 # request's body could not be read.
 Metering = Literal[
-    "", "unmetered", "unpriced", "implausible", "failed", "cut", "unread"
+    "",
+    "unmetered",
+    "unpriced",
+    "part_priced",
+    "implausible",
+    "failed",
+    "cut",
+    "unread",
 ]
 # Classes of abuse, for which responses are taken.
 AbuseClass = Literal[
@@ -234,6 +242,7 @@ class RequestRecord(msgspec.Struct, array_like=True, gc=False):
     # Why the tokens or the price are not the provider's own statement ("": they are, or
     # nothing was billed). Public.
     metering: Metering = ""
+    price_source: PriceSource = ""  # Public.
 
 
 # ``Block.by``: an operator, or the detector (which never overrides an operator).
@@ -283,13 +292,45 @@ class ModelCaps(msgspec.Struct, frozen=True):
     caps: Caps
 
 
-class Price(msgspec.Struct, frozen=True):
-    """US dollars per million tokens; `cached` and `cache_write` default to `input`."""
+class Price(msgspec.Struct, frozen=True, omit_defaults=True):
+    """US dollars per million tokens of a kind; ``cached``, ``cache_write`` and
+    ``cache_write_1h`` default to ``input``, and the last one to ``cache_write``.
 
-    input: float
-    output: float
+    ``units``: dollars per million of the other units of ``Usage.units``, of
+    ``requests`` and of ``reasoning_tokens``. A unit in tokens without a price costs as
+    the prompt or completion tokens that it is a part of.
+    """
+
+    input: float = 0.0
+    output: float = 0.0
     cached: float | None = None
     cache_write: float | None = None
+    cache_write_1h: float | None = None
+    units: dict[str, float] = {}
+    # Complete prices of requests with more prompt tokens than this, by rising number.
+    contexts: tuple[tuple[int, Price], ...] = ()
+    # Complete prices by service tier ("flex", "priority", "batch", "fast").
+    tiers: dict[str, Price] = {}
+    # Prices that replace this one at some times; the last one in force applies.
+    timed: tuple[TimedPrice, ...] = ()
+    # Seconds of audio that a request is billed for, at least.
+    least_seconds: float = 0.0
+
+
+class TimedPrice(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A price from ``since`` (epoch seconds) on; ``start`` to ``end`` are seconds of the
+    UTC day, past midnight if ``end`` is smaller; equal: the whole day.
+    """
+
+    price: Price
+    since: float = 0.0
+    start: int = 0
+    end: int = 0
+
+
+# Where the price of a record comes from ("": nothing was priced): the price table, the
+# policy's ``prices`` or ``unknown_price``, or the answer itself (``trust_cost``).
+PriceSource = Literal["", "table", "policy", "unknown_price", "answer"]
 
 
 class Ladder(msgspec.Struct, frozen=True, gc=False):

@@ -36,8 +36,7 @@ class Demand(NamedTuple):
 
     costs: tuple[int, ...]
     least: tuple[int, ...]
-    # No cap bounds the cost in every cell.
-    unbounded: bool = False
+    alone: bool = False
 
 
 def reserve_costs(
@@ -76,8 +75,8 @@ def demand(
     """The demand of a call with these costs by cell. ``capped``: it cannot cost more
     than ``most``; a cap beyond the limit and its overdraft is none for that limit.
     """
-    unbounded = not capped or any(map(gt, most, plan.ceilings))
-    return Demand(most, least, unbounded)
+    alone = not capped or any(map(gt, most, plan.ceilings))
+    return Demand(most, least, alone)
 
 
 def actual_costs(

@@ -1,39 +1,23 @@
-"""Prices of models: a dated table in the package, which policies may override."""
+"""Prices of models: the table of the package, which policies may override."""
 
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Mapping
 from fnmatch import fnmatchcase
 from importlib.resources import files
-from typing import Literal
-
-import msgspec
+from typing import Literal, NamedTuple
 
 from gateway.core.lru import Lru
-from gateway.core.model import Price, Usage
+from gateway.core.model import NANOS_PER_USD, Price, PriceSource, Usage
+from gateway.metering.cost import price_usage
 from gateway.metering.models import plain_name, spellings
+from gateway.metering.price_book import PriceBook
 
-# One dollar per million tokens is this many nano-dollars per token.
-_NANOS_PER_TOKEN = 1000
-# Of the price of single requests: OpenAI, Anthropic and Gemini alike.
-BATCH_SHARE = 0.5
 _CACHED_NAMES = 4096
 OTHER = "other"
-
-# What may follow a known name in a longer one. Not a bare number: another version.
-_LONGER = re.compile(r"^[-:@](?!\d+(?:[-.:@]|$))")
-
-
-class _PriceFamily(msgspec.Struct):
-    source: str
-    models: dict[str, Price]
-
-
-class _PriceFile(msgspec.Struct):
-    dated: str
-    families: dict[str, _PriceFamily]
+# Dollars that an answer may state as its cost.
+_MOST_USD = 1e6
 
 
 def packaged_prices() -> bytes:
@@ -41,42 +25,69 @@ def packaged_prices() -> bytes:
     return files("gateway.metering").joinpath("prices.json").read_bytes()
 
 
+class Quote(NamedTuple):
+    """What an answer costs. ``nanos`` None: its model has no price. ``part``: some unit
+    or its service tier has none, and only the rest is in ``nanos``.
+    """
+
+    nanos: int | None
+    source: PriceSource
+    part: bool = False
+
+
+_UNPRICED = Quote(None, "")
+# A price and where it is from; ("", None) of an unknown model.
+_Found = tuple[PriceSource, Price | None]
+
+
 class PriceTable:
     """Prices by model name; look-ups go through a bounded cache.
 
-    ``models``: the packaged prices, of the date ``dated``. A policy's own prices take
-    precedence: ``named`` (exact names), then ``globs`` (first match). ``unknown``: the
-    price of all other models. Names and patterns are in lower case.
+    ``book``: the price table; ``provider``: whose prices it applies ("": unknown). A
+    policy's own prices take precedence: ``named`` (exact names), then ``globs`` (first
+    match). ``unknown``: the price of all other models. Names and patterns are in lower
+    case. ``trust_cost``: a cost that the answer states is its price.
     """
 
-    __slots__ = ("_found", "_globs", "_models", "_named", "_unknown", "dated")
+    __slots__ = (
+        "_found",
+        "_globs",
+        "_labels",
+        "_named",
+        "_provider",
+        "_trust_cost",
+        "_unknown",
+        "book",
+    )
 
     def __init__(
         self,
-        models: Mapping[str, Price],
-        dated: str = "",
+        book: PriceBook,
         *,
         globs: tuple[tuple[str, Price], ...] = (),
         named: Mapping[str, Price] | None = None,
         unknown: Price | None = None,
+        provider: str = "",
+        trust_cost: bool = False,
     ) -> None:
-        self.dated = dated
-        self._models = models
+        self.book = book
         self._globs = globs
         self._named = named or {}
         self._unknown = unknown
-        self._found: Lru[str, tuple[str, Price | None]] = Lru(_CACHED_NAMES)
+        self._provider = provider
+        self._trust_cost = trust_cost
+        self._found: Lru[str, _Found] = Lru(_CACHED_NAMES)
+        self._labels: Lru[str, str] = Lru(_CACHED_NAMES)
 
     @classmethod
     def parse(cls, text: bytes) -> PriceTable:
-        """Decode a table from JSON. Raises msgspec.ValidationError."""
-        file = msgspec.json.decode(text, type=_PriceFile)
-        models = {
-            name.lower(): price
-            for family in file.families.values()
-            for name, price in family.models.items()
-        }
-        return cls(models, file.dated)
+        """Decode a table from JSON. Raises msgspec.DecodeError."""
+        return cls(PriceBook.parse(text))
+
+    @property
+    def dated(self) -> str:
+        """The day of the table, ``2026-11-10``."""
+        return self.book.file.dated
 
     def with_overrides(
         self,
@@ -93,16 +104,34 @@ class PriceTable:
         globs.sort(key=lambda pair: -len(pair[0]))
         named = {k.lower(): v for k, v in prices.items() if not set(k) & set("*?[")}
         return PriceTable(
-            self._models,
-            self.dated,
+            self.book,
             globs=tuple(globs),
             named=named,
             unknown=unknown if isinstance(unknown, Price) else None,
+            provider=self._provider,
+            trust_cost=self._trust_cost,
+        )
+
+    def of_upstream(self, provider: str, *, trust_cost: bool = False) -> PriceTable:
+        """This table for the answers of one upstream."""
+        if provider == self._provider and trust_cost == self._trust_cost:
+            return self
+        return PriceTable(
+            self.book,
+            globs=self._globs,
+            named=self._named,
+            unknown=self._unknown,
+            provider=provider,
+            trust_cost=trust_cost,
         )
 
     def price(self, model: str) -> Price | None:
         """Dollars per million tokens; None when unknown."""
         return self._look_up(model)[1]
+
+    def source(self, model: str) -> PriceSource:
+        """Where the price of a model is from; "" when unknown."""
+        return self._look_up(model)[0]
 
     def knows(self, model: str) -> bool:
         """Whether the model has a price."""
@@ -110,69 +139,79 @@ class PriceTable:
 
     def known_name(self, model: str) -> str:
         """The name for a metric label: a name in the table, else ``other``."""
-        return self._look_up(model)[0]
+        label = self._labels.get(model)
+        if label is None:
+            label = self.book.label(model) or OTHER
+            self._labels.put(model, label)
+        return label
 
     def canonical_name(self, model: str) -> str:
         """One name for all spellings of a model, by which limits count: the shortest
         that the packaged table has, else the name without prefixes.
         """
-        names = spellings(model)
-        for name in reversed(names):
-            if name in self._models:
+        for name in reversed(spellings(model)):
+            if self.book.has_name(name):
                 return name
-        known = self._packaged(list(names))[0]
+        known = self.known_name(model)
         return plain_name(model) if known == OTHER else known
 
-    def cost_nanos(self, model: str, usage: Usage) -> int | None:
-        """Nano-dollars of an exchange, rounded half up; None if the price is unknown."""
-        price = self._look_up(model)[1]
-        if price is None:
-            return None
-        plain = max(0, usage.prompt - usage.cached - usage.cache_write)
-        # Where the completion excludes reasoning, only the total includes it.
-        generated = max(usage.completion, usage.total - usage.prompt)
-        cost = plain * price.input + generated * price.output
-        if usage.cached:
-            cached = price.input if price.cached is None else price.cached
-            cost += usage.cached * cached
-        if usage.cache_write:
-            write = price.input if price.cache_write is None else price.cache_write
-            cost += usage.cache_write * write
-        if usage.batch:
-            cost *= BATCH_SHARE
-        return math.floor(round(cost * _NANOS_PER_TOKEN, 3) + 0.5)
+    def cost_nanos(self, model: str, usage: Usage, at: float = 0.0) -> int | None:
+        """Nano-dollars of an exchange, rounded half up; None if the price is unknown.
 
-    def _look_up(self, model: str) -> tuple[str, Price | None]:
+        ``at``: when the request was made (epoch seconds).
+        """
+        price = self._look_up(model)[1]
+        return None if price is None else price_usage(price, usage, at)[0]
+
+    def quote(
+        self, model: str, usage: Usage, at: float = 0.0, *, answered: str = ""
+    ) -> Quote:
+        """What an answer costs. ``model``: the request's; ``answered``: the answer's.
+
+        In this order: the policy's price of the request's model, the cost that the
+        answer states (where it is trusted), the price of the answer's model, that of the
+        request's model, the policy's ``unknown_price``.
+        """
+        found = self._look_up(model)
+        if found[0] != "policy":
+            if self._trust_cost:
+                nanos = _stated_nanos(usage.cost_usd)
+                if nanos is not None:
+                    return Quote(nanos, "answer")
+            if answered and answered != model:
+                other = self._look_up(answered)
+                if other[0] in ("table", "policy"):
+                    found = other
+        price = found[1]
+        if price is None:
+            return _UNPRICED
+        nanos, part = price_usage(price, usage, at)
+        return Quote(nanos, found[0], part)
+
+    def _look_up(self, model: str) -> _Found:
         found = self._found.get(model)
         if found is None:
             found = self._resolve(model)
             self._found.put(model, found)
         return found
 
-    def _resolve(self, model: str) -> tuple[str, Price | None]:
+    def _resolve(self, model: str) -> _Found:
         full = model.strip().lower()
-        if full in self._named:
-            return full, self._named[full]
-        names = list(spellings(model))
+        names = dict.fromkeys((full, *spellings(model)))
         for name in names:
             if name in self._named:
-                return name, self._named[name]
+                return "policy", self._named[name]
         for pattern, price in self._globs:
-            if any(fnmatchcase(name, pattern) for name in (full, *names)):
-                return self._packaged(names)[0], price
-        name, known = self._packaged(names)
-        return name, self._unknown if known is None else known
+            if any(fnmatchcase(name, pattern) for name in names):
+                return "policy", price
+        found = self.book.find(model, self._provider)
+        if found is not None:
+            return "table", found[1]
+        return ("", None) if self._unknown is None else ("unknown_price", self._unknown)
 
-    def _packaged(self, spellings: list[str]) -> tuple[str, Price | None]:
-        for name in spellings:
-            price = self._models.get(name)
-            if price is not None:
-                return name, price
-        longest = ""
-        for name in self._models:
-            if len(name) > len(longest) and any(
-                spelling.startswith(name) and _LONGER.match(spelling[len(name) :])
-                for spelling in spellings
-            ):
-                longest = name
-        return (longest, self._models[longest]) if longest else (OTHER, None)
+
+def _stated_nanos(usd: float | None) -> int | None:
+    """Nano-dollars of a stated cost; None where none is stated or it is absurd."""
+    if usd is None or not 0 <= usd <= _MOST_USD:
+        return None
+    return math.floor(usd * NANOS_PER_USD + 0.5)

@@ -11,13 +11,16 @@ from typing import TYPE_CHECKING, Protocol
 
 from gateway.core.model import NO_TRACE
 from gateway.detect.inline import NOTHING, Verdict
-from gateway.limits.edges import with_edges, without_edges
 from gateway.limits.gate import BLOCKED
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
-
-    from gateway.core.model import Block, Metering, Outcome, RequestFacts
+    from gateway.core.model import (
+        Block,
+        Metering,
+        Outcome,
+        PriceSource,
+        RequestFacts,
+    )
     from gateway.core.refusal import Refusal
     from gateway.http.heads import RequestFields
     from gateway.http.tracing import Tracer
@@ -25,13 +28,14 @@ if TYPE_CHECKING:
     from gateway.limits.admission import Demand
     from gateway.limits.plans import LimitPlan
     from gateway.limits.ports import Reserved
+    from gateway.metering.prices import Quote
     from gateway.proxy.prepare import RequestContext
 
 
 class StreamGrowth(Protocol):
     """What a stream has reserved beyond its first reservation (``overrun.Growth``)."""
 
-    reserved: int
+    within: int
 
     @property
     def limit_name(self) -> str:
@@ -41,10 +45,6 @@ class StreamGrowth(Protocol):
     @property
     def reason(self) -> str:
         """Why the stream is cut, in words."""
-        ...
-
-    def renew(self) -> None:
-        """Extend its leases."""
         ...
 
     def settle(self, actual: tuple[int, ...]) -> tuple[int, ...]:
@@ -57,6 +57,7 @@ class Flow:
 
     __slots__ = (
         "action",
+        "alone",
         "body",
         "client_body",
         "client_wait_s",
@@ -65,7 +66,6 @@ class Flow:
         "costs",
         "cut",
         "delayed",
-        "expected_completion",
         "facts",
         "fingerprint",
         "first_byte_at",
@@ -80,6 +80,7 @@ class Flow:
         "opening_recorded",
         "outcome",
         "plan",
+        "price_source",
         "prompt_estimate",
         "request_id",
         "request_lines",
@@ -89,7 +90,6 @@ class Flow:
         "status",
         "store_s",
         "trace",
-        "unbounded",
         "unenforced",
         "unpriced",
         "unrequested",
@@ -139,9 +139,8 @@ class Flow:
         # What the request asks of the plan's cells: see ``limits.ports.Reserved``.
         self.costs: tuple[int, ...] = ()
         self.least: tuple[int, ...] = ()
-        self.unbounded = False  # no cap bounds the cost
+        self.alone = False
         self.most_completion = 0  # completion tokens reserved
-        self.expected_completion = 0  # the same where an edge is held
         self.growth: StreamGrowth | None = None  # of a stream without a cap
         self.cut = False  # the answer was not read to its end
         self.prompt_estimate = 0
@@ -154,6 +153,7 @@ class Flow:
         self.status = 0
         self.outcome: Outcome = "ok"
         self.unpriced = False
+        self.price_source: PriceSource = ""
         self.metering: Metering = ""  # why tokens or price are not the provider's
         self.opening_recorded = False  # its OPENED record is written
 
@@ -188,23 +188,12 @@ class Flow:
         if self.facts is not None:
             self.facts.model = model
 
-    def set_demand(
-        self, demand: Demand, most_completion: int, expected_completion: int
-    ) -> None:
-        """What the request reserves, as its cost is not certain, and the completion
-        tokens among it.
+    def set_demand(self, demand: Demand, completion: int) -> None:
+        """What the request reserves, as its cost is not certain; ``completion`` tokens
+        among it.
         """
-        self.costs, self.least, self.unbounded = demand
-        self.most_completion = most_completion
-        self.expected_completion = expected_completion
-
-    def take_edges(self, places: Iterable[int]) -> None:
-        """Reserve only the expected cost in these cells, and hold their edges."""
-        assert self.plan is not None
-        plan = with_edges(self.plan, places)
-        cells = len(plan.base.cells)
-        self.costs, self.least = plan.costs(self.costs[:cells], self.least[:cells])
-        self.plan = plan
+        self.costs, self.least, self.alone = demand
+        self.most_completion = completion
 
     def set_growth(self, growth: StreamGrowth) -> None:
         """The stream may reserve more."""
@@ -224,7 +213,7 @@ class Flow:
         self.outcome = "refused"
         self.action = "limit"
         self.limit_name = growth.limit_name
-        self.most_completion = growth.reserved
+        self.most_completion = growth.within
 
     def set_identity(self, identity: Identity) -> None:
         """Use the user that the body named instead of the credential's."""
@@ -288,8 +277,16 @@ class Flow:
     def note_metering(self, why: Metering) -> None:
         """Note why tokens or price are not the provider's own; the first reason stays."""
         self.metering = self.metering or why
-        if why == "unpriced":
+        if why in ("unpriced", "part_priced"):
             self.unpriced = True
+
+    def note_price(self, quote: Quote) -> None:
+        """Note where a price comes from, and whether the answer has one."""
+        self.price_source = quote.source
+        if quote.nanos is None:
+            self.note_metering("unpriced")
+        elif quote.part:
+            self.note_metering("part_priced")
 
     def act_on_verdict(self, action: str, *, enforced: bool) -> None:
         """Tag or throttle the request, or note that observe mode did not."""
@@ -318,10 +315,8 @@ class Flow:
         plan = self.plan
         if plan is None or plan.unthrottled is None:
             return False
-        place = len(without_edges(plan).cells) - 1
-        self.plan = plan.unthrottled
-        self.costs = self.costs[:place] + self.costs[place + 1 :]
-        self.least = self.least[:place] + self.least[place + 1 :]
+        self.plan, self.costs = plan.unthrottled, self.costs[:-1]
+        self.least = self.least[:-1]
         return bool(self.plan.cells)
 
 

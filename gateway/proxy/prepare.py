@@ -245,7 +245,7 @@ def _apply_policy(context: RequestContext, tables: Tables, identity: Identity) -
         context.longest_s = route.total_s
     if caps.stream_s is not None and enforced:
         context.longest_s = min(context.longest_s, caps.stream_s)
-    context.prices = tables.prices_of(policy)
+    context.prices = tables.prices_of(policy, route)
     _check_access(context, policy, shared_account=tables.settings.tenants)
     context.capless = policy.models is None and (
         identity.allowed

@@ -35,13 +35,16 @@ class Route:
         "origins",
         "pool",
         "prefix",
+        "provider",
         "strip",
         "total_s",
+        "trust_cost",
         "unasked_models",
         "websocket",
     )
 
-    def __init__(self, config: ResolvedRoute, pool: Pool) -> None:
+    def __init__(self, config: ResolvedRoute, pool: Pool, provider: str = "") -> None:
+        """``provider``: whose prices its answers have ("": unknown)."""
         self.name = config.name
         self.pool = pool
         self.prefix = config.prefix
@@ -53,6 +56,8 @@ class Route:
         self.drain_s = config.drain_s
         self.draining = 0
         self.websocket = config.websocket
+        self.provider = provider
+        self.trust_cost = config.trust_cost
         self.ask_usage = config.ask_usage
         # Models for which the upstream refuses ``stream_options``.
         self.unasked_models: set[str] = set()

@@ -187,12 +187,13 @@ class LiveSession:
         prices = self._flow.context.prices
         if prices is None:
             return 0
-        stated = self.meter.model
-        model = stated if prices.knows(stated) else self._model
-        nanos = prices.cost_nanos(model, usage)
-        if nanos is None:
+        at = self._shared.store.now_us() / 1e6
+        stated = usage.model or self.meter.model
+        quote = prices.quote(self._model, usage, at, answered=stated)
+        self._flow.note_price(quote)
+        if quote.nanos is None:
             self._unpriced = True
-        return nanos or 0
+        return quote.nanos or 0
 
     def _turn(self, usage: Usage | None, nanos: int) -> None:
         """Settle the reservation with an answer, and reserve the next answer."""

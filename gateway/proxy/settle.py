@@ -165,7 +165,12 @@ def settle(flow: Flow, shared: Shared, usage: Usage) -> int | None:
     price: int | None = 0
     if used:
         prices = flow.context.prices
-        price = None if prices is None else prices.cost_nanos(facts.model, usage)
+        price = None
+        if prices is not None:
+            at = shared.epoch + flow.opened_at
+            quote = prices.quote(facts.model, usage, at, answered=usage.model)
+            flow.note_price(quote)
+            price = quote.nanos
         if price is not None and price > MAX_NANOS:
             price = MAX_NANOS
         if usage.source == "upstream":
@@ -282,6 +287,7 @@ def _record_of(
         flow.user_unread,
         flow.trace,
         flow.metering,
+        flow.price_source,
     )
 
 

@@ -45,6 +45,7 @@ class Tables:
     __slots__ = (
         "_endpoints",
         "_prices",
+        "_upstream_prices",
         "generation",
         "identifier",
         "plans",
@@ -70,6 +71,8 @@ class Tables:
         self.identifier = identifier
         self.plans = plans
         self._prices = prices  # by policy
+        # By policy, provider, and whether the answer's own cost is trusted.
+        self._upstream_prices: dict[tuple[str, str, bool], PriceTable] = {}
         self.trusts = trusts
         self._endpoints: Lru[tuple[str, str, str | None], Match] = Lru(MAX_PATHS)
 
@@ -84,9 +87,17 @@ class Tables:
             self._endpoints.put(key, match)
         return match
 
-    def prices_of(self, policy: Policy) -> PriceTable:
-        """The packaged prices with the policy's own."""
-        return self._prices[policy.name]
+    def prices_of(self, policy: Policy, route: Route | None = None) -> PriceTable:
+        """The prices of an upstream's provider, with the policy's own."""
+        if route is None:
+            return self._prices[policy.name]
+        key = (policy.name, route.provider, route.trust_cost)
+        found = self._upstream_prices.get(key)
+        if found is None:
+            found = self._upstream_prices[key] = self._prices[policy.name].of_upstream(
+                route.provider, trust_cost=route.trust_cost
+            )
+        return found
 
 
 def _find_other_spelling(

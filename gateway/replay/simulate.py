@@ -255,7 +255,7 @@ class Simulation:
         completion = self._expectation.expect(identity.key, facts)
         expected = Usage(prompt=request.prompt_tokens, completion=completion)
         table = self._table(identity.policy)
-        nanos = table.cost_nanos(request.model, expected) or 0
+        nanos = table.cost_nanos(request.model, expected, request.ts) or 0
         return reserve_costs(plan, request.prompt_tokens, completion, nanos)
 
     # -- settling ------------------------------------------------------------------
@@ -325,7 +325,7 @@ class Simulation:
     def _price(self, policy: Policy, request: Request, usage: Usage) -> int:
         if usage.source == "none":
             return 0
-        nanos = self._table(policy).cost_nanos(request.model, usage)
+        nanos = self._table(policy).cost_nanos(request.model, usage, request.ts)
         if nanos is None:
             self.unpriced += 1
             return 0

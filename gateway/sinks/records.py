@@ -6,7 +6,14 @@ from datetime import UTC, datetime
 
 import msgspec
 
-from gateway.core.model import Action, Metering, Outcome, RequestRecord, UsageSource
+from gateway.core.model import (
+    Action,
+    Metering,
+    Outcome,
+    PriceSource,
+    RequestRecord,
+    UsageSource,
+)
 
 _decode_record = msgspec.msgpack.Decoder(RequestRecord).decode
 _encode_json = msgspec.json.Encoder().encode
@@ -47,6 +54,7 @@ class PublicRecord(msgspec.Struct, gc=False):
     # False: observe mode decided ``action`` but let the request pass.
     enforced: bool
     metering: Metering
+    price_source: PriceSource
 
 
 def decode_record(entry: bytes) -> RequestRecord:
@@ -108,5 +116,6 @@ class RecordWriter:
                 r.outcome,
                 not r.would,
                 r.metering,
+                r.price_source,
             )
         )

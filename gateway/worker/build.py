@@ -130,7 +130,12 @@ class Builder:
         )
         pool = pools.get(key) or self._pools.get(key) or self._pool(config)
         pools[key] = pool
-        return Route(config, pool)
+        return Route(config, pool, self._provider(config))
+
+    def _provider(self, config: ResolvedRoute) -> str:
+        target = config.targets[0]
+        url = f"{target.scheme}://{target.host}{target.path}/"
+        return config.provider or self._packaged.book.provider_of(url)
 
     def _pool(self, config: ResolvedRoute) -> Pool:
         targets = [

@@ -17,8 +17,6 @@ from gateway.limits.admission import (
     refuse_oversized,
     reserve_costs,
 )
-from gateway.limits.edges import name_limit, too_large
-from gateway.metering.models import hides_reasoning
 from gateway.metering.usage import most_prompt, weigh_most
 from gateway.proxy.caps import assumed_cap
 
@@ -36,9 +34,6 @@ if TYPE_CHECKING:
 NO_BOUND = 1 << 62
 FOREVER = float("inf")
 _NO_USAGE = Usage()
-# An answer without a cap whose length is not seen while it is generated is assumed to
-# have up to so many times ``assumed_max_tokens``: 32,768 by default.
-UNSEEN = 8
 
 
 def plan_limits(flow: Flow, shared: Shared) -> Refusal | None:
@@ -99,7 +94,7 @@ def expected_costs(
     completion = shared.expectation.expect(identity.key, facts)
     nanos = 0
     if plan.least_usd < NO_BOUND:
-        nanos = _expected_nanos(flow, facts, prompt, completion)
+        nanos = _expected_nanos(flow, shared, facts, prompt, completion)
     return reserve_costs(plan, prompt, completion, nanos), prompt
 
 
@@ -113,34 +108,26 @@ def _set_demand(
     """Set what the request reserves; return the least that it is expected to cost."""
     policy = identity.policy
     prompt = shared.estimator.estimate(facts.model, facts)
-    assumed = assumed_cap(policy, facts)
-    most, expected, capped = shared.expectation.bounds(identity.key, facts, assumed)
+    most, expected, capped = shared.expectation.bounds(
+        identity.key, facts, assumed_cap(policy, facts)
+    )
     expected = min(expected, plan.slack_tokens)
     nanos = 0
     if plan.least_usd < NO_BOUND:
-        nanos = _expected_nanos(flow, facts, prompt, expected)
+        nanos = _expected_nanos(flow, shared, facts, prompt, expected)
         if nanos > plan.slack_usd:
-            nanos_prompt = _expected_nanos(flow, facts, prompt, 0)
+            nanos_prompt = _expected_nanos(flow, shared, facts, prompt, 0)
             nanos = min(nanos, nanos_prompt + plan.slack_usd)
     least = reserve_costs(plan, prompt, expected, nanos)
     flow.set_plan(plan, least, prompt)
     if most and plan.spends:
         prompt = most_prompt(facts, prompt)
-        reserved = most if capped or is_seen(facts) else max(most, UNSEEN * assumed)
         if nanos:
-            nanos = _expected_nanos(flow, facts, prompt, reserved)
-        tokens = weigh_most(prompt, reserved, policy.weights)
-        costs = plan.pick((1, tokens, prompt, reserved, nanos))
-        asked = demand(plan, costs, least, capped=capped)
-        flow.set_demand(asked, most, expected)
-        if asked.unbounded and (places := too_large(plan, costs, least)):
-            flow.take_edges(places)
+            nanos = _expected_nanos(flow, shared, facts, prompt, most)
+        tokens = weigh_most(prompt, most, policy.weights)
+        costs = plan.pick((1, tokens, prompt, most, nanos))
+        flow.set_demand(demand(plan, costs, least, capped=capped), most)
     return least
-
-
-def is_seen(facts: RequestFacts) -> bool:
-    """Whether the answer shows its length while it is generated."""
-    return facts.stream and not hides_reasoning(facts.model)
 
 
 def _set_batch(
@@ -158,7 +145,7 @@ def _set_batch(
     most = facts.max_tokens or 0
     nanos = 0
     if plan.least_usd < NO_BOUND:
-        nanos = _expected_nanos(flow, facts, prompt, most)
+        nanos = _expected_nanos(flow, shared, facts, prompt, most)
     tokens = weigh_most(prompt, most, identity.policy.weights)
     costs = plan.pick((1, tokens, prompt, most, nanos))
     costs = count_requests(plan, costs, len(facts.parts))
@@ -194,7 +181,7 @@ def _apply_enforcement(
 
 
 def _expected_nanos(
-    flow: Flow, facts: RequestFacts, prompt: int, completion: int
+    flow: Flow, shared: Shared, facts: RequestFacts, prompt: int, completion: int
 ) -> int:
     """Nano-dollars that the request is expected to cost; 0 without a price."""
     prices = flow.context.prices
@@ -206,7 +193,8 @@ def _expected_nanos(
         total=prompt + completion,
         batch=flow.facts is not None and flow.facts.batch,
     )
-    return prices.cost_nanos(facts.model, expected) or 0
+    at = shared.epoch + flow.opened_at
+    return prices.cost_nanos(facts.model, expected, at) or 0
 
 
 def refuse_reserved(flow: Flow, shared: Shared, reserved: Reserved) -> Refusal:
@@ -215,7 +203,6 @@ def refuse_reserved(flow: Flow, shared: Shared, reserved: Reserved) -> Refusal:
     """
     plan = flow.plan
     assert plan is not None
-    name_limit(reserved)
     shared.gate.remember(reserved, shared.now())
     return refuse_limit(plan, reserved, shared.store.now_us())
 

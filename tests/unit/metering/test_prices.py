@@ -44,7 +44,8 @@ def test_names(model, name):
 def test_the_table_is_dated_and_complete():
     """The packaged table has a date, and no negative prices."""
     assert TABLE.dated
-    assert TABLE.price("text-embedding-3-small") == Price(0.02, 0)
+    price = TABLE.price("text-embedding-3-small")
+    assert (price.input, price.output) == (0.02, 0)
 
 
 @pytest.mark.parametrize(
@@ -106,8 +107,75 @@ def test_unknown_price():
 
 
 def test_a_batch_costs_half():
-    """The requests of a batch have half the price of single ones."""
-    usage = Usage(1000, 500, 1500, 200)
-    batch = Usage(1000, 500, 1500, 200, batch=True)
+    """The requests of a batch have half the price of single ones; what was read from the
+    cache is as cheap as the provider's table says.
+    """
+    usage = Usage(1000, 500, 1500)
+    batch = Usage(1000, 500, 1500, batch=True)
     full = TABLE.cost_nanos("gpt-4o", usage)
     assert TABLE.cost_nanos("gpt-4o", batch) == full // 2
+    cached = Usage(1000, 500, 1500, 200, batch=True)
+    assert TABLE.cost_nanos("gpt-4o", cached) == full // 2
+    table = TABLE.with_overrides({"mine": Price(2, 4)})
+    assert table.cost_nanos("mine", batch) == 2_000_000
+
+
+OWN = TABLE.with_overrides({"prod-*": Price(1, 1)}, Price(7, 7))
+ANSWER = Usage(1_000_000, 0, 1_000_000, cost_usd=0.0123)
+
+
+@pytest.mark.parametrize(
+    ("table", "model", "answered", "nanos", "source"),
+    [
+        (TABLE, "gpt-4o", "", 2_500_000_000, "table"),
+        (TABLE, "gpt-4o", "gpt-4o", 2_500_000_000, "table"),
+        # A deployment's name has no price: the answer's model has.
+        (TABLE, "chat-eastus", "gpt-4o-2024-08-06", 2_500_000_000, "table"),
+        # A router or a fallback list answers with another model.
+        (TABLE, "gpt-4o-mini", "gpt-5-pro", 15_000_000_000, "table"),
+        (TABLE, "gpt-4o-mini", "who-knows", 150_000_000, "table"),
+        (TABLE, "no-price", "who-knows", None, ""),
+        (OWN, "prod-chat", "gpt-4o", 1_000_000_000, "policy"),
+        (OWN, "gpt-4o", "prod-chat", 1_000_000_000, "policy"),
+        (OWN, "no-price", "who-knows", 7_000_000_000, "unknown_price"),
+        (OWN, "no-price", "gpt-4o", 2_500_000_000, "table"),
+        (TABLE.of_upstream("", trust_cost=True), "gpt-4o", "", 12_300_000, "answer"),
+        (TABLE.of_upstream("", trust_cost=True), "no-price", "", 12_300_000, "answer"),
+        (OWN.of_upstream("", trust_cost=True), "prod-1", "", 1_000_000_000, "policy"),
+    ],
+)
+def test_what_decides_the_price(table, model, answered, nanos, source):
+    """The policy's price of the request's model, the stated cost where it is trusted, the
+    answer's model, the request's, the policy's price of unknown models.
+    """
+    quote = table.quote(model, ANSWER, answered=answered)
+    assert (quote.nanos, quote.source) == (nanos, source)
+
+
+@pytest.mark.parametrize("cost", [None, -1.0, float("nan"), float("inf"), 2e6])
+def test_absurd_stated_costs_are_not_taken(cost):
+    """A cost that is no amount of money leaves the price to the table."""
+    table = TABLE.of_upstream("", trust_cost=True)
+    quote = table.quote("gpt-4o", Usage(1, 0, 1, cost_usd=cost))
+    assert (quote.nanos, quote.source) == (2500, "table")
+    zero = table.quote("gpt-4o", Usage(1, 0, 1, cost_usd=0.0))
+    assert (zero.nanos, zero.source) == (0, "answer")
+
+
+def test_prices_of_an_upstream():
+    """An upstream's provider decides; the same provider needs no other table."""
+    groq = TABLE.of_upstream("groq")
+    assert groq.of_upstream("groq") is groq
+    assert groq.price("openai/gpt-oss-120b").output == 0.6
+    assert TABLE.price("openai/gpt-oss-120b").output > 0.6
+    assert groq.source("gpt-4o") == "table"
+    assert groq.with_overrides({"gpt-4o": Price(1, 1)}).source("gpt-4o") == "policy"
+
+
+def test_limits_count_all_spellings_of_a_model_as_one():
+    """Names that the table knows in another form have one canonical name."""
+    assert TABLE.canonical_name("gpt-4o-2024-05-13") == "gpt-4o"
+    assert TABLE.canonical_name("openai/GPT-4o") == "gpt-4o"
+    assert TABLE.canonical_name("acme/Own-Model") == "own-model"
+    assert TABLE.canonical_name("claude-opus-4-8-of-ours") == "claude-opus-4-8"
+    assert TABLE.known_name("claude-opus-4-8-of-ours") == "claude-opus-4-8"

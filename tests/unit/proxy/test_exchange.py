@@ -79,7 +79,7 @@ SSE = b'data: {"choices":[{"delta":{"content":"a"}}]}\n\ndata: [DONE]\n\n'
         (JsonMeter, "implausible", PROMPT),
         (StreamMeter, "keep", STREAM),
         (StreamMeter, "finish", STREAM),
-        (PriceTable, "cost_nanos", PROMPT),
+        (PriceTable, "quote", PROMPT),
         (MemoryStore, "settle", PROMPT),
         (settle, "actual_costs", PROMPT),
     ],
@@ -97,7 +97,7 @@ async def test_a_fault_ends_the_exchange(owner, name, body, upstream, monkeypatc
             patch.setattr(
                 owner, name, property(broken) if name == "implausible" else broken
             )
-            if name in {"cost_nanos", "actual_costs"}:
+            if name in {"quote", "actual_costs"}:
                 # Only what happens after the answer.
                 patch.undo()
                 upstream.default = (0.3, *upstream.default)

@@ -50,9 +50,8 @@ def chat(members: bytes = b"", path: bytes = CHAT) -> bytes:
 
 
 def used(gateway: InProcess) -> int:
-    """The sum of the only counter of tokens or money."""
-    windows = gateway.store._windows.items()
-    (window,) = [window for key, window in windows if not key.endswith(b":edge")]
+    """The sum of the only counter."""
+    (window,) = gateway.store._windows.values()
     return window.total(gateway.store.now_us())
 
 

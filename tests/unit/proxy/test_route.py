@@ -15,7 +15,7 @@ def route(prefix: str, *, strip: bool = False) -> Route:
     config = {
         "name": prefix, "prefix": prefix, "strip_prefix": strip, "dialect": None,
         "on_disconnect": "cancel", "drain_max": 1, "drain_s": 1.0, "websocket": False,
-        "ask_usage": True, "credential": None, "first_byte_s": 1.0, "idle_s": 1.0,
+        "ask_usage": True, "trust_cost": False, "credential": None, "first_byte_s": 1.0, "idle_s": 1.0,
         "total_s": 1.0,
     }  # fmt: skip
     return Route(SimpleNamespace(**config), SimpleNamespace())  # type: ignore[arg-type]

@@ -44,6 +44,7 @@ KEYS = [
     "outcome",
     "enforced",
     "metering",
+    "price_source",
 ]
 
 
