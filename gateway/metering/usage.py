@@ -220,11 +220,11 @@ def count_usage(task: CountTask, count: Callable[[str], int], *, exact: bool) ->
         completion += int(task.lost_bytes * share) + 1
         exact = False
     stated = task.stated
-    if stated is not None:
+    if stated is not None and stated.prompt:
         return _complete(stated, completion, "counted" if exact else "estimated")
     prompt, from_text = _count_prompt(task, count)
     source: UsageSource = "counted" if exact and from_text else "estimated"
-    return _complete(task.beside or Usage(), completion, source, prompt)
+    return _complete(stated or task.beside or Usage(), completion, source, prompt)
 
 
 def generated_nothing(task: CountTask) -> bool:
@@ -266,11 +266,10 @@ def estimate_usage(task: CountTask) -> Usage:
     completion = 0
     if task.endpoint not in _NO_COMPLETION and per_token:
         completion = -(-size // per_token) + -(-chars // 4)
-    stated = task.stated
-    if stated is None:
-        prompt = estimated_prompt(task)
-        return _complete(task.beside or Usage(), completion, "estimated", prompt)
-    return _complete(stated, completion, "estimated")
+    stated = task.stated or task.beside or Usage()
+    # A prompt is never empty: 0 is not a statement.
+    prompt = stated.prompt or estimated_prompt(task)
+    return _complete(stated, completion, "estimated", prompt)
 
 
 def _complete(

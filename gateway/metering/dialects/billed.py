@@ -59,6 +59,7 @@ _SEARCHING = ("search-preview", "search-api")
 class _Item(msgspec.Struct):
     type: Any = None
     action: Any = None
+    arguments: Any = None
 
 
 class _Grounding(msgspec.Struct, rename="camel"):
@@ -178,6 +179,8 @@ class Billed:
             self.raws["candidates"] = env.candidates
         if env.output is not ABSENT or env.tool_usage is not ABSENT:
             self.note_tools(env.output, env.tool_usage)
+        if env.steps is not ABSENT:
+            self.raws["output"] = env.steps
 
     def note_names(self, model: Any, tier: Any) -> None:
         """The model that answered, and its service tier."""
@@ -343,6 +346,9 @@ class Billed:
                     item.action.get("type") if isinstance(item.action, dict) else None
                 )
                 searches += action in (None, "search")
+            elif item.type == "google_search_call" and isinstance(item.arguments, dict):
+                queries = item.arguments.get("queries")
+                searches += len(queries) if isinstance(queries, list) else 1
         self._at_least("web_searches", searches)
         self._at_least("file_searches", files)
 

@@ -34,9 +34,9 @@ _END_TYPES = frozenset(
         "image_edit.completed",
         "speech.audio.done",
         "transcript.text.done",
-        "interaction.complete",
     }
 )
+_END_EVENTS = frozenset({"stream-end", "interaction.completed"})
 _ERROR_TYPES = frozenset({"error", "response.failed", "response.error"})
 
 
@@ -57,7 +57,7 @@ class _Event(msgspec.Struct):
     """The members that say how a stream stands."""
 
     type: Any = None
-    event_type: Any = None  # Cohere v1
+    event_type: Any = None  # Cohere v1, Gemini's Interactions
     object: Any = None
     error: Any = None
     done: Any = None  # Ollama
@@ -155,7 +155,7 @@ def _is_end(event: _Event) -> bool:
     if (
         event.type in _END_TYPES
         or event.done is True
-        or event.event_type == "stream-end"
+        or event.event_type in _END_EVENTS
         or event.is_finished is True
         or event.invocation is not None
     ):

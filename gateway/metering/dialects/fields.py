@@ -197,6 +197,29 @@ class TitanResult(msgspec.Struct, gc=False):
     generated_token_count: Number = None
 
 
+class TgiSequence(msgspec.Struct, gc=False):
+    """Another answer of TGI's ``best_of``."""
+
+    generated_tokens: Number = None
+
+
+class TgiDetails(msgspec.Struct):
+    """TGI's ``details``."""
+
+    generated_tokens: Number = None
+    input_length: Number = None
+    prefill: list[Raw] | None = None
+    best_of_sequences: list[TgiSequence] | None = None
+
+
+class SglangInfo(msgspec.Struct, gc=False):
+    """SGLang's ``meta_info``."""
+
+    prompt_tokens: Number = None
+    completion_tokens: Number = None
+    cached_tokens: Number = None
+
+
 class Holder(msgspec.Struct):
     """An object one level down that carries usage."""
 
@@ -226,8 +249,9 @@ class UsageEnvelope(msgspec.Struct):
     model_version: Any = msgspec.field(name="modelVersion", default=None)
     candidates: Raw = ABSENT
     interaction: Holder | str | None = None
-    # Responses: the items of an answer, tokens of its image tool
+    # Responses: the items of an answer, tokens of its image tool; Interactions' items
     output: Raw = ABSENT
+    steps: Raw = ABSENT
     tool_usage: Raw = ABSENT
     # Bedrock Converse
     converse_tier: Any = msgspec.field(name="serviceTier", default=None)
@@ -244,9 +268,11 @@ class UsageEnvelope(msgspec.Struct):
         name="inputTextTokenCount", default=None
     )
     results: list[TitanResult] | None = None
-    # llama.cpp's native server
+    # Native servers: llama.cpp, TGI, SGLang
     tokens_evaluated: Number = None
     tokens_predicted: Number = None
+    details: Raw = ABSENT
+    meta_info: Raw = ABSENT
 
 
 class Simple(msgspec.Struct):
@@ -257,9 +283,12 @@ class Simple(msgspec.Struct):
     service_tier: Any = None
     converse_tier: Any = msgspec.field(name="serviceTier", default=None)
     output: Raw = ABSENT
+    steps: Raw = ABSENT
     tool_usage: Raw = ABSENT
 
 
+decode_tgi = msgspec.json.Decoder(TgiDetails).decode
+decode_sglang = msgspec.json.Decoder(SglangInfo).decode
 decode_simple = msgspec.json.Decoder(Simple).decode
 decode_envelope = msgspec.json.Decoder(UsageEnvelope).decode
 decode_envelopes = msgspec.json.Decoder(list[UsageEnvelope]).decode

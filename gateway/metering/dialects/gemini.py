@@ -5,13 +5,15 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+import re
+from typing import Any, ClassVar
 
 import msgspec
 from msgspec import Raw
 
-from gateway.core.model import RequestFacts, Usage
+from gateway.core.model import RequestFacts, Usage, UsageSource
 from gateway.metering.dialects.base import HeaderLookup, PathMatch, UsageMeter
+from gateway.metering.dialects.billed import quantity
 from gateway.metering.dialects.dialect import (
     CapPaths,
     Dialect,
@@ -21,11 +23,13 @@ from gateway.metering.dialects.dialect import (
 )
 from gateway.metering.dialects.errors import gemini_error
 from gateway.metering.dialects.fields import Number, whole
+from gateway.metering.dialects.media import qualified
 from gateway.metering.dialects.meters import JsonMeter, NullMeter
 from gateway.metering.dialects.requests import (
     EMPTY,
     BodyReader,
     count_items,
+    member,
     member_values,
     to_count,
 )
@@ -86,6 +90,20 @@ _CONFIG_NAMES = (
     "candidateCount",
     "candidate_count",
 )
+_PREDICT = frozenset({"predict", "predict_long_running"})
+# Models of ``:predict`` that make pictures, videos and music: the unit of each, and what
+# they make unless the request says otherwise.
+_MAKERS = (
+    (re.compile(r"veo-"), "video_seconds", 1, 8),
+    (re.compile(r"lyria-"), "audio_seconds", 1, 30),
+    (
+        re.compile(r"imagen-|imagegeneration|virtual-try-on|imageproduct"),
+        "images",
+        4,
+        1,
+    ),
+)
+_COUNTS = ("sampleCount", "numberOfImages", "numberOfVideos")
 _read = BodyReader(GenerateBody).read
 _predict_answer = msgspec.json.Decoder(PredictAnswer).decode
 
@@ -97,6 +115,8 @@ class PredictMeter(JsonMeter):
 
     def finish(self, complete: bool) -> Usage | None:  # noqa: FBT001
         """The sum over the predictions; without counts, as for any JSON answer."""
+        if self._facts.units:
+            return self._made()
         try:
             answer = _predict_answer(b"".join(self._chunks))
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
@@ -113,6 +133,47 @@ class PredictMeter(JsonMeter):
             tally.completion = _total(tokens.output_token_count)
             tally.seen = True
         return tally.usage() if tally.seen else super().finish(complete)
+
+    def _made(self) -> Usage:
+        """The units: as many as were made, else as were asked for."""
+        (unit, amount), *_ = self._facts.units
+        source: UsageSource = "counted"
+        try:
+            made = len(_predict_answer(b"".join(self._chunks)).predictions or ())
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+            made = 0
+        if made and unit.startswith("images"):
+            amount, source = made, "upstream"
+        return Usage(source=source, units=((unit, amount),))
+
+
+def asked_units(
+    model: str, parameters: Raw, prompts: int
+) -> tuple[int, tuple[tuple[str, float], ...]]:
+    """How many pictures, videos or pieces of music each prompt asks for, and the units
+    of all of them; (1, ()) for other models.
+    """
+    for pattern, unit, made, length in _MAKERS:
+        if not pattern.match(model.rpartition("/")[2].lower()):
+            continue
+        counts: tuple[int, ...] = (0,)
+        size: Any = ""
+        seconds: float = length
+        if parameters is not EMPTY:
+            counts = tuple(
+                to_count(value, name) or 0
+                for value, name in zip(
+                    member_values(parameters, _COUNTS), _COUNTS, strict=True
+                )
+            )
+            size = member(parameters, "resolution", "sampleImageSize")
+            asked = quantity(member(parameters, "durationSeconds"))
+            if unit == "video_seconds" and asked:
+                seconds = asked
+        n = max(counts) or made
+        amount = n * max(1, prompts) * seconds
+        return max(1, *counts), ((qualified(unit, size, ""), amount),)
+    return 1, ()
 
 
 def _total(count: _Total | None) -> int:
@@ -136,6 +197,9 @@ class Gemini(Dialect):
         ("generation_config", "candidateCount"),
         ("generation_config", "candidate_count"),
         ("parameters", "candidateCount"),
+        ("parameters", "sampleCount"),
+        ("parameters", "numberOfImages"),
+        ("parameters", "numberOfVideos"),
     )
     error_writer: ClassVar[tuple[ErrorWriter]] = (gemini_error,)
 
@@ -165,6 +229,10 @@ class Gemini(Dialect):
             for value in asked[2:]:
                 n = max(n, to_count(value, "candidateCount") or 1)
         prompts = count_items(given.instances)
+        units: tuple[tuple[str, float], ...] = ()
+        if match.endpoint in _PREDICT:
+            made, units = asked_units(match.model, given.parameters, prompts)
+            n = max(n, made)
         return RequestFacts(
             match.endpoint,
             match.model,
@@ -176,6 +244,7 @@ class Gemini(Dialect):
             known,
             match.billable,
             prompts=prompts,
+            units=units,
         )
 
     def cap_path(self, facts: RequestFacts) -> tuple[str, ...] | None:

@@ -179,19 +179,20 @@ def completed(facts: RequestFacts, usage: Usage | None, body: bytes) -> Usage | 
 
     ``body``: the answer, if it is one JSON object.
     """
-    if usage is None or usage.units or usage.cost_usd is not None:
+    if usage is None or usage.cost_usd is not None:
         return usage
-    if usage.source != "none":
-        unit = "image" if facts.endpoint in IMAGES else "audio"
-        if facts.endpoint not in TRANSCRIPTS and usage.completion:
-            usage.units = ((f"output_{unit}_tokens", usage.completion),)
+    if usage.source == "upstream":
+        made = "image" if facts.endpoint in IMAGES else "audio"
+        known = any(unit.startswith("output") for unit, _ in usage.units)
+        if facts.endpoint not in TRANSCRIPTS and usage.completion and not known:
+            output = (f"output_{made}_tokens", usage.completion)
+            usage.units = (*usage.units, output)
         return usage
     stated = _stated_units(facts, body)
-    usage.units = stated or facts.units
-    if usage.units:
-        usage.source = "upstream" if stated else "counted"
-        if facts.endpoint in TRANSCRIPTS and not stated:
-            usage.source = "estimated"
+    if stated:
+        usage.units, usage.source = stated, "upstream"
+    elif usage.units and facts.endpoint in TRANSCRIPTS:
+        usage.source = "estimated"
     return usage
 
 

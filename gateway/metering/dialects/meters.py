@@ -159,6 +159,8 @@ class _Base:
             self.tally.billed.onto(usage)
             if usage.units or usage.cost_usd is not None:
                 usage.source = "upstream"
+        if usage.source == "none" and self._facts.units:
+            usage.units, usage.source = self._facts.units, "counted"
         return usage
 
     def _task(self) -> CountTask:
@@ -243,6 +245,8 @@ class JsonMeter(_Base):
                 tally.billed.note_names(simple.model, tier)
                 if simple.output is not ABSENT or simple.tool_usage is not ABSENT:
                     tally.billed.note_tools(simple.output, simple.tool_usage)
+                if simple.steps is not ABSENT:
+                    tally.billed.note_tools(simple.steps, ABSENT)
                 if tally.seen:
                     return None
             self._take(decode_envelope(body))

@@ -15,8 +15,10 @@ from gateway.metering.dialects.bedrock import Bedrock
 from gateway.metering.dialects.cohere import Cohere
 from gateway.metering.dialects.dialect import Dialect
 from gateway.metering.dialects.gemini import Gemini
+from gateway.metering.dialects.interactions import INTERACTIONS
 from gateway.metering.dialects.match import Match
 from gateway.metering.dialects.media import MEDIA
+from gateway.metering.dialects.native import NATIVE
 from gateway.metering.dialects.ollama import Ollama
 from gateway.metering.dialects.openai import OpenAI
 from gateway.metering.dialects.passthrough import Passthrough
@@ -75,6 +77,18 @@ _ENDINGS: dict[str, tuple[Dialect, str, str]] = {
     "batch/jobs": (OPENAI, "batches", STATED),
     "v1/embed-jobs": (COHERE, "batches", STATED),
     "messages/batches": (ANTHROPIC_BATCHES, "messages.batches", STATED),
+    "v1beta/interactions": (INTERACTIONS, "interactions", METERED),
+    "v1/interactions": (INTERACTIONS, "interactions", METERED),
+    "/generate": (NATIVE, "generate", METERED),
+    "generate_stream": (NATIVE, "generate", METERED),
+    "/completion": (NATIVE, "completion", METERED),
+    "infill": (NATIVE, "infill", METERED),
+    "/embed": (NATIVE, "embed", METERED),
+    "/embedding": (NATIVE, "embeddings", METERED),
+    "pooling": (OPENAI, "embeddings", METERED),
+    "v1/score": (OPENAI, "rerank", METERED),
+    "/score": (OPENAI, "rerank", METERED),
+    "/classify": (OPENAI, "classify", METERED),
     "v1/moderations": (OPENAI, "moderations", FREE),
     "v1/tokenize": (OPENAI, "count_tokens", COUNTING),
     "tokenize": (OPENAI, "count_tokens", COUNTING),
@@ -146,6 +160,8 @@ _BEDROCK: dict[str, tuple[str, str, bool]] = {
 _GOOGLE_FOLDED = {action.casefold(): found for action, found in _GOOGLE.items()}
 _RUNS = re.compile(r"/threads/[^/]+/runs(?:/[^/]+/submit_tool_outputs)?$")
 _THREAD = re.compile(r"/threads/[^/]+/messages$")
+_REMIX = re.compile(r"/v1/videos/[^/]+/remix$")
+_LOCATION = re.compile(r"/locations/[^/]+/interactions$")
 _NAMED = re.compile(r"/(?:deployments|engines|serving-endpoints)/([^/]+)/")
 _RAW = re.compile(
     r"/publishers/([^/]+)/models/([^/:]+):(rawPredict|streamRawPredict)$", re.IGNORECASE
@@ -290,6 +306,10 @@ def _by_ending(path: str) -> Match | None:
         return _match(OPENAI, "threads.runs", METERED)
     if _THREAD.search(path):
         return None
+    if _REMIX.search(path):
+        return _match(MEDIA, "videos", STATED)
+    if _LOCATION.search(path):
+        return _match(INTERACTIONS, "interactions", METERED)
     segments = path.rsplit("/", 2)
     two = "/".join(segments[-2:])
     found = _ENDINGS.get(two) or _ENDINGS.get(segments[-1])
@@ -299,7 +319,8 @@ def _by_ending(path: str) -> Match | None:
     model = _named_model(path)
     required = not model and two not in _MODEL_OPTIONAL
     required = required and (dialect.name, endpoint) in _MODEL_REQUIRED
-    return _match(dialect, endpoint, how, model, model_required=required)
+    stream = True if segments[-1] == "generate_stream" else None
+    return _match(dialect, endpoint, how, model, stream=stream, model_required=required)
 
 
 def _named_model(path: str) -> str:

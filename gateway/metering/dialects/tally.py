@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import msgspec
+
 from gateway.core.model import Usage
 from gateway.metering.dialects.billed import INPUT, OUTPUT, Billed
 from gateway.metering.dialects.fields import (
+    ABSENT,
     CLOSED,
     MAX_COUNT,
     OPEN,
@@ -18,6 +21,8 @@ from gateway.metering.dialects.fields import (
     Stated,
     TitanResult,
     UsageEnvelope,
+    decode_sglang,
+    decode_tgi,
     figure,
     whole,
 )
@@ -191,7 +196,10 @@ class UsageTally:
         if stated.inputTokens is not None or stated.outputTokens is not None:
             self._take_converse(stated)
             return True
-        if stated.total_input_tokens is not None:
+        if (
+            stated.total_input_tokens is not None
+            or stated.total_output_tokens is not None
+        ):
             self._take_interaction(stated)
             return True
         pair = stated.tokens if type(stated.tokens) is Pair else stated.billed_units
@@ -254,8 +262,8 @@ class UsageTally:
 
     def _take_interaction(self, stated: Stated) -> None:
         """Gemini's Interactions, which leave thoughts and tools out of both counts."""
-        self.prompt = figure(stated.total_input_tokens)
-        self.completion = figure(stated.total_output_tokens)
+        self.prompt = figure(stated.total_input_tokens) or 0
+        self.completion = figure(stated.total_output_tokens) or 0
         self.thoughts = figure(stated.total_thought_tokens) or 0
         self.extra = figure(stated.total_tool_use_tokens) or 0
         self.cached = whole(stated.total_cached_tokens) or 0
@@ -326,6 +334,47 @@ class UsageTally:
                 self.seen = True
         if env.results:
             self._take_results(env.results)
+        if env.details is not ABSENT or env.meta_info is not ABSENT:
+            try:
+                self._take_server(env)
+            except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+                return  # of another API
+
+    def _take_server(self, env: UsageEnvelope) -> None:
+        """TGI's and SGLang's counts."""
+        if env.meta_info is not ABSENT:
+            info = decode_sglang(env.meta_info)
+            if info.completion_tokens is not None:
+                self.prompt = figure(info.prompt_tokens) or 0
+                self.completion = figure(info.completion_tokens)
+                self.cached = whole(info.cached_tokens) or 0
+                self.seen = True
+            return
+        details = decode_tgi(env.details)
+        if details.generated_tokens is None:
+            return
+        others = [one.generated_tokens for one in details.best_of_sequences or ()]
+        counts = [figure(one) or 0 for one in (details.generated_tokens, *others)]
+        self.completion = sum(counts)
+        self.seen = True
+        if details.input_length is not None:
+            self.prompt = figure(details.input_length)
+        elif details.prefill:
+            self.prompt = len(details.prefill)
+        else:
+            self.open = OPEN  # the prompt has to be counted
+
+    def add(self, other: UsageTally) -> None:
+        """Add the usage of another answer in the same body."""
+        if not other.seen:
+            self.open = OPEN
+            return
+        if other.prompt is None and other.fresh is None:
+            self.open = OPEN
+        self.prompt = (self.prompt or 0) + (other.prompt or 0)
+        self.completion = (self.completion or 0) + (other.completion or 0)
+        self.cached += other.cached
+        self.seen = True
 
     def _take_results(self, results: list[TitanResult]) -> None:
         generated = [r.tokenCount or r.generated_token_count for r in results]

@@ -294,12 +294,14 @@ def _output(_: dict[str, Any], output: Any) -> Iterator[str]:
         yield from _call(item)
 
 
-def _cohere_event(value: dict[str, Any], kind: Any) -> Iterator[str]:
-    """The text of Cohere v1 events; the last event, which repeats all of it, is not
-    read.
+def _named_event(value: dict[str, Any], kind: Any) -> Iterator[str]:
+    """The text of events with an ``event_type``; the last event of Cohere v1, which
+    repeats all of it, is not read.
     """
     if kind == "text-generation":
         yield from _plain(value.get("text"))
+    elif kind == "step.delta":  # Gemini's Interactions
+        yield from _delta(value, value.get("delta"))
 
 
 def _message_member(_: dict[str, Any], message: Any) -> Iterator[str]:
@@ -337,7 +339,8 @@ _READERS = (
     ("choices", _choices),
     ("candidates", _candidates),
     ("output", _output),
-    ("event_type", _cohere_event),
+    ("event_type", _named_event),
+    ("steps", _output),
     ("type", _typed),
     ("delta", _delta),
     ("start", _start),

@@ -1,5 +1,7 @@
 """Gemini and Vertex requests, and the answers of ``:predict``."""
 
+import json
+
 import pytest
 
 from gateway.core.model import RequestFacts, Usage
@@ -70,3 +72,63 @@ def test_predict_without_counts(answer):
 def test_predict_errors():
     """Errors cost nothing."""
     assert type(predict(b"{}", 400)) is NullMeter
+
+
+IMAGEN = "/v1beta/models/imagen-4.0-generate-001:predict"
+VEO = "/v1beta/models/veo-3.1-generate-preview:predictLongRunning"
+MAKERS = {
+    "images": (IMAGEN, {"sampleCount": 2}, b"{}", 2, {"images": 2}),
+    "images, by default": (IMAGEN, None, b"{}", 1, {"images": 4}),
+    "images, as made": (IMAGEN, {}, b'{"predictions":[{},{},{}]}', 1, {"images": 3}),
+    "images, too large": (
+        IMAGEN,
+        {"sampleCount": "2", "sampleImageSize": "2K"},
+        b'{"predictions":[',
+        2,
+        {"images:2k": 2},
+    ),
+    "video": (
+        VEO,
+        {"durationSeconds": 6, "sampleCount": 2, "resolution": "1080p"},
+        b'{"name":"operations/1"}',
+        2,
+        {"video_seconds:1080p": 12},
+    ),
+    "video, by default": (VEO, {}, b"{}", 1, {"video_seconds": 8}),
+    "music": (
+        "/v1/projects/p/locations/l/publishers/google/models/lyria-002:predict",
+        {"durationSeconds": 1},
+        b'{"predictions":[{}]}',
+        1,
+        {"audio_seconds": 30},
+    ),
+}
+
+
+@pytest.mark.parametrize(
+    ("path", "parameters", "answer", "n", "units"), MAKERS.values(), ids=MAKERS
+)
+def test_models_that_make_pictures_and_videos(path, parameters, answer, n, units):
+    """They are metered by what they make, or are asked to make."""
+    match = find_endpoint("POST", path)
+    body = {"instances": [{"prompt": "a cat"}]}
+    if parameters is not None:
+        body["parameters"] = parameters
+    text = json.dumps(body).encode()
+    facts = match.dialect.read_request(match, text, "", "application/json")
+    assert facts.n == n
+    meter = match.dialect.open_meter(match, facts, 200, {}.get, b"application/json")
+    meter.feed(answer)
+    usage = meter.finish(complete=True)
+    assert usage is not None
+    assert dict(usage.units) == units
+    assert usage.source in ("counted", "upstream")
+    assert usage.total == 0
+
+
+def test_other_models_of_predict():
+    """Embeddings are billed by tokens."""
+    match = find_endpoint("POST", "/v1/projects/p/publishers/google/models/e:predict")
+    body = b'{"instances":[{"content":"a"},{"content":"b"}],"parameters":{}}'
+    facts = match.dialect.read_request(match, body, "", "application/json")
+    assert (facts.n, facts.units) == (2, ())

@@ -194,3 +194,21 @@ def test_streams(path, stream):
 def test_every_dialect_can_be_configured():
     """``upstream.dialect`` takes every dialect; ``azure`` is read as ``openai``."""
     assert set(get_args(DialectName)) == {*DIALECTS, "auto", "azure"}
+
+
+@pytest.mark.parametrize(
+    ("path", "endpoint"),
+    [
+        ("/v1/videos/video_1/remix", "videos"),
+        ("/v1beta1/projects/p/locations/global/interactions", "interactions"),
+        ("/v1/interactions", "interactions"),
+        ("/generate", "generate"),
+        ("/score", "rerank"),
+        ("/pooling", "embeddings"),
+    ],
+)
+def test_paths_of_later_apis(path, endpoint):
+    """Paths that name something in their middle, and those of inference servers."""
+    match = find_endpoint("POST", path)
+    assert match.endpoint == endpoint
+    assert match.metered
