@@ -53,11 +53,10 @@ async def reserve(
     plan: Plan,
     *costs: int,
     least: Sequence[int] | None = None,
-    alone: bool = False,
 ) -> Reserved:
     """Reserve, and wait for the answer."""
     answered: asyncio.Future[Reserved] = asyncio.get_running_loop().create_future()
-    store.reserve(plan, costs, answered.set_result, least, alone=alone)
+    store.reserve(plan, costs, answered.set_result, least)
     return await answered
 
 

@@ -47,10 +47,8 @@ class LateStore(MemoryStore):
         costs: Any,
         done: Callable[[Reserved], None],
         least: Any = None,
-        *,
-        alone: bool = False,
     ) -> Reserved:
-        reserved = Reserved(plan, costs, least, alone=alone)
+        reserved = Reserved(plan, costs, least)
         self._leases += 1
         reserved.lease = b"%d" % self._leases
         self.waiting.append((reserved, done))

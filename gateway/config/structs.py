@@ -401,10 +401,11 @@ class PolicyTable(Table, frozen=True):
     """Share of a limit of tokens or money by which open calls may exceed it; `0` is
     strict. Built in: 0.1."""
     assumed_max_tokens: Positive | None = None
-    """Completion tokens that a call without a cap reserves, at least. Built in: 4096."""
+    """Completion tokens that a call without a cap reserves, at least; eight times as many
+    if its answer is not streamed. Built in: 4096."""
     overrun: Literal["finish", "cut"] | None = None
-    """A stream that outgrows its reservation where there is no more: `finish` lets it
-    end by itself, `cut` ends it with an error. Built in: `finish`."""
+    """A stream that outgrows its reservation where there is no more: `finish` lets one at
+    a time end by itself, `cut` ends it with an error. Built in: `finish`."""
 
 
 class JwtTable(Table, frozen=True):

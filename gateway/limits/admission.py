@@ -36,7 +36,8 @@ class Demand(NamedTuple):
 
     costs: tuple[int, ...]
     least: tuple[int, ...]
-    alone: bool = False
+    # No cap bounds the cost in every cell.
+    unbounded: bool = False
 
 
 def reserve_costs(
@@ -75,8 +76,8 @@ def demand(
     """The demand of a call with these costs by cell. ``capped``: it cannot cost more
     than ``most``; a cap beyond the limit and its overdraft is none for that limit.
     """
-    alone = not capped or any(map(gt, most, plan.ceilings))
-    return Demand(most, least, alone)
+    unbounded = not capped or any(map(gt, most, plan.ceilings))
+    return Demand(most, least, unbounded)
 
 
 def actual_costs(

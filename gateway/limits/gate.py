@@ -320,27 +320,30 @@ class Gate:
 
         ``billable``: the endpoint costs at least one token.
         """
-        over_limit = self._over_limit
-        if not over_limit:
+        if not self._over_limit:
             return None
-        for place in plan.gate_places_billable if billable else plan.gate_places:
-            frees_at = over_limit.get(plan.cells[place].key)
-            if frees_at is not None and frees_at > mono:
-                return refuse_over(plan, place, frees_at - mono)
-        return None
+        places = plan.gate_places_billable if billable else plan.gate_places
+        return self._refuse(plan, places, mono)
 
     def check_costs(
         self, plan: LimitPlan, costs: Sequence[int], mono: float
     ) -> Refusal | None:
         """``check_head`` over all cells, once the model and the costs are known."""
-        over_limit = self._over_limit
-        if not over_limit:
+        if not self._over_limit:
             return None
-        for place, cell in enumerate(plan.cells):
-            frees_at = over_limit.get(cell.key) if costs[place] else None
-            if frees_at is not None and frees_at > mono:
-                return refuse_over(plan, place, frees_at - mono)
-        return None
+        places = [place for place in range(len(plan.cells)) if costs[place]]
+        return self._refuse(plan, places, mono)
+
+    def _refuse(
+        self, plan: LimitPlan, places: Iterable[int], mono: float
+    ) -> Refusal | None:
+        """Refuse for that cached cell which has room last."""
+        latest, found = mono, -1
+        for place in places:
+            frees_at = self._over_limit.get(plan.cells[place].key)
+            if frees_at is not None and frees_at > latest:
+                latest, found = frees_at, place
+        return None if found < 0 else refuse_over(plan, found, latest - mono)
 
 
 def client_hash(kind: str, subject: str) -> int:

@@ -14,7 +14,7 @@ from collections.abc import Callable, Container, Iterable, Sequence
 from datetime import datetime, timedelta, tzinfo
 from fnmatch import translate
 from operator import itemgetter
-from typing import Final
+from typing import Any, Final
 from zoneinfo import ZoneInfo
 
 import msgspec
@@ -146,6 +146,7 @@ class LimitPlan(Plan):
     __slots__ = (
         "amounts",
         "ceilings",
+        "edge_plans",
         "gate_places",
         "gate_places_billable",
         "has_calendar",
@@ -173,6 +174,8 @@ class LimitPlan(Plan):
         self.headers = headers
         # Of a throttled client: its plan without the throttle, which is the last cell.
         self.unthrottled: LimitPlan | None = None
+        # Made by ``edges.with_edges``.
+        self.edge_plans: dict[tuple[int, ...], Any] | None = None
         if prototype is None:
             self._make_ready(cells)
         else:

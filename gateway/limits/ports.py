@@ -37,12 +37,16 @@ class Plan:
 
     Built once per identity and cached. The store owns ``packed`` (its wire form of the
     cells), ``seen`` and ``seen_us`` (sums of the last answer, and the store's clock then).
+
+    ``edges``: indices of the cells whose edge is held (``edges.EdgePlan``): the call may
+    cost more there than fits.
     """
 
-    __slots__ = ("cells", "packed", "seen", "seen_us", "tag")
+    __slots__ = ("cells", "edges", "packed", "seen", "seen_us", "tag")
 
     def __init__(self, cells: tuple[Cell, ...], tag: bytes = b"") -> None:
         self.cells = cells
+        self.edges: frozenset[int] = frozenset()
         self.tag = tag  # the tenant's hash tag: on a cluster, one store call per tag
         self.packed: Any = None
         self.seen: Sequence[int] = ()
@@ -59,13 +63,11 @@ class Reserved:
     cost of 1 in the violated cell, because settled weight alone fills it.
 
     ``costs``: the most that the call may cost, by cell. ``least``: what it is expected
-    to cost; where it equals ``costs``, the cost is certain. ``alone``: nothing bounds the
-    cost, so the call may run where ``costs`` do not fit, if nothing else is open there.
+    to cost; where it equals ``costs``, the cost is certain.
     """
 
     __slots__ = (
         "admitted",
-        "alone",
         "at_us",
         "costs",
         "frees_at",
@@ -84,13 +86,10 @@ class Reserved:
         plan: Plan,
         costs: Sequence[int],
         least: Sequence[int] | None = None,
-        *,
-        alone: bool = False,
     ) -> None:
         self.plan = plan
         self.costs = costs
         self.least = costs if least is None else least
-        self.alone = alone
         self.admitted = False
         self.violated = -1
         self.retry_after = 0.0
@@ -156,8 +155,6 @@ class Store(Protocol):
         costs: Sequence[int],
         done: Callable[[Reserved], None],
         least: Sequence[int] | None = None,
-        *,
-        alone: bool = False,
     ) -> Reserved:
         """See ``Reserved``; without ``least`` the costs are certain."""
         ...

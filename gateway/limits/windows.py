@@ -337,14 +337,15 @@ class Ask(NamedTuple):
     """What a call asks of one counter, and the counter's amount and overdraft.
 
     ``cost`` is the most that it may cost, ``least`` what it is expected to cost; equal
-    if the cost is certain. ``alone``: nothing bounds the cost.
+    if the cost is certain. ``edge``: the call holds the edge of this counter, so that
+    it alone may cost more than fits.
     """
 
     cost: int
     least: int
     amount: int
     overdraft: int = 0
-    alone: bool = False
+    edge: bool = False
 
 
 def fits(window: LimitWindow, now_us: int, ask: Ask) -> bool:
@@ -352,18 +353,16 @@ def fits(window: LimitWindow, now_us: int, ask: Ask) -> bool:
 
     Settled weight and what the call is expected to cost must stay within the amount.
     With all open calls at the most that they may cost, the sum may exceed it by the
-    overdraft. A call without a bound may also run where nothing else is open.
+    overdraft; the call that holds the edge needs no room for that.
     """
     total = window.total(now_us)
     if not ask.cost or total + ask.cost <= ask.amount:
         return True
-    if ask.cost <= ask.least:
+    if ask.cost <= ask.least and not ask.edge:
         return False  # a certain cost has no overdraft
-    open_weight = window.open_weight(now_us)
-    if total - open_weight + ask.least > ask.amount:
+    if total - window.open_weight(now_us) + ask.least > ask.amount:
         return False
-    within = total + ask.cost <= ask.amount + ask.overdraft
-    return within or (ask.alone and not open_weight)
+    return ask.edge or total + ask.cost <= ask.amount + ask.overdraft
 
 
 def wait_us(window: LimitWindow, now_us: int, ask: Ask) -> int:
@@ -372,14 +371,14 @@ def wait_us(window: LimitWindow, now_us: int, ask: Ask) -> int:
     For a cost that is not certain only settled weight counts, because open calls may
     settle at less than they reserve; CONCURRENCY_WAIT_US if they alone are in the way.
     """
-    if ask.cost <= ask.least:
+    if ask.cost <= ask.least and not ask.edge:
         return window.wait_us(now_us, ask.cost, ask.amount)
     most = ask.amount + ask.overdraft
-    if ask.least > ask.amount or (ask.cost > most and not ask.alone):
+    if ask.least > ask.amount or (ask.cost > most and not ask.edge):
         return NEVER
     settled = window.total(now_us) - window.open_weight(now_us)
     excess = settled + ask.least - ask.amount
-    if not ask.alone:
+    if not ask.edge:
         excess = max(excess, settled + ask.cost - most)
     if excess <= 0:
         return 0 if fits(window, now_us, ask) else CONCURRENCY_WAIT_US

@@ -30,6 +30,10 @@ _SUFFIX = re.compile(
 )
 
 
+# OpenAI's and Gemini's reasoning models.
+_HIDDEN = re.compile(r"o\d|gpt-[5-9]|codex|gemini-(?:2\.5|[3-9])")
+
+
 @lru_cache(_CACHED_NAMES)
 def spellings(model: str) -> tuple[str, ...]:
     """A name in lower case without path-like prefixes; then without region and vendor;
@@ -72,3 +76,9 @@ def _last_segment(model: str) -> str:
 
 def _without_prefixes(name: str) -> str:
     return _VENDOR.sub("", _REGION.sub("", name))
+
+
+@lru_cache(_CACHED_NAMES)
+def hides_reasoning(model: str) -> bool:
+    """Whether streams of this model may show nothing while it reasons."""
+    return any(map(_HIDDEN.match, matching_names(model)))

@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING
 from gateway.core.refusal import Refusal
 from gateway.http.request_writer import CHUNKED
 from gateway.http.response import RATE_LIMIT_FIELDS
+from gateway.limits.edges import missing_edge
 from gateway.metering.dialects import OPEN_STREAM, CountTask
 from gateway.metering.inflate import InflateError
 from gateway.proxy.flow import Flow
@@ -201,9 +202,7 @@ class Exchange:
         self.stage = Stage.RESERVING
         self.reserving = True
         self.reserve_at = perf_counter()
-        self.shared.store.reserve(
-            flow.plan, flow.costs, self._on_reserved, flow.least, alone=flow.alone
-        )
+        self.shared.store.reserve(flow.plan, flow.costs, self._on_reserved, flow.least)
 
     def _on_reserved(self, reserved: Reserved) -> None:
         flow = self.flow
@@ -215,10 +214,14 @@ class Exchange:
                 flow.reserved = None  # refused, and nothing passes: nothing counts
             self._settle_unsent()
             return
-        if reserved.admitted or self._passes(
-            refuse_reserved(flow, self.shared, reserved)
-        ):
-            self._score()
+        if not reserved.admitted:
+            if flow.unbounded and (place := missing_edge(reserved)) >= 0:
+                flow.take_edges((place,))
+                self._ask_store()
+                return
+            if not self._passes(refuse_reserved(flow, self.shared, reserved)):
+                return
+        self._score()
 
     # -- 5 score ------------------------------------------------------------------
 

@@ -11,9 +11,12 @@ from typing import TYPE_CHECKING, Protocol
 
 from gateway.core.model import NO_TRACE
 from gateway.detect.inline import NOTHING, Verdict
+from gateway.limits.edges import with_edges, without_edges
 from gateway.limits.gate import BLOCKED
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from gateway.core.model import (
         Block,
         Metering,
@@ -35,7 +38,7 @@ if TYPE_CHECKING:
 class StreamGrowth(Protocol):
     """What a stream has reserved beyond its first reservation (``overrun.Growth``)."""
 
-    within: int
+    reserved: int
 
     @property
     def limit_name(self) -> str:
@@ -45,6 +48,10 @@ class StreamGrowth(Protocol):
     @property
     def reason(self) -> str:
         """Why the stream is cut, in words."""
+        ...
+
+    def renew(self) -> None:
+        """Extend its leases."""
         ...
 
     def settle(self, actual: tuple[int, ...]) -> tuple[int, ...]:
@@ -57,7 +64,6 @@ class Flow:
 
     __slots__ = (
         "action",
-        "alone",
         "body",
         "client_body",
         "client_wait_s",
@@ -66,6 +72,7 @@ class Flow:
         "costs",
         "cut",
         "delayed",
+        "expected_completion",
         "facts",
         "fingerprint",
         "first_byte_at",
@@ -90,6 +97,7 @@ class Flow:
         "status",
         "store_s",
         "trace",
+        "unbounded",
         "unenforced",
         "unpriced",
         "unrequested",
@@ -139,8 +147,9 @@ class Flow:
         # What the request asks of the plan's cells: see ``limits.ports.Reserved``.
         self.costs: tuple[int, ...] = ()
         self.least: tuple[int, ...] = ()
-        self.alone = False
+        self.unbounded = False  # no cap bounds the cost
         self.most_completion = 0  # completion tokens reserved
+        self.expected_completion = 0  # the same where an edge is held
         self.growth: StreamGrowth | None = None  # of a stream without a cap
         self.cut = False  # the answer was not read to its end
         self.prompt_estimate = 0
@@ -188,12 +197,23 @@ class Flow:
         if self.facts is not None:
             self.facts.model = model
 
-    def set_demand(self, demand: Demand, completion: int) -> None:
-        """What the request reserves, as its cost is not certain; ``completion`` tokens
-        among it.
+    def set_demand(
+        self, demand: Demand, most_completion: int, expected_completion: int
+    ) -> None:
+        """What the request reserves, as its cost is not certain, and the completion
+        tokens among it.
         """
-        self.costs, self.least, self.alone = demand
-        self.most_completion = completion
+        self.costs, self.least, self.unbounded = demand
+        self.most_completion = most_completion
+        self.expected_completion = expected_completion
+
+    def take_edges(self, places: Iterable[int]) -> None:
+        """Reserve only the expected cost in these cells, and hold their edges."""
+        assert self.plan is not None
+        plan = with_edges(self.plan, places)
+        cells = len(plan.base.cells)
+        self.costs, self.least = plan.costs(self.costs[:cells], self.least[:cells])
+        self.plan = plan
 
     def set_growth(self, growth: StreamGrowth) -> None:
         """The stream may reserve more."""
@@ -213,7 +233,7 @@ class Flow:
         self.outcome = "refused"
         self.action = "limit"
         self.limit_name = growth.limit_name
-        self.most_completion = growth.within
+        self.most_completion = growth.reserved
 
     def set_identity(self, identity: Identity) -> None:
         """Use the user that the body named instead of the credential's."""
@@ -315,8 +335,10 @@ class Flow:
         plan = self.plan
         if plan is None or plan.unthrottled is None:
             return False
-        self.plan, self.costs = plan.unthrottled, self.costs[:-1]
-        self.least = self.least[:-1]
+        place = len(without_edges(plan).cells) - 1
+        self.plan = plan.unthrottled
+        self.costs = self.costs[:place] + self.costs[place + 1 :]
+        self.least = self.least[:place] + self.least[place + 1 :]
         return bool(self.plan.cells)
 
 

@@ -2,8 +2,9 @@
 
 The answer of a call that states no cap may be longer than its reservation. While such a
 stream flows, more is reserved before it is needed. Where there is no more, the policy's
-``overrun`` decides: "finish" counts the rest at once, beyond the limit; "cut" ends the
-stream. Calls with a cap reserve all of it, so they never get here.
+``overrun`` decides: "finish" counts the rest at once, beyond the limit, of one stream at
+a time (``limits/edges.py``); "cut" ends the stream, as does "finish" any further one.
+Calls with a cap reserve all of it, so they never get here.
 """
 
 from __future__ import annotations
@@ -13,6 +14,8 @@ from typing import TYPE_CHECKING
 from msgspec.json import encode
 
 from gateway.core.model import Usage
+from gateway.limits.edges import edge_cell, without_edges
+from gateway.limits.ports import Plan
 from gateway.limits.ratelimit import describe
 from gateway.metering.dialects.base import SSE
 from gateway.metering.dialects.meters import JsonMeter, StreamMeter
@@ -43,94 +46,122 @@ TEXT_BYTES, STREAM_BYTES = 4, 60
 class Growth:
     """What one stream has reserved beyond its first reservation.
 
-    ``reserved``: completion tokens reserved. ``within``: how many of them fit the limits,
-    with the overdraft. ``full``: there is no more. ``counted``: by cell, what was counted
-    beyond the limits. ``place``: the cell that had no room.
+    ``reserved``: completion tokens reserved, or counted beyond a limit. ``full``: there
+    is no more, so the stream is cut there.
     """
 
     __slots__ = (
         "_asking",
+        "_beyond",
+        "_counted",
+        "_cuts",
         "_flow",
+        "_held",
+        "_parts",
+        "_place",
         "_plan",
+        "_seen",
         "_shared",
-        "counted",
         "full",
-        "parts",
-        "place",
         "reserved",
-        "within",
     )
 
     def __init__(self, flow: Flow, shared: Shared, plan: LimitPlan) -> None:
         self._flow = flow
         self._shared = shared
-        self._plan = plan
-        self._asking = 0
-        self.place = 0
-        self.reserved = flow.most_completion
-        self.within = self._fitting()
-        # It runs alone beyond the limits: there is nothing more to reserve.
-        self.full = self.within < self.reserved
-        self.parts: list[Reserved] = []
-        self.counted = [0] * len(plan.cells)
+        self._plan = without_edges(plan)
+        self._asking = self._seen = 0
+        # Cells of which this stream counts beyond the limit, and its edges.
+        self._beyond: set[int] = set()
+        self._held = set(plan.edges)
+        self._place = 0  # the cell that had no room
+        self._parts: list[Reserved] = []
+        self._counted = [0] * len(plan.cells)
+        identity = flow.identity
+        self._cuts = identity is not None and identity.policy.mode != "observe"
+        self.full = False
+        self.reserved = flow.expected_completion if plan.edges else flow.most_completion
 
-    def _fitting(self) -> int:
-        """The completion tokens of the first reservation that fit every limit."""
-        reserved, plan = self._flow.reserved, self._plan
-        fitting = self.reserved
-        if reserved is None or len(reserved.sums) != len(plan.cells):
-            return fitting
-        for place, (total, ceiling, cost) in enumerate(
-            zip(reserved.sums, plan.ceilings, reserved.costs, strict=True)
-        ):
-            if total > ceiling and cost:
-                share = max(0, cost - (total - ceiling)) / cost
-                if int(self.reserved * share) < fitting:
-                    fitting, self.place = int(self.reserved * share), place
-        return fitting
-
-    def take(self, tokens: int, *, finish: bool) -> bool:
+    def take(self, tokens: int) -> bool:
         """Reserve more if a stream of so many tokens needs it. True: it is to be cut."""
-        if not self.full:
-            if tokens >= ASK_AT * self.within and not self._asking:
-                self._ask(max(STEP, self.reserved // 2))
-            return False
-        if not finish:
-            return tokens + LEAST >= self.within
-        if tokens >= self.reserved:
-            self._count(max(STEP, self.reserved // 2, tokens - self.reserved))
+        # As many tokens as came since the last look may come with the next read.
+        step, self._seen = max(LEAST, tokens - self._seen), tokens
+        if self.full:
+            return tokens + step >= self.reserved
+        if tokens >= self.ask_at and not self._asking:
+            self._ask(STEP if self._beyond else max(STEP, self.reserved // 2))
         return False
+
+    @property
+    def ask_at(self) -> float:
+        """The tokens from which more is needed; beyond a limit nothing is kept ready."""
+        return self.reserved if self._beyond else ASK_AT * self.reserved
 
     def _ask(self, tokens: int) -> None:
         self._asking = tokens
-        costs = self._costs(tokens)
+        costs = tuple(
+            0 if place in self._beyond else cost
+            for place, cost in enumerate(self._costs(tokens))
+        )
         self._shared.store.reserve(
             self._plan, costs, self._on_reserved, [0] * len(costs)
         )
 
     def _on_reserved(self, reserved: Reserved) -> None:
         tokens, self._asking = self._asking, 0
-        ended = self._flow.growth is not self
-        if reserved.admitted:
-            if ended:
+        if self._flow.growth is not self:  # ended
+            if reserved.admitted:
                 self._give_back(reserved)
-                return
-            self.parts.append(reserved)
+        elif reserved.admitted:
+            self._parts.append(reserved)
+            self._count(tokens)
             self.reserved += tokens
-            self.within += tokens
-        elif not ended:
-            if tokens > LEAST:
-                self._ask(max(LEAST, tokens // 4))
-            else:
-                self.full = True
-                self.place = max(0, reserved.violated)
+        elif reserved.violated < 0:
+            self.reserved += tokens  # limits cannot be checked
+        elif tokens > LEAST:
+            self._ask(max(LEAST, tokens // 4))
+        else:
+            self._go_beyond(max(0, reserved.violated))
+
+    def _go_beyond(self, place: int) -> None:
+        """Count beyond the limit of this cell if the policy allows it. One stream at a
+        time may: the one that holds the edge.
+        """
+        self._place = place
+        identity = self._flow.identity
+        if self._cuts and identity is not None and identity.policy.overrun == "cut":
+            self.full = True
+        elif place in self._held or not self._cuts:
+            self._beyond.add(place)
+            self._ask(STEP)
+        else:
+            self._asking = STEP
+            plan = Plan((edge_cell(self._plan.cells[place]),), self._plan.tag)
+            self._shared.store.reserve(plan, (1,), self._on_edge)
+
+    def _on_edge(self, reserved: Reserved) -> None:
+        self._asking = 0
+        if self._flow.growth is not self:
+            if reserved.admitted:
+                self._give_back(reserved)
+        elif reserved.admitted:
+            self._parts.append(reserved)
+            self._held.add(self._place)
+            self._go_beyond(self._place)
+        else:
+            self.full = True
 
     def _count(self, tokens: int) -> None:
         """Count tokens beyond the limits, where others see them at once."""
-        costs = self._costs(tokens)
+        if not self._beyond:
+            return
+        costs = [
+            cost if place in self._beyond else 0
+            for place, cost in enumerate(self._costs(tokens))
+        ]
         self._shared.store.charge(self._plan, costs)
-        self.counted = [sum(pair) for pair in zip(self.counted, costs, strict=True)]
-        self.reserved += tokens
+        for place, cost in enumerate(costs):
+            self._counted[place] += cost
 
     def _costs(self, tokens: int) -> tuple[int, ...]:
         context, facts = self._flow.context, self._flow.facts
@@ -148,7 +179,7 @@ class Growth:
     @property
     def reason(self) -> str:
         """Why the stream is cut, in words."""
-        limit = self._plan.cells[self.place].limit
+        limit = self._plan.cells[self._place].limit
         return (
             f"This answer was ended because it has used what was left of {limit.name} "
             f"({describe(limit)})."
@@ -157,15 +188,21 @@ class Growth:
     @property
     def limit_name(self) -> str:
         """The limit that had no room."""
-        return self._plan.cells[self.place].limit.name
+        return self._plan.cells[self._place].limit.name
+
+    def renew(self) -> None:
+        """Extend the leases of the edges."""
+        for part in self._parts:
+            if part.lease:
+                self._shared.store.renew(part)
 
     def settle(self, actual: tuple[int, ...]) -> tuple[int, ...]:
         """Give the parts back; return what the first reservation is settled at."""
-        for part in self.parts:
+        for part in self._parts:
             self._give_back(part)
         return tuple(
             max(0, cost - counted)
-            for cost, counted in zip(actual, self.counted, strict=True)
+            for cost, counted in zip(actual, self._counted, strict=True)
         )
 
     def _give_back(self, part: Reserved) -> None:
@@ -179,17 +216,16 @@ class GrowingMetering(Metering):
     reached its reservation: a handful of times in a long stream.
     """
 
-    __slots__ = ("_check_at", "_finish", "_growth", "_seen")
+    __slots__ = ("_check_at", "_growth", "_seen")
 
-    def __init__(self, metering: Metering, growth: Growth, *, finish: bool) -> None:
+    def __init__(self, metering: Metering, growth: Growth) -> None:
         super().__init__(metering.meter)
         self.filter = metering.filter
         self.inflater = metering.inflater
         self.unreadable = metering.unreadable
         self._growth = growth
-        self._finish = finish
         self._seen = 0
-        self._check_at = self._bytes_of(growth.within * ASK_AT)
+        self._check_at = self._bytes_of(growth.reserved * ASK_AT)
 
     def _bytes_of(self, tokens: float) -> int:
         plain = self.inflater is None and not self.unreadable
@@ -209,10 +245,9 @@ class GrowingMetering(Metering):
     def _check(self, data: bytes) -> None:
         growth, tokens = self._growth, self._tokens()
         # Between two events, so that the end of the stream can be told.
-        cut = growth.take(tokens, finish=self._finish) and data.endswith(b"\n")
+        cut = growth.take(tokens) and data.endswith(b"\n")
         self.over = growth if cut else None
-        until = growth.reserved if self._finish and growth.full else growth.within
-        ahead = until if growth.full else until * ASK_AT
+        ahead = growth.reserved if growth.full else growth.ask_at
         self._check_at = self._seen + self._bytes_of(max(LEAST / 4, ahead - tokens))
 
     def _tokens(self) -> int:
@@ -239,7 +274,7 @@ def growing(
         return metering
     growth = Growth(flow, shared, plan)
     flow.set_growth(growth)
-    return GrowingMetering(metering, growth, finish=identity.policy.overrun == "finish")
+    return GrowingMetering(metering, growth)
 
 
 def last_event(flow: Flow, metering: Metering, message: str) -> bytes:

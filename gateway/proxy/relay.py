@@ -56,7 +56,7 @@ class AnswerRelay(AnswerWriter):
                 route.remember_unasked(flow.facts.model)
         try:
             metering = open_metering(flow, answer, shared.tables.settings)
-            if flow.alone and metering is not None:
+            if flow.unbounded and metering is not None:
                 metering = growing(flow, shared, answer, metering)
         except Exception as error:  # noqa: BLE001
             metering = Metering(NullMeter())

@@ -91,6 +91,8 @@ class Service:
             reserved = exchange.flow.reserved
             if reserved is not None and reserved.admitted and reserved.lease:
                 self.shared.store.renew(reserved)
+            if exchange.flow.growth is not None:
+                exchange.flow.growth.renew()
 
     @property
     def upstream_connections(self) -> int:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 
 from gateway.core.model import CellKind
 from gateway.limits.ports import Cell, Plan, Reserved, Works
-from gateway.limits.windows import Ask, LimitWindow, fits, open_window, wait_us
+from gateway.limits.windows import NEVER, Ask, LimitWindow, fits, open_window, wait_us
 from gateway.store import wire
 from gateway.store.states import DONE, HELD, detach
 from gateway.store.works import MemoryWorks
@@ -84,11 +84,9 @@ class MemoryStore:
         costs: Sequence[int],
         done: Callable[[Reserved], None],
         least: Sequence[int] | None = None,
-        *,
-        alone: bool = False,
     ) -> Reserved:
         """Decide immediately; see ``ports.Store``."""
-        reserved = Reserved(plan, costs, least, alone=alone)
+        reserved = Reserved(plan, costs, least)
         self._leases += 1
         reserved.lease = b"%d" % self._leases
         self.decide(reserved)
@@ -102,10 +100,14 @@ class MemoryStore:
         sums = [window.total(now_us) for window in windows]
         reserved.at_us = now_us
         reserved.sums = sums
-        for i in range(len(plan.cells)):
-            if not fits(windows[i], now_us, self._ask(reserved, i)):
-                self._refuse(reserved, i, windows[i])
-                return
+        refusing = [
+            i
+            for i in range(len(plan.cells))
+            if not fits(windows[i], now_us, self._ask(reserved, i))
+        ]
+        if refusing:
+            self._refuse(reserved, refusing, windows)
+            return
         reserved.admitted = True
         reserved.state = HELD
         for i in wire.packed_plan(plan).distinct:
@@ -115,10 +117,20 @@ class MemoryStore:
             before + cost for before, cost in zip(sums, costs, strict=True)
         ]
 
-    def _refuse(self, reserved: Reserved, index: int, window: LimitWindow) -> None:
-        now_us, ask = reserved.at_us, self._ask(reserved, index)
-        until_us = wait_us(window, now_us, ask)
-        frees_us = window.frees_us(now_us, ask.amount)
+    def _refuse(
+        self, reserved: Reserved, refusing: list[int], windows: list[LimitWindow]
+    ) -> None:
+        """Name the cell that has room last."""
+        now_us, longest_us, index = reserved.at_us, -1, refusing[0]
+        for i in refusing:
+            until_us = wait_us(windows[i], now_us, self._ask(reserved, i))
+            if until_us == NEVER:
+                index, longest_us = i, NEVER
+                break
+            if until_us > longest_us:
+                index, longest_us = i, until_us
+        until_us, window = longest_us, windows[index]
+        frees_us = window.frees_us(now_us, self._ask(reserved, index).amount)
         reserved.violated = index
         reserved.retry_after = until_us / 1e6 if until_us >= 0 else -1.0
         reserved.frees_at = self._monotonic() + frees_us / 1e6 if frees_us else 0.0
@@ -188,7 +200,7 @@ class MemoryStore:
             amount = max(min(1, amount), amount // replicas)
             overdraft //= replicas
         cost, least = reserved.costs[index], reserved.least[index]
-        return Ask(cost, least, amount, overdraft, reserved.alone)
+        return Ask(cost, least, amount, overdraft, index in reserved.plan.edges)
 
     def _window(self, plan: Plan, index: int) -> LimitWindow:
         cell = plan.cells[index]

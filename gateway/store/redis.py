@@ -141,11 +141,9 @@ class RedisStore:
         costs: Sequence[int],
         done: Callable[[Reserved], None],
         least: Sequence[int] | None = None,
-        *,
-        alone: bool = False,
     ) -> Reserved:
         """See ``ports.Store``; answers immediately while the store is unavailable."""
-        reserved = Reserved(plan, costs, least, alone=alone)
+        reserved = Reserved(plan, costs, least)
         if self._mode != _LIVE or not plan.cells:
             self._decide_now(reserved)
             done(reserved)

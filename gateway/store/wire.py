@@ -8,7 +8,7 @@ operation of a call refers to it by index, so that the per-request part is one
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Sequence
 from enum import IntEnum
 from functools import cache
 from hashlib import sha1
@@ -28,6 +28,7 @@ ANSWER_HEAD = 4
 
 _FIRM = 4
 _TWIN = 8
+_EDGE = 16
 _CELL = struct.Struct("<BdddH")
 _SEQ = struct.Struct("<d")
 _PLANS = struct.Struct("<H")
@@ -79,7 +80,7 @@ class PackedPlan:
         keys = [cell.key for cell in cells]
         self.distinct = tuple(i for i, key in enumerate(keys) if keys.index(key) == i)
         self.leased = any(cell.kind is CellKind.CONCURRENT for cell in cells)
-        self.head = _pack_cells(cells, self.distinct)
+        self.head = _pack_cells(cells, self.distinct, plan.edges)
         self.mark: object = None
         self.index = 0
         packers = _packers(len(cells), leased=self.leased)
@@ -92,7 +93,7 @@ def _packers(size: int, *, leased: bool) -> tuple[Callable[..., bytes], ...]:
     # Without leases an empty field keeps the arguments of all packers the same.
     lease = "16s" if leased else "0s"
     layouts = (
-        f"<BH{size}d{lease}{size}dB",
+        f"<BH{size}d{lease}{size}d",
         f"<BHd{2 * size}d{lease}",
         f"<BH{lease}",
         f"<BHd{size}d{lease}",
@@ -109,12 +110,15 @@ def packed_plan(plan: Plan) -> PackedPlan:
     return form
 
 
-def _pack_cells(cells: Sequence[Cell], distinct: Sequence[int]) -> bytes:
+def _pack_cells(
+    cells: Sequence[Cell], distinct: Sequence[int], edges: Container[int]
+) -> bytes:
     parts = [bytes([len(cells)])]
     for i, cell in enumerate(cells):
         flags = int(cell.kind)
         flags |= _FIRM if is_firm(cell) else 0
         flags |= 0 if i in distinct else _TWIN
+        flags |= _EDGE if i in edges else 0
         window = cell.window_us
         if cell.kind is CellKind.CALENDAR:
             window = round(cell.ends_at * 1e6)
@@ -151,7 +155,6 @@ def encode_call(batch: Sequence[Op]) -> bytes:
                     *reserved.costs,
                     reserved.lease,
                     *reserved.least,
-                    reserved.alone,
                 )
             )
         elif code == SETTLE:
@@ -245,7 +248,7 @@ def _plan_sizes(packed: bytes) -> tuple[list[tuple[int, int]], int]:
 def _body_size(code: int, cells: int, lease: int) -> int:
     """Length of an operation after its code and plan index, in bytes."""
     if code == RESERVE:
-        return 16 * cells + lease + 1
+        return 16 * cells + lease
     if code == SETTLE:
         return 8 + 16 * cells + lease
     if code == RENEW:

@@ -6,6 +6,7 @@ import asyncio
 
 import pytest
 
+from tests.doubles import Cut
 from tests.inprocess import (
     CHAT,
     InProcess,
@@ -32,8 +33,9 @@ def chat(members: bytes = b"") -> bytes:
 
 
 def used(gateway: InProcess) -> int:
-    """The sum of the only counter."""
-    (window,) = gateway.store._windows.values()
+    """The sum of the only counter of tokens or money."""
+    windows = gateway.store._windows.items()
+    (window,) = [window for key, window in windows if not key.endswith(b":edge")]
     return window.total(gateway.store.now_us())
 
 
@@ -117,15 +119,87 @@ async def test_weights_count_in_what_is_reserved(upstream):
 
 
 async def test_the_cap_of_the_policy_is_assumed_where_a_call_states_none(upstream):
-    """Then ``assumed_max_tokens``, unless the policy has a cap."""
+    """Then ``assumed_max_tokens``, unless the policy has a cap; eight times that of an
+    answer that is not streamed.
+    """
     limits = 'limits = [{ per = "user", tokens = 10_000, window = "1h" }]\n'
     for more, passed in (
         ("caps = { max_tokens = 1000 }", 10),
-        ("assumed_max_tokens = 5000", 2),
+        ("assumed_max_tokens = 5000", 1),
+        ("assumed_max_tokens = 600", 3),  # the third at the edge
     ):
         upstream.default = (0.05, answer(900))
         async with InProcess(upstream, policy=limits + more) as gateway:
             assert (await burst(gateway, b"", 12)).count(b"200") == passed
+
+
+WORD = b'data: {"choices":[{"index":0,"delta":{"content":"four"}}]}\n\n'
+STREAM = (
+    b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nConnection: close\r\n\r\n"
+)
+
+
+def long_stream(tokens: int) -> tuple:
+    """A stream of one token per event."""
+    usage = b'data: {"choices":[],"usage":{"prompt_tokens":2,"completion_tokens":%d,'
+    usage += b'"total_tokens":%d}}\n\ndata: [DONE]\n\n'
+    pieces = (WORD * 100, 0.01) * (tokens // 100)
+    return (STREAM, *pieces, usage % (tokens, tokens + 2), Cut.CLOSE)
+
+
+@pytest.mark.parametrize("calls", [2, 8, 20])
+async def test_one_stream_at_a_time_finishes_beyond_a_limit(calls, upstream):
+    """However many streams without a cap outgrow it together."""
+    policy = 'limits = [{ per = "user", tokens = 20_000, window = "1h" }]'
+    upstream.default = long_stream(30_000)
+    async with InProcess(upstream, policy=policy) as gateway:
+        calls = [gateway.talk(chat(b',"stream":true')) for _ in range(calls)]
+        answers = await asyncio.gather(*calls)
+        whole = [answer for answer in answers if b"rate_limit" not in answer]
+        refused = [answer for answer in answers if answer[9:12] == b"429"]
+        cut = len(answers) - len(whole) - len(refused)
+        assert len(whole) == 1
+        assert cut >= 1
+        assert used(gateway) <= 22_000 + 30_002
+
+
+@pytest.mark.parametrize("calls", [3, 12])
+async def test_one_unseen_answer_at_a_time_exceeds_a_limit(calls, upstream):
+    """Answers that are not streamed cannot be cut, so near the edge they run alone."""
+    policy = 'limits = [{ per = "user", tokens = 40_000, window = "1h" }]'
+    upstream.default = (0.05, answer(30_000))
+    async with InProcess(upstream, policy=policy) as gateway:
+        statuses = await burst(gateway, b"", calls)
+        assert statuses.count(b"200") == 2
+        assert used(gateway) <= 44_000 + 30_002
+
+
+async def test_a_call_at_the_edge_lets_others_go_on(upstream):
+    """Capped calls fit beside it, and it does not wait for them to end."""
+    policy = 'limits = [{ per = "user", tokens = 10_000, window = "1h" }]'
+    async with InProcess(upstream, policy=policy) as gateway:
+        upstream.default = (0.2, answer(10))
+        capped = [gateway.talk(chat(b',"max_tokens":2000')) for _ in range(5)]
+        mixed = (*capped, gateway.talk(chat()), gateway.talk(chat()))
+        statuses = [answer[9:12] for answer in await asyncio.gather(*mixed)]
+        assert statuses == [b"200"] * 6 + [b"429"]
+        assert used(gateway) == 6 * 12
+
+
+async def test_retry_after_is_the_time_when_all_limits_have_room(upstream):
+    """The first limit has room in a second, the second one in an hour."""
+    policy = (
+        'limits = [{ per = "user", requests = 1, window = "1s" },\n'
+        '{ per = "user", requests = 1, window = "1h" }]'
+    )
+    upstream.default = (answer(1),)
+    async with InProcess(upstream, policy=policy) as gateway:
+        await gateway.talk(chat())
+        for _ in range(2):  # by the store, then by the gate
+            refused = await gateway.talk(chat())
+            wait_s = int(refused.split(b"retry-after: ")[1].split(b"\r\n")[0])
+            assert 3590 <= wait_s <= 3660
+            assert b"user.requests.1h" in refused
 
 
 @pytest.mark.parametrize("limit", ["tokens = 10_000", "usd = 0.1"])

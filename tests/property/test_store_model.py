@@ -25,6 +25,13 @@ COSTS = st.tuples(st.integers(0, 40), st.integers(0, 40), st.integers(0, 1))
 COUNTERS = ("a", "b", "c")
 
 
+def copy_of(plan: Plan) -> Plan:
+    """The same plan for another store."""
+    copy = Plan(plan.cells)
+    copy.edges = plan.edges
+    return copy
+
+
 class StoreAgainstModel(RuleBasedStateMachine):
     """Random reserves, settlements and pauses on a few counters with short windows."""
 
@@ -50,6 +57,10 @@ class StoreAgainstModel(RuleBasedStateMachine):
             for one in COUNTERS
             for other in COUNTERS
         ]
+        for plan in self.plans[:9]:
+            edged = Plan(plan.cells)
+            edged.edges = frozenset({0})
+            self.plans.append(edged)
         self.open_pairs: list[tuple[Reserved, Reserved]] = []
 
     def run(self, work: Any) -> Any:
@@ -61,11 +72,10 @@ class StoreAgainstModel(RuleBasedStateMachine):
         return store
 
     @rule(
-        index=st.integers(0, 8),
+        index=st.integers(0, 17),
         costs=COSTS,
         share=st.sampled_from((0.0, 0.3, 1.0)),
         times=st.sampled_from((1, 5)),
-        alone=st.booleans(),
     )
     def reserve(
         self,
@@ -73,16 +83,15 @@ class StoreAgainstModel(RuleBasedStateMachine):
         costs: tuple[int, int, int],
         share: float,
         times: int,
-        alone: bool,
     ) -> None:
         """Both admit or both refuse, with equal sums and waits."""
         plan = self.plans[index]
         # Costs up to beyond the limits, of which a share is expected.
         costs = (costs[0] * times, costs[1] * times, costs[2])
         least = (int(costs[0] * share), int(costs[1] * share), costs[2])
-        real = self.run(reserve(self.store, plan, *costs, least=least, alone=alone))
+        real = self.run(reserve(self.store, plan, *costs, least=least))
         self.now_us = real.at_us
-        twin = Reserved(Plan(plan.cells), costs, least, alone=alone)
+        twin = Reserved(copy_of(plan), costs, least)
         twin.lease = real.lease
         self.model.decide(twin)
         assert (real.admitted, real.violated) == (twin.admitted, twin.violated)

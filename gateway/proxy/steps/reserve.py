@@ -17,6 +17,8 @@ from gateway.limits.admission import (
     refuse_oversized,
     reserve_costs,
 )
+from gateway.limits.edges import name_limit, too_large
+from gateway.metering.models import hides_reasoning
 from gateway.metering.usage import most_prompt, weigh_most
 from gateway.proxy.caps import assumed_cap
 
@@ -34,6 +36,9 @@ if TYPE_CHECKING:
 NO_BOUND = 1 << 62
 FOREVER = float("inf")
 _NO_USAGE = Usage()
+# An answer without a cap whose length is not seen while it is generated is assumed to
+# have up to so many times ``assumed_max_tokens``: 32,768 by default.
+UNSEEN = 8
 
 
 def plan_limits(flow: Flow, shared: Shared) -> Refusal | None:
@@ -108,9 +113,8 @@ def _set_demand(
     """Set what the request reserves; return the least that it is expected to cost."""
     policy = identity.policy
     prompt = shared.estimator.estimate(facts.model, facts)
-    most, expected, capped = shared.expectation.bounds(
-        identity.key, facts, assumed_cap(policy, facts)
-    )
+    assumed = assumed_cap(policy, facts)
+    most, expected, capped = shared.expectation.bounds(identity.key, facts, assumed)
     expected = min(expected, plan.slack_tokens)
     nanos = 0
     if plan.least_usd < NO_BOUND:
@@ -122,12 +126,21 @@ def _set_demand(
     flow.set_plan(plan, least, prompt)
     if most and plan.spends:
         prompt = most_prompt(facts, prompt)
+        reserved = most if capped or is_seen(facts) else max(most, UNSEEN * assumed)
         if nanos:
-            nanos = _expected_nanos(flow, shared, facts, prompt, most)
-        tokens = weigh_most(prompt, most, policy.weights)
-        costs = plan.pick((1, tokens, prompt, most, nanos))
-        flow.set_demand(demand(plan, costs, least, capped=capped), most)
+            nanos = _expected_nanos(flow, shared, facts, prompt, reserved)
+        tokens = weigh_most(prompt, reserved, policy.weights)
+        costs = plan.pick((1, tokens, prompt, reserved, nanos))
+        asked = demand(plan, costs, least, capped=capped)
+        flow.set_demand(asked, most, expected)
+        if asked.unbounded and (places := too_large(plan, costs, least)):
+            flow.take_edges(places)
     return least
+
+
+def is_seen(facts: RequestFacts) -> bool:
+    """Whether the answer shows its length while it is generated."""
+    return facts.stream and not hides_reasoning(facts.model)
 
 
 def _set_batch(
@@ -203,6 +216,7 @@ def refuse_reserved(flow: Flow, shared: Shared, reserved: Reserved) -> Refusal:
     """
     plan = flow.plan
     assert plan is not None
+    name_limit(reserved)
     shared.gate.remember(reserved, shared.now())
     return refuse_limit(plan, reserved, shared.store.now_us())
 

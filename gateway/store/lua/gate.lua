@@ -8,9 +8,10 @@
 --             kind: 0 sliding, 1 calendar (window_us is the end of the period),
 --             2 concurrent (window_us is the lease); +4 firm: a reservation is final;
 --             +8 twin: an earlier cell of the plan has the same key
+--             +16 edge: the call holds the edge of this cell, and may cost more there
 --   op     := code:u8 plan:u16 body; a lease stands only where a plan has leases
---     1 reserve  cost:f64{cells} lease:16 least:f64{cells} alone:u8    all or none
---                (what the costs, `least` and `alone` mean: gateway/limits/windows.py)
+--     1 reserve  cost:f64{cells} lease:16 least:f64{cells}             all or none
+--                (what the costs, `least` and edges mean: gateway/limits/windows.py)
 --     2 settle   at:f64 cost:f64{cells} actual:f64{cells} lease:16
 --     3 renew    lease:16
 --     4 hold     at:f64 cost:f64{cells} lease:16 reserve of the past, unchecked
@@ -19,7 +20,8 @@
 -- Answer: now, seq of the last call with operations before this one, its time, its
 --   flags (one character per reserve in it: 1 admitted, 0 refused), then per reserve
 --   -1 sum{cells}                                admitted
---   violated(from 0) sum{cells} retry_us frees_us   refused
+--   violated(from 0) sum{cells} retry_us frees_us   refused; of the cells without room
+--                                                   the one that has room last
 --   and per peek sum{cells}.
 --
 -- Exactly once: a worker has one call in flight and numbers its calls. A number that is
@@ -306,17 +308,17 @@ local function add_past(cell, at, cost, lease)
 end
 
 -- As `fits` in gateway/limits/windows.py, for a cost that does not fit the amount.
-local function fits_overdraft(cell, cost, least, amount, overdraft, alone)
-  if cost <= least then return false end
+local function fits_overdraft(cell, cost, least, amount, overdraft, edge)
+  if cost <= least and not edge then return false end
   local open_weight = min(cell.open + cell.earlier, cell.sum)
   if cell.sum - open_weight + least > amount then return false end
-  return cell.sum + cost <= amount + overdraft or (alone and open_weight == 0)
+  return edge or cell.sum + cost <= amount + overdraft
 end
 
-local function wait_us(cell, cost, least, amount, overdraft, alone)
-  local certain = cost <= least
+local function wait_us(cell, cost, least, amount, overdraft, edge)
+  local certain = cost <= least and not edge
   local most = certain and amount or amount + overdraft
-  if least > amount or (cost > most and not alone) then return -1 end
+  if least > amount or (cost > most and not edge) then return -1 end
   if cell.kind == 2 then return LEASE_WAIT_US end
   if certain then
     if cell.kind == 1 then return max(0, cell.window - now) end
@@ -324,7 +326,7 @@ local function wait_us(cell, cost, least, amount, overdraft, alone)
   end
   local settled = cell.sum - min(cell.open + cell.earlier, cell.sum)
   local excess = settled + least - amount
-  if not alone then excess = max(excess, settled + cost - most) end
+  if not edge then excess = max(excess, settled + cost - most) end
   if excess <= 0 then return LEASE_WAIT_US end
   if cell.kind == 1 then return max(0, cell.window - now) end
   return until_gone(cell, excess)
@@ -350,17 +352,21 @@ local function answer_sums(plan)
 end
 
 local function reserve(plan, values)
-  local n, amounts, violated = plan.n, plan.amounts, nil
-  -- The costs, the lease if the plan has leases, the least costs, alone.
+  local n, amounts, violated, longest = plan.n, plan.amounts, nil, nil
+  -- The costs, the lease if the plan has leases, the least costs.
   local first = plan.leased and n + 1 or n
-  local alone = values[first + n + 1] == 1
   for i = 1, n do
-    local cell, cost = plan[i], values[i]
+    local cell, cost, amount = plan[i], values[i], amounts[i]
     local sum = cell.sum or LOAD[cell.kind](cell)
-    if cost > 0 and sum + cost > amounts[i] and not violated
-      and not fits_overdraft(cell, cost, values[first + i], amounts[i],
-        plan.overdrafts[i], alone) then
-      violated = i
+    if cost > 0 and sum + cost > amount then
+      local least, overdraft, edge = values[first + i], plan.overdrafts[i], plan.edges[i]
+      if not fits_overdraft(cell, cost, least, amount, overdraft, edge)
+        and longest ~= -1 then
+        local wait = wait_us(cell, cost, least, amount, overdraft, edge)
+        if wait == -1 or not violated or wait > longest then
+          violated, longest = i, wait
+        end
+      end
     end
   end
   flag_count = flag_count + 1
@@ -369,10 +375,8 @@ local function reserve(plan, values)
   out[out_size] = violated and violated - 1 or -1
   if violated then
     answer_sums(plan)
-    local cell, amount = plan[violated], amounts[violated]
-    out[out_size + 1] = wait_us(cell, values[violated], values[first + violated],
-      amount, plan.overdrafts[violated], alone)
-    out[out_size + 2] = frees_us(cell, amount)
+    out[out_size + 1] = longest
+    out[out_size + 2] = frees_us(plan[violated], amounts[violated])
     out_size = out_size + 2
     return
   end
@@ -421,7 +425,7 @@ local function format_of(code, n, leased)
   local format = formats[name]
   if format == nil then
     local lease, costs = leased and 'c16' or '', string.rep('d', n)
-    if code == 1 then format = '<' .. costs .. lease .. costs .. 'B'
+    if code == 1 then format = '<' .. costs .. lease .. costs
     elseif code == 2 then format = '<d' .. costs .. costs .. lease
     elseif code == 3 then format = '<' .. lease
     elseif code == 4 then format = '<d' .. costs .. lease
@@ -432,19 +436,23 @@ local function format_of(code, n, leased)
   return format
 end
 
-local no_twins = {}
+local none = {}
 local function read_plan()
   local n
   n, pos = unpack_at('B', packed, pos)
   local amounts, overdrafts = {}, {}
-  local plan = { n = n, amounts = amounts, overdrafts = overdrafts, twins = no_twins,
-    leased = false }
+  local plan = { n = n, amounts = amounts, overdrafts = overdrafts, twins = none,
+    edges = none, leased = false }
   for i = 1, n do
     local kind, window, amount, overdraft, key
     kind, window, amount, overdraft, key, pos = unpack_at('<BdddHc0', packed, pos)
     amounts[i], overdrafts[i] = amount, overdraft
+    if kind >= 16 then
+      if plan.edges == none then plan.edges = {} end
+      plan.edges[i], kind = true, kind - 16
+    end
     if kind >= 8 then
-      if plan.twins == no_twins then plan.twins = {} end
+      if plan.twins == none then plan.twins = {} end
       plan.twins[i], kind = true, kind - 8
     end
     local cell = cells[key]

@@ -273,16 +273,15 @@ def test_settled_weight_and_the_expected_cost_stay_within_the_amount():
     assert not fits(window, T0, Ask(15, 6, 100, 10))
 
 
-def test_a_call_without_a_bound_runs_alone_near_the_edge():
-    """It needs only room for what it is expected to cost, and nothing else open."""
+def test_the_call_that_holds_the_edge_needs_room_for_its_expected_cost_alone():
+    """Neither its most nor other open calls keep it from running."""
     window = CalendarWindow(T0 + MINUTE)
     window.charge(T0, T0, 95)
-    endless = Ask(4096, 5, 100, 10, alone=True)
-    assert fits(window, T0, endless)
-    assert not fits(window, T0, Ask(4096, 6, 100, 10, alone=True))
-    window.reserve(T0, 1)
-    assert not fits(window, T0, endless)
-    assert wait_us(window, T0, endless) == CONCURRENCY_WAIT_US
+    assert fits(window, T0, Ask(4096, 5, 100, 10, edge=True))
+    assert not fits(window, T0, Ask(4096, 6, 100, 10, edge=True))
+    window.reserve(T0, 15)
+    assert fits(window, T0, Ask(5, 5, 100, 10, edge=True))
+    assert wait_us(window, T0, Ask(6, 6, 100, 10, edge=True)) == MINUTE
     leases = Leases(MINUTE)
     leases.reserve(T0, 1, b"a")
     assert leases.open_weight(T0) == 1
@@ -297,5 +296,5 @@ def test_open_calls_are_waited_for_a_second_and_settled_weight_until_it_leaves()
     assert wait_us(window, T0, Ask(60, 1, 100, 10)) == 61 * SECOND
     assert wait_us(window, T0, Ask(5, 1, 100, 10)) == 0
     assert wait_us(window, T0, Ask(111, 1, 100, 10)) == NEVER
-    assert wait_us(window, T0, Ask(111, 101, 100, 10, alone=True)) == NEVER
+    assert wait_us(window, T0, Ask(111, 101, 100, 10, edge=True)) == NEVER
     assert wait_us(window, T0, Ask(41, 41, 100, 10)) == 61 * SECOND

@@ -26,8 +26,8 @@ def test_a_plan_is_packed_once_per_call():
     packed = wire.encode_call(ops)
     assert struct.unpack_from("<H", packed) == (2,)
     assert packed.count(one.cells[0].key) == 1
-    tail = struct.unpack("<BHddBBHddBBHddB", packed[-60:])
-    assert tail == (1, 0, 3, 3, 0, 1, 1, 3, 3, 0, 1, 0, 3, 3, 0)
+    tail = struct.unpack("<BHddBHddBHdd", packed[-57:])
+    assert tail == (1, 0, 3, 3, 1, 1, 3, 3, 1, 0, 3, 3)
 
 
 def test_the_next_call_packs_the_plan_again():
