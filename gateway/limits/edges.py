@@ -90,6 +90,21 @@ def missing_edge(reserved: Reserved) -> int:
     return place if reserved.costs[place] > reserved.least[place] else -1
 
 
+def what_is_left(
+    plan: LimitPlan, reserved: Reserved
+) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """All that is left for a call that was refused, of those limits that it does not use
+    up itself: the costs, and the least.
+    """
+    left = tuple(
+        max(min(cost, ceiling - used), min(cost, 1))
+        for cost, ceiling, used in zip(
+            reserved.costs, plan.ceilings, reserved.sums, strict=True
+        )
+    )
+    return left, tuple(map(min, left, reserved.least))
+
+
 def name_limit(reserved: Reserved) -> None:
     """If an edge was taken, name the limit that it belongs to as the one without room."""
     plan = reserved.plan

@@ -19,10 +19,6 @@ RATIO_MIN, RATIO_MAX = 0.25, 16.0
 _DECAY = 0.98
 MODELS_MAX = 1024
 SUBJECTS_MAX = 50_000
-# Completion tokens expected without a cap and without a history (replay only).
-DEFAULT_COMPLETION = 1024
-# Upper bound of the expectation from a cap alone: clients set 64,000 and get 300.
-UNKNOWN_SUBJECT_MAX = 4096
 # Decay of a subject's longest answer per later answer: half after 138 answers.
 _PEAK_DECAY = 0.995
 # Upper bound of ``n`` in the expectation: OpenAI's own bound.
@@ -104,8 +100,7 @@ class CompletionExpectation:
     __slots__ = ("_subjects",)
 
     def __init__(self) -> None:
-        # key -> [mean, mean absolute deviation (both exponentially weighted), decaying
-        # longest answer]
+        # key -> [exponentially weighted mean, decaying longest answer]
         self._subjects: dict[object, list[float]] = {}
 
     def bounds(
@@ -127,36 +122,21 @@ class CompletionExpectation:
             most = max_tokens * max(1, facts.n)
             return most, min(most, expected), True
         most = assumed * min(max(1, facts.n), _ANSWERS_MAX)
-        if seen is not None and seen[2] > most:
-            most = int(seen[2])
+        if seen is not None and seen[1] > most:
+            most = int(seen[1])
         return most, min(most, expected), False
 
-    def expect(self, key: object, facts: RequestFacts) -> int:
-        """Completion tokens to reserve: mean + 2 deviations, at most the cap."""
-        if not facts.billable or facts.endpoint in _NO_COMPLETION:
-            return 0
-        cap = None if facts.max_tokens is None else facts.max_tokens * facts.n
-        seen = self._subjects.get(key)
-        if seen is not None:
-            expected = int(seen[0] + 2 * seen[1]) + 1
-            return expected if cap is None else min(cap, expected)
-        if cap is None:
-            return DEFAULT_COMPLETION * min(facts.n, _ANSWERS_MAX)
-        return min(cap, UNKNOWN_SUBJECT_MAX)
-
     def learn(self, key: object, completion: int) -> None:
-        """Update a subject's mean and deviation with one answer."""
+        """Update a subject's mean and longest answer with one answer."""
         subjects = self._subjects
         seen = subjects.pop(key, None)
         if seen is None:
             if len(subjects) >= SUBJECTS_MAX:
                 del subjects[next(iter(subjects))]
-            seen = [float(completion), completion / 2, float(completion)]
+            seen = [float(completion), float(completion)]
         else:
-            seen[2] = max(completion, seen[2] * _PEAK_DECAY)
-            off = completion - seen[0]
-            seen[0] += _ALPHA * off
-            seen[1] += _ALPHA * (abs(off) - seen[1])
+            seen[1] = max(completion, seen[1] * _PEAK_DECAY)
+            seen[0] += _ALPHA * (completion - seen[0])
         subjects[key] = seen
 
 

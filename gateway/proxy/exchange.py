@@ -23,7 +23,6 @@ from typing import TYPE_CHECKING
 from gateway.core.refusal import Refusal
 from gateway.http.request_writer import CHUNKED
 from gateway.http.response import RATE_LIMIT_FIELDS
-from gateway.limits.edges import missing_edge
 from gateway.metering.dialects import OPEN_STREAM, CountTask
 from gateway.metering.inflate import InflateError
 from gateway.proxy.flow import Flow
@@ -215,8 +214,7 @@ class Exchange:
             self._settle_unsent()
             return
         if not reserved.admitted:
-            if flow.unbounded and (place := missing_edge(reserved)) >= 0:
-                flow.take_edges((place,))
+            if flow.unbounded and flow.ask_less(reserved):
                 self._ask_store()
                 return
             if not self._passes(refuse_reserved(flow, self.shared, reserved)):

@@ -11,11 +11,16 @@ from typing import TYPE_CHECKING, Protocol
 
 from gateway.core.model import NO_TRACE
 from gateway.detect.inline import NOTHING, Verdict
-from gateway.limits.edges import with_edges, without_edges
+from gateway.limits.edges import (
+    missing_edge,
+    what_is_left,
+    with_edges,
+    without_edges,
+)
 from gateway.limits.gate import BLOCKED
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Container, Iterable
 
     from gateway.core.model import (
         Block,
@@ -207,6 +212,27 @@ class Flow:
         self.most_completion = most_completion
         self.expected_completion = expected_completion
 
+    def ask_less(self, reserved: Reserved) -> bool:
+        """After a refusal, ask for the edge of the limit that had no room; a session asks
+        once for what is left. False: nothing less would be admitted.
+        """
+        plan = self.plan
+        if self.context.session:
+            self.unbounded = False
+            if plan is None or not reserved.sums:
+                return False
+            self.costs, self.least = what_is_left(plan, reserved)
+            return self.costs != reserved.costs
+        place = missing_edge(reserved)
+        if place >= 0:
+            self.take_edges((place,))
+        return place >= 0
+
+    def leave_out(self, places: Container[int]) -> None:
+        """Reserve nothing in these cells: the session is counted there already."""
+        self.costs = _without(self.costs, places)
+        self.least = _without(self.least, places)
+
     def take_edges(self, places: Iterable[int]) -> None:
         """Reserve only the expected cost in these cells, and hold their edges."""
         assert self.plan is not None
@@ -340,6 +366,10 @@ class Flow:
         self.costs = self.costs[:place] + self.costs[place + 1 :]
         self.least = self.least[:place] + self.least[place + 1 :]
         return bool(self.plan.cells)
+
+
+def _without(costs: tuple[int, ...], places: Container[int]) -> tuple[int, ...]:
+    return tuple(0 if place in places else cost for place, cost in enumerate(costs))
 
 
 def verdict_of(block: Block) -> Verdict:

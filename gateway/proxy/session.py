@@ -11,13 +11,14 @@ from typing import TYPE_CHECKING
 
 from gateway.core.model import Usage
 from gateway.core.refusal import Refusal
+from gateway.limits.edges import what_is_left
 from gateway.limits.meters import METER_TABLE, Quantity
 from gateway.metering.prices import OTHER
 from gateway.metering.realtime import RealtimeMeter, sum_usage
 from gateway.metering.usage import weigh
 from gateway.proxy.caps import check_caps
 from gateway.proxy.steps.decide import Decision, decide
-from gateway.proxy.steps.reserve import expected_costs, refuse_reserved
+from gateway.proxy.steps.reserve import refuse_reserved, set_demand
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -32,6 +33,8 @@ _UNREADABLE = "The messages of this session cannot be read, so it cannot be mete
 _UNKNOWN = (
     "Sessions at this path cannot be metered, and this policy limits tokens or money."
 )
+# Completion tokens of an answer that was not seen, where nothing is reserved.
+_ANSWER_TOKENS = 1024
 # Endpoints whose sessions name their model in the first message of the client.
 _NAMED_LATER = frozenset({"responses", "bidi_generate_content"})
 
@@ -219,37 +222,24 @@ class LiveSession:
             flow.set_plan(plan)
             flow.set_reserved(None)
             return
-        expected, prompt = expected_costs(flow, shared, identity, plan)
-        costs = list(expected)
-        for place, cell in enumerate(plan.cells):
-            if cell.limit.meter == "requests" and cell.key in self._counted:
-                costs[place] = 0
+        set_demand(flow, shared, plan, identity, flow.facts)
+        counted = {
+            place
+            for place, cell in enumerate(plan.cells)
+            if cell.limit.meter == "requests" and cell.key in self._counted
+        }
         self._counted.update(_request_keys(plan))
-        flow.set_plan(plan, tuple(costs), prompt)
-        self._reserve(plan, tuple(costs), self._on_reserved)
-
-    def _reserve(
-        self,
-        plan: LimitPlan,
-        costs: tuple[int, ...],
-        done: Callable[[Reserved], None],
-    ) -> None:
+        flow.leave_out(counted)
         self._asking = True
-        self._shared.store.reserve(plan, costs, done)
+        shared.store.reserve(plan, flow.costs, self._on_reserved, flow.least)
 
     def _on_reserved(self, reserved: Reserved) -> None:
         plan = self._flow.plan
         refused = not (reserved.admitted or self.ended)
         if refused and reserved.sums and plan is not None:
-            # All that is left, of those limits that the answer itself does not use up.
-            left = tuple(
-                max(min(cost, amount - used), min(cost, 1))
-                for cost, amount, used in zip(
-                    reserved.costs, plan.amounts, reserved.sums, strict=True
-                )
-            )
+            left, least = what_is_left(plan, reserved)
             if left != tuple(reserved.costs):
-                self._reserve(plan, left, self._on_last_reserved)
+                self._shared.store.reserve(plan, left, self._on_last_reserved, least)
                 return
         self._on_last_reserved(reserved)
 
@@ -320,11 +310,15 @@ class LiveSession:
 
 
 def _estimate(flow: Flow, shared: Shared) -> Usage:
-    """What an answer without a stated usage is expected to cost."""
+    """What an answer without a stated usage is charged: what was reserved, or without
+    limits of tokens and money what is usual.
+    """
     assert flow.facts is not None
     prompt = shared.estimator.estimate(flow.facts.model, flow.facts)
-    key = None if flow.identity is None else flow.identity.key
-    completion = shared.expectation.expect(key, flow.facts)
+    completion = flow.most_completion
+    if not completion and flow.identity is not None:
+        key = flow.identity.key
+        completion = shared.expectation.bounds(key, flow.facts, _ANSWER_TOKENS)[0]
     return Usage(prompt, completion, prompt + completion, source="estimated")
 
 

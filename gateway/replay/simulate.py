@@ -28,7 +28,14 @@ from gateway.core.model import (
 from gateway.identity.cidr import normal_client_ip, parse_address
 from gateway.identity.hops import RemoteAddress
 from gateway.identity.identify import ANONYMOUS, AllowList, Identity
-from gateway.limits.admission import actual_costs, oversized, reserve_costs
+from gateway.limits.admission import (
+    Demand,
+    actual_costs,
+    demand,
+    oversized,
+    reserve_costs,
+)
+from gateway.limits.edges import missing_edge, name_limit, too_large, with_edges
 from gateway.limits.plans import (
     DEFAULT_PREFIX,
     THROTTLED,
@@ -38,7 +45,7 @@ from gateway.limits.plans import (
 )
 from gateway.limits.ports import Reserved
 from gateway.metering.prices import PriceTable, packaged_prices
-from gateway.metering.usage import CompletionExpectation, weigh
+from gateway.metering.usage import CompletionExpectation, weigh, weigh_most
 from gateway.replay.requests import Request
 from gateway.replay.verdicts import Verdicts
 from gateway.store.memory import MemoryStore
@@ -218,11 +225,11 @@ class Simulation:
         """
         if not plan.cells:
             return None, None
-        costs = self._costs(identity, plan, request)
-        place, wait_s = oversized(plan, costs), -1.0
+        asked = self._demand(identity, plan, request)
+        place, wait_s = oversized(plan, asked.least), -1.0
         reserved = None
         if place < 0:
-            reserved = self._store.reserve(plan, costs, lambda _: None)
+            reserved = self._ask(plan, asked)
             place, wait_s = reserved.violated, reserved.retry_after
         if place < 0:
             return None, reserved
@@ -243,20 +250,47 @@ class Simulation:
             self._throttled.put(key, found)
         return found
 
-    def _costs(
-        self, identity: Identity, plan: LimitPlan, request: Request
-    ) -> tuple[int, ...]:
-        """The costs a gateway would reserve: the recorded prompt tokens and the expected
-        completion tokens of this subject.
+    def _demand(self, identity: Identity, plan: LimitPlan, request: Request) -> Demand:
+        """What a gateway would reserve: the recorded prompt tokens and, as records do not
+        state caps, the completion tokens of a stream without one.
         """
-        facts = _facts(request)
+        facts, policy = _facts(request), identity.policy
         if not facts.billable:
-            return actual_costs(plan, Usage(), 0, 0, failed=True)
-        completion = self._expectation.expect(identity.key, facts)
-        expected = Usage(prompt=request.prompt_tokens, completion=completion)
-        table = self._table(identity.policy)
-        nanos = table.cost_nanos(request.model, expected, request.ts) or 0
-        return reserve_costs(plan, request.prompt_tokens, completion, nanos)
+            costs = actual_costs(plan, Usage(), 0, 0, failed=True)
+            return Demand(costs, costs)
+        assumed = policy.caps.max_tokens or policy.assumed_max_tokens
+        most, expected, _ = self._expectation.bounds(identity.key, facts, assumed)
+        expected = min(expected, plan.slack_tokens)
+        prompt = request.prompt_tokens
+        nanos = self._nanos(policy, request, expected)
+        least = reserve_costs(plan, prompt, expected, nanos)
+        if not most:
+            return Demand(least, least)
+        tokens = weigh_most(prompt, most, policy.weights)
+        nanos = self._nanos(policy, request, most)
+        costs = plan.pick((1, tokens, prompt, most, nanos))
+        return demand(plan, costs, least, capped=False)
+
+    def _nanos(self, policy: Policy, request: Request, completion: int) -> int:
+        usage = Usage(prompt=request.prompt_tokens, completion=completion)
+        return self._table(policy).cost_nanos(request.model, usage, request.ts) or 0
+
+    def _ask(self, plan: LimitPlan, asked: Demand) -> Reserved:
+        """Reserve as the gateway does, at the edges of limits where needed."""
+        costs, least = asked.costs, asked.least
+        places = too_large(plan, costs, least) if asked.unbounded else []
+        while True:
+            if places:
+                edged = with_edges(plan, places)
+                cells = len(edged.base.cells)
+                costs, least = edged.costs(costs[:cells], least[:cells])
+                plan = edged
+            reserved = self._store.reserve(plan, costs, lambda _: None, least)
+            place = missing_edge(reserved) if asked.unbounded else -1
+            if reserved.admitted or place < 0:
+                name_limit(reserved)
+                return reserved
+            places = [place]
 
     # -- settling ------------------------------------------------------------------
 
@@ -275,11 +309,14 @@ class Simulation:
         tokens = usage.total
         if policy.weights and not failed:
             tokens = weigh(usage, policy.weights)
-        actual = actual_costs(one.plan, usage, tokens, one.nanos, failed=failed)
-        if one.reserved is None:
-            self._store.charge(one.plan, actual)
+        reserved, plan = one.reserved, one.plan
+        if reserved is not None and isinstance(reserved.plan, LimitPlan):
+            plan = reserved.plan
+        actual = actual_costs(plan, usage, tokens, one.nanos, failed=failed)
+        if reserved is None:
+            self._store.charge(plan, actual)
         else:
-            self._store.settle(one.reserved, actual)
+            self._store.settle(reserved, actual)
 
     # -- identity and price --------------------------------------------------------
 

@@ -129,7 +129,8 @@ def show_rest(facts: RequestFacts) -> None:
     expected.learn(("acme", "alice"), 100)
     show("PromptEstimator.estimate", lambda: estimator.estimate("gpt-4o-mini", facts))
     show("PromptEstimator.learn", lambda: estimator.learn("gpt-4o-mini", facts, 350))
-    show("CompletionExpectation.expect", lambda: expected.expect("alice", facts))
+    bounds = expected.bounds
+    show("CompletionExpectation.bounds", lambda: bounds("alice", facts, 4096))
     show("weigh with weights", lambda: weigh(usage, {"cached": 0.1}))
     table = PriceTable.parse(packaged_prices())
     show("cost_nanos", lambda: table.cost_nanos("gpt-4o-mini-2024-07-18", usage))

@@ -77,7 +77,7 @@ def plan_limits(flow: Flow, shared: Shared) -> Refusal | None:
         # money do not.
         flow.set_plan(plan, actual_costs(plan, _NO_USAGE, 0, 0, failed=True))
         return None
-    reserve = _set_batch if facts.batch else _set_demand
+    reserve = _set_batch if facts.batch else set_demand
     least = reserve(flow, shared, plan, identity, facts)
     refusal = None
     if not gate.fast_path:
@@ -87,23 +87,7 @@ def plan_limits(flow: Flow, shared: Shared) -> Refusal | None:
     return refusal
 
 
-def expected_costs(
-    flow: Flow, shared: Shared, identity: Identity, plan: LimitPlan
-) -> tuple[tuple[int, ...], int]:
-    """What the next answer of a session is expected to cost by cell, and its prompt
-    tokens.
-    """
-    facts = flow.facts
-    assert facts is not None
-    prompt = shared.estimator.estimate(facts.model, facts)
-    completion = shared.expectation.expect(identity.key, facts)
-    nanos = 0
-    if plan.least_usd < NO_BOUND:
-        nanos = _expected_nanos(flow, shared, facts, prompt, completion)
-    return reserve_costs(plan, prompt, completion, nanos), prompt
-
-
-def _set_demand(
+def set_demand(
     flow: Flow,
     shared: Shared,
     plan: LimitPlan,
@@ -126,15 +110,18 @@ def _set_demand(
     flow.set_plan(plan, least, prompt)
     if most and plan.spends:
         prompt = most_prompt(facts, prompt)
-        reserved = most if capped or is_seen(facts) else max(most, UNSEEN * assumed)
+        seen = capped or flow.context.session or is_seen(facts)
+        reserved = most if seen else max(most, UNSEEN * assumed)
         if nanos:
             nanos = _expected_nanos(flow, shared, facts, prompt, reserved)
         tokens = weigh_most(prompt, reserved, policy.weights)
         costs = plan.pick((1, tokens, prompt, reserved, nanos))
         asked = demand(plan, costs, least, capped=capped)
         flow.set_demand(asked, most, expected)
-        if asked.unbounded and (places := too_large(plan, costs, least)):
-            flow.take_edges(places)
+        if asked.unbounded and not flow.context.session:
+            places = too_large(plan, costs, least)
+            if places:
+                flow.take_edges(places)
     return least
 
 

@@ -10,6 +10,7 @@ from gateway.limits.edges import (
     missing_edge,
     name_limit,
     too_large,
+    what_is_left,
     with_edges,
     without_edges,
 )
@@ -86,3 +87,10 @@ def test_a_taken_edge_is_named_as_its_limit(violated, named):
     plain.violated = 1
     name_limit(plain)
     assert plain.violated == 1
+
+
+def test_what_is_left_for_a_session():
+    """At least 1 where the answer costs anything, so that a full limit refuses."""
+    reserved = Reserved(PLAN, (1, 80, 40), (1, 20, 10))
+    reserved.sums = (8, 60, 60)
+    assert what_is_left(PLAN, reserved) == ((1, 50, 1), (1, 20, 1))

@@ -5,10 +5,8 @@ import pytest
 from gateway.core.model import RequestFacts, Usage
 from gateway.metering.dialects.base import CountTask
 from gateway.metering.usage import (
-    DEFAULT_COMPLETION,
     MODELS_MAX,
     SUBJECTS_MAX,
-    UNKNOWN_SUBJECT_MAX,
     CompletionExpectation,
     PromptEstimator,
     count_usage,
@@ -51,34 +49,15 @@ def test_estimators_are_bounded():
     assert estimator.estimate("1", FACTS) != 1011
 
 
-@pytest.mark.parametrize(
-    ("facts", "expected"),
-    [
-        (RequestFacts("chat.completions", max_tokens=256), 256),
-        (RequestFacts("chat.completions", max_tokens=256, n=2), 512),
-        (RequestFacts("chat.completions", max_tokens=10**9), UNKNOWN_SUBJECT_MAX),
-        (RequestFacts("chat.completions", n=2), 2 * DEFAULT_COMPLETION),
-        (RequestFacts("chat.completions", n=10**9), 128 * DEFAULT_COMPLETION),
-        (RequestFacts("embeddings"), 0),
-        (RequestFacts("chat.completions", billable=False), 0),
-    ],
-)
-def test_expectation_without_history(facts, expected):
-    """Without history the cap counts, up to a bound; endpoints without completion
-    expect 0.
-    """
-    assert CompletionExpectation().expect("s", facts) == expected
-
-
 def test_expectation_learns():
     """The expectation follows a subject's answers, and never exceeds its cap."""
     expectation = CompletionExpectation()
     for _ in range(60):
         expectation.learn("s", 100)
     facts = RequestFacts("chat.completions")
-    assert 100 <= expectation.expect("s", facts) <= 110
+    assert expectation.bounds("s", facts, 4096) == (4096, 101, False)
     facts.max_tokens = 7
-    assert expectation.expect("s", facts) == 7
+    assert expectation.bounds("s", facts, 4096) == (7, 7, True)
 
 
 @pytest.mark.parametrize(
@@ -146,8 +125,8 @@ def test_expectations_are_bounded():
     for number in range(SUBJECTS_MAX + 1):
         expectation.learn(number, 1)
     facts = RequestFacts("chat.completions")
-    assert expectation.expect(0, facts) == DEFAULT_COMPLETION
-    assert expectation.expect(1, facts) < DEFAULT_COMPLETION
+    assert expectation.bounds(0, facts, 9)[1] == 1
+    assert expectation.bounds(1, facts, 9)[1] == 2
 
 
 @pytest.mark.parametrize(
