@@ -104,7 +104,13 @@ def response_usage(event: bytes) -> Usage | None:
         return None
     tally = UsageTally()
     tally.take(envelope)
-    return tally.usage() if tally.seen and tally.plausible else None
+    if not tally.plausible:
+        return None
+    if tally.seen:
+        return tally.usage()
+    # A transcript states seconds.
+    usage = tally.billed.onto(Usage(source="upstream"))
+    return usage if usage.units else None
 
 
 def _members(payload: bytes) -> _Members | None:

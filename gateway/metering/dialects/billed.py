@@ -52,6 +52,8 @@ _PART_OF = {
     **dict.fromkeys(_CACHED.values(), "cache_read"),
     "cache_write_1h_tokens": "cache_write",
 }
+# Perplexity's models that state their searches, but are billed by request.
+_NAMES_SEARCHES = re.compile(r"^sonar(?!-deep)")
 # Models of OpenAI's chat endpoint that search the web for every answer.
 _SEARCHING = ("search-preview", "search-api")
 
@@ -302,6 +304,8 @@ class Billed:
         usage.model, usage.tier, usage.cost_usd = self.model, self.tier, self.cost
         if self.raws:
             self._read_raws(usage)
+        if _NAMES_SEARCHES.search(usage.model):
+            self.units.pop("web_searches", None)
         if self.units:
             usage.units = bounded_units(self.units, usage)
         if "-search-" in usage.model:

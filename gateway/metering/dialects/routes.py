@@ -84,7 +84,7 @@ _ENDINGS: dict[str, tuple[Dialect, str, str]] = {
     "/completion": (NATIVE, "completion", METERED),
     "infill": (NATIVE, "infill", METERED),
     "/embed": (NATIVE, "embed", METERED),
-    "/embedding": (NATIVE, "embeddings", METERED),
+    "/embedding": (NATIVE, "embed", METERED),
     "pooling": (OPENAI, "embeddings", METERED),
     "v1/score": (OPENAI, "rerank", METERED),
     "/score": (OPENAI, "rerank", METERED),

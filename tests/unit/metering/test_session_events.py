@@ -95,3 +95,14 @@ def test_server_events(text, model, opens, closes):
     """What an upstream's event states, begins and ends."""
     expected = SessionEvent(model, None, opens, closes)
     assert server_event(text.encode()) == expected
+
+
+def test_transcripts_are_billed_by_their_seconds():
+    """The usage of a transcript is a duration, or tokens."""
+    kind = b'"type":"conversation.item.input_audio_transcription.completed"'
+    seconds = b'{%b,"usage":{"type":"duration","seconds":3}}' % kind
+    usage = response_usage(seconds)
+    assert usage is not None
+    assert (usage.total, usage.units) == (0, (("audio_seconds", 3.0),))
+    assert response_usage(b'{%b,"usage":{"type":"duration"}}' % kind) is None
+    assert response_usage(b'{%b,"usage":{"input_tokens":-1}}' % kind) is None

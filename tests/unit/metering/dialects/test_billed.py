@@ -526,8 +526,16 @@ UNIT_CASES = {
     ),
     "perplexity": (
         CHAT,
-        {"usage": {**PLAIN, "num_search_queries": 7}},
+        {
+            "model": "sonar-deep-research",
+            "usage": {**PLAIN, "num_search_queries": 7},
+        },
         {"web_searches": 7},
+    ),
+    "perplexity, by request": (
+        CHAT,
+        {"model": "sonar-pro", "usage": {**PLAIN, "num_search_queries": 7}},
+        {},
     ),
     "xai": (CHAT, {"usage": {**PLAIN, "num_sources_used": 5}}, {"web_searches": 5}),
     "xai tools": (
