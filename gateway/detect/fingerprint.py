@@ -87,8 +87,3 @@ def distance(one: int, other: int) -> int:
 def alike(one: int, other: int) -> bool:
     """Whether two prompts seem to come from one template."""
     return (one ^ other).bit_count() <= ALIKE_BITS
-
-
-def format_fingerprint(value: int) -> str:
-    """16 hex digits, as records carry it."""
-    return f"{value:016x}"

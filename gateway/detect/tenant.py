@@ -10,7 +10,7 @@ from gateway.core.lru import Lru
 from gateway.detect.baseline import UpperBaseline, new_upper_baseline
 from gateway.detect.model import REFUSED_STATUS, Event
 from gateway.detect.peers import LEAST_PEERS, ConcurrentPeers
-from gateway.detect.subject import FAILED, MINUTE_S, OK, WINDOW_S, SubjectState
+from gateway.detect.subject import FAILED, MINUTE_S, WINDOW_S, SubjectState
 from gateway.detect.templates import Template, Templates
 
 # Levels of peers are counted in bins of a quarter of a log unit.
@@ -336,11 +336,6 @@ class TenantState:
 
     def _still_of_before(self, now: float) -> float:
         return 1.0 - min(1.0, max(0.0, now / MINUTE_S - self.minute))
-
-    def failed_share(self) -> float:
-        """Share of answers of the last one to two minutes that were upstream errors."""
-        failed = self.answers_m[FAILED] + self.answers_b[FAILED]
-        return failed / max(1, failed + self.answers_m[OK] + self.answers_b[OK])
 
     def fan_out(self, track: SubjectState, now: float) -> int:
         """Networks that a key came from for the first time in the last two minutes,

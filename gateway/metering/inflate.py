@@ -34,11 +34,6 @@ class InflateError(Exception):
         super().__init__(message)
         self.status = status
 
-    @property
-    def too_large(self) -> bool:
-        """Whether a bound was exceeded."""
-        return self.status == TOO_LARGE
-
 
 class Inflater:
     """Decodes one body, fed in any pieces.

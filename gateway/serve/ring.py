@@ -205,10 +205,6 @@ class RingReader(_Ring):
         """Release the space of the entries that were read."""
         self._head[0] = self._cursor
 
-    def rewind(self) -> None:
-        """Continue reading at the last commit."""
-        self._cursor = self._head[0]
-
     def _unreadable(self, cursor: int, tail: int) -> int:
         """Retry an incomplete entry; after _MAX_RETRIES reads, skip to the tail."""
         self._stuck += 1

@@ -28,7 +28,6 @@ class Fallback:
         self, when_down: WhenDown, windows: MemoryStore, new_lease: Callable[[], bytes]
     ) -> None:
         self.windows = windows
-        self.decided = 0
         self._when_down = when_down
         self._new_lease = new_lease
         self._deferred = DeferredCharges()
@@ -45,7 +44,6 @@ class Fallback:
 
     def decide(self, reserved: Reserved) -> None:
         """Fill in the answer; the caller arranges the settlement."""
-        self.decided += 1
         reserved.local = True
         if not reserved.lease:
             reserved.lease = self._new_lease()

@@ -218,11 +218,6 @@ class RedisStore:
         in_doubt = len(self._in_doubt or ())
         return len(self._queue) + len(self._replays) + len(self._fallback) + in_doubt
 
-    @property
-    def decided_locally(self) -> int:
-        """Number of reserves answered without the store."""
-        return self._fallback.decided
-
     def statistics(self) -> dict[str, int]:
         """Counters since start, and the backlog."""
         stats = self.stats

@@ -116,10 +116,6 @@ class UsageMeter(Protocol):
         """The counting task of an answer for which ``finish`` returned None."""
 
     @property
-    def first_token_seen(self) -> bool:
-        """Whether any answer bytes arrived."""
-
-    @property
     def implausible(self) -> bool:
         """Whether the stated usage cannot be true, so that it is not used."""
 

@@ -86,14 +86,10 @@ def read_envelope(payload: bytes) -> UsageEnvelope | None:
 class NullMeter:
     """The meter of error answers and of endpoints that cost nothing."""
 
-    __slots__ = ("_seen",)
-
-    def __init__(self) -> None:
-        self._seen = False
+    __slots__ = ()
 
     def feed(self, data: bytes) -> None:
-        """Record that bytes arrived."""
-        self._seen = True
+        """Count nothing."""
 
     def finish(self, complete: bool) -> Usage | None:  # noqa: FBT001
         """No tokens."""
@@ -102,11 +98,6 @@ class NullMeter:
     def unstated(self) -> CountTask | None:
         """None: nothing to count."""
         return None
-
-    @property
-    def first_token_seen(self) -> bool:
-        """Whether any answer bytes arrived."""
-        return self._seen
 
     @property
     def implausible(self) -> bool:
@@ -213,11 +204,6 @@ class JsonMeter(_Base):
         self._chunks = []
         self._size = 0
 
-    @property
-    def first_token_seen(self) -> bool:
-        """Whether any answer bytes arrived."""
-        return self._size > 0 or self._head != b""
-
     def finish(self, complete: bool) -> Usage | None:  # noqa: FBT001
         """Decode the usage members of the body."""
         if self._head:
@@ -314,11 +300,6 @@ class StreamMeter(_Base):
         self._text: list[bytes] = []
         self._text_chars = 0
         self._lost = 0
-
-    @property
-    def first_token_seen(self) -> bool:
-        """Whether any whole record arrived."""
-        return self._kept_bytes > 0 or self._text_chars > 0 or self.tally is not None
 
     def feed(self, data: bytes) -> None:
         """Scan answer bytes."""
@@ -465,11 +446,6 @@ class SniffMeter(_Base):
         if begun.startswith((b"data:", b"event:", b"id:", b"retry:", b":")):
             return StreamMeter(*common, SSE, self._hit)
         return JsonMeter(*common, OPAQUE)
-
-    @property
-    def first_token_seen(self) -> bool:
-        """Whether any answer bytes arrived."""
-        return self._meter is not None
 
     @property
     def implausible(self) -> bool:

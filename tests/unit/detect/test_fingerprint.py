@@ -12,7 +12,6 @@ from gateway.detect.fingerprint import (
     alike,
     distance,
     fingerprint_bytes,
-    format_fingerprint,
     prompt_fingerprint,
 )
 
@@ -76,8 +75,3 @@ def test_the_memo_of_words_is_bounded():
         lanes[b"%d" % number]
     assert len(lanes) == 5
     assert len(_LANES) <= _CACHED_WORDS
-
-
-def test_format():
-    """Records carry 16 hex digits."""
-    assert format_fingerprint(255) == "00000000000000ff"

@@ -6,7 +6,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.metering.models import matching_names, plain_name, spellings
+from gateway.metering.models import (
+    hides_reasoning,
+    matching_names,
+    plain_name,
+    spellings,
+)
 from gateway.metering.prices import PriceTable, packaged_prices
 
 TABLE = PriceTable.parse(packaged_prices())
@@ -81,3 +86,21 @@ def test_any_name(model):
     assert plain_name("openai/" + name) == plain_name(name)
     matching_names(model)
     matching_names("ft:" + model)
+
+
+@pytest.mark.parametrize(
+    ("model", "hidden"),
+    [
+        ("gpt-4o", False),
+        ("o3-mini", True),
+        ("openai/GPT-5-mini", True),
+        ("ft:gpt-5:acme::x", True),
+        ("gemini-2.5-pro", True),
+        ("models/gemini-1.5-flash", False),
+        ("claude-sonnet-4", False),
+        ("", False),
+    ],
+)
+def test_models_whose_streams_hide_their_reasoning(model, hidden):
+    """By name, in every spelling."""
+    assert hides_reasoning(model) is hidden

@@ -65,15 +65,6 @@ def test_next_reader_goes_on_at_the_commit(path):
     assert RingReader(path).read() == [b"two"]
 
 
-def test_reader_may_rewind(path):
-    """After a rewind, uncommitted entries are read again."""
-    writer, reader = RingWriter(path), RingReader(path)
-    writer.append(b"one")
-    assert reader.read() == [b"one"]
-    reader.rewind()
-    assert reader.read() == [b"one"]
-
-
 def test_restarted_writer_goes_on_at_the_tail(path):
     """A restarted writer appends after the entries of its predecessor."""
     RingWriter(path).append(b"old")

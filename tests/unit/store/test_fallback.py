@@ -30,7 +30,6 @@ def test_when_down_decides(when_down, admitted):
         store.admit(reserved)
     assert [one.admitted for one in reserves] == admitted
     assert all(one.local for one in reserves)
-    assert store.decided == 2
     assert len(store) == sum(admitted)
 
 

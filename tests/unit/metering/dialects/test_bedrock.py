@@ -142,7 +142,7 @@ def test_empty_chunks():
     """A chunk without bytes is skipped."""
     meter = open_meter("invoke-with-response-stream", {}, STREAM)
     meter.feed(encode_message("chunk", b'{"bytes":null}'))
-    assert not meter.first_token_seen
+    assert meter.text_bytes() == 0
 
 
 def test_broken_framing():
