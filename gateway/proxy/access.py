@@ -26,8 +26,12 @@ PAID_LATER = frozenset(
 # A background response is fetched or cancelled by its id, which cannot be guessed.
 _POLL = re.compile(r"/responses/[^/]+$")
 _CANCEL = re.compile(r"/responses/[^/]+/cancel$")
-# Header fields by which some servers let a request be of another method.
-OVERRIDE_FIELDS = (b"x-http-method-override", b"x-http-method", b"x-method-override")
+# Lines of header fields by which some servers let a request be of another method;
+# CGI-like ones read `_` as `-`.
+_OVERRIDES = re.compile(
+    rb"^x[-_](?:http[-_])?method(?:[-_]override)?[ \t]*:.*\n",
+    re.IGNORECASE | re.MULTILINE,
+)
 
 _CLOSED = Refusal(
     403,
@@ -84,6 +88,13 @@ def _polls(head: RequestHead) -> bool:
     if head.method == "POST":
         return _CANCEL.search(head.path) is not None
     return head.method == "GET" and _POLL.search(head.path) is not None
+
+
+def without_overrides(lines: bytes) -> bytes:
+    """Header lines without the fields that override the method, so that the upstream
+    reads the method that is metered.
+    """
+    return _OVERRIDES.sub(b"", lines)
 
 
 def check_model(

@@ -22,10 +22,7 @@ from gateway.identity.credentials import (
 from gateway.identity.identify import Identity, Unauthorized, is_preflight
 from gateway.metering.dialects import session_match
 from gateway.metering.dialects.paths import has_spaces, refused_path
-from gateway.proxy.access import (
-    OVERRIDE_FIELDS,
-    check_endpoint,
-)
+from gateway.proxy.access import check_endpoint, without_overrides
 from gateway.proxy.local_reply import unauthorized
 from gateway.proxy.route import find_route
 
@@ -280,17 +277,14 @@ def _collect_fields(
     fields += _forwarded(head, peer_ip, tls=tls, trusted=tables.trusts(peer_ip))
     if head.max_forwards is not None:
         fields.append((b"Max-Forwards", b"%d" % max(head.max_forwards - 1, 0)))
-    if context.closed:
-        forward = rewrite_values(forward, dict.fromkeys(OVERRIDE_FIELDS, _drop))
+    route = context.route
+    if context.closed or (route is not None and route.dialect != "passthrough"):
+        forward = without_overrides(forward)
     if context.upgrade:
         forward = _rewrite_handshake(forward, context)
         fields += (b"Connection", b"Upgrade"), (b"Upgrade", context.upgrade)
     context.field_lines = forward + write_fields(fields)
     context.request_id = _request_id(head.fields.get(b"x-request-id", b""))
-
-
-def _drop(_value: bytes) -> bytes:
-    return b""
 
 
 def _check_access(

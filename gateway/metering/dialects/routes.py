@@ -197,16 +197,25 @@ _FORCED: dict[str, dict[str, str]] = {
 }
 
 
+# Methods that never generate an answer at a metered path.
+_READING = frozenset({"GET", "HEAD", "DELETE", "OPTIONS", "TRACE"})
+
+
 def find_endpoint(method: str, path: str, forced: str | None = None) -> Match:
     """The match of ``method`` and ``path`` (without query). Callers cache the result.
 
     ``forced``: name of the dialect configured for the upstream (``upstream.dialect``).
+
+    Every method that may do work at the path of a metered ``POST`` is metered as one:
+    SGLang takes ``PUT`` for ``/generate``.
     """
     plain = path.rstrip("/") or "/"
     if forced == PASSTHROUGH.name:
         return Match(PASSTHROUGH, "other")
     if method != "POST":
-        return _unmetered(plain, forced)
+        posted = None if method in _READING else find_endpoint("POST", path, forced)
+        works = posted is not None and posted.metered
+        return (works and posted) or _unmetered(plain, forced)
     match = _by_shape(plain) or _by_ending(plain)
     if forced is None:
         return match or _unmetered(plain, None)

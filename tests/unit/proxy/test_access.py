@@ -129,12 +129,35 @@ async def test_a_list_of_endpoints(entry, line, opened, upstream):
     assert answer.startswith(b"HTTP/1.1 200 " if opened else b"HTTP/1.1 403 ")
 
 
-async def test_a_metered_request_is_of_its_method(upstream):
-    """Fields that override the method do not reach the upstream of a closed account."""
-    fields = KEY + b"X-HTTP-Method-Override: GET\r\nX-Method-Override: DELETE\r\n"
-    async with InProcess(upstream, route=ROUTE, more=TENANT) as gateway:
+@pytest.mark.parametrize(
+    "name",
+    [
+        b"X-HTTP-Method-Override",
+        b"x-method-override",
+        b"X-HTTP-Method",
+        b"X_HTTP_METHOD_OVERRIDE",
+        b"x-http_method-override",
+    ],
+)
+@pytest.mark.parametrize("closed", [False, True])
+async def test_a_metered_request_is_of_its_method(closed, name, upstream):
+    """Fields that override the method do not reach the upstream."""
+    fields = KEY + name + b": POST\r\nX-Kept: 1\r\n"
+    more = {"route": ROUTE, "more": TENANT} if closed else {}
+    async with InProcess(upstream, **more) as gateway:
         await gateway.talk(request(b"POST", CHAT, CLOSE + fields, b'{"model":"m"}'))
-    assert b"override" not in upstream.received.lower()
+        await gateway.talk(request(b"GET", b"/v1/models", CLOSE + fields))
+    received = upstream.received.lower()
+    assert received.count(b"x-kept: 1\r\n") == 2
+    assert name.lower() not in received
+
+
+async def test_an_upstream_without_meter_gets_every_field(upstream):
+    """A passthrough is forwarded as it came."""
+    fields = CLOSE + b"X-HTTP-Method-Override: DELETE\r\n"
+    async with InProcess(upstream, route='dialect = "passthrough"') as gateway:
+        await gateway.talk(request(b"POST", b"/x", fields, b"{}"))
+    assert b"x-http-method-override: delete" in upstream.received.lower()
 
 
 MODELS = 'models = { allow = ["gpt-4o*", "o3"], deny = ["gpt-4o-audio*"] }'

@@ -212,3 +212,23 @@ def test_paths_of_later_apis(path, endpoint):
     match = find_endpoint("POST", path)
     assert match.endpoint == endpoint
     assert match.metered
+
+
+@pytest.mark.parametrize("path", ["/v1/chat/completions", "/generate", "/v1/messages"])
+@pytest.mark.parametrize(
+    ("method", "metered"),
+    [
+        ("POST", True),
+        ("PUT", True),
+        ("PATCH", True),
+        ("QUERY", True),
+        ("GET", False),
+        ("HEAD", False),
+        ("DELETE", False),
+        ("OPTIONS", False),
+    ],
+)
+def test_every_method_that_may_work_is_metered(path, method, metered):
+    """SGLang takes PUT for /generate; stored completions are listed by GET."""
+    assert find_endpoint(method, path).metered is metered
+    assert not find_endpoint(method, "/v1/files").metered
