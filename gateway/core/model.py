@@ -118,6 +118,7 @@ UNITS = frozenset(
         "classifications",
         "web_searches",
         "file_searches",
+        "code_sessions",
     }
 )
 

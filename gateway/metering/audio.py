@@ -1,7 +1,8 @@
 """The length of an audio file, from its container: WAV, FLAC, Ogg, MP4, MP3, WebM.
 
 For answers that state no seconds. Files are not decoded, so that a wrong header gives a
-wrong length: it is an estimate, and never below what the size allows.
+wrong length: it is an estimate, and never below what the size allows. The length of
+other containers is guessed by their size.
 """
 
 from __future__ import annotations
@@ -13,6 +14,8 @@ from math import isfinite
 EDGE_BYTES = 64 * 1024
 # Compressed sound, with pictures beside it, has at most so many bytes a second.
 _MOST_RATE = 250_000
+# Speech of an unknown container: 32 kilobits a second.
+_USUAL_RATE = 4_000
 _OPUS_RATE = 48_000
 _PCM = frozenset({1, 3})
 # MPEG audio, layer III: kilobits a second by index, for version 1 and for 2 and 2.5.
@@ -23,17 +26,17 @@ _SYNC = 0x7FF
 _XING = (b"Xing", b"Info")
 
 
-def seconds_of(head: bytes, tail: bytes, size: int) -> float | None:
-    """Seconds of a file of ``size`` bytes; None if its container is not known.
+def seconds_of(head: bytes, tail: bytes, size: int) -> float:
+    """Seconds of a file of ``size`` bytes.
 
     ``head`` and ``tail``: its first and last EDGE_BYTES, or all of it.
     """
     try:
         found = _seconds(head, tail, size)
-    except (struct.error, IndexError, ZeroDivisionError, OverflowError):
-        return None
+    except (struct.error, ValueError, IndexError, ZeroDivisionError, OverflowError):
+        found = None
     if found is None or not isfinite(found) or found < 0:
-        return None
+        return size / _USUAL_RATE
     return max(found, size / _MOST_RATE)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from binascii import Error as Base64Error
 from binascii import a2b_base64
 from typing import ClassVar
@@ -27,6 +28,7 @@ from gateway.metering.dialects.dialect import (
 )
 from gateway.metering.dialects.errors import bedrock_error, bedrock_error_type
 from gateway.metering.dialects.fields import MAX_COUNT
+from gateway.metering.dialects.media import qualified
 from gateway.metering.dialects.meters import (
     BEDROCK_HIT,
     JsonMeter,
@@ -66,6 +68,7 @@ class InvokeBody(msgspec.Struct):
     toolConfig: Raw = EMPTY  # noqa: N815
     inferenceConfig: Raw = EMPTY  # noqa: N815
     textGenerationConfig: Raw = EMPTY  # noqa: N815
+    imageGenerationConfig: Raw = EMPTY  # noqa: N815
     metadata: Raw = EMPTY
     requestMetadata: Raw = EMPTY  # noqa: N815
     max_tokens: Count = None
@@ -86,8 +89,20 @@ _INVOKE_CAPS = {
     "llama": ("max_gen_len",),
 }
 _NO_COMPLETION = ("embed", "rerank", "image", "canvas", "stability", "reel")
+_IMAGE_MODELS = re.compile(r"image|canvas|stability")
 _read = BodyReader(InvokeBody).read
 _part = msgspec.json.Decoder(_Part).decode
+
+
+def _images(model: str, config: Raw) -> tuple[tuple[str, float], ...]:
+    """The images that a request to an image model asks for; () for other models."""
+    if not _IMAGE_MODELS.search(model.lower()):
+        return ()
+    names = ("numberOfImages", "width", "height", "quality")
+    given = [None] * len(names) if config is EMPTY else member_values(config, names)
+    n, width, height, quality = given
+    size = f"{width}x{height}" if width and height else ""
+    return ((qualified("images", size, quality), to_count(n, names[0]) or 1),)
 
 
 class Bedrock(Dialect):
@@ -157,6 +172,7 @@ class Bedrock(Dialect):
             prompt_bytes,
             known,
             match.billable,
+            units=_images(match.model, given.imageGenerationConfig),
         )
 
     def open_meter(
@@ -222,7 +238,10 @@ class HeaderMeter(JsonMeter):
         tally.reasoning = stated.reasoning
         tally.seen = True
         self.tally = tally
-        return self._ended(complete)
+        usage = self._ended(complete)
+        if usage is not None and self._facts.units and not usage.units:
+            usage.units = self._facts.units
+        return usage
 
 
 class FramesMeter(StreamMeter):

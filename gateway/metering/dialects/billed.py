@@ -62,10 +62,17 @@ class _Item(msgspec.Struct):
     type: Any = None
     action: Any = None
     arguments: Any = None
+    container_id: Any = None
+
+
+class _Chunk(msgspec.Struct):
+    maps: Any = None
 
 
 class _Grounding(msgspec.Struct, rename="camel"):
     web_search_queries: list[Any] | None = None
+    image_search_queries: list[Any] | None = None
+    grounding_chunks: list[_Chunk] | None = None
 
 
 class _Grounded(msgspec.Struct, rename="camel"):
@@ -177,7 +184,7 @@ class Billed:
         self.note_names(
             env.model or env.model_version, env.service_tier or env.converse_tier
         )
-        if env.candidates is not ABSENT and b"webSearchQ" in bytes(env.candidates):
+        if env.candidates is not ABSENT and b'"groundingM' in bytes(env.candidates):
             self.raws["candidates"] = env.candidates
         if env.output is not ABSENT or env.tool_usage is not ABSENT:
             self.note_tools(env.output, env.tool_usage)
@@ -338,9 +345,10 @@ class Billed:
                 self.units[unit] = self.units.get(unit, 0) + count
 
     def _read_items(self, raw: Raw) -> None:
-        if b"_search_call" not in bytes(raw):
+        if b"_call" not in bytes(raw):
             return
         searches = files = 0
+        containers = set()
         for item in _items(raw):
             if item.type == "file_search_call":
                 files += 1
@@ -350,11 +358,14 @@ class Billed:
                     item.action.get("type") if isinstance(item.action, dict) else None
                 )
                 searches += action in (None, "search")
+            elif item.type == "code_interpreter_call":
+                containers.add(str(item.container_id))
             elif item.type == "google_search_call" and isinstance(item.arguments, dict):
                 queries = item.arguments.get("queries")
                 searches += len(queries) if isinstance(queries, list) else 1
         self._at_least("web_searches", searches)
         self._at_least("file_searches", files)
+        self._at_least("code_sessions", len(containers))
 
     def _read_tools(self, raw: Raw, usage: Usage) -> None:
         tools = _tools(raw)
@@ -375,11 +386,14 @@ class Billed:
 
     def _read_grounding(self, raw: Raw) -> None:
         """Google Search: billed by query from Gemini 3 on, before by answer."""
-        queries = sum(
-            len(one.grounding_metadata.web_search_queries or ())
-            for one in _candidates(raw)
-            if one.grounding_metadata is not None
-        )
+        queries = 0
+        for one in _candidates(raw):
+            found = one.grounding_metadata
+            if found is None:
+                continue
+            queries += len(found.web_search_queries or ())
+            queries += len(found.image_search_queries or ())
+            queries += any(chunk.maps for chunk in found.grounding_chunks or ())
         if re.match(r"(?:models/)?gemini-[12]", self.model):
             queries = min(queries, 1)
         self._at_least("web_searches", queries)

@@ -19,7 +19,7 @@ from gateway.metering.dialects.dialect import (
 )
 from gateway.metering.dialects.errors import cohere_error
 from gateway.metering.dialects.meters import META_HIT
-from gateway.metering.dialects.requests import EMPTY, BodyReader, Count
+from gateway.metering.dialects.requests import EMPTY, BodyReader, Count, count_items
 
 
 class CohereBody(msgspec.Struct):
@@ -44,7 +44,15 @@ class CohereBody(msgspec.Struct):
 
 
 _GENERATE = frozenset({"chat", "generate"})
+# Documents of one search; long ones count as several, which only the answer states.
+_SEARCH_DOCUMENTS = 100
 _read = BodyReader(CohereBody).read
+
+
+def _searches(documents: Raw) -> tuple[tuple[str, float], ...]:
+    """The search units of a rerank request, at least."""
+    count = count_items(documents) if documents is not EMPTY else 1
+    return (("search_units", -(-count // _SEARCH_DOCUMENTS)),)
 
 
 class Cohere(Dialect):
@@ -86,4 +94,5 @@ class Cohere(Dialect):
             prompt_bytes,
             known,
             match.billable,
+            units=_searches(given.documents) if match.endpoint == "rerank" else (),
         )

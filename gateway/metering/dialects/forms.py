@@ -37,7 +37,7 @@ _PARAMETER = re.compile(r';\s*([^=;\s]+)\s*=\s*("(?:[^"\\]|\\.)*"|[^;]*)')
 class FormFields(dict[str, str]):
     """The known fields of a form.
 
-    ``seconds``: of the recording in it, by its container; None if that is not known.
+    ``seconds``: of the recording in it, by its container; None without a recording.
     """
 
     seconds: float | None = None
@@ -72,7 +72,7 @@ def _multipart_fields(body: bytes, content_type: str) -> FormFields:
             if name is None:
                 if segment.name == _UPLOAD:
                     length = seconds_of(value, end, segment.size)
-                    fields.seconds = _longer(fields.seconds, length)
+                    fields.seconds = max(length, fields.seconds or 0.0)
                 continue
             if len(value) > _FIELD_BYTES:
                 raise DialectError(f"'{name}' is too long", name)
@@ -80,10 +80,6 @@ def _multipart_fields(body: bytes, content_type: str) -> FormFields:
     except MultipartError as error:
         raise DialectError(f"the form cannot be read: {error}") from None
     return fields
-
-
-def _longer(one: float | None, other: float | None) -> float | None:
-    return other if one is None else max(one, other or 0.0)
 
 
 def _parts(

@@ -22,7 +22,9 @@ _NAMES = [f.encode_name for f in msgspec.structs.fields(UsageEnvelope)]
 # The name and colon of an envelope's member. Names inside a JSON string do not match,
 # because a backslash precedes their closing quote.
 _MEMBER = re.compile(
-    b'"(' + b"|".join(re.escape(n.encode()) for n in _NAMES) + rb')"\s*+:\s*+(?=[{\d])'
+    b'"(?:('
+    + b"|".join(re.escape(n.encode()) for n in _NAMES)
+    + rb')"\s*+:\s*+(?=[{\d])|(model|modelVersion|service_tier)"\s*+:\s*+(?="))'
 )
 _STRUCTURE = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"|[\[\]{}]', re.DOTALL)
 _STEP = {b"}": 1, b"]": 1, b"{": -1, b"[": -1}
@@ -117,7 +119,7 @@ def _members(text: bytes, wanted: Callable[[int], bool]) -> UsageEnvelope | None
         # Usage objects are far smaller than this bound on the text decoded.
         window = text[found.end() : found.end() + 4096].decode("utf-8", "replace")
         try:
-            value[found[1].decode()] = _decoder.raw_decode(window)[0]
+            value[(found[1] or found[2]).decode()] = _decoder.raw_decode(window)[0]
         except (ValueError, RecursionError):
             continue
     return loosely(value, UsageEnvelope) if value else None

@@ -56,7 +56,9 @@ class MediaBody(msgspec.Struct):
     width: Raw = EMPTY
     height: Raw = EMPTY
     quality: Raw = EMPTY
+    resolution: Raw = EMPTY
     seconds: Raw = EMPTY
+    duration: Raw = EMPTY
     stream: bool | None = None
     user: str | None = None
     metadata: Raw = EMPTY
@@ -95,12 +97,13 @@ class Media(OpenAI):
         given = _read(body)
         prompt_bytes, known = sum_sizes(given.prompt, given.input, given.instructions)
         n = max(1, given.n or 1)
-        size = plain(given.size)
+        size = plain(given.size) or plain(given.resolution)
         if not size and given.width is not EMPTY:
             size = f"{plain(given.width)}x{plain(given.height)}"
         amount: Any = n
         if match.endpoint == "videos":
-            amount = plain(given.seconds) or _VIDEO_SECONDS
+            asked = plain(given.seconds) or plain(given.duration)
+            amount = quantity(asked) or _VIDEO_SECONDS
         elif match.endpoint == "audio.speech":
             amount = len(str(plain(given.input)))
         elif match.endpoint not in IMAGES:
@@ -122,7 +125,7 @@ class Media(OpenAI):
         facts = super()._read_form(match, fields)
         amount: Any = facts.n
         if match.endpoint == "videos":
-            amount = fields.get("seconds") or _VIDEO_SECONDS
+            amount = quantity(fields.get("seconds")) or _VIDEO_SECONDS
         elif match.endpoint in TRANSCRIPTS:
             amount = fields.seconds
         size, quality = fields.get("size"), fields.get("quality")

@@ -161,6 +161,9 @@ class _Base:
             if tally.seen and not self.implausible:
                 stated = tally.usage()
             beside = tally.billed.onto(Usage())
+        if self._facts.units and not (beside and beside.units):
+            beside = beside or Usage()
+            beside.units = self._facts.units
         task = count_task(self._facts, self._model, self.framing, stated)
         task.beside = beside
         return task

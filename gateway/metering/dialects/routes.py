@@ -68,6 +68,8 @@ _ENDINGS: dict[str, tuple[Dialect, str, str]] = {
     "audio/translations": (MEDIA, "audio.translations", STATED),
     "v1/ocr": (MEDIA, "ocr", STATED),
     "v1/videos": (MEDIA, "videos", STATED),
+    "v2/videos": (MEDIA, "videos", STATED),
+    "videos/generations": (MEDIA, "videos", STATED),
     "videos/edits": (MEDIA, "videos", STATED),
     "videos/extensions": (MEDIA, "videos", STATED),
     "fine_tuning/jobs": (OPENAI, "fine_tuning.jobs", STATED),
@@ -111,6 +113,7 @@ _ENDINGS: dict[str, tuple[Dialect, str, str]] = {
     "v2/embed": (COHERE, "embed", METERED),
     "v1/rerank": (COHERE, "rerank", METERED),
     "v2/rerank": (COHERE, "rerank", METERED),
+    "reranking": (COHERE, "rerank", METERED),
     "/rerank": (COHERE, "rerank", METERED),
     "v1/classify": (COHERE, "classify", STATED),
 }

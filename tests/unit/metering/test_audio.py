@@ -89,7 +89,10 @@ FILES = {
 def test_lengths(file, seconds):
     """Each container's length is read from its first and last bytes."""
     found = seconds_of(file[:EDGE_BYTES], file[-EDGE_BYTES:], len(file))
-    assert (None if found is None else round(found)) == seconds
+    if seconds is None:
+        assert found == len(file) / 4000  # by its size
+    else:
+        assert round(found) == seconds
 
 
 def test_a_length_that_the_size_denies():
@@ -105,4 +108,4 @@ def test_any_bytes(noise, begin):
     """No bytes break it."""
     file = begin + noise
     found = seconds_of(file, file, len(file))
-    assert found is None or found >= 0
+    assert found >= 0

@@ -9,6 +9,7 @@ from gateway.core.model import RequestFacts, Usage
 from gateway.metering.dialects import find_endpoint
 from gateway.metering.dialects.meters import JsonMeter, NullMeter
 from gateway.metering.dialects.texts import answer_texts
+from gateway.metering.usage import estimate_usage
 from tests.awsevents import encode_message
 
 STREAM = b"application/vnd.amazon.eventstream"
@@ -152,3 +153,30 @@ def test_broken_framing():
     meter.feed(b"more")
     assert meter.finish(complete=True) is None
     assert meter.unstated().lost_bytes == 44
+
+
+CANVAS = {"numberOfImages": 2, "width": 1024, "height": 512, "quality": "premium"}
+IMAGES = {
+    "canvas": (
+        "amazon.nova-canvas-v1:0",
+        {"imageGenerationConfig": CANVAS},
+        {"images:1024x512:premium": 2},
+    ),
+    "titan": ("amazon.titan-image-generator-v2:0", {}, {"images": 1}),
+    "stability": ("stability.sd3-5-large-v1:0", {"prompt": "x"}, {"images": 1}),
+    "text": ("amazon.nova-lite-v1:0", {"messages": []}, {}),
+}
+
+
+@pytest.mark.parametrize("counted", [False, True])
+@pytest.mark.parametrize(("model", "body", "units"), IMAGES.values(), ids=IMAGES)
+def test_images(model, body, units, counted):
+    """Image models are metered by the images that a request asks for."""
+    match = find_endpoint("POST", f"/model/{model}/invoke")
+    text = json.dumps(body).encode()
+    facts = match.dialect.read_request(match, text, "", "application/json")
+    fields = {b"x-amzn-bedrock-input-token-count": b"7"} if counted else {}
+    meter = match.dialect.open_meter(match, facts, 200, fields.get, JSON)
+    meter.feed(b'{"images":["x"]}')
+    usage = meter.finish(complete=True) or estimate_usage(meter.unstated())
+    assert dict(usage.units) == units

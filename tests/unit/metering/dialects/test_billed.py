@@ -469,6 +469,18 @@ UNIT_CASES = {
         },
         {"web_searches": 2, "file_searches": 1},
     ),
+    "responses, code": (
+        RESPONSES,
+        {
+            "usage": {"input_tokens": 1, "output_tokens": 2, "total_tokens": 3},
+            "output": [
+                {"type": "code_interpreter_call", "container_id": "cntr_1"},
+                {"type": "code_interpreter_call", "container_id": "cntr_1"},
+                {"type": "code_interpreter_call", "container_id": "cntr_2"},
+            ],
+        },
+        {"code_sessions": 2},
+    ),
     "responses, counted by the tool": (
         RESPONSES,
         {
@@ -511,6 +523,22 @@ UNIT_CASES = {
             "candidates": [{"groundingMetadata": {"webSearchQueries": ["a", "b"]}}],
         },
         {"web_searches": 1},
+    ),
+    "maps and images": (
+        GEMINI,
+        {
+            "modelVersion": "gemini-3-pro",
+            "usageMetadata": META,
+            "candidates": [
+                {
+                    "groundingMetadata": {
+                        "imageSearchQueries": ["a"],
+                        "groundingChunks": [{"maps": {"uri": "x"}}, {"web": {}}],
+                    }
+                }
+            ],
+        },
+        {"web_searches": 2},
     ),
     "grounding": (
         GEMINI,
@@ -607,6 +635,37 @@ def test_searches_of_a_rerank():
     )
     assert isinstance(task, CountTask)
     assert dict(estimate_usage(task).units) == {"search_units": 2}
+
+
+@pytest.mark.parametrize(
+    ("documents", "units"), [(["x"] * 101, 2), (["x"], 1), (None, 1)]
+)
+def test_searches_that_are_not_stated(documents, units):
+    """A rerank without a statement counts one search for 100 documents."""
+    match = find_endpoint("POST", "/v2/rerank")
+    body = {"model": "rerank-v3.5", "query": "x", "documents": documents}
+    if documents is None:
+        del body["documents"]
+    text = json.dumps(body).encode()
+    facts = match.dialect.read_request(match, text, "", "application/json")
+    meter = match.dialect.open_meter(match, facts, 200, {}.get, JSON)
+    meter.feed(b'{"results":[]}')
+    assert meter.finish(complete=True) is None
+    usage = estimate_usage(meter.unstated())
+    assert dict(usage.units) == {"search_units": units}
+
+
+def test_names_of_a_large_answer():
+    """The head and the tail of an answer too large to keep name its model."""
+    numbers = b"0.123456789," * 120_000
+    for answer in (
+        b'{"data":[%b0],"model":"text-embedding-3-small","usage":%b}',
+        b'{"model":"text-embedding-3-small","service_tier":"flex","data":[%b0],"usage":%b}',
+    ):
+        stated = json.dumps({"prompt_tokens": 8, "total_tokens": 8}).encode()
+        usage = read("/v1/embeddings", answer % (numbers, stated))
+        assert usage.total == 8
+        assert usage.model == "text-embedding-3-small"
 
 
 def test_tools_of_an_answer_without_usage():

@@ -205,10 +205,24 @@ CASES = {
     ),
     "transcript of something": (
         TRANSCRIPTS,
-        form(model="whisper-1", file=b"?"),
+        form(model="whisper-1", file=b"?" * 8000),
+        {"text": "x"},
+        ESTIMATED,
+        {"audio_seconds": 2},
+    ),
+    "transcript of nothing": (
+        TRANSCRIPTS,
+        form(model="whisper-1"),
         {"text": "x"},
         "none",
         {},
+    ),
+    "video of another API": (
+        "/v1/videos/generations",
+        {"model": "grok-imagine-video", "duration": 6, "resolution": "720p"},
+        {"request_id": "x"},
+        COUNTED,
+        {"video_seconds:720p": 6},
     ),
     "transcript of two files": (
         TRANSCRIPTS,

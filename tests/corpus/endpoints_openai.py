@@ -1,0 +1,242 @@
+"""One request to each endpoint of OpenAI, Azure and Anthropic, and its answer."""
+
+from __future__ import annotations
+
+from tests.corpus.calls import (
+    ANTHROPIC_USAGE,
+    BATCH,
+    CLAUDE,
+    GPT,
+    HELLO,
+    IMAGE,
+    MESSAGE,
+    TOKENS,
+    USAGE,
+    chat,
+    chatted,
+    embedded,
+    form,
+    other,
+    post,
+)
+from tests.unit.metering.test_audio import wav
+
+OPENAI = [
+    post("OpenAI", "/v1/chat/completions", chat(GPT), chatted(GPT)),
+    post(
+        "OpenAI",
+        "/v1/completions",
+        {"model": "gpt-3.5-turbo-instruct", "prompt": "x"},
+        {"model": "gpt-3.5-turbo-instruct", "choices": [{"text": "y"}], "usage": USAGE},
+    ),
+    post(
+        "OpenAI",
+        "/v1/responses",
+        {"model": GPT, "input": "Hello"},
+        {
+            "model": GPT,
+            "output": [{"type": "web_search_call", "action": {"type": "search"}}],
+            "usage": TOKENS,
+        },
+    ),
+    post(
+        "OpenAI",
+        "/v1/responses/compact",
+        {"model": GPT, "input": "Hello"},
+        {"model": GPT, "output": [], "usage": TOKENS},
+    ),
+    post(
+        "OpenAI",
+        "/v1/responses/input_tokens",
+        {"model": GPT, "input": "Hello"},
+        {"object": "response.input_tokens", "input_tokens": 9},
+    ),
+    post(
+        "OpenAI",
+        "/v1/embeddings",
+        {"model": "text-embedding-3-small", "input": "Hello"},
+        embedded("text-embedding-3-small"),
+    ),
+    post("OpenAI", "/v1/images/generations", IMAGE, {"data": [{"url": "https://x"}]}),
+    post(
+        "OpenAI",
+        "/v1/images/edits",
+        form(model="gpt-image-1", prompt="x", image=b"png"),
+        {
+            "data": [{"b64_json": "x"}],
+            "usage": {**TOKENS, "input_tokens_details": {"image_tokens": 5}},
+        },
+    ),
+    post(
+        "OpenAI",
+        "/v1/images/variations",
+        form(model="dall-e-2", n=2, image=b"png"),
+        {"data": [{"url": "x"}, {"url": "y"}]},
+    ),
+    post(
+        "OpenAI",
+        "/v1/audio/speech",
+        {"model": "tts-1", "input": "Hello", "voice": "alloy"},
+        b"ID3\4",
+        "audio/mpeg",
+    ),
+    post(
+        "OpenAI",
+        "/v1/audio/transcriptions",
+        form(model="whisper-1", file=wav(3)),
+        {"text": "Hi", "usage": {"type": "duration", "seconds": 3}},
+    ),
+    post(
+        "OpenAI",
+        "/v1/audio/translations",
+        form(model="whisper-1", file=wav(3)),
+        {"text": "Hi"},
+    ),
+    post(
+        "OpenAI",
+        "/v1/moderations",
+        {"model": "omni-moderation-latest", "input": "Hello"},
+        {"results": [{"flagged": False}]},
+    ),
+    post(
+        "OpenAI",
+        "/v1/videos",
+        {"model": "sora-2", "prompt": "x", "seconds": "8"},
+        {"id": "video_1", "status": "queued", "seconds": "8", "size": "720x1280"},
+    ),
+    post(
+        "OpenAI",
+        "/v1/videos/video_1/remix",
+        {"prompt": "x"},
+        {"id": "video_2", "model": "sora-2", "status": "queued", "seconds": "8"},
+    ),
+    post(
+        "OpenAI",
+        "/v1/threads/thread_1/runs",
+        {"assistant_id": "asst_1", "model": GPT},
+        {"id": "run_1", "status": "queued", "model": GPT, "usage": None},
+    ),
+    post(
+        "OpenAI",
+        "/v1/batches",
+        {"input_file_id": "file-1", "endpoint": "/v1/x"},
+        {"id": "batch_1", "status": "validating"},
+    ),
+    post(
+        "OpenAI",
+        "/v1/fine_tuning/jobs",
+        {"model": GPT, "training_file": "file-1"},
+        {"id": "ftjob-1", "status": "queued"},
+    ),
+    *other(
+        "OpenAI",
+        "GET /v1/models",
+        "GET /v1/models/gpt-4.1",
+        "GET /v1/responses/resp_1",
+        "POST /v1/responses/resp_1/cancel",
+        "DELETE /v1/responses/resp_1",
+        "GET /v1/chat/completions",
+        "DELETE /v1/models/ft:x",
+        "GET /v1/files",
+        "POST /v1/files",
+        "GET /v1/files/file-1/content",
+        "DELETE /v1/files/file-1",
+        "POST /v1/uploads",
+        "GET /v1/batches/batch_1",
+        "POST /v1/assistants",
+        "POST /v1/threads",
+        "POST /v1/threads/thread_1/messages",
+        "POST /v1/vector_stores",
+        "POST /v1/vector_stores/vs_1/search",
+        "POST /v1/containers",
+        "POST /v1/evals",
+        "POST /v1/conversations",
+        "GET /v1/videos/video_1/content",
+        "POST /v1/realtime/client_secrets",
+        "POST /v1/realtime/sessions",
+        "POST /v1/realtime/calls",
+        "GET /v1/organization/costs",
+        "POST /v1/organization/admin_api_keys",
+    ),
+]
+
+AZURE = [
+    post(
+        "Azure",
+        "/openai/deployments/mine/chat/completions",
+        {"messages": HELLO},
+        chatted("gpt-4.1-2025-04-14"),
+    ),
+    post(
+        "Azure",
+        "/openai/v1/chat/completions",
+        chat("mine"),
+        chatted("gpt-4.1-2025-04-14"),
+    ),
+    post(
+        "Azure",
+        "/openai/v1/responses",
+        {"model": "mine", "input": "x"},
+        {"model": GPT, "output": [], "usage": TOKENS},
+    ),
+    post(
+        "Azure",
+        "/openai/deployments/mine/embeddings",
+        {"input": "x"},
+        embedded("text-embedding-3-small"),
+    ),
+    post(
+        "Azure",
+        "/openai/deployments/dall-e-3/images/generations",
+        {"prompt": "x"},
+        {"data": [{"url": "x"}]},
+    ),
+    post(
+        "Azure",
+        "/openai/deployments/whisper-1/audio/transcriptions",
+        form(file=wav(3)),
+        {"text": "Hi"},
+    ),
+    post(
+        "Azure",
+        "/openai/deployments/tts-1/audio/speech",
+        {"input": "Hello"},
+        b"ID3\4",
+        "audio/mpeg",
+    ),
+    post("Azure", "/openai/batches", {"input_file_id": "file-1"}, {"id": "batch_1"}),
+    *other("Azure", "GET /openai/v1/models", "GET /openai/files", "POST /openai/files"),
+]
+
+ANTHROPIC = [
+    post(
+        "Anthropic",
+        "/v1/messages",
+        {**chat(CLAUDE), "max_tokens": 10},
+        {
+            **MESSAGE,
+            "usage": {**ANTHROPIC_USAGE, "server_tool_use": {"web_search_requests": 1}},
+        },
+    ),
+    post("Anthropic", "/v1/messages/count_tokens", chat(CLAUDE), {"input_tokens": 9}),
+    post(
+        "Anthropic",
+        "/v1/messages/batches",
+        BATCH,
+        {"id": "msgbatch_1", "processing_status": "in_progress"},
+    ),
+    post(
+        "Anthropic",
+        "/v1/complete",
+        {"model": "claude-2.1", "prompt": "Hello", "max_tokens_to_sample": 10},
+        {"model": "claude-2.1", "completion": "Hi"},
+    ),
+    *other(
+        "Anthropic",
+        "GET /v1/messages/batches",
+        "GET /v1/messages/batches/msgbatch_1",
+        "GET /v1/messages/batches/msgbatch_1/results",
+        "POST /v1/skills",
+        "GET /v1/organizations/usage_report/messages",
+    ),
+]
