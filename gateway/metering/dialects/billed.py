@@ -65,14 +65,14 @@ class _Item(msgspec.Struct):
     container_id: Any = None
 
 
-class _Chunk(msgspec.Struct):
+class _Source(msgspec.Struct):
     maps: Any = None
 
 
 class _Grounding(msgspec.Struct, rename="camel"):
     web_search_queries: list[Any] | None = None
     image_search_queries: list[Any] | None = None
-    grounding_chunks: list[_Chunk] | None = None
+    grounding_chunks: list[_Source] | None = None
 
 
 class _Grounded(msgspec.Struct, rename="camel"):
