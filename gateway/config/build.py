@@ -11,6 +11,7 @@ import re
 import tomllib
 import types
 from collections.abc import Mapping
+from datetime import date, datetime, time
 from functools import cache
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
@@ -299,6 +300,8 @@ def _convert(kind: Any, value: Any, key: Key, diagnostics: Diagnostics) -> Any:
     try:
         if isinstance(value, Text):
             return msgspec.convert(str(value), kind, strict=False)
+        if kind is datetime and type(value) is date:
+            return datetime.combine(value, time())
         return msgspec.convert(value, kind)
     except msgspec.ValidationError as error:
         diagnostics.add(key, *_explain(error, kind, value))

@@ -15,7 +15,7 @@ from typing import Any, Literal, Union, get_args, get_origin
 
 import msgspec
 
-from gateway.config import prices, structs
+from gateway.config import keys, prices, structs
 from gateway.config.build import fields_of
 from gateway.config.values import (
     Duration,
@@ -39,14 +39,16 @@ _HEADINGS: dict[str, type[msgspec.Struct]] = {
     "[[upstream]]": structs.UpstreamTable,
     "[upstream.timeouts]": structs.TimeoutsTable,
     "[policy.NAME]": structs.PolicyTable,
-    "A limit": structs.LimitTable,
+    "A limit": keys.LimitTable,
     "[policy.NAME.caps]": structs.CapsTable,
     "[[policy.NAME.model]]": structs.ModelTable,
-    "[policy.NAME.models]": structs.ModelListTable,
+    "[policy.NAME.models]": keys.ModelListTable,
     '[policy.NAME.prices."MODEL"]': prices.ModelPrice,
     "[policy.NAME.anomaly]": structs.AnomalyTable,
     "[policy.NAME.anomaly.ladder]": structs.LadderTable,
     "[[tenant]]": structs.TenantTable,
+    "A table in api_keys": keys.KeyTable,
+    "A limit of a key": keys.KeyLimitTable,
     "[tenant.jwt]": structs.JwtTable,
     "[tenant.header]": structs.HeaderTable,
     "[[campaign]]": structs.CampaignTable,
@@ -110,7 +112,7 @@ def render() -> str:
 def attribute_texts() -> dict[str, dict[str, str]]:
     """Struct name to attribute to the docstring under the attribute."""
     texts: dict[str, dict[str, str]] = {}
-    source = inspect.getsource(prices) + inspect.getsource(structs)
+    source = "".join(map(inspect.getsource, (prices, keys, structs)))
     for node in ast.parse(source).body:
         if not isinstance(node, ast.ClassDef):
             continue

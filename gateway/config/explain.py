@@ -27,6 +27,7 @@ from gateway.config.resolve import (
     unknown_clients,
     worker_count,
 )
+from gateway.config.resolve_keys import split_keys
 from gateway.config.structs import TenantTable, UpstreamTable
 from gateway.config.values import to_toml, toml_key
 from gateway.core.model import Limit, Price, format_window
@@ -118,7 +119,9 @@ def _upstream(loaded: Loaded, upstream: UpstreamTable, index: int) -> Section:
 def _tenant(loaded: Loaded, tenant: TenantTable, index: int) -> Section:
     values = {}
     if tenant.api_keys:
-        values["api_keys"] = f"{len(tenant.api_keys)} stated"
+        _, named = split_keys(tenant)
+        names = f", named: {_words(key.name for key in named)}" if named else ""
+        values["api_keys"] = f"{len(tenant.api_keys)} stated{names}"
     if tenant.jwt:
         values["jwt"] = f"keys of {tenant.jwt.jwks_file or tenant.jwt.jwks_url}"
     if tenant.header:

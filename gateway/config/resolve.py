@@ -18,13 +18,13 @@ import msgspec
 
 from gateway.config.errors import Key
 from gateway.config.prices import PriceRates, to_price
+from gateway.config.resolve_keys import resolve_key, split_keys, to_limit
 from gateway.config.structs import (
     AlertTable,
     AnomalyTable,
     CapsTable,
     Config,
     LadderTable,
-    LimitTable,
     ModelTable,
     PolicyTable,
     TenantTable,
@@ -36,10 +36,8 @@ from gateway.config.values import (
     Secret,
     Size,
     Url,
-    parse_duration,
 )
 from gateway.core.model import (
-    METERS,
     Anomaly,
     Campaign,
     Caps,
@@ -53,12 +51,10 @@ from gateway.core.model import (
     Tenant,
 )
 from gateway.identity.identify import split_allow_entry
-from gateway.limits.meters import METER_TABLE
 from gateway.store.opening import is_shared
 
 Origin = str  # name of the policy that states a value, or BUILT_IN
 BUILT_IN: Origin = "built in"
-CALENDAR_WINDOWS = ("day", "week", "month")
 _KEY_HEADERS = {
     "anthropic": "x-api-key",
     "gemini": "x-goog-api-key",
@@ -339,20 +335,6 @@ def patterns(table: ModelTable) -> tuple[str, ...]:
     return (table.match,) if isinstance(table.match, str) else table.match
 
 
-def to_limit(table: LimitTable, models: tuple[str, ...] = ()) -> Limit:
-    """A limit in store units: nano-dollars, microseconds."""
-    meter = next(m for m in METERS if getattr(table, m) is not None)
-    amount = getattr(table, meter)
-    per_unit = METER_TABLE[meter].per_unit
-    if per_unit != 1:
-        amount = round(amount * per_unit)
-    window = table.window or ""
-    if window in CALENDAR_WINDOWS:
-        return Limit(table.per, meter, amount, 0, window, models)  # type: ignore[arg-type]
-    window_us = parse_duration(window).us if window else 0
-    return Limit(table.per, meter, amount, window_us, "", models)
-
-
 def _merged_caps(chain: _Chain, origins: dict[str, Origin]) -> Caps:
     caps = Caps()
     for name, table in reversed(chain):
@@ -494,10 +476,22 @@ def _tenant(table: TenantTable, config: Config) -> Tenant:
         jwt = JwtRule(**msgspec.structs.asdict(table.jwt))
     if table.header:
         header = HeaderRule(**msgspec.structs.asdict(table.header))
+    policy = effective_policy(config, table.policy).policy
+    plain, named = split_keys(table)
+    zone = ZoneInfo(config.server.timezone)
+    keys = [
+        resolve_key(
+            key,
+            effective_policy(config, key.policy).policy if key.policy else policy,
+            zone,
+        )
+        for key in named
+    ]
     return Tenant(
         name=table.name,
-        policy=effective_policy(config, table.policy).policy,
-        api_keys=table.api_keys,
+        policy=policy,
+        api_keys=plain,
+        keys=tuple(keys),
         jwt=jwt,
         header=header,
         cidrs=table.cidrs,

@@ -10,9 +10,15 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Annotated, Literal
 
-import msgspec
 from msgspec import Meta, field
 
+from gateway.config.keys import (
+    KeyTable,
+    LimitTable,
+    ModelListTable,
+    Positive,
+    Table,
+)
 from gateway.config.prices import ModelPrice, PriceRates
 from gateway.config.values import (
     EMBEDDED_DIRECTORY,
@@ -29,7 +35,6 @@ from gateway.store.backend import DEFAULT_TIMEOUT_S
 from gateway.store.opening import complete_url
 from gateway.store.url import StoreLogin
 
-Positive = Annotated[int, Meta(ge=1)]
 NotNegative = Annotated[int, Meta(ge=0)]
 Share = Annotated[float, Meta(ge=0)]
 Sigma = Annotated[float, Meta(gt=0)]
@@ -47,10 +52,6 @@ DialectName = Literal[
     "passthrough",
 ]
 DEFAULT_STORE = f"embedded:{EMBEDDED_DIRECTORY}"
-
-
-class Table(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A TOML table; unknown keys are errors."""
 
 
 class TlsTable(Table, frozen=True):
@@ -256,27 +257,6 @@ class UpstreamTable(Table, frozen=True):
     """Timeouts of a call."""
 
 
-class LimitTable(Table, frozen=True):
-    """Subject x meter x window, with exactly one meter."""
-
-    per: str
-    """`client_ip`, `user`, `tenant`, `model`, or two of them joined by `+`."""
-    requests: Positive | None = None
-    """Requests."""
-    tokens: Positive | None = None
-    """All tokens, by the provider's own total."""
-    prompt_tokens: Positive | None = None
-    """Prompt tokens."""
-    completion_tokens: Positive | None = None
-    """Completion tokens."""
-    concurrent: Positive | None = None
-    """Simultaneous exchanges; takes no window."""
-    usd: Annotated[float, Meta(gt=0)] | None = None
-    """US dollars, by the price table."""
-    window: str | None = None
-    """Sliding, `"1s"` to `"1d"`; or calendar: `"day"`, `"week"`, `"month"`."""
-
-
 class CapsTable(Table, frozen=True):
     """Caps on one request; beyond them it is refused with 400."""
 
@@ -325,7 +305,7 @@ class AnomalyTable(Table, frozen=True):
     """Lowest score of a critical incident. Built in: 5.0."""
     ladder: LadderTable = LadderTable()
     """Lowest score of each response."""
-    classes: dict[AbuseClass, LadderTable] = {}
+    classes: dict[AbuseClass, LadderTable] = field(default_factory=dict)
     """Ladders of some classes, such as `scraping = { block = 6.0 }`; absent keys come from
     `ladder`."""
     grace: Duration | None = None
@@ -348,15 +328,6 @@ class AnomalyTable(Table, frozen=True):
     """Most requests that a worker delays at a time; others are refused. Built in: 100."""
 
 
-class ModelListTable(Table, frozen=True):
-    """Models that clients may use, in any spelling: case, vendor prefix, date."""
-
-    allow: tuple[str, ...] = ()
-    """Names or patterns (`gpt-5*`); empty: every model that is not denied."""
-    deny: tuple[str, ...] = ()
-    """Names or patterns; goes before `allow`."""
-
-
 class PolicyTable(Table, frozen=True):
     """Limits and responses; an absent key is inherited."""
 
@@ -375,12 +346,12 @@ class PolicyTable(Table, frozen=True):
     """Caps on one request."""
     weights: dict[
         Literal["prompt", "completion", "cached", "cache_write", "reasoning"], Share
-    ] = {}
+    ] = field(default_factory=dict)
     """Weight of a token of each kind in token limits, such as `cached = 0.1`."""
     unknown_price: Literal["free", "deny"] | PriceRates | None = None
     """A model without a price: `free` (counted in a metric), `deny`, or a price in
     dollars per million tokens. Built in: `free`."""
-    prices: dict[str, ModelPrice] = {}
+    prices: dict[str, ModelPrice] = field(default_factory=dict)
     """Prices by model name or pattern, over the price table."""
     user_from: tuple[Literal["credential", "jwt", "header", "body"], ...] | None = None
     """Sources of the user id; the first that is present wins. Built in: credential, jwt,
@@ -421,7 +392,7 @@ class JwtTable(Table, frozen=True):
     """Required `aud`."""
     user_claim: str = "sub"
     """The claim that names the user."""
-    require: dict[str, str] = {}
+    require: dict[str, str] = field(default_factory=dict)
     """Claims and their required values."""
     algorithms: tuple[
         Literal[
@@ -451,8 +422,9 @@ class TenantTable(Table, frozen=True):
     """Letters, digits, `.`, `_`, `-`."""
     policy: str = "default"
     """Name of its policy."""
-    api_keys: tuple[str, ...] = ()
-    """`sha256:…` of each client key; `tidegate keys` makes them."""
+    api_keys: tuple[str | KeyTable, ...] = ()
+    """Client keys: `sha256:…` of each (`tidegate keys` makes them), or tables with a name
+    and rules of their own."""
     jwt: JwtTable | None = None
     """JSON Web Tokens."""
     header: HeaderTable | None = None

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import re
 from base64 import b64decode
-from collections.abc import Iterable
-from ipaddress import ip_network
 from typing import get_args
 from urllib.parse import urlsplit
 from zoneinfo import ZoneInfo
@@ -14,7 +12,6 @@ from gateway.config.build import Diagnostics
 from gateway.config.errors import Key
 from gateway.config.prices import PriceRates
 from gateway.config.resolve import (
-    CALENDAR_WINDOWS,
     anonymous_policy_name,
     effective_policy,
     patterns,
@@ -28,27 +25,27 @@ from gateway.config.resolve import (
 from gateway.config.structs import (
     AlertTable,
     Config,
-    LimitTable,
     PolicyTable,
     StoreTable,
     TenantTable,
     UpstreamTable,
 )
-from gateway.config.values import Secret, is_loopback, parse_address, parse_duration
-from gateway.core.model import METERS, AttackClass, Limit
+from gateway.config.validate_keys import (
+    NAME,
+    check_api_keys,
+    check_endpoints,
+    check_limit,
+    check_network,
+    check_networks,
+)
+from gateway.config.values import Secret, is_loopback, parse_address
+from gateway.core.model import AttackClass, Limit
 from gateway.identity.identify import split_allow_entry
 from gateway.store.opening import is_shared, open_backend
 from gateway.store.url import StoreUrlError
 
-SUBJECT_KINDS = ("client_ip", "user", "tenant", "model")
 ALLOW_FORMS = '"203.0.113.9", "10.0.0.0/8", "user:alice", "tenant:acme"'
-_NAME = re.compile(r"[A-Za-z0-9._-]{1,64}")
-_KEY_HASH = re.compile(r"sha256:[0-9a-f]{64}")
-_ENDPOINT = re.compile(r"[a-z0-9_.*?]+|(?:[A-Z]+ )?/[!-~]*")
-_ENDPOINT_FORMS = '"chat.completions", "images.*", "metered", "GET /v1/files/*", "*"'
 _HEADER_NAME = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
-_MIN_WINDOW_US = 1_000_000
-_MAX_WINDOW_US = 86_400_000_000
 
 
 def validate(config: Config, diagnostics: Diagnostics) -> None:
@@ -79,7 +76,7 @@ def _check_server(config: Config, diagnostics: Diagnostics) -> None:
     if config.admin.viewer_token and not config.admin.token:
         message = "needs admin.token: without it the API is open to everyone"
         diagnostics.add(("admin", "viewer_token"), message)
-    _check_networks(server.trusted_proxies, ("server", "trusted_proxies"), diagnostics)
+    check_networks(server.trusted_proxies, ("server", "trusted_proxies"), diagnostics)
     path = server.health_path
     if path is not None and (not path.startswith("/") or "?" in path):
         diagnostics.add(
@@ -106,20 +103,6 @@ def _check_address(
     except ValueError as error:
         diagnostics.add(key, str(error), '"127.0.0.1:8080", "[::1]:8080", ":8080"')
         return None
-
-
-def _check_networks(
-    networks: Iterable[str], key: Key, diagnostics: Diagnostics
-) -> None:
-    for index, text in enumerate(networks):
-        _check_network(text, (*key, index), diagnostics)
-
-
-def _check_network(text: str, key: Key, diagnostics: Diagnostics) -> None:
-    try:
-        ip_network(text)
-    except ValueError as error:
-        diagnostics.add(key, str(error), '"203.0.113.9", "10.0.0.0/8", "2001:db8::/32"')
 
 
 def _check_store(store: StoreTable, config: Config, diagnostics: Diagnostics) -> None:
@@ -212,22 +195,19 @@ def _check_upstream(
 def _check_policies(config: Config, diagnostics: Diagnostics) -> None:
     for name, policy in config.policies.items():
         key = ("policy", name)
-        if not _NAME.fullmatch(name):
+        if not NAME.fullmatch(name):
             diagnostics.add(key, "is not a usable name", "letters, digits, . _ -")
         _check_inherit(config, name, policy, diagnostics)
         faults = len(diagnostics.problems)
         for part in ("limits", "extra_limits"):
             for index, limit in enumerate(getattr(policy, part) or ()):
-                _check_limit(limit, (*key, part, index), diagnostics)
+                check_limit(limit, (*key, part, index), diagnostics)
         for index, model in enumerate(policy.model or ()):
             if not patterns(model) or not all(patterns(model)):
                 diagnostics.add((*key, "model", index, "match"), "matches no model")
             for item, limit in enumerate(model.limits):
-                _check_limit(limit, (*key, "model", index, "limits", item), diagnostics)
-        for index, entry in enumerate(policy.endpoints or ()):
-            if not _ENDPOINT.fullmatch(entry):
-                message = f'"{entry}" is not an endpoint'
-                diagnostics.add((*key, "endpoints", index), message, _ENDPOINT_FORMS)
+                check_limit(limit, (*key, "model", index, "limits", item), diagnostics)
+        check_endpoints(policy.endpoints, key, diagnostics)
         for model_name, price in policy.prices.items():
             _check_price(price, (*key, "prices", model_name), diagnostics)
         if isinstance(policy.unknown_price, PriceRates):
@@ -256,42 +236,6 @@ def _check_inherit(
         parent = "default" if step is None and parent != "default" else step
 
 
-def _check_limit(limit: LimitTable, key: Key, diagnostics: Diagnostics) -> None:
-    kinds = limit.per.split("+")
-    if len(kinds) > 2 or len(set(kinds)) < len(kinds):  # noqa: PLR2004 - a pair
-        diagnostics.add(
-            (*key, "per"), f'"{limit.per}" is not a subject or a pair of them'
-        )
-    for kind in kinds:
-        if kind not in SUBJECT_KINDS:
-            allowed = ", ".join(f'"{known}"' for known in SUBJECT_KINDS)
-            allowed += ', or two of them joined by "+"'
-            diagnostics.add((*key, "per"), f'"{kind}" is not a subject', allowed)
-    stated = [meter for meter in METERS if getattr(limit, meter) is not None]
-    if len(stated) != 1:
-        message = f"states {len(stated)} meters ({', '.join(stated) or 'none'})"
-        diagnostics.add(key, message, "exactly one of " + ", ".join(METERS))
-    _check_window(limit, key, diagnostics)
-
-
-def _check_window(limit: LimitTable, key: Key, diagnostics: Diagnostics) -> None:
-    allowed = '"1s" to "1d" (sliding), "day", "week", "month" (calendar)'
-    if limit.concurrent is not None:
-        if limit.window is not None:
-            diagnostics.add((*key, "window"), "concurrent has no window")
-    elif limit.window is None:
-        diagnostics.add(key, '"window" is missing', allowed)
-    elif limit.window not in CALENDAR_WINDOWS:
-        try:
-            window_us = parse_duration(limit.window).us
-        except ValueError:
-            window_us = 0
-        if not _MIN_WINDOW_US <= window_us <= _MAX_WINDOW_US:
-            diagnostics.add(
-                (*key, "window"), f'"{limit.window}" is not a window', allowed
-            )
-
-
 def _check_allowed(subject: str, key: Key, diagnostics: Diagnostics) -> None:
     try:
         kind, id_ = split_allow_entry(subject)
@@ -299,7 +243,7 @@ def _check_allowed(subject: str, key: Key, diagnostics: Diagnostics) -> None:
         diagnostics.add(key, str(error), ALLOW_FORMS)
         return
     if kind in ("client_ip", "network"):
-        _check_network(id_, key, diagnostics)
+        check_network(id_, key, diagnostics)
     elif not id_:
         diagnostics.add(key, f"names no {kind}", f'"{kind}:alice"')
 
@@ -353,7 +297,7 @@ def _check_tenants(config: Config, diagnostics: Diagnostics) -> None:
     everyone: list[str] = []
     for index, tenant in enumerate(config.tenants):
         key = ("tenant", index)
-        if not _NAME.fullmatch(tenant.name):
+        if not NAME.fullmatch(tenant.name):
             message = f'"{tenant.name}" is not a usable name'
             diagnostics.add((*key, "name"), message, "letters, digits, . _ -")
         if tenant.name in names:
@@ -366,7 +310,8 @@ def _check_tenants(config: Config, diagnostics: Diagnostics) -> None:
             )
         if takes_everyone(tenant):
             everyone.append(tenant.name)
-        _check_credentials(tenant, key, hashes, diagnostics)
+        check_api_keys(tenant, key, hashes, config, diagnostics)
+        _check_credentials(tenant, key, diagnostics)
         if tenant.header and not config.server.trusted_proxies:
             message = "is never trusted: server.trusted_proxies is empty"
             diagnostics.warn((*key, "header"), message)
@@ -393,18 +338,8 @@ def _check_anonymous(config: Config, diagnostics: Diagnostics) -> None:
             )
 
 
-def _check_credentials(
-    tenant: TenantTable, key: Key, hashes: dict[str, str], diagnostics: Diagnostics
-) -> None:
-    for index, text in enumerate(tenant.api_keys):
-        place = (*key, "api_keys", index)
-        if not _KEY_HASH.fullmatch(text):
-            # The value may be a key in plain text: do not print it.
-            message = "is not a hash; `tidegate keys hash` makes one from a key"
-            diagnostics.add(place, message, '"sha256:" and 64 hex digits')
-        elif hashes.setdefault(text, tenant.name) != tenant.name:
-            diagnostics.add(place, f'already belongs to tenant "{hashes[text]}"')
-    _check_networks(tenant.cidrs, (*key, "cidrs"), diagnostics)
+def _check_credentials(tenant: TenantTable, key: Key, diagnostics: Diagnostics) -> None:
+    check_networks(tenant.cidrs, (*key, "cidrs"), diagnostics)
     if jwt := tenant.jwt:
         if (jwt.jwks_file is None) == (jwt.jwks_url is None):
             message = "needs exactly one source of keys"
@@ -482,7 +417,7 @@ def _check_names(alerts: tuple[AlertTable, ...], diagnostics: Diagnostics) -> No
     for index, name in enumerate(receiver_names(alerts)):
         stated = alerts[index].name is not None
         key: Key = ("alert", index, "name") if stated else ("alert", index)
-        if stated and not _NAME.fullmatch(name):
+        if stated and not NAME.fullmatch(name):
             diagnostics.add(key, f'"{name}" is not a name')
         if (other := first.setdefault(name, index)) != index:
             message = f'"{name}" is used twice: alert[{other}] and alert[{index}]'

@@ -55,8 +55,8 @@ class CellKind(IntEnum):
 class Limit(msgspec.Struct, frozen=True):
     """One limit of a policy: subject x meter x window.
 
-    ``per`` is a subject kind ("client_ip", "user", "tenant", "model") or a pair joined
-    by "+". ``amount`` is in the meter's store unit: requests, tokens, open exchanges,
+    ``per`` is a subject kind ("client_ip", "user", "tenant", "model", and "key" in the
+    limits of a key) or a pair joined by "+". ``amount`` is in the meter's store unit: requests, tokens, open exchanges,
     or nano-dollars. ``window_us`` is 0 for calendar windows and for ``concurrent``.
     """
 
@@ -244,6 +244,9 @@ class RequestRecord(msgspec.Struct, array_like=True, gc=False):
     # nothing was billed). Public.
     metering: Metering = ""
     price_source: PriceSource = ""  # Public.
+    # Name and tags of the client's key ("": it has none). Public.
+    key: str = ""
+    tags: tuple[str, ...] = ()
 
 
 # ``Block.by``: an operator, or the detector (which never overrides an operator).
@@ -375,6 +378,8 @@ class ModelList(msgspec.Struct, frozen=True):
 
     allow: tuple[str, ...] = ()
     deny: tuple[str, ...] = ()
+    # The policy's list, of the list of a key: a model must be in both.
+    within: ModelList | None = None
 
 
 class Policy(msgspec.Struct, frozen=True):
@@ -413,6 +418,8 @@ class Policy(msgspec.Struct, frozen=True):
     # Endpoints and models that clients may use (``proxy.access``); None: the default.
     endpoints: tuple[str, ...] | None = None
     models: ModelList | None = None
+    # Of a client key: endpoints it may use, of those that the policy opens.
+    key_endpoints: tuple[str, ...] | None = None
 
 
 class Campaign(msgspec.Struct, frozen=True, gc=False):
@@ -447,6 +454,20 @@ class HeaderRule(msgspec.Struct, frozen=True):
     user_header: str | None = None
 
 
+class ApiKey(msgspec.Struct, frozen=True):
+    """A client key with a name. ``hash``: ``sha256:<64 hex>``; ``expires``: epoch seconds.
+    ``policy``: the tenant's or the key's, with what the key adds; None: the tenant's.
+    ``networks``: where it may be used from; empty: anywhere.
+    """
+
+    name: str
+    hash: str
+    expires: float = float("inf")
+    policy: Policy | None = None
+    networks: tuple[str, ...] = ()
+    tags: tuple[str, ...] = ()
+
+
 class Tenant(msgspec.Struct, frozen=True):
     """A set of credentials under one policy. Without any rule: every client."""
 
@@ -457,3 +478,4 @@ class Tenant(msgspec.Struct, frozen=True):
     jwt: JwtRule | None = None
     header: HeaderRule | None = None
     cidrs: tuple[str, ...] = ()
+    keys: tuple[ApiKey, ...] = ()

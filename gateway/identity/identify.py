@@ -48,6 +48,7 @@ from gateway.identity.hops import (
     forwarded_address,
     peer_address,
 )
+from gateway.identity.keys import HeldKey, hold_keys
 
 __all__ = [
     "AllowList",
@@ -122,17 +123,21 @@ class Identity(msgspec.Struct, frozen=True, gc=False):
     forwarded: frozenset[int] | None = None
     # Epoch seconds after which the request has to be identified again.
     expires_at: float = _FOREVER
+    # Of the client's key, if it has a name.
+    key_name: str = ""
+    tags: tuple[str, ...] = ()
 
 
 class Unauthorized(msgspec.Struct, frozen=True, gc=False):
     """An unknown client where the configuration denies these: answer 401. ``disputed``:
-    the message names two clients; answer 400.
+    the message names two clients; answer 400. ``code``: why a known key is refused.
     """
 
     message: str
     client_ip: str
     address: Address | None
     disputed: bool = False
+    code: str = ""
 
 
 def is_preflight(head: Head) -> bool:
@@ -168,7 +173,7 @@ def with_body_user(identity: Identity, user: str | None) -> Identity:
         identity,
         user=user,
         user_source="body",
-        key=(identity.tenant.name, identity.client_ip, user),
+        key=(identity.key[0], identity.client_ip, user),
     )
 
 
@@ -196,6 +201,12 @@ class _Match(msgspec.Struct, frozen=True, gc=False):
     claims: Mapping[str, object] | None = None
     expires_at: float = _FOREVER
     by_header: bool = False
+    held: HeldKey | None = None
+
+    @property
+    def scope(self) -> str:
+        """Distinguishes plans of the same client."""
+        return self.tenant.name if self.held is None else self.held.scope
 
     @property
     def verified(self) -> bool:
@@ -243,6 +254,7 @@ class Identifier:
         # A preflight carries no credential, hence neither tenant nor user.
         self._preflight_tenant = _for_preflight(self._fallback or anonymous_tenant)
         all_tenants = (*tenants, anonymous_tenant, self._preflight_tenant)
+        all_tenants += tuple(held.tenant for held in self._by_digest.values())
         self._allow = {id(t.policy): AllowList(t.policy.allow) for t in all_tenants}
         # Keeps the policies alive, so that the ids above stay unique.
         self._all_tenants = all_tenants
@@ -254,15 +266,12 @@ class Identifier:
         """Turn the tenants' rules into look-ups; of two equal rules the first counts."""
         # A dict look-up is safe against timing attacks here: the key is a SHA-256, and
         # an attacker cannot approach a given hash byte by byte.
-        self._by_digest: dict[bytes, Tenant] = {}
+        self._by_digest = hold_keys(tenants)
         self._by_jwt: list[tuple[Tenant, JwtRule]] = []
         self._by_header: list[tuple[bytes, bytes, Tenant]] = []
         self._by_network: list[tuple[Networks, Tenant]] = []
         names: set[bytes] = set()
         for tenant in tenants:
-            for api_key in tenant.api_keys:
-                digest = bytes.fromhex(api_key.removeprefix("sha256:"))
-                self._by_digest.setdefault(digest, tenant)
             if tenant.jwt is not None:
                 self._by_jwt.append((tenant, tenant.jwt))
             if tenant.header is not None:
@@ -367,6 +376,11 @@ class Identifier:
                 "Unknown credential." if credentials else "No credential was sent."
             )
             return Unauthorized(message, remote.client_ip, remote.address)
+        if match.held is not None:
+            code, message = match.held.fault(remote, now)
+            if code:
+                where = remote.client_ip, remote.address
+                return Unauthorized(message, *where, code=code)
         sender = _sender(match, credentials, reading)
         user, user_source = self._find_user(
             match, sender, remote, head if trusted_fields else None
@@ -404,9 +418,9 @@ class Identifier:
         for credential in credentials if self._by_digest else ():
             if credential.signed and reading.replaced:
                 continue  # nobody would check the signature
-            tenant = self._by_digest.get(credential.digest())
-            if tenant is not None:
-                return _Match(tenant, credential)
+            held = self._by_digest.get(credential.digest())
+            if held is not None:
+                return _Match(held.tenant, credential, None, held.expires, held=held)
         return None
 
     def _match_jwt(
@@ -460,6 +474,7 @@ class Identifier:
         replaced: bool = False,
     ) -> Identity:
         tenant, credential = match.tenant, sender.credential
+        held = match.held
         allow = self._allow[id(tenant.policy)]
         # Plans of preflights lack the limits of users, so they need their own key.
         key_user = "" if tenant is self._preflight_tenant else user
@@ -479,7 +494,7 @@ class Identifier:
             user_source,
             remote.client_ip,
             remote.address,
-            (tenant.name, remote.client_ip, key_user),
+            (match.scope, remote.client_ip, key_user),
             allow,
             allow.holds_address(remote, tenant.name)
             or ((verified or user == ANONYMOUS) and allow.holds_user(user)),
@@ -495,6 +510,8 @@ class Identifier:
             sender.ambiguous,
             sender.forwarded,
             expires_at=match.expires_at,
+            key_name="" if held is None else held.name,
+            tags=() if held is None else held.tags,
         )
 
 
@@ -541,7 +558,9 @@ def _own_id(source: UserSource, user: str) -> str:
 
 
 def _has_rule(tenant: Tenant) -> bool:
-    return bool(tenant.api_keys or tenant.jwt or tenant.header or tenant.cidrs)
+    return bool(
+        tenant.api_keys or tenant.keys or tenant.jwt or tenant.header or tenant.cidrs
+    )
 
 
 def _for_preflight(tenant: Tenant) -> Tenant:

@@ -35,7 +35,7 @@ LEASE_US: Final = 60_000_000
 # Plans cached; about 2 KB each with four limits.
 DEFAULT_CAPACITY: Final = 8192
 
-_KINDS: Final = ("client_ip", "user", "tenant", "model")
+_KINDS: Final = ("client_ip", "user", "tenant", "model", "key")
 # Clients choose the model's name; longer names end in a hash.
 _MAX_MODEL_CHARS: Final = 128
 _NO_BOUND: Final = 1 << 62
@@ -471,6 +471,7 @@ class PlanBook:
             "user": user,
             "tenant": identity.tenant.name,
             "model": _bounded(self._canonical(model)),
+            "key": identity.key_name,
         }
         names_of_model = matching_names(model)
         # Limits with the same key would count a request twice: the smallest is used.

@@ -21,6 +21,7 @@ _MS_PER_S: Final = 1000
 _MAX_INTEGER: Final = 999_999_999_999_999
 _SUBJECTS: Final = {
     "client_ip": "address",
+    "key": "API key",
     "throttled_client_ip": "address",
     "throttled_user": "user",
     "throttled_tenant": "tenant",

@@ -56,14 +56,15 @@ def check_endpoint(
     tenants share. Without a list of its own a policy then opens what is metered, and
     the list of models: not files, stored answers, batches or keys.
     """
-    entries = policy.endpoints
-    if entries is None:
-        if not shared_account:
-            return None
-        entries = DEFAULT_ENDPOINTS
-    if any(_opens(entry, head, match, session=session) for entry in entries):
-        return None
-    return _CLOSED
+    entries, own = policy.endpoints, policy.key_endpoints
+    if entries is None and (shared_account or own is not None):
+        entries = own if own is not None else DEFAULT_ENDPOINTS
+    for listed in (entries, own):
+        if listed is not None and not any(
+            _opens(entry, head, match, session=session) for entry in listed
+        ):
+            return _CLOSED
+    return None
 
 
 def _opens(entry: str, head: RequestHead, match: Match, *, session: bool) -> bool:
@@ -116,6 +117,8 @@ def check_model(
 def _holds(models: ModelList, model: str, prices: PriceTable | None) -> bool:
     names = _spellings(model, prices)
     if any(_matches(name, models.deny) for name in names):
+        return False
+    if models.within is not None and not _holds(models.within, model, prices):
         return False
     return not models.allow or any(_matches(name, models.allow) for name in names)
 

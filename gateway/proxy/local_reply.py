@@ -42,6 +42,13 @@ def unauthorized(message: str, *, by_policy: bool = False) -> Refusal:
     )
 
 
+def key_refused(code: str, message: str) -> Refusal:
+    """401 for a known key that has expired, 403 for one that is used elsewhere."""
+    if code == "key_expired":
+        return Refusal(401, code, message, header_lines=_CHALLENGE)
+    return Refusal(403, code, message)
+
+
 def upstream_failed(status: int, reason: str) -> Refusal:
     """502, 503 or 504 in place of an upstream's answer."""
     code = _UPSTREAM_CODES.get(status, "upstream_timeout")

@@ -23,7 +23,7 @@ from gateway.identity.identify import Identity, Unauthorized, is_preflight
 from gateway.metering.dialects import session_match
 from gateway.metering.dialects.paths import has_spaces, refused_path
 from gateway.proxy.access import check_endpoint, without_overrides
-from gateway.proxy.local_reply import unauthorized
+from gateway.proxy.local_reply import key_refused, unauthorized
 from gateway.proxy.route import find_route
 
 if TYPE_CHECKING:
@@ -212,6 +212,8 @@ def _find_identity(
     context.address = found.address
     if isinstance(found, Unauthorized):
         refusal = unauthorized(found.message)
+        if found.code:
+            refusal = key_refused(found.code, found.message)
         if found.disputed:
             refusal = Refusal(400, "invalid_request", found.message)
         context.refusal = context.refusal or refusal
@@ -297,7 +299,8 @@ def _check_access(
     # A dialect "passthrough" is stated for upstreams that are not metered at all.
     shared = shared_account and route.api_key is not None
     shared = shared and route.dialect != "passthrough"
-    context.closed = shared or policy.endpoints is not None
+    limited = (policy.endpoints, policy.key_endpoints) != (None, None)
+    context.closed = shared or limited
     context.refusal = context.refusal or check_endpoint(
         policy, head, match, session=context.session, shared_account=shared
     )

@@ -50,6 +50,7 @@ _ANSWERED = range(200, 300)
 _CUT_HERE = frozenset({"client_closed", "refused"})
 
 _encode = msgspec.msgpack.Encoder().encode
+_NO_KEY: tuple[str, tuple[str, ...]] = ("", ())
 
 
 def conclude(flow: Flow, shared: Shared, usage: Usage, ended_at: float) -> None:
@@ -232,8 +233,7 @@ def record(
 def _record_of(
     flow: Flow, shared: Shared, usage: Usage, nanos: int, ended_at: float, *, phase: int
 ) -> RequestRecord:
-    context, facts, head = flow.context, flow.facts, flow.head
-    identity, match = flow.identity, context.match
+    context, facts, head, identity = flow.context, flow.facts, flow.head, flow.identity
     opened_at, first_byte_at = flow.opened_at, flow.first_byte_at
     status, outcome = flow.status, flow.outcome
     if outcome == "client_closed" and not status:
@@ -254,7 +254,7 @@ def _record_of(
         context.client_ip,
         head.method,
         head.path,
-        "other" if match is None else match.endpoint,
+        "other" if context.match is None else context.match.endpoint,
         "" if facts is None else facts.model,
         False if facts is None else facts.stream,
         status,
@@ -288,6 +288,7 @@ def _record_of(
         flow.trace,
         flow.metering,
         flow.price_source,
+        *(_NO_KEY if identity is None else (identity.key_name, identity.tags)),
     )
 
 

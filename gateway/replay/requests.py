@@ -56,6 +56,7 @@ class Request(msgspec.Struct, array_like=True, gc=False):
     refused: bool
     misfit: bool
     assumed: bool = False
+    key: str = ""
 
     @property
     def usage(self) -> Usage:
@@ -107,6 +108,7 @@ def request_from_record(record: Mapping[str, Any]) -> Request:
         cls=_optional_text(record, "class"),
         refused=refused,
         misfit=outcome == "refused" and not refused,
+        key=_optional_text(record, "key") or "",
     )
 
 

@@ -109,7 +109,7 @@ class Simulation:
         """Requests by tenant, for tenants missing in the configuration."""
         self.unpriced = 0
         """Requests for models without a price."""
-        self._identities: Lru[tuple[str, str, str], Identity] = Lru(_IDENTITIES)
+        self._identities: Lru[tuple[str, str, str, str], Identity] = Lru(_IDENTITIES)
         self._allow: dict[int, AllowList] = {}
         self._prices: dict[int, PriceTable] = {}
         self._packaged = PriceTable.parse(packaged_prices())
@@ -321,7 +321,7 @@ class Simulation:
     # -- identity and price --------------------------------------------------------
 
     def _identity(self, request: Request) -> Identity:
-        key = (request.tenant, request.client_ip, request.user)
+        key = (request.tenant, request.client_ip, request.user, request.key)
         known = self._identities.get(key)
         if known is None:
             known = self._find_identity(request)
@@ -332,7 +332,10 @@ class Simulation:
         tenant = self._tenants.get(request.tenant)
         if tenant is None:
             tenant = Tenant(request.tenant, self._default)
-        policy = tenant.policy
+        policy, scope = tenant.policy, tenant.name
+        found = (k.policy for k in tenant.keys if request.key and k.name == request.key)
+        if own := next(found, None):
+            policy, scope = own, f"{tenant.name}/{request.key}"
         allow = self._allow.get(id(policy))
         if allow is None:
             allow = self._allow[id(policy)] = AllowList(policy.allow)
@@ -346,9 +349,10 @@ class Simulation:
             "credential",
             client_ip,
             address,
-            (tenant.name, client_ip, request.user),
+            (scope, client_ip, request.user),
             allow,
             allow.holds_address(source, tenant.name) or allow.holds_user(request.user),
+            key_name=request.key,
         )
 
     def _table(self, policy: Policy) -> PriceTable:
@@ -391,6 +395,7 @@ def _subject(per: str, request: Request) -> tuple[str, str]:
         "user": request.user,
         "tenant": request.tenant,
         "model": request.model,
+        "key": request.key,
     }
     return per, "+".join(ids.get(kind, "?") for kind in per.split("+"))
 

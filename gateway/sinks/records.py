@@ -55,6 +55,8 @@ class PublicRecord(msgspec.Struct, gc=False):
     enforced: bool
     metering: Metering
     price_source: PriceSource
+    key: str
+    tags: tuple[str, ...]
 
 
 def decode_record(entry: bytes) -> RequestRecord:
@@ -117,5 +119,7 @@ class RecordWriter:
                 not r.would,
                 r.metering,
                 r.price_source,
+                r.key,
+                r.tags,
             )
         )

@@ -106,6 +106,8 @@ class Builder:
 
     def _prices(self, resolved: Resolved) -> Mapping[str, PriceTable]:
         policies = [tenant.policy for tenant in resolved.tenants]
+        for tenant in resolved.tenants:
+            policies += [key.policy for key in tenant.keys if key.policy is not None]
         if resolved.anonymous is not None:
             policies.append(resolved.anonymous)
         tables = {

@@ -211,3 +211,54 @@ def test_proxy_header_names_the_client(proxied, header, client_ip):
         plain.sendall(header + request)
         assert plain.recv(64).startswith(b"HTTP/1.1 200 ")
     assert proxied.record(client_ip=client_ip)["status"] == 200
+
+
+KEYED = """
+[[upstream]]
+name = "mock"
+url = "{url}"
+[policy.default]
+limits = [{{ per = "user", requests = 100, window = "1h" }}]
+models = {{ allow = ["gpt-*"] }}
+[policy.small]
+limits = [{{ per = "user", requests = 1, window = "1h" }}]
+[[tenant]]
+name = "acme"
+api_keys = [
+  "{plain}",
+  {{ name = "ci", hash = "{ci}", tags = ["build"], limits = [{{ requests = 2, window = "1h" }}] }},
+  {{ name = "old", hash = "{old}", expires = 2020-01-01 }},
+  {{ name = "app", hash = "{app}", policy = "small", models = ["gpt-4o", "o3"] }},
+  {{ name = "far", hash = "{far}", networks = ["203.0.113.0/24"] }},
+]
+"""
+
+
+def test_keys_with_names(mock):
+    """Names and tags are in records; expiry, networks, models, limits and policy hold."""
+    names = ("plain", "ci", "old", "app", "far")
+    config = KEYED.format(url=mock.url, **{n: key_hash(f"sk-{n}") for n in names})
+    with running_gateway(config) as gateway:
+
+        def ask(name: str, path: str = CHAT, **body: object):
+            id_ = f"key-{time.monotonic_ns()}"
+            fields = {"x-request-id": id_, "x-mock-tag": id_}
+            url = gateway.url + path
+            answer = call("POST", url, ASKED | body, key=f"sk-{name}", headers=fields)
+            return answer[0], answer[2], gateway.record(request_id=id_)
+
+        assert ask("plain")[2]["key"] == ""
+        status, _, record = ask("ci")
+        assert (status, record["key"], record["tags"]) == (200, "ci", ["build"])
+        assert ask("ci")[0] == 200
+        status, body, record = ask("ci")
+        assert (status, record["limit"]) == (429, "key.requests.1h")
+        assert b"API key" in body
+        status, body, _ = ask("old")
+        assert (status, b"key_expired" in body) == (401, True)
+        assert ask("far")[0] == 403
+        asked = ("o3", 403), ("gpt-5", 403), ("gpt-4o", 200), ("gpt-4o", 429)
+        for model, expected in asked:
+            status, _, record = ask("app", model=model)
+            assert (model, status) == (model, expected)
+        assert record["limit"] == "user.requests.1h"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 import pytest
 
-from gateway.config.structs import LimitTable
+from gateway.config.keys import LimitTable
 from gateway.core.model import METERS
 from gateway.limits.meters import FAMILY_NAMES, METER_TABLE
 

@@ -259,3 +259,31 @@ async def test_work_that_is_paid_later_is_not_metered(path, upstream):
         )
         gateway.reload()
         assert (await gateway.talk(raw)).startswith(b"HTTP/1.1 200 ")
+
+
+def key_table(rules: str) -> str:
+    """A tenant whose only key has a name and ``rules``."""
+    hash_ = hashlib.sha256(b"sk-a").hexdigest()
+    entry = f'{{ name = "a", hash = "sha256:{hash_}", {rules} }}'
+    return f'[[tenant]]\nname = "a"\napi_keys = [{entry}]\n'
+
+
+@pytest.mark.parametrize(
+    ("rules", "policy", "open_"),
+    [
+        ('endpoints = ["models"]', "", False),
+        ('endpoints = ["chat.*"]', "", True),
+        ('endpoints = ["chat.*"]', 'endpoints = ["models"]', False),
+        ('endpoints = ["*"]', 'endpoints = ["chat.*"]', True),
+        ('models = ["gpt-4*"]', "", True),
+        ('models = ["gpt-5"]', "", False),
+        ('models = ["gpt-4*"]', 'models = { allow = ["gpt-5"] }', False),
+        ('models = { deny = ["x"] }', 'models = { deny = ["gpt-4o"] }', False),
+    ],
+)
+async def test_the_lists_of_a_key_only_close(rules, policy, open_, upstream):
+    """A request passes if the key's lists and those of the policy open it."""
+    body = json.dumps({"model": "gpt-4o", "messages": []}).encode()
+    async with InProcess(upstream, policy=policy, more=key_table(rules)) as gateway:
+        answer = await gateway.talk(request(b"POST", CHAT, KEY + CLOSE, body))
+    assert answer.startswith(b"HTTP/1.1 " + (b"200" if open_ else b"403"))

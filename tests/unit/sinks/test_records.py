@@ -45,6 +45,8 @@ KEYS = [
     "enforced",
     "metering",
     "price_source",
+    "key",
+    "tags",
 ]
 
 
