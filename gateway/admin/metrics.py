@@ -97,6 +97,15 @@ STAT_COUNTERS: Mapping[str, tuple[str, str]] = {
         "Responses with estimated tokens because the token counter was overloaded.",
     ),
     "accepted": ("tidegate_connections_accepted", "Accepted client connections."),
+    "works_accepted": (
+        "tidegate_work_accepted",
+        "Work accepted that is paid later (background responses, runs, batches).",
+    ),
+    "works_settled": ("tidegate_work_settled", "Such work whose end was seen."),
+    "works_reserved": (
+        "tidegate_work_reserved",
+        "Such work that stays charged as reserved, as its usage is not known.",
+    ),
     "head_hits": ("tidegate_head_cache_hits", "Request heads found in the cache."),
     "head_misses": (
         "tidegate_head_cache_misses",

@@ -25,7 +25,9 @@ Mode = Literal["enforce", "observe"]
 # is charged; ``implausible``: the stated usage was not believed; ``failed``: a fault
 # of the gateway, charged as reserved; ``cut``: the client left before the usage was
 # stated, or the stream outgrew its limits; charged at least as reserved; ``unread``: the
-# request's body could not be read.
+# request's body could not be read; ``pending``: accepted work, whose usage is in the
+# record of the call that shows its end; ``reserved``: such work without a stated usage,
+# charged as reserved.
 Metering = Literal[
     "",
     "unmetered",
@@ -35,6 +37,8 @@ Metering = Literal[
     "failed",
     "cut",
     "unread",
+    "pending",
+    "reserved",
 ]
 # Classes of abuse, for which responses are taken.
 AbuseClass = Literal[
@@ -179,6 +183,8 @@ class RequestFacts(msgspec.Struct, gc=False):
     # What it asks for in other units than tokens (``Usage.units``), as far as it says;
     # charged where the answer states nothing.
     units: tuple[tuple[str, float], ...] = ()
+    # The answer may come later, to another request (``background``).
+    background: bool = False
 
 
 WHOLE, OPENED, CLOSED = range(3)

@@ -23,9 +23,6 @@ DEFAULT_ENDPOINTS = (METERED, "models")
 PAID_LATER = frozenset(
     {"batches", "videos", "fine_tuning.jobs", "predict_long_running"}
 )
-# A background response is fetched or cancelled by its id, which cannot be guessed.
-_POLL = re.compile(r"/responses/[^/]+$")
-_CANCEL = re.compile(r"/responses/[^/]+/cancel$")
 # Lines of header fields by which some servers let a request be of another method;
 # CGI-like ones read `_` as `-`.
 _OVERRIDES = re.compile(
@@ -82,13 +79,9 @@ def _opens(entry: str, head: RequestHead, match: Match, *, session: bool) -> boo
         return fnmatchcase(endpoint, entry)
     counted = match.metered and endpoint not in PAID_LATER
     counted = counted or endpoint == "count_tokens"
-    return counted or (session and endpoint != "other") or _polls(head)
-
-
-def _polls(head: RequestHead) -> bool:
-    if head.method == "POST":
-        return _CANCEL.search(head.path) is not None
-    return head.method == "GET" and _POLL.search(head.path) is not None
+    # Work that is paid later is fetched or cancelled by its id, which cannot be guessed.
+    polls = bool(match.polled) and match.work != "batch"
+    return counted or (session and endpoint != "other") or polls
 
 
 def without_overrides(lines: bytes) -> bytes:

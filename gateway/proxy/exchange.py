@@ -27,6 +27,7 @@ from gateway.metering.dialects import OPEN_STREAM, CountTask
 from gateway.metering.inflate import InflateError
 from gateway.proxy.flow import Flow
 from gateway.proxy.forward import outgoing_request
+from gateway.proxy.later import PaidLater
 from gateway.proxy.local_reply import refuse_coding, upstream_failed
 from gateway.proxy.relay import NO_USAGE, AnswerRelay
 from gateway.proxy.session import LiveSession, check_session
@@ -571,6 +572,9 @@ class Exchange:
             usage = self.relay.usage(flow, shared, complete=complete)
             if isinstance(usage, CountTask):  # tokenized off the loop
                 shared.counter.submit(usage, partial(self._end, ended_at=ended_at))
+                return
+            if isinstance(usage, PaidLater):
+                usage.begin(shared, partial(self._end, ended_at=ended_at))
                 return
         except Exception as error:  # noqa: BLE001
             usage = metering_failed(flow, shared, error)

@@ -7,7 +7,7 @@ Fields are written by the methods here and by ``exchange``, nowhere else
 from __future__ import annotations
 
 from time import perf_counter
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from gateway.core.model import NO_TRACE
 from gateway.detect.inline import NOTHING, Verdict
@@ -20,7 +20,7 @@ from gateway.limits.edges import (
 from gateway.limits.gate import BLOCKED
 
 if TYPE_CHECKING:
-    from collections.abc import Container, Iterable
+    from collections.abc import Container, Iterable, Sequence
 
     from gateway.core.model import (
         Block,
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from gateway.http.tracing import Tracer
     from gateway.identity.identify import Identity
     from gateway.limits.admission import Demand
+    from gateway.limits.pending import PendingWork
     from gateway.limits.plans import LimitPlan
     from gateway.limits.ports import Reserved
     from gateway.metering.prices import Quote
@@ -59,9 +60,20 @@ class StreamGrowth(Protocol):
         """Extend its leases."""
         ...
 
+    def held(self, costs: tuple[int, ...]) -> tuple[int, ...]:
+        """What it has reserved beside the first reservation's ``costs``, and these."""
+        ...
+
     def settle(self, actual: tuple[int, ...]) -> tuple[int, ...]:
         """Give back what was reserved; what the first reservation is settled at."""
         ...
+
+
+class EndedWork(NamedTuple):
+    """Notes of one work of earlier calls, and whether its usage is known."""
+
+    works: Sequence[PendingWork]
+    known: bool
 
 
 class Flow:
@@ -77,6 +89,7 @@ class Flow:
         "costs",
         "cut",
         "delayed",
+        "ended",
         "expected_completion",
         "facts",
         "fingerprint",
@@ -170,6 +183,7 @@ class Flow:
         self.price_source: PriceSource = ""
         self.metering: Metering = ""  # why tokens or price are not the provider's
         self.opening_recorded = False  # its OPENED record is written
+        self.ended: EndedWork | None = None  # work of earlier calls that it shows
 
     @property
     def endpoint(self) -> str:
@@ -249,6 +263,15 @@ class Flow:
         """What the stream has reserved, which is to be settled now."""
         growth, self.growth = self.growth, None
         return growth
+
+    def held_costs(self) -> tuple[int, ...]:
+        """What the call holds of its plan's cells, with what its stream has added."""
+        return self.costs if self.growth is None else self.growth.held(self.costs)
+
+    def set_ended(self, ended: EndedWork) -> None:
+        """Note the work that this call shows the end of."""
+        self.ended = ended
+        self.name_model(ended.works[0].model)
 
     def note_cut(self) -> None:
         """Note that the answer was not read to its end."""

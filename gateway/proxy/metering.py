@@ -12,12 +12,15 @@ from gateway.metering.dialects import (
     NullMeter,
     UsageFilter,
 )
+from gateway.metering.dialects.dialect import framing_of
+from gateway.metering.dialects.works import WorkReader
 from gateway.metering.inflate import InflateError, Inflater
 from gateway.metering.usage import generated_nothing
 
 if TYPE_CHECKING:
+    from gateway.core.model import RequestFacts
     from gateway.http.response import AnswerHead
-    from gateway.metering.dialects import UsageMeter
+    from gateway.metering.dialects import Match, UsageMeter
     from gateway.proxy.flow import Flow, StreamGrowth
     from gateway.proxy.tables import DataSettings
 
@@ -42,6 +45,7 @@ class Metering:
         "over",
         "scan",
         "unreadable",
+        "work",
     )
 
     def __init__(self, meter: UsageMeter) -> None:
@@ -52,6 +56,8 @@ class Metering:
         self.failed = False  # it ended with an error, though its status is 200
         self.unreadable = False  # in an unknown or broken coding
         self.scan: list[bytes] = []
+        # Reads the state of work that may be paid later.
+        self.work: WorkReader | None = None
         # Set when the stream is to be ended: what outgrew its reservation.
         self.over: StreamGrowth | None = None
 
@@ -103,12 +109,16 @@ class Metering:
         elif not self.unreadable:
             for piece in pieces:
                 meter.feed(piece)
+            if self.work is not None:
+                self.work.feed(b"".join(pieces))
 
     def _inflate(self, pieces: list[bytes], inflater: Inflater) -> None:
         try:
             for piece in pieces:
                 for plain in inflater.pieces(piece):
                     self.meter.feed(plain)
+                    if self.work is not None:
+                        self.work.feed(plain)
         except InflateError:
             # The client has its bytes; usage that cannot be read is estimated.
             self.inflater = None
@@ -148,12 +158,16 @@ def open_metering(
 ) -> Metering | None:
     """A meter for the answer whose head has arrived; None: the answer is not metered."""
     match, facts = flow.context.match, flow.facts
-    if match is None or facts is None or answer.no_body or flow.head.method != "POST":
+    if match is None or facts is None or answer.no_body:
+        return None
+    if flow.head.method != "POST" and not match.polled:
         return None
     content_type = answer.content_type
     metering = Metering(
         match.dialect.open_meter(match, facts, answer.status, answer.get, content_type)
     )
+    if match.work:
+        metering.work = _work_reader(facts, match, content_type)
     encoding = answer.content_encoding.lower()
     if encoding and encoding != b"identity":
         metering.decode(encoding, settings)
@@ -164,6 +178,17 @@ def open_metering(
     ):
         metering.filter = UsageFilter(metering.meter)
     return metering
+
+
+def _work_reader(
+    facts: RequestFacts, match: Match, content_type: bytes
+) -> WorkReader | None:
+    """A reader of the state of work; None: the answer is the end of its request."""
+    if match.endpoint == "messages.batches.results":
+        return WorkReader("", "")  # the results themselves are the end
+    if facts.stream and not facts.background and not match.polled:
+        return None
+    return WorkReader(match.work, framing_of(content_type))
 
 
 def open_lost_metering(flow: Flow) -> Metering | None:

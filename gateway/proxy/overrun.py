@@ -196,6 +196,13 @@ class Growth:
             if part.lease:
                 self._shared.store.renew(part)
 
+    def held(self, costs: tuple[int, ...]) -> tuple[int, ...]:
+        """What the stream holds: the first reservation's ``costs``, and all beyond it."""
+        cells = len(self._counted)
+        parts = [part.costs for part in self._parts if part.plan is self._plan]
+        padded = [(*part, *(0,) * (cells - len(part))) for part in parts]
+        return tuple(map(sum, zip(costs, self._counted, *padded, strict=True)))
+
     def settle(self, actual: tuple[int, ...]) -> tuple[int, ...]:
         """Give the parts back; return what the first reservation is settled at."""
         for part in self._parts:
@@ -223,6 +230,7 @@ class GrowingMetering(Metering):
         self.filter = metering.filter
         self.inflater = metering.inflater
         self.unreadable = metering.unreadable
+        self.work = metering.work
         self._growth = growth
         self._seen = 0
         self._check_at = self._bytes_of(growth.reserved * ASK_AT)

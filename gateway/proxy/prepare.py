@@ -340,7 +340,8 @@ def _accept_encoding(context: RequestContext) -> bytes | None:
     metered, else the client's; None: send none.
     """
     asked = context.head.fields.get(b"accept-encoding")
-    if context.match is None or context.head.method != "POST":
+    match = context.match
+    if match is None or (context.head.method != "POST" and not match.polled):
         return asked
     return b"gzip" if asked is not None and _takes_gzip(asked) else b"identity"
 

@@ -9,6 +9,7 @@ import msgspec
 from gateway.core.model import Usage
 from gateway.http.answer import AnswerWriter
 from gateway.metering.dialects import OPEN_STREAM, NullMeter
+from gateway.proxy.later import PaidLater, is_poll, paid_later
 from gateway.proxy.local_reply import compose_refusal
 from gateway.proxy.metering import Metering, open_lost_metering, open_metering
 from gateway.proxy.overrun import growing, last_event
@@ -128,9 +129,11 @@ class AnswerRelay(AnswerWriter):
         metering.read()
         return metering.end()
 
-    def usage(self, flow: Flow, shared: Shared, *, complete: bool) -> Usage | CountTask:
-        """The usage of the bytes relayed so far, or a task that counts it. After a fault
-        of the gateway: what was reserved.
+    def usage(
+        self, flow: Flow, shared: Shared, *, complete: bool
+    ) -> Usage | CountTask | PaidLater:
+        """The usage of the bytes relayed so far, or a task that counts it, or work that is
+        paid later. After a fault of the gateway: what was reserved.
         """
         metering = self.metering
         if metering is None:
@@ -139,7 +142,7 @@ class AnswerRelay(AnswerWriter):
             flow.note_cut()
         metering.read()
         usage = metering.finish(flow, complete=complete)
-        if metering.failed:
+        if metering.failed and not is_poll(flow):
             flow.fail_inside()
         if metering.error is not None:
             return metering_failed(flow, shared, metering.error)
@@ -147,6 +150,8 @@ class AnswerRelay(AnswerWriter):
             flow.note_metering("implausible")
             if usage is None or (isinstance(usage, Usage) and usage.source == "none"):
                 return reserved_usage(flow)
+        if metering.work is not None:
+            return paid_later(flow, shared, metering.work, usage or NO_USAGE)
         return usage or NO_USAGE
 
     def cut(self, flow: Flow) -> bool:

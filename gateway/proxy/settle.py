@@ -23,7 +23,8 @@ from gateway.limits.admission import actual_costs, count_requests
 from gateway.metering.usage import weigh
 
 if TYPE_CHECKING:
-    from gateway.proxy.flow import Flow
+    from gateway.limits.pending import PendingWork
+    from gateway.proxy.flow import EndedWork, Flow
     from gateway.proxy.shared import Shared
 
 # Actions of observe mode that the record shows as ``action``; "clamp" is none.
@@ -46,6 +47,7 @@ MAX_NANOS = 1 << 53
 _LEAST_INT, _MOST_INT = -(1 << 63), (1 << 63) - 1
 _METHODS_WITH_WORK = frozenset({"POST", "PUT", "PATCH"})
 _ANSWERED = range(200, 300)
+_NO_USAGE = Usage()
 # Outcomes of answers that the client or the gateway ended, not the upstream.
 _CUT_HERE = frozenset({"client_closed", "refused"})
 
@@ -58,7 +60,10 @@ def conclude(flow: Flow, shared: Shared, usage: Usage, ended_at: float) -> None:
     nanos: int | None = 0
     try:
         usage = at_least_reserved(flow, usage)
-        nanos = settle(flow, shared, usage)
+        if flow.ended is None:
+            nanos = settle(flow, shared, usage)
+        else:
+            nanos = settle_ended(flow, shared, flow.ended, usage)
     except Exception as error:  # noqa: BLE001
         # The store keeps what was reserved, or gets the same again.
         shared.report_fault("settle", error)
@@ -147,6 +152,8 @@ def is_unmetered(flow: Flow) -> bool:
     match = flow.context.match
     if flow.outcome == "upstream_error" or (match is not None and not match.billable):
         return False
+    if flow.ended or (match is not None and match.polled and not match.metered):
+        return False
     if flow.status == 101:  # a tunnel
         return flow.endpoint == "other"
     return flow.status in _ANSWERED and flow.head.method in _METHODS_WITH_WORK
@@ -165,15 +172,7 @@ def settle(flow: Flow, shared: Shared, usage: Usage) -> int | None:
     used = usage.source != "none"
     price: int | None = 0
     if used:
-        prices = flow.context.prices
-        price = None
-        if prices is not None:
-            at = shared.epoch + flow.opened_at
-            quote = prices.quote(facts.model, usage, at, answered=usage.model)
-            flow.note_price(quote)
-            price = quote.nanos
-        if price is not None and price > MAX_NANOS:
-            price = MAX_NANOS
+        price = _price(flow, shared, facts.model, usage)
         if usage.source == "upstream":
             shared.estimator.learn(facts.model, facts, usage.prompt)
         if not (flow.cut or usage.batch):
@@ -194,6 +193,86 @@ def settle(flow: Flow, shared: Shared, usage: Usage) -> int | None:
             # Observe mode let it pass although a limit had no room: it counts.
             shared.store.charge(plan, actual)
     return price
+
+
+def settle_ended(
+    flow: Flow, shared: Shared, ended: EndedWork, usage: Usage
+) -> int | None:
+    """Settle work of earlier calls, whose end this one shows; return its price.
+
+    The first one states the usage of those that went on with it; others of the same id
+    stay as they are reserved. The call itself costs nothing.
+    """
+    settle(flow, shared, _NO_USAGE)
+    price: int | None = 0
+    if usage.source != "none":
+        price = _price(flow, shared, ended.works[0].model, usage)
+    for place, work in enumerate(ended.works):
+        actual = work.costs
+        if ended.known and not place:
+            actual = work.actual(usage, price or 0)
+        elif ended.known and work.continues:
+            actual = work.actual(_NO_USAGE, 0)
+        held = shared.store.works.resume(work.plan, work.costs, work.at_us)
+        shared.store.settle(held, actual)
+    return price
+
+
+def _price(flow: Flow, shared: Shared, model: str, usage: Usage) -> int | None:
+    """In nano-dollars; None for a model without a price."""
+    prices = flow.context.prices
+    if prices is None:
+        return None
+    at = shared.epoch + flow.opened_at
+    quote = prices.quote(model, usage, at, answered=usage.model)
+    flow.note_price(quote)
+    price = quote.nanos
+    return price if price is None or price < MAX_NANOS else MAX_NANOS
+
+
+def record_work(flow: Flow, shared: Shared, work: PendingWork) -> None:
+    """Record work of an earlier call that stays charged as reserved, as nobody has seen
+    its end.
+    """
+    usage, prices = work.usage, flow.context.prices
+    now = perf_counter()
+    nanos = 0
+    if prices is not None:
+        quote = prices.quote(work.model, usage, shared.epoch + now)
+        nanos = min(quote.nanos or 0, MAX_NANOS)
+    record = RequestRecord(
+        ts=shared.epoch + now,
+        request_id=work.request_id,
+        tenant=work.tenant,
+        user=work.user,
+        client_ip=work.client_ip,
+        method="POST",
+        path=work.path,
+        endpoint=work.endpoint,
+        model=work.model,
+        stream=False,
+        status=200,
+        prompt_tokens=usage.prompt,
+        completion_tokens=usage.completion,
+        total_tokens=usage.total,
+        cached_tokens=0,
+        reasoning_tokens=0,
+        usage_source=usage.source,
+        usd=nanos / NANOS_PER_USD,
+        duration_ms=0.0,
+        ttfb_ms=None,
+        overhead_ms=0.0,
+        action="allow",
+        limit=None,
+        score=0.0,
+        cls=None,
+        reasons=(),
+        fingerprint=None,
+        outcome="ok",
+        usd_nanos=nanos,
+        metering="reserved",
+    )
+    _write(shared, record)
 
 
 def record_opened(flow: Flow, shared: Shared) -> None:
@@ -224,7 +303,12 @@ def record(
     ``ended_at``: seconds of ``perf_counter``; ``nanos``: the price in nano-dollars.
     """
     try:
-        _write(shared, _record_of(flow, shared, usage, nanos, ended_at, phase=phase))
+        made = _record_of(flow, shared, usage, nanos, ended_at, phase=phase)
+        if flow.ended is not None:
+            # Paid by who asked for the work, whoever fetches it.
+            work = flow.ended.works[0]
+            made = replace(made, user=work.user, client_ip=work.client_ip)
+        _write(shared, made)
     except Exception as error:  # noqa: BLE001
         shared.report_fault("record", error)
         shared.dropped_records += 1

@@ -54,6 +54,9 @@ class Shared:
         "store",
         "tables",
         "tracer",
+        "works_accepted",
+        "works_reserved",
+        "works_settled",
     )
 
     def __init__(
@@ -89,6 +92,9 @@ class Shared:
         self.fault_logged_at = float("-inf")
         self.on_fault: Callable[[str, BaseException], None] = lambda _step, _error: None
         self.drain_refused = 0  # answers of clients that left, over ``drain_max``
+        # Work that is paid later: accepted; settled by its end; charged as reserved, as
+        # its end stated no usage, was never seen, or could not be waited for.
+        self.works_accepted = self.works_settled = self.works_reserved = 0
         self._id_prefix = secrets.token_hex(8).encode()
         self._id_count = 0
         self._date = b""

@@ -157,6 +157,9 @@ class Plane:
             "count_turned_away": self.counter.overflows,
             "over_limit": self.gate.over_limit_cells,
             "delayed": shared.scoring.delayed,
+            "works_accepted": shared.works_accepted,
+            "works_settled": shared.works_settled,
+            "works_reserved": shared.works_reserved,
             "turned_away": turned_away,
         }
         turned_away |= store.dropped_counts()

@@ -102,8 +102,12 @@ def observed(call: Call, record: RequestRecord, usage: Usage, default: str) -> R
     """What the gateway did."""
     method, _, path = call.call.partition(" ")
     match = find_endpoint(method, path.partition("?")[0])
-    if method != "POST":
+    if match.polled and not match.metered:
+        metered = "end"
+    elif method != "POST":
         metered = "nothing"
+    elif record.metering == "pending":
+        metered = "later"
     elif usage.source == "upstream":
         metered = "stated"
     elif usage.batch:

@@ -114,7 +114,7 @@ OPENAI = [
         "OpenAI",
         "/v1/threads/thread_1/runs",
         {"assistant_id": "asst_1", "model": GPT},
-        {"id": "run_1", "status": "queued", "model": GPT, "usage": None},
+        {"id": "run_1", "object": "thread.run", "status": "queued", "usage": None},
     ),
     post(
         "OpenAI",
@@ -134,6 +134,8 @@ OPENAI = [
         "GET /v1/models/gpt-4.1",
         "GET /v1/responses/resp_1",
         "POST /v1/responses/resp_1/cancel",
+        "GET /v1/threads/thread_1/runs/run_1",
+        "POST /v1/threads/thread_1/runs/run_1/cancel",
         "DELETE /v1/responses/resp_1",
         "GET /v1/chat/completions",
         "DELETE /v1/models/ft:x",
@@ -143,6 +145,7 @@ OPENAI = [
         "DELETE /v1/files/file-1",
         "POST /v1/uploads",
         "GET /v1/batches/batch_1",
+        "POST /v1/batches/batch_1/cancel",
         "POST /v1/assistants",
         "POST /v1/threads",
         "POST /v1/threads/thread_1/messages",
@@ -204,7 +207,12 @@ AZURE = [
         b"ID3\4",
         "audio/mpeg",
     ),
-    post("Azure", "/openai/batches", {"input_file_id": "file-1"}, {"id": "batch_1"}),
+    post(
+        "Azure",
+        "/openai/batches",
+        {"input_file_id": "file-1"},
+        {"id": "batch_1", "status": "validating"},
+    ),
     *other("Azure", "GET /openai/v1/models", "GET /openai/files", "POST /openai/files"),
 ]
 
@@ -236,6 +244,7 @@ ANTHROPIC = [
         "GET /v1/messages/batches",
         "GET /v1/messages/batches/msgbatch_1",
         "GET /v1/messages/batches/msgbatch_1/results",
+        "POST /v1/messages/batches/msgbatch_1/cancel",
         "POST /v1/skills",
         "GET /v1/organizations/usage_report/messages",
     ),

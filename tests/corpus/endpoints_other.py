@@ -82,7 +82,7 @@ GOOGLE = [
         "Gemini",
         f"/v1beta/models/{GEMINI}:batchGenerateContent",
         {"batch": {"inputConfig": {"requests": {"requests": [{"request": CONTENTS}]}}}},
-        {"name": "batches/1"},
+        {"name": "batches/1", "metadata": {"state": "BATCH_STATE_PENDING"}},
     ),
     post("Gemini", "/v1beta/openai/chat/completions", chat(GEMINI), chatted(GEMINI)),
     *other(
@@ -93,6 +93,8 @@ GOOGLE = [
         "GET /v1beta/files",
         "POST /v1beta/corpora",
         "GET /v1beta/batches/1",
+        "GET /v1beta/interactions/1",
+        "POST /v1beta/interactions/1/cancel",
     ),
 ]
 _PROJECT = "/v1/projects/p/locations/l"

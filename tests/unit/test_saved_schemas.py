@@ -34,9 +34,9 @@ SCHEMAS = {
     # Notes in the store: the number is their first field.
     "gateway.limits.pending:PendingWork": (PENDING, "e20a0e2e58c7"),
     # Files of one gateway: rings of workers, the queue of alerts, records.
-    "gateway.core.model:RequestRecord": (4, "409e2ecbb188"),
+    "gateway.core.model:RequestRecord": (4, "fb1a256c08d1"),
     "gateway.control.alert_queue:Waiting": (1, "6698d5e52c39"),
-    "gateway.sinks.records:PublicRecord": (4, "1903e7ecd601"),
+    "gateway.sinks.records:PublicRecord": (4, "cb07d6fb7aa3"),
 }
 
 

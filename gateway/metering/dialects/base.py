@@ -41,6 +41,8 @@ class PathMatch:
     ``counted``: the tokens of an answer that states no usage are counted from its text.
     ``model`` and ``stream``: only where the path names them (Gemini, Bedrock, Azure).
     ``model_required``: the API refuses a body without a model.
+    ``work``: the kind of work that may be paid later (``works.WORK_OF``); ``polled``: the
+    id of such work, where the path names it.
     """
 
     __slots__ = (
@@ -50,7 +52,9 @@ class PathMatch:
         "metered",
         "model",
         "model_required",
+        "polled",
         "stream",
+        "work",
     )
 
     def __init__(
@@ -63,6 +67,8 @@ class PathMatch:
         model: str = "",
         stream: bool | None = None,
         model_required: bool = False,
+        work: str = "",
+        polled: str = "",
     ) -> None:
         self.endpoint = endpoint
         self.metered = metered
@@ -71,6 +77,8 @@ class PathMatch:
         self.model = model
         self.stream = stream
         self.model_required = model_required
+        self.work = work
+        self.polled = polled
 
 
 class CountTask(msgspec.Struct):

@@ -1,11 +1,13 @@
 """Batches whose requests are in the body: Anthropic's, and Gemini's inline ones.
 
-A batch counts as its requests. Its answer states no usage, so an accepted batch is
-charged at what its requests may cost: their prompts and their caps.
+A batch counts as its requests. The answer that accepts it states no usage, so it reserves
+what its requests may cost, their prompts and their caps, until a later answer states what
+they used (``results.py``).
 """
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -23,6 +25,7 @@ from gateway.metering.dialects.base import (
 from gateway.metering.dialects.gemini import Gemini
 from gateway.metering.dialects.meters import NullMeter
 from gateway.metering.dialects.requests import EMPTY, BodyReader
+from gateway.metering.dialects.results import GoogleBatchMeter, ResultsMeter
 
 # Requests read of one batch: about 10 us each, and other clients wait meanwhile.
 MAX_REQUESTS = 5000
@@ -84,7 +87,10 @@ class AnthropicBatches(Anthropic):
         headers: HeaderLookup,
         content_type: bytes,
     ) -> UsageMeter:
-        """A meter that assumes the usage."""
+        """A meter that assumes the usage; of results, one that reads it."""
+        if match.endpoint == "messages.batches.results" and status in _ACCEPTED:
+            common = (match, facts, status, headers, b"application/json")
+            return ResultsMeter(partial(super().open_meter, *common))
         return _open_meter(facts, status)
 
 
@@ -108,7 +114,10 @@ class GeminiBatches(Gemini):
         headers: HeaderLookup,
         content_type: bytes,
     ) -> UsageMeter:
-        """A meter that assumes the usage."""
+        """A meter that assumes the usage; of a poll, one that reads it."""
+        if match.polled and status in _ACCEPTED:
+            common = (match, facts, status, headers, b"application/json")
+            return GoogleBatchMeter(partial(super().open_meter, *common))
         return _open_meter(facts, status)
 
 

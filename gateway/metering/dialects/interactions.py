@@ -38,6 +38,7 @@ class InteractionBody(msgspec.Struct):
     response_format: Raw = EMPTY
     generation_config: Raw = EMPTY
     stream: bool | None = None
+    background: bool | None = None
 
 
 _read = BodyReader(InteractionBody).read
@@ -66,6 +67,7 @@ class Interactions(Dialect):
             prompt_bytes,
             known,
             match.billable,
+            background=bool(given.background),
         )
 
     def cap_path(self, facts: RequestFacts) -> tuple[str, ...] | None:

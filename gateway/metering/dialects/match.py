@@ -22,6 +22,8 @@ class Match(PathMatch):
         model: str = "",
         stream: bool | None = None,
         model_required: bool = False,
+        work: str = "",
+        polled: str = "",
     ) -> None:
         super().__init__(
             endpoint,
@@ -31,6 +33,8 @@ class Match(PathMatch):
             model=model,
             stream=stream,
             model_required=model_required,
+            work=work,
+            polled=polled,
         )
         self.dialect = dialect
 

@@ -85,6 +85,7 @@ class OtherBody(msgspec.Struct):
     user: str | None = None
     metadata: Raw = EMPTY
     safety_identifier: str | None = None
+    background: bool | None = None
 
 
 _chat = BodyReader(ChatBody).read
@@ -191,6 +192,7 @@ class OpenAI(Dialect):
             not askable or asks_usage(given.stream_options),
             given.stream_options is not EMPTY,
             prompts=prompts,
+            background=bool(given.background) or match.work == "run",
         )
 
     def cap_path(self, facts: RequestFacts) -> tuple[str, ...] | None:

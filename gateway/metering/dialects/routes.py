@@ -22,6 +22,7 @@ from gateway.metering.dialects.native import NATIVE
 from gateway.metering.dialects.ollama import Ollama
 from gateway.metering.dialects.openai import OpenAI
 from gateway.metering.dialects.passthrough import Passthrough
+from gateway.metering.dialects.works import WORK_OF, continued_work, find_poll
 
 OPENAI = OpenAI()
 ANTHROPIC = Anthropic()
@@ -160,6 +161,15 @@ _BEDROCK: dict[str, tuple[str, str, bool]] = {
     "invoke-with-response-stream": ("invoke", METERED, True),
     "count-tokens": ("count_tokens", COUNTING, False),
 }
+# The dialect of an answer that shows work, by its kind.
+_POLLED: dict[str, Dialect] = {
+    "response": OPENAI,
+    "run": OPENAI,
+    "batch": OPENAI,
+    "interaction": INTERACTIONS,
+    "google_batch": GEMINI_BATCHES,
+    "message_batch": ANTHROPIC_BATCHES,
+}
 _GOOGLE_FOLDED = {action.casefold(): found for action, found in _GOOGLE.items()}
 _RUNS = re.compile(r"/threads/[^/]+/runs(?:/[^/]+/submit_tool_outputs)?$")
 _THREAD = re.compile(r"/threads/[^/]+/messages$")
@@ -218,10 +228,10 @@ def find_endpoint(method: str, path: str, forced: str | None = None) -> Match:
     if method != "POST":
         posted = None if method in _READING else find_endpoint("POST", path, forced)
         works = posted is not None and posted.metered
-        return (works and posted) or _unmetered(plain, forced)
+        return (works and posted) or _unmetered(method, plain, forced)
     match = _by_shape(plain) or _by_ending(plain)
     if forced is None:
-        return match or _unmetered(plain, None)
+        return match or _unmetered(method, plain, None)
     dialect = DIALECTS[forced]
     if match is not None and match.dialect is dialect:
         return match
@@ -235,10 +245,13 @@ def find_endpoint(method: str, path: str, forced: str | None = None) -> Match:
         # An endpoint of another dialect: this upstream translates. The client's body
         # follows the dialect of the path.
         return match
-    return _unmetered(plain, forced)
+    return _unmetered(method, plain, forced)
 
 
-def _unmetered(path: str, forced: str | None) -> Match:
+def _unmetered(method: str, path: str, forced: str | None) -> Match:
+    poll = find_poll(method, path)
+    if poll is not None:
+        return Match(_POLLED[poll.kind], poll.endpoint, work=poll.kind, polled=poll.id)
     segments = path.split("/")
     last = segments[-1]
     before = segments[-2] if len(segments) > 1 else ""
@@ -269,6 +282,7 @@ def _match(
     *,
     stream: bool | None = None,
     model_required: bool = False,
+    polled: str = "",
 ) -> Match:
     return Match(
         dialect,
@@ -279,6 +293,8 @@ def _match(
         model=model,
         stream=stream,
         model_required=model_required,
+        work=WORK_OF.get(endpoint, ""),
+        polled=polled,
     )
 
 
@@ -315,7 +331,8 @@ def _raw_predict(publisher: str, model: str, *, stream: bool) -> Match:
 
 def _by_ending(path: str) -> Match | None:
     if _RUNS.search(path):
-        return _match(OPENAI, "threads.runs", METERED)
+        polled = continued_work(path)
+        return _match(OPENAI, "threads.runs", METERED, polled=polled)
     if _THREAD.search(path):
         return None
     if _REMIX.search(path):

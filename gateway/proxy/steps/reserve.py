@@ -127,7 +127,7 @@ def set_demand(
 
 def is_seen(facts: RequestFacts) -> bool:
     """Whether the answer shows its length while it is generated."""
-    return facts.stream and not hides_reasoning(facts.model)
+    return facts.stream and not (facts.background or hides_reasoning(facts.model))
 
 
 def _set_batch(

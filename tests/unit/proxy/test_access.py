@@ -64,6 +64,10 @@ OPEN = [
     "GET /v1/models/gpt-4o",
     "GET /v1/responses/resp_1",
     "POST /v1/responses/resp_1/cancel",
+    "GET /v1/threads/t/runs/run_1",
+    "POST /v1/threads/t/runs/run_1/cancel",
+    "GET /v1/messages/batches/mb_1/results",
+    "GET /v1beta/batches/b1",
 ]
 
 
@@ -90,7 +94,7 @@ async def test_the_providers_account_is_not_open_to_tenants(line, upstream):
 
 @pytest.mark.parametrize("line", OPEN)
 async def test_models_and_polls_are_open(line, upstream):
-    """Lists of models and background responses by their id pass."""
+    """Lists of models, and work that is paid later by its id, pass."""
     async with InProcess(upstream, route=ROUTE, more=TENANT) as gateway:
         assert (await send(gateway, line)).startswith(b"HTTP/1.1 200 ")
 

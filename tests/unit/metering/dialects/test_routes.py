@@ -122,7 +122,8 @@ def test_counting(path):
 @pytest.mark.parametrize(
     ("method", "path", "dialect", "endpoint"),
     [
-        ("GET", "/v1/responses/r", "passthrough", "other"),
+        ("GET", "/v1/responses/r", "openai", "responses.retrieve"),
+        ("GET", "/v1/responses/r/input_items", "passthrough", "other"),
         ("DELETE", "/v1/chat/completions", "passthrough", "other"),
         ("GET", "/v1/models", "passthrough", "models"),
         ("GET", "/v1/models/gpt-4o", "passthrough", "models"),
@@ -142,7 +143,7 @@ def test_counting(path):
         ),
         ("POST", "/v1/realtime/sessions", "passthrough", "realtime.sessions"),
         ("POST", "/v1/realtime/calls", "passthrough", "realtime.calls"),
-        ("POST", "/v1/responses/r/cancel", "passthrough", "other"),
+        ("POST", "/v1/responses/r/cancel", "openai", "responses.cancel"),
         ("POST", "/invocations", "passthrough", "other"),
     ],
 )
