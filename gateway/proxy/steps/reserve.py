@@ -191,6 +191,7 @@ def _expected_nanos(
         prompt=prompt,
         completion=completion,
         total=prompt + completion,
+        units=facts.units,
         batch=flow.facts is not None and flow.facts.batch,
     )
     at = shared.epoch + flow.opened_at
