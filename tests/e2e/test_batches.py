@@ -161,7 +161,6 @@ async def test_each_request_is_checked(policy, body, status, upstream):
 @pytest.mark.parametrize(
     ("path", "body", "endpoint", "model"),
     [
-        (b"/v1/videos", b'{"model":"sora-2","prompt":"x"}', "videos", "sora-2"),
         (
             b"/v1/fine_tuning/jobs",
             b'{"model":"gpt-4o-mini","training_file":"f"}',
@@ -169,12 +168,6 @@ async def test_each_request_is_checked(policy, body, status, upstream):
             "gpt-4o-mini",
         ),
         (b"/v1/batches", b'{"input_file_id":"f"}', "batches", ""),
-        (
-            b"/v1beta/models/veo-3.0-generate-001:predictLongRunning",
-            b'{"instances":[{"prompt":"x"}]}',
-            "predict_long_running",
-            "veo-3.0-generate-001",
-        ),
     ],
 )
 async def test_work_that_is_paid_later(path, body, endpoint, model, upstream):
@@ -191,3 +184,34 @@ async def test_work_that_is_paid_later(path, body, endpoint, model, upstream):
         async with InProcess(upstream, policy='unknown_price = "deny"') as gateway:
             assert b" 403 " in await send(gateway, path, body)
             await gateway.record()
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "endpoint", "model", "usd"),
+    [
+        (
+            b"/v1/videos",
+            b'{"model":"sora-2","prompt":"x","seconds":"8"}',
+            "videos",
+            "sora-2",
+            0.8,
+        ),
+        (
+            b"/v1beta/models/veo-3.0-generate-001:predictLongRunning",
+            b'{"instances":[{"prompt":"x"}],"parameters":{"durationSeconds":4}}',
+            "predict_long_running",
+            "veo-3.0-generate-001",
+            1.6,
+        ),
+    ],
+)
+async def test_videos_are_charged_when_they_are_accepted(
+    path, body, endpoint, model, usd, upstream
+):
+    """A video costs the seconds that its request asks for."""
+    upstream.default = ACCEPTED
+    async with InProcess(upstream) as gateway:
+        await send(gateway, path, body)
+        record = await gateway.record()
+        assert (record.endpoint, record.model) == (endpoint, model)
+        assert (record.metering, record.usd) == ("", usd)
