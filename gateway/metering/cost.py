@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-
 from gateway.core.model import Price, Usage
 
 # One dollar per million tokens is this many nano-dollars per token.
@@ -44,15 +42,21 @@ def price_usage(price: Price, usage: Usage, at: float = 0.0) -> tuple[int, bool]
     share = 1.0
     if price.timed:
         price = price_at(price, at)
-    if usage.tier or usage.batch:
+    tier = usage.tier
+    if usage.batch or (tier and (tier not in _STANDARD or tier in price.tiers)):
         price, share, part = _of_tier(price, usage)
     prompt = usage.prompt
     if price.contexts:
         price = _of_context(price, prompt)
     cached, written = usage.cached, usage.cache_write
     # Where the completion excludes reasoning, only the total includes it.
-    generated = max(usage.completion, usage.total - prompt)
-    cost = max(0, prompt - cached - written) * price.input + generated * price.output
+    generated = usage.total - prompt
+    if generated < usage.completion:  # noqa: PLR1730 - max() costs 60 ns
+        generated = usage.completion
+    plain = prompt - cached - written
+    cost = generated * price.output
+    if plain > 0:
+        cost += plain * price.input
     if cached:
         cost += cached * (price.input if price.cached is None else price.cached)
     if written:
@@ -65,8 +69,8 @@ def price_usage(price: Price, usage: Usage, at: float = 0.0) -> tuple[int, bool]
         more, unpriced = _units_cost(price, usage, generated)
         cost += more
         part = part or unpriced
-    nanos = cost * share * _NANOS_PER_TOKEN
-    return math.floor(round(nanos, 3) + 0.5), part
+    # Costs are positive; the inner rounding removes errors of binary fractions.
+    return int(round(cost * share * _NANOS_PER_TOKEN, 3) + 0.5), part
 
 
 def price_at(price: Price, at: float) -> Price:

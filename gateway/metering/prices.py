@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping
 from fnmatch import fnmatchcase
 from importlib.resources import files
-from typing import Literal, NamedTuple
+from typing import Literal
 
 from gateway.core.lru import Lru
 from gateway.core.model import NANOS_PER_USD, Price, PriceSource, Usage
@@ -25,17 +25,11 @@ def packaged_prices() -> bytes:
     return files("gateway.metering").joinpath("prices.json").read_bytes()
 
 
-class Quote(NamedTuple):
-    """What an answer costs. ``nanos`` None: its model has no price. ``part``: some unit
-    or its service tier has none, and only the rest is in ``nanos``.
-    """
-
-    nanos: int | None
-    source: PriceSource
-    part: bool = False
-
-
-_UNPRICED = Quote(None, "")
+# What an answer costs: its nano-dollars (None: its model has no price), where the price is
+# from, and whether some unit or its service tier has none, so that only the rest is in the
+# sum. A plain tuple: a named one costs 0.2 microseconds more for each answer.
+Quote = tuple[int | None, PriceSource, bool]
+_UNPRICED: Quote = (None, "", False)
 # A price and where it is from; ("", None) of an unknown model.
 _Found = tuple[PriceSource, Price | None]
 
@@ -172,21 +166,20 @@ class PriceTable:
         answer states (where it is trusted), the price of the answer's model, that of the
         request's model, the policy's ``unknown_price``.
         """
-        found = self._look_up(model)
-        if found[0] != "policy":
+        source, price = self._found.get(model) or self._look_up(model)
+        if source != "policy":
             if self._trust_cost:
                 nanos = _stated_nanos(usage.cost_usd)
                 if nanos is not None:
-                    return Quote(nanos, "answer")
+                    return nanos, "answer", False
             if answered and answered != model:
-                other = self._look_up(answered)
+                other = self._found.get(answered) or self._look_up(answered)
                 if other[0] in ("table", "policy"):
-                    found = other
-        price = found[1]
+                    source, price = other
         if price is None:
             return _UNPRICED
         nanos, part = price_usage(price, usage, at)
-        return Quote(nanos, found[0], part)
+        return nanos, source, part
 
     def _look_up(self, model: str) -> _Found:
         found = self._found.get(model)

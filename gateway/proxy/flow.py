@@ -351,10 +351,10 @@ class Flow:
 
     def note_price(self, quote: Quote) -> None:
         """Note where a price comes from, and whether the answer has one."""
-        self.price_source = quote.source
-        if quote.nanos is None:
+        nanos, self.price_source, part = quote
+        if nanos is None:
             self.note_metering("unpriced")
-        elif quote.part:
+        elif part:
             self.note_metering("part_priced")
 
     def act_on_verdict(self, action: str, *, enforced: bool) -> None:

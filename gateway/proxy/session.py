@@ -194,9 +194,9 @@ class LiveSession:
         stated = usage.model or self.meter.model
         quote = prices.quote(self._model, usage, at, answered=stated)
         self._flow.note_price(quote)
-        if quote.nanos is None:
+        if quote[0] is None:
             self._unpriced = True
-        return quote.nanos or 0
+        return quote[0] or 0
 
     def _turn(self, usage: Usage | None, nanos: int) -> None:
         """Settle the reservation with an answer, and reserve the next answer."""

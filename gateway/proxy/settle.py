@@ -226,7 +226,7 @@ def _price(flow: Flow, shared: Shared, model: str, usage: Usage) -> int | None:
     at = shared.epoch + flow.opened_at
     quote = prices.quote(model, usage, at, answered=usage.model)
     flow.note_price(quote)
-    price = quote.nanos
+    price = quote[0]
     return price if price is None or price < MAX_NANOS else MAX_NANOS
 
 
@@ -238,8 +238,9 @@ def record_work(flow: Flow, shared: Shared, work: PendingWork) -> None:
     now = perf_counter()
     nanos = 0
     if prices is not None:
-        quote = prices.quote(work.model, usage, shared.epoch + now)
-        nanos = min(quote.nanos or 0, MAX_NANOS)
+        at = shared.epoch + now
+        quote = prices.quote(work.model, usage, at, answered=usage.model)
+        nanos = min(quote[0] or 0, MAX_NANOS)
     record = RequestRecord(
         ts=shared.epoch + now,
         request_id=work.request_id,
