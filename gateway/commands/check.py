@@ -21,6 +21,17 @@ def check(*, config: ConfigFlag = None) -> int:
     for section in explain(loaded):
         print_table(("", "value", "from"), section.rows, section.title)
         print()
+    from gateway.serve.price_table import (  # noqa: PLC0415
+        age_warning,
+        describe_table,
+        newest_table,
+    )
+
+    table = newest_table()
+    print(f"prices: {describe_table(table)}")
+    old = age_warning(table)
+    if old:
+        print(f"tidegate: warning: {old}", file=sys.stderr)
     for warning in loaded.warnings:
         print(f"tidegate: warning: {warning}", file=sys.stderr)
     print(f"{loaded.file or 'the configuration'} is valid")

@@ -25,6 +25,7 @@ from gateway.commands.keys import keys
 from gateway.commands.learn import learn
 from gateway.commands.live import tail, top
 from gateway.commands.output import fail
+from gateway.commands.prices import prices
 from gateway.commands.replay import replay
 from gateway.commands.serve import serve
 from gateway.commands.silences import silences
@@ -47,7 +48,7 @@ Exit codes: 0 fine, 1 failed while running, 2 bad usage or configuration.
 )
 for group in (keys, blocks, alerts, incidents, silences):
     app.command(group)
-for command in (serve, check, watch, analyze, learn, replay, top, tail, demo):
+for command in (serve, check, watch, analyze, learn, replay, prices, top, tail, demo):
     app.command(command)
 
 

@@ -14,6 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from gateway.commands.remote import AdminClient
+from gateway.core.money import usd_text
 
 _SEVERE = {"critical": "bold red", "warning": "yellow", "info": "blue"}
 # Clients in the table of ``top``.
@@ -55,7 +56,7 @@ def _head(counters: dict[str, Any]) -> Text:
         f"{last['errors']} errors  {last['refused']} refused  (last 10 s; running: "
         f"{running['requests']})\n"
         f"{counters['inflight']} open  {counters['blocked']} blocked  "
-        f"${counters['spend_today']:,.2f} today  {counters['incidents']} incidents"
+        f"{usd_text(counters['spend_today'])} today  {counters['incidents']} incidents"
     )
 
 
@@ -81,7 +82,7 @@ def _clients(rows: Sequence[dict[str, Any]]) -> Table:
         table.add_row(
             *map(Text, (row["id"], row["tenant"], f"{row['requests_1m']:,.0f}", ratio)),
             Text(f"{row['tokens']:,}"),
-            Text(f"{row['usd']:.2f}"),
+            Text(usd_text(row["usd"]).removeprefix("$")),
             Text(f"{row['score']:.1f}" if row["score"] else "-"),
             Text(state["action"] if state else "-"),
         )

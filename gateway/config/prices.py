@@ -169,7 +169,9 @@ def price_words(price: Price) -> str:
     for unit, value in price.units.items():
         base, _, size = unit.partition(":")
         key, factor = names[base]
-        if size:
+        if size and base != "images":  # only in the price table
+            rates[f"{key}:{size}"] = value / factor
+        elif size:
             images[size] = value / factor
         else:
             rates[key] = value / factor

@@ -53,6 +53,7 @@ from gateway.detect.packed_baselines import BaselinesError
 from gateway.serve.background import Background
 from gateway.serve.link import Message
 from gateway.serve.logs import log_state, set_up_logs
+from gateway.serve.price_table import age_warning, describe_table
 from gateway.serve.runtime import (
     ChildSpec,
     child_spec,
@@ -126,7 +127,11 @@ class Control:
         self._block_problem = self._record_problem = ""
         self._secret = SecretKeeper(spec.store_url, config.store.prefix)
         self._jwks = JwksFetcher(self._workers.broadcast, self._on_jwks_error)
-        counters = SubjectCounters(config.store.prefix.encode(), self._workers)
+        counters = SubjectCounters(
+            config.store.prefix.encode(),
+            self._workers,
+            lambda model: self._config.prices.canonical_name(model),  # noqa: PLW0108 - replaced by a reload
+        )
         self._backend = ControlBackend(
             spec=spec,
             config=self._config,
@@ -158,6 +163,7 @@ class Control:
             self._backend, spec.admin, config.admin.tls, self._on_admin_certificate
         )
         self._apply()
+        self._say_prices()
 
     def _open_blocks(self, prefix: str) -> Blocks:
         self._redis = open_backend(self._spec.store_url).open_client()
@@ -209,6 +215,14 @@ class Control:
             self._background.start(self._replicas.run(), "replicas")
         await stop.wait()
         await self._close()
+
+    def _say_prices(self) -> None:
+        """Log which price table is in use, and whether it is old."""
+        table = self._config.prices
+        self._log.info("prices_loaded", table=describe_table(table))
+        old = age_warning(table)
+        if old:
+            self._log.warning("prices_old", why=old)
 
     async def _load_baselines(self) -> None:
         """Start with the saved state of detection, if the store returns it in time."""
@@ -366,7 +380,7 @@ class Control:
         """Apply the configuration in force to this process."""
         resolved = self._config.resolved
         names = {tenant.name for tenant in resolved.tenants} | {"anonymous"}
-        label = model_labels(resolved)
+        label = model_labels(resolved, self._config.prices)
         self._metrics.configure(names, label)
         self._history.configure(self._config.config.events.influx, label)
         self._jwks.configure(resolved.tenants)

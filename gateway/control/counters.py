@@ -13,7 +13,6 @@ from gateway.core.model import SUB_BUCKETS, Policy
 from gateway.limits.meters import METER_TABLE
 from gateway.limits.plans import cells_of_subject
 from gateway.limits.ports import Cell
-from gateway.metering.prices import PriceTable, packaged_prices
 
 
 class SubjectCounters:
@@ -25,9 +24,10 @@ class SubjectCounters:
         self,
         prefix: bytes,
         workers: WorkerRegistry,
+        canonical: Callable[[str], str],
         clock: Callable[[], float] = time.time,
     ) -> None:
-        self._canonical = PriceTable.parse(packaged_prices()).canonical_name
+        self._canonical = canonical
         self._prefix = prefix
         self._workers = workers
         self._clock = clock

@@ -6,14 +6,13 @@ from collections.abc import Callable
 
 from gateway.admin.metrics import OTHER
 from gateway.config.resolve import Resolved
-from gateway.metering.prices import PriceTable, packaged_prices
+from gateway.metering.prices import PriceTable
 
 _GLOB = frozenset("*?[")
 
 
-def model_labels(resolved: Resolved) -> Callable[[str], str]:
+def model_labels(resolved: Resolved, table: PriceTable) -> Callable[[str], str]:
     """Function from a raw model name to its metric label under this configuration."""
-    table = PriceTable.parse(packaged_prices())
     configured = _configured_names(resolved)
 
     def label(model: str) -> str:

@@ -43,6 +43,7 @@ def policy_list(
             "price_list": price_list(
                 by_name[name],
                 sum((requested.get(tenant, none) for tenant in tenants[name]), none),
+                config.prices,
             ),
             "tenants": tenants[name],
             "effective": _effective(config.loaded, name),

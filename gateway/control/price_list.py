@@ -4,19 +4,13 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable
-from functools import cache
 from typing import Any
 
 from gateway.core.model import Policy, RequestRecord
-from gateway.metering.prices import PriceTable, packaged_prices
+from gateway.metering.prices import PriceTable
 
 # Most requested models in the list: clients may send any number of names.
 MAX_MODELS = 50
-
-
-@cache
-def _packaged() -> PriceTable:
-    return PriceTable.parse(packaged_prices())
 
 
 def models_by_tenant(records: Iterable[RequestRecord]) -> dict[str, Counter[str]]:
@@ -28,11 +22,13 @@ def models_by_tenant(records: Iterable[RequestRecord]) -> dict[str, Counter[str]
     return found
 
 
-def price_list(policy: Policy, asked: Counter[str]) -> dict[str, Any]:
-    """Prices in dollars per million tokens. ``from`` is "policy", "package" (the packaged
+def price_list(
+    policy: Policy, asked: Counter[str], table: PriceTable
+) -> dict[str, Any]:
+    """Prices in dollars per million tokens. ``from`` is "policy", "package" (the price
     table, of date ``dated``), or "none" for a model without a price.
     """
-    ours = _packaged().with_overrides(policy.prices, policy.unknown_price)
+    ours = table.with_overrides(policy.prices, policy.unknown_price)
     names = dict.fromkeys(policy.prices)
     names |= dict.fromkeys(name for name, _ in asked.most_common(MAX_MODELS))
     rows = []
@@ -48,4 +44,4 @@ def price_list(policy: Policy, asked: Counter[str]) -> dict[str, Any]:
                 "from": "none" if price is None else "policy" if stated else "package",
             }
         )
-    return {"dated": _packaged().dated, "items": rows}
+    return {"dated": table.dated, "items": rows}

@@ -12,6 +12,7 @@ import msgspec
 from gateway.config import Config, ConfigError, Loaded, Problem, load, resolve
 from gateway.config.resolve import Resolved
 from gateway.serve.link import Message
+from gateway.serve.price_table import age_warning, load_table, refresh_table
 from gateway.serve.runtime import Snapshot, load_snapshot, write_snapshot
 
 # Settings that are bound at start: a reload lists those that changed and applies the rest.
@@ -62,6 +63,7 @@ class RunningConfig:
         self._at_start: Config = load_snapshot(snapshot).config
         self.loaded: Loaded = load_snapshot(snapshot)
         self.resolved: Resolved = resolve(self.loaded.config)
+        self.prices = load_table(runtime_dir)
         self.last = ReloadResult(True, clock(), snapshot.generation)
         self.failures = 0
         # Text that was read last, valid or not; None if it could not be read.
@@ -106,6 +108,11 @@ class RunningConfig:
             return self.last
         self._snapshot, self.loaded, self.resolved = snapshot, loaded, resolved
         warnings = [str(warning) for warning in loaded.warnings]
+        # At most a second, and only where a newer release was installed meanwhile.
+        problem = refresh_table(self._runtime_dir)
+        self.prices = load_table(self._runtime_dir)
+        old = age_warning(self.prices)
+        warnings += [f"prices: {words}" for words in (problem, old) if words]
         try:
             write_snapshot(self._runtime_dir, snapshot)
         except OSError as error:  # workers get it from this process nevertheless

@@ -8,6 +8,7 @@ from typing import Any
 import msgspec
 
 from gateway.core.model import NANOS_PER_USD, Policy
+from gateway.core.money import usd_text
 from gateway.detect.model import format_time
 from gateway.replay.reading import RecordReader
 from gateway.replay.simulate import Simulation
@@ -162,4 +163,4 @@ def _shown_policy(policy: Policy) -> dict[str, str]:
 
 def usd(sums: PolicyTotals) -> str:
     """Dollars saved, as text."""
-    return f"${sums.nanos_saved / NANOS_PER_USD:,.2f}"
+    return usd_text(sums.nanos_saved / NANOS_PER_USD)

@@ -24,6 +24,7 @@ import msgspec
 from gateway.config import Config, ConfigError, Loaded, find_file, load, resolve
 from gateway.serve.children import Child, child_environ, describe_status
 from gateway.serve.ports import AddressTaken, HeldAddress, format_address
+from gateway.serve.price_table import refresh_table
 from gateway.serve.runtime import (
     CHILD_VARIABLE,
     SPEC_VARIABLE,
@@ -212,6 +213,9 @@ class Supervisor:
         """Start all children in order. Raises StartError, OSError."""
         files = raise_file_limit()
         write_snapshot(self._runtime.path, self._snapshot)
+        problem = refresh_table(self._runtime.path)
+        if problem:
+            self.log("warning", "prices_not_compiled", why=problem)
         self._store.start(lambda: bool(self._signals.take() & _STOP))
         count = self._worker_count()
         self._rings = tuple(self._runtime.make_ring(i) for i in range(count))

@@ -14,9 +14,9 @@ from gateway.http.target import Target, UpstreamSettings
 from gateway.identity.cidr import Networks, parse_address
 from gateway.identity.identify import Identifier
 from gateway.limits.plans import PlanBook
-from gateway.metering.prices import PriceTable, packaged_prices
 from gateway.proxy.route import Route
 from gateway.proxy.tables import DataSettings, Tables
+from gateway.serve.price_table import load_table
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -24,18 +24,25 @@ if TYPE_CHECKING:
     from gateway.config.resolve import ResolvedRoute
     from gateway.config.structs import Config, ServerTable
     from gateway.core.model import JwtRule
+    from gateway.metering.prices import PriceTable
     from gateway.worker.jwt import JwtVerifier
 
 
 class Builder:
     """Makes the tables of each generation; unchanged upstreams keep their pools."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, via_name: bytes) -> None:
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        via_name: bytes,
+        load_prices: Callable[[], PriceTable] = load_table,
+    ) -> None:
         self._loop = loop
         self._via_name = via_name
         self._generation = 0
         self._pools: dict[Any, Pool] = {}
-        self._packaged = PriceTable.parse(packaged_prices())
+        self._load_prices = load_prices
+        self._table = load_prices()
         self.jwt: JwtVerifier | None = None
         self._jwks: dict[str, Any] = {}
 
@@ -43,6 +50,7 @@ class Builder:
         """Make the tables. Raises ValueError (a key set), OSError (files, certificates)."""
         resolved = resolve(config)
         self._generation += 1
+        self._table = self._load_prices()
         rules = [t.jwt for t in resolved.tenants if t.jwt is not None]
         self.jwt = self._verifier(rules)
         pools: dict[Any, Pool] = {}
@@ -64,7 +72,7 @@ class Builder:
             plans=PlanBook(
                 config.store.prefix.encode(),
                 resolved.timezone,
-                canonical=self._packaged.canonical_name,
+                canonical=self._table.canonical_name,
             ),
             prices=self._prices(resolved),
             trusts=trust_check(trusted),
@@ -111,13 +119,11 @@ class Builder:
         if resolved.anonymous is not None:
             policies.append(resolved.anonymous)
         tables = {
-            policy.name: self._packaged.with_overrides(
-                policy.prices, policy.unknown_price
-            )
+            policy.name: self._table.with_overrides(policy.prices, policy.unknown_price)
             for policy in policies
         }
         # Clients without a tenant have a policy by name even if they are denied.
-        tables.setdefault("anonymous", self._packaged)
+        tables.setdefault("anonymous", self._table)
         return tables
 
     def _route(self, config: ResolvedRoute, pools: dict[Any, Pool]) -> Route:
@@ -137,7 +143,7 @@ class Builder:
     def _provider(self, config: ResolvedRoute) -> str:
         target = config.targets[0]
         url = f"{target.scheme}://{target.host}{target.path}/"
-        return config.provider or self._packaged.book.provider_of(url)
+        return config.provider or self._table.book.provider_of(url)
 
     def _pool(self, config: ResolvedRoute) -> Pool:
         targets = [

@@ -21,6 +21,7 @@ from gateway.limits.ports import Cell
 from gateway.serve.background import Background
 from gateway.serve.link import Message, WorkerLink
 from gateway.serve.logs import log_state, set_up_logs
+from gateway.serve.price_table import load_table
 from gateway.serve.ring import RingWriter
 from gateway.serve.runtime import (
     ChildSpec,
@@ -63,7 +64,11 @@ class Worker:
             log.level, log.format, f"worker-{spec.index}"
         )
         instance = f"{spec.runtime_dir} {spec.listen}".encode()
-        self.builder = Builder(loop, b"tidegate-" + short_name(instance).encode())
+        self.builder = Builder(
+            loop,
+            b"tidegate-" + short_name(instance).encode(),
+            lambda: load_table(spec.runtime_dir),
+        )
         self.ring = RingWriter(spec.ring)
         self.gate = Gate()
         table = self.config.store

@@ -102,7 +102,9 @@ export function tick(n) {
 
 export function usd(n) {
   if (n === null || n === undefined) return "–";
-  if (n !== 0 && Math.abs(n) < 0.01) return `$${n.toFixed(4)}`;
+  // Small amounts have two significant digits, as core/money.py writes them.
+  const size = Math.abs(n);
+  if (n !== 0 && size < 0.1) return `$${n.toFixed(Math.min(20, 1 - Math.floor(Math.log10(size)))).replace(/(\.\d\d\d*?)0+$/, "$1")}`;
   return `$${n.toLocaleString("en", { minimumFractionDigits: 2, maximumFractionDigits: 2 })}`;
 }
 

@@ -6,13 +6,16 @@ from collections import Counter
 
 from gateway.control.price_list import MAX_MODELS, models_by_tenant, price_list
 from gateway.core.model import Policy, Price
+from gateway.serve.price_table import packaged_table
 from tests.records import make_record
 
 
 def test_prices_have_a_source():
     """Each price has its source: the policy, the package's table or none."""
     policy = Policy(name="p", prices={"own-*": Price(1.0, 2.0)})
-    shown = price_list(policy, Counter({"gpt-4o": 3, "own-7b": 2, "nobody-knows": 1}))
+    shown = price_list(
+        policy, Counter({"gpt-4o": 3, "own-7b": 2, "nobody-knows": 1}), packaged_table()
+    )
     found = {row["model"]: (row["input"], row["from"]) for row in shown["items"]}
     assert found == {
         "own-*": (1.0, "policy"),
@@ -26,4 +29,7 @@ def test_prices_have_a_source():
 def test_invented_names_are_bounded():
     """The number of listed models is bounded, because clients may name any model."""
     asked = models_by_tenant(make_record(model=f"m{n}") for n in range(500))
-    assert len(price_list(Policy(name="p"), asked["acme"])["items"]) == MAX_MODELS
+    assert (
+        len(price_list(Policy(name="p"), asked["acme"], packaged_table())["items"])
+        == MAX_MODELS
+    )
