@@ -19,30 +19,35 @@ _COLUMNS = ("model", "provider", "input", "output", "cached", "cache write", "mo
 _RECORDS = 200_000
 
 
+_Pattern = Annotated[
+    str, Parameter(help="Names or patterns of models, such as `gpt-5*`.")
+]
+_Provider = Annotated[str | None, Parameter(help="Only this provider's models.")]
+_Providers = Annotated[
+    bool, Parameter(negative="", help="List the providers instead of models.")
+]
+_Check = Annotated[
+    bool,
+    Parameter(
+        negative="",
+        help="Check the models of the configuration and of its record file: which have "
+        "no price. Exit 1 if one has none or the table is old.",
+    ),
+]
+_Records = Annotated[
+    str | None,
+    Parameter(help="Record file for --check. Default: that of the configuration."),
+]
+
+
 def prices(
-    pattern: Annotated[
-        str, Parameter(help="Names or patterns of models, such as `gpt-5*`.")
-    ] = "*",
+    pattern: _Pattern = "*",
     /,
     *,
-    provider: Annotated[
-        str | None, Parameter(help="Only this provider's models.")
-    ] = None,
-    providers: Annotated[
-        bool, Parameter(negative="", help="List the providers instead of models.")
-    ] = False,
-    check: Annotated[
-        bool,
-        Parameter(
-            negative="",
-            help="Check the models of the configuration and of its record file: which "
-            "have no price. Exit 1 if one has none or the table is old.",
-        ),
-    ] = False,
-    records: Annotated[
-        str | None,
-        Parameter(help="Record file for --check. Default: that of the configuration."),
-    ] = None,
+    provider: _Provider = None,
+    providers: _Providers = False,
+    check: _Check = False,
+    records: _Records = None,
     config: ConfigFlag = None,
     json: JsonFlag = False,
 ) -> int:

@@ -175,9 +175,11 @@ def price_words(price: Price) -> str:
             images[size] = value / factor
         else:
             rates[key] = value / factor
-    words = [f"{key} = {value:.12g}" for key, value in rates.items()]
+    words = [f"{key} = {_number(value)}" for key, value in rates.items()]
     if images:
-        sizes = ", ".join(f'"{size}" = {value:.12g}' for size, value in images.items())
+        sizes = ", ".join(
+            f'"{size}" = {_number(value)}' for size, value in images.items()
+        )
         words.append(f"images_by = {{ {sizes} }}")
     if price.contexts:
         more = [
@@ -189,3 +191,9 @@ def price_words(price: Price) -> str:
         more = [f"{k} = {{ {price_words(one)} }}" for k, one in price.tiers.items()]
         words.append(f"tiers = {{ {', '.join(more)} }}")
     return ", ".join(words)
+
+
+def _number(value: float) -> str:
+    """A number as TOML writes it: ``1.0``, ``0.36``."""
+    text = f"{value:.12g}"
+    return f"{text}.0" if text.isdigit() else text

@@ -46,7 +46,7 @@ def test_models_are_listed(capsys):
     assert "2026-" in first
     assert columns.split()[:3] == ["model", "provider", "input"]
     assert row.split()[:5] == ["gpt-5-mini", "openai", "0.25", "2", "0.025"]
-    assert "web_searches = 10" in row
+    assert "web_searches = 10.0" in row
     assert "priority = { input = 0.45" in row
 
 
