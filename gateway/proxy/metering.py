@@ -160,7 +160,7 @@ def open_metering(
     match, facts = flow.context.match, flow.facts
     if match is None or facts is None or answer.no_body:
         return None
-    if flow.head.method != "POST" and not match.polled:
+    if flow.head.method != "POST" and not (match.metered or match.polled):
         return None
     content_type = answer.content_type
     metering = Metering(

@@ -18,10 +18,13 @@ from gateway.metering.dialects.texts import sse_payload
 # Events read from the end of a stream: the error or end mark, and what may follow it
 # (usage, a comment, ``[DONE]``).
 LAST_EVENTS = 6
+_LAST_RECORDS = LAST_EVENTS + 2  # a record may be blank
 # Bytes of the last records that are searched for them.
 TAIL_BYTES = 16 * 1024
 
 _BLANK = re.compile(rb"(?>\r\n|\n|\r){2}")
+# A record without these is no error; most are not parsed for that reason.
+_SUSPECT = re.compile(rb"error|failed", re.IGNORECASE).search
 _ERROR_EVENT = re.compile(rb"^event:[ ]?error\s*$", re.MULTILINE)
 _END_TYPES = frozenset(
     {
@@ -89,9 +92,10 @@ def tail_of(records: Iterable[bytes], rest: bytes) -> bytes:
     for record in records:
         taken.append(record)
         size += len(record)
-        if size > TAIL_BYTES:
+        if size > TAIL_BYTES or len(taken) > _LAST_RECORDS:
             break
-    return b"".join(reversed(taken))
+    taken.reverse()
+    return b"".join(taken)
 
 
 def end_of_stream(framing: str, tail: bytes) -> str:
@@ -103,6 +107,8 @@ def end_of_stream(framing: str, tail: bytes) -> str:
             return FAILED
         if payload == b"[DONE]":
             state = ENDED
+            continue
+        if (generating or state is ENDED) and not _SUSPECT(payload):
             continue
         try:
             event = _decode(payload)
@@ -132,10 +138,22 @@ def _last_events(framing: str, tail: bytes) -> Iterator[tuple[bool, bytes]]:
         for line in reversed(tail.splitlines()[-LAST_EVENTS:]):
             yield False, line.strip()
         return
-    events = [event for event in _BLANK.split(tail) if event.strip()]
-    for event in reversed(events[-LAST_EVENTS:]):
-        payload = sse_payload(event).strip()
-        yield _ERROR_EVENT.search(event) is not None, payload
+    for event in reversed(_split(tail)[-LAST_EVENTS:]):
+        if event.startswith(b"data: ") and b"\n" not in event:
+            yield False, event[6:].strip()
+        else:
+            payload = sse_payload(event).strip()
+            yield _ERROR_EVENT.search(event) is not None, payload
+
+
+def _split(tail: bytes) -> list[bytes]:
+    """The events at the end of ``tail``, not blank."""
+    if b"\r" not in tail:
+        pieces = tail.rsplit(b"\n\n", _LAST_RECORDS)
+        events = [event for piece in pieces[1:] if (event := piece.strip())]
+        if len(events) >= LAST_EVENTS:
+            return events
+    return [event for event in _BLANK.split(tail) if event.strip()]
 
 
 def _is_error(event: _Event) -> bool:
