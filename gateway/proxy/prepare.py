@@ -341,7 +341,8 @@ def _accept_encoding(context: RequestContext) -> bytes | None:
     """
     asked = context.head.fields.get(b"accept-encoding")
     match = context.match
-    if match is None or (context.head.method != "POST" and not match.polled):
+    works = match is not None and (match.metered or match.polled)
+    if match is None or not (works or context.head.method == "POST"):
         return asked
     return b"gzip" if asked is not None and _takes_gzip(asked) else b"identity"
 
