@@ -213,8 +213,9 @@ class TgiDetails(msgspec.Struct):
 
 
 class SglangInfo(msgspec.Struct, gc=False):
-    """SGLang's ``meta_info``."""
+    """SGLang's ``meta_info``; ``id`` tells the answers of a stream apart."""
 
+    id: Any = None
     prompt_tokens: Number = None
     completion_tokens: Number = None
     cached_tokens: Number = None

@@ -33,6 +33,7 @@ from gateway.metering.dialects.requests import (
     member_values,
     to_count,
 )
+from gateway.metering.dialects.splice import with_cap
 from gateway.metering.dialects.tally import UsageTally
 
 
@@ -172,7 +173,7 @@ def asked_units(
                 seconds = asked
         n = max(counts) or made
         amount = n * max(1, prompts) * seconds
-        return max(1, *counts), ((qualified(unit, size, ""), amount),)
+        return n, ((qualified(unit, size, ""), amount),)
     return 1, ()
 
 
@@ -246,6 +247,16 @@ class Gemini(Dialect):
             prompts=prompts,
             units=units,
         )
+
+    def clamp(
+        self, body: bytes, facts: RequestFacts, max_tokens: int | None, n: int | None
+    ) -> bytes:
+        """As everywhere; a number of pictures that is absent has a default above 1."""
+        body = super().clamp(body, facts, max_tokens, n)
+        if n is None or facts.n <= n or not facts.units:
+            return body
+        each = max(1, n // facts.prompts)
+        return with_cap(body, ("parameters", _COUNTS[0]), each, fold_case=False)
 
     def cap_path(self, facts: RequestFacts) -> tuple[str, ...] | None:
         """``generationConfig.maxOutputTokens`` where text is generated."""

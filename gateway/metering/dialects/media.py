@@ -105,7 +105,7 @@ class Media(OpenAI):
             asked = plain(given.seconds) or plain(given.duration)
             amount = quantity(asked) or _VIDEO_SECONDS
         elif match.endpoint == "audio.speech":
-            amount = len(str(plain(given.input)))
+            amount = len(str(plain(given.input))) or prompt_bytes
         elif match.endpoint not in IMAGES:
             amount = None
         return RequestFacts(
@@ -177,24 +177,24 @@ def asked_units(
     return ((qualified(unit, size, quality), asked),)
 
 
-def completed(facts: RequestFacts, usage: Usage | None, body: bytes) -> Usage | None:
+def completed(facts: RequestFacts, usage: Usage, body: bytes) -> Usage:
     """The usage with units where the answer states neither tokens nor units.
 
     ``body``: the answer, if it is one JSON object.
     """
-    if usage is None or usage.cost_usd is not None:
-        return usage
-    if usage.source == "upstream":
+    if usage.total:
         made = "image" if facts.endpoint in IMAGES else "audio"
         known = any(unit.startswith("output") for unit, _ in usage.units)
         if facts.endpoint not in TRANSCRIPTS and usage.completion and not known:
             output = (f"output_{made}_tokens", usage.completion)
             usage.units = (*usage.units, output)
         return usage
+    if usage.units and usage.units != facts.units:
+        return usage  # the seconds of a transcript
     stated = _stated_units(facts, body)
     if stated:
         usage.units, usage.source = stated, "upstream"
-    elif usage.units and facts.endpoint in TRANSCRIPTS:
+    elif usage.source == "counted" and facts.endpoint in TRANSCRIPTS:
         usage.source = "estimated"
     return usage
 
@@ -235,7 +235,7 @@ class MediaMeter(JsonMeter):
 
     def finish(self, complete: bool) -> Usage | None:  # noqa: FBT001
         """The stated usage, or the units."""
-        usage = super().finish(complete)
+        usage = super().finish(complete) or Usage()
         body = b"" if self._head or self.framing == OPAQUE else b"".join(self._chunks)
         return completed(self._facts, usage, body)
 
@@ -247,7 +247,7 @@ class MediaStreamMeter(StreamMeter):
 
     def finish(self, complete: bool) -> Usage | None:  # noqa: FBT001
         """The stated usage, or the units that were asked for."""
-        return completed(self._facts, super().finish(complete), b"")
+        return completed(self._facts, super().finish(complete) or Usage(), b"")
 
 
 MEDIA = Media()

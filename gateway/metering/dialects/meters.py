@@ -150,8 +150,10 @@ class _Base:
             self.tally.billed.onto(usage)
             if usage.units or usage.cost_usd is not None:
                 usage.source = "upstream"
-        if usage.source == "none" and self._facts.units:
-            usage.units, usage.source = self._facts.units, "counted"
+        if self._facts.units and not usage.units:
+            usage.units = self._facts.units
+            if usage.source == "none":
+                usage.source = "counted"
         return usage
 
     def _task(self) -> CountTask:

@@ -18,6 +18,7 @@ from gateway.metering.dialects.fields import (
     Metadata,
     Number,
     Pair,
+    SglangInfo,
     Stated,
     TitanResult,
     UsageEnvelope,
@@ -26,6 +27,9 @@ from gateway.metering.dialects.fields import (
     figure,
     whole,
 )
+
+# Answers of one stream that are told apart: more than a server generates at once.
+_ANSWERS_MAX = 1024
 
 
 class UsageTally:
@@ -40,6 +44,7 @@ class UsageTally:
     """
 
     __slots__ = (
+        "answers",
         "billed",
         "cache_write",
         "cached",
@@ -58,6 +63,8 @@ class UsageTally:
         self.seen = False
         self.open = CLOSED
         self.billed = Billed()
+        # (prompt, completion, cached) of each answer of an SGLang stream, by its id
+        self.answers: dict[str, tuple[int, int, int]] | None = None
         self.prompt: int | None = None  # includes what was cached
         self.fresh: int | None = None  # excludes it (Anthropic, Bedrock)
         self.extra = 0  # Gemini's tool-use prompt
@@ -345,10 +352,7 @@ class UsageTally:
         if env.meta_info is not ABSENT:
             info = decode_sglang(env.meta_info)
             if info.completion_tokens is not None:
-                self.prompt = figure(info.prompt_tokens) or 0
-                self.completion = figure(info.completion_tokens)
-                self.cached = whole(info.cached_tokens) or 0
-                self.seen = True
+                self._take_sglang(info)
             return
         details = decode_tgi(env.details)
         if details.generated_tokens is None:
@@ -363,6 +367,20 @@ class UsageTally:
             self.prompt = len(details.prefill)
         else:
             self.open = OPEN  # the prompt has to be counted
+
+    def _take_sglang(self, info: SglangInfo) -> None:
+        """Each answer of a stream repeats its own counts."""
+        answers = self.answers = self.answers or {}
+        name = info.id if isinstance(info.id, str) else ""
+        if name in answers or len(answers) < _ANSWERS_MAX:
+            answers[name] = (
+                figure(info.prompt_tokens) or 0,
+                figure(info.completion_tokens) or 0,
+                whole(info.cached_tokens) or 0,
+            )
+        counts = zip(*answers.values(), strict=True)
+        self.prompt, self.completion, self.cached = map(sum, counts)
+        self.seen = True
 
     def add(self, other: UsageTally) -> None:
         """Add the usage of another answer in the same body."""

@@ -78,8 +78,8 @@ IMAGEN = "/v1beta/models/imagen-4.0-generate-001:predict"
 VEO = "/v1beta/models/veo-3.1-generate-preview:predictLongRunning"
 MAKERS = {
     "images": (IMAGEN, {"sampleCount": 2}, b"{}", 2, {"images": 2}),
-    "images, by default": (IMAGEN, None, b"{}", 1, {"images": 4}),
-    "images, as made": (IMAGEN, {}, b'{"predictions":[{},{},{}]}', 1, {"images": 3}),
+    "images, by default": (IMAGEN, None, b"{}", 4, {"images": 4}),
+    "images, as made": (IMAGEN, {}, b'{"predictions":[{},{},{}]}', 4, {"images": 3}),
     "images, too large": (
         IMAGEN,
         {"sampleCount": "2", "sampleImageSize": "2K"},
@@ -132,3 +132,22 @@ def test_other_models_of_predict():
     body = b'{"instances":[{"content":"a"},{"content":"b"}],"parameters":{}}'
     facts = match.dialect.read_request(match, body, "", "application/json")
     assert (facts.n, facts.units) == (2, ())
+
+
+@pytest.mark.parametrize(
+    ("parameters", "cap", "written"),
+    [
+        ("{}", 2, 2),
+        ('{"sampleCount":4}', 2, 2),
+        ('{"sampleCount":1}', 2, 1),
+        ("{}", 9, None),
+    ],
+)
+def test_a_number_of_pictures_is_clamped(parameters, cap, written):
+    """An absent number is written, because the default may exceed the cap."""
+    match = find_endpoint("POST", IMAGEN)
+    body = b'{"instances":[{"prompt":"x"}],"parameters":%b}' % parameters.encode()
+    facts = match.dialect.read_request(match, body, "", "application/json")
+    clamped = json.loads(match.dialect.clamp(body, facts, None, cap))
+    assert clamped["parameters"].get("sampleCount") == written
+    assert match.dialect.clamp(body, facts, 5, None) == body

@@ -106,7 +106,20 @@ CASES = {
         STATED,
         {"images:512x512": 2},
     ),
-    "a price stated": (IMAGES, ASKED, {**MADE, "usage": {"cost": 0.04}}, STATED, {}),
+    "a price stated": (
+        IMAGES,
+        ASKED,
+        {**MADE, "usage": {"cost_in_usd_ticks": 400_000_000}},
+        STATED,
+        {"images:1024x1792": 2},
+    ),
+    "a price stated, and nothing else": (
+        IMAGES,
+        ASKED,
+        {"usage": {"cost": 0.04}},
+        STATED,
+        {"images:1024x1792": 2},
+    ),
     "image tokens": (
         IMAGES,
         ASKED,
@@ -163,8 +176,8 @@ CASES = {
         SPEECH,
         {"model": "tts-1", "input": ["x"]},
         b"ID3",
-        "none",
-        {},
+        COUNTED,
+        {"input_characters": 5},
     ),
     "speech stream": (
         SPEECH,

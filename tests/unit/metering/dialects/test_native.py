@@ -164,6 +164,7 @@ def event(value):
     return b"data:" + json.dumps(value).encode() + b"\n\n"
 
 
+SGLANG = {"prompt_tokens": 9, "completion_tokens": 3}
 DETAILS = {"finish_reason": "length", "generated_tokens": 20, "seed": None}
 ANSWERS = {
     "tgi": (
@@ -254,6 +255,21 @@ ANSWERS = {
         ],
         SSE,
         (9, 2, 0),
+    ),
+    "sglang stream of two answers": (
+        "/generate",
+        [
+            event({"text": "x", "meta_info": {**SGLANG, "id": "a"}}),
+            event({"text": "x", "meta_info": {**SGLANG, "id": "b"}}),
+            event(
+                {
+                    "text": "y",
+                    "meta_info": {**SGLANG, "id": "a", "completion_tokens": 8},
+                }
+            ),
+        ],
+        SSE,
+        (18, 11, 0),
     ),
     "llama.cpp": (
         "/completion",

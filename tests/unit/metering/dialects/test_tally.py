@@ -255,3 +255,12 @@ def test_gemini_is_open_until_it_states_candidates():
     assert tally.open == OPEN_IF_CUT
     tally.take(decode_envelope(b'{"usageMetadata":{"candidatesTokenCount":2}}'))
     assert tally.open == CLOSED
+
+
+def test_answers_of_a_stream_are_bounded():
+    """A server that never repeats an id does not fill the memory."""
+    tally = UsageTally()
+    for name in range(1100):
+        info = b'{"id":"%d","prompt_tokens":1,"completion_tokens":1}' % name
+        tally.take(decode_envelope(b'{"meta_info":%b}' % info))
+    assert tally.usage().completion == 1024
