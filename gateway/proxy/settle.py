@@ -236,11 +236,11 @@ def record_work(flow: Flow, shared: Shared, work: PendingWork) -> None:
     """
     usage, prices = work.usage, flow.context.prices
     now = perf_counter()
-    nanos = 0
+    nanos, source = 0, ""
     if prices is not None:
         at = shared.epoch + now
         quote = prices.quote(work.model, usage, at, answered=usage.model)
-        nanos = min(quote[0] or 0, MAX_NANOS)
+        nanos, source = min(quote[0] or 0, MAX_NANOS), quote[1]
     record = RequestRecord(
         ts=shared.epoch + now,
         request_id=work.request_id,
@@ -272,6 +272,7 @@ def record_work(flow: Flow, shared: Shared, work: PendingWork) -> None:
         outcome="ok",
         usd_nanos=nanos,
         metering="reserved",
+        price_source=source,
     )
     _write(shared, record)
 
