@@ -127,6 +127,7 @@ class Control:
         self._block_problem = self._record_problem = ""
         self._secret = SecretKeeper(spec.store_url, config.store.prefix)
         self._jwks = JwksFetcher(self._workers.broadcast, self._on_jwks_error)
+        self._models: set[str] = set()  # labels of metrics
         counters = SubjectCounters(
             config.store.prefix.encode(),
             self._workers,
@@ -380,7 +381,7 @@ class Control:
         """Apply the configuration in force to this process."""
         resolved = self._config.resolved
         names = {tenant.name for tenant in resolved.tenants} | {"anonymous"}
-        label = model_labels(resolved, self._config.prices)
+        label = model_labels(resolved, self._config.prices, self._models)
         self._metrics.configure(names, label)
         self._history.configure(self._config.config.events.influx, label)
         self._jwks.configure(resolved.tenants)

@@ -11,14 +11,29 @@ from gateway.metering.prices import PriceTable
 _GLOB = frozenset("*?[")
 
 
-def model_labels(resolved: Resolved, table: PriceTable) -> Callable[[str], str]:
-    """Function from a raw model name to its metric label under this configuration."""
+# Labels of models that no policy names. The table has about 1,700, and a client may ask
+# for each of them; a gateway that serves more than these is rare.
+MAX_MODELS = 300
+
+
+def model_labels(
+    resolved: Resolved, table: PriceTable, seen: set[str]
+) -> Callable[[str], str]:
+    """Function from a raw model name to its metric label under this configuration.
+
+    ``seen``: the labels in use, kept over reloads.
+    """
     configured = _configured_names(resolved)
 
     def label(model: str) -> str:
         if model in configured:
             return model
-        return table.known_name(model) or OTHER
+        found = table.known_name(model)
+        if found not in seen:
+            if len(seen) >= MAX_MODELS:
+                return OTHER
+            seen.add(found)
+        return found
 
     return label
 

@@ -13,6 +13,7 @@ import math
 from typing import Final
 
 from gateway.core.model import Limit, format_window
+from gateway.core.money import usd_text
 from gateway.limits.meters import FAMILY_NAMES, METER_TABLE
 
 _US: Final = 1_000_000
@@ -139,4 +140,7 @@ def describe(limit: Limit) -> str:
 def write_amount(limit: Limit, amount: int) -> str:
     """An amount in the limit's own unit: ``1200 prompt tokens``, ``$0.50``."""
     spec = METER_TABLE[limit.meter]
-    return spec.words.format(spec.in_units(amount))
+    value = spec.in_units(amount)
+    if limit.meter == "usd" and value < 1:
+        return usd_text(value)
+    return spec.words.format(value)

@@ -16,6 +16,7 @@ from gateway.core.model import (
     NANOS_PER_USD,
     OPENED,
     WHOLE,
+    PriceSource,
     RequestRecord,
     Usage,
 )
@@ -236,7 +237,8 @@ def record_work(flow: Flow, shared: Shared, work: PendingWork) -> None:
     """
     usage, prices = work.usage, flow.context.prices
     now = perf_counter()
-    nanos, source = 0, ""
+    nanos = 0
+    source: PriceSource = ""
     if prices is not None:
         at = shared.epoch + now
         quote = prices.quote(work.model, usage, at, answered=usage.model)

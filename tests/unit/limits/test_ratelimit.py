@@ -150,3 +150,10 @@ def test_amounts_in_words():
     """An amount in words has the limit's own unit."""
     limit = Limit("user", "prompt_tokens", 5, MINUTE)
     assert write_amount(limit, 1200) == "1200 prompt tokens"
+
+
+def test_small_amounts_of_money_have_digits():
+    """A limit of a tenth of a cent is not written as $0.00."""
+    limit = Limit("user", "usd", 1_500_000, 60_000_000)
+    assert write_amount(limit, limit.amount) == "$0.0015"
+    assert write_amount(limit, 2_500_000_000) == "$2.50"
