@@ -7,7 +7,7 @@ Exit code 1 when an alert is lost, has two ids, is out of order or badly signed.
 
 from __future__ import annotations
 
-import sys
+import argparse
 import time
 
 from tests.e2e import test_alerts as rig
@@ -61,4 +61,8 @@ def main(count: int) -> int:
 
 
 if __name__ == "__main__":
-    raise SystemExit(main(int(sys.argv[1]) if len(sys.argv) > 1 else 1000))
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("count", nargs="?", type=int, default=1000)
+    raise SystemExit(main(parser.parse_args().count))

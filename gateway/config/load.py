@@ -212,8 +212,11 @@ def _apply_flags(
             here = raw
             for part in parts[:-1]:
                 here = here.setdefault(part, {})
-            here[parts[-1]] = item
-            diagnostics.sources[tuple(parts)] = flag
+                if not isinstance(here, dict):
+                    break  # what is no table is reported when it is built
+            else:
+                here[parts[-1]] = item
+                diagnostics.sources[tuple(parts)] = flag
 
 
 def _flag_name(key: str) -> str:

@@ -319,6 +319,25 @@ def _check_tenants(config: Config, diagnostics: Diagnostics) -> None:
         message = f"several match every client: {', '.join(everyone)}"
         diagnostics.add(("tenant",), message, "at most one tenant without credentials")
     _check_anonymous(config, diagnostics)
+    _check_unused(config, diagnostics)
+
+
+def _check_unused(config: Config, diagnostics: Diagnostics) -> None:
+    """Warn of policies that apply to nobody, such as a misspelt ``default``."""
+    used = {"default", "anonymous"}
+    for tenant in config.tenants:
+        used.add(tenant.policy)
+        used.update(getattr(key, "policy", None) or "" for key in tenant.api_keys)
+    for policy in config.policies.values():
+        used.add(policy.inherit or "")
+    for name in config.policies:
+        if name not in used:
+            from difflib import get_close_matches  # noqa: PLC0415 - as in build.py
+
+            close = get_close_matches(name, ("default", "anonymous"), 1, 0.75)
+            hint = f'; did you mean "{close[0]}"?' if close else ""
+            message = f"applies to no tenant or key{hint}"
+            diagnostics.warn(("policy", name), message)
 
 
 def _check_anonymous(config: Config, diagnostics: Diagnostics) -> None:

@@ -175,6 +175,18 @@ def test_check_prints_the_effective_policy(capsys, tmp_path):
     assert "warning: gate.toml:3: upstream[0].api_key" in err
 
 
+@pytest.mark.parametrize("port", ["server", "admin"])
+def test_check_reads_certificates(port, capsys, tmp_path):
+    """A port whose certificate cannot be used could not start."""
+    (tmp_path / "gate.toml").write_text(
+        f'[[upstream]]\nurl = "http://x"\n[{port}.tls]\ncert = "c"\nkey = "k"\n'
+    )
+    assert run(["check", "--config", "gate.toml"]) == 2
+    err = capsys.readouterr().err
+    assert f"{port}.tls: cannot use {tmp_path}/c" in err
+    assert "No such file" in err
+
+
 def test_check_says_which_variable(capsys, monkeypatch):
     """Values from the environment name their variable, limits too."""
     limits = '[{per="user", concurrent=5}]'

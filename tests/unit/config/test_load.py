@@ -265,3 +265,12 @@ def test_records_lie_beside_the_embedded_store(tmp_path):
     assert load_config(str(path), flags, env={}).events.file is None
     path.write_text(upstream + '[events]\nfile = ""\n')
     assert not load_config(str(path), env={}).events.file
+
+
+@pytest.mark.parametrize("flag", ["server.listen", "server.tls.cert"])
+def test_a_flag_below_what_is_no_table(flag, tmp_path):
+    """The fault of the file is reported, not the flag's."""
+    file = tmp_path / "t.toml"
+    file.write_text("server = 3\n")
+    with pytest.raises(ConfigError, match="server: must be a table"):
+        load(str(file), {flag: "x", "upstream": "http://x"})

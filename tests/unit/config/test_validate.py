@@ -219,6 +219,8 @@ BAD_LIMITS = [
 WARNED = [
     ("tls_verify = false", "upstream[0].tls_verify", "any certificate"),
     ("[policy.anonymous]", "policy.anonymous", "no effect"),
+    ("[policy.defualt]", "policy.defualt", 'did you mean "default"?'),
+    ("[policy.gold]", "policy.gold", "applies to no tenant or key"),
     (
         "[server]\nunknown_clients = 'deny'",
         "server.unknown_clients",
@@ -236,14 +238,14 @@ WARNED = [
         "never trusted",
     ),
     (
-        "[policy.a]\nlimits = [{ per = 'user', requests = 1, window = '1m' }, "
+        "[policy.default]\nlimits = [{ per = 'user', requests = 1, window = '1m' }, "
         "{ per = 'user', requests = 2, window = '60s' }]",
-        "policy.a",
+        "policy.default",
         "twice",
     ),
     (
-        "[policy.a]\nuser_from = ['body', 'credential']\nallow = ['user:ops']",
-        "policy.a.allow",
+        "[policy.default]\nuser_from = ['body', 'credential']\nallow = ['user:ops']",
+        "policy.default.allow",
         "no user that a body names",
     ),
     (
