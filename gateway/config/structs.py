@@ -80,6 +80,10 @@ class ServerTable(Table, frozen=True):
     port."""
     workers: Positive | Literal["auto"] = 1
     """Worker processes; `"auto"`: one for each core this process may use."""
+    hosts: tuple[str, ...] = ()
+    """Names (`llm.example`, `*.example`) by which clients and web pages address this port,
+    beside loopback names and the listen address; others get 403, unless a trusted proxy
+    sends them. Absent: checked if `listen` is a loopback address; `["*"]`: any."""
     trusted_proxies: tuple[str, ...] = ()
     """Networks whose `X-Forwarded-For`, `Forwarded` or PROXY header is trusted."""
     client_ip_header: Literal["x-forwarded-for", "forwarded"] | None = None

@@ -45,6 +45,7 @@ from gateway.store.opening import is_shared, open_backend
 from gateway.store.url import StoreUrlError
 
 ALLOW_FORMS = '"203.0.113.9", "10.0.0.0/8", "user:alice", "tenant:acme"'
+_HOST = re.compile(r"[A-Za-z0-9._*-]+|\[?[0-9A-Fa-f:.]+\]?")
 _HEADER_NAME = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
 
 
@@ -77,6 +78,11 @@ def _check_server(config: Config, diagnostics: Diagnostics) -> None:
         message = "needs admin.token: without it the API is open to everyone"
         diagnostics.add(("admin", "viewer_token"), message)
     check_networks(server.trusted_proxies, ("server", "trusted_proxies"), diagnostics)
+    for index, name in enumerate(server.hosts):
+        if not _HOST.fullmatch(name):
+            message = f'"{name}" is not a host name'
+            allowed = '"llm.example", "*.example", "192.0.2.7", "*"; without a port'
+            diagnostics.add(("server", "hosts", index), message, allowed)
     path = server.health_path
     if path is not None and (not path.startswith("/") or "?" in path):
         diagnostics.add(

@@ -152,6 +152,9 @@ def prepare(
         return context
     head = cached.head
     context = RequestContext(head, tables.generation)
+    hosts = tables.hosts
+    if hosts is not None:
+        context.refusal = hosts.refuse(head, peer_ip, tables.trusts)
     _find_route(context, tables, head)
     _find_identity(context, tables, peer_ip, now)
     _collect_fields(context, tables, peer_ip, tls=tls, traced=traced)
@@ -169,7 +172,9 @@ def _find_route(context: RequestContext, tables: Tables, head: RequestHead) -> N
     if reason is not None:
         # An upstream that resolves them would serve another path than was metered, or
         # one outside the upstream's prefix, with the provider's key.
-        context.refusal = Refusal(400, "invalid_path", f"There are {reason}.")
+        context.refusal = context.refusal or Refusal(
+            400, "invalid_path", f"There are {reason}."
+        )
     route = context.route = find_route(tables.routes, head.path)
     if tables.settings.via_name in head.fields.get(b"via", b""):
         context.refusal = context.refusal or Refusal(

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from gateway.identity.identify import Identifier
     from gateway.limits.plans import PlanBook
     from gateway.metering.prices import PriceTable
+    from gateway.proxy.hosts import HostCheck
     from gateway.proxy.route import Route
 
 # Capacity of the cache of endpoints by path: ids in paths make many distinct ones.
@@ -47,6 +48,7 @@ class Tables:
         "_prices",
         "_upstream_prices",
         "generation",
+        "hosts",
         "identifier",
         "plans",
         "routes",
@@ -64,6 +66,7 @@ class Tables:
         plans: PlanBook,
         prices: Mapping[str, PriceTable],
         trusts: Callable[[str], bool],
+        hosts: HostCheck | None = None,
     ) -> None:
         self.generation = generation
         self.settings = settings
@@ -74,6 +77,7 @@ class Tables:
         # By policy, provider, and whether the answer's own cost is trusted.
         self._upstream_prices: dict[tuple[str, str, bool], PriceTable] = {}
         self.trusts = trusts
+        self.hosts = hosts  # refuses requests of foreign pages; None: not checked
         self._endpoints: Lru[tuple[str, str, str | None], Match] = Lru(MAX_PATHS)
 
     def find_endpoint(self, method: str, path: str, forced: str | None) -> Match:

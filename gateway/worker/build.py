@@ -14,6 +14,7 @@ from gateway.http.target import Target, UpstreamSettings
 from gateway.identity.cidr import Networks, parse_address
 from gateway.identity.identify import Identifier
 from gateway.limits.plans import PlanBook
+from gateway.proxy.hosts import host_check
 from gateway.proxy.route import Route
 from gateway.proxy.tables import DataSettings, Tables
 from gateway.serve.price_table import load_table
@@ -76,6 +77,7 @@ class Builder:
             ),
             prices=self._prices(resolved),
             trusts=trust_check(trusted),
+            hosts=host_check(config.server.hosts, config.server.address[0]),
         )
 
     def _verifier(self, rules: Sequence[JwtRule]) -> JwtVerifier | None:

@@ -97,7 +97,8 @@ async def test_page_can_read_a_refusal(upstream):
     )
     asks = b"Access-Control-Request-Method: POST\r\n"
     call = {"method": b"POST", "target": CHAT, "body": b'{"model": "m"}'}
-    async with InProcess(upstream, policy=LIMITS) as gateway:
+    server = 'hosts = ["*"]\n'
+    async with InProcess(upstream, server=server, policy=LIMITS) as gateway:
         client = await gateway.client()
         client.send(request(b"OPTIONS", CHAT, _from(PAGE, asks)))
         assert (await client.answer()).startswith(b"HTTP/1.1 204 ")
