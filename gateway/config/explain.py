@@ -160,6 +160,7 @@ def policy_rows(loaded: Loaded, effective: Effective) -> list[Row]:
         "overdraft": to_toml(policy.overdraft),
         "assumed_max_tokens": to_toml(policy.assumed_max_tokens),
         "overrun": policy.overrun,
+        "network_factor": to_toml(policy.network_factor),
     }
     if policy.endpoints is not None:
         values["endpoints"] = _words(policy.endpoints)

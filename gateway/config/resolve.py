@@ -253,6 +253,7 @@ _PLAIN = (
     "overdraft",
     "assumed_max_tokens",
     "overrun",
+    "network_factor",
     "endpoints",
     "models",
 )

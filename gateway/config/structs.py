@@ -381,6 +381,10 @@ class PolicyTable(Table, frozen=True):
     overrun: Literal["finish", "cut"] | None = None
     """A stream that outgrows its reservation where there is no more: `finish` lets one at
     a time end by itself, `cut` ends it with an error. Built in: `finish`."""
+    network_factor: NotNegative | None = None
+    """An IPv6 client is a /64. All clients of one /48 together may use this multiple of
+    each limit per `client_ip` (and per `user`, of anonymous ones); `0`: without a limit of
+    their own. Built in: 8."""
 
 
 class JwtTable(Table, frozen=True):

@@ -59,8 +59,8 @@ class CellKind(IntEnum):
 class Limit(msgspec.Struct, frozen=True):
     """One limit of a policy: subject x meter x window.
 
-    ``per`` is a subject kind ("client_ip", "user", "tenant", "model", and "key" in the
-    limits of a key) or a pair joined by "+". ``amount`` is in the meter's store unit: requests, tokens, open exchanges,
+    ``per`` is a subject kind ("client_ip", "user", "tenant", "model"; "key" in the
+    limits of a key; "network" in those of an IPv6 /48) or a pair joined by "+". ``amount`` is in the meter's store unit: requests, tokens, open exchanges,
     or nano-dollars. ``window_us`` is 0 for calendar windows and for ``concurrent``.
     """
 
@@ -426,6 +426,9 @@ class Policy(msgspec.Struct, frozen=True):
     models: ModelList | None = None
     # Of a client key: endpoints it may use, of those that the policy opens.
     key_endpoints: tuple[str, ...] | None = None
+    # What all IPv6 clients (/64) of one /48 have together, as a multiple of each limit of
+    # an address; 0: no limit.
+    network_factor: int = 8
 
 
 class Campaign(msgspec.Struct, frozen=True, gc=False):

@@ -11,6 +11,7 @@ T = TypeVar("T")
 
 # An IPv6 client gets at least a /64 from its provider and may use every address in it.
 IPV6_SUBJECT_BITS = 64
+IPV6_SITE_BITS = 48
 # The client_ip of peers on Unix sockets, and their name in lists of networks.
 UNIX = "unix"
 # Longest text of an address with brackets, zone and port; longer ones are not parsed.
@@ -77,6 +78,19 @@ def subject_of(address: Address) -> str:
     spare = 128 - IPV6_SUBJECT_BITS
     head = ipaddress.IPv6Address(int(address) >> spare << spare)
     return f"{head}/{IPV6_SUBJECT_BITS}"
+
+
+def site_of(address: Address | None) -> str:
+    """The /48 of an IPv6 address: what a provider gives one site at most (RFC 6177), so
+    one client may use all of its /64. "" for other addresses.
+    """
+    if not isinstance(address, ipaddress.IPv6Address):
+        return ""
+    spare = 128 - IPV6_SITE_BITS
+    head = int(address) >> spare
+    if head == _LOCAL_NAT64:
+        return ""
+    return f"{ipaddress.IPv6Address(head << spare)}/{IPV6_SITE_BITS}"
 
 
 def normal_client_ip(text: str) -> str:

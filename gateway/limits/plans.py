@@ -21,7 +21,7 @@ import msgspec
 
 from gateway.core.lru import Lru
 from gateway.core.model import Block, CellKind, Limit, Policy
-from gateway.identity.cidr import normal_client_ip
+from gateway.identity.cidr import normal_client_ip, site_of
 from gateway.identity.identify import ANONYMOUS, Identity, readable_id
 from gateway.limits.meters import METER_TABLE, TOKEN_QUANTITIES, Quantity
 from gateway.limits.ports import Cell, Plan
@@ -35,7 +35,7 @@ LEASE_US: Final = 60_000_000
 # Plans cached; about 2 KB each with four limits.
 DEFAULT_CAPACITY: Final = 8192
 
-_KINDS: Final = ("client_ip", "user", "tenant", "model", "key")
+_KINDS: Final = ("client_ip", "user", "tenant", "model", "key", "network")
 # Clients choose the model's name; longer names end in a hash.
 _MAX_MODEL_CHARS: Final = 128
 _NO_BOUND: Final = 1 << 62
@@ -297,10 +297,15 @@ class _Rule:
         "limit",
         "limit_bytes",
         "overdraft",
+        "site",
     )
 
-    def __init__(self, limit: Limit, overdraft: float) -> None:
+    def __init__(
+        self, limit: Limit, overdraft: float, site: _Rule | None = None
+    ) -> None:
+        """``site``: the rule of the /48 of an IPv6 client."""
         self.limit = limit
+        self.site = site
         spec = METER_TABLE[limit.meter]
         # A request counts 1: only tokens and money may cost less than they reserve.
         fixed = spec.firm or spec.leased
@@ -330,6 +335,20 @@ class _Rule:
         return self._header_template[1]
 
 
+def _rule(limit: Limit, policy: Policy) -> _Rule:
+    """A limit of a policy, with that of an IPv6 client's /48 if it may depend on the
+    address.
+    """
+    factor, kinds = policy.network_factor, limit.per.split("+")
+    if not factor or not _CLIENTS.intersection(kinds):
+        return _Rule(limit, policy.overdraft)
+    # An address and an anonymous user are one subject here.
+    others = ["network", *(kind for kind in kinds if kind not in _CLIENTS)]
+    amount = limit.amount * factor
+    wide = msgspec.structs.replace(limit, per="+".join(others), amount=amount)
+    return _Rule(limit, policy.overdraft, _Rule(wide, policy.overdraft))
+
+
 class _RuleTable:
     """The rules of one policy for one tenant, and the common prefix of its keys."""
 
@@ -337,7 +356,7 @@ class _RuleTable:
 
     def __init__(self, policy: Policy, prefix: bytes, tenant: str) -> None:
         self.policy = policy
-        self.rules = [_Rule(limit, policy.overdraft) for limit in policy.limits]
+        self.rules = [_rule(limit, policy) for limit in policy.limits]
         self.by_model = any(rule.by_model for rule in self.rules)
         self.stem = _key_stem(prefix, tenant)
         self.tag = tenant_tag(tenant)
@@ -463,8 +482,9 @@ class PlanBook:
         model: str,
         now: float,
     ) -> LimitPlan:
-        user = identity.user
-        if user == ANONYMOUS:
+        user, site = identity.user, site_of(identity.address)
+        anonymous = user == ANONYMOUS
+        if anonymous:
             user = f"{ANONYMOUS}@{identity.client_ip}"  # not one user for all of them
         ids = {
             "client_ip": identity.client_ip,
@@ -472,10 +492,13 @@ class PlanBook:
             "tenant": identity.tenant.name,
             "model": _bounded(self._canonical(model)),
             "key": identity.key_name,
+            "network": site,
         }
         names_of_model = matching_names(model)
         # Limits with the same key would count a request twice: the smallest is used.
         chosen: dict[bytes, tuple[Cell, LimitHeaderTemplate]] = {}
+        if site:
+            rules = _with_sites(rules, anonymous=anonymous)
         for rule in rules:
             if not rule.applies(names_of_model):
                 continue
@@ -495,6 +518,19 @@ class PlanBook:
                 table.prototypes.clear()
             table.prototypes[headers] = plan
         return plan
+
+
+def _with_sites(rules: Iterable[_Rule], *, anonymous: bool) -> list[_Rule]:
+    """The rules of an IPv6 client, with those of its /48. A user that is known does not
+    gain by other addresses.
+    """
+    stated = list(rules)
+    sites = [
+        rule.site
+        for rule in stated
+        if rule.site is not None and (anonymous or not rule.by_user)
+    ]
+    return stated + sites
 
 
 def cells_of_subject(

@@ -23,6 +23,7 @@ _MAX_INTEGER: Final = 999_999_999_999_999
 _SUBJECTS: Final = {
     "client_ip": "address",
     "key": "API key",
+    "network": "IPv6 network (/48)",
     "throttled_client_ip": "address",
     "throttled_user": "user",
     "throttled_tenant": "tenant",

@@ -25,7 +25,7 @@ from gateway.core.model import (
     Tenant,
     Usage,
 )
-from gateway.identity.cidr import normal_client_ip, parse_address
+from gateway.identity.cidr import normal_client_ip, parse_address, site_of
 from gateway.identity.hops import RemoteAddress
 from gateway.identity.identify import ANONYMOUS, AllowList, Identity
 from gateway.limits.admission import (
@@ -396,6 +396,7 @@ def _subject(per: str, request: Request) -> tuple[str, str]:
         "tenant": request.tenant,
         "model": request.model,
         "key": request.key,
+        "network": site_of(parse_address(request.client_ip.partition("/")[0])),
     }
     return per, "+".join(ids.get(kind, "?") for kind in per.split("+"))
 

@@ -262,3 +262,19 @@ def test_keys_with_names(mock):
             status, _, record = ask("app", model=model)
             assert (model, status) == (model, expected)
         assert record["limit"] == "user.requests.1h"
+
+
+def test_a_site_of_many_networks_has_a_bounded_limit(mock):
+    """40 addresses in 40 networks (/64) of one /48, 3 calls a minute each: 24 pass."""
+    policy = '[policy.default]\nlimits = [{ per = "client_ip", requests = 3, window = "1m" }]\n'
+    config = f'[[upstream]]\nname = "mock"\nurl = "{mock.url}"\n{policy}'
+    with running_gateway(config, server=SERVER) as gateway:
+
+        def ask(address: str) -> int:
+            fields = {"x-forwarded-for": address, "x-mock-tag": "site"}
+            return call("POST", gateway.url + CHAT, ASKED, headers=fields)[0]
+
+        answers = [ask(f"2001:db8:9:{number:x}::1") for number in range(40)]
+        assert answers == [200] * 24 + [429] * 16
+        assert ask("2001:db8:a::1") == 200
+        assert ask("198.51.100.7") == 200

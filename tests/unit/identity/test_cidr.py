@@ -8,6 +8,7 @@ from gateway.identity.cidr import (
     normal_client_ip,
     parse_address,
     parse_network,
+    site_of,
     subject_of,
 )
 
@@ -150,3 +151,19 @@ def test_clients_behind_nat64_are_told_apart():
     one, other = (normal_client_ip(f"64:ff9b:1::192.0.2.{n}") for n in (1, 2))
     assert one != other
     assert normal_client_ip(one) == one == "64:ff9b:1::c000:201/128"
+
+
+@pytest.mark.parametrize(
+    ("text", "site"),
+    [
+        ("2001:db8:7:1::1", "2001:db8:7::/48"),
+        ("2001:db8:7:ffff:1::", "2001:db8:7::/48"),
+        ("203.0.113.9", ""),
+        ("::ffff:203.0.113.9", ""),
+        ("64:ff9b:1::1", ""),
+        ("x", ""),
+    ],
+)
+def test_site(text, site):
+    """The /48 of an IPv6 address; none for IPv4, a translator's clients, Unix peers."""
+    assert site_of(parse_address(text)) == site

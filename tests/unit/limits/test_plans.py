@@ -3,6 +3,7 @@
 from datetime import UTC, datetime
 from zoneinfo import ZoneInfo
 
+import msgspec
 import pytest
 
 from gateway.core.model import Block, CellKind, Limit, Policy, Tenant
@@ -164,6 +165,50 @@ def test_addresses_users_and_tenants_have_cells_of_their_own():
     by_user = [plan.cells[1].key for plan in plans]
     assert [by_ip.index(key) for key in by_ip] == [0, 0, 2, 3]
     assert [by_user.index(key) for key in by_user] == [0, 1, 0, 3]
+
+
+def test_a_site_has_a_multiple_of_each_limit_of_an_address():
+    """IPv6 clients of one /48 share a second cell; IPv4 clients and users have none."""
+    limits = [Limit(per, "requests", 3, MINUTE) for per in ("client_ip", "user")]
+    book = PlanBook()
+    first, other, far, v4, known = (
+        book.plan(identity(*limits, ip=ip, key=key), "", NOW)
+        for ip, key in (
+            ("2001:db8:7:1::1", ""),
+            ("2001:db8:7:2::1", ""),
+            ("2001:db8:8::1", ""),
+            ("203.0.113.9", ""),
+            ("2001:db8:7:1::1", "sk-a"),
+        )
+    )
+    ip, site, user = "client_ip.requests.1m", "network.requests.1m", "user.requests.1m"
+    assert names(first) == [ip, user, site]
+    assert [cell.amount for cell in first.cells] == [3, 3, 24]
+    assert first.cells[2].key == other.cells[2].key != far.cells[2].key
+    assert first.cells[0].key != other.cells[0].key
+    assert names(v4) == [ip, user]
+    assert names(known) == [ip, user, site]
+    off = identity(*limits, ip="2001:db8:7:1::1", network_factor=0)
+    assert names(PlanBook().plan(off, "", NOW)) == [ip, user]
+
+
+def test_a_site_with_anonymous_users_is_limited_also_per_user():
+    """Without a credential a user is an address, so a site has a multiple of it too."""
+    limits = [Limit(per, "requests", 3, MINUTE) for per in ("user", "tenant")]
+    plan = PlanBook().plan(identity(*limits, ip="2001:db8:7:1::1"), "", NOW)
+    assert [cell.limit.per for cell in plan.cells] == ["user", "tenant", "network"]
+    known = identity(*limits, ip="2001:db8:7:1::1", key="sk-a")
+    plan = PlanBook().plan(known, "", NOW)
+    assert [cell.limit.per for cell in plan.cells] == ["user", "tenant"]
+
+
+def test_limits_of_a_key_count_by_its_name():
+    """``key`` is the key's name in the tenant."""
+    limit = Limit("key", "requests", 3, MINUTE)
+    book, one = PlanBook(), identity(limit)
+    named = [msgspec.structs.replace(one, key_name=n, key=(n, "", "")) for n in "ab"]
+    (first,), (other,) = (book.plan(i, "", NOW).cells for i in named)
+    assert first.key != other.key
 
 
 def test_model_globs_choose_the_limits():
