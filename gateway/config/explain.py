@@ -161,6 +161,7 @@ def policy_rows(loaded: Loaded, effective: Effective) -> list[Row]:
         "assumed_max_tokens": to_toml(policy.assumed_max_tokens),
         "overrun": policy.overrun,
         "network_factor": to_toml(policy.network_factor),
+        "assumed_job_usd": to_toml(policy.assumed_job_usd),
     }
     if policy.endpoints is not None:
         values["endpoints"] = _words(policy.endpoints)

@@ -254,6 +254,7 @@ _PLAIN = (
     "assumed_max_tokens",
     "overrun",
     "network_factor",
+    "assumed_job_usd",
     "endpoints",
     "models",
 )

@@ -385,6 +385,10 @@ class PolicyTable(Table, frozen=True):
     """An IPv6 client is a /64. All clients of one /48 together may use this multiple of
     each limit per `client_ip` (and per `user`, of anonymous ones); `0`: without a limit of
     their own. Built in: 8."""
+    assumed_job_usd: Share | None = None
+    """US dollars that accepted work reserves, and counts against limits, where nothing
+    says what it costs: batches of files, fine-tuning jobs, videos without a price.
+    Built in: 1."""
 
 
 class JwtTable(Table, frozen=True):

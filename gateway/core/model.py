@@ -429,6 +429,9 @@ class Policy(msgspec.Struct, frozen=True):
     # What all IPv6 clients (/64) of one /48 have together, as a multiple of each limit of
     # an address; 0: no limit.
     network_factor: int = 8
+    # US dollars that accepted work reserves, and counts against limits, where nothing
+    # says what it costs: batches of files, fine-tuning jobs, videos without a price.
+    assumed_job_usd: float = 1.0
 
 
 class Campaign(msgspec.Struct, frozen=True, gc=False):

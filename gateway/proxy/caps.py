@@ -5,6 +5,7 @@ from __future__ import annotations
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING
 
+from gateway.core.model import NANOS_PER_USD
 from gateway.core.refusal import Refusal
 from gateway.metering.models import matching_names
 from gateway.proxy.access import check_model
@@ -13,6 +14,19 @@ if TYPE_CHECKING:
     from gateway.core.model import Caps, Policy, RequestFacts
     from gateway.proxy.flow import Flow
     from gateway.proxy.prepare import RequestContext
+
+# Work whose requests are in a file, or that has no tokens.
+JOBS = frozenset({"batches", "fine_tuning.jobs", "videos", "predict_long_running"})
+
+# Calls whose model may be known to the provider alone: that of a file or an assistant.
+_MODEL_ELSEWHERE = frozenset({"batches", "threads.runs"})
+MODEL_UNKNOWN = Refusal(
+    403,
+    "model_not_allowed",
+    "The request does not name its model, so the list of models cannot hold.",
+    "model",
+    by_policy=True,
+)
 
 
 def check_caps(flow: Flow, facts: RequestFacts) -> Refusal | None:
@@ -32,6 +46,8 @@ def _check(flow: Flow, facts: RequestFacts, *, whole: bool) -> Refusal | None:
         return None
     policy = identity.policy
     if policy.models is not None and match is not None and match.billable:
+        if facts.endpoint in _MODEL_ELSEWHERE and not facts.model.strip():
+            return MODEL_UNKNOWN
         refusal = check_model((policy.models,), facts.model, context.prices)
         if refusal is not None:
             return refusal
@@ -71,6 +87,14 @@ def assumed_cap(policy: Policy, facts: RequestFacts) -> int:
     if facts.max_tokens is None and (policy.model_caps or policy.caps.max_tokens):
         return caps_for(policy, facts.model).max_tokens or policy.assumed_max_tokens
     return policy.assumed_max_tokens
+
+
+def assumed_price(policy: Policy, facts: RequestFacts) -> int:
+    """Nano-dollars that accepted work counts for where nothing says what it costs; 0: it
+    is no such work.
+    """
+    unknown = facts.endpoint in JOBS or (facts.batch and not facts.parts)
+    return round(policy.assumed_job_usd * NANOS_PER_USD) if unknown else 0
 
 
 def _exceeds(facts: RequestFacts, caps: Caps) -> bool:

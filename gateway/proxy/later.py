@@ -29,10 +29,10 @@ from gateway.metering.dialects.works import (
     asks_for_part,
 )
 from gateway.metering.usage import weigh_most
-from gateway.proxy.caps import assumed_cap
+from gateway.proxy.caps import assumed_cap, assumed_price
 from gateway.proxy.flow import EndedWork
 from gateway.proxy.settle import record_work
-from gateway.proxy.steps.reserve import UNSEEN
+from gateway.proxy.steps.reserve import UNSEEN, assumed_completion
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -208,6 +208,8 @@ def _assumed(
     most, _, capped = shared.expectation.bounds(identity.key, facts, assumed)
     if most and not capped:
         most = max(most, UNSEEN * assumed)
+    if assumed_price(identity.policy, facts):
+        most = assumed_completion(identity.policy, facts)
     return Usage(prompt, most, prompt + most, source="estimated")
 
 

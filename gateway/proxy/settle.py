@@ -22,6 +22,7 @@ from gateway.core.model import (
 )
 from gateway.limits.admission import actual_costs, count_requests
 from gateway.metering.usage import weigh
+from gateway.proxy.caps import assumed_price
 
 if TYPE_CHECKING:
     from gateway.limits.pending import PendingWork
@@ -182,7 +183,9 @@ def settle(flow: Flow, shared: Shared, usage: Usage) -> int | None:
     if plan is not None and reserved is not None:
         weights = identity.policy.weights
         tokens = weigh(usage, weights) if weights and used else usage.total
-        actual = actual_costs(plan, usage, tokens, price or 0, failed=not used)
+        charged = price or _assumed_price(flow, price, used=used)
+        spent = used or charged > 0
+        actual = actual_costs(plan, usage, tokens, charged, failed=not spent)
         if usage.batch:
             actual = count_requests(plan, actual, len(facts.parts))
         growth = flow.end_growth()
@@ -194,6 +197,18 @@ def settle(flow: Flow, shared: Shared, usage: Usage) -> int | None:
             # Observe mode let it pass although a limit had no room: it counts.
             shared.store.charge(plan, actual)
     return price
+
+
+def _assumed_price(flow: Flow, price: int | None, *, used: bool) -> int:
+    """What accepted work without a usage or a price counts against limits in money."""
+    facts, identity = flow.facts, flow.identity
+    known = used and price is not None
+    accepted = flow.status in _ANSWERED and flow.context.buffer_limit > 0
+    if known or not accepted or flow.metering == "pending":
+        return 0
+    if facts is None or identity is None:
+        return 0
+    return assumed_price(identity.policy, facts)
 
 
 def settle_ended(

@@ -215,3 +215,21 @@ async def test_videos_are_charged_when_they_are_accepted(
         record = await gateway.record()
         assert (record.endpoint, record.model) == (endpoint, model)
         assert (record.metering, record.usd) == ("", usd)
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "status"),
+    [
+        (b"/v1/batches", b'{"input_file_id":"f"}', b" 403 "),
+        (b"/v1/threads/t/runs", b'{"assistant_id":"a"}', b" 403 "),
+        (b"/v1/threads/t/runs", b'{"assistant_id":"a","model":"gpt-4o"}', b" 200 "),
+        (b"/v1/threads/t/runs", b'{"assistant_id":"a","model":"gpt-5-pro"}', b" 403 "),
+    ],
+)
+async def test_models_that_only_the_provider_knows(path, body, status, upstream):
+    """A list of models refuses work whose model is not in the request."""
+    upstream.default = ACCEPTED
+    policy = 'models = { deny = ["gpt-5-pro"] }'
+    async with InProcess(upstream, policy=policy) as gateway:
+        assert status in await send(gateway, path, body)
+        await gateway.record()

@@ -592,6 +592,7 @@ async def test_openais_batches(upstream, open_store):
         cells = Cells(one)
         await send(one, b"/v1/batches", b'{"input_file_id":"f"}')
         assert usage_of(one) == [("batches", 0, "pending")]
+        assert (await cells.sums())[1:3] == [8 * 4096 + 1, 10**9]
         await send(two, b"/v1/batches/batch_1")
         record = two.records[0]
         assert (record.total_tokens, record.metering) == (1000, "")
@@ -614,3 +615,38 @@ async def test_the_store_is_away(upstream, engine):
         assert record.total_tokens > 60_000
         assert one.plane.shared.works_reserved == 1
         await until(lambda: all(store.up for store in stores))
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("/v1/fine_tuning/jobs", {"model": "gpt-4o-mini", "training_file": "f"}),
+        ("/v1/batches", {"input_file_id": "f"}),
+        ("/v1/videos", {"model": "unknown-video", "prompt": "x"}),
+        (
+            "/v1beta/models/gemini-2.5-flash:batchGenerateContent",
+            {"batch": {"inputConfig": {"fileName": "files/f"}}},
+        ),
+    ],
+)
+@pytest.mark.parametrize(("usd", "passed"), [("", 2), ("assumed_job_usd = 0.25", 8)])
+async def test_work_of_unknown_cost(path, body, usd, passed, upstream, open_store):
+    """A limit in money counts an assumed price for it; what is refused costs nothing."""
+    upstream.answers[f"POST {path}"] = {"id": "job-1", "object": "job"}
+    limits = f'limits = [{{ per = "tenant", usd = 2, window = "day" }}]\n{usd}'
+    async with two_gateways(upstream, open_store, limits) as (one, two):
+        cells = Cells(one)
+        sent = json.dumps(body).encode()
+        answers = [await send(g, path.encode(), sent) for g in (one, two) * 5]
+        assert sum(b" 200 OK" in answer for answer in answers) == passed
+        assert await cells.sums() == [2 * 10**9]
+        assert one.records[0].metering in ("unmetered", "unpriced", "part_priced")
+
+
+async def test_refused_work_of_unknown_cost(upstream, open_store):
+    """What the upstream does not accept costs nothing."""
+    limits = 'limits = [{ per = "tenant", usd = 2, window = "day" }]'
+    async with two_gateways(upstream, open_store, limits) as (one, _):
+        cells = Cells(one)
+        await send(one, b"/v1/fine_tuning/jobs", b'{"model":"m"}')
+        assert await cells.sums() == [0]

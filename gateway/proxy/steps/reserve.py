@@ -20,10 +20,10 @@ from gateway.limits.admission import (
 from gateway.limits.edges import name_limit, too_large
 from gateway.metering.models import hides_reasoning
 from gateway.metering.usage import most_prompt, weigh_most
-from gateway.proxy.caps import assumed_cap
+from gateway.proxy.caps import assumed_cap, assumed_price
 
 if TYPE_CHECKING:
-    from gateway.core.model import RequestFacts
+    from gateway.core.model import Policy, RequestFacts
     from gateway.core.refusal import Refusal
     from gateway.identity.identify import Identity
     from gateway.limits.plans import LimitPlan
@@ -77,7 +77,11 @@ def plan_limits(flow: Flow, shared: Shared) -> Refusal | None:
         # money do not.
         flow.set_plan(plan, actual_costs(plan, _NO_USAGE, 0, 0, failed=True))
         return None
-    reserve = _set_batch if facts.batch else set_demand
+    reserve = set_demand
+    if assumed_price(identity.policy, facts):
+        reserve = _set_job
+    elif facts.batch:
+        reserve = _set_batch
     least = reserve(flow, shared, plan, identity, facts)
     refusal = None
     if not gate.fast_path:
@@ -151,6 +155,29 @@ def _set_batch(
     costs = count_requests(plan, costs, len(facts.parts))
     flow.set_plan(plan, costs, prompt)
     return costs
+
+
+def _set_job(
+    flow: Flow,
+    shared: Shared,
+    plan: LimitPlan,
+    identity: Identity,
+    facts: RequestFacts,
+) -> tuple[int, ...]:
+    """Set what work reserves of which nothing says how many tokens it has; return it."""
+    policy = identity.policy
+    prompt = shared.estimator.estimate(facts.model, facts)
+    most = assumed_completion(policy, facts)
+    nanos = _expected_nanos(flow, shared, facts, prompt, most)
+    nanos = max(nanos, assumed_price(policy, facts))
+    flow.set_plan(plan, reserve_costs(plan, prompt, most, nanos), prompt)
+    return flow.costs
+
+
+def assumed_completion(policy: Policy, facts: RequestFacts) -> int:
+    """Completion tokens that work without stated requests is assumed to have."""
+    batch = facts.batch or facts.endpoint == "batches"
+    return UNSEEN * assumed_cap(policy, facts) if batch else 0
 
 
 def _find_plan(
