@@ -19,7 +19,7 @@ from gateway.metering.dialects.base import (
     HeaderLookup,
     UsageMeter,
 )
-from gateway.metering.dialects.dialect import Dialect
+from gateway.metering.dialects.dialect import NAME_CHARS, Dialect
 from gateway.metering.dialects.filter import UsageFilter
 from gateway.metering.dialects.match import Match
 from gateway.metering.dialects.meters import NullMeter
@@ -30,6 +30,7 @@ __all__ = [
     "DIALECTS",
     "ENDED",
     "FAILED",
+    "NAME_CHARS",
     "OPEN_STREAM",
     "CountTask",
     "Dialect",

@@ -44,6 +44,9 @@ FORM_ENDPOINTS = frozenset(
     }
 )
 
+# Records, plans and prices keep the name. The longest are ARNs of Bedrock.
+NAME_CHARS = 512
+
 CapPaths = tuple[tuple[str, ...], ...]
 Search = Callable[[bytes], object]
 ErrorWriter = Callable[[int, str, str, str | None], bytes]
@@ -79,6 +82,8 @@ class Dialect:
             facts = self._read_form(match, fields)
         if facts.max_tokens is not None and facts.max_tokens <= 0:
             facts.max_tokens, facts.endless = None, True
+        if len(facts.model) > NAME_CHARS:
+            raise DialectError("'model' is too long", "model")
         return facts
 
     def _read_body(self, match: PathMatch, body: bytes) -> RequestFacts:

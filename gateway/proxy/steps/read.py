@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from gateway.core.model import RequestFacts
 from gateway.core.refusal import Refusal
-from gateway.metering.dialects import DialectError, session_model
+from gateway.metering.dialects import NAME_CHARS, DialectError, session_model
 from gateway.metering.inflate import InflateError, Inflater
 from gateway.proxy.caps import check_caps
 
@@ -66,7 +66,7 @@ def facts_of_head(flow: Flow) -> RequestFacts:
 def facts_of_size(flow: Flow, size: int) -> RequestFacts:
     """Facts of a body that cannot be read and passes (observe mode)."""
     match = flow.context.match
-    model = "" if match is None else match.model
+    model = "" if match is None else match.model[:NAME_CHARS]
     billable = match is None or match.billable
     return RequestFacts(
         endpoint=flow.endpoint, model=model, prompt_bytes=size, billable=billable

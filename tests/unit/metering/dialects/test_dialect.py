@@ -3,7 +3,7 @@
 import pytest
 
 from gateway.core.model import RequestFacts
-from gateway.metering.dialects import find_endpoint
+from gateway.metering.dialects import DialectError, find_endpoint
 from gateway.metering.dialects.dialect import cap_of, framing_of, sum_sizes
 from gateway.metering.dialects.meters import (
     JsonMeter,
@@ -177,3 +177,38 @@ def test_choices_are_clamped(path, body, clamped):
     match = find_endpoint("POST", path)
     facts = match.dialect.read_request(match, body, "", "application/json")
     assert match.dialect.clamp(body, facts, None, 2) == clamped
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "kind"),
+    [
+        ("/v1/chat/completions", b'{"model":"@","messages":[]}', "application/json"),
+        ("/v1/messages", b'{"model":"@","messages":[]}', "application/json"),
+        ("/api/chat", b'{"model":"@","messages":[]}', "application/json"),
+        ("/v2/chat", b'{"model":"@","messages":[]}', "application/json"),
+        ("/v1/images/generations", b'{"model":"@"}', "application/json"),
+        ("/generate", b'{"model":"@","inputs":"x"}', "application/json"),
+        ("/v1beta/interactions", b'{"agent":"@","input":"x"}', "application/json"),
+        ("/v1/messages/batches", b'{"requests":[{"params":{"model":"@"}}]}', ""),
+        ("/v1beta/models/@:generateContent", b'{"contents":[]}', "application/json"),
+        ("/model/@/converse", b'{"messages":[]}', "application/json"),
+        ("/openai/deployments/@/embeddings", b'{"input":"x"}', "application/json"),
+        (
+            "/v1/audio/transcriptions",
+            b"model=@",
+            "application/x-www-form-urlencoded",
+        ),
+    ],
+)
+def test_names_of_models_are_bounded(path, body, kind):
+    """A name that records and caches would keep has a largest length, wherever it is."""
+    for size in (512, 513, 100_000):
+        name = "m" * size
+        match = find_endpoint("POST", path.replace("@", name))
+        text = body.replace(b"@", name.encode())
+        if size == 512:
+            facts = match.dialect.read_request(match, text, "", kind)
+            assert facts.model == name
+            continue
+        with pytest.raises(DialectError):
+            match.dialect.read_request(match, text, "", kind)
