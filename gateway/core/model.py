@@ -185,6 +185,8 @@ class RequestFacts(msgspec.Struct, gc=False):
     units: tuple[tuple[str, float], ...] = ()
     # The answer may come later, to another request (``background``).
     background: bool = False
+    # The service tier that it asks for (``priority``, ``fast``), in lower case; "": none.
+    tier: str = ""
 
 
 WHOLE, OPENED, CLOSED = range(3)

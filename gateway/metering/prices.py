@@ -8,6 +8,8 @@ from fnmatch import fnmatchcase
 from importlib.resources import files
 from typing import Literal
 
+from msgspec.structs import replace
+
 from gateway.core.lru import Lru
 from gateway.core.model import NANOS_PER_USD, Price, PriceSource, Usage
 from gateway.metering.cost import price_usage
@@ -44,6 +46,7 @@ class PriceTable:
     """
 
     __slots__ = (
+        "_answered",
         "_found",
         "_globs",
         "_labels",
@@ -72,6 +75,7 @@ class PriceTable:
         self._trust_cost = trust_cost
         self._found: Lru[str, _Found] = Lru(_CACHED_NAMES)
         self._labels: Lru[str, str] = Lru(_CACHED_NAMES)
+        self._answered: Lru[str, Price] = Lru(_CACHED_NAMES)
 
     @classmethod
     def parse(cls, text: bytes) -> PriceTable:
@@ -157,6 +161,20 @@ class PriceTable:
         price = self._look_up(model)[1]
         return None if price is None else price_usage(price, usage, at)[0]
 
+    def most_nanos(self, model: str, usage: Usage, tier: str, at: float) -> int:
+        """Nano-dollars that a request may cost: at the service tier that it asks for, if
+        that is dearer. A model without a price costs as the dearest that has answered for
+        it (a deployment's name, a router's alias); 0 if none has.
+        """
+        price = self._look_up(model)[1] or self._answered.get(model)
+        if price is None:
+            return 0
+        nanos = price_usage(price, usage, at)[0]
+        if tier:
+            tiered = replace(usage, tier=tier)
+            nanos = max(nanos, price_usage(price, tiered, at)[0])
+        return nanos
+
     def quote(
         self, model: str, usage: Usage, at: float = 0.0, *, answered: str = ""
     ) -> Quote:
@@ -175,11 +193,19 @@ class PriceTable:
             if answered and answered != model:
                 other = self._found.get(answered) or self._look_up(answered)
                 if other[0] in ("table", "policy"):
+                    if price is None:
+                        self._remember(model, other[1])
                     source, price = other
         if price is None:
             return _UNPRICED
         nanos, part = price_usage(price, usage, at)
         return nanos, source, part
+
+    def _remember(self, model: str, price: Price | None) -> None:
+        """Keep the dearest price that answered for a model without one."""
+        known = self._answered.get(model)
+        if price is not None and (known is None or _rank(price) > _rank(known)):
+            self._answered.put(model, price)
 
     def _look_up(self, model: str) -> _Found:
         found = self._found.get(model)
@@ -201,6 +227,10 @@ class PriceTable:
         if found is not None:
             return "table", found[1]
         return ("", None) if self._unknown is None else ("unknown_price", self._unknown)
+
+
+def _rank(price: Price) -> float:
+    return price.input + price.output
 
 
 def _stated_nanos(usd: float | None) -> int | None:

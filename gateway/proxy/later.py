@@ -232,7 +232,7 @@ def _held_costs(
     nanos = 0
     if prices is not None:
         at = shared.epoch + flow.opened_at
-        nanos = prices.cost_nanos(facts.model, assumed, at) or 0
+        nanos = prices.most_nanos(facts.model, assumed, facts.tier, at)
     tokens = weigh_most(prompt, completion, identity.policy.weights)
     most = plan.pick((1, tokens, prompt, completion, nanos))
     return tuple(map(max, held, most))

@@ -172,7 +172,7 @@ class Growth:
         if context.prices is not None:
             usage = Usage(completion=tokens)
             at = self._shared.epoch + self._flow.opened_at
-            nanos = context.prices.cost_nanos(facts.model, usage, at) or 0
+            nanos = context.prices.most_nanos(facts.model, usage, facts.tier, at)
         total = weigh_most(0, tokens, identity.policy.weights)
         return self._plan.pick((0, total, 0, tokens, nanos))
 

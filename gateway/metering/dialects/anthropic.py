@@ -18,7 +18,7 @@ from gateway.metering.dialects.dialect import (
 )
 from gateway.metering.dialects.errors import anthropic_error
 from gateway.metering.dialects.openai import named_user
-from gateway.metering.dialects.requests import EMPTY, BodyReader, Count
+from gateway.metering.dialects.requests import EMPTY, BodyReader, Count, asked_tier
 
 
 class MessagesBody(msgspec.Struct):
@@ -33,6 +33,8 @@ class MessagesBody(msgspec.Struct):
     metadata: Raw = EMPTY
     prompt: Raw = EMPTY
     max_tokens_to_sample: Count = None
+    speed: Raw = EMPTY
+    service_tier: Raw = EMPTY
 
 
 _read = BodyReader(MessagesBody).read
@@ -67,4 +69,5 @@ class Anthropic(Dialect):
             prompt_bytes,
             known,
             match.billable,
+            tier=asked_tier(given.speed, given.service_tier),
         )

@@ -15,6 +15,7 @@ from gateway.metering.dialects.requests import (
     EMPTY,
     BodyReader,
     Count,
+    asked_tier,
     count_items,
     member,
     size,
@@ -55,6 +56,7 @@ class ChatBody(msgspec.Struct):
     max_new_tokens: Count = None
     n_predict: Count = None
     best_of: Count = None
+    service_tier: Raw = EMPTY
 
 
 class OtherBody(msgspec.Struct):
@@ -86,6 +88,7 @@ class OtherBody(msgspec.Struct):
     metadata: Raw = EMPTY
     safety_identifier: str | None = None
     background: bool | None = None
+    service_tier: Raw = EMPTY
 
 
 _chat = BodyReader(ChatBody).read
@@ -153,6 +156,7 @@ class OpenAI(Dialect):
             match.billable,
             not stream or asks_usage(chat.stream_options),
             chat.stream_options is not EMPTY,
+            tier="" if chat.service_tier is EMPTY else asked_tier(chat.service_tier),
         )
 
     def _read_other(self, match: PathMatch, given: OtherBody) -> RequestFacts:
@@ -193,6 +197,7 @@ class OpenAI(Dialect):
             given.stream_options is not EMPTY,
             prompts=prompts,
             background=bool(given.background) or match.work == "run",
+            tier=asked_tier(given.service_tier),
         )
 
     def cap_path(self, facts: RequestFacts) -> tuple[str, ...] | None:

@@ -53,6 +53,10 @@ EMPTY = Raw()
 Count = Annotated[int, msgspec.Meta(ge=-1, le=COUNT_MAX)] | None
 
 
+# Longer names of service tiers are cut: no price has one.
+_TIER_CHARS = 40
+
+
 class BodyReader(Generic[_S]):
     """Decodes the fields of a request that ``shape`` names, and skips all others.
 
@@ -245,6 +249,19 @@ def member(raw: Raw, *names: str, any_case: bool = False, free: bool = False) ->
         if value is not None:
             return value
     return None
+
+
+def asked_tier(*given: Raw) -> str:
+    """The first of ``given`` that is a text, in lower case; "" if none is."""
+    for raw in given:
+        if raw is not EMPTY:
+            try:
+                tier = msgspec.json.decode(raw)
+            except (msgspec.DecodeError, UnicodeDecodeError):
+                continue
+            if isinstance(tier, str):
+                return tier[:_TIER_CHARS].lower()
+    return ""
 
 
 def member_values(

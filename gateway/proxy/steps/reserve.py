@@ -222,7 +222,7 @@ def _expected_nanos(
         batch=flow.facts is not None and flow.facts.batch,
     )
     at = shared.epoch + flow.opened_at
-    return prices.cost_nanos(facts.model, expected, at) or 0
+    return prices.most_nanos(facts.model, expected, facts.tier, at)
 
 
 def refuse_reserved(flow: Flow, shared: Shared, reserved: Reserved) -> Refusal:

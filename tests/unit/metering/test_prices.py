@@ -179,3 +179,27 @@ def test_limits_count_all_spellings_of_a_model_as_one():
     assert TABLE.canonical_name("acme/Own-Model") == "own-model"
     assert TABLE.canonical_name("claude-opus-4-8-of-ours") == "claude-opus-4-8"
     assert TABLE.known_name("claude-opus-4-8-of-ours") == "claude-opus-4-8"
+
+
+def test_what_a_request_may_cost():
+    """The tier that it asks for counts if it is dearer; names without a price cost what
+    answered for them before.
+    """
+    usage = Usage(1000, 1000, 2000)
+    table = TABLE.with_overrides({})
+
+    def most(model, tier=""):
+        return table.most_nanos(model, usage, tier, 1.8e9)
+
+    assert most("gpt-5-mini") == most("gpt-5-mini", "flex") == 2_250_000
+    assert most("gpt-5-mini", "priority") == 4_050_000
+    assert most("prod-chat") == 0
+    table.quote("prod-chat", usage, answered="who-knows")
+    assert most("prod-chat") == 0
+    for answered in ("gpt-5-mini", "gpt-4o", "gpt-5-nano"):
+        table.quote("prod-chat", usage, answered=answered)
+    assert most("prod-chat") == 12_500_000
+    assert not table.knows("prod-chat")
+    # A model with a price keeps it, whoever answered.
+    table.quote("gpt-5-nano", usage, answered="gpt-5-pro")
+    assert most("gpt-5-nano") == 450_000

@@ -96,3 +96,24 @@ def test_moderations_are_free():
     """Moderations are read for their model but cost nothing."""
     facts = read(b'{"model":"omni-moderation-latest","input":"x"}', "/v1/moderations")
     assert (facts.billable, facts.model) == (False, "omni-moderation-latest")
+
+
+@pytest.mark.parametrize(
+    ("given", "tier"),
+    [
+        (b'"priority"', "priority"),
+        (b'"\\u0070RIORITY"', "priority"),
+        (b'"' + b"x" * 99 + b'"', "x" * 40),
+        (b"null", ""),
+        (b"7", ""),
+        (b'"\\ud800"', ""),
+    ],
+)
+def test_the_service_tier_is_read(given, tier):
+    """The tier that a request asks for, however it is spelled; other values are none."""
+    for path, start in (
+        ("/v1/chat/completions", b'{"model":"m","messages":[]'),
+        ("/v1/responses", b'{"model":"m","input":"x"'),
+        ("/v1/messages", b'{"model":"m","messages":[],"max_tokens":1'),
+    ):
+        assert read(start + b',"service_tier":' + given + b"}", path).tier == tier
