@@ -227,11 +227,12 @@ class Flow:
         self.expected_completion = expected_completion
 
     def ask_less(self, reserved: Reserved) -> bool:
-        """After a refusal, ask for the edge of the limit that had no room; a session asks
-        once for what is left. False: nothing less would be admitted.
+        """After a refusal, ask for the edge of the limit that had no room. A session or a
+        background call, which would hold it for long, asks once for what is left. False:
+        nothing less would be admitted.
         """
         plan = self.plan
-        if self.context.session:
+        if self.context.session or (self.facts is not None and self.facts.background):
             self.unbounded = False
             if plan is None or not reserved.sums:
                 return False

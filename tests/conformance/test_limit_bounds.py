@@ -210,3 +210,24 @@ async def test_long_answers_without_a_cap_use_the_limit(limit, upstream):
     async with InProcess(upstream, policy=policy) as gateway:
         statuses = [(await gateway.talk(chat()))[9:12] for _ in range(8)]
         assert statuses == [b"200"] * 5 + [b"429"] * 3
+
+
+async def test_background_calls_without_a_cap_reserve_what_is_left(upstream):
+    """They run beyond their call, so they do not hold the edge."""
+    policy = 'limits = [{ per = "user", tokens = 10_000, window = "1h" }]'
+    body = b'{"id":"resp_%d","object":"response","status":"queued","model":"gpt-4o"}'
+    async with InProcess(upstream, policy=policy) as gateway:
+        statuses = []
+        for number in range(3):
+            accepted = body % number
+            upstream.default = (
+                b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n"
+                b"Content-Length: %d\r\n\r\n%b" % (len(accepted), accepted),
+            )
+            asked = b'{"model":"gpt-4o","input":"hi","background":true}'
+            answer = await gateway.talk(
+                request(b"POST", b"/v1/responses", CLOSE, asked)
+            )
+            statuses.append(answer[9:12])
+        assert statuses == [b"200", b"429", b"429"]
+        assert used(gateway) == 11_000

@@ -23,8 +23,7 @@ _LAST_RECORDS = LAST_EVENTS + 2  # a record may be blank
 TAIL_BYTES = 16 * 1024
 
 _BLANK = re.compile(rb"(?>\r\n|\n|\r){2}")
-# A record without these is no error; most are not parsed for that reason.
-_SUSPECT = re.compile(rb"error|failed", re.IGNORECASE).search
+_DONE = b"[DONE]"
 _ERROR_EVENT = re.compile(rb"^event:[ ]?error\s*$", re.MULTILINE)
 _END_TYPES = frozenset(
     {
@@ -100,16 +99,19 @@ def tail_of(records: Iterable[bytes], rest: bytes) -> bytes:
 
 def end_of_stream(framing: str, tail: bytes) -> str:
     """OPEN_STREAM, ENDED or FAILED, by the last events in ``tail``."""
+    suspect = _may_fail(tail)
+    if not suspect and tail[-16:].rstrip().endswith(b"data: " + _DONE):
+        return ENDED
     state = OPEN_STREAM
     generating = False  # a later event has choices that are not finished
     for name_is_error, payload in _last_events(framing, tail):
         if name_is_error:
             return FAILED
-        if payload == b"[DONE]":
+        if payload == _DONE:
             state = ENDED
             continue
-        if (generating or state is ENDED) and not _SUSPECT(payload):
-            continue
+        if (generating or state is ENDED) and not suspect:
+            break
         try:
             event = _decode(payload)
         except _UNREADABLE:
@@ -120,6 +122,11 @@ def end_of_stream(framing: str, tail: bytes) -> str:
             state = ENDED
         generating = generating or bool(event.choices)
     return state
+
+
+def _may_fail(text: bytes) -> bool:
+    """Whether any event may be an error: searched at first, as most streams have none."""
+    return b"rror" in text or b"RROR" in text or b"ailed" in text
 
 
 def end_of_body(body: bytes) -> str:

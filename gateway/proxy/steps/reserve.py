@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from gateway.core.model import Usage
 from gateway.identity.identify import with_body_user
 from gateway.limits.admission import (
+    Demand,
     actual_costs,
     count_requests,
     demand,
@@ -120,9 +121,13 @@ def set_demand(
             nanos = _expected_nanos(flow, shared, facts, prompt, reserved)
         tokens = weigh_most(prompt, reserved, policy.weights)
         costs = plan.pick((1, tokens, prompt, reserved, nanos))
-        asked = demand(plan, costs, least, capped=capped)
+        largest = max(tokens, prompt + reserved)
+        if capped and largest <= plan.least_tokens and nanos <= plan.least_usd:
+            asked = Demand(costs, least)  # within the smallest limit
+        else:
+            asked = demand(plan, costs, least, capped=capped)
         flow.set_demand(asked, most, expected)
-        if asked.unbounded and not flow.context.session:
+        if asked.unbounded and not (flow.context.session or facts.background):
             places = too_large(plan, costs, least)
             if places:
                 flow.take_edges(places)
