@@ -64,6 +64,8 @@ class _Event(msgspec.Struct):
     error: Any = None
     done: Any = None  # Ollama
     is_finished: Any = None
+    stop: Any = None  # llama.cpp
+    generated_text: Any = None  # TGI: null until the last event
     finish_reason: Any = None
     delta: _Delta | str | None = None
     choices: list[_Choice] | None = None
@@ -182,6 +184,8 @@ def _is_end(event: _Event) -> bool:
         or event.done is True
         or event.event_type in _END_EVENTS
         or event.is_finished is True
+        or event.stop is True
+        or isinstance(event.generated_text, str)
         or event.invocation is not None
     ):
         return True

@@ -23,6 +23,12 @@ USAGE = {"choices": [], "usage": {"prompt_tokens": 1, "completion_tokens": 1}}
 STREAMS = {
     "nothing": (SSE, [], OPEN_STREAM),
     "delta": (SSE, [DELTA], OPEN_STREAM),
+    "tgi": (SSE, [{"token": {"text": "x"}, "generated_text": None}], OPEN_STREAM),
+    "tgi's end": (SSE, [{"token": {}, "generated_text": "x"}], ENDED),
+    "llama.cpp": (SSE, [{"content": "x", "stop": False}], OPEN_STREAM),
+    "llama.cpp's end": (SSE, [{"content": "", "stop": True}], ENDED),
+    "interactions": (SSE, [{"event_type": "step.delta"}], OPEN_STREAM),
+    "interactions' end": (SSE, [{"event_type": "interaction.completed"}], ENDED),
     "finish without usage": (SSE, [DELTA, STOP], OPEN_STREAM),
     "finish with usage": (SSE, [DELTA, STOP | {"usage": {"total_tokens": 2}}], ENDED),
     "usage chunk": (SSE, [DELTA, STOP, USAGE], ENDED),
@@ -165,3 +171,11 @@ def test_bedrock_exceptions_are_errors():
     assert meter.end() == OPEN_STREAM
     meter.feed(encode_message("throttlingException", b'{"message":"slow down"}'))
     assert meter.end() == FAILED
+
+
+def test_a_long_tail():
+    """Of many events only the last are read."""
+    text = b'data: {"choices":[{"delta":{"content":"x"}}]}\n\n' * 40
+    assert end_of_stream(SSE, text) == OPEN_STREAM
+    assert end_of_stream(SSE, text + b"data: [DONE]\n\n") == ENDED
+    assert end_of_stream(SSE, b'data: {"error":{}}\n\n' + text) == OPEN_STREAM
