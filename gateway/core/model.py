@@ -150,6 +150,8 @@ class Usage(msgspec.Struct, gc=False):
     model: str = ""
     tier: str = ""
     cost_usd: float | None = None
+    # How many answers it sums up; the prompt of each decides the context tier.
+    answers: int = 1
 
 
 class RequestFacts(msgspec.Struct, gc=False):

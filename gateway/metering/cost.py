@@ -47,7 +47,7 @@ def price_usage(price: Price, usage: Usage, at: float = 0.0) -> tuple[int, bool]
         price, share, part = _of_tier(price, usage)
     prompt = usage.prompt
     if price.contexts:
-        price = _of_context(price, prompt)
+        price = _of_context(price, prompt // max(1, usage.answers))
     cached, written = usage.cached, usage.cache_write
     # Where the completion excludes reasoning, only the total includes it.
     generated = usage.total - prompt

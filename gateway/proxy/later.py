@@ -9,7 +9,10 @@ find no note and count nothing. Only the upstream's answer decides what is settl
 from __future__ import annotations
 
 import hashlib
+from functools import partial
 from typing import TYPE_CHECKING, TypeGuard
+
+from msgspec.structs import replace
 
 from gateway.core.model import Usage
 from gateway.limits.pending import (
@@ -42,9 +45,12 @@ if TYPE_CHECKING:
     from gateway.limits.ports import WorkAnswer
     from gateway.metering.dialects import CountTask
     from gateway.metering.dialects.works import WorkReader
+    from gateway.metering.prices import PriceTable
     from gateway.proxy.flow import Flow
     from gateway.proxy.shared import Shared
 
+# Tenants whose late work a worker asks for.
+MOST_TENANTS = 1000
 _NO_USAGE = Usage()
 _ACCEPTED = range(200, 300)
 # Kinds of work that state no usage before their end.
@@ -85,6 +91,8 @@ class PaidLater:
         if self._keep is None:
             works.take(tag, self._work, self._on_taken)
         else:
+            if len(shared.work_tenants) < MOST_TENANTS:
+                shared.work_tenants[tag] = self._flow.context.prices
             works.keep(tag, self._work, pack_work(self._keep), self._on_kept)
 
     def _on_kept(self, answer: WorkAnswer) -> None:
@@ -101,7 +109,7 @@ class PaidLater:
                 shared.works_reserved += 1
                 flow.note_metering("reserved")
                 usage = work.usage
-            _report_dropped(flow, shared, answer.dropped)
+            _report_dropped(shared, flow.context.prices, answer.dropped)
         except Exception as error:  # noqa: BLE001
             shared.report_fault("work", error)
         self._end(usage)
@@ -116,7 +124,7 @@ class PaidLater:
                 usage = _end_of(flow, shared, works, self.usage)
             elif flow.context.buffer_limit and self.usage is not None:
                 usage = self.usage  # it went on with work that is not known here
-            _report_dropped(flow, shared, answer.dropped)
+            _report_dropped(shared, flow.context.prices, answer.dropped)
         except Exception as error:  # noqa: BLE001
             shared.report_fault("work", error)
         self._end(usage)
@@ -181,6 +189,8 @@ def _seen(
         stated = _NO_USAGE
     if stated is None and state.state != STOPPED:
         return None
+    if stated is not None and state.answers > 1:
+        stated = replace(stated, answers=state.answers)
     return PaidLater(flow, _work_id(flow, state.id), stated)
 
 
@@ -294,10 +304,25 @@ def _end_of(
     return stated
 
 
-def _report_dropped(flow: Flow, shared: Shared, notes: Sequence[bytes]) -> None:
+def _report_dropped(
+    shared: Shared, prices: PriceTable | None, notes: Sequence[bytes]
+) -> None:
     """Record work whose end nobody has seen: it stays charged as reserved."""
     for note in notes:
         work = unpack_work(note)
         if work is not None:
             shared.works_reserved += 1
-            record_work(flow, shared, work)
+            record_work(shared, prices, work)
+
+
+def drop_late(shared: Shared) -> None:
+    """Ask for work that has waited for too long, of the tenants that this worker knows."""
+    for tag, prices in shared.work_tenants.items():
+        shared.store.works.take(tag, b"", partial(_on_late, shared, prices))
+
+
+def _on_late(shared: Shared, prices: PriceTable | None, answer: WorkAnswer) -> None:
+    try:
+        _report_dropped(shared, prices, answer.dropped)
+    except Exception as error:  # noqa: BLE001
+        shared.report_fault("work", error)

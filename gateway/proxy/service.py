@@ -6,6 +6,7 @@ from time import perf_counter
 from typing import TYPE_CHECKING
 
 from gateway.proxy.exchange import Exchange
+from gateway.proxy.later import drop_late
 from gateway.proxy.local_reply import compose_own, wire_error_body, wire_error_lines
 from gateway.proxy.prepare import prepare
 from gateway.proxy.settle import record_opened
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
 RECORD_OPENED_AFTER_S = 0.5
 # Leases are renewed at a third of their lifetime (60 s).
 RENEW_S = 20.0
+# Work that nobody has fetched is asked for in this interval.
+LATE_WORK_S = 60.0
 
 
 class Service:
@@ -29,7 +32,7 @@ class Service:
         self.shared = shared
         self.open_exchanges: set[Exchange] = set()
         self._on_end = self.open_exchanges.discard
-        self._renewed_at = shared.now()
+        self._renewed_at = self._swept_at = shared.now()
 
     def open(
         self, conn: ClientSide, cached: CachedHead, own: RequestFields
@@ -67,7 +70,9 @@ class Service:
         return lines, wire_error_body(status, reason)
 
     def tick(self) -> None:
-        """Once a second: the clock, leases, records of long exchanges, drains, pools."""
+        """Once a second: the clock, leases, records of long exchanges, drains, pools, work
+        that nobody has fetched.
+        """
         shared = self.shared
         now = shared.now()
         shared.sync_clock()
@@ -79,6 +84,9 @@ class Service:
             exchange.leave_upstream()  # drained for too long
         for route in shared.tables.routes:
             route.pool.prune(now)
+        if now - self._swept_at >= LATE_WORK_S:
+            self._swept_at = now
+            drop_late(shared)
 
     def _record_opened(self, before: float) -> None:
         """Record the exchanges that were opened earlier and still run."""

@@ -26,6 +26,7 @@ from gateway.proxy.caps import assumed_price
 
 if TYPE_CHECKING:
     from gateway.limits.pending import PendingWork
+    from gateway.metering.prices import PriceTable
     from gateway.proxy.flow import EndedWork, Flow
     from gateway.proxy.shared import Shared
 
@@ -246,11 +247,11 @@ def _price(flow: Flow, shared: Shared, model: str, usage: Usage) -> int | None:
     return price if price is None or price < MAX_NANOS else MAX_NANOS
 
 
-def record_work(flow: Flow, shared: Shared, work: PendingWork) -> None:
+def record_work(shared: Shared, prices: PriceTable | None, work: PendingWork) -> None:
     """Record work of an earlier call that stays charged as reserved, as nobody has seen
     its end.
     """
-    usage, prices = work.usage, flow.context.prices
+    usage = work.usage
     now = perf_counter()
     nanos = 0
     source: PriceSource = ""

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from gateway.limits.gate import Gate
     from gateway.limits.ports import Store
     from gateway.metering.counting import TokenCounter
+    from gateway.metering.prices import PriceTable
     from gateway.proxy.tables import Tables
 
 
@@ -54,6 +55,7 @@ class Shared:
         "store",
         "tables",
         "tracer",
+        "work_tenants",
         "works_accepted",
         "works_reserved",
         "works_settled",
@@ -95,6 +97,8 @@ class Shared:
         # Work that is paid later: accepted; settled by its end; charged as reserved, as
         # its end stated no usage, was never seen, or could not be waited for.
         self.works_accepted = self.works_settled = self.works_reserved = 0
+        # By hash tag: tenants whose work this worker has accepted, and their prices.
+        self.work_tenants: dict[bytes, PriceTable | None] = {}
         self._id_prefix = secrets.token_hex(8).encode()
         self._id_count = 0
         self._date = b""

@@ -284,7 +284,10 @@ async def test_every_key_has_a_time_to_live(store, engine, name):
     )
     store.settle(await reserve(store, plan, 5, 1, 5), (1, 1, 1))
     await store.peek(plan.cells)
+    await keep(store, b"w", b"note", name.encode())
     keys = [cell.key for cell in plan.cells] + [store.stream_key]
+    later = b"tidegate:1:{%b}:later:" % name.encode()
+    keys += [later + b"order", later + b"notes"]
     ttls = [engine.command(b"PTTL " + key) for key in keys]
     assert [ttl for ttl in ttls if int(ttl[1:]) <= 0] == [b":-2\r\n"]
 

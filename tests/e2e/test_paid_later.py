@@ -258,6 +258,25 @@ async def test_it_is_never_fetched(upstream, open_store, monkeypatch):
         assert (await cells.sums())[1] - held[0] < 30
 
 
+async def test_it_is_never_fetched_and_nothing_follows(
+    upstream, open_store, monkeypatch
+):
+    """The worker that accepted it asks once a minute for what has waited for too long."""
+    monkeypatch.setattr(works, "KEPT_S", 0.1)
+    async with two_gateways(upstream, open_store) as (one, _):
+        await send(one, RESPONSES, ask())
+        await asyncio.sleep(0.2)
+        service = one.plane.service
+        service.tick()
+        assert len(one.records) == 1
+        service._swept_at -= 61
+        service.tick()
+        await until(lambda: len(one.records) == 2)
+        assert usage_of(one)[1][2] == "reserved"
+        assert one.records[1].usd > 4
+        assert one.plane.shared.works_reserved == 1
+
+
 async def test_without_limits(upstream, open_store):
     """Tokens and money are recorded all the same."""
     async with two_gateways(upstream, open_store, "") as (one, two):

@@ -63,7 +63,12 @@ class BatchMeter(NullMeter):
         prompt = facts.prompt_tokens_known + -(-facts.prompt_bytes // _BYTES_PER_TOKEN)
         completion = facts.max_tokens or 0
         return Usage(
-            prompt, completion, prompt + completion, source="estimated", batch=True
+            prompt,
+            completion,
+            prompt + completion,
+            source="estimated",
+            batch=True,
+            answers=len(facts.parts),
         )
 
     def unstated(self) -> CountTask | None:

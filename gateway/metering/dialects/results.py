@@ -28,7 +28,9 @@ def sum_usage(usages: Iterable[Usage]) -> Usage:
     total = Usage()
     units: dict[str, float] = {}
     costs: list[float] = []
+    total.answers = 0
     for usage in usages:
+        total.answers += usage.answers
         if total.source == "none":
             total.model, total.tier = usage.model, usage.tier
         total.source = usage.source

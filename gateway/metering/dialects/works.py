@@ -85,10 +85,11 @@ class Poll(NamedTuple):
 
 
 class WorkState(NamedTuple):
-    """What an answer says about work."""
+    """What an answer says about work; ``answers``: how many of its requests succeeded."""
 
     id: str
     state: str
+    answers: int = 1
 
 
 def find_poll(method: str, path: str) -> Poll | None:
@@ -204,21 +205,23 @@ def _state_in(kind: str, members: dict[str, Raw]) -> WorkState | None:
     if not id_ or state is None:
         return None
     if state != PENDING and kind.endswith("batch"):
-        state = _state_of_batch(kind, state, members)
+        return _state_of_batch(kind, WorkState(id_, state), members)
     if word == "requires_action" and kind == "interaction":
         state = DONE  # the next one goes on with it, and this one states its usage
     return WorkState(id_, state)
 
 
-def _state_of_batch(kind: str, state: str, members: dict[str, Raw]) -> str:
+def _state_of_batch(kind: str, found: WorkState, members: dict[str, Raw]) -> WorkState:
     """Only requests that succeeded are billed."""
     raw = members.get("request_counts")
     counts = {} if raw is None else _counts(raw)
     done = counts.get("succeeded", counts.get("completed"))
     if done == 0:
-        return FAILED_WORK
-    # Anthropic states what they used only with their results.
-    return PENDING if kind == "message_batch" else state
+        return found._replace(state=FAILED_WORK)
+    if kind == "message_batch":
+        # Anthropic states what they used only with their results.
+        return found._replace(state=PENDING)
+    return found._replace(answers=done) if isinstance(done, int) else found
 
 
 def _state_of_google(members: dict[str, Raw]) -> WorkState | None:

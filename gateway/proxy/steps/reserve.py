@@ -225,6 +225,7 @@ def _expected_nanos(
         total=prompt + completion,
         units=facts.units,
         batch=flow.facts is not None and flow.facts.batch,
+        answers=len(facts.parts) or 1,
     )
     at = shared.epoch + flow.opened_at
     return prices.most_nanos(facts.model, expected, facts.tier, at)

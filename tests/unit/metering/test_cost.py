@@ -176,6 +176,13 @@ PRICE = Price(2, 8, 0.5, 2.5, 4)
             66_000,
             False,
         ),
+        # Of a sum over two answers, each prompt counts by itself.
+        (
+            Price(1, 1, contexts=((10, Price(2, 2)), (20, Price(3, 3)))),
+            Usage(20, 2, 22, answers=2),
+            22_000,
+            False,
+        ),
     ],
 )
 def test_costs(price, usage, nanos, part):

@@ -48,7 +48,9 @@ def test_anthropic():
     assert facts.prompt_bytes == sum(part.prompt_bytes for part in facts.parts) >= 80
     usage = metered(ANTHROPIC, facts)
     prompt = -(-facts.prompt_bytes // 4)
-    assert usage == Usage(prompt, 4103, prompt + 4103, source="estimated", batch=True)
+    assert usage == Usage(
+        prompt, 4103, prompt + 4103, source="estimated", batch=True, answers=2
+    )
     assert metered(ANTHROPIC, facts, 400) == Usage()
 
 

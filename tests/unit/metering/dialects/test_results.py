@@ -142,4 +142,5 @@ def test_units_and_costs_add_up():
     total = sum_usage([one, two, one])
     assert dict(total.units) == {"images": 5.0, "pages": 1.0}
     assert (total.total, total.cost_usd) == (9, 1.0)
-    assert sum_usage([]) == Usage()
+    assert total.answers == 3
+    assert sum_usage([]) == Usage(answers=0)

@@ -206,7 +206,14 @@ def counts(**given: int) -> dict[str, Any]:
 )
 def test_states(kind, body, state):
     """What a body says."""
-    assert read(kind, body) == state
+    found = read(kind, body)
+    assert found == state or found[:2] == state
+
+
+def test_how_many_requests_succeeded():
+    """As a batch counts them."""
+    body = {"id": "b", "status": "completed", **counts(total=9, completed=7, failed=2)}
+    assert read("batch", body).answers == 7
 
 
 @pytest.mark.parametrize("size", [1, 7, 100_000])
@@ -222,8 +229,8 @@ def test_events(size, end):
         {"delta": "x"},
     ]
     raw = "".join(f"data: {json.dumps(one)}{end}" for one in given).encode()
-    assert read("response", raw, "sse", size) == ("r", "done")
-    assert read("response", raw.rstrip(), "sse", size) == ("r", "done")
+    assert read("response", raw, "sse", size)[:2] == ("r", "done")
+    assert read("response", raw.rstrip(), "sse", size)[:2] == ("r", "done")
 
 
 def test_events_of_runs():
@@ -231,7 +238,7 @@ def test_events_of_runs():
     step = {"object": "thread.run.step", "id": "s", "status": "completed"}
     given = [{**RUN, "status": "queued"}, step]
     raw = "".join(f"event: x\ndata: {json.dumps(one)}\n\n" for one in given)
-    assert read("run", raw.encode(), "sse") == ("run_1", "pending")
+    assert read("run", raw.encode(), "sse")[:2] == ("run_1", "pending")
 
 
 @pytest.mark.parametrize("framing", ["json", "sse"])
@@ -243,7 +250,5 @@ def test_a_large_answer_is_not_kept(framing):
     assert read("response", raw.encode(), framing, 100_000) is None
     if framing == "sse":
         last = b'data: {"response":{"id":"r","status":"failed"}}\n\n'
-        assert read("response", raw.encode() + last, framing, 100_000) == (
-            "r",
-            "failed",
-        )
+        found = read("response", raw.encode() + last, framing, 100_000)
+        assert found[:2] == ("r", "failed")
