@@ -19,6 +19,9 @@ from gateway.metering.models import plain_name, spellings
 
 # Longer names match no rule: they cost time, and no model has one.
 _NAME_CHARS = 200
+# Spellings of one name that are looked up. Real names have up to five; one of 40 suffixes
+# would cost more than a millisecond.
+_MOST_SPELLINGS = 8
 # What may follow a known name in a longer one. Not a bare number: another version.
 _LONGER = re.compile(r"[-:@](?!\d+(?:[-.:@]|$))")
 _COMPACT_DATE = re.compile(r"-(20\d\d)(0[1-9]|1[0-2])(0[1-9]|[12]\d|3[01])(?=-|:|$)")
@@ -234,4 +237,4 @@ def _names_of(model: str) -> list[str]:
     full = model.strip().lower()
     if not full or len(full) > _NAME_CHARS:
         return []
-    return list(dict.fromkeys((full, *spellings(model))))
+    return list(dict.fromkeys((full, *spellings(model)[:_MOST_SPELLINGS])))

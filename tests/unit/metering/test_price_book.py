@@ -2,7 +2,7 @@
 
 import pytest
 
-from gateway.metering.price_book import PriceBook, matcher
+from gateway.metering.price_book import PriceBook, _names_of, matcher
 from gateway.metering.prices import packaged_prices
 
 BOOK = PriceBook.parse(packaged_prices())
@@ -90,6 +90,13 @@ def test_labels_are_bounded():
             assert len(BOOK.label(model.id)) <= len(model.id)
     assert BOOK.label("claude-sonnet-4-5-my-own-text") == "claude-sonnet-4-5"
     assert BOOK.label("grok-4-0709") == "grok-4"
+
+
+def test_the_work_per_name_is_bounded():
+    """Of a name with 30 suffixes only some spellings are looked up; it has its price."""
+    name = "gpt-4o" + ":free" * 30
+    assert len(_names_of(name)) <= 9
+    assert BOOK.find(name)[1] is BOOK.find("gpt-4o")[1]
 
 
 def test_rows():
