@@ -41,6 +41,7 @@ from gateway.config.validate_keys import (
 from gateway.config.values import Secret, is_loopback, parse_address
 from gateway.core.model import AttackClass, Limit
 from gateway.identity.identify import split_allow_entry
+from gateway.metering.prices import provider_ids
 from gateway.store.opening import is_shared, open_backend
 from gateway.store.url import StoreUrlError
 
@@ -193,6 +194,12 @@ def _check_upstream(
             diagnostics.add((*key, "proxy"), message, '"http://proxy.internal:3128"')
     if not upstream.tls_verify:
         diagnostics.warn((*key, "tls_verify"), "any certificate is accepted")
+    if upstream.provider is not None and upstream.provider not in provider_ids():
+        # A warning: a newer table than the package's may know it.
+        message = f'"{upstream.provider}" is not a provider of the price table'
+        diagnostics.warn(
+            (*key, "provider"), f"{message}: see tidegate prices --providers"
+        )
 
 
 # -- policies ------------------------------------------------------------------------

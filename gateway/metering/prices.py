@@ -8,6 +8,7 @@ from fnmatch import fnmatchcase
 from importlib.resources import files
 from typing import Literal
 
+import msgspec
 from msgspec.structs import replace
 
 from gateway.core.lru import Lru
@@ -34,6 +35,20 @@ Quote = tuple[int | None, PriceSource, bool]
 _UNPRICED: Quote = (None, "", False)
 # A price and where it is from; ("", None) of an unknown model.
 _Found = tuple[PriceSource, Price | None]
+
+
+class _Provider(msgspec.Struct):
+    id: str
+
+
+class _Providers(msgspec.Struct):
+    providers: list[_Provider]
+
+
+def provider_ids() -> set[str]:
+    """The names of the providers in the packaged table."""
+    found = msgspec.json.decode(packaged_prices(), type=_Providers)
+    return {row.id for row in found.providers}
 
 
 class PriceTable:

@@ -218,6 +218,7 @@ BAD_LIMITS = [
 # (lines after the upstream, key of the warning, part of its message)
 WARNED = [
     ("tls_verify = false", "upstream[0].tls_verify", "any certificate"),
+    ('provider = "grog"', "upstream[0].provider", "tidegate prices --providers"),
     ("[policy.anonymous]", "policy.anonymous", "no effect"),
     ("[policy.defualt]", "policy.defualt", 'did you mean "default"?'),
     ("[policy.gold]", "policy.gold", "applies to no tenant or key"),

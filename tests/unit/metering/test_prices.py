@@ -3,7 +3,7 @@
 import pytest
 
 from gateway.core.model import Price, Usage
-from gateway.metering.prices import PriceTable, packaged_prices
+from gateway.metering.prices import PriceTable, packaged_prices, provider_ids
 
 TABLE = PriceTable.parse(packaged_prices())
 
@@ -203,3 +203,9 @@ def test_what_a_request_may_cost():
     # A model with a price keeps it, whoever answered.
     table.quote("gpt-5-nano", usage, answered="gpt-5-pro")
     assert most("gpt-5-nano") == 450_000
+
+
+def test_providers():
+    """The names that an upstream's ``provider`` may have."""
+    assert {"openai", "azure", "groq"} <= provider_ids()
+    assert provider_ids() == {row.id for row in TABLE.book.file.providers}
