@@ -140,10 +140,12 @@ def paid_later(
     match, facts, identity = flow.context.match, flow.facts, flow.identity
     if match is None or facts is None or identity is None:
         return usage
+    ended = match.work in _STATED_AT_END and _is_stated(usage) and usage.total > 0
+    if ended and not match.polled:
+        return usage
     state = reader.state() if flow.status in _ACCEPTED else None
     stated = _is_stated(usage)
-    ended = match.work in _STATED_AT_END and _is_stated(usage) and usage.total > 0
-    if state is not None and ended:
+    if state is not None and ended and reader.events:
         state = WorkState(state.id, DONE)  # its last event was too large to be read
     if match.polled:
         if state is None and stated:

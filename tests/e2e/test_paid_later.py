@@ -6,6 +6,8 @@ import asyncio
 import contextlib
 import json
 from collections.abc import AsyncIterator, Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any
 
 import pytest
@@ -14,8 +16,10 @@ from gateway.limits.ports import Store
 from gateway.store import works
 from gateway.store.memory import MemoryStore
 from gateway.store.redis import RedisStore
-from tests.doubles import RecordingUpstream, Script
+from tests.doubles import RecordingUpstream, RunningUpstream, Script
 from tests.engines import Engine, engine_binaries, running_engine
+from tests.gateway_process import PATIENT, call, running_gateway
+from tests.gateway_process import until as call_until
 from tests.inprocess import (
     InProcess,
     event_loop_policy,  # noqa: F401
@@ -298,6 +302,18 @@ def events(*names: str, usage: Any = None, more: str = "") -> bytes:
     return "".join([*lines, more]).encode()
 
 
+async def test_a_usage_before_the_end(upstream, open_store):
+    """What an answer states while the work goes on settles nothing."""
+    early = {"input_tokens": 10, "output_tokens": 5, "total_tokens": 15}
+    upstream.answers["GET /v1/responses/resp_1"] = response("in_progress", early)
+    async with two_gateways(upstream, open_store) as (one, two):
+        cells = Cells(one)
+        await send(one, RESPONSES, ask())
+        await send(two, RESPONSES + b"/resp_1")
+        assert (await cells.sums())[1] > 60_000
+        assert two.records[0].total_tokens == 0
+
+
 async def test_streams(upstream, open_store):
     """A stream that breaks off is taken up by another call, which shows the end."""
     upstream.answers["POST /v1/responses"] = events(
@@ -345,8 +361,9 @@ async def test_without_a_cap_near_the_edge(upstream, open_store):
     async with two_gateways(upstream, open_store, limits) as (one, two):
         cells = Cells(one)
         answers = [await send(g, RESPONSES, ask(None)) for g in (one, two) * 4]
-        assert sum(b" 200 OK" in answer for answer in answers) == 3
-        assert (await one.store.peek(cells.cells[:1]))[0] > 3 * 32_768
+        passed = sum(b" 200 OK" in answer for answer in answers)
+        assert passed in (2, 3)
+        assert (await one.store.peek(cells.cells[:1]))[0] > passed * 32_768
         for number, status in enumerate(("completed", "failed", "failed")):
             path = f"/v1/responses/resp_{number}"
             usage = USAGE if status == "completed" else None
@@ -669,3 +686,62 @@ async def test_refused_work_of_unknown_cost(upstream, open_store):
         cells = Cells(one)
         await send(one, b"/v1/fine_tuning/jobs", b'{"model":"m"}')
         assert await cells.sums() == [0]
+
+
+POLICY = """
+[[upstream]]
+name = "recorder"
+url = "%s"
+[policy.default]
+limits = [{ per = "tenant", tokens = 200_000, window = "1h" }]
+anomaly = { enabled = false }
+"""
+
+
+def totals(gateway: Any) -> list[tuple[str, int]]:
+    """Metering and tokens of the records in the file."""
+    lines = gateway.records_file.read_text().splitlines()
+    return [(r["metering"], r["total_tokens"]) for r in map(json.loads, lines)]
+
+
+def test_fleets(engine):
+    """Two gateways of two workers each: ten responses of up to 60,000 tokens are limited,
+    each is counted once however often it is fetched, and what is given back is free.
+    """
+    numbers = iter(range(100))
+    upstream = Answering()
+    upstream.answers["POST /v1/responses"] = lambda: response(
+        "queued", id_=f"resp_{next(numbers)}"
+    )
+    small = {"input_tokens": 10, "output_tokens": 90, "total_tokens": 100}
+    for number in range(10):
+        path = f"GET /v1/responses/resp_{number}"
+        upstream.answers[path] = response("completed", small, f"resp_{number}")
+    engine.command(b"FLUSHALL")
+    running = RunningUpstream()
+    running.upstream = upstream
+    options = {"store": engine.url, "workers": 2, "store_keys": PATIENT}
+    with running, contextlib.ExitStack() as stack:
+        text = POLICY % upstream.url
+        gateways = [
+            stack.enter_context(running_gateway(text, **options)) for _ in range(2)
+        ]
+        urls = [f"{gateway.url}/v1/responses" for gateway in gateways]
+        accepted = [call("POST", url, ask())[0] for url in urls * 5]
+        assert accepted.count(200) == 3
+        assert accepted.count(429) == 7
+        polls = [f"{url}/resp_{number}" for url in urls for number in range(3)] * 10
+        with ThreadPoolExecutor(8) as pool:
+            assert {found[0] for found in pool.map(partial(call, "GET"), polls)} == {
+                200
+            }
+        call_until(lambda: len(sum_of(gateways)) == 70)
+        found = sum_of(gateways)
+        assert sorted(found)[-3:] == [("pending", 0)] * 3
+        assert [one for one in found if one[1]] == [("", 100)] * 3
+        assert [call("POST", url, ask())[0] for url in urls * 2].count(200) == 3
+
+
+def sum_of(gateways: list[Any]) -> list[tuple[str, int]]:
+    """Records of all gateways."""
+    return [one for gateway in gateways for one in totals(gateway)]

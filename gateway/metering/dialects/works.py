@@ -127,11 +127,11 @@ def asks_for_part(kind: str, query: str) -> bool:
 class WorkReader:
     """Reads the state of work from an answer while its bytes pass."""
 
-    __slots__ = ("_events", "_from", "_kind", "_pieces", "_rest", "_size", "_state")
+    __slots__ = ("_from", "_kind", "_pieces", "_rest", "_size", "_state", "events")
 
     def __init__(self, kind: str, framing: str) -> None:
         self._kind = kind
-        self._events = framing == SSE
+        self.events = framing == SSE
         self._state: WorkState | None = None
         # Of a body, until it is too large; of a stream, the event that has not ended.
         self._pieces: list[bytes] = []
@@ -141,7 +141,7 @@ class WorkReader:
 
     def feed(self, data: bytes) -> None:
         """Keep a body, or read the events that name a state."""
-        if self._events:
+        if self.events:
             self._read_events(data)
             return
         self._size += len(data)
@@ -168,7 +168,7 @@ class WorkReader:
 
     def state(self) -> WorkState | None:
         """The last state that the answer named; None: it named none."""
-        if self._events:
+        if self.events:
             self._read_event(bytes(self._rest))
         elif self._pieces:
             self._state = _state_of(self._kind, b"".join(self._pieces))
