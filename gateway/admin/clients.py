@@ -39,6 +39,7 @@ class ClientRow:
     """
 
     __slots__ = (
+        "key",
         "last_action",
         "last_at",
         "limited",
@@ -60,6 +61,8 @@ class ClientRow:
         self.last_at = 0.0
         self.last_action = "allow"
         self.score = 0.0
+        self.key = ""
+        """Name of the key that it used last."""
         self.newest = slot
         self.newest_requests = 0
         self.older: list[list[int]] | None = None
@@ -123,6 +126,7 @@ class ClientTable:
         self._rows: OrderedDict[Key, ClientRow] = OrderedDict()
         self._tops: dict[tuple[Sort, str | None, str | None, str], _TopRows] = {}
         self._tenants: dict[str, str] = {}  # interned tenant names
+        self._keys: dict[str, str] = {}  # interned names of keys
         self._slot = 0
         self.evicted = 0
 
@@ -138,7 +142,10 @@ class ClientTable:
             self._slot = slot
         tenant = self._tenants.setdefault(r.tenant, r.tenant)
         self._row(("client_ip", tenant, r.client_ip), slot).add(slot, r)
-        self._row(("user", tenant, r.user), slot).add(slot, r)
+        user = self._row(("user", tenant, r.user), slot)
+        user.add(slot, r)
+        if r.key:
+            user.key = self._keys.setdefault(r.key, r.key)
         self._row(("tenant", tenant, tenant), slot).add(slot, r)
 
     def _row(self, key: Key, slot: int) -> ClientRow:
@@ -292,6 +299,7 @@ def public_client(key: Key, row: ClientRow, now: float) -> dict[str, Any]:
         "kind": key[0],
         "id": key[2],
         "tenant": key[1],
+        "key": row.key,
         "requests": row.requests,
         "requests_1m": round(row.rate_m(now), 2),
         "tokens": row.tokens,

@@ -63,8 +63,8 @@ _SCHEMAS: dict[str, Any] = {
         action={"type": "string", "enum": ["block", "allow"]},
     ) | {"additionalProperties": False},
     "Client": _record(
-        "kind id tenant requests tokens usd limited score action last_seen standing",
-        kind=_KIND, id=_TEXT, tenant=_TEXT, requests=_COUNT, tokens=_COUNT,
+        "kind id tenant key requests tokens usd limited score action last_seen standing",
+        kind=_KIND, id=_TEXT, tenant=_TEXT, key=_TEXT, requests=_COUNT, tokens=_COUNT,
         usd=_NUMBER, limited=_COUNT, score=_NUMBER, action=_ACTION, last_seen=_WHEN,
         requests_1m=_NUMBER, expected_1m=_or_null(_NUMBER),
         standing=_or_null(_ref("Block")),

@@ -20,7 +20,7 @@ Key = tuple[str, str, str]  # kind, tenant, id
 _FIELDS = (
     "request_id", "tenant", "user", "client_ip", "endpoint", "model", "stream",
     "status", "prompt_tokens", "completion_tokens", "total_tokens", "usd",
-    "duration_ms", "overhead_ms", "action", "limit", "score", "outcome",
+    "duration_ms", "overhead_ms", "action", "limit", "score", "outcome", "key",
 )  # fmt: skip
 
 

@@ -79,8 +79,9 @@ def _clients(rows: Sequence[dict[str, Any]]) -> Table:
         ratio = "new"
         if expected is not None:
             ratio = f"{row['requests_1m'] / max(expected, 0.1):.1f}"
+        name = f"{row['id']} ({row['key']})" if row.get("key") else row["id"]
         table.add_row(
-            *map(Text, (row["id"], row["tenant"], f"{row['requests_1m']:,.0f}", ratio)),
+            *map(Text, (name, row["tenant"], f"{row['requests_1m']:,.0f}", ratio)),
             Text(f"{row['tokens']:,}"),
             Text(usd_text(row["usd"]).removeprefix("$")),
             Text(f"{row['score']:.1f}" if row["score"] else "-"),

@@ -56,8 +56,8 @@ class KeyTable(Table, frozen=True):
     """A client key with a name, and what applies to it beside the policy."""
 
     name: str
-    """Letters, digits, `.`, `_`, `-`; unique in the tenant. Shown in records, alerts and
-    the console."""
+    """Letters, digits, `.`, `_`, `-`; unique in the tenant. Shown in records and
+    lists of clients."""
     hash: str
     """`sha256:…` of the key; `tidegate keys` makes it."""
     expires: datetime | None = None

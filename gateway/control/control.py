@@ -44,7 +44,6 @@ from gateway.control.labels import model_labels
 from gateway.control.records import Collector
 from gateway.control.replicas import Replicas
 from gateway.control.running_config import ReloadResult, RunningConfig
-from gateway.control.secret import SecretKeeper
 from gateway.control.spans import open_traces
 from gateway.control.spending import Spending
 from gateway.control.watching import changes
@@ -60,6 +59,7 @@ from gateway.serve.runtime import (
     gateway_name,
     read_snapshot,
 )
+from gateway.serve.secret import SecretKeeper
 from gateway.sinks.file import FileSink
 from gateway.store.client import eviction_warning
 from gateway.store.opening import open_backend

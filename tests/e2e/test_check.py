@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -67,3 +68,24 @@ def test_serve_refuses_a_bad_file_before_it_starts(tidegate):
     done = tidegate("serve", TIDEGATE_UPSTREAM__0__URL="ftp://x")
     assert done.returncode == 2
     assert "TIDEGATE_UPSTREAM__0__URL" in done.stderr
+
+
+def test_keys_list_shows_names_and_states(tidegate, tmp_path):
+    """``keys list`` names each key with its tenant, policy and state."""
+    hashes = ["sha256:" + digit * 64 for digit in "012"]
+    (tmp_path / "tidegate.toml").write_text(
+        '[[upstream]]\nurl = "http://llm:8000"\n[policy.small]\n[[tenant]]\n'
+        f'name = "acme"\napi_keys = ["{hashes[0]}",\n'
+        f'{{ name = "ci", hash = "{hashes[1]}", policy = "small" }},\n'
+        f'{{ name = "old", hash = "{hashes[2]}", expires = 2020-01-01 }}]\n'
+    )
+    done = tidegate("keys", "list", "--json")
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)["items"]
+    shown = [(one["name"], one["policy"], one["state"]) for one in found]
+    assert shown == [
+        ("", "default", "valid"),
+        ("ci", "small", "valid"),
+        ("old", "default", "expired"),
+    ]
+    assert "old" in tidegate("keys", "list").stdout

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import socket
 import struct
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -234,6 +237,19 @@ api_keys = [
 """
 
 
+def _key_id(key: str) -> str:
+    """The output of ``keys id``, which reads the key from standard input."""
+    argv = [sys.executable, "-m", "gateway", "keys", "id"]
+    settings = os.environ | {
+        "TIDEGATE_STORE__URL": "memory:",
+        "TIDEGATE_UPSTREAM__0__URL": "http://llm:8000",
+    }
+    done = subprocess.run(
+        argv, input=key, env=settings, capture_output=True, text=True, check=True
+    )
+    return done.stdout.strip()
+
+
 def test_keys_with_names(mock):
     """Names and tags are in records; expiry, networks, models, limits and policy hold."""
     names = ("plain", "ci", "old", "app", "far")
@@ -247,7 +263,9 @@ def test_keys_with_names(mock):
             answer = call("POST", url, ASKED | body, key=f"sk-{name}", headers=fields)
             return answer[0], answer[2], gateway.record(request_id=id_)
 
-        assert ask("plain")[2]["key"] == ""
+        plain = ask("plain")[2]
+        assert plain["key"] == ""
+        assert _key_id("sk-plain") == plain["user"]
         status, _, record = ask("ci")
         assert (status, record["key"], record["tags"]) == (200, "ci", ["build"])
         assert ask("ci")[0] == 200

@@ -112,3 +112,11 @@ def test_the_busiest_are_found_among_many():
     rates = table.top("now", "user", NOW, start=0, limit=600)
     assert len(rates) == 501
     assert rates[-1]["requests_1m"] == 0
+
+
+def test_the_name_of_a_key_is_shown_with_its_user():
+    """The user's row has the name of the key; rows of addresses have none."""
+    table = ClientTable()
+    table.observe(make_record(ts=NOW, key="ci"))
+    named = {row["kind"]: row["key"] for row in rows(table)}
+    assert named == {"client_ip": "", "user": "ci", "tenant": ""}

@@ -19,11 +19,11 @@ from gateway.control.jwks import (
     fetch_bounded,
     read_key_set,
 )
-from gateway.control.secret import SecretKeeper
 from gateway.core.model import JwtRule, Policy, Tenant
 from gateway.serve.background import Background
 from gateway.serve.children import Child, child_environ, describe_status
 from gateway.serve.ports import AddressTaken, HeldAddress, format_address
+from gateway.serve.secret import SecretKeeper
 
 # -- ports -------------------------------------------------------------------------------
 

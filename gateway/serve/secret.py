@@ -9,14 +9,17 @@ limits restart.
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import secrets
 from contextlib import suppress
 from typing import Any
 
 from redis.asyncio import Redis
+from redis.exceptions import RedisError
 
 from gateway.serve.runtime import runtime_base, write_private
+from gateway.store.opening import open_backend
 
 SECRET_BYTES = 32
 
@@ -46,6 +49,14 @@ class SecretKeeper:
         self.keep_copy()
         return changed
 
+    async def peek(self, client: Redis | None) -> str:
+        """The secret of the store, else the copy, without creating one; "" without any.
+        Raises RedisError, OSError.
+        """
+        redis: Any = client
+        stored: bytes | None = None if client is None else await redis.get(self._key)
+        return stored.decode() if stored else self._read_copy()
+
     def keep_copy(self) -> None:
         """Save the copy for a start without a store (with ``memory:``: for every start)."""
         with suppress(OSError):
@@ -57,3 +68,23 @@ class SecretKeeper:
             if len(bytes.fromhex(text)) >= SECRET_BYTES:
                 return text
         return ""
+
+
+def find_secret(url: str, prefix: str) -> str:
+    """The secret of the gateway with this store, in hex; "" if there is none yet."""
+    engine = open_backend(url).engine(runtime_base())
+    if engine is not None:
+        url = engine.url
+    keeper = SecretKeeper(url, prefix)
+
+    async def find() -> str:
+        client = open_backend(url).open_client()
+        try:
+            return await keeper.peek(client)
+        except (RedisError, OSError):
+            return await keeper.peek(None)
+        finally:
+            if client is not None:
+                await client.aclose()
+
+    return asyncio.run(find())
