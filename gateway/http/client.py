@@ -9,6 +9,7 @@ report that the client left.
 
 from __future__ import annotations
 
+from socket import AF_UNIX
 from typing import TYPE_CHECKING, cast
 
 from gateway.http.chunked import ChunkedDecoder
@@ -44,6 +45,12 @@ CR = 0x0D
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 
 
+def _is_unix(transport: asyncio.BaseTransport) -> bool:
+    """Whether the connection came through a Unix socket, whose peers have no address."""
+    sock = transport.get_extra_info("socket")
+    return sock is None or sock.family == AF_UNIX
+
+
 class ClientConnection(ClientSocket):
     """Reads the requests of one client."""
 
@@ -73,12 +80,17 @@ class ClientConnection(ClientSocket):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast("asyncio.Transport", transport)
         peer = transport.get_extra_info("peername")
-        self.peer_ip = peer[0] if isinstance(peer, tuple) else "unix"
+        named = isinstance(peer, tuple)
+        self.peer_ip = peer[0] if named else "unix"
         settings = self.state.settings
         if settings.proxy_protocol:
             self.phase = Phase.PREFACE
         self.deadline = self.state.now() + settings.head_timeout_s
         self.state.add(self)
+        if not named and not _is_unix(transport):
+            # Already reset: who sent it cannot be known, so it is not served.
+            self.phase = Phase.CLOSED
+            self.transport.abort()
 
     def connection_lost(self, exc: Exception | None) -> None:
         del exc

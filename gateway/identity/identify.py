@@ -210,8 +210,11 @@ class _Match(msgspec.Struct, frozen=True, gc=False):
 
     @property
     def verified(self) -> bool:
-        """Whether a key, a token or a trusted header was checked."""
-        return self.credential is not None or self.by_header
+        """Whether a key, a token or a trusted header was checked. The signature of a
+        signed request is not: its key id is no secret.
+        """
+        credential = self.credential
+        return self.by_header or (credential is not None and not credential.signed)
 
 
 class _Sender(msgspec.Struct, frozen=True, gc=False):
@@ -479,7 +482,7 @@ class Identifier:
         # Plans of preflights lack the limits of users, so they need their own key.
         key_user = "" if tenant is self._preflight_tenant else user
         verified = user_source in ("jwt", "header") or (
-            user_source == "credential" and match.credential is not None
+            user_source == "credential" and match.verified
         )
         prefix = suffix = ""
         if not match.verified:

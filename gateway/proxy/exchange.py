@@ -369,7 +369,7 @@ class Exchange:
         """The answer has ended, or broke off (not ``complete``)."""
         ended_at = perf_counter()
         if self.relay.held is not None:
-            if self.client and self.relay.refuses_usage(complete=complete):
+            if self.client and self.relay.refuses_usage(self.flow, complete=complete):
                 self._send_unrequested()
                 return
             self.relay.let_go(self.flow, self.shared, self.client)

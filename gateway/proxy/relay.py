@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -28,6 +29,21 @@ NO_USAGE = Usage()
 # Status of an answer that refuses a member of the request, and bytes of it that are held.
 _REFUSALS = frozenset({400, 422})
 HELD_BYTES = 64 * 1024
+# The member as an error names it, not a part of an address or of a longer word.
+_AS_MEMBER = re.compile(
+    rb"(?<![\w/.%=?&#~+-])stream_options(?![\w/%~+-]|\.\w+\b(?<!_usage))"
+)
+# The name in a client's own body, or letters that are written so as to hide it.
+_QUOTED = re.compile(rb"stream_options|\\u00(?:5f|[67][0-9a-f])", re.IGNORECASE)
+
+
+def names_stream_options(error: bytes, body: bytes) -> bool:
+    """Whether an upstream's error refuses ``stream_options``.
+
+    ``body``: the request as the client wrote it. An error may quote it, so a body that
+    contains the name proves nothing.
+    """
+    return _AS_MEMBER.search(error) is not None and _QUOTED.search(body) is None
 
 
 class AnswerRelay(AnswerWriter):
@@ -54,7 +70,8 @@ class AnswerRelay(AnswerWriter):
         if flow.unrequested and answer.status < 300 and flow.facts is not None:
             route = flow.context.route
             if route is not None:
-                route.remember_unasked(flow.facts.model)
+                tenant = "" if flow.identity is None else flow.identity.tenant.name
+                route.remember_unasked(tenant, flow.facts.model)
         try:
             metering = open_metering(flow, answer, shared.tables.settings)
             if flow.unbounded and metering is not None:
@@ -86,11 +103,13 @@ class AnswerRelay(AnswerWriter):
             self.held = answer
         return self.held is not None
 
-    def refuses_usage(self, *, complete: bool) -> bool:
+    def refuses_usage(self, flow: Flow, *, complete: bool) -> bool:
         """Drop the held answer if it names ``stream_options``, so that the request is
         sent again. False: ``let_go`` passes the answer on.
         """
-        if not complete or b"stream_options" not in b"".join(self.pieces):
+        if not complete or not names_stream_options(
+            b"".join(self.pieces), flow.client_body
+        ):
             return False
         self.pieces = []
         self.held = None

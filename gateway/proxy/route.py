@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from time import monotonic
 from typing import TYPE_CHECKING
 
 from gateway.proxy.cors import AllowedOrigins
@@ -15,6 +16,8 @@ if TYPE_CHECKING:
 
 
 # Beyond it, each stream of another model is sent twice.
+# Seconds until the request is made again.
+UNASKED_S = 600.0
 UNASKED_MODELS_MAX = 256
 
 
@@ -59,8 +62,9 @@ class Route:
         self.provider = provider
         self.trust_cost = config.trust_cost
         self.ask_usage = config.ask_usage
-        # Models for which the upstream refuses ``stream_options``.
-        self.unasked_models: set[str] = set()
+        # Until when a tenant's requests for a model are sent without ``stream_options``,
+        # which the upstream refused.
+        self.unasked_models: dict[tuple[str, str], float] = {}
         # Header field that replaces the client's credential.
         key = config.credential
         self.api_key = (key.header.encode(), key.value.encode()) if key else None
@@ -68,10 +72,18 @@ class Route:
         self.idle_s = config.idle_s
         self.total_s = config.total_s
 
-    def remember_unasked(self, model: str) -> None:
-        """Do not ask this model for usage again; kept until the next reload."""
-        if len(self.unasked_models) < UNASKED_MODELS_MAX:
-            self.unasked_models.add(model)
+    def remember_unasked(self, tenant: str, model: str) -> None:
+        """Do not ask this model for usage for a while. Only for one tenant: a client may
+        have caused the error.
+        """
+        unasked = self.unasked_models
+        if len(unasked) >= UNASKED_MODELS_MAX:
+            del unasked[next(iter(unasked))]
+        unasked[tenant, model] = monotonic() + UNASKED_S
+
+    def is_unasked(self, tenant: str, model: str) -> bool:
+        """Whether the upstream refused to be asked for this model's usage lately."""
+        return self.unasked_models.get((tenant, model), 0.0) > monotonic()
 
     def start_drain(self, *, ended: bool = False) -> bool:
         """Count one more drained answer; False: there are ``drain_max`` already.

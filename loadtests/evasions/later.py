@@ -13,7 +13,7 @@ from loadtests.evasions.stage import CAP, ESTIMATE, TIGHT, Attack, Case, Client
 
 # What the documentation says of work that its clients never fetch, or that has no tokens.
 UNFETCHED = "Work that nobody fetches stays charged as reserved."
-UNMETERED = "what is not known of its use makes the record `unmetered` or `unpriced`"
+UNMETERED = "Its record stays `unmetered` or `unpriced`"
 
 
 def work(

@@ -64,6 +64,9 @@ WAYS = {
         *(LIMIT, OURS, TENANT + OFFICE, SIGNED, None, KEY, None),
     ),
     "key id of AWS": (LIMIT, "", "", SIGNED, None, SIGNED, None),
+    "tenant's key as the key id of AWS, name of another's body": (
+        *(BODY_FIRST, "", TENANT, SIGNED, "alice", KEY, "alice"),
+    ),
     "addresses in X-Forwarded-For": (
         *(LIMIT, OURS, OFFICE, b"X-Forwarded-For: 192.0.2.1\r\n", None, b"", None),
     ),

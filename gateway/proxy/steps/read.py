@@ -14,7 +14,9 @@ if TYPE_CHECKING:
     from asyncio import Future
     from collections.abc import Callable
 
+    from gateway.identity.identify import Identity
     from gateway.proxy.flow import Flow
+    from gateway.proxy.route import Route
     from gateway.proxy.shared import Shared
 
 MODEL_REQUIRED = Refusal(
@@ -73,6 +75,12 @@ def facts_of_size(flow: Flow, size: int) -> RequestFacts:
     )
 
 
+def _is_unasked(route: Route, identity: Identity | None, model: str) -> bool:
+    """Whether the upstream refused lately to be asked, for this tenant and model."""
+    tenant = "" if identity is None else identity.tenant.name
+    return route.is_unasked(tenant, model)
+
+
 def _request_usage(flow: Flow, facts: RequestFacts) -> None:
     """Ask for the usage chunk of an OpenAI-style stream where the client did not.
 
@@ -83,7 +91,7 @@ def _request_usage(flow: Flow, facts: RequestFacts) -> None:
     route, match, identity = context.route, context.match, context.identity
     if route is None or match is None or not route.ask_usage:
         return
-    if facts.model in route.unasked_models:
+    if route.unasked_models and _is_unasked(route, identity, facts.model):
         return  # its tokens are counted
     # A signature covers the body, unless the gateway replaces the credential.
     signed = identity is not None and identity.signed and route.api_key is None

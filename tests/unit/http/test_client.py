@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import socket
+from types import SimpleNamespace
+
 import pytest
 
-from gateway.http.client import MAX_BODY_PARTS
+from gateway.http.client import MAX_BODY_PARTS, ClientConnection
+from gateway.http.client_socket import Phase
 from tests.inprocess import (
     CHAT,
     InProcess,
@@ -42,3 +46,27 @@ async def test_chunks_of_one_read_are_one_piece(upstream):
     (sent,) = upstream.requests
     assert sent.count(b"x") >= 3_000
     assert len(sent) < 3_600
+
+
+@pytest.mark.parametrize(
+    ("family", "served"), [(socket.AF_INET, False), (socket.AF_UNIX, True)]
+)
+async def test_a_connection_without_an_address_is_not_served(family, served, upstream):
+    """A TCP client that has reset already has no address, and is not taken for a peer on a
+    Unix socket.
+    """
+    closed = []
+    values = {"socket": SimpleNamespace(family=family)}
+    transport = SimpleNamespace(
+        get_extra_info=values.get, abort=lambda: closed.append(True)
+    )
+    async with InProcess(upstream) as gateway:
+        conn = ClientConnection(gateway.plane.listener.state)
+        conn.connection_made(transport)
+        assert (conn.phase != Phase.CLOSED) is served
+        assert bool(closed) is not served
+        if not served:
+            conn.data_received(request(b"GET", b"/x", CLOSE))
+            assert not gateway.plane.service.open_exchanges
+        conn.connection_lost(None)
+        assert not gateway.plane.listener.connections

@@ -185,6 +185,7 @@ def test_signed_requests_are_marked():
     tenants = [tenant("aws", api_keys=(key_hash("AKID"),))]
     identity = identify(tenants, Head(((b"Authorization", value),)))
     assert (identity.tenant.name, identity.signed) == ("aws", True)
+    assert not identity.verified
 
 
 # -- tokens ---------------------------------------------------------------------------

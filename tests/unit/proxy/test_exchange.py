@@ -7,6 +7,8 @@ import pytest
 from gateway.metering.dialects.meters import JsonMeter, StreamMeter
 from gateway.metering.prices import PriceTable
 from gateway.proxy import settle, time_limits
+from gateway.proxy.relay import names_stream_options
+from gateway.proxy.route import UNASKED_MODELS_MAX, UNASKED_S
 from gateway.store.memory import MemoryStore
 from tests.inprocess import (
     CHAT,
@@ -253,6 +255,38 @@ async def test_other_refusals_pass_as_they_are(body, prompt, upstream):
         assert answer.endswith(body)
         assert len(upstream.requests) == 1
         assert (await gateway.record()).status == 400
+
+
+@pytest.mark.parametrize(
+    ("error", "client_body", "refused"),
+    [
+        (b'{"param":"stream_options"}', STREAM, True),
+        (b"Unknown parameter: 'stream_options.include_usage'.", STREAM, True),
+        (b'"loc":["body","stream_options"]', STREAM, True),
+        (b"Cannot load https://evil.example/stream_options.png", STREAM, False),
+        (b"Cannot load https://evil.example/?stream_options", STREAM, False),
+        (b"no model 'stream_options'", b'{"model":"stream_options"}', False),
+        (b"no model 'stream_options'", b'{"model":"stream\\u005foptions"}', False),
+        (b"no such model", STREAM, False),
+    ],
+)
+def test_errors_that_refuse_to_be_asked_for_usage(error, client_body, refused):
+    """Only an error that names the member, not one that quotes the client's words."""
+    assert names_stream_options(error, client_body) is refused
+
+
+async def test_what_one_tenant_caused_does_not_hold_for_others(upstream):
+    """A refusal is remembered for the tenant that met it, and for a while."""
+    async with InProcess(upstream) as gateway:
+        route = gateway.plane.shared.tables.routes[0]
+        route.remember_unasked("a", "m")
+        assert route.is_unasked("a", "m")
+        assert not route.is_unasked("b", "m")
+        route.unasked_models["a", "m"] -= UNASKED_S
+        assert not route.is_unasked("a", "m")
+        for number in range(UNASKED_MODELS_MAX + 1):
+            route.remember_unasked("a", f"m{number}")
+        assert len(route.unasked_models) == UNASKED_MODELS_MAX
 
 
 async def test_a_refusal_of_both_is_not_remembered(upstream):

@@ -86,7 +86,7 @@ def test_streams_whose_usage_cannot_be_asked_for(
     route = SimpleNamespace(
         ask_usage=context.get("ask", True),
         api_key=context.get("key"),
-        unasked_models=set(),
+        unasked_models={},
     )
     flow = flow_of(
         Policy("p"),
