@@ -210,11 +210,9 @@ class _Match(msgspec.Struct, frozen=True, gc=False):
 
     @property
     def verified(self) -> bool:
-        """Whether a key, a token or a trusted header was checked. The signature of a
-        signed request is not: its key id is no secret.
-        """
-        credential = self.credential
-        return self.by_header or (credential is not None and not credential.signed)
+        """Whether a key, a token or a trusted header was checked, not only a key id."""
+        found = self.credential
+        return self.by_header or (found is not None and not found.signed)
 
 
 class _Sender(msgspec.Struct, frozen=True, gc=False):
@@ -481,9 +479,8 @@ class Identifier:
         allow = self._allow[id(tenant.policy)]
         # Plans of preflights lack the limits of users, so they need their own key.
         key_user = "" if tenant is self._preflight_tenant else user
-        verified = user_source in ("jwt", "header") or (
-            user_source == "credential" and match.verified
-        )
+        by_key = user_source == "credential" and match.verified
+        verified = by_key or user_source in ("jwt", "header")
         prefix = suffix = ""
         if not match.verified:
             prefix = _BODY
