@@ -13,6 +13,7 @@ import zlib
 
 import pytest
 
+from gateway.http.client_socket import Phase
 from tests.doubles import ANSWER, ANSWER_HEAD, Cut
 from tests.inprocess import (
     CHAT,
@@ -635,11 +636,14 @@ async def mixed(gateway: InProcess, number: int) -> None:
         gateway.upstream.scripts.append((b"HTTP/1.1 200 OK\r\nCont", Cut.RESET))
         client.send(request(fields=key + CLOSE))
     else:
-        before = len(gateway.records)
+        # Reset before it is accepted, it would have no address and no record.
+        port = client.writer.get_extra_info("sockname")[1]
         client.send(request(b"POST", CHAT, key + b"Content-Length: 9\r\n") + b"{")
         await until(
-            lambda: (
-                gateway.plane.service.open_exchanges or len(gateway.records) > before
+            lambda: any(
+                conn.phase > Phase.HEAD
+                and conn.transport.get_extra_info("peername")[1] == port
+                for conn in gateway.plane.listener.connections
             )
         )
         client.reset()
