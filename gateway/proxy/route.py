@@ -15,9 +15,9 @@ if TYPE_CHECKING:
     from gateway.http.pool import Pool
 
 
-# Beyond it, each stream of another model is sent twice.
-# Seconds until the request is made again.
+# Seconds until the gateway asks for usage again where the upstream refused it.
 UNASKED_S = 600.0
+# Beyond it the oldest is forgotten, so that its next stream is sent twice.
 UNASKED_MODELS_MAX = 256
 
 

@@ -168,11 +168,7 @@ class MemoryStore:
 
     def detach(self, reserved: Reserved) -> bool:
         """End the leases; see ``ports.Store``."""
-        held = reserved.state == HELD
-        leases = detach(reserved)
-        if leases is not None:
-            self.settle(leases, leases.costs)
-        return held
+        return detach(reserved, self.settle)
 
     async def peek(self, cells: Sequence[Cell]) -> list[int]:
         """Current sums of ``cells``; counts nothing."""

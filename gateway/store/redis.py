@@ -196,11 +196,7 @@ class RedisStore:
 
     def detach(self, reserved: Reserved) -> bool:
         """End the leases; see ``ports.Store``."""
-        held = reserved.state == HELD
-        leases = detach(reserved)
-        if leases is not None:
-            self.settle(leases, leases.costs)
-        return held
+        return detach(reserved, self.settle)
 
     @property
     def up(self) -> bool:

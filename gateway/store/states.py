@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from gateway.core.model import CellKind
 from gateway.limits.ports import Plan, Reserved
@@ -19,16 +19,20 @@ def resume(plan: Plan, costs: Sequence[int], at_us: int) -> Reserved:
     return reserved
 
 
-def detach(reserved: Reserved) -> Reserved | None:
-    """Give up a held reservation except for its leases, and return these, if any."""
+def detach(
+    reserved: Reserved, settle: Callable[[Reserved, Sequence[int]], None]
+) -> bool:
+    """Give up a held reservation except for its leases, which ``settle`` ends; see
+    ``ports.Store``.
+    """
     if reserved.state != HELD:
-        return None
+        return False
     reserved.state = DONE
     pairs = zip(reserved.plan.cells, reserved.costs, strict=True)
     leased = [pair for pair in pairs if pair[0].kind is CellKind.CONCURRENT]
-    if not leased:
-        return None
-    plan = Plan(tuple(cell for cell, _ in leased), reserved.plan.tag)
-    leases = resume(plan, [cost for _, cost in leased], reserved.at_us)
-    leases.lease = reserved.lease
-    return leases
+    if leased:
+        plan = Plan(tuple(cell for cell, _ in leased), reserved.plan.tag)
+        leases = resume(plan, [cost for _, cost in leased], reserved.at_us)
+        leases.lease = reserved.lease
+        settle(leases, leases.costs)
+    return True

@@ -146,7 +146,7 @@ def batches() -> Iterator[Case]:
         policy="named",
         most=0,
     )
-    for policy, known in (("open", ""), ("wide", UNFETCHED), ("rules", "")):
+    for policy, known in (("open", ""), ("wide", UNMETERED), ("rules", "")):
         yield sent(
             "batch",
             "of a file",

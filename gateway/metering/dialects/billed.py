@@ -274,27 +274,29 @@ class Billed:
 
     def note_metadata(self, meta: Metadata) -> None:
         """Members of Gemini's ``usageMetadata``."""
-        for name, raw in (
+        self._keep(
             ("prompt", meta.prompt_tokens_details),
             ("completion", meta.candidates_tokens_details),
             ("completion", meta.response_tokens_details),
             ("cached", meta.cache_tokens_details),
             ("tools", meta.tool_use_prompt_tokens_details),
-        ):
-            if raw is not ABSENT:
-                self.raws[name] = raw
+        )
         for tier in (meta.traffic_type, meta.service_tier):
             if tier is not None:
                 self.tier = stated_tier(tier) or self.tier
 
     def note_interaction(self, stated: Stated) -> None:
         """Tokens by modality, of Gemini's Interactions."""
-        for name, raw in (
+        self._keep(
             ("prompt", stated.input_tokens_by_modality),
             ("completion", stated.output_tokens_by_modality),
             ("cached", stated.cached_tokens_by_modality),
             ("grounding", stated.grounding_tool_count),
-        ):
+        )
+
+    def _keep(self, *members: tuple[str, Raw]) -> None:
+        """Keep the members that are there, to be read at the end."""
+        for name, raw in members:
             if raw is not ABSENT:
                 self.raws[name] = raw
 
