@@ -19,10 +19,9 @@ if TYPE_CHECKING:
 # ``endpoints`` of a policy where the gateway sends the provider's key for its tenants.
 METERED = "metered"
 DEFAULT_ENDPOINTS = (METERED, "models")
-# Read for their model, but no answer states what they cost: not part of ``metered``.
-PAID_LATER = frozenset(
-    {"batches", "videos", "fine_tuning.jobs", "predict_long_running"}
-)
+# Work whose requests are in a file, or that has no tokens: read for its model, but no
+# answer states what it costs, so it is not part of ``metered``.
+JOBS = frozenset({"batches", "videos", "fine_tuning.jobs", "predict_long_running"})
 # Lines of header fields by which some servers let a request be of another method;
 # CGI-like ones read `_` as `-`.
 _OVERRIDES = re.compile(
@@ -77,7 +76,7 @@ def _opens(entry: str, head: RequestHead, match: Match, *, session: bool) -> boo
         return False  # opens a session that does not pass the gateway
     if entry != METERED:
         return fnmatchcase(endpoint, entry)
-    counted = match.metered and endpoint not in PAID_LATER
+    counted = match.metered and endpoint not in JOBS
     counted = counted or endpoint == "count_tokens"
     # Work that is paid later is fetched or cancelled by its id, which cannot be guessed.
     polls = bool(match.polled) and match.work != "batch"

@@ -8,15 +8,12 @@ from typing import TYPE_CHECKING
 from gateway.core.model import NANOS_PER_USD
 from gateway.core.refusal import Refusal
 from gateway.metering.models import matching_names
-from gateway.proxy.access import check_model
+from gateway.proxy.access import JOBS, check_model
 
 if TYPE_CHECKING:
     from gateway.core.model import Caps, Policy, RequestFacts
     from gateway.proxy.flow import Flow
     from gateway.proxy.prepare import RequestContext
-
-# Work whose requests are in a file, or that has no tokens.
-JOBS = frozenset({"batches", "fine_tuning.jobs", "videos", "predict_long_running"})
 
 # Calls whose model may be known to the provider alone: that of a file or an assistant.
 _MODEL_ELSEWHERE = frozenset({"batches", "threads.runs"})
