@@ -10,7 +10,8 @@ from typing import Any, Self
 
 import msgspec
 
-from loadtests.rig.billing import SERVERS, Bill, Upstreams
+from loadtests.rig.billing import SERVERS, Bill
+from loadtests.rig.upstreams import Upstreams
 from tests.gateway_process import Gateway, key_hash
 
 CAP, CHOICES = 1000, 2

@@ -1,6 +1,6 @@
 """Mock upstreams that read requests as known servers do, and bill what they generate.
 
-``Upstreams`` starts one server for each name in ``SERVERS``; all write to one ledger of
+``upstreams.py`` starts one server for each name in ``SERVERS``; all write to one ledger of
 bills by request id. A request's ``x-mimic`` field (``tokens=500,reasoning=9000``) says
 how much the model would write if nothing capped it, and how the server behaves.
 
@@ -291,54 +291,3 @@ def head(status: int, kind: str, length: int | None, more: str = "") -> bytes:
     return (
         f"HTTP/1.1 {status} X\r\nContent-Type: {kind}\r\n{framing}\r\n{more}\r\n"
     ).encode()
-
-
-class Upstreams:
-    """All servers, on free ports of 127.0.0.1."""
-
-    def __init__(self) -> None:
-        self.ledger = Ledger()
-        self.ports: dict[str, int] = {}
-        self._servers: list[asyncio.Server] = []
-
-    async def start(self) -> None:
-        """Listen."""
-        for name in SERVERS:
-            server = await asyncio.start_server(
-                self._connection(name), "127.0.0.1", 0, limit=2**26, backlog=1000
-            )
-            self.ports[name] = server.sockets[0].getsockname()[1]
-            self._servers.append(server)
-
-    def stop(self) -> None:
-        """Stop listening."""
-        for server in self._servers:
-            server.close()
-
-    def _connection(self, name: str) -> Any:
-        from loadtests.rig.answers import answer  # noqa: PLC0415 - uses this module
-
-        async def serve(
-            reader: asyncio.StreamReader, writer: asyncio.StreamWriter
-        ) -> None:
-            try:
-                while (call := await read_call(name, reader)) is not None:
-                    self.ledger.seen[call.id].append(call)
-                    if name in ("nginx", "tomcat"):
-                        call.path = normal_path(call.path, fold=name == "tomcat")
-                        call.server = "openai"
-                    try:
-                        await answer(self.ledger, call, reader, writer)
-                    except RefusedError as refusal:
-                        body = b'{"error":{"message":"refused","type":"x"}}'
-                        size = len(body)
-                        writer.write(
-                            head(refusal.status, "application/json", size) + body
-                        )
-                    await writer.drain()
-            except (ConnectionError, asyncio.IncompleteReadError):
-                pass
-            finally:
-                writer.close()
-
-        return serve
