@@ -18,7 +18,7 @@ import msgspec
 
 from gateway.config.errors import Key
 from gateway.config.prices import PriceRates, to_price
-from gateway.config.resolve_keys import resolve_key, split_keys, to_limit
+from gateway.config.resolve_keys import model_list, resolve_key, split_keys, to_limit
 from gateway.config.structs import (
     AlertTable,
     AnomalyTable,
@@ -46,11 +46,11 @@ from gateway.core.model import (
     Ladder,
     Limit,
     ModelCaps,
-    ModelList,
     Policy,
     Tenant,
 )
 from gateway.identity.identify import split_allow_entry
+from gateway.metering.models import prepare_patterns
 from gateway.store.opening import is_shared
 
 Origin = str  # name of the policy that states a value, or BUILT_IN
@@ -282,7 +282,7 @@ def effective_policy(config: Config, name: str) -> Effective:
         if value is not None:
             plain[field] = to_price(value) if isinstance(value, PriceRates) else value
     if "models" in plain:
-        plain["models"] = ModelList(**msgspec.structs.asdict(plain["models"]))
+        plain["models"] = model_list(plain["models"])
     if "allow" in plain:
         plain["allow"] = tuple(map(normal_subject, plain["allow"]))
     policy = Policy(
@@ -365,7 +365,9 @@ def caps_table(caps: Caps) -> CapsTable:
 
 
 def _model_caps(table: ModelTable, caps: Caps) -> ModelCaps:
-    return ModelCaps(patterns(table), lay_caps(table.caps, caps))
+    models = patterns(table)
+    prepare_patterns(models)
+    return ModelCaps(models, lay_caps(table.caps, caps))
 
 
 def _merged_dicts(

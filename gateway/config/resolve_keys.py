@@ -11,6 +11,7 @@ from gateway.config.structs import TenantTable
 from gateway.config.values import parse_duration
 from gateway.core.model import METERS, ApiKey, Limit, ModelList, Policy
 from gateway.limits.meters import METER_TABLE
+from gateway.metering.models import prepare_patterns
 
 CALENDAR_WINDOWS = ("day", "week", "month")
 
@@ -43,6 +44,13 @@ def expiry(key: KeyTable, zone: ZoneInfo) -> float:
     return (moment if moment.tzinfo else moment.replace(tzinfo=zone)).timestamp()
 
 
+def model_list(table: ModelListTable, within: ModelList | None = None) -> ModelList:
+    """A list of models, with its patterns ready to be matched."""
+    prepare_patterns(table.allow)
+    prepare_patterns(table.deny)
+    return ModelList(table.allow, table.deny, within)
+
+
 def resolve_key(key: KeyTable, policy: Policy, zone: ZoneInfo) -> ApiKey:
     """A key, with ``policy`` (the key's own, else the tenant's) and what it adds."""
     added = tuple(map(to_limit, key.limits))
@@ -51,7 +59,7 @@ def resolve_key(key: KeyTable, policy: Policy, zone: ZoneInfo) -> ApiKey:
         stated = key.models
         if not isinstance(stated, ModelListTable):
             stated = ModelListTable(allow=stated)
-        models = ModelList(stated.allow, stated.deny, models)
+        models = model_list(stated, models)
     own = msgspec.structs.replace(
         policy,
         limits=(*policy.limits, *added),

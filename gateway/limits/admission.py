@@ -41,28 +41,34 @@ class Demand(NamedTuple):
 
 
 def reserve_costs(
-    plan: LimitPlan, prompt: int, completion: int, usd_nanos: int
+    plan: LimitPlan,
+    prompt: int,
+    completion: int,
+    usd_nanos: int,
+    certain: int | None = None,
 ) -> tuple[int, ...]:
     """Costs that a call is expected to have, by cell: estimated prompt, expected
     completion tokens and price, cut down to what each limit can hold.
 
-    Requests and open exchanges cost 1.
+    ``certain``: tokens of the prompt that are not cut (None: all), so that a limit that
+    cannot hold them refuses the call as too large. Requests and open exchanges cost 1.
     """
     total = prompt + completion
     if total > plan.least_tokens or usd_nanos > plan.least_usd:
-        return _clipped_costs(plan, prompt, completion, usd_nanos)
+        floor = prompt if certain is None else min(prompt, certain)
+        return _clipped_costs(plan, prompt, completion, usd_nanos, floor)
     return plan.pick((1, total, prompt, completion, usd_nanos))
 
 
 def _clipped_costs(
-    plan: LimitPlan, prompt: int, completion: int, usd_nanos: int
+    plan: LimitPlan, prompt: int, completion: int, usd_nanos: int, floor: int
 ) -> tuple[int, ...]:
     costs = plan.pick((1, prompt + completion, prompt, completion, usd_nanos))
-    floors = plan.pick((1, prompt, prompt, 0, 0))
+    floors = plan.pick((1, floor, floor, 0, 0))
     # At least 1, so that a limit of 0 refuses.
     return tuple(
-        cost if cost <= amount else max(floor, amount, 1)
-        for cost, floor, amount in zip(costs, floors, plan.amounts, strict=True)
+        cost if cost <= amount else max(low, amount, 1)
+        for cost, low, amount in zip(costs, floors, plan.amounts, strict=True)
     )
 
 

@@ -9,10 +9,8 @@ limit and subject. Keys never contain a client's id in clear.
 from __future__ import annotations
 
 import hashlib
-import re
 from collections.abc import Callable, Container, Iterable, Sequence
 from datetime import datetime, timedelta, tzinfo
-from fnmatch import translate
 from operator import itemgetter
 from typing import Any, Final
 from zoneinfo import ZoneInfo
@@ -26,7 +24,7 @@ from gateway.identity.identify import ANONYMOUS, Identity, readable_id
 from gateway.limits.meters import METER_TABLE, TOKEN_QUANTITIES, Quantity
 from gateway.limits.ports import Cell, Plan
 from gateway.limits.ratelimit import LimitHeaderTemplate
-from gateway.metering.models import matching_names, plain_name
+from gateway.metering.models import matches_model, matching_names, plain_name
 
 SCHEMA_VERSION: Final = b"1"
 DEFAULT_PREFIX: Final = b"tidegate:"
@@ -290,7 +288,6 @@ class _Rule:
 
     __slots__ = (
         "_header_template",
-        "_match",
         "by_model",
         "by_user",
         "kinds",
@@ -317,13 +314,12 @@ class _Rule:
         self.limit_bytes = _limit_bytes(limit)
         self.by_model = "model" in self.kinds or bool(limit.models)
         self.by_user = "user" in self.kinds
-        pattern = "|".join(translate(model.lower()) for model in limit.models)
-        self._match = re.compile(pattern).match
         self._header_template: tuple[float, LimitHeaderTemplate] | None = None
 
-    def applies(self, names: Iterable[str]) -> bool:
+    def applies(self, names: tuple[str, ...]) -> bool:
         """Whether the limit applies to a model, given all of its spellings."""
-        return any(map(self._match, names))
+        models = self.limit.models
+        return not models or matches_model(models, names)
 
     def header_template(self, ends_at: float, length_s: int) -> LimitHeaderTemplate:
         """The limit's header lines: shared by all plans, made once per period."""

@@ -1,17 +1,23 @@
-"""Names of models: the spellings in which clients write one model.
+"""Names of models: the spellings in which clients write one model, and patterns of them.
 
-Limits, caps, prices and counters all match these spellings, so that a client's choice of
-case, prefix or date does not choose its limit.
+Limits, caps, lists, prices and counters all match these spellings, so that a client's
+choice of case, prefix or date does not choose its limit.
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Callable, Iterable
+from fnmatch import translate
 from functools import lru_cache
 
 # Longer names are not searched for suffixes.
 _NAME_CHARS = 200
 _CACHED_NAMES = 4096
+# Lists of patterns that stay prepared: a configuration has fewer.
+_CACHED_PATTERNS = 8192
+# Path-like prefixes that patterns may name (``openrouter/openai/gpt-5``).
+_SEGMENTS = 8
 
 _REGION = re.compile(r"^(?:us|eu|apac|jp|au|ca|global|us-gov)\.")
 _VENDOR = re.compile(
@@ -56,13 +62,36 @@ def spellings(model: str) -> tuple[str, ...]:
 @lru_cache(_CACHED_NAMES)
 def matching_names(model: str) -> tuple[str, ...]:
     """Every spelling that a policy's pattern may match: the whole name in lower case,
-    and ``spellings``; of a fine-tuned model also those of its base.
+    without one path-like prefix after the other, and ``spellings``; of a fine-tuned model
+    also those of its base.
     """
-    names = spellings(model)
-    found = [model.strip().lower(), *names]
+    names, whole = spellings(model), model.strip().lower()
+    found = [whole]
+    if "/" in whole:
+        parts = whole.split("/")[-_SEGMENTS:]
+        found += ["/".join(parts[start:]) for start in range(len(parts))]
+    found += names
     if names[0].startswith("ft:"):
         found += spellings(names[0].split(":")[1])
     return tuple(dict.fromkeys(found))
+
+
+@lru_cache(_CACHED_PATTERNS)
+def _prepared(patterns: tuple[str, ...]) -> Callable[[str], object]:
+    return re.compile("|".join(translate(p.strip().lower()) for p in patterns)).match
+
+
+def prepare_patterns(patterns: tuple[str, ...]) -> None:
+    """Compile patterns now, when a configuration is read, and not at their first use."""
+    _prepared(patterns)
+
+
+def matches_model(patterns: tuple[str, ...], names: Iterable[str]) -> bool:
+    """Whether one of ``patterns`` (globs, in any case) matches one of the spellings.
+
+    Of no patterns none matches.
+    """
+    return bool(patterns) and any(map(_prepared(patterns), names))
 
 
 def plain_name(model: str) -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from fnmatch import fnmatchcase
 from importlib.resources import files
 from typing import Literal
 
@@ -14,7 +13,7 @@ from msgspec.structs import replace
 from gateway.core.lru import Lru
 from gateway.core.model import NANOS_PER_USD, Price, PriceSource, Usage
 from gateway.metering.cost import price_usage
-from gateway.metering.models import plain_name, spellings
+from gateway.metering.models import matches_model, plain_name, spellings
 from gateway.metering.price_book import PriceBook
 
 _CACHED_NAMES = 4096
@@ -236,7 +235,7 @@ class PriceTable:
             if name in self._named:
                 return "policy", self._named[name]
         for pattern, price in self._globs:
-            if any(fnmatchcase(name, pattern) for name in names):
+            if matches_model((pattern,), names):
                 return "policy", price
         found = self.book.find(model, self._provider)
         if found is not None:

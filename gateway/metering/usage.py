@@ -14,10 +14,47 @@ from gateway.metering.dialects.texts import answer_texts, kept_texts, prompt_tex
 # Bytes of JSON per token before anything is learned: English text in messages has about
 # 4.5, code and other scripts fewer. A low value overestimates, which is the safe side.
 BYTES_PER_TOKEN = 4.0
-RATIO_MIN, RATIO_MAX = 0.25, 16.0
+# A token has at least one byte of text: a prompt of more tokens is not in the body.
+RATIO_MIN, RATIO_MAX = 1.0, 16.0
 # Decay per exchange of the learned ratio: about the last 50 exchanges count.
 _DECAY = 0.98
-MODELS_MAX = 1024
+# Tokens that one exchange counts for, at most: a long prompt does not outweigh 50 others.
+_TOKENS_MOST = 2048
+# Ratios that are learned for each tenant, and tenants that have some.
+MODELS_MAX = 256
+TENANTS_MAX = 4096
+# A prompt with fewer bytes per token (other scripts have them) may be one that is not
+# whole in its body, so the body is searched for references.
+_SEARCHED_BELOW = 2.5
+SEARCHED_BYTES = 256 * 1024
+# Members that refer to text elsewhere, or by which the provider adds text to the prompt;
+# and the escapes that could hide such a name.
+_REFERENCES = (
+    b"previous_",
+    b"conversation",
+    b'_id"',
+    b'_ids"',
+    b"_url",
+    b"_reference",
+    b"file",
+    b"image",
+    b"audio",
+    b"video",
+    b"document",
+    b"source",
+    b"search",
+    b"ached",  # cachedContent, cached_content
+    b"context",
+    b"preset",
+    b"plugins",
+    b'prompt"',
+    b"mcp",
+    b"connectors",
+    b"container",
+    b"\\u00",
+)
+# Endpoints whose prompt is kept by the provider.
+_KEPT_THERE = frozenset({"threads.runs"})
 SUBJECTS_MAX = 50_000
 # Decay of a subject's longest answer per later answer: half after 138 answers.
 _PEAK_DECAY = 0.995
@@ -49,46 +86,83 @@ _MESSAGE_TOKENS, _REPLY_TOKENS = 3, 3
 
 
 class PromptEstimator:
-    """Estimates prompt tokens from bytes, by a ratio learned per model."""
+    """Estimates prompt tokens from bytes, by a ratio learned per tenant and model.
 
-    __slots__ = ("_models",)
+    Tenants do not teach each other: a client chooses the prompts that teach a ratio.
+    """
+
+    __slots__ = ("_tenants",)
 
     def __init__(self) -> None:
-        # model -> [bytes per token, decayed sum of bytes, decayed sum of tokens]
-        self._models: dict[str, list[float]] = {}
+        # tenant -> model -> [bytes per token, decayed sum of bytes, of tokens]
+        self._tenants: dict[str, dict[str, list[float]]] = {}
 
-    def estimate(self, model: str, facts: RequestFacts) -> int:
+    def estimate(self, tenant: str, model: str, facts: RequestFacts) -> int:
         """Expected prompt tokens; at least 1 if the request is billable."""
         if not facts.billable:
             return 0
-        known = self._models.get(model)
+        models = self._tenants.get(tenant)
+        known = None if models is None else models.get(model)
         ratio = BYTES_PER_TOKEN if known is None else known[0]
         return facts.prompt_tokens_known + int(facts.prompt_bytes / ratio + 1)
 
-    def learn(self, model: str, facts: RequestFacts, prompt_tokens: int) -> None:
-        """Update the ratio with the provider's token count of a prompt."""
-        tokens = prompt_tokens - facts.prompt_tokens_known
-        if tokens <= 0 or facts.prompt_bytes <= 0:
+    def learn(
+        self,
+        tenant: str,
+        model: str,
+        facts: RequestFacts,
+        prompt_tokens: int,
+        body: bytes = b"",
+    ) -> None:
+        """Update the ratio with the provider's token count of a prompt.
+
+        ``body``: the request, not compressed. A prompt that is not whole in it teaches
+        nothing, nor does one with images or token ids.
+        """
+        size = facts.prompt_bytes
+        if not 0 < prompt_tokens <= size or facts.prompt_tokens_known:
             return
-        models = self._models
+        if prompt_tokens * _SEARCHED_BELOW > size and not _is_whole(facts, body):
+            return
+        known = self._known(tenant, model)
+        share = min(1.0, _TOKENS_MOST / prompt_tokens)
+        known[1] = known[1] * _DECAY + size * share
+        known[2] = known[2] * _DECAY + prompt_tokens * share
+        known[0] = min(RATIO_MAX, max(RATIO_MIN, known[1] / known[2]))
+
+    def _known(self, tenant: str, model: str) -> list[float]:
+        models = self._tenants.get(tenant)
+        if models is None:
+            if len(self._tenants) >= TENANTS_MAX:
+                del self._tenants[next(iter(self._tenants))]
+            models = self._tenants[tenant] = {}
         known = models.pop(model, None)
         if known is None:
             if len(models) >= MODELS_MAX:
                 del models[next(iter(models))]
             # The default counts as 64 tokens, so that one short prompt changes little.
-            known = [0.0, 64 * BYTES_PER_TOKEN, 64.0]
-        known[1] = known[1] * _DECAY + facts.prompt_bytes
-        known[2] = known[2] * _DECAY + tokens
-        known[0] = min(RATIO_MAX, max(RATIO_MIN, known[1] / known[2]))
+            known = [BYTES_PER_TOKEN, 64 * BYTES_PER_TOKEN, 64.0]
         models[model] = known
+        return known
+
+
+def _is_whole(facts: RequestFacts, body: bytes) -> bool:
+    """Whether a body refers to no text elsewhere, as far as its names tell."""
+    if facts.endpoint in _KEPT_THERE or not 0 < len(body) <= SEARCHED_BYTES:
+        return False
+    return not any(name in body for name in _REFERENCES)
+
+
+def untaught_prompt(facts: RequestFacts) -> int:
+    """Prompt tokens by BYTES_PER_TOKEN, whatever was learned."""
+    return facts.prompt_tokens_known + int(facts.prompt_bytes / BYTES_PER_TOKEN + 1)
 
 
 def most_prompt(facts: RequestFacts, estimate: int) -> int:
     """Prompt tokens to reserve: the estimate, but never fewer than one per
     BYTES_PER_TOKEN, because the client chooses the prompts that teach the ratio.
     """
-    untaught = facts.prompt_tokens_known + int(facts.prompt_bytes / BYTES_PER_TOKEN + 1)
-    return max(estimate, untaught)
+    return max(estimate, untaught_prompt(facts))
 
 
 class CompletionExpectation:

@@ -7,9 +7,10 @@ from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING
 
 from gateway.core.refusal import Refusal
+from gateway.metering.models import matches_model, matching_names
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable
 
     from gateway.core.model import ModelList, Policy
     from gateway.http.head import RequestHead
@@ -107,25 +108,15 @@ def check_model(
 
 
 def _holds(models: ModelList, model: str, prices: PriceTable | None) -> bool:
-    names = _spellings(model, prices)
-    if any(_matches(name, models.deny) for name in names):
-        return False
-    if models.within is not None and not _holds(models.within, model, prices):
-        return False
-    return not models.allow or any(_matches(name, models.allow) for name in names)
-
-
-def _spellings(model: str, prices: PriceTable | None) -> list[str]:
-    """Names of a model that upstreams take for the same: in lower case, without the
-    vendor's prefixes, and as the price table knows it.
-    """
-    name = model.strip().casefold()
-    parts = name.split("/")[-8:]
-    found = [name, *("/".join(parts[start:]) for start in range(len(parts)))]
+    names = matching_names(model)
     if prices is not None and prices.knows(model):
-        found.append(prices.known_name(model).casefold())
-    return found
+        names = (*names, prices.known_name(model))
+    return _is_open(models, names)
 
 
-def _matches(name: str, patterns: Sequence[str]) -> bool:
-    return any(fnmatchcase(name, pattern.casefold()) for pattern in patterns)
+def _is_open(models: ModelList, names: tuple[str, ...]) -> bool:
+    if matches_model(models.deny, names):
+        return False
+    if models.within is not None and not _is_open(models.within, names):
+        return False
+    return not models.allow or matches_model(models.allow, names)

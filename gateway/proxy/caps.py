@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING
 
 from gateway.core.model import NANOS_PER_USD
 from gateway.core.refusal import Refusal
-from gateway.metering.models import matching_names
+from gateway.metering.models import matches_model, matching_names
 from gateway.proxy.access import JOBS, check_model
 
 if TYPE_CHECKING:
@@ -73,8 +72,7 @@ def caps_for(policy: Policy, model: str) -> Caps:
     """
     names = matching_names(model) if policy.model_caps else ()
     for rule in policy.model_caps:
-        patterns = [pattern.lower() for pattern in rule.models]
-        if any(fnmatchcase(name, p) for p in patterns for name in names):
+        if matches_model(rule.models, names):
             return rule.caps
     return policy.caps
 

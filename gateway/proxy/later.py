@@ -215,7 +215,9 @@ def _assumed(
     """What the work is assumed to use."""
     if isinstance(usage, Usage) and usage.source == "estimated":
         return usage
-    prompt = flow.prompt_estimate or shared.estimator.estimate(facts.model, facts)
+    prompt = flow.prompt_estimate
+    if not prompt:
+        prompt = shared.estimator.estimate(identity.tenant.name, facts.model, facts)
     assumed = assumed_cap(identity.policy, facts)
     most, _, capped = shared.expectation.bounds(identity.key, facts, assumed)
     if most and not capped:

@@ -314,7 +314,8 @@ def _estimate(flow: Flow, shared: Shared) -> Usage:
     limits of tokens and money what is usual.
     """
     assert flow.facts is not None
-    prompt = shared.estimator.estimate(flow.facts.model, flow.facts)
+    tenant = "" if flow.identity is None else flow.identity.tenant.name
+    prompt = shared.estimator.estimate(tenant, flow.facts.model, flow.facts)
     completion = flow.most_completion
     if not completion and flow.identity is not None:
         key = flow.identity.key

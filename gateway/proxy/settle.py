@@ -176,8 +176,10 @@ def settle(flow: Flow, shared: Shared, usage: Usage) -> int | None:
     price: int | None = 0
     if used:
         price = _price(flow, shared, facts.model, usage)
-        if usage.source == "upstream":
-            shared.estimator.learn(facts.model, facts, usage.prompt)
+        if usage.source == "upstream" and not usage.batch:
+            tenant = identity.tenant.name
+            body = b"" if flow.context.request_encoding else flow.body
+            shared.estimator.learn(tenant, facts.model, facts, usage.prompt, body)
         if not (flow.cut or usage.batch):
             shared.expectation.learn(identity.key, usage.completion)
     plan, reserved = flow.plan, flow.reserved

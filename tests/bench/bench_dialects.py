@@ -125,10 +125,15 @@ def main() -> None:
 def show_rest(facts: RequestFacts) -> None:
     estimator, expected = PromptEstimator(), CompletionExpectation()
     usage = Usage(350, 100, 450, 100, 20, source="upstream")
-    estimator.learn("gpt-4o-mini", facts, 350)
+    estimator.learn("t", "gpt-4o-mini", facts, 350)
     expected.learn(("acme", "alice"), 100)
-    show("PromptEstimator.estimate", lambda: estimator.estimate("gpt-4o-mini", facts))
-    show("PromptEstimator.learn", lambda: estimator.learn("gpt-4o-mini", facts, 350))
+    show(
+        "PromptEstimator.estimate",
+        lambda: estimator.estimate("t", "gpt-4o-mini", facts),
+    )
+    show(
+        "PromptEstimator.learn", lambda: estimator.learn("t", "gpt-4o-mini", facts, 350)
+    )
     bounds = expected.bounds
     show("CompletionExpectation.bounds", lambda: bounds("alice", facts, 4096))
     show("weigh with weights", lambda: weigh(usage, {"cached": 0.1}))

@@ -20,7 +20,7 @@ from gateway.limits.admission import (
 )
 from gateway.limits.edges import name_limit, too_large
 from gateway.metering.models import hides_reasoning
-from gateway.metering.usage import most_prompt, weigh_most
+from gateway.metering.usage import most_prompt, untaught_prompt, weigh_most
 from gateway.proxy.caps import assumed_cap, assumed_price
 
 if TYPE_CHECKING:
@@ -101,7 +101,7 @@ def set_demand(
 ) -> tuple[int, ...]:
     """Set what the request reserves; return the least that it is expected to cost."""
     policy = identity.policy
-    prompt = shared.estimator.estimate(facts.model, facts)
+    prompt = shared.estimator.estimate(identity.tenant.name, facts.model, facts)
     assumed = assumed_cap(policy, facts)
     most, expected, capped = shared.expectation.bounds(identity.key, facts, assumed)
     expected = min(expected, plan.slack_tokens)
@@ -111,7 +111,9 @@ def set_demand(
         if nanos > plan.slack_usd:
             nanos_prompt = _expected_nanos(flow, shared, facts, prompt, 0)
             nanos = min(nanos, nanos_prompt + plan.slack_usd)
-    least = reserve_costs(plan, prompt, expected, nanos)
+    # Nothing is too large by a learned ratio alone.
+    certain = untaught_prompt(facts) if prompt > plan.least_tokens else prompt
+    least = reserve_costs(plan, prompt, expected, nanos, certain)
     flow.set_plan(plan, least, prompt)
     if most and plan.spends:
         prompt = most_prompt(facts, prompt)
@@ -150,7 +152,7 @@ def _set_batch(
 
     Its requests count one by one.
     """
-    prompt = shared.estimator.estimate(facts.model, facts)
+    prompt = untaught_prompt(facts)
     most = facts.max_tokens or 0
     nanos = 0
     if plan.least_usd < NO_BOUND:
@@ -171,7 +173,7 @@ def _set_job(
 ) -> tuple[int, ...]:
     """Set what work reserves of which nothing says how many tokens it has; return it."""
     policy = identity.policy
-    prompt = shared.estimator.estimate(facts.model, facts)
+    prompt = untaught_prompt(facts)
     most = assumed_completion(policy, facts)
     nanos = _expected_nanos(flow, shared, facts, prompt, most)
     nanos = max(nanos, assumed_price(policy, facts))

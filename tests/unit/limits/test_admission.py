@@ -92,6 +92,14 @@ def test_prompt_beyond_the_whole_limit_is_too_large():
     assert oversized(ALL, costs) == 1
 
 
+def test_an_uncertain_prompt_beyond_the_limit_is_cut_down():
+    """A prompt that is too large only by its estimate needs the whole limit."""
+    costs = reserve_costs(ALL, 5000, 10, 0, 400)
+    assert costs[1:3] == (1000, 800)
+    assert oversized(ALL, costs) == -1
+    assert oversized(ALL, reserve_costs(ALL, 5000, 10, 0, 1001)) == 1
+
+
 @pytest.mark.parametrize(
     ("meter", "estimate"),
     [

@@ -8,8 +8,10 @@ from hypothesis import strategies as st
 
 from gateway.metering.models import (
     hides_reasoning,
+    matches_model,
     matching_names,
     plain_name,
+    prepare_patterns,
     spellings,
 )
 from gateway.metering.prices import PriceTable, packaged_prices
@@ -104,3 +106,38 @@ def test_any_name(model):
 def test_models_whose_streams_hide_their_reasoning(model, hidden):
     """By name, in every spelling."""
     assert hides_reasoning(model) is hidden
+
+
+@pytest.mark.parametrize(
+    ("pattern", "model", "matched"),
+    [
+        ("gpt-5*", "GPT-5-mini", True),
+        ("GPT-5-Mini", "openai/gpt-5-mini-2025-08-07", True),
+        (" gpt-5 ", "gpt-5:online", True),
+        ("*:online", "openai/gpt-5:online", True),
+        ("openai/gpt-5", "openrouter/OpenAI/gpt-5", True),
+        ("openrouter/*", "openrouter/openai/gpt-5", True),
+        ("openai/*", "gpt-5", False),
+        ("gpt-5", "gpt-5-mini", False),
+        ("gpt-[45]", "gpt-4", True),
+        ("gpt-?", "gpt-55", False),
+        ("gpt-4o-mini", "ft:gpt-4o-mini:org::id", True),
+        ("", "gpt-5", False),
+        ("*", "", True),
+    ],
+)
+def test_patterns_match_every_spelling(pattern, model, matched):
+    """Patterns hold in any case, for prefixes, dates and variants."""
+    prepare_patterns((pattern,))
+    assert matches_model((pattern,), matching_names(model)) is matched
+    assert matches_model(("x", pattern, "y"), matching_names(model)) is matched
+
+
+def test_no_pattern_matches_nothing():
+    """An empty list names no model."""
+    assert not matches_model((), matching_names("gpt-5"))
+
+
+def test_names_of_many_segments_have_few_spellings():
+    """The last eight prefixes are tried."""
+    assert len(matching_names("a/" * 200 + "b")) < 12

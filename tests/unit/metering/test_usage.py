@@ -6,47 +6,117 @@ from gateway.core.model import RequestFacts, Usage
 from gateway.metering.dialects.base import CountTask
 from gateway.metering.usage import (
     MODELS_MAX,
+    SEARCHED_BYTES,
     SUBJECTS_MAX,
+    TENANTS_MAX,
     CompletionExpectation,
     PromptEstimator,
     count_usage,
     estimate_usage,
     generated_nothing,
     most_prompt,
+    untaught_prompt,
     weigh,
     weigh_most,
 )
 
-FACTS = RequestFacts("chat.completions", prompt_bytes=4000, prompt_tokens_known=10)
+FACTS = RequestFacts("chat.completions", prompt_bytes=4000)
+BODY = b'{"messages": [{"role": "user", "content": "tide"}]}'
+
+
+def taught(tokens, *, facts=FACTS, times=50, body=BODY):
+    """An estimator that has seen such a prompt of tenant "t" and model "m" so often."""
+    estimator = PromptEstimator()
+    for _ in range(times):
+        estimator.learn("t", "m", facts, tokens, body)
+    return estimator
 
 
 def test_estimates_learn_their_model():
     """A model starts at 4 bytes per token and follows the provider's counts."""
-    estimator = PromptEstimator()
-    assert estimator.estimate("m", FACTS) == 1011
-    for _ in range(50):
-        estimator.learn("m", FACTS, 2010)
-    assert 1950 <= estimator.estimate("m", FACTS) <= 2012
-    assert estimator.estimate("other", FACTS) == 1011
+    assert PromptEstimator().estimate("t", "m", FACTS) == 1001
+    estimator = taught(2000)
+    assert 1950 <= estimator.estimate("t", "m", FACTS) <= 2002
+    assert estimator.estimate("t", "other", FACTS) == 1001
+
+
+def test_tenants_do_not_teach_each_other():
+    """The counts of one tenant's prompts change no estimate of another's."""
+    estimator = taught(3900)
+    assert estimator.estimate("t", "m", FACTS) > 3000
+    assert estimator.estimate("victim", "m", FACTS) == 1001
+
+
+@pytest.mark.parametrize("tokens", [0, -5, 4001, 100_000, 2**63])
+def test_impossible_counts_teach_nothing(tokens):
+    """No tokens, or more than the body has bytes: the prompt is elsewhere."""
+    assert taught(tokens).estimate("t", "m", FACTS) == 1001
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b'{"previous_response_id": "resp_1", "input": "hi"}',
+        b'{"previous\\u005fresponse_id": "resp_1", "input": "hi"}',
+        b'{"conversation": "conv_1", "input": "hi"}',
+        b'{"prompt": {"id": "pmpt_1"}, "input": "hi"}',
+        b'{"input": [{"type": "item_reference", "id": "x"}]}',
+        b'{"input": [{"type": "input_file", "file_id": "file-1"}]}',
+        b'{"input": [{"type": "input_file", "file_url": "https://x.example/a.pdf"}]}',
+        b'{"messages": [{"content": [{"type": "image_url", "image_url": "https://x"}]}]}',
+        b'{"cachedContent": "cachedContents/1", "contents": []}',
+        b'{"contents": [{"parts": [{"fileData": {"fileUri": "gs://x"}}]}]}',
+        b'{"messages": [{"content": [{"type": "document", "source": {}}]}]}',
+        b'{"data_sources": [{}], "messages": []}',
+        b'{"tools": [{"type": "web_search"}], "input": "hi"}',
+        b'{"context": [1, 2, 3], "prompt": "hi"}',
+        b'{"preset": "x", "messages": []}',
+        b"",
+        b" " * (SEARCHED_BYTES + 1),
+    ],
+)
+def test_a_prompt_that_is_not_whole_in_its_body_teaches_nothing(body):
+    """Many tokens for few bytes count only where the body refers to nothing else."""
+    assert taught(3900, body=body).estimate("t", "m", FACTS) == 1001
+    # Nearly as many bytes per token as usual: taken without a search.
+    assert taught(1200, body=body).estimate("t", "m", FACTS) > 1150
+
+
+def test_prompts_with_known_tokens_or_kept_elsewhere_teach_nothing():
+    """Images, token ids, and the thread of a run."""
+    known = RequestFacts("chat.completions", prompt_bytes=4000, prompt_tokens_known=9)
+    assert taught(3000, facts=known).estimate("t", "m", FACTS) == 1001
+    run = RequestFacts("threads.runs", prompt_bytes=4000)
+    assert taught(3000, facts=run).estimate("t", "m", FACTS) == 1001
+
+
+def test_one_long_prompt_counts_for_few():
+    """Its weight is bounded, so that fifty others outweigh it."""
+    estimator = taught(2000)
+    long = RequestFacts("chat.completions", prompt_bytes=10**7)
+    estimator.learn("t", "m", long, 10**6, BODY)
+    assert 1700 <= estimator.estimate("t", "m", FACTS) <= 2002
 
 
 def test_estimates_of_nothing():
-    """Free requests cost nothing; useless figures do not change the ratio."""
-    estimator = PromptEstimator()
-    assert estimator.estimate("m", RequestFacts("x", billable=False)) == 0
-    assert estimator.estimate("m", RequestFacts("x")) == 1
-    estimator.learn("m", FACTS, 10)
-    estimator.learn("m", RequestFacts("x"), 10)
-    assert estimator.estimate("m", FACTS) == 1011
+    """Free requests cost nothing; an empty prompt costs one token."""
+    estimator = taught(10, facts=RequestFacts("x"))
+    assert estimator.estimate("t", "m", RequestFacts("x", billable=False)) == 0
+    assert estimator.estimate("t", "m", RequestFacts("x")) == 1
+    assert estimator.estimate("t", "m", FACTS) == 1001
 
 
 def test_estimators_are_bounded():
-    """The model that was updated longest ago is dropped."""
-    estimator = PromptEstimator()
-    for number in range(MODELS_MAX + 1):
-        estimator.learn(str(number), FACTS, 5000)
-    assert estimator.estimate("0", FACTS) == 1011
-    assert estimator.estimate("1", FACTS) != 1011
+    """The model of a tenant, and the tenant, that were first are dropped."""
+    estimator = taught(2000)
+    for number in range(MODELS_MAX):
+        estimator.learn("t", str(number), FACTS, 2000, BODY)
+    assert estimator.estimate("t", "m", FACTS) == 1001
+    assert estimator.estimate("t", "0", FACTS) != 1001
+    for number in range(TENANTS_MAX):
+        estimator.learn(str(number), "m", FACTS, 2000, BODY)
+    assert estimator.estimate("t", "0", FACTS) == 1001
+    assert estimator.estimate("0", "m", FACTS) != 1001
 
 
 def test_expectation_learns():
@@ -108,15 +178,12 @@ def test_reserved_tokens_have_the_highest_weight(weights, tokens):
 
 def test_a_taught_ratio_does_not_lower_the_reserved_prompt():
     """Prompts with many bytes per token teach the estimate, not the reservation."""
-    estimator = PromptEstimator()
-    facts = RequestFacts("chat.completions", prompt_bytes=4000)
-    for _ in range(50):
-        estimator.learn("m", facts, 250)
-    assert estimator.estimate("m", facts) < 300
-    assert most_prompt(facts, estimator.estimate("m", facts)) == 1001
-    for _ in range(200):
-        estimator.learn("m", facts, 4000)
-    assert most_prompt(facts, estimator.estimate("m", facts)) > 3000
+    few = taught(250).estimate("t", "m", FACTS)
+    assert few < 300
+    assert most_prompt(FACTS, few) == 1001
+    many = taught(3900, times=200).estimate("t", "m", FACTS)
+    assert most_prompt(FACTS, many) > 3000
+    assert untaught_prompt(FACTS) == 1001
 
 
 def test_expectations_are_bounded():
