@@ -189,6 +189,13 @@ class RequestFacts(msgspec.Struct, gc=False):
     background: bool = False
     # The service tier that it asks for (``priority``, ``fast``), in lower case; "": none.
     tier: str = ""
+    # Other models that may answer instead (fallbacks).
+    models: tuple[str, ...] = ()
+
+    @property
+    def named_models(self) -> tuple[str, ...]:
+        """Every model that may answer."""
+        return (self.model, *self.models)
 
 
 WHOLE, OPENED, CLOSED = range(3)

@@ -28,7 +28,7 @@ _VENDOR = re.compile(
 _SUFFIX = re.compile(
     r"(?:-v\d+)?:\d+(?::\d+k)?$"  # Bedrock: -v1:0, :0, :0:200k
     r"|-v\d+$"
-    r"|:(?:free|thinking|nitro|floor|online|extended|beta)$"  # OpenRouter
+    r"|:(?:free|thinking|nitro|floor|online|extended|beta|exacto)$"  # OpenRouter
     r"|[-_@]\d{4}-?\d{2}-?\d{2}$"  # 2024-08-06, 20250514, @20250514
     r"|-(?:preview-)?\d{2}-\d{2,4}$"  # preview-05-06, 08-2024
     r"|[-:](?:latest|default|exp|preview)$|@(?:latest|default|\d{3})$"
@@ -36,6 +36,7 @@ _SUFFIX = re.compile(
 )
 
 
+_PRESET = "@preset/"
 # OpenAI's and Gemini's reasoning models.
 _HIDDEN = re.compile(r"o\d|gpt-[5-9]|codex|gemini-(?:2\.5|[3-9])")
 
@@ -65,8 +66,8 @@ def matching_names(model: str) -> tuple[str, ...]:
     without one path-like prefix after the other, and ``spellings``; of a fine-tuned model
     also those of its base.
     """
-    names, whole = spellings(model), model.strip().lower()
-    found = [whole]
+    names, whole = spellings(model), _whole(model)
+    found = [model.strip().lower(), whole]
     if "/" in whole:
         parts = whole.split("/")[-_SEGMENTS:]
         found += ["/".join(parts[start:]) for start in range(len(parts))]
@@ -100,7 +101,18 @@ def plain_name(model: str) -> str:
 
 
 def _last_segment(model: str) -> str:
-    return model.strip().lower().rstrip("/").rpartition("/")[2].strip()
+    return _whole(model).rstrip("/").rpartition("/")[2].strip()
+
+
+def _whole(model: str) -> str:
+    """The name in lower case, without a preset of OpenRouter (``gpt-5@preset/mine``). A
+    preset alone names no model and has no other spelling.
+    """
+    name = model.strip().lower()
+    if _PRESET in name:
+        named = name.partition(_PRESET)[0].strip()
+        return named or name.replace("/", "=")
+    return name
 
 
 def _without_prefixes(name: str) -> str:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from msgspec.structs import replace
+
 from gateway.core.model import NANOS_PER_USD
 from gateway.core.refusal import Refusal
 from gateway.metering.models import matches_model, matching_names
@@ -44,16 +46,18 @@ def _check(flow: Flow, facts: RequestFacts, *, whole: bool) -> Refusal | None:
     if policy.models is not None and match is not None and match.billable:
         if facts.endpoint in _MODEL_ELSEWHERE and not facts.model.strip():
             return MODEL_UNKNOWN
-        refusal = check_model((policy.models,), facts.model, context.prices)
-        if refusal is not None:
-            return refusal
+        for model in facts.named_models:
+            refusal = check_model((policy.models,), model, context.prices)
+            if refusal is not None:
+                return refusal
     if identity.allowed:
         return None
     if policy.unknown_price == "deny":
-        refusal = _check_price(context, facts)
-        if refusal is not None:
-            return refusal
-    caps = caps_for(policy, facts.model)
+        for model in facts.named_models:
+            refusal = _check_price(context, model)
+            if refusal is not None:
+                return refusal
+    caps = smallest_caps(policy, facts)
     exceeds = _exceeds(facts, caps)
     if not exceeds and not _lacks_cap(context, facts, caps):
         return None
@@ -77,10 +81,30 @@ def caps_for(policy: Policy, model: str) -> Caps:
     return policy.caps
 
 
+def smallest_caps(policy: Policy, facts: RequestFacts) -> Caps:
+    """The caps that hold whichever of the request's models answers."""
+    caps = caps_for(policy, facts.model)
+    for model in facts.models if policy.model_caps else ():
+        other = caps_for(policy, model)
+        caps = replace(
+            caps,
+            max_tokens=_smaller(caps.max_tokens, other.max_tokens),
+            n=_smaller(caps.n, other.n),
+            clamp=caps.clamp and other.clamp,
+        )
+    return caps
+
+
+def _smaller(one: int | None, other: int | None) -> int | None:
+    if one is None or other is None:
+        return other if one is None else one
+    return min(one, other)
+
+
 def assumed_cap(policy: Policy, facts: RequestFacts) -> int:
     """Completion tokens that a call without a cap of its own reserves."""
     if facts.max_tokens is None and (policy.model_caps or policy.caps.max_tokens):
-        return caps_for(policy, facts.model).max_tokens or policy.assumed_max_tokens
+        return smallest_caps(policy, facts).max_tokens or policy.assumed_max_tokens
     return policy.assumed_max_tokens
 
 
@@ -144,14 +168,14 @@ def _clamp(flow: Flow, facts: RequestFacts, caps: Caps) -> None:
         facts.n = max(1, n // facts.prompts) * facts.prompts
 
 
-def _check_price(context: RequestContext, facts: RequestFacts) -> Refusal | None:
+def _check_price(context: RequestContext, model: str) -> Refusal | None:
     prices = context.prices
-    if prices is None or prices.knows(facts.model):
+    if prices is None or prices.knows(model):
         return None
     return Refusal(
         403,
         "model_without_price",
-        f"The model {facts.model[:100]!r} has no price here, and this policy refuses "
+        f"The model {model[:100]!r} has no price here, and this policy refuses "
         "such models.",
         "model",
         by_policy=True,

@@ -82,6 +82,7 @@ class Flow:
     __slots__ = (
         "action",
         "body",
+        "choices",
         "client_body",
         "client_wait_s",
         "content_length",
@@ -141,12 +142,10 @@ class Flow:
         else:
             lines = context.trace_lines + own.lines
             self.trace, self.request_lines = tracer.join(lines)
-        self.identity: Identity | None = context.identity
+        self.identity = identity = context.identity
         # The policy lets the body name the user, and the body is not read yet: the
         # credential may belong to many users.
-        self.user_unread = context.identity is not None and (
-            context.identity.takes_body_user
-        )
+        self.user_unread = identity is not None and identity.takes_body_user
         self.opened_at = perf_counter()
         # Spent waiting for the client's body, or delaying a throttled request.
         self.client_wait_s = 0.0
@@ -157,11 +156,11 @@ class Flow:
         self.fingerprint: int | None = None
         # The gateway asked for the usage chunk, so the client must not see it.
         self.usage_requested = False
-        # The body without that request, to be sent if the upstream refuses it; and
-        # whether it was.
+        # The body without that request, for an upstream that refuses it; whether it did.
         self.client_body = b""
         self.unrequested = False
         self.plan: LimitPlan | None = None
+        self.choices: tuple[LimitPlan, ...] = ()  # plans of the models that may answer
         # What the request asks of the plan's cells: see ``limits.ports.Reserved``.
         self.costs: tuple[int, ...] = ()
         self.least: tuple[int, ...] = ()
@@ -206,6 +205,10 @@ class Flow:
         self.plan = plan
         self.costs = self.least = costs
         self.prompt_estimate = prompt_estimate
+
+    def set_choices(self, plans: tuple[LimitPlan, ...]) -> None:
+        """The limits of each model that may answer."""
+        self.choices = plans
 
     def set_reserved(self, reserved: Reserved | None) -> None:
         """The reservation of a session's next answer."""

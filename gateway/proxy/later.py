@@ -33,6 +33,7 @@ from gateway.metering.dialects.works import (
 )
 from gateway.metering.usage import weigh_most
 from gateway.proxy.caps import assumed_cap, assumed_price
+from gateway.proxy.fallbacks import dearest_model, most_nanos
 from gateway.proxy.flow import EndedWork
 from gateway.proxy.settle import record_work
 from gateway.proxy.steps.reserve import UNSEEN, assumed_completion
@@ -246,7 +247,7 @@ def _held_costs(
     nanos = 0
     if prices is not None:
         at = shared.epoch + flow.opened_at
-        nanos = prices.most_nanos(facts.model, assumed, facts.tier, at)
+        nanos = most_nanos(prices, facts, assumed, at)
     tokens = weigh_most(prompt, completion, identity.policy.weights)
     most = plan.pick((1, tokens, prompt, completion, nanos))
     return tuple(map(max, held, most))
@@ -262,6 +263,7 @@ def _pending_work(
     """What is reserved for the work of this call."""
     match, facts, reserved = flow.context.match, flow.facts, flow.reserved
     at_us = 0 if reserved is None else reserved.at_us
+    prices, at = flow.context.prices, shared.epoch + flow.opened_at
     return PendingWork(
         SCHEMA,
         flow.request_id.decode("latin-1"),
@@ -270,7 +272,7 @@ def _pending_work(
         flow.context.client_ip,
         flow.endpoint,
         flow.head.path,
-        "" if facts is None else facts.model,
+        "" if facts is None else dearest_model(prices, facts, assumed, at),
         at_us or shared.store.now_us(),
         pending_cells(() if flow.plan is None else flow.plan.cells[: len(held)], held),
         identity.policy.weights,

@@ -20,6 +20,7 @@ from gateway.limits.ratelimit import describe
 from gateway.metering.dialects.base import SSE
 from gateway.metering.dialects.meters import JsonMeter, StreamMeter
 from gateway.metering.usage import weigh_most
+from gateway.proxy.fallbacks import most_nanos
 from gateway.proxy.metering import Metering
 
 if TYPE_CHECKING:
@@ -172,7 +173,7 @@ class Growth:
         if context.prices is not None:
             usage = Usage(completion=tokens)
             at = self._shared.epoch + self._flow.opened_at
-            nanos = context.prices.most_nanos(facts.model, usage, facts.tier, at)
+            nanos = most_nanos(context.prices, facts, usage, at)
         total = weigh_most(0, tokens, identity.policy.weights)
         return self._plan.pick((0, total, 0, tokens, nanos))
 

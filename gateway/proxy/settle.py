@@ -21,10 +21,13 @@ from gateway.core.model import (
     Usage,
 )
 from gateway.limits.admission import actual_costs, count_requests
+from gateway.limits.joint import without_foreign
 from gateway.metering.usage import weigh
 from gateway.proxy.caps import assumed_price
+from gateway.proxy.fallbacks import foreign_cells, quote_all
 
 if TYPE_CHECKING:
+    from gateway.core.model import RequestFacts
     from gateway.limits.pending import PendingWork
     from gateway.metering.prices import PriceTable
     from gateway.proxy.flow import EndedWork, Flow
@@ -175,8 +178,10 @@ def settle(flow: Flow, shared: Shared, usage: Usage) -> int | None:
     used = usage.source != "none"
     price: int | None = 0
     if used:
-        price = _price(flow, shared, facts.model, usage)
-        if usage.source == "upstream" and not usage.batch:
+        if facts.units:
+            usage = _with_search(facts, usage)
+        price = _price(flow, shared, facts.model, usage, facts)
+        if usage.source == "upstream" and not (usage.batch or facts.models):
             tenant = identity.tenant.name
             body = b"" if flow.context.request_encoding else flow.body
             shared.estimator.learn(tenant, facts.model, facts, usage.prompt, body)
@@ -191,6 +196,8 @@ def settle(flow: Flow, shared: Shared, usage: Usage) -> int | None:
         actual = actual_costs(plan, usage, tokens, charged, failed=not spent)
         if usage.batch:
             actual = count_requests(plan, actual, len(facts.parts))
+        if flow.choices:
+            actual = without_foreign(plan, actual, foreign_cells(flow, usage))
         growth = flow.end_growth()
         if growth is not None:
             actual = growth.settle(actual)
@@ -237,13 +244,32 @@ def settle_ended(
     return price
 
 
-def _price(flow: Flow, shared: Shared, model: str, usage: Usage) -> int | None:
-    """In nano-dollars; None for a model without a price."""
+def _with_search(facts: RequestFacts, usage: Usage) -> Usage:
+    """The usage with the web search of a model that makes one for every answer."""
+    unit = "web_searches"
+    if facts.units[0][0] != unit or unit in dict(usage.units):
+        return usage
+    return replace(usage, units=(*usage.units, *facts.units))
+
+
+def _price(
+    flow: Flow,
+    shared: Shared,
+    model: str,
+    usage: Usage,
+    facts: RequestFacts | None = None,
+) -> int | None:
+    """In nano-dollars; None for a model without a price. ``facts``: of a request that
+    several models may have answered.
+    """
     prices = flow.context.prices
     if prices is None:
         return None
     at = shared.epoch + flow.opened_at
-    quote = prices.quote(model, usage, at, answered=usage.model)
+    if facts is not None and facts.models:
+        quote = quote_all(prices, facts, usage, at)
+    else:
+        quote = prices.quote(model, usage, at, answered=usage.model)
     flow.note_price(quote)
     price = quote[0]
     return price if price is None or price < MAX_NANOS else MAX_NANOS

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-import msgspec
 from msgspec import Raw
 
 from gateway.core.model import RequestFacts
@@ -17,11 +16,12 @@ from gateway.metering.dialects.dialect import (
     sum_sizes,
 )
 from gateway.metering.dialects.errors import anthropic_error
+from gateway.metering.dialects.fallbacks import Routed, add_models
 from gateway.metering.dialects.openai import named_user
 from gateway.metering.dialects.requests import EMPTY, BodyReader, Count, asked_tier
 
 
-class MessagesBody(msgspec.Struct):
+class MessagesBody(Routed):
     """Fields of ``/v1/messages`` and ``/v1/complete``."""
 
     model: str | None = None
@@ -59,7 +59,7 @@ class Anthropic(Dialect):
             given.messages, given.system, given.tools, given.prompt
         )
         stream = given.stream if match.stream is None else match.stream
-        return RequestFacts(
+        facts = RequestFacts(
             match.endpoint,
             given.model or match.model,
             bool(stream),
@@ -71,3 +71,4 @@ class Anthropic(Dialect):
             match.billable,
             tier=asked_tier(given.speed, given.service_tier),
         )
+        return add_models(facts, given)

@@ -164,6 +164,8 @@ def _sum(match: PathMatch, parts: list[RequestFacts]) -> RequestFacts:
         raise DialectError(
             "a batch of several models cannot be metered: send one for each", "model"
         )
+    if any(part.models for part in parts):
+        raise DialectError("a batch with lists of models cannot be metered", "models")
     facts = RequestFacts(
         match.endpoint,
         parts[0].model if parts else match.model,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-import msgspec
 from msgspec import Raw
 
 from gateway.core.model import RequestFacts
@@ -18,11 +17,12 @@ from gateway.metering.dialects.dialect import (
     sum_sizes,
 )
 from gateway.metering.dialects.errors import cohere_error
+from gateway.metering.dialects.fallbacks import Routed, add_models
 from gateway.metering.dialects.meters import META_HIT
 from gateway.metering.dialects.requests import EMPTY, BodyReader, Count, count_items
 
 
-class CohereBody(msgspec.Struct):
+class CohereBody(Routed):
     """Fields of chat, generate, embed and rerank, both versions."""
 
     model: str | None = None
@@ -84,7 +84,7 @@ class Cohere(Dialect):
             given.documents,
             given.tools,
         )
-        return RequestFacts(
+        facts = RequestFacts(
             match.endpoint,
             given.model or match.model,
             bool(given.stream),
@@ -96,3 +96,4 @@ class Cohere(Dialect):
             match.billable,
             units=_searches(given.documents) if match.endpoint == "rerank" else (),
         )
+        return add_models(facts, given)

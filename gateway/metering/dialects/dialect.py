@@ -82,7 +82,9 @@ class Dialect:
             facts = self._read_form(match, fields)
         if facts.max_tokens is not None and facts.max_tokens <= 0:
             facts.max_tokens, facts.endless = None, True
-        if len(facts.model) > NAME_CHARS:
+        if len(facts.model) > NAME_CHARS or (
+            facts.models and max(map(len, facts.models)) > NAME_CHARS
+        ):
             raise DialectError("'model' is too long", "model")
         return facts
 

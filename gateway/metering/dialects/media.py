@@ -23,6 +23,7 @@ from gateway.metering.dialects.base import (
 )
 from gateway.metering.dialects.billed import quantity
 from gateway.metering.dialects.dialect import framing_of, sum_sizes
+from gateway.metering.dialects.fallbacks import Routed, add_models
 from gateway.metering.dialects.forms import FormFields
 from gateway.metering.dialects.meters import JsonMeter, NullMeter, StreamMeter
 from gateway.metering.dialects.openai import OpenAI, named_user
@@ -44,7 +45,7 @@ _PLAIN = frozenset({"auto", "standard", "default"})
 _UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 
 
-class MediaBody(msgspec.Struct):
+class MediaBody(Routed):
     """Fields of these endpoints, of OpenAI and compatible providers."""
 
     model: str | None = None
@@ -108,7 +109,7 @@ class Media(OpenAI):
             amount = len(str(plain(given.input))) or prompt_bytes
         elif match.endpoint not in IMAGES:
             amount = None
-        return RequestFacts(
+        facts = RequestFacts(
             match.endpoint,
             given.model or match.model,
             bool(given.stream),
@@ -120,6 +121,7 @@ class Media(OpenAI):
             match.billable,
             units=asked_units(match.endpoint, size, plain(given.quality), amount),
         )
+        return add_models(facts, given)
 
     def _read_form(self, match: PathMatch, fields: FormFields) -> RequestFacts:
         facts = super()._read_form(match, fields)

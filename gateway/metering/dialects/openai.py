@@ -5,12 +5,12 @@ from __future__ import annotations
 import re
 from typing import ClassVar
 
-import msgspec
 from msgspec import Raw
 
 from gateway.core.model import RequestFacts
 from gateway.metering.dialects.base import PathMatch
 from gateway.metering.dialects.dialect import CapPaths, Dialect, cap_of, sum_sizes
+from gateway.metering.dialects.fallbacks import Routed, add_models
 from gateway.metering.dialects.requests import (
     EMPTY,
     BodyReader,
@@ -35,7 +35,7 @@ _CAP_PATHS = {
 _ASKABLE = frozenset({"chat.completions", "completions"})
 
 
-class ChatBody(msgspec.Struct):
+class ChatBody(Routed):
     """Fields of ``/chat/completions``, most frequent first."""
 
     model: str | None = None
@@ -59,7 +59,7 @@ class ChatBody(msgspec.Struct):
     service_tier: Raw = EMPTY
 
 
-class OtherBody(msgspec.Struct):
+class OtherBody(Routed):
     """Fields of all other endpoints together."""
 
     model: str | None = None
@@ -144,7 +144,7 @@ class OpenAI(Dialect):
         n = 1
         if chat.n is not None or chat.best_of is not None:
             n = max(1, chat.n or 1, chat.best_of or 1)
-        return RequestFacts(
+        facts = RequestFacts(
             "chat.completions",
             chat.model or match.model,
             stream,
@@ -158,6 +158,7 @@ class OpenAI(Dialect):
             chat.stream_options is not EMPTY,
             tier="" if chat.service_tier is EMPTY else asked_tier(chat.service_tier),
         )
+        return add_models(facts, chat)
 
     def _read_other(self, match: PathMatch, given: OtherBody) -> RequestFacts:
         prompt_bytes, known = sum_sizes(
@@ -177,7 +178,7 @@ class OpenAI(Dialect):
         stream = bool(given.stream)
         prompts = count_items(given.prompt) if match.endpoint == "completions" else 1
         askable = stream and match.endpoint in _ASKABLE
-        return RequestFacts(
+        facts = RequestFacts(
             match.endpoint,
             given.model or match.model,
             stream,
@@ -199,6 +200,7 @@ class OpenAI(Dialect):
             background=bool(given.background) or match.work == "run",
             tier=asked_tier(given.service_tier),
         )
+        return add_models(facts, given)
 
     def cap_path(self, facts: RequestFacts) -> tuple[str, ...] | None:
         """By endpoint; OpenAI's reasoning models refuse ``max_tokens``."""

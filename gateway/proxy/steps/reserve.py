@@ -22,6 +22,7 @@ from gateway.limits.edges import name_limit, too_large
 from gateway.metering.models import hides_reasoning
 from gateway.metering.usage import most_prompt, untaught_prompt, weigh_most
 from gateway.proxy.caps import assumed_cap, assumed_price
+from gateway.proxy.fallbacks import most_nanos, plan_all
 
 if TYPE_CHECKING:
     from gateway.core.model import Policy, RequestFacts
@@ -30,7 +31,6 @@ if TYPE_CHECKING:
     from gateway.limits.plans import LimitPlan
     from gateway.limits.ports import Reserved
     from gateway.proxy.flow import Flow
-    from gateway.proxy.prepare import RequestContext
     from gateway.proxy.shared import Shared
 
 # ``LimitPlan.least_usd`` of a plan without a limit in money.
@@ -64,10 +64,9 @@ def plan_limits(flow: Flow, shared: Shared) -> Refusal | None:
         if block is not None:
             return flow.blocked_by(block)
     context = flow.context
-    if context.plan is not None and context.plan_model == facts.model:
-        plan = context.plan
-    else:
-        plan = _find_plan(context, shared, identity, facts.model)
+    plan = context.plan
+    if plan is None or context.plan_model != facts.model or facts.models:
+        plan = _find_plan(flow, shared, identity, facts)
     if gate.enforcement_states:
         plan = _apply_enforcement(flow, shared, identity, plan)
     if not plan.cells:
@@ -138,7 +137,9 @@ def set_demand(
 
 def is_seen(facts: RequestFacts) -> bool:
     """Whether the answer shows its length while it is generated."""
-    return facts.stream and not (facts.background or hides_reasoning(facts.model))
+    if facts.background or not facts.stream or hides_reasoning(facts.model):
+        return False
+    return not (facts.models and any(map(hides_reasoning, facts.models)))
 
 
 def _set_batch(
@@ -188,11 +189,14 @@ def assumed_completion(policy: Policy, facts: RequestFacts) -> int:
 
 
 def _find_plan(
-    context: RequestContext, shared: Shared, identity: Identity, model: str
+    flow: Flow, shared: Shared, identity: Identity, facts: RequestFacts
 ) -> LimitPlan:
     """The limits of this identity and model; cached with the head if they depend neither
     on the calendar nor on the body's user.
     """
+    if facts.models:
+        return plan_all(flow, shared, identity, facts)
+    context, model = flow.context, facts.model
     plan = shared.tables.plans.plan(identity, model, shared.store.now_us() / 1e6)
     if plan.until == FOREVER and not identity.takes_body_user:
         context.plan, context.plan_model = plan, model
@@ -230,7 +234,7 @@ def _expected_nanos(
         answers=len(facts.parts) or 1,
     )
     at = shared.epoch + flow.opened_at
-    return prices.most_nanos(facts.model, expected, facts.tier, at)
+    return most_nanos(prices, facts, expected, at)
 
 
 def refuse_reserved(flow: Flow, shared: Shared, reserved: Reserved) -> Refusal:

@@ -1,0 +1,165 @@
+"""Lists of models that may answer instead."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from gateway.metering.dialects import DialectError
+from gateway.metering.dialects.anthropic import Anthropic
+from gateway.metering.dialects.base import PathMatch
+from gateway.metering.dialects.batches import ANTHROPIC_BATCHES
+from gateway.metering.dialects.cohere import Cohere
+from gateway.metering.dialects.dialect import NAME_CHARS
+from gateway.metering.dialects.fallbacks import LISTS_BYTES, MODELS_MAX
+from gateway.metering.dialects.media import Media
+from gateway.metering.dialects.openai import OpenAI
+
+CHAT = PathMatch("chat.completions", metered=True)
+
+
+def read(body, match=CHAT, dialect=None):
+    """The facts of a request with this body."""
+    text = body if isinstance(body, bytes) else json.dumps(body).encode()
+    return (dialect or OpenAI()).read_request(match, text, "", "application/json")
+
+
+@pytest.mark.parametrize(
+    ("members", "models"),
+    [
+        ({"model": "a"}, ("a",)),
+        ({"model": "a", "models": None, "fallbacks": []}, ("a",)),
+        ({"model": "a", "models": ["b", "a", "b", " "]}, ("a", "b")),
+        ({"model": "a", "models": ["b"], "route": "fallback"}, ("a", "b")),
+        ({"models": ["b", "c"]}, ("b", "c")),
+        ({"model": " ", "models": ["b"]}, ("b",)),
+        ({"model": "a", "fallbacks": ["b", {"model": "c"}]}, ("a", "b", "c")),
+        ({"model": "a", "fallbacks": [{"a": ["b", {"model": "c"}]}]}, ("a", "b", "c")),
+        ({"model": "a", "context_window_fallbacks": [{"a": ["b"]}]}, ("a", "b")),
+        ({"model": "a", "content_policy_fallbacks": [{"a": ["b"]}]}, ("a", "b")),
+        ({"model": "a", "models": ["b"], "fallbacks": ["c"]}, ("a", "b", "c")),
+        (
+            {"model": "a", "providerOptions": {"gateway": {"models": ["b"]}}},
+            ("a", "b"),
+        ),
+        ({"model": "a", "providerOptions": {"gateway": {"order": ["x"]}}}, ("a",)),
+        ({"model": "a", "providerOptions": {"openai": {}}}, ("a",)),
+        ({"model": "a", "providerOptions": "x"}, ("a",)),
+        ({"preset": "mine"}, ("@preset/mine",)),
+        ({"model": "a", "preset": "mine"}, ("a",)),
+        ({"preset": None}, ("",)),
+    ],
+)
+def test_every_model_that_may_answer_is_read(members, models):
+    """Of OpenRouter, Vercel and LiteLLM; without ``model`` the first is the request's."""
+    facts = read({"messages": [], **members})
+    assert facts.named_models == models
+
+
+@pytest.mark.parametrize(
+    "members",
+    [
+        {"models": "b"},
+        {"models": {"b": 1}},
+        {"models": [1]},
+        {"models": [["b"]]},
+        {"models": [None]},
+        {"models": ["x" * (NAME_CHARS + 1)]},
+        {"models": [f"m{number}" for number in range(MODELS_MAX)]},
+        {"fallbacks": [{"model": 1}]},
+        {"fallbacks": [{"model": "b", "max_tokens": 10**6}]},
+        {"fallbacks": [{"model": "b", "api_base": "https://elsewhere.example"}]},
+        {"fallbacks": [{"a": [{"b": ["c"]}]}]},
+        {"fallbacks": [{"a": "b"}]},
+        {"fallbacks": ["x" * LISTS_BYTES]},
+        {"Models": ["b"]},
+    ],
+)
+def test_lists_that_cannot_be_read_are_refused(members):
+    """Nothing that a router might read passes unread."""
+    with pytest.raises(DialectError):
+        read({"model": "a", "messages": [], **members})
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        b'{"model":"a","models":["b"],"models":["c"]}',
+        b'{"model":"a","models":["b"],"mod\\u0065ls":["c"]}',
+        b'{"model":"a","fallbacks":[{"model":"b","model":"c"}]}',
+        b'{"model":"a","fallbacks":[{"a":["b"],"a":["c"]}]}',
+        b'{"model":"a","providerOptions":{"gateway":{},"gateway":{"models":["b"]}}}',
+        b'{"model":"a","providerOptions":{"gateway":{"models":[],"models":["b"]}}}',
+        b'{"model":"a","models":["\xff"]}',
+        b'{"model":"a","models":' + b"[" * 10_000 + b"]" * 10_000 + b"}",
+    ],
+)
+def test_names_given_twice_and_broken_texts_are_refused(text):
+    """Servers differ in how they read them."""
+    with pytest.raises(DialectError):
+        read(text)
+
+
+def test_a_list_with_half_a_character_is_read():
+    """JSON allows lone surrogates; the name is one that nobody serves."""
+    facts = read(b'{"model":"a","models":["\\ud83d"]}')
+    assert facts.named_models == ("a", "\ud83d")
+
+
+def test_members_that_end_too_early_are_refused():
+    """As msgspec takes members unread."""
+    with pytest.raises(DialectError):
+        read(b'{"model":"a","models":[nope]}')
+
+
+def test_messages_of_a_fallback_count():
+    """The longest prompt of all."""
+    messages = [{"role": "user", "content": "tide " * 100}]
+    plain = read({"model": "a", "messages": messages})
+    longer = messages * 3
+    other = {"model": "b", "messages": longer}
+    facts = read({"model": "a", "messages": messages, "fallbacks": [other]})
+    assert plain.prompt_bytes < facts.prompt_bytes == len(json.dumps(longer))
+
+
+@pytest.mark.parametrize(
+    ("members", "units"),
+    [
+        ({"model": "a"}, ()),
+        ({"model": "a:nitro"}, ()),
+        ({"model": "a:online"}, (("web_searches", 1),)),
+        ({"model": "a:Online:nitro"}, (("web_searches", 1),)),
+        ({"model": "a", "models": ["b:online"]}, (("web_searches", 1),)),
+    ],
+)
+def test_a_model_that_searches_the_web_costs_a_search(members, units):
+    """OpenRouter's variant ``:online``."""
+    assert read({"messages": [], **members}).units == units
+
+
+@pytest.mark.parametrize(
+    ("dialect", "endpoint"),
+    [
+        (OpenAI(), "responses"),
+        (OpenAI(), "embeddings"),
+        (OpenAI(), "completions"),
+        (Anthropic(), "messages"),
+        (Cohere(), "rerank"),
+        (Media(), "images.generations"),
+    ],
+)
+def test_other_endpoints_have_lists_too(dialect, endpoint):
+    """A router takes them wherever it takes a model."""
+    match = PathMatch(endpoint, metered=True)
+    facts = read({"model": "a", "models": ["b"], "prompt": "t"}, match, dialect)
+    assert facts.named_models == ("a", "b")
+    assert read({"models": ["b"]}, match, dialect).model == "b"
+
+
+def test_batches_with_lists_are_refused():
+    """Their requests are of one model."""
+    match = PathMatch("messages.batches", metered=True)
+    params = {"model": "a", "models": ["b"], "max_tokens": 1, "messages": []}
+    with pytest.raises(DialectError):
+        read({"requests": [{"params": params}]}, match, ANTHROPIC_BATCHES)
