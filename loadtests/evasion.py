@@ -10,7 +10,7 @@ sockets and timing. Afterwards the bills of each case are compared with its reco
 
 Outcomes: ``held`` (refused, or recorded at least as much as billed, within the caps and
 limits of its policy), ``evaded`` (billed more than recorded, or beyond a cap or limit),
-``known`` (evaded, and a sentence of docs/ admits it). Prints a table per kind and a
+``known`` (every fault of the case is one that a sentence of docs/ admits). Prints a table per kind and a
 summary. Exit code 1 when a case evades.
 
   --only KIND   only cases of this kind (see --list); may be repeated
@@ -29,6 +29,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
@@ -76,15 +77,17 @@ async def run(cases: list[Case], workers: int, store: str) -> list[Result]:
 
         clients = await asyncio.gather(*(one(case) for case in cases))
         records = await stage.settle()
-        by_case: dict[str, list[dict[str, object]]] = {}
+        by_case: dict[str, list[dict[str, Any]]] = {}
         for record in records:
             name = str(record["request_id"]).partition("-")[0]
             by_case.setdefault(name, []).append(record)
-        ledger = stage.upstreams.ledger
-        return [
-            judge(client, ledger.of(client.case.id), by_case.get(client.case.id, []))
-            for client in clients
-        ]
+        results = []
+        for client in clients:
+            case, bills = client.case, stage.upstreams.ledger.of(client.case.id)
+            found = by_case.get(case.id, [])
+            used = await stage.used(case, found) if case.held else {}
+            results.append(judge(client, bills, found, used))
+        return results
 
 
 def progress(done: int, of: int) -> None:
@@ -137,9 +140,9 @@ def main() -> int:
             print(f"{number:4} {kind}")
         return 0
     for case in cases:
-        if case.known and not admitted(case.known):
-            print(f"not in docs: {case.known}", file=sys.stderr)
-            case.known = ""
+        if case.known and not admitted(case.known.sentence):
+            print(f"not in docs: {case.known.sentence}", file=sys.stderr)
+            case.known = None
     began = time.monotonic()
     results = asyncio.run(run(cases, args.workers, args.store))
     counts = Counter(result.outcome for result in results)

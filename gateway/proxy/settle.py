@@ -212,7 +212,7 @@ def settle(flow: Flow, shared: Shared, usage: Usage) -> int | None:
 def _assumed_price(flow: Flow, price: int | None, *, used: bool) -> int:
     """What accepted work without a usage or a price counts against limits in money."""
     facts, identity = flow.facts, flow.identity
-    known = used and price is not None
+    known = used and price is not None and not flow.unpriced
     accepted = flow.status in _ANSWERED and flow.context.buffer_limit > 0
     if known or not accepted or flow.metering == "pending":
         return 0

@@ -9,11 +9,19 @@ from collections.abc import Iterator
 from typing import Any
 
 from loadtests.evasions.bodies import MESSAGES, chat, sent
-from loadtests.evasions.stage import CAP, ESTIMATE, TIGHT, Attack, Case, Client
+from loadtests.evasions.stage import (
+    CAP,
+    ESTIMATE,
+    TIGHT,
+    Attack,
+    Case,
+    Client,
+    Known,
+)
 
 # What the documentation says of work that its clients never fetch, or that has no tokens.
-UNFETCHED = "Work that nobody fetches stays charged as reserved."
-UNMETERED = "Its record stays `unmetered` or `unpriced`"
+UNFETCHED = Known("Work that nobody fetches stays charged as reserved.")
+UNMETERED = Known("Its record stays `unmetered` or `unpriced`")
 
 
 def work(
@@ -58,9 +66,11 @@ def paid_later() -> Iterator[Case]:
     asked: dict[str, Any] = {"model": "o3", "input": "t", "background": True}
     for policy in ("open", "wide"):
         for name, polls in POLLS.items():
-            known = "" if polls else UNFETCHED
+            known = None if polls else UNFETCHED
             attack = work("/v1/responses", asked, polls)
-            yield Case("background", name, attack, policy=policy, known=known)
+            yield Case(
+                "background", name, attack, policy=policy, known=known, held=True
+            )
     streamed = work("/v1/responses", asked | {"stream": True}, [ONE])
     yield Case("background", "streamed", streamed)
     text = work("/v1/responses", asked | {"background": "true"}, [ONE])
@@ -78,7 +88,7 @@ def paid_later() -> Iterator[Case]:
         work("/v1/responses", asked, [ONE], times=1),
         policy="capped",
     )
-    for policy, known in (("open", ""), ("wide", UNMETERED)):
+    for policy in ("open", "wide"):
         run = {"assistant_id": "a", "model": "gpt-4o-mini"}
         attack = work("/v1/threads/t/runs", run, ["GET /v1/threads/t/runs/{}"])
         yield Case("background", "a run of an assistant", attack, policy=policy)
@@ -88,7 +98,6 @@ def paid_later() -> Iterator[Case]:
             {"model": "sora-2", "prompt": "tide", "seconds": "8"},
             path="/v1/videos",
             policy=policy,
-            known=known,
         )
         yield sent(
             "video",
@@ -96,7 +105,6 @@ def paid_later() -> Iterator[Case]:
             {"instances": [{"prompt": "tide"}], "parameters": {"durationSeconds": 8}},
             path="/v1beta/models/sora-2:predictLongRunning",
             policy=policy,
-            known=known,
         )
 
 
@@ -118,7 +126,8 @@ def batches() -> Iterator[Case]:
                 work("/v1/messages/batches", batch, polls, times=1, knobs="tokens=900"),
                 policy=policy,
                 most_tokens=most,
-                known="" if polls else UNFETCHED,
+                known=None if polls else UNFETCHED,
+                held=policy == "wide",
             )
         for name in ("inputConfig", "input_config"):
             yield sent(
@@ -128,7 +137,6 @@ def batches() -> Iterator[Case]:
                 path=google,
                 policy=policy,
                 most_tokens=most,
-                known=UNFETCHED,
                 knobs=f"tokens={CAP}",
             )
     yield sent(
@@ -146,14 +154,14 @@ def batches() -> Iterator[Case]:
         policy="named",
         most=0,
     )
-    for policy, known in (("open", ""), ("wide", UNMETERED), ("rules", "")):
+    for policy in ("open", "wide", "rules"):
         yield sent(
             "batch",
             "of a file",
             {"input_file_id": "f", "endpoint": "/v1/chat/completions"},
             path="/v1/batches",
             policy=policy,
-            known=known,
+            known=UNMETERED if policy == "wide" else None,
         )
 
 

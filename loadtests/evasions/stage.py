@@ -21,7 +21,7 @@ OVERDRAFT = 0.1
 ESTIMATE = 0.1
 WAIT_S = 4.0
 # Keys of each policy's tenant.
-KEYS = 250
+KEYS = 300
 
 POLICIES = {
     # Limits of tokens and money that no case reaches.
@@ -60,7 +60,8 @@ def configuration(ports: dict[str, int]) -> str:
     ]
     parts.append(
         "[policy.default]\nlimits = [{ per = 'user', tokens = 500_000_000, "
-        "window = '1h' }, { per = 'tenant', usd = 100_000, window = 'day' }]\n"
+        "window = '1h' }, { per = 'user', usd = 100_000, window = 'day' }, "
+        "{ per = 'tenant', usd = 100_000, window = 'day' }]\n"
         "[policy.default.anomaly]\nenabled = false\n"
         '[policy.default.prices."llama3"]\ninput = 1.0\noutput = 2.0\n'
     )
@@ -85,6 +86,15 @@ class Reply(msgspec.Struct):
 Attack = Callable[["Client"], Awaitable[Any]]
 
 
+class Known(msgspec.Struct, frozen=True):
+    """What the documentation admits: its sentence, and the faults that it excuses. Any
+    other fault of the same case evades.
+    """
+
+    sentence: str
+    faults: frozenset[str] = frozenset({"tokens", "usd"})
+
+
 class Case(msgspec.Struct):
     """One way to have work done that is not counted."""
 
@@ -95,8 +105,10 @@ class Case(msgspec.Struct):
     server: str = "openai"
     # Share of the billed tokens that a count without stated usage may miss.
     slack: float = 0.0
-    # The sentence of the documentation that admits it.
-    known: str = ""
+    known: Known | None = None
+    # The store must hold what was billed against the user's limits, though no record
+    # states it.
+    held: bool = False
     # Most answers that may be billed (limits of requests).
     most: int | None = None
     # Most tokens that may be billed (limits of tokens).
@@ -266,6 +278,17 @@ class Stage:
             await asyncio.sleep(0.4)
         return found
 
+    async def used(self, case: Case, records: list[dict[str, Any]]) -> dict[str, float]:
+        """What the limits of the case's user have counted, by meter."""
+        used: dict[str, float] = {}
+        for user in {record["user"] for record in records}:
+            path = f"/api/v1/clients/user/{user}?tenant={case.policy}"
+            found = await asyncio.to_thread(self.gateway.api, "GET", path)
+            for limit in found["limits"]:  # named user.tokens.1h
+                name = limit["limit"].split(".")[1]
+                used[name] = used.get(name, 0) + limit["used"]
+        return used
+
     def gateway_inflight(self) -> int:
         """Exchanges that are open."""
         found = self.gateway.metrics()
@@ -275,36 +298,51 @@ class Stage:
 
 
 def judge(
-    client: Client, ledger_bills: list[Bill], records: list[dict[str, Any]]
+    client: Client,
+    ledger_bills: list[Bill],
+    records: list[dict[str, Any]],
+    used: dict[str, float],
 ) -> Result:
-    """Compare what was billed with the records of a case."""
+    """Compare what was billed with the records of a case. ``used``: by meter, what the
+    limits of its user have counted.
+    """
     case = client.case
     billed = sum(b.prompt + b.completion for b in ledger_bills)
     recorded = sum(r["total_tokens"] for r in records)
     billed_usd = sum(b.usd for b in ledger_bills)
     recorded_usd = sum(r["usd"] for r in records)
-    reasons = list(client.troubles)
+    # By kind of fault.
+    faults: list[tuple[str, str]] = [("other", text) for text in client.troubles]
     least = 1 - case.slack
     if billed * least > recorded + 32 * bool(case.slack):
-        reasons.append(f"{billed - recorded} tokens not counted")
-    elif billed_usd * least > recorded_usd * 1.001 + 1e-6 + 1e-3 * bool(case.slack):
-        reasons.append(f"${billed_usd - recorded_usd:.4f} not counted")
+        faults.append(("tokens", f"{billed - recorded} tokens not counted"))
+    if billed_usd * least > recorded_usd * 1.001 + 1e-6 + 1e-3 * bool(case.slack):
+        faults.append(("usd", f"${billed_usd - recorded_usd:.4f} not counted"))
+    if case.held:
+        for meter, least_used in (("tokens", billed), ("usd", billed_usd)):
+            if used.get(meter, 0.0) < least_used * 0.999:
+                text = f"{used.get(meter, 0)} of {least_used} {meter} held"
+                faults.append(("held", text))
     if case.policy in ("capped", "clamped"):
-        reasons += [
-            f"{b.completion} tokens of {b.choices} choices in spite of the caps"
+        faults += [
+            (
+                "caps",
+                f"{b.completion} tokens of {b.choices} choices in spite of the caps",
+            )
             for b in ledger_bills
             if b.choices > CHOICES or b.completion > CAP * b.choices
         ]
     if case.policy != "wide" and any(b.account for b in ledger_bills):
-        reasons.append("reached the provider's account")
+        faults.append(("account", "reached the provider's account"))
     served = len(ledger_bills)
     if case.most is not None and served > case.most:
-        reasons.append(f"{served} answers where {case.most} may be")
+        faults.append(("answers", f"{served} answers where {case.most} may be"))
     if case.most_tokens is not None and billed > case.most_tokens:
-        reasons.append(f"{billed} tokens where {case.most_tokens} may be")
+        faults.append(("limit", f"{billed} tokens where {case.most_tokens} may be"))
     outcome = "held"
-    if reasons:
-        outcome = "known" if case.known else "evaded"
+    if faults:
+        excused = case.known.faults if case.known else frozenset()
+        outcome = "known" if {kind for kind, _ in faults} <= excused else "evaded"
     return Result(
         case.id,
         case.kind,
@@ -317,5 +355,5 @@ def judge(
         recorded,
         round(billed_usd, 6),
         round(recorded_usd, 6),
-        "; ".join(reasons),
+        "; ".join(text for _, text in faults),
     )

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from loadtests.evasions.bodies import CHAT, CHEAP, DEAR, MESSAGES, chat, sent
-from loadtests.evasions.stage import ESTIMATE, Case, Client
+from loadtests.evasions.stage import ESTIMATE, Case, Client, Known
 
 RESPONSES, ANTHROPIC = "/v1/responses", "/v1/messages"
 GEMINI = "/v1beta/models/gemini-2.5-flash:{}"
@@ -118,7 +118,7 @@ def usages() -> Iterator[Case]:
                 if "contents" in body:
                     asked.pop("stream", None)
                 # The server itself states zero: nobody can know better.
-                known = usage == "zero"
+                known = STATED if usage == "zero" else None
                 yield sent(
                     "usage",
                     f"{form}: {usage}{', streamed' if stream else ''}",
@@ -127,7 +127,7 @@ def usages() -> Iterator[Case]:
                     knobs=f"tokens=300,usage={usage}",
                     server=server,
                     slack=ESTIMATE,
-                    known=STATED if known else "",
+                    known=known,
                 )
     for stream in (True, False):
         yield sent(
@@ -141,7 +141,7 @@ def usages() -> Iterator[Case]:
         )
 
 
-STATED = "Upstreams**, for token counts"
+STATED = Known("Upstreams**, for token counts")
 
 OPTIONS: list[tuple[str, Any]] = [
     ("absent", None),
@@ -223,6 +223,20 @@ def hiding() -> Iterator[Case]:
     )
 
 
+LISTS: dict[str, dict[str, Any]] = {
+    "models": {"models": [DEAR]},
+    "models and route": {"models": [CHEAP, DEAR], "route": "fallback"},
+    "models alone": {"model": None, "models": [CHEAP, DEAR]},
+    "the dear one first": {"model": None, "models": [DEAR, CHEAP]},
+    "another spelling": {"models": [f"OpenAI/{DEAR.upper()}:online"]},
+    "fallbacks": {"fallbacks": [DEAR]},
+    "objects": {"fallbacks": [{"model": DEAR}]},
+    "a map": {"context_window_fallbacks": [{CHEAP: [DEAR]}]},
+    "nested options": {"providerOptions": {"gateway": {"models": [DEAR]}}},
+    "a preset behind the name": {"model": f"{DEAR}@preset/{CHEAP}"},
+}
+
+
 def ends() -> Iterator[Case]:
     """Ends of streams, errors within, answers of another model."""
     for form, (path, body, server) in ASK.items():
@@ -274,16 +288,25 @@ def ends() -> Iterator[Case]:
         path="/openai/deployments/prod/chat/completions",
         knobs=f"served={DEAR}",
     )
-    yield sent(
-        "other model",
-        "a list of fallbacks",
-        chat(models=[DEAR]),
-        times=3,
-        knobs=f"served={DEAR},tokens=10",
-        policy="rules",
-        most=1,
-        known="a request counts for the model that was asked for",
-    )
+    for name, members in LISTS.items():
+        # One call for the model that may be used once; none where it is denied.
+        for policy, most in (("rules", 1), ("named", 0)):
+            yield sent(
+                "other model",
+                f"a list of fallbacks, {name}",
+                chat(**members),
+                times=3,
+                knobs=f"served={DEAR},tokens=10",
+                policy=policy,
+                most=most,
+            )
+        yield sent(
+            "other model",
+            f"a dear fallback, {name}",
+            chat(**members, max_tokens=2000),
+            times=3,
+            knobs=f"served={DEAR},tokens=2000",
+        )
     yield sent(
         "other model",
         "left before its end",

@@ -203,6 +203,13 @@ async def test_work_that_is_paid_later(path, body, endpoint, model, upstream):
             "veo-3.0-generate-001",
             1.6,
         ),
+        (
+            b"/v1beta/models/sora-2:predictLongRunning",
+            b'{"instances":[{"prompt":"x"}],"parameters":{"durationSeconds":8}}',
+            "predict_long_running",
+            "sora-2",
+            0.8,
+        ),
     ],
 )
 async def test_videos_are_charged_when_they_are_accepted(
@@ -215,6 +222,17 @@ async def test_videos_are_charged_when_they_are_accepted(
         record = await gateway.record()
         assert (record.endpoint, record.model) == (endpoint, model)
         assert (record.metering, record.usd) == ("", usd)
+
+
+async def test_a_job_whose_unit_has_no_price_counts_as_assumed(upstream):
+    """A model that is sold by tokens makes a video: one dollar, visibly."""
+    upstream.default = ACCEPTED
+    policy = 'limits = [{ per = "user", usd = 1.5, window = "day" }]'
+    path = b"/v1beta/models/gemini-2.5-flash:predictLongRunning"
+    async with InProcess(upstream, policy=policy) as gateway:
+        assert b" 200 " in await send(gateway, path, b'{"instances":[]}')
+        assert (await gateway.record()).metering == "part_priced"
+        assert b" 429 " in await send(gateway, path, b'{"instances":[]}')
 
 
 @pytest.mark.parametrize(

@@ -94,7 +94,7 @@ _CONFIG_NAMES = (
 _PREDICT = frozenset({"predict", "predict_long_running"})
 # Models of ``:predict`` that make pictures, videos and music: the unit of each, and what
 # they make unless the request says otherwise.
-_MAKERS = (
+_MAKERS: tuple[tuple[re.Pattern[str], str, int, float], ...] = (
     (re.compile(r"veo-"), "video_seconds", 1, 8),
     (re.compile(r"lyria-"), "audio_seconds", 1, 30),
     (
@@ -149,32 +149,33 @@ class PredictMeter(JsonMeter):
 
 
 def asked_units(
-    model: str, parameters: Raw, prompts: int
+    model: str, parameters: Raw, prompts: int, *, video: bool = False
 ) -> tuple[int, tuple[tuple[str, float], ...]]:
     """How many pictures, videos or pieces of music each prompt asks for, and the units
-    of all of them; (1, ()) for other models.
+    of all of them; (1, ()) for other models. ``video``: those make videos.
     """
-    for pattern, unit, made, length in _MAKERS:
-        if not pattern.match(model.rpartition("/")[2].lower()):
-            continue
-        counts: tuple[int, ...] = (0,)
-        size: Any = ""
-        seconds: float = length
-        if parameters is not EMPTY:
-            counts = tuple(
-                to_count(value, name) or 0
-                for value, name in zip(
-                    member_values(parameters, _COUNTS), _COUNTS, strict=True
-                )
+    name = model.rpartition("/")[2].lower()
+    makers = (maker for maker in _MAKERS if maker[0].match(name))
+    maker = next(makers, _MAKERS[0] if video else None)
+    if maker is None:
+        return 1, ()
+    _, unit, made, seconds = maker
+    counts: tuple[int, ...] = (0,)
+    size: Any = ""
+    if parameters is not EMPTY:
+        counts = tuple(
+            to_count(value, name) or 0
+            for value, name in zip(
+                member_values(parameters, _COUNTS), _COUNTS, strict=True
             )
-            size = member(parameters, "resolution", "sampleImageSize")
-            asked = quantity(member(parameters, "durationSeconds"))
-            if unit == "video_seconds" and asked:
-                seconds = asked
-        n = max(counts) or made
-        amount = n * max(1, prompts) * seconds
-        return n, ((qualified(unit, size, ""), amount),)
-    return 1, ()
+        )
+        size = member(parameters, "resolution", "sampleImageSize")
+        asked = quantity(member(parameters, "durationSeconds"))
+        if unit == "video_seconds" and asked:
+            seconds = asked
+    n = max(counts) or made
+    amount = n * max(1, prompts) * seconds
+    return n, ((qualified(unit, size, ""), amount),)
 
 
 def _total(count: _Total | None) -> int:
@@ -232,7 +233,10 @@ class Gemini(Dialect):
         prompts = count_items(given.instances)
         units: tuple[tuple[str, float], ...] = ()
         if match.endpoint in _PREDICT:
-            made, units = asked_units(match.model, given.parameters, prompts)
+            video = match.endpoint == "predict_long_running"
+            made, units = asked_units(
+                match.model, given.parameters, prompts, video=video
+            )
             n = max(n, made)
         return RequestFacts(
             match.endpoint,

@@ -94,6 +94,13 @@ MAKERS = {
         2,
         {"video_seconds:1080p": 12},
     ),
+    "video of another model": (
+        "/v1beta/models/sora-2:predictLongRunning",
+        {"durationSeconds": 5},
+        b"{}",
+        1,
+        {"video_seconds": 5},
+    ),
     "video, by default": (VEO, {}, b"{}", 1, {"video_seconds": 8}),
     "music": (
         "/v1/projects/p/locations/l/publishers/google/models/lyria-002:predict",
