@@ -135,6 +135,8 @@ def main() -> int:
         for case in all_cases()
         if (not args.only or case.kind in args.only) and args.case in case.name
     ]
+    if not cases:
+        parser.error("no such cases; --list shows the kinds")
     if args.list:
         for kind, number in Counter(case.kind for case in cases).items():
             print(f"{number:4} {kind}")
