@@ -177,8 +177,8 @@ class Gate:
 
     def find_block(self, identity: Identity, now: float) -> Block | None:
         """The block that applies to this client, else None."""
-        if not self._blocks or identity.allowed:
-            return None
+        if len(self._blocks) == self.enforcement_states or identity.allowed:
+            return None  # no entry is a block
         tenant = identity.tenant.name
         return (
             self._active_block("client_ip", identity.client_ip, tenant, now)
@@ -195,7 +195,7 @@ class Gate:
         """
         if not identity.takes_body_user:
             return self.find_block(identity, now)
-        if not self._blocks or identity.allowed:
+        if len(self._blocks) == self.enforcement_states or identity.allowed:
             return None
         tenant = identity.tenant.name
         return (

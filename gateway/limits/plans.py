@@ -156,6 +156,7 @@ class LimitPlan(Plan):
         "slack_tokens",
         "slack_usd",
         "spends",
+        "tokens_only",
         "unthrottled",
         "until",
     )
@@ -193,6 +194,8 @@ class LimitPlan(Plan):
         self.slack_usd = _slack(cells, {Quantity.USD_NANOS})
         # Whether any cell counts tokens or money.
         self.spends = min(self.least_tokens, self.least_usd) < _NO_BOUND
+        # Whether it has limits in tokens, and none in money.
+        self.tokens_only = self.spends and self.least_usd == _NO_BOUND
         # From the quantities of a request (``meters.Quantity``) to costs by cell.
         self.pick = _picker([METER_TABLE[cell.limit.meter].reads for cell in cells])
         # Indices of the cells that every (billable) request adds at least 1 to.
@@ -217,6 +220,7 @@ class LimitPlan(Plan):
         self.slack_tokens = prototype.slack_tokens
         self.slack_usd = prototype.slack_usd
         self.spends = prototype.spends
+        self.tokens_only = prototype.tokens_only
         self.pick = prototype.pick
         self.gate_places = prototype.gate_places
         self.gate_places_billable = prototype.gate_places_billable

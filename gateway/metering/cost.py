@@ -16,6 +16,8 @@ _STANDARD = frozenset(
 )
 # Other names of tiers (Vertex AI).
 _TIER_NAMES = {"on_demand_priority": "priority", "on_demand_flex": "flex"}
+# Tiers of an answer at which a plain price applies; "" where it states none.
+PLAIN_TIERS = frozenset({"", "default", "standard"})
 _DAY_S = 86_400
 # Kinds of tokens: (all of the prompt, those read from the cache, all of the completion).
 _KINDS = tuple(
@@ -71,6 +73,33 @@ def price_usage(price: Price, usage: Usage, at: float = 0.0) -> tuple[int, bool]
         part = part or unpriced
     # Costs are positive; the inner rounding removes errors of binary fractions.
     return int(round(cost * share * _NANOS_PER_TOKEN, 3) + 0.5), part
+
+
+def is_plain(price: Price) -> bool:
+    """Whether all requests at PLAIN_TIERS, of any size and time, have the same rates."""
+    special = not price.input or price.units.keys() & {"requests", "reasoning_tokens"}
+    return not (
+        price.timed
+        or price.contexts
+        or price.tiers.keys() & PLAIN_TIERS
+        or (price.units and special)
+    )
+
+
+def price_plain(price: Price, usage: Usage) -> int:
+    """``price_usage`` of a plain price, and of a usage at PLAIN_TIERS without units,
+    cache writes or batch: the common case, at half the time.
+    """
+    prompt, cached = usage.prompt, usage.cached
+    generated = usage.total - prompt
+    if generated < usage.completion:  # noqa: PLR1730 - max() costs 60 ns
+        generated = usage.completion
+    cost = generated * price.output
+    if prompt > cached:
+        cost += (prompt - cached) * price.input
+    if cached:
+        cost += cached * (price.input if price.cached is None else price.cached)
+    return int(round(cost * _NANOS_PER_TOKEN, 3) + 0.5)
 
 
 def price_at(price: Price, at: float) -> Price:

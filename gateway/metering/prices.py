@@ -12,7 +12,7 @@ from msgspec.structs import replace
 
 from gateway.core.lru import Lru
 from gateway.core.model import NANOS_PER_USD, Price, PriceSource, Usage
-from gateway.metering.cost import price_usage
+from gateway.metering.cost import PLAIN_TIERS, is_plain, price_plain, price_usage
 from gateway.metering.models import matches_model, plain_name, spellings
 from gateway.metering.price_book import PriceBook
 
@@ -32,8 +32,9 @@ def packaged_prices() -> bytes:
 # sum. A plain tuple: a named one costs 0.2 microseconds more for each answer.
 Quote = tuple[int | None, PriceSource, bool]
 _UNPRICED: Quote = (None, "", False)
-# A price and where it is from; ("", None) of an unknown model.
-_Found = tuple[PriceSource, Price | None]
+# Where a price is from, the price, and whether it is plain (``cost.is_plain``);
+# ("", None, False) of an unknown model.
+_Found = tuple[PriceSource, Price | None, bool]
 
 
 class _Provider(msgspec.Struct):
@@ -198,7 +199,8 @@ class PriceTable:
         answer states (where it is trusted), the price of the answer's model, that of the
         request's model, the policy's ``unknown_price``.
         """
-        source, price = self._found.get(model) or self._look_up(model)
+        found = self._found.get(model) or self._look_up(model)
+        source, price, plain = found
         if source != "policy":
             if self._trust_cost:
                 nanos = _stated_nanos(usage.cost_usd)
@@ -209,9 +211,15 @@ class PriceTable:
                 if other[0] in ("table", "policy"):
                     if price is None:
                         self._remember(model, other[1])
-                    source, price = other
+                    source, price, plain = other
         if price is None:
             return _UNPRICED
+        if (
+            plain
+            and usage.tier in PLAIN_TIERS
+            and not (usage.units or usage.cache_write or usage.batch)
+        ):
+            return price_plain(price, usage), source, False
         nanos, part = price_usage(price, usage, at)
         return nanos, source, part
 
@@ -233,14 +241,17 @@ class PriceTable:
         names = dict.fromkeys((full, *spellings(model)))
         for name in names:
             if name in self._named:
-                return "policy", self._named[name]
+                price = self._named[name]
+                return "policy", price, is_plain(price)
         for pattern, price in self._globs:
             if matches_model((pattern,), names):
-                return "policy", price
+                return "policy", price, is_plain(price)
         found = self.book.find(model, self._provider)
         if found is not None:
-            return "table", found[1]
-        return ("", None) if self._unknown is None else ("unknown_price", self._unknown)
+            return "table", found[1], is_plain(found[1])
+        if self._unknown is None:
+            return "", None, False
+        return "unknown_price", self._unknown, is_plain(self._unknown)
 
 
 def _rank(price: Price) -> float:

@@ -99,12 +99,22 @@ class PromptEstimator:
 
     def estimate(self, tenant: str, model: str, facts: RequestFacts) -> int:
         """Expected prompt tokens; at least 1 if the request is billable."""
+        return self.bounds(tenant, model, facts)[0]
+
+    def bounds(self, tenant: str, model: str, facts: RequestFacts) -> tuple[int, int]:
+        """The expected prompt tokens, and those to reserve: never fewer than one per
+        BYTES_PER_TOKEN, because the client chooses the prompts that teach the ratio.
+        """
         if not facts.billable:
-            return 0
+            return 0, 0
         models = self._tenants.get(tenant)
         known = None if models is None else models.get(model)
-        ratio = BYTES_PER_TOKEN if known is None else known[0]
-        return facts.prompt_tokens_known + int(facts.prompt_bytes / ratio + 1)
+        size, stated = facts.prompt_bytes, facts.prompt_tokens_known
+        most = stated + int(size / BYTES_PER_TOKEN + 1)
+        if known is None:
+            return most, most
+        expected = stated + int(size / known[0] + 1)
+        return expected, max(expected, most)
 
     def learn(
         self,
@@ -156,13 +166,6 @@ def _is_whole(facts: RequestFacts, body: bytes) -> bool:
 def untaught_prompt(facts: RequestFacts) -> int:
     """Prompt tokens by BYTES_PER_TOKEN, whatever was learned."""
     return facts.prompt_tokens_known + int(facts.prompt_bytes / BYTES_PER_TOKEN + 1)
-
-
-def most_prompt(facts: RequestFacts, estimate: int) -> int:
-    """Prompt tokens to reserve: the estimate, but never fewer than one per
-    BYTES_PER_TOKEN, because the client chooses the prompts that teach the ratio.
-    """
-    return max(estimate, untaught_prompt(facts))
 
 
 class CompletionExpectation:

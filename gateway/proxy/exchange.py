@@ -337,7 +337,7 @@ class Exchange:
         if answer.status == 101:
             return  # on_upgraded follows
         conn, route = self.client, flow.context.route
-        if self.relay.hold(flow, answer):
+        if flow.usage_requested and self.relay.hold(answer):
             return
         self.relay.begin(flow, self.shared, answer, conn)
         self.last_activity = now = self.shared.now()
@@ -373,7 +373,8 @@ class Exchange:
                 self._send_unrequested()
                 return
             self.relay.let_go(self.flow, self.shared, self.client)
-        self.relay.take_rest()
+        if self.flow.usage_requested:
+            self.relay.take_rest()
         if not complete:
             self.flow.outcome = "upstream_error"
             self.relay.flush()

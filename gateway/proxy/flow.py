@@ -210,6 +210,14 @@ class Flow:
         """The limits of each model that may answer."""
         self.choices = plans
 
+    def set_costs(
+        self, costs: tuple[int, ...], most_completion: int, expected_completion: int
+    ) -> None:
+        """``set_demand`` of a request whose cap is within its limits."""
+        self.costs = costs
+        self.most_completion = most_completion
+        self.expected_completion = expected_completion
+
     def set_reserved(self, reserved: Reserved | None) -> None:
         """The reservation of a session's next answer."""
         self.reserved = reserved

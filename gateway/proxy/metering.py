@@ -96,21 +96,20 @@ class Metering:
 
     def read(self) -> None:
         """Meter the copies of what was written to the client."""
+        pieces = self.scan
+        if not pieces:
+            return
+        self.scan = []
         try:
-            self._read()
+            if self.inflater is not None:
+                self._inflate(pieces, self.inflater)
+            elif not self.unreadable:
+                for piece in pieces:
+                    self.meter.feed(piece)
+                if self.work is not None:
+                    self.work.feed(b"".join(pieces))
         except Exception as error:  # noqa: BLE001
             self._fail(error)
-
-    def _read(self) -> None:
-        pieces, self.scan = self.scan, []
-        meter, inflater = self.meter, self.inflater
-        if inflater is not None:
-            self._inflate(pieces, inflater)
-        elif not self.unreadable:
-            for piece in pieces:
-                meter.feed(piece)
-            if self.work is not None:
-                self.work.feed(b"".join(pieces))
 
     def _inflate(self, pieces: list[bytes], inflater: Inflater) -> None:
         try:

@@ -95,11 +95,11 @@ class AnswerRelay(AnswerWriter):
             rewritten=metering is not None and metering.filter is not None,
         )
 
-    def hold(self, flow: Flow, answer: AnswerHead) -> bool:
+    def hold(self, answer: AnswerHead) -> bool:
         """Hold an answer that may refuse the request for usage, which the client did not
         make.
         """
-        if flow.usage_requested and answer.status in _REFUSALS:
+        if answer.status in _REFUSALS:
             self.held = answer
         return self.held is not None
 

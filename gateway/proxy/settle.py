@@ -65,7 +65,8 @@ def conclude(flow: Flow, shared: Shared, usage: Usage, ended_at: float) -> None:
     """Settle and record; runs once per exchange, except one refused from its head."""
     nanos: int | None = 0
     try:
-        usage = at_least_reserved(flow, usage)
+        if flow.cut:
+            usage = at_least_reserved(flow, usage)
         if flow.ended is None:
             nanos = settle(flow, shared, usage)
         else:
@@ -76,9 +77,12 @@ def conclude(flow: Flow, shared: Shared, usage: Usage, ended_at: float) -> None:
         flow.note_metering("failed")
         usage = reserved_usage(flow)
         keep_reserved(flow, shared)
-    if nanos is None:
-        flow.note_metering("unpriced")
-    _record_end(flow, shared, usage, nanos or 0, ended_at)
+    if not nanos:
+        if nanos is None:
+            flow.note_metering("unpriced")
+        nanos = 0
+        note_unmetered(flow, usage)
+    record(flow, shared, usage, nanos, ended_at)
 
 
 def conclude_session(
@@ -92,15 +96,15 @@ def conclude_session(
         shared.report_fault("settle", error)
         flow.note_metering("failed")
         keep_reserved(flow, shared)
-    _record_end(flow, shared, session.total, session.nanos, ended_at)
+    if not session.nanos:
+        note_unmetered(flow, session.total)
+    record(flow, shared, session.total, session.nanos, ended_at)
 
 
-def _record_end(
-    flow: Flow, shared: Shared, usage: Usage, nanos: int, ended_at: float
-) -> None:
-    if usage.source == "none" and not nanos and is_unmetered(flow):
+def note_unmetered(flow: Flow, usage: Usage) -> None:
+    """Note an answer that has no price, nor tokens although it may have cost some."""
+    if usage.source == "none" and is_unmetered(flow):
         flow.note_metering("unmetered")
-    record(flow, shared, usage, nanos, ended_at)
 
 
 def metering_failed(flow: Flow, shared: Shared, error: Exception) -> Usage:
@@ -130,8 +134,7 @@ def at_least_reserved(flow: Flow, usage: Usage) -> Usage:
     """
     most = flow.most_completion
     if (
-        not flow.cut
-        or flow.outcome not in _CUT_HERE
+        flow.outcome not in _CUT_HERE
         or usage.source in ("upstream", "none")
         or usage.completion >= most
     ):
@@ -198,9 +201,9 @@ def settle(flow: Flow, shared: Shared, usage: Usage) -> int | None:
             actual = count_requests(plan, actual, len(facts.parts))
         if flow.choices:
             actual = without_foreign(plan, actual, foreign_cells(flow, usage))
-        growth = flow.end_growth()
-        if growth is not None:
-            actual = growth.settle(actual)
+        if flow.growth is not None:
+            actual = flow.growth.settle(actual)
+            flow.end_growth()
         if reserved.admitted:
             shared.store.settle(reserved, actual)
         elif flow.outcome != "refused":

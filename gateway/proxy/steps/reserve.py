@@ -20,7 +20,8 @@ from gateway.limits.admission import (
 )
 from gateway.limits.edges import name_limit, too_large
 from gateway.metering.models import hides_reasoning
-from gateway.metering.usage import most_prompt, untaught_prompt, weigh_most
+from gateway.metering.usage import untaught_prompt, weigh_most
+from gateway.proxy.access import JOBS
 from gateway.proxy.caps import assumed_cap, assumed_price
 from gateway.proxy.fallbacks import most_nanos, plan_all
 
@@ -78,10 +79,9 @@ def plan_limits(flow: Flow, shared: Shared) -> Refusal | None:
         flow.set_plan(plan, actual_costs(plan, _NO_USAGE, 0, 0, failed=True))
         return None
     reserve = set_demand
-    if assumed_price(identity.policy, facts):
-        reserve = _set_job
-    elif facts.batch:
-        reserve = _set_batch
+    if facts.batch or facts.endpoint in JOBS:
+        jobs = assumed_price(identity.policy, facts) > 0
+        reserve = _set_job if jobs else _set_batch if facts.batch else set_demand
     least = reserve(flow, shared, plan, identity, facts)
     refusal = None
     if not gate.fast_path:
@@ -100,10 +100,20 @@ def set_demand(
 ) -> tuple[int, ...]:
     """Set what the request reserves; return the least that it is expected to cost."""
     policy = identity.policy
-    prompt = shared.estimator.estimate(identity.tenant.name, facts.model, facts)
+    tenant = identity.tenant.name
+    prompt, most_prompt = shared.estimator.bounds(tenant, facts.model, facts)
     assumed = assumed_cap(policy, facts)
     most, expected, capped = shared.expectation.bounds(identity.key, facts, assumed)
     expected = min(expected, plan.slack_tokens)
+    if capped and plan.tokens_only and not policy.weights:
+        # The common case, and fast: its cap is within the smallest limit.
+        total = most_prompt + most
+        if most and total <= plan.least_tokens:
+            least = plan.pick((1, prompt + expected, prompt, expected, 0))
+            costs = plan.pick((1, total, most_prompt, most, 0))
+            flow.set_plan(plan, least, prompt)
+            flow.set_costs(costs, most, expected)
+            return least
     nanos = 0
     if plan.least_usd < NO_BOUND:
         nanos = _expected_nanos(flow, shared, facts, prompt, expected)
@@ -115,7 +125,7 @@ def set_demand(
     least = reserve_costs(plan, prompt, expected, nanos, certain)
     flow.set_plan(plan, least, prompt)
     if most and plan.spends:
-        prompt = most_prompt(facts, prompt)
+        prompt = most_prompt
         seen = capped or flow.context.session or is_seen(facts)
         reserved = most if seen else max(most, UNSEEN * assumed)
         if nanos:

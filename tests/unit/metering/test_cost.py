@@ -5,7 +5,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.core.model import Price, TimedPrice, Usage
-from gateway.metering.cost import price_at, price_usage
+from gateway.metering.cost import (
+    PLAIN_TIERS,
+    is_plain,
+    price_at,
+    price_plain,
+    price_usage,
+)
 from gateway.metering.prices import PriceTable, packaged_prices
 
 TABLE = PriceTable.parse(packaged_prices())
@@ -253,3 +259,37 @@ def test_costs_are_never_negative_and_grow_with_the_answer(
         return TABLE.quote(model, usage, NOON)[0]
 
     assert 0 <= cost(0) <= cost(1000)
+
+
+PLAIN = Price(2.5, 10.0, cached=1.25, units={"web_searches": 10_000.0})
+
+
+@pytest.mark.parametrize(
+    ("price", "plain"),
+    [
+        (PLAIN, True),
+        (Price(2.5, 10.0, tiers={"flex": Price(1.0, 5.0)}), True),
+        (Price(2.5, 10.0, tiers={"default": Price(1.0, 5.0)}), False),
+        (Price(2.5, 10.0, contexts=((200_000, Price(5.0, 20.0)),)), False),
+        (Price(2.5, 10.0, timed=(TimedPrice(Price(1.0, 1.0)),)), False),
+        (Price(units={"images": 1.0}), False),
+        (Price(2.5, 10.0, units={"requests": 5.0}), False),
+        (Price(2.5, 10.0, units={"reasoning_tokens": 5.0}), False),
+    ],
+)
+def test_plain_prices(price, plain):
+    """A plain price is the same for every size, time and ordinary tier."""
+    assert is_plain(price) is plain
+
+
+@given(
+    st.sampled_from((PLAIN, Price(0.15, 0.6), Price(3.0, 0.0))),
+    *(st.integers(0, 10_000_000) for _ in range(4)),
+    st.sampled_from(sorted(PLAIN_TIERS)),
+)
+def test_plain_prices_give_the_same_cost(price, prompt, completion, rest, cached, tier):
+    """The short calculation agrees with the whole one to the nano-dollar."""
+    usage = Usage(
+        prompt, completion, prompt + rest, cached=min(cached, prompt + 1), tier=tier
+    )
+    assert (price_plain(price, usage), False) == price_usage(price, usage)

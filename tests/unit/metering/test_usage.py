@@ -14,7 +14,6 @@ from gateway.metering.usage import (
     count_usage,
     estimate_usage,
     generated_nothing,
-    most_prompt,
     untaught_prompt,
     weigh,
     weigh_most,
@@ -178,11 +177,11 @@ def test_reserved_tokens_have_the_highest_weight(weights, tokens):
 
 def test_a_taught_ratio_does_not_lower_the_reserved_prompt():
     """Prompts with many bytes per token teach the estimate, not the reservation."""
-    few = taught(250).estimate("t", "m", FACTS)
+    few, reserved = taught(250).bounds("t", "m", FACTS)
     assert few < 300
-    assert most_prompt(FACTS, few) == 1001
-    many = taught(3900, times=200).estimate("t", "m", FACTS)
-    assert most_prompt(FACTS, many) > 3000
+    assert reserved == 1001
+    many, reserved = taught(3900, times=200).bounds("t", "m", FACTS)
+    assert reserved == many > 3000
     assert untaught_prompt(FACTS) == 1001
 
 
