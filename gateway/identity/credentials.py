@@ -255,3 +255,22 @@ def without_protocol_key(protocols: bytes) -> bytes:
     return b", ".join(
         offer for offer in offers if offer and not offer.startswith(_WS_PREFIX)
     )
+
+
+def sender_id(
+    credential: RequestCredential | None, secret: bytes, client_ip: str
+) -> str:
+    """The id of a sender that nobody has checked: the credential's, or the address."""
+    return client_ip if credential is None else credential.user_id(secret, client_ip)
+
+
+def is_preflight(head: Head) -> bool:
+    """Whether it is a CORS preflight, which carries no credential."""
+    return head.method == "OPTIONS" and b"access-control-request-method" in head.fields
+
+
+def size_of(carried: object) -> int:
+    """Bytes in a nested tuple of credentials and header values."""
+    if isinstance(carried, tuple):
+        return sum(map(size_of, carried))
+    return len(carried) if isinstance(carried, bytes | str) else 0

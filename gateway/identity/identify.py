@@ -38,7 +38,10 @@ from gateway.identity.credentials import (
     credentials_elsewhere,
     find_credentials,
     forwarded_credentials,
+    is_preflight,
     reading_of,
+    sender_id,
+    size_of,
 )
 from gateway.identity.hops import (
     FORWARDED,
@@ -126,6 +129,8 @@ class Identity(msgspec.Struct, frozen=True, gc=False):
     # Of the client's key, if it has a name.
     key_name: str = ""
     tags: tuple[str, ...] = ()
+    # Id of the credential (of the address without one) that only the upstream can check.
+    unchecked: str = ""
 
 
 class Unauthorized(msgspec.Struct, frozen=True, gc=False):
@@ -138,11 +143,6 @@ class Unauthorized(msgspec.Struct, frozen=True, gc=False):
     address: Address | None
     disputed: bool = False
     code: str = ""
-
-
-def is_preflight(head: Head) -> bool:
-    """Whether it is a CORS preflight, which carries no credential."""
-    return head.method == "OPTIONS" and b"access-control-request-method" in head.fields
 
 
 def readable_id(text: str) -> str:
@@ -313,7 +313,7 @@ class Identifier:
         found = self._identify_new(
             remote, head, now, reading, trusted_fields=trusted_fields is not None
         )
-        if isinstance(found, Identity) and _size(key[1:4]) <= _MAX_CACHED_BYTES:
+        if isinstance(found, Identity) and size_of(key[1:4]) <= _MAX_CACHED_BYTES:
             self._known.put(key, found)
         return found
 
@@ -512,6 +512,9 @@ class Identifier:
             expires_at=match.expires_at,
             key_name="" if held is None else held.name,
             tags=() if held is None else held.tags,
+            unchecked=""
+            if match.verified or replaced
+            else sender_id(credential, self._secret, remote.client_ip),
         )
 
 
@@ -575,13 +578,6 @@ def _for_preflight(tenant: Tenant) -> Tenant:
 
 def _field_name(name: str) -> bytes:
     return name.lower().encode()
-
-
-def _size(carried: object) -> int:
-    """Bytes in a nested tuple of credentials and header values."""
-    if isinstance(carried, tuple):
-        return sum(map(_size, carried))
-    return len(carried) if isinstance(carried, bytes | str) else 0
 
 
 def _takes_body_user(

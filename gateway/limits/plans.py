@@ -9,7 +9,7 @@ limit and subject. Keys never contain a client's id in clear.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Container, Iterable, Sequence
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from datetime import datetime, timedelta, tzinfo
 from operator import itemgetter
 from typing import Any, Final
@@ -40,6 +40,7 @@ _NO_BOUND: Final = 1 << 62
 _FOREVER: Final = float("inf")
 # In cache keys, instead of the model: plans made from the head, without the body.
 _HEAD: Final = None
+_NO_PLANS: Final[Mapping[bool, Any]] = {}
 # Prefix of ``Limit.per`` for the limit of a throttled subject.
 THROTTLED: Final = "throttled_"
 _MINUTE_US: Final = 60_000_000
@@ -145,6 +146,7 @@ class LimitPlan(Plan):
         "amounts",
         "ceilings",
         "edge_plans",
+        "for_strangers",
         "gate_places",
         "gate_places_billable",
         "has_calendar",
@@ -175,6 +177,8 @@ class LimitPlan(Plan):
         self.unthrottled: LimitPlan | None = None
         # Made by ``edges.with_edges``.
         self.edge_plans: dict[tuple[int, ...], Any] | None = None
+        # Made by ``strangers.stranger_plan``: what it returns, for suspects and others.
+        self.for_strangers: Mapping[bool, Any] = _NO_PLANS
         if prototype is None:
             self._make_ready(cells)
         else:

@@ -6,12 +6,14 @@ a task or a future per request would be a large part.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 import msgspec
 
 from gateway.core.model import CellKind, Limit
+
+_NONE: Mapping[int, int] = {}
 
 
 class Cell(msgspec.Struct, frozen=True):
@@ -39,14 +41,17 @@ class Plan:
     cells), ``seen`` and ``seen_us`` (sums of the last answer, and the store's clock then).
 
     ``edges``: indices of the cells whose edge is held (``edges.EdgePlan``): the call may
-    cost more there than fits.
+    cost more there than fits. ``looks``: indices of the cells that must have room and that
+    count nothing, each with that of its tally (``strangers.StrangerPlan``). Tallies are the
+    last cells, in the same order.
     """
 
-    __slots__ = ("cells", "edges", "packed", "seen", "seen_us", "tag")
+    __slots__ = ("cells", "edges", "looks", "packed", "seen", "seen_us", "tag")
 
     def __init__(self, cells: tuple[Cell, ...], tag: bytes = b"") -> None:
         self.cells = cells
         self.edges: frozenset[int] = frozenset()
+        self.looks: Mapping[int, int] = _NONE
         self.tag = tag  # the tenant's hash tag: on a cluster, one store call per tag
         self.packed: Any = None
         self.seen: Sequence[int] = ()
@@ -160,6 +165,10 @@ class Store(Protocol):
         ...
 
     def settle(self, reserved: Reserved, actual: Sequence[int]) -> None: ...
+
+    def hold(self, plan: Plan, costs: Sequence[int]) -> Reserved:
+        """Reserve even beyond the limits: what was admitted in another way."""
+        ...
 
     def charge(self, plan: Plan, actual: Sequence[int]) -> None:
         """Count an exchange that passed without a reservation (observe mode), even

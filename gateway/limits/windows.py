@@ -338,7 +338,8 @@ class Ask(NamedTuple):
 
     ``cost`` is the most that it may cost, ``least`` what it is expected to cost; equal
     if the cost is certain. ``edge``: the call holds the edge of this counter, so that
-    it alone may cost more than fits.
+    it alone may cost more than fits. ``beside``: what open calls hold that this counter
+    does not contain (``strangers``).
     """
 
     cost: int
@@ -346,6 +347,7 @@ class Ask(NamedTuple):
     amount: int
     overdraft: int = 0
     edge: bool = False
+    beside: int = 0
 
 
 def fits(window: LimitWindow, now_us: int, ask: Ask) -> bool:
@@ -356,13 +358,14 @@ def fits(window: LimitWindow, now_us: int, ask: Ask) -> bool:
     overdraft; the call that holds the edge needs no room for that.
     """
     total = window.total(now_us)
-    if not ask.cost or total + ask.cost <= ask.amount:
+    whole = total + ask.beside + ask.cost
+    if not ask.cost or whole <= ask.amount:
         return True
     if ask.cost <= ask.least and not ask.edge:
         return False  # a certain cost has no overdraft
     if total - window.open_weight(now_us) + ask.least > ask.amount:
         return False
-    return ask.edge or total + ask.cost <= ask.amount + ask.overdraft
+    return ask.edge or whole <= ask.amount + ask.overdraft
 
 
 def wait_us(window: LimitWindow, now_us: int, ask: Ask) -> int:
@@ -371,6 +374,8 @@ def wait_us(window: LimitWindow, now_us: int, ask: Ask) -> int:
     For a cost that is not certain only settled weight counts, because open calls may
     settle at less than they reserve; CONCURRENCY_WAIT_US if they alone are in the way.
     """
+    if ask.beside and window.total(now_us) + ask.cost <= ask.amount:
+        return CONCURRENCY_WAIT_US
     if ask.cost <= ask.least and not ask.edge:
         return window.wait_us(now_us, ask.cost, ask.amount)
     most = ask.amount + ask.overdraft

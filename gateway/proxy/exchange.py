@@ -26,8 +26,9 @@ from gateway.http.response import RATE_LIMIT_FIELDS
 from gateway.metering.dialects import OPEN_STREAM, CountTask
 from gateway.metering.inflate import InflateError
 from gateway.proxy.flow import Flow
-from gateway.proxy.forward import outgoing_request
+from gateway.proxy.forward import NO_FIELDS, outgoing_request
 from gateway.proxy.later import PaidLater
+from gateway.proxy.leaving import STAYS, Leaving
 from gateway.proxy.local_reply import refuse_coding, upstream_failed
 from gateway.proxy.relay import NO_USAGE, AnswerRelay
 from gateway.proxy.session import LiveSession, check_session
@@ -43,7 +44,8 @@ from gateway.proxy.steps.read import (
 )
 from gateway.proxy.steps.reserve import plan_limits, refuse_reserved
 from gateway.proxy.steps.score import score
-from gateway.proxy.time_limits import FOREVER, stage_limit, start_drain
+from gateway.proxy.strangers import reserve, take_status
+from gateway.proxy.time_limits import FOREVER, stage_limit
 from gateway.proxy.tunnelled import MeteredTunnel
 from gateway.proxy.upload import Upload
 
@@ -58,8 +60,6 @@ if TYPE_CHECKING:
     from gateway.proxy.prepare import RequestContext
     from gateway.proxy.shared import Shared
 
-NO_FIELDS: frozenset[bytes] = frozenset()
-
 
 class Exchange:
     """Drives one flow from ``begin`` to ``_end``; owns its stage and connections."""
@@ -69,10 +69,10 @@ class Exchange:
         "answer",
         "buffer_limit",
         "client",
-        "drain_until",
         "flow",
         "in_begin",
         "last_activity",
+        "leaving",
         "must_end_at",
         "recorded",
         "relay",
@@ -113,7 +113,8 @@ class Exchange:
         self.retried = self.recorded = False
         # Times of the loop's clock.
         self.last_activity = 0.0
-        self.must_end_at = self.drain_until = FOREVER
+        self.must_end_at = FOREVER
+        self.leaving = STAYS
 
     # -- 1 identify, 2 gate -------------------------------------------------------
 
@@ -197,12 +198,10 @@ class Exchange:
             self._score()
 
     def _ask_store(self) -> None:
-        flow = self.flow
-        assert flow.plan is not None
         self.stage = Stage.RESERVING
         self.reserving = True
         self.reserve_at = perf_counter()
-        self.shared.store.reserve(flow.plan, flow.costs, self._on_reserved, flow.least)
+        reserve(self.flow, self.shared, self._on_reserved)
 
     def _on_reserved(self, reserved: Reserved) -> None:
         flow = self.flow
@@ -311,6 +310,9 @@ class Exchange:
         self.upstream = None
         if self.stage is not Stage.SENT:
             return
+        if self.leaving.waiting and not retry:
+            self.leave_upstream()
+            return
         if retry and not self.retried and self.upload is None and self.client:
             # Nothing came back on a connection that had been used before: it was
             # closed while idle, and the request never ran.
@@ -334,9 +336,16 @@ class Exchange:
         self.stage = Stage.ANSWERING
         self.answer = answer
         flow.status = answer.status
+        if flow.stranger is not None or answer.status == 401:
+            take_status(flow, self.shared, answer.status)
         if answer.status == 101:
             return  # on_upgraded follows
         conn, route = self.client, flow.context.route
+        if self.leaving.waiting:
+            self.relay.begin(flow, self.shared, answer, None)
+            if not self.leaving.go_on(flow, self.shared, answer.status):
+                self.leave_upstream()
+            return
         if flow.usage_requested and self.relay.hold(answer):
             return
         self.relay.begin(flow, self.shared, answer, conn)
@@ -523,21 +532,19 @@ class Exchange:
         if (
             self.stage in (Stage.SENT, Stage.ANSWERING)
             and (upload is None or upload.done)
-            and self._start_drain(ended=ended)
+            and self._reads_on(ended=ended)
         ):
+            if self.upstream is not None:
+                self.upstream.resume_reading()
             return
         self.leave_upstream()
 
-    def _start_drain(self, *, ended: bool) -> bool:
-        """Read the answer to its end, only to meter it, if that is wanted.
-
-        ``ended``: the client has all of it.
-        """
-        route = self.flow.context.route
-        self.drain_until = start_drain(route, self.shared, ended=ended)
-        if self.drain_until != FOREVER and self.upstream is not None:
-            self.upstream.resume_reading()
-        return self.drain_until != FOREVER
+    def _reads_on(self, *, ended: bool) -> bool:
+        """Read the answer, or only its status, to meter it, if that is wanted."""
+        self.leaving = Leaving()
+        if self.stage is Stage.SENT and self.flow.stranger is not None:
+            return self.leaving.wait(self.flow, self.shared, self.leave_upstream)
+        return self.leaving.read_on(self.flow, self.shared, ended=ended)
 
     def leave_upstream(self) -> None:
         """Close the upstream and settle what has passed: the client is gone."""
@@ -588,6 +595,6 @@ class Exchange:
             self._ended()
 
     def _ended(self) -> None:
-        if self.drain_until != FOREVER and self.flow.context.route is not None:
-            self.flow.context.route.end_drain()
+        if self.leaving is not STAYS:
+            self.leaving.end()
         self._on_end(self)

@@ -20,7 +20,7 @@ from gateway.limits.edges import (
 from gateway.limits.gate import BLOCKED
 
 if TYPE_CHECKING:
-    from collections.abc import Container, Iterable, Sequence
+    from collections.abc import Callable, Container, Iterable, Sequence
 
     from gateway.core.model import (
         Block,
@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from gateway.limits.ports import Reserved
     from gateway.metering.prices import Quote
     from gateway.proxy.prepare import RequestContext
+    from gateway.proxy.shared import Shared
 
 
 class StreamGrowth(Protocol):
@@ -66,6 +67,28 @@ class StreamGrowth(Protocol):
 
     def settle(self, actual: tuple[int, ...]) -> tuple[int, ...]:
         """Give back what was reserved; what the first reservation is settled at."""
+        ...
+
+
+class StrangerCall(Protocol):
+    """The reservation of a call whose credential is not accepted (``strangers.Stranger``)."""
+
+    reserved: Reserved | None
+
+    def reserve(
+        self, shared: Shared, plan: LimitPlan, done: Callable[[Reserved], None]
+    ) -> None:
+        """Reserve without holding what others share."""
+        ...
+
+    def join(self, shared: Shared) -> Reserved | None:
+        """Reserve as other clients do; None: that is how it is reserved already."""
+        ...
+
+    def settle(
+        self, shared: Shared, plan: LimitPlan, actual: tuple[int, ...], *, used: bool
+    ) -> None:
+        """End a call that was not accepted."""
         ...
 
 
@@ -115,6 +138,7 @@ class Flow:
         "sent_at",
         "status",
         "store_s",
+        "stranger",
         "trace",
         "unbounded",
         "unenforced",
@@ -151,13 +175,13 @@ class Flow:
         self.client_wait_s = 0.0
         self.store_s = self.score_s = 0.0
         self.sent_at = self.first_byte_at = 0.0
-        self.body = b""
+        self.body = self.client_body = b""
         self.facts: RequestFacts | None = None
         self.fingerprint: int | None = None
         # The gateway asked for the usage chunk, so the client must not see it.
         self.usage_requested = False
-        # The body without that request, for an upstream that refuses it; whether it did.
-        self.client_body = b""
+        # ``client_body``: the body without that request, for an upstream that refuses it;
+        # whether it did.
         self.unrequested = False
         self.plan: LimitPlan | None = None
         self.choices: tuple[LimitPlan, ...] = ()  # plans of the models that may answer
@@ -171,6 +195,7 @@ class Flow:
         self.cut = False  # the answer was not read to its end
         self.prompt_estimate = 0
         self.reserved: Reserved | None = None
+        self.stranger: StrangerCall | None = None  # whose credential is not accepted
         self.verdict = NOTHING
         self.action = "allow"
         self.unenforced = ""  # the action that observe mode did not carry out
@@ -217,6 +242,22 @@ class Flow:
         self.costs = costs
         self.most_completion = most_completion
         self.expected_completion = expected_completion
+
+    def set_stranger(self, stranger: StrangerCall) -> None:
+        """Reserve as a stranger."""
+        self.stranger = stranger
+
+    def end_stranger(self, held: Reserved | None) -> None:
+        """The upstream has accepted the credential. ``held``: the reservation now."""
+        self.stranger = None
+        self.reserved = held or self.reserved
+
+    @property
+    def leased(self) -> Reserved | None:
+        """The reservation whose leases are to be renewed."""
+        stranger = self.stranger
+        held = None if stranger is None else stranger.reserved
+        return held or self.reserved
 
     def set_reserved(self, reserved: Reserved | None) -> None:
         """The reservation of a session's next answer."""

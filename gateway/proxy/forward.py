@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
 # Actions on a forwarded request, which a header field states to the upstream.
 _MARKED = frozenset({"tag", "throttle"})
+NO_FIELDS: frozenset[bytes] = frozenset()
 
 
 def outgoing_request(

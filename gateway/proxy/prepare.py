@@ -83,6 +83,7 @@ class RequestContext:
         "request_id",
         "route",
         "session",
+        "stranger",
         "trace_lines",
         "upgrade",
     )
@@ -101,6 +102,8 @@ class RequestContext:
         self.preflight = False  # forwarded without credentials, body and upgrade
         self.client_ip = ""
         self.address: Address | None = None
+        # Tenant, route and id of a sender that only the upstream can check.
+        self.stranger: tuple[str, str, str] | None = None
         self.expires_at = float("inf")
         self.longest_s = float("inf")
         self.capless = True  # no caps and no prices that a body could violate
@@ -227,6 +230,8 @@ def _find_identity(
         return
     context.identity = found
     context.expires_at = found.expires_at
+    if found.unchecked and context.route is not None and not context.preflight:
+        context.stranger = (found.tenant.name, context.route.name, found.unchecked)
     if found.ambiguous:
         context.refusal = context.refusal or AMBIGUOUS
     _apply_policy(context, tables, found)

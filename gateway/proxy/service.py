@@ -80,13 +80,18 @@ class Service:
             self._renewed_at = now
             self._renew_leases()
         self._record_opened(perf_counter() - RECORD_OPENED_AFTER_S)
-        for exchange in [e for e in self.open_exchanges if e.drain_until <= now]:
-            exchange.leave_upstream()  # drained for too long
+        for exchange in [e for e in self.open_exchanges if e.leaving.until <= now]:
+            exchange.leave_upstream()  # read for too long
         for route in shared.tables.routes:
             route.pool.prune(now)
         if now - self._swept_at >= LATE_WORK_S:
             self._swept_at = now
             drop_late(shared)
+
+    def leave_rest(self) -> None:
+        """End the exchanges whose clients have left: the worker ends."""
+        for exchange in [e for e in self.open_exchanges if e.client is None]:
+            exchange.leave_upstream()
 
     def _record_opened(self, before: float) -> None:
         """Record the exchanges that were opened earlier and still run."""
@@ -96,7 +101,7 @@ class Service:
 
     def _renew_leases(self) -> None:
         for exchange in self.open_exchanges:
-            reserved = exchange.flow.reserved
+            reserved = exchange.flow.leased
             if reserved is not None and reserved.admitted and reserved.lease:
                 self.shared.store.renew(reserved)
             if exchange.flow.growth is not None:

@@ -151,7 +151,10 @@ def keep_reserved(flow: Flow, shared: Shared) -> None:
     if reserved is None or not reserved.admitted:
         return
     try:
-        shared.store.settle(reserved, flow_costs)
+        if flow.stranger is not None and flow.plan is not None:
+            flow.stranger.settle(shared, flow.plan, flow_costs, used=True)
+        else:
+            shared.store.settle(reserved, flow_costs)
     except Exception as error:  # noqa: BLE001
         shared.report_fault("release", error)
 
@@ -204,7 +207,9 @@ def settle(flow: Flow, shared: Shared, usage: Usage) -> int | None:
         if flow.growth is not None:
             actual = flow.growth.settle(actual)
             flow.end_growth()
-        if reserved.admitted:
+        if flow.stranger is not None:
+            flow.stranger.settle(shared, plan, actual, used=spent)
+        elif reserved.admitted:
             shared.store.settle(reserved, actual)
         elif flow.outcome != "refused":
             # Observe mode let it pass although a limit had no room: it counts.

@@ -8,6 +8,7 @@ from email.utils import formatdate
 from time import perf_counter
 from typing import TYPE_CHECKING
 
+from gateway.core.lru import Lru
 from gateway.limits.plans import DEFAULT_PREFIX
 from gateway.metering.usage import CompletionExpectation, PromptEstimator
 from gateway.proxy.scoring import Scoring
@@ -23,6 +24,10 @@ if TYPE_CHECKING:
     from gateway.metering.prices import PriceTable
     from gateway.proxy.tables import Tables
 
+# Accepted credentials that a worker remembers, about 300 bytes each. A forgotten one is
+# known again with its next answer.
+MAX_ACCEPTED = 20_000
+
 
 class Shared:
     """Made once for each worker. ``tables`` is replaced when the configuration changes:
@@ -37,6 +42,7 @@ class Shared:
         "_date_at",
         "_id_count",
         "_id_prefix",
+        "accepted",
         "append_record",
         "counter",
         "drain_refused",
@@ -52,7 +58,10 @@ class Shared:
         "now",
         "on_fault",
         "scoring",
+        "status_waits",
+        "status_waits_refused",
         "store",
+        "suspects",
         "tables",
         "tracer",
         "work_tenants",
@@ -93,6 +102,13 @@ class Shared:
         self.faults = 0
         self.fault_logged_at = float("-inf")
         self.on_fault: Callable[[str, BaseException], None] = lambda _step, _error: None
+        # Senders whose credential an upstream has accepted (``prepare``: ``stranger``).
+        self.accepted: Lru[tuple[str, str, str], bool] = Lru(MAX_ACCEPTED)
+        # Until when an address is a suspect, after an invalid credential.
+        self.suspects: Lru[str, float] = Lru(MAX_ACCEPTED)
+        # Calls that wait for their status after their client has left, and those that
+        # could not, as too many waited.
+        self.status_waits = self.status_waits_refused = 0
         self.drain_refused = 0  # answers of clients that left, over ``drain_max``
         # Work that is paid later: accepted; settled by its end; charged as reserved, as
         # its end stated no usage, was never seen, or could not be waited for.

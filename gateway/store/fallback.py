@@ -65,6 +65,12 @@ class Fallback:
         if reserved.admitted:
             self.track(reserved)
 
+    def hold(self, reserved: Reserved) -> None:
+        """Count a reservation that needs no check."""
+        reserved.local = True
+        self.windows.take(reserved)
+        self.track(reserved)
+
     def track(self, reserved: Reserved) -> None:
         """Track an admitted exchange that the store has no record of."""
         reserved.state = LOCAL

@@ -11,9 +11,17 @@ from collections.abc import Callable, Sequence
 
 from gateway.core.model import CellKind
 from gateway.limits.ports import Cell, Plan, Reserved, Works
-from gateway.limits.windows import NEVER, Ask, LimitWindow, fits, open_window, wait_us
+from gateway.limits.windows import (
+    NEVER,
+    Ask,
+    LimitWindow,
+    fits,
+    is_firm,
+    open_window,
+    wait_us,
+)
 from gateway.store import wire
-from gateway.store.states import DONE, HELD, detach
+from gateway.store.states import DONE, HELD, detach, resume
 from gateway.store.works import MemoryWorks
 
 # Most counters kept (about 1 KB each); the least recently used one is evicted.
@@ -116,6 +124,8 @@ class MemoryStore:
         reserved.sums = [
             before + cost for before, cost in zip(sums, costs, strict=True)
         ]
+        for i in plan.looks:
+            reserved.sums[i] = sums[i]
 
     def _refuse(
         self, reserved: Reserved, refusing: list[int], windows: list[LimitWindow]
@@ -134,6 +144,8 @@ class MemoryStore:
         reserved.violated = index
         reserved.retry_after = until_us / 1e6 if until_us >= 0 else -1.0
         reserved.frees_at = self._monotonic() + frees_us / 1e6 if frees_us else 0.0
+        if reserved.plan.looks:
+            self._drop_empty(reserved.plan.cells, now_us)
 
     def settle(self, reserved: Reserved, actual: Sequence[int]) -> None:
         """Replace the reserved cost by the actual one; idempotent."""
@@ -144,6 +156,7 @@ class MemoryStore:
     def adjust(self, reserved: Reserved, actual: Sequence[int]) -> None:
         """Settle in those windows that are still kept."""
         now_us, costs, cells = self.now_us(), reserved.costs, reserved.plan.cells
+        taken_back = False
         for i in wire.packed_plan(reserved.plan).distinct:
             window = self._windows.get(cells[i].key)
             if window is None or (
@@ -151,6 +164,31 @@ class MemoryStore:
             ):
                 continue
             window.settle(now_us, reserved.at_us, costs[i], actual[i], reserved.lease)
+            taken_back |= not actual[i] and costs[i] > 0 and is_firm(cells[i])
+        if taken_back or reserved.plan.looks:
+            self._drop_empty(cells, now_us)
+
+    def _drop_empty(self, cells: Sequence[Cell], now_us: int) -> None:
+        """Drop the counters that a call of a stranger has left empty."""
+        for cell in cells:
+            window = self._windows.get(cell.key)
+            if window is not None and not window.total(now_us):
+                del self._windows[cell.key]
+
+    def hold(self, plan: Plan, costs: Sequence[int]) -> Reserved:
+        """Reserve without a check; see ``ports.Store``."""
+        reserved = resume(plan, costs, self.now_us())
+        self._leases += 1
+        reserved.lease = b"%d" % self._leases
+        self.take(reserved)
+        return reserved
+
+    def take(self, reserved: Reserved) -> None:
+        """Count a reservation that needs no check, at its time."""
+        plan = reserved.plan
+        for i in wire.packed_plan(plan).distinct:
+            window = self._window(plan, i)
+            window.reserve(reserved.at_us, reserved.costs[i], reserved.lease)
 
     def charge(self, plan: Plan, actual: Sequence[int]) -> None:
         """Count cost without a reservation, regardless of limits."""
@@ -162,8 +200,9 @@ class MemoryStore:
     def renew(self, reserved: Reserved) -> None:
         """Extend the leases of a long exchange."""
         now_us = self.now_us()
-        for i, cell in enumerate(reserved.plan.cells):
-            if cell.kind is CellKind.CONCURRENT and reserved.costs[i]:
+        cells = reserved.plan.cells
+        for i in wire.packed_plan(reserved.plan).distinct:
+            if cells[i].kind is CellKind.CONCURRENT and reserved.costs[i]:
                 self._window(reserved.plan, i).renew(now_us, reserved.lease)
 
     def detach(self, reserved: Reserved) -> bool:
@@ -195,8 +234,13 @@ class MemoryStore:
         if replicas > 1:
             amount = max(min(1, amount), amount // replicas)
             overdraft //= replicas
-        cost, least = reserved.costs[index], reserved.least[index]
-        return Ask(cost, least, amount, overdraft, index in reserved.plan.edges)
+        cost, least, plan = reserved.costs[index], reserved.least[index], reserved.plan
+        beside = self._tally(plan, index) if index in plan.looks else 0
+        return Ask(cost, least, amount, overdraft, index in plan.edges, beside)
+
+    def _tally(self, plan: Plan, index: int) -> int:
+        """What strangers hold beside this counter."""
+        return self._window(plan, plan.looks[index]).total(self.now_us())
 
     def _window(self, plan: Plan, index: int) -> LimitWindow:
         cell = plan.cells[index]

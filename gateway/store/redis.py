@@ -38,7 +38,7 @@ from gateway.store.fallback import Fallback, WhenDown
 from gateway.store.in_doubt import InDoubtCall
 from gateway.store.memory import MemoryStore
 from gateway.store.replay_log import ReplayLog
-from gateway.store.states import DONE, HELD, IN_DOUBT, LOCAL, detach
+from gateway.store.states import DONE, HELD, IN_DOUBT, LOCAL, detach, resume
 from gateway.store.url import RedisAddress, parse_redis_url
 from gateway.store.watchdog import AnswerWatchdog
 from gateway.store.works import RedisWorks
@@ -172,6 +172,17 @@ class RedisStore:
                 self._schedule()
         elif reserved.state == IN_DOUBT:
             self._settle_in_doubt(reserved, actual)
+
+    def hold(self, plan: Plan, costs: Sequence[int]) -> Reserved:
+        """Reserve without a check; see ``ports.Store``."""
+        reserved = resume(plan, costs, self.now_us())
+        reserved.lease = self._new_lease()
+        if self._mode != _LIVE:
+            self._fallback.hold(reserved)
+        else:
+            self._queue.append((wire.HOLD, reserved, None))
+            self._schedule()
+        return reserved
 
     def charge(self, plan: Plan, actual: Sequence[int]) -> None:
         """See ``ports.Store``; sent with the next call."""

@@ -16,7 +16,7 @@ from importlib.resources import files
 from typing import Any
 
 from gateway.core.model import CellKind
-from gateway.limits.ports import Cell, Plan, Reserved
+from gateway.limits.ports import Plan, Reserved
 from gateway.limits.windows import is_firm
 
 SCRIPT = files("gateway.store").joinpath("lua/gate.lua").read_bytes()
@@ -29,6 +29,7 @@ ANSWER_HEAD = 4
 _FIRM = 4
 _TWIN = 8
 _EDGE = 16
+_LOOK = 32
 _CELL = struct.Struct("<BdddH")
 _SEQ = struct.Struct("<d")
 _PLANS = struct.Struct("<H")
@@ -59,7 +60,7 @@ class PackedPlan:
     """The packed form of a plan, and the packers of its operations.
 
     ``mark`` and ``index``: its position in the call that is being packed. ``distinct``:
-    indices of the cells that are the first with their key.
+    indices of the cells that are the first with their key, and that count.
     """
 
     __slots__ = (
@@ -78,9 +79,13 @@ class PackedPlan:
     def __init__(self, plan: Plan) -> None:
         cells = plan.cells
         keys = [cell.key for cell in cells]
-        self.distinct = tuple(i for i, key in enumerate(keys) if keys.index(key) == i)
+        self.distinct = tuple(
+            i
+            for i, key in enumerate(keys)
+            if keys.index(key) == i and i not in plan.looks
+        )
         self.leased = any(cell.kind is CellKind.CONCURRENT for cell in cells)
-        self.head = _pack_cells(cells, self.distinct, plan.edges)
+        self.head = _pack_cells(plan, self.distinct)
         self.mark: object = None
         self.index = 0
         packers = _packers(len(cells), leased=self.leased)
@@ -110,15 +115,14 @@ def packed_plan(plan: Plan) -> PackedPlan:
     return form
 
 
-def _pack_cells(
-    cells: Sequence[Cell], distinct: Sequence[int], edges: Container[int]
-) -> bytes:
-    parts = [bytes([len(cells)])]
-    for i, cell in enumerate(cells):
+def _pack_cells(plan: Plan, distinct: Container[int]) -> bytes:
+    parts = [bytes([len(plan.cells)])]
+    for i, cell in enumerate(plan.cells):
         flags = int(cell.kind)
         flags |= _FIRM if is_firm(cell) else 0
         flags |= 0 if i in distinct else _TWIN
-        flags |= _EDGE if i in edges else 0
+        flags |= _EDGE if i in plan.edges else 0
+        flags |= _LOOK if i in plan.looks else 0
         window = cell.window_us
         if cell.kind is CellKind.CALENDAR:
             window = round(cell.ends_at * 1e6)

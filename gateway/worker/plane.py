@@ -120,6 +120,7 @@ class Plane:
         self.begin_drain()
         await self._until_settled(float(self.config.server.drain_timeout))
         self.listener.abort_all()
+        self.service.leave_rest()
         await self._until_settled(SETTLE_ABORTED_S)
         await self.store.close()
         self.listener.close()
@@ -141,6 +142,7 @@ class Plane:
         turned_away = dict(listener.counters)
         turned_away["records"] = shared.dropped_records
         turned_away["drain"] = shared.drain_refused
+        turned_away["status"] = shared.status_waits_refused
         turned_away["blocks"] = self.gate.dropped_blocks
         turned_away["delays"] = shared.scoring.delays_refused
         stats: Message = {

@@ -292,6 +292,84 @@ async def test_every_key_has_a_time_to_live(store, engine, name):
     assert [ttl for ttl in ttls if int(ttl[1:]) <= 0] == [b":-2\r\n"]
 
 
+def strangers(name: str, *, amount: int = 100, overdraft: int = 0) -> Plan:
+    """A plan that looks at one counter and counts in its tally."""
+    tally = sliding(name + ":new", 1 << 53)
+    plan = Plan((sliding(name, amount, overdraft=overdraft), tally))
+    plan.looks = {0: 1}
+    return plan
+
+
+async def test_a_stranger_needs_room_and_holds_none(store, name):
+    """Strangers see the counter and each other; the counter's own calls do not."""
+    known, plan = Plan((sliding(name, 100),)), strangers(name)
+    await reserve(store, known, 30)
+    first = await reserve(store, plan, 60, 60)
+    assert first.admitted
+    second = await reserve(store, plan, 11, 11)
+    assert (second.admitted, second.violated, second.retry_after) == (False, 0, 1.0)
+    assert (await reserve(store, plan, 10, 10)).admitted
+    assert (await reserve(store, known, 70)).admitted
+    third = await reserve(store, plan, 1, 1)
+    assert 45.0 < third.retry_after <= 61.0
+    assert await store.peek(plan.cells) == [100, 70]
+    store.settle(first, (0, 0))
+    assert await store.peek(plan.cells) == [100, 10]
+
+
+async def test_strangers_share_the_overdraft(store, name):
+    """What they may cost stays within limit and overdraft, together."""
+    plan = strangers(name, overdraft=10)
+    least = (20, 0)
+    answers = [await reserve(store, plan, 50, 50, least=least) for _ in range(3)]
+    assert [answer.admitted for answer in answers] == [True, True, False]
+    assert answers[2].retry_after == 1.0
+
+
+async def test_strangers_with_leases(store, name):
+    """Open calls are looked at, tallied, and not renewed as if they counted."""
+    plan = Plan((concurrent(name, 2), concurrent(name + ":new", 1 << 53)))
+    plan.looks = {0: 1}
+    first, second, third = [await reserve(store, plan, 1, 1) for _ in range(3)]
+    assert (first.admitted, second.admitted, third.admitted) == (True, True, False)
+    store.renew(first)
+    assert await store.peek(plan.cells) == [0, 2]
+    store.settle(first, (1, 1))
+    store.settle(second, (1, 1))
+    assert await store.peek(plan.cells) == [0, 0]
+
+
+async def test_what_is_held_counts_beyond_the_limit(store, name):
+    """It is settled as any reservation is."""
+    plan = Plan((sliding(name, 100), concurrent(name + "c", 1)))
+    await reserve(store, plan, 90, 1)
+    held = store.hold(plan, (50, 1))
+    assert held.admitted
+    assert await store.peek(plan.cells) == [140, 2]
+    store.settle(held, (20, 1))
+    store.settle(held, (20, 1))
+    assert await store.peek(plan.cells) == [110, 1]
+
+
+async def test_a_stranger_that_is_taken_back_leaves_no_key(store, engine, name):
+    """Counters of invalid credentials do not fill the store."""
+    day = calendar(name, 10, time.time() + 60, meter="requests")
+    plan = Plan((day, sliding(name + "s", 10), sliding(name + "t", 10)))
+    kept = await reserve(store, plan, 1, 5, 0)
+    store.settle(kept, (1, 0, 0))
+    assert await store.peek(plan.cells) == [1, 0, 0]
+    store.settle(await reserve(store, plan, 1, 5, 0), (0, 0, 0))
+    assert await store.peek(plan.cells) == [1, 0, 0]
+    fresh = Plan((calendar(name + "f", 10, time.time() + 60, meter="requests"),))
+    store.settle(await reserve(store, fresh, 1), (0,))
+    assert await store.peek(fresh.cells) == [0]
+    if engine is None:
+        assert fresh.cells[0].key not in store._windows
+    else:
+        keys = [fresh.cells[0].key, plan.cells[1].key]
+        assert [engine.command(b"EXISTS " + key) for key in keys] == [b":0\r\n"] * 2
+
+
 async def keep(store, work: bytes, note: bytes, tag: bytes = b"t") -> WorkAnswer:
     """Keep a note, and wait for the answer."""
     answered: asyncio.Future[WorkAnswer] = asyncio.get_running_loop().create_future()

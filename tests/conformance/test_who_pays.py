@@ -1,7 +1,8 @@
-"""Ways to have another client throttled or blocked: none succeeds."""
+"""Ways to have another client throttled, blocked or charged: none succeeds."""
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import hmac
 import json
@@ -14,6 +15,7 @@ from tests.inprocess import (
     InProcess,
     event_loop_policy,  # noqa: F401
     request,
+    until,
     upstream,  # noqa: F401
 )
 
@@ -101,3 +103,103 @@ async def test_a_client_never_pays_for_another(way, upstream):
             for _ in range(4)
         ]
     assert victim == [b"200", b"200", b"200", b"429"]
+
+
+REFUSED = b"HTTP/1.1 401 No\r\nContent-Length: 2\r\n\r\n{}"
+USAGE = b'{"usage":{"prompt_tokens":5,"completion_tokens":7,"total_tokens":12}}'
+ANSWER = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%b" % (len(USAGE), USAGE)
+SHARED = (
+    'per = "tenant", tokens = 10_000, window = "day"',
+    'per = "tenant", completion_tokens = 10_000, window = "1h"',
+    'per = "model", tokens = 10_000, window = "day"',
+    'per = "tenant+model", usd = 0.1, window = "month"',
+    'per = "tenant", requests = 9, window = "day"',
+    'per = "tenant", concurrent = 4',
+)
+CAPPED, UNCAPPED = b',"max_tokens":9900', b""
+# Members of the attacker's body, whether it leaves before the status, and the status.
+ATTACKS = {
+    "waits": (CAPPED, False, REFUSED),
+    "leaves": (CAPPED, True, REFUSED),
+    "leaves without a cap": (UNCAPPED, True, REFUSED),
+    "leaves a stream": (b',"stream":true', True, REFUSED),
+    "leaves a capped stream": (b',"stream":true' + CAPPED, True, REFUSED),
+    "leaves a bad request": (CAPPED, True, REFUSED.replace(b"401", b"400")),
+    "is never answered": (CAPPED, True, b""),
+}
+
+
+def stranger(key: bytes, members: bytes, source: bytes = b"198.51.100.7") -> bytes:
+    """A call with a key that only the upstream can check."""
+    body = b'{"model":"gpt-4o","messages":[{"role":"user","content":"hi"}]%b}' % members
+    fields = CLOSE + b"Authorization: Bearer " + key + b"\r\n"
+    return b"PROXY TCP4 %b 127.0.0.1 9 9\r\n" % source + request(
+        b"POST", CHAT, fields, body
+    )
+
+
+@pytest.mark.parametrize("attack", ATTACKS)
+@pytest.mark.parametrize("limit", SHARED)
+async def test_invalid_keys_neither_charge_nor_hold_what_others_share(
+    limit, attack, upstream
+):
+    """While they are in flight, a known client passes; afterwards everybody does."""
+    members, leaves, answer = ATTACKS[attack]
+    victim = stranger(b"VICTIM", b',"max_tokens":20', b"192.0.2.1")
+    upstream.default = (ANSWER,)
+    async with InProcess(
+        upstream, server=BEHIND, policy=f"limits = [{{ {limit} }}]"
+    ) as gateway:
+        assert (await gateway.talk(victim))[9:12] == b"200"
+        clients = []
+        for n in range(12):
+            upstream.scripts.append((0.3, answer))
+            client = await gateway.client()
+            client.send(stranger(b"bad%d" % n, members))
+            clients.append(client)
+            await until(
+                lambda n=n: len(upstream.requests) + len(gateway.records) > n + 1
+            )
+        upstream.scripts.clear()
+        if leaves:
+            for client in clients:
+                client.close()
+        assert (await gateway.talk(victim))[9:12] == b"200"
+        if not leaves:
+            await asyncio.gather(*(client.rest() for client in clients))
+        elif answer:
+            await until(lambda: len(gateway.records) == 14)
+            newcomer = stranger(b"NEW", b',"max_tokens":20', b"192.0.2.2")
+            assert (await gateway.talk(newcomer))[9:12] == b"200"
+        charged = [r.total_tokens for r in gateway.records if r.status != 200]
+        assert not any(charged)
+        assert (await gateway.talk(victim))[9:12] == b"200"
+
+
+@pytest.mark.parametrize("limit", SHARED[:4])
+async def test_a_valid_key_that_always_leaves_is_charged(limit, upstream):
+    """Whoever rotates keys that the upstream accepts reaches the limit all the same."""
+    upstream.default = (0.02, _answer_of(900))
+    async with InProcess(
+        upstream, server=BEHIND, policy=f"limits = [{{ {limit} }}]"
+    ) as gateway:
+        for n in range(14):
+            seen, client = len(upstream.requests), await gateway.client()
+            client.send(stranger(b"good%d" % n, b',"max_tokens":900'))
+            await until(
+                lambda seen=seen, n=n: (
+                    len(upstream.requests) > seen or len(gateway.records) > n
+                )
+            )
+            client.close()
+            await until(lambda n=n: len(gateway.records) > n)
+        passed = [r.total_tokens for r in gateway.records if r.status == 200]
+        assert 9 <= len(passed) <= 12
+        assert set(passed) == {905}
+        assert gateway.records[-1].status == 429
+
+
+def _answer_of(tokens: int) -> bytes:
+    body = b'{"usage":{"prompt_tokens":5,"completion_tokens":%d,"total_tokens":%d}}'
+    body %= tokens, tokens + 5
+    return b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%b" % (len(body), body)

@@ -9,6 +9,9 @@
 --             2 concurrent (window_us is the lease); +4 firm: a reservation is final;
 --             +8 twin: an earlier cell of the plan has the same key
 --             +16 edge: the call holds the edge of this cell, and may cost more there
+--             +32 look: it must have room, beside what is in its tally, and counts
+--             nothing; also a twin. The tallies are the last cells of the plan, in the
+--             order of the looks
 --   op     := code:u8 plan:u16 body; a lease stands only where a plan has leases
 --     1 reserve  cost:f64{cells} lease:16 least:f64{cells}             all or none
 --                (what the costs, `least` and edges mean: gateway/limits/windows.py)
@@ -308,11 +311,11 @@ local function add_past(cell, at, cost, lease)
 end
 
 -- As `fits` in gateway/limits/windows.py, for a cost that does not fit the amount.
-local function fits_overdraft(cell, cost, least, amount, overdraft, edge)
+local function fits_overdraft(cell, cost, least, amount, overdraft, edge, beside)
   if cost <= least and not edge then return false end
   local open_weight = min(cell.open + cell.earlier, cell.sum)
   if cell.sum - open_weight + least > amount then return false end
-  return edge or cell.sum + cost <= amount + overdraft
+  return edge or cell.sum + beside + cost <= amount + overdraft
 end
 
 local function wait_us(cell, cost, least, amount, overdraft, edge)
@@ -358,11 +361,16 @@ local function reserve(plan, values)
   for i = 1, n do
     local cell, cost, amount = plan[i], values[i], amounts[i]
     local sum = cell.sum or LOAD[cell.kind](cell)
-    if cost > 0 and sum + cost > amount then
+    local tally, beside = plan[plan.looks[i]], 0
+    if tally then beside = tally.sum or LOAD[tally.kind](tally) end
+    if cost > 0 and sum + beside + cost > amount then
       local least, overdraft, edge = values[first + i], plan.overdrafts[i], plan.edges[i]
-      if not fits_overdraft(cell, cost, least, amount, overdraft, edge)
+      if not fits_overdraft(cell, cost, least, amount, overdraft, edge, beside)
         and longest ~= -1 then
-        local wait = wait_us(cell, cost, least, amount, overdraft, edge)
+        local wait = LEASE_WAIT_US
+        if sum + cost > amount then
+          wait = wait_us(cell, cost, least, amount, overdraft, edge)
+        end
         if wait == -1 or not violated or wait > longest then
           violated, longest = i, wait
         end
@@ -441,12 +449,17 @@ local function read_plan()
   local n
   n, pos = unpack_at('B', packed, pos)
   local amounts, overdrafts = {}, {}
+  local looking, looks = nil, 0
   local plan = { n = n, amounts = amounts, overdrafts = overdrafts, twins = none,
-    edges = none, leased = false }
+    edges = none, looks = none, leased = false }
   for i = 1, n do
     local kind, window, amount, overdraft, key
     kind, window, amount, overdraft, key, pos = unpack_at('<BdddHc0', packed, pos)
     amounts[i], overdrafts[i] = amount, overdraft
+    if kind >= 32 then
+      looking, looks, kind = looking or {}, looks + 1, kind - 32
+      looking[looks] = i
+    end
     if kind >= 16 then
       if plan.edges == none then plan.edges = {} end
       plan.edges[i], kind = true, kind - 16
@@ -467,6 +480,10 @@ local function read_plan()
     end
     if cell.kind == 2 then plan.leased = true end
     plan[i] = cell
+  end
+  if looking then
+    plan.looks = {}
+    for j = 1, looks do plan.looks[looking[j]] = n - looks + j end
   end
   return plan
 end
@@ -494,6 +511,11 @@ if not empty then
 end
 for i = 1, changed_count do
   local cell = changed[i]
-  SAVE[cell.kind](cell)
+  -- An empty counter is as good as none.
+  if cell.kind ~= 2 and cell.sum == 0 then
+    call('DEL', cell.key)
+  else
+    SAVE[cell.kind](cell)
+  end
 end
 return out
