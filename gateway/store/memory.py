@@ -154,15 +154,18 @@ class MemoryStore:
             self.adjust(reserved, actual)
 
     def adjust(self, reserved: Reserved, actual: Sequence[int]) -> None:
-        """Settle in those windows that are still kept."""
+        """Settle in those windows that are still kept; a charge makes a new one."""
         now_us, costs, cells = self.now_us(), reserved.costs, reserved.plan.cells
         taken_back = False
         for i in wire.packed_plan(reserved.plan).distinct:
+            leased, more = cells[i].kind is CellKind.CONCURRENT, actual[i] > costs[i]
             window = self._windows.get(cells[i].key)
-            if window is None or (
-                cells[i].kind is CellKind.CONCURRENT and not costs[i]
-            ):
+            if leased and (window is None or not costs[i]):
                 continue
+            if window is None:
+                if not more:
+                    continue
+                window = self._window(reserved.plan, i)
             window.settle(now_us, reserved.at_us, costs[i], actual[i], reserved.lease)
             taken_back |= not actual[i] and costs[i] > 0 and is_firm(cells[i])
         if taken_back or reserved.plan.looks:

@@ -298,3 +298,17 @@ def test_open_calls_are_waited_for_a_second_and_settled_weight_until_it_leaves()
     assert wait_us(window, T0, Ask(111, 1, 100, 10)) == NEVER
     assert wait_us(window, T0, Ask(111, 101, 100, 10, edge=True)) == NEVER
     assert wait_us(window, T0, Ask(41, 41, 100, 10)) == 61 * SECOND
+
+
+def test_what_is_held_beside_a_counter():
+    """It needs room as well, and may end at any moment."""
+    window = SlidingWindow(60_000_000)
+    window.reserve(0, 60)
+    assert fits(window, 0, Ask(10, 10, 100, beside=30))
+    certain, uncertain = Ask(11, 11, 100, beside=30), Ask(21, 1, 100, 10, beside=30)
+    assert not fits(window, 0, certain)
+    assert not fits(window, 0, uncertain)
+    assert wait_us(window, 0, certain) == CONCURRENCY_WAIT_US
+    assert wait_us(window, 0, uncertain) == CONCURRENCY_WAIT_US
+    assert wait_us(window, 0, Ask(50, 50, 100, beside=30)) > CONCURRENCY_WAIT_US
+    assert fits(window, 0, Ask(21, 1, 100, 10, edge=True, beside=30))

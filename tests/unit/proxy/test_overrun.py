@@ -188,14 +188,16 @@ async def test_a_client_that_leaves_is_charged_what_it_reserved(
 async def test_a_client_that_leaves_an_answer_without_stream_is_charged(upstream):
     """The provider bills what it generated, although nothing was sent yet."""
     upstream.default = (5.0,)
+    upstream.scripts.append((b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}",))
     async with InProcess(upstream, policy=LIMIT) as gateway:
+        await gateway.talk(chat())  # the upstream accepts the client
         client = await gateway.client()
         client.send(chat().replace(b'"stream":true', b'"stream":null'))
-        await until(lambda: upstream.requests)
+        await until(lambda: len(upstream.requests) == 2)
         await asyncio.sleep(0.01)
         client.close()
-        await until(lambda: gateway.records)
-        assert gateway.records[0].completion_tokens == 4096
+        await until(lambda: len(gateway.records) == 2)
+        assert gateway.records[1].completion_tokens == 4096
 
 
 async def test_without_limits_of_tokens_a_cut_answer_is_counted(upstream):
