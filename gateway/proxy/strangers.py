@@ -121,7 +121,8 @@ def reserve(flow: Flow, shared: Shared, done: Callable[[Reserved], None]) -> Non
     plan, sender = flow.plan, flow.context.stranger
     assert plan is not None
     if sender is None or shared.accepted.get(sender) is not None:
-        flow.end_stranger(None)
+        if flow.stranger is not None:  # accepted since it was asked for less
+            flow.end_stranger(None)
         shared.store.reserve(plan, flow.costs, done, flow.least)
         return
     stranger = Stranger(flow)
