@@ -191,6 +191,8 @@ class RequestFacts(msgspec.Struct, gc=False):
     tier: str = ""
     # Other models that may answer instead (fallbacks).
     models: tuple[str, ...] = ()
+    # Member under which a cap is written in; "": as the model's name suggests.
+    cap_name: str = ""
 
     @property
     def named_models(self) -> tuple[str, ...]:

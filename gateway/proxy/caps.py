@@ -10,6 +10,7 @@ from gateway.core.model import NANOS_PER_USD
 from gateway.core.refusal import Refusal
 from gateway.metering.models import matches_model, matching_names
 from gateway.proxy.access import JOBS, check_model
+from gateway.proxy.flow import WrittenCap
 
 if TYPE_CHECKING:
     from gateway.core.model import Caps, Policy, RequestFacts
@@ -159,6 +160,8 @@ def _clamp(flow: Flow, facts: RequestFacts, caps: Caps) -> None:
         flow.leave_unclamped()
         return
     max_tokens, n = caps.max_tokens, caps.n
+    if max_tokens is not None and facts.max_tokens is None and not facts.endless:
+        _note_written(flow, facts, caps)
     flow.replace_body(match.dialect.clamp(flow.body, facts, max_tokens, n))
     if max_tokens is not None and match.dialect.cap_path(facts) is not None:
         asked = facts.max_tokens
@@ -166,6 +169,45 @@ def _clamp(flow: Flow, facts: RequestFacts, caps: Caps) -> None:
         facts.endless = False
     if n is not None and facts.n > n:
         facts.n = max(1, n // facts.prompts) * facts.prompts
+
+
+def _note_written(flow: Flow, facts: RequestFacts, caps: Caps) -> None:
+    """Choose the name under which the cap is written in, and note how to change it."""
+    match, route = flow.context.match, flow.context.route
+    if match is None or route is None:
+        return
+    other = match.dialect.other_cap_name(facts)
+    path = match.dialect.cap_path(facts)
+    if not other or path is None:
+        return
+    name = path[-1]
+    tenant = "" if flow.identity is None else flow.identity.tenant.name
+    if route.cap_names.get((tenant, deployment_of(flow, facts))) == other:
+        name, other = other, name
+        facts.cap_name = name
+    plain = replace(facts)  # as the client wrote it
+    flow.note_written_cap(WrittenCap(flow.body, plain, caps, name, other))
+
+
+def rename_cap(flow: Flow, cap: WrittenCap) -> None:
+    """Write the cap into the client's body under its other name."""
+    match = flow.context.match
+    assert match is not None
+    facts = replace(cap.facts, cap_name=cap.other)
+    body = match.dialect.clamp(cap.body, facts, cap.caps.max_tokens, cap.caps.n)
+    client_body = flow.client_body
+    if flow.usage_requested:
+        client_body = body
+        body = match.dialect.ask_usage(body, facts) or body
+    swapped = cap._replace(name=cap.other, other=cap.name)
+    flow.rename_cap(swapped, body, client_body)
+
+
+def deployment_of(flow: Flow, facts: RequestFacts | None = None) -> str:
+    """What the upstream looks a request up by: a deployment of the path, or the model."""
+    facts, match = facts or flow.facts, flow.context.match
+    named = "" if match is None else match.model
+    return named or ("" if facts is None else facts.model)
 
 
 def _check_price(context: RequestContext, model: str) -> Refusal | None:

@@ -346,7 +346,8 @@ class Exchange:
             if not self.leaving.go_on(flow, self.shared, answer.status):
                 self.leave_upstream()
             return
-        if flow.usage_requested and self.relay.hold(answer):
+        edited = flow.usage_requested or flow.written_cap is not None
+        if edited and self.relay.hold(answer):
             return
         self.relay.begin(flow, self.shared, answer, conn)
         self.last_activity = now = self.shared.now()
@@ -378,8 +379,8 @@ class Exchange:
         """The answer has ended, or broke off (not ``complete``)."""
         ended_at = perf_counter()
         if self.relay.held is not None:
-            if self.client and self.relay.refuses_usage(self.flow, complete=complete):
-                self._send_unrequested()
+            if self.client and self.relay.refuses_edit(self.flow, complete=complete):
+                self._send_again()
                 return
             self.relay.let_go(self.flow, self.shared, self.client)
         if self.flow.usage_requested:
@@ -401,12 +402,11 @@ class Exchange:
         if conn is not None:
             conn.exchange_done(keep=self.relay.keep)
 
-    def _send_unrequested(self) -> None:
-        """Send the request once more, as the client wrote it."""
+    def _send_again(self) -> None:
+        """Send the request once more, without what the upstream refused."""
         if self.upstream is not None:
             self.upstream.release()
         self.upstream = None
-        self.flow.take_back_request()
         self._forward()
 
     def _break_answer(self, ended_at: float, *, whole: bool = False) -> None:

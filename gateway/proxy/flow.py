@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
     from gateway.core.model import (
         Block,
+        Caps,
         Metering,
         Outcome,
         PriceSource,
@@ -99,6 +100,20 @@ class EndedWork(NamedTuple):
     known: bool
 
 
+class WrittenCap(NamedTuple):
+    """A cap that the gateway has written into the body.
+
+    ``body``: without it; ``facts``, ``caps``: to write it again; ``name``: of the member;
+    ``other``: its other name.
+    """
+
+    body: bytes
+    facts: RequestFacts
+    caps: Caps
+    name: str
+    other: str
+
+
 class Flow:
     """State of one request. Times are seconds of ``perf_counter``."""
 
@@ -133,6 +148,7 @@ class Flow:
         "prompt_estimate",
         "request_id",
         "request_lines",
+        "resent",
         "reserved",
         "score_s",
         "sent_at",
@@ -143,10 +159,10 @@ class Flow:
         "unbounded",
         "unenforced",
         "unpriced",
-        "unrequested",
         "usage_requested",
         "user_unread",
         "verdict",
+        "written_cap",
     )
 
     def __init__(
@@ -180,9 +196,11 @@ class Flow:
         self.fingerprint: int | None = None
         # The gateway asked for the usage chunk, so the client must not see it.
         self.usage_requested = False
-        # ``client_body``: the body without that request, for an upstream that refuses it;
-        # whether it did.
-        self.unrequested = False
+        # ``client_body``: the body without that request, for an upstream that refuses it.
+        self.written_cap: WrittenCap | None = None
+        self.resent: tuple[
+            str, ...
+        ] = ()  # without "usage" or a "cap", which was refused
         self.plan: LimitPlan | None = None
         self.choices: tuple[LimitPlan, ...] = ()  # plans of the models that may answer
         # What the request asks of the plan's cells: see ``limits.ports.Reserved``.
@@ -193,7 +211,7 @@ class Flow:
         self.expected_completion = 0  # the same where an edge is held
         self.growth: StreamGrowth | None = None  # of a stream without a cap
         self.cut = False  # the answer was not read to its end
-        self.prompt_estimate = 0
+        self.prompt_estimate = self.status = 0
         self.reserved: Reserved | None = None
         self.stranger: StrangerCall | None = None  # whose credential is not accepted
         self.verdict = NOTHING
@@ -201,7 +219,6 @@ class Flow:
         self.unenforced = ""  # the action that observe mode did not carry out
         self.limit_name: str | None = None
         self.delayed = False  # was throttled: a request is delayed once at most
-        self.status = 0
         self.outcome: Outcome = "ok"
         self.unpriced = False
         self.price_source: PriceSource = ""
@@ -361,7 +378,21 @@ class Flow:
     def take_back_request(self) -> None:
         """Send the body without the request for usage, which the upstream refused."""
         self.body, self.client_body = self.client_body, b""
-        self.usage_requested, self.unrequested = False, True
+        self.usage_requested = False
+        self._begin_again("usage")
+
+    def note_written_cap(self, cap: WrittenCap) -> None:
+        """The gateway has written a cap into the body."""
+        self.written_cap = cap
+
+    def rename_cap(self, cap: WrittenCap, body: bytes, client_body: bytes) -> None:
+        """Send the body with the cap under its other name."""
+        self.written_cap = cap
+        self.body, self.client_body = body, client_body
+        self._begin_again("cap")
+
+    def _begin_again(self, refused: str) -> None:
+        self.resent = (*self.resent, refused)
         self.status, self.first_byte_at = 0, 0.0
 
     def note_opening(self) -> None:

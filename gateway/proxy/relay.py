@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -10,6 +9,9 @@ import msgspec
 from gateway.core.model import Usage
 from gateway.http.answer import AnswerWriter
 from gateway.metering.dialects import OPEN_STREAM, NullMeter
+from gateway.metering.dialects.refused import names_stream_options, refuses_member
+from gateway.metering.inflate import InflateError, Inflater
+from gateway.proxy.caps import deployment_of, rename_cap
 from gateway.proxy.later import PaidLater, is_poll, paid_later
 from gateway.proxy.local_reply import compose_refusal
 from gateway.proxy.metering import Metering, open_lost_metering, open_metering
@@ -29,21 +31,30 @@ NO_USAGE = Usage()
 # Status of an answer that refuses a member of the request, and bytes of it that are held.
 _REFUSALS = frozenset({400, 422})
 HELD_BYTES = 64 * 1024
-# The member as an error names it, not a part of an address or of a longer word.
-_AS_MEMBER = re.compile(
-    rb"(?<![\w/.%=?&#~+-])stream_options(?![\w/%~+-]|\.\w+\b(?<!_usage))"
-)
-# The name in a client's own body, or letters that are written so as to hide it.
-_QUOTED = re.compile(rb"stream_options|\\u00(?:5f|[67][0-9a-f])", re.IGNORECASE)
 
 
-def names_stream_options(error: bytes, body: bytes) -> bool:
-    """Whether an upstream's error refuses ``stream_options``.
+def _plain(body: bytes, answer: AnswerHead) -> bytes:
+    """The error decoded, as far as it can be."""
+    coding = answer.content_encoding.lower()
+    if not coding or coding == b"identity":
+        return body
+    try:
+        return Inflater(coding.decode("latin-1"), HELD_BYTES).feed(body)
+    except InflateError:
+        return b""
 
-    ``body``: the request as the client wrote it. An error may quote it, so a body that
-    contains the name proves nothing.
-    """
-    return _AS_MEMBER.search(error) is not None and _QUOTED.search(body) is None
+
+def _remember(flow: Flow) -> None:
+    """Write the next requests in the form that the upstream took this time."""
+    route, facts = flow.context.route, flow.facts
+    if route is None or facts is None:
+        return
+    tenant = "" if flow.identity is None else flow.identity.tenant.name
+    if "usage" in flow.resent:
+        route.remember_unasked(tenant, facts.model)
+    cap = flow.written_cap
+    if cap is not None and "cap" in flow.resent:
+        route.cap_names.put((tenant, deployment_of(flow)), cap.name)
 
 
 class AnswerRelay(AnswerWriter):
@@ -67,11 +78,8 @@ class AnswerRelay(AnswerWriter):
         """Open the meter; take the head. ``conn`` None: the client is gone, the answer
         is only metered.
         """
-        if flow.unrequested and answer.status < 300 and flow.facts is not None:
-            route = flow.context.route
-            if route is not None:
-                tenant = "" if flow.identity is None else flow.identity.tenant.name
-                route.remember_unasked(tenant, flow.facts.model)
+        if flow.resent and answer.status < 300:
+            _remember(flow)
         try:
             metering = open_metering(flow, answer, shared.tables.settings)
             if flow.unbounded and metering is not None:
@@ -96,20 +104,25 @@ class AnswerRelay(AnswerWriter):
         )
 
     def hold(self, answer: AnswerHead) -> bool:
-        """Hold an answer that may refuse the request for usage, which the client did not
-        make.
+        """Hold an answer that may refuse what the gateway has written into the body: the
+        request for usage, or a cap.
         """
         if answer.status in _REFUSALS:
             self.held = answer
         return self.held is not None
 
-    def refuses_usage(self, flow: Flow, *, complete: bool) -> bool:
-        """Drop the held answer if it names ``stream_options``, so that the request is
-        sent again. False: ``let_go`` passes the answer on.
+    def refuses_edit(self, flow: Flow, *, complete: bool) -> bool:
+        """Drop the held answer if it refuses what the gateway has written in, and change
+        the body, so that it is sent again. False: ``let_go`` passes the answer on.
         """
-        if not complete or not names_stream_options(
-            b"".join(self.pieces), flow.client_body
-        ):
+        if not complete or self.held is None:
+            return False
+        error, cap = _plain(b"".join(self.pieces), self.held), flow.written_cap
+        if flow.usage_requested and names_stream_options(error, flow.client_body):
+            flow.take_back_request()
+        elif cap and "cap" not in flow.resent and refuses_member(error, cap.name):
+            rename_cap(flow, cap)
+        else:
             return False
         self.pieces = []
         self.held = None

@@ -15,10 +15,39 @@ if TYPE_CHECKING:
     from gateway.http.pool import Pool
 
 
-# Seconds until the gateway asks for usage again where the upstream refused it.
+# Seconds for which the gateway remembers what an upstream refused, so that it writes the
+# next requests of a tenant and model in another form.
 UNASKED_S = 600.0
-# Beyond it the oldest is forgotten, so that its next stream is sent twice.
+# Beyond it the oldest is forgotten, so that its next request is sent twice.
 UNASKED_MODELS_MAX = 256
+
+
+class RefusedForms:
+    """What an upstream refused, by tenant and model. Bounded, and forgotten with time.
+
+    Only for one tenant: a client may have caused the error.
+    """
+
+    __slots__ = ("_found",)
+
+    def __init__(self) -> None:
+        self._found: dict[tuple[str, str], tuple[float, str]] = {}
+
+    def __len__(self) -> int:
+        return len(self._found)
+
+    def put(self, key: tuple[str, str], form: str = "-") -> None:
+        """Remember the form that the upstream takes."""
+        found = self._found
+        found.pop(key, None)
+        if len(found) >= UNASKED_MODELS_MAX:
+            del found[next(iter(found))]
+        found[key] = monotonic() + UNASKED_S, form
+
+    def get(self, key: tuple[str, str]) -> str:
+        """The form that the upstream took lately; "": the usual one."""
+        until, form = self._found.get(key, (0.0, ""))
+        return form if until > monotonic() else ""
 
 
 class Route:
@@ -27,6 +56,7 @@ class Route:
     __slots__ = (
         "api_key",
         "ask_usage",
+        "cap_names",
         "dialect",
         "drain_max",
         "drain_on_leave",
@@ -62,9 +92,9 @@ class Route:
         self.provider = provider
         self.trust_cost = config.trust_cost
         self.ask_usage = config.ask_usage
-        # Until when a tenant's requests for a model are sent without ``stream_options``,
-        # which the upstream refused.
-        self.unasked_models: dict[tuple[str, str], float] = {}
+        # Whose streams are sent without ``stream_options``, and the names of caps.
+        self.unasked_models = RefusedForms()
+        self.cap_names = RefusedForms()
         # Header field that replaces the client's credential.
         key = config.credential
         self.api_key = (key.header.encode(), key.value.encode()) if key else None
@@ -73,17 +103,12 @@ class Route:
         self.total_s = config.total_s
 
     def remember_unasked(self, tenant: str, model: str) -> None:
-        """Do not ask this model for usage for a while. Only for one tenant: a client may
-        have caused the error.
-        """
-        unasked = self.unasked_models
-        if len(unasked) >= UNASKED_MODELS_MAX:
-            del unasked[next(iter(unasked))]
-        unasked[tenant, model] = monotonic() + UNASKED_S
+        """Do not ask this model for usage for a while."""
+        self.unasked_models.put((tenant, model))
 
     def is_unasked(self, tenant: str, model: str) -> bool:
         """Whether the upstream refused to be asked for this model's usage lately."""
-        return self.unasked_models.get((tenant, model), 0.0) > monotonic()
+        return bool(self.unasked_models.get((tenant, model)))
 
     def start_drain(self, *, ended: bool = False) -> bool:
         """Count one more drained answer; False: there are ``drain_max`` already.

@@ -128,6 +128,10 @@ class Dialect:
             return body
         return with_cap(body, path, max_tokens, fold_case=self.fold_case)
 
+    def other_cap_name(self, facts: RequestFacts) -> str:
+        """The other name of the cap, if servers refuse one of both; "": there is none."""
+        return ""
+
     def cap_path(self, facts: RequestFacts) -> tuple[str, ...] | None:
         """Where a request states its cap; None: its answer has no completion."""
         return None

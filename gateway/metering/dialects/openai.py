@@ -204,10 +204,19 @@ class OpenAI(Dialect):
 
     def cap_path(self, facts: RequestFacts) -> tuple[str, ...] | None:
         """By endpoint; OpenAI's reasoning models refuse ``max_tokens``."""
+        if facts.cap_name:
+            return (facts.cap_name,)
         if facts.endpoint == "chat.completions":
             reasons = _REASONS.match(facts.model.strip().lower().rpartition("/")[2])
             return ("max_completion_tokens",) if reasons else ("max_tokens",)
         return _CAP_PATHS.get(facts.endpoint)
+
+    def other_cap_name(self, facts: RequestFacts) -> str:
+        """Of chat: a deployment may have any name."""
+        if facts.endpoint != "chat.completions":
+            return ""
+        usual = self.cap_path(facts) == ("max_tokens",)
+        return "max_completion_tokens" if usual else "max_tokens"
 
     def ask_usage(self, body: bytes, facts: RequestFacts) -> bytes | None:
         """Insert ``stream_options.include_usage`` unless the client has set it."""

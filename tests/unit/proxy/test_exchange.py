@@ -5,9 +5,10 @@ from __future__ import annotations
 import pytest
 
 from gateway.metering.dialects.meters import JsonMeter, StreamMeter
+from gateway.metering.dialects.refused import names_stream_options
 from gateway.metering.prices import PriceTable
+from gateway.proxy import route as route_module
 from gateway.proxy import settle, time_limits
-from gateway.proxy.relay import names_stream_options
 from gateway.proxy.route import UNASKED_MODELS_MAX, UNASKED_S
 from gateway.store.memory import MemoryStore
 from tests.inprocess import (
@@ -275,14 +276,15 @@ def test_errors_that_refuse_to_be_asked_for_usage(error, client_body, refused):
     assert names_stream_options(error, client_body) is refused
 
 
-async def test_what_one_tenant_caused_does_not_hold_for_others(upstream):
+async def test_what_one_tenant_caused_does_not_hold_for_others(upstream, monkeypatch):
     """A refusal is remembered for the tenant that met it, and for a while."""
     async with InProcess(upstream) as gateway:
         route = gateway.plane.shared.tables.routes[0]
         route.remember_unasked("a", "m")
         assert route.is_unasked("a", "m")
         assert not route.is_unasked("b", "m")
-        route.unasked_models["a", "m"] -= UNASKED_S
+        passed = route_module.monotonic() + UNASKED_S
+        monkeypatch.setattr(route_module, "monotonic", lambda: passed)
         assert not route.is_unasked("a", "m")
         for number in range(UNASKED_MODELS_MAX + 1):
             route.remember_unasked("a", f"m{number}")

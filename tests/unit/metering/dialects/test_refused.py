@@ -1,0 +1,52 @@
+"""Errors that refuse a member which the gateway has written in."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from gateway.metering.dialects.refused import refuses_member
+
+NAME = "max_tokens"
+AZURE = {
+    "message": "Unsupported parameter: 'max_tokens' is not supported with this model. "
+    "Use 'max_completion_tokens' instead.",
+    "type": "invalid_request_error",
+    "param": "max_tokens",
+    "code": "unsupported_parameter",
+}
+OLD = "Unrecognized request argument supplied: max_tokens"
+EXTRA = {"type": "extra_forbidden", "loc": ["body", "max_tokens"]}
+
+
+@pytest.mark.parametrize(
+    ("error", "refused"),
+    [
+        ({"error": AZURE}, True),
+        ({"error": AZURE | {"code": "unknown_parameter"}}, True),
+        ({"error": {"message": OLD, "param": None}}, True),
+        ({"detail": [{"type": "missing", "loc": ["body", "x"]}, EXTRA]}, True),
+        ({"error": AZURE | {"param": "max_completion_tokens"}}, False),
+        ({"error": AZURE | {"code": "invalid_value"}}, False),
+        ({"error": AZURE | {"code": ["unsupported_parameter"]}}, False),
+        ({"error": {"message": f"no model 'x'. {OLD}"}}, False),
+        ({"error": {"message": f"{OLD} and more"}}, False),
+        ({"error": "max_tokens"}, False),
+        ({"detail": "max_tokens"}, False),
+        ({"detail": ["max_tokens"]}, False),
+        ({"detail": [EXTRA | {"loc": ["body", "tools", "max_tokens"]}]}, False),
+        ({"detail": [EXTRA | {"type": "missing"}]}, False),
+        ([AZURE], False),
+        ({}, False),
+    ],
+)
+def test_only_fields_that_name_the_member_refuse_it(error, refused):
+    """A text may quote the client's own words, so it proves nothing."""
+    assert refuses_member(json.dumps(error).encode(), NAME) is refused
+
+
+@pytest.mark.parametrize("error", [b"", b"max_tokens", b"\xff", b"[" * 10_000])
+def test_errors_that_cannot_be_read_refuse_nothing(error):
+    """They pass on to the client."""
+    assert not refuses_member(error, NAME)
