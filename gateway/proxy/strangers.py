@@ -27,7 +27,6 @@ MAX_STATUS_WAITS = 256
 _OK = range(200, 300)
 # Status of an answer to an invalid credential; 400 is Gemini's.
 _REFUSED = frozenset({400, 401, 403})
-_INVALID = frozenset({401, 403})
 _UPGRADED = 101
 # Seconds after an invalid credential.
 SUSPECT_S = 600.0
@@ -140,7 +139,7 @@ def take_status(flow: Flow, shared: Shared, status: int) -> None:
             shared.accepted.pop(context.stranger)  # revoked
         return
     if not (status in _OK or status == _UPGRADED):
-        if status in _INVALID:
+        if status in _REFUSED:
             shared.suspects.put(_origin(flow), shared.now() + SUSPECT_S)
         return
     flow.end_stranger(stranger.join(shared))

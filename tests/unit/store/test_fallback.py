@@ -8,7 +8,7 @@ from gateway.limits.ports import Plan, Reserved
 from gateway.store import wire
 from gateway.store.fallback import Fallback
 from gateway.store.memory import MemoryStore
-from gateway.store.states import HELD, LOCAL
+from gateway.store.states import HELD, LOCAL, resume
 from tests.cells import sliding
 
 PLAN = Plan((sliding("a", 5),))
@@ -47,3 +47,17 @@ def test_open_and_settled_exchanges_are_handed_over():
     (charge,) = store.take(9)
     assert (charge[0], charge[1].costs) == (wire.CHARGE, (3,))
     assert (len(store), store.exchanges) == (0, 0)
+
+
+def test_what_is_held_needs_no_check():
+    """It counts in the local windows, and is handed over."""
+    store = fallback()
+    now_us = store.windows.now_us()
+    held = [resume(PLAN, (4,), now_us) for _ in range(2)]
+    for reserved in held:
+        store.hold(reserved)
+        assert (reserved.state, reserved.local) == (LOCAL, True)
+    assert store.windows.sums(PLAN.cells) == [8]
+    store.settle(held[0], (1,))
+    assert store.windows.sums(PLAN.cells) == [5]
+    assert [op[0] for op in store.take(9)] == [wire.HOLD, wire.CHARGE]
