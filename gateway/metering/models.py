@@ -14,6 +14,10 @@ from functools import lru_cache
 # Longer names are not searched for suffixes.
 _NAME_CHARS = 200
 _CACHED_NAMES = 4096
+# Suffixes are looked for in the last characters, and so many spellings are made: names
+# of models have up to five. Others would cost more than they are worth.
+_SUFFIX_CHARS = 32
+_MOST_SPELLINGS = 10
 # Lists of patterns that stay prepared: a configuration has fewer.
 _CACHED_PATTERNS = 8192
 # Path-like prefixes that patterns may name (``openrouter/openai/gpt-5``).
@@ -52,10 +56,11 @@ def spellings(model: str) -> tuple[str, ...]:
         return (name,)
     name = _without_prefixes(name)
     found.append(name)
-    while shorter := _SUFFIX.sub("", name, count=1):
-        if shorter == name:
+    while len(found) < _MOST_SPELLINGS:
+        suffix = _SUFFIX.search(name, max(0, len(name) - _SUFFIX_CHARS))
+        if suffix is None or not suffix.start():
             break
-        name = shorter
+        name = name[: suffix.start()]
         found.append(name)
     return tuple(dict.fromkeys(found))
 

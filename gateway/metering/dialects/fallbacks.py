@@ -6,22 +6,18 @@ LiteLLM ``fallbacks`` and two more lists. The router chooses; the answer says wh
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
-from typing import Any
 
 import msgspec
 from msgspec import Raw
 
 from gateway.core.model import RequestFacts
 from gateway.metering.dialects.base import DialectError
-from gateway.metering.dialects.names import UniqueMembers
-from gateway.metering.dialects.requests import EMPTY
+from gateway.metering.dialects.names import NameChecker
+from gateway.metering.dialects.requests import EMPTY, size
 
 # Models of one request, at most: each is checked against lists, caps and limits.
-MODELS_MAX = 16
-# Longest member that is read, with the messages of LiteLLM's fallbacks.
-LISTS_BYTES = 256 * 1024
+MODELS_MAX = 8
 # The variant with which OpenRouter searches the web for every answer.
 ONLINE = ":online"
 # A preset of OpenRouter: the provider keeps the name of its model.
@@ -33,6 +29,35 @@ _LISTS = (
     "context_window_fallbacks",
     "content_policy_fallbacks",
 )
+# Members that metering reads, which would come twice.
+_METERED = frozenset(
+    {
+        *_LISTS,
+        "model",
+        "provideroptions",
+        "preset",
+        "extra_body",
+        "plugins",
+        "messages",
+        "input",
+        "prompt",
+        "max_tokens",
+        "max_completion_tokens",
+        "max_output_tokens",
+        "max_new_tokens",
+        "n_predict",
+        "n",
+        "best_of",
+        "stream",
+        "stream_options",
+        "background",
+        "service_tier",
+    }
+)
+_items = msgspec.json.Decoder(list[Raw]).decode
+_members = msgspec.json.Decoder(dict[str, Raw]).decode
+_string = msgspec.json.Decoder(str).decode
+_UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 
 
 class Routed(msgspec.Struct):
@@ -44,6 +69,8 @@ class Routed(msgspec.Struct):
     content_policy_fallbacks: Raw = EMPTY
     providerOptions: Raw = EMPTY  # noqa: N815
     preset: Raw = EMPTY
+    extra_body: Raw = EMPTY  # LiteLLM adds its members to the request
+    plugins: Raw = EMPTY
 
 
 def add_models(facts: RequestFacts, given: Routed) -> RequestFacts:
@@ -57,6 +84,8 @@ def add_models(facts: RequestFacts, given: Routed) -> RequestFacts:
         and given.providerOptions is EMPTY
         and given.context_window_fallbacks is EMPTY
         and given.content_policy_fallbacks is EMPTY
+        and given.extra_body is EMPTY
+        and given.plugins is EMPTY
     ):
         _add_listed(facts, given)
     if ":" in facts.model or facts.models:
@@ -67,20 +96,23 @@ def add_models(facts: RequestFacts, given: Routed) -> RequestFacts:
 
 
 def _add_listed(facts: RequestFacts, given: Routed) -> None:
+    for name in _object(given.extra_body, "extra_body"):
+        if name.casefold() in _METERED:
+            raise DialectError(f"'extra_body' may not hold '{name}'", "extra_body")
+    for plugin in _list(given.plugins, "plugins"):
+        if _text(_object(plugin, "plugins").get("id", EMPTY), "plugins") == "web":
+            facts.units = facts.units or _SEARCH
     found: dict[str, None] = {}
     if facts.model.strip():
         found[facts.model] = None
     for name in _LISTS:
-        _collect(facts, _read(getattr(given, name), name), name, found)
-    options = _read(given.providerOptions, "providerOptions")
-    gateway = options.get("gateway") if isinstance(options, dict) else None
-    if isinstance(gateway, dict):
-        _unique(gateway, "providerOptions")
-        name = "providerOptions.gateway.models"
-        _collect(facts, gateway.get("models"), name, found)
+        _collect(facts, getattr(given, name), name, found)
+    gateway = _object(given.providerOptions, "providerOptions").get("gateway", EMPTY)
+    name = "providerOptions.gateway"
+    _collect(facts, _object(gateway, name).get("models", EMPTY), name, found)
     if not found:
-        preset = _read(given.preset, "preset")
-        if isinstance(preset, str):
+        preset = _text(given.preset, "preset")
+        if preset:
             found[PRESET + preset] = None
     if len(found) > MODELS_MAX:
         raise DialectError(f"a request may name {MODELS_MAX} models here", "models")
@@ -89,58 +121,67 @@ def _add_listed(facts: RequestFacts, given: Routed) -> None:
         facts.models = tuple(others)
 
 
-def _collect(
-    facts: RequestFacts, listed: Any, name: str, found: dict[str, None]
-) -> None:
-    if listed is None:
-        return
-    if not isinstance(listed, list):
-        raise DialectError(f"'{name}' must be a list", name)
-    for model, messages in _entries(listed, name):
+def _collect(facts: RequestFacts, raw: Raw, name: str, found: dict[str, None]) -> None:
+    for model, messages in _entries(raw, name):
         if model.strip():
             found[model] = None
         facts.prompt_bytes = max(facts.prompt_bytes, messages)
 
 
-def _entries(
-    listed: list[Any], name: str, *, nested: bool = False
-) -> Iterator[tuple[str, int]]:
+def _entries(raw: Raw, name: str, *, nested: bool = False) -> Iterator[tuple[str, int]]:
     """Models of a list, and the bytes of the messages that LiteLLM sends some instead."""
-    for entry in listed:
-        if isinstance(entry, str):
-            yield entry, 0
-        elif not isinstance(entry, dict):
-            raise DialectError(f"'{name}' must hold names of models", name)
-        elif isinstance(entry.get("model"), str):
-            _unique(entry, name)
-            if entry.keys() - {"model", "messages"}:
+    for entry in _list(raw, name):
+        members = _object(entry, name)
+        if "model" in members:
+            if members.keys() - {"model", "messages"}:
                 # Caps, addresses and keys of its own would hold instead.
                 raise DialectError(f"'{name}' may name models only", name)
-            messages = entry.get("messages")
-            yield entry["model"], len(json.dumps(messages)) if messages else 0
-        else:  # from a model to its fallbacks
-            _unique(entry, name)
-            for fallbacks in entry.values():
-                if nested or not isinstance(fallbacks, list):
-                    raise DialectError(f"'{name}' must hold names of models", name)
+            model = _text(members["model"], name)
+            if model is None:
+                raise DialectError(f"'{name}' must hold names of models", name)
+            yield model, size(members.get("messages", EMPTY))
+        elif members and not nested:  # from a model to its fallbacks
+            for fallbacks in members.values():
                 yield from _entries(fallbacks, name, nested=True)
+        else:
+            model = _text(entry, name)
+            if model is None:
+                raise DialectError(f"'{name}' must hold names of models", name)
+            yield model, 0
 
 
-def _unique(members: dict[str, Any], name: str) -> None:
-    if isinstance(members, UniqueMembers) and members.repeated is not None:
-        raise DialectError(f"a name in '{name}' is given twice", name)
-
-
-def _read(raw: Raw, name: str) -> Any:
-    if raw is EMPTY:
-        return None
-    text = bytes(raw)
-    if len(text) > LISTS_BYTES:
-        raise DialectError(f"'{name}' is too long", name)
+def _list(raw: Raw, name: str) -> list[Raw]:
+    """The entries of a list, not read; none if it is absent or null."""
+    if size(raw) == 0:
+        return []
     try:
-        value = json.loads(text, object_pairs_hook=UniqueMembers)
-    except (ValueError, RecursionError):
+        found = _items(raw)
+    except _UNREADABLE:
+        raise DialectError(f"'{name}' must be a list", name) from None
+    if len(found) > MODELS_MAX:
+        raise DialectError(f"'{name}' may have {MODELS_MAX} entries here", name)
+    return found
+
+
+def _object(raw: Raw, name: str) -> dict[str, Raw]:
+    """The members of an object, not read; none of anything else. Raises DialectError for
+    names that are given twice, as servers differ in which they use.
+    """
+    text = bytes(raw)
+    if not text.startswith(b"{"):
+        return {}
+    try:
+        found = _members(text)
+        return NameChecker(found).members(text)
+    except _UNREADABLE:
         raise DialectError(f"'{name}' cannot be read", name) from None
-    if isinstance(value, dict):
-        _unique(value, name)
-    return value
+
+
+def _text(raw: Raw, name: str) -> str | None:
+    """A text; None for anything else."""
+    if not bytes(raw).startswith(b'"'):
+        return None
+    try:
+        return _string(raw)
+    except _UNREADABLE:
+        raise DialectError(f"'{name}' cannot be read", name) from None

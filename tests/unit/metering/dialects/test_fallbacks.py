@@ -12,7 +12,7 @@ from gateway.metering.dialects.base import PathMatch
 from gateway.metering.dialects.batches import ANTHROPIC_BATCHES
 from gateway.metering.dialects.cohere import Cohere
 from gateway.metering.dialects.dialect import NAME_CHARS
-from gateway.metering.dialects.fallbacks import LISTS_BYTES, MODELS_MAX
+from gateway.metering.dialects.fallbacks import MODELS_MAX
 from gateway.metering.dialects.media import Media
 from gateway.metering.dialects.openai import OpenAI
 
@@ -72,8 +72,12 @@ def test_every_model_that_may_answer_is_read(members, models):
         {"fallbacks": [{"model": "b", "api_base": "https://elsewhere.example"}]},
         {"fallbacks": [{"a": [{"b": ["c"]}]}]},
         {"fallbacks": [{"a": "b"}]},
-        {"fallbacks": ["x" * LISTS_BYTES]},
+        {"fallbacks": [{}]},
+        {"fallbacks": [{"a": []}] * (MODELS_MAX + 1)},
         {"Models": ["b"]},
+        {"extra_body": {"models": ["b"]}},
+        {"extra_body": {"Max_Tokens": 10**6}},
+        {"extra_body": {"extra_body": {}}},
     ],
 )
 def test_lists_that_cannot_be_read_are_refused(members):
@@ -92,6 +96,11 @@ def test_lists_that_cannot_be_read_are_refused(members):
         b'{"model":"a","providerOptions":{"gateway":{},"gateway":{"models":["b"]}}}',
         b'{"model":"a","providerOptions":{"gateway":{"models":[],"models":["b"]}}}',
         b'{"model":"a","models":["\xff"]}',
+        b'{"model":"a","models":["\\ud83d"]}',
+        b'{"model":"a","fallbacks":[{"model":"\\ud83d"}]}',
+        b'{"model":"a","fallbacks":[{"\\ud83d":["b"]}]}',
+        b'{"preset":"\\ud83d"}',
+        b'{"providerOptions":{"gateway":{"\\ud83d":1}}}',
         b'{"model":"a","models":' + b"[" * 10_000 + b"]" * 10_000 + b"}",
     ],
 )
@@ -99,12 +108,6 @@ def test_names_given_twice_and_broken_texts_are_refused(text):
     """Servers differ in how they read them."""
     with pytest.raises(DialectError):
         read(text)
-
-
-def test_a_list_with_half_a_character_is_read():
-    """JSON allows lone surrogates; the name is one that nobody serves."""
-    facts = read(b'{"model":"a","models":["\\ud83d"]}')
-    assert facts.named_models == ("a", "\ud83d")
 
 
 def test_members_that_end_too_early_are_refused():
@@ -131,6 +134,9 @@ def test_messages_of_a_fallback_count():
         ({"model": "a:online"}, (("web_searches", 1),)),
         ({"model": "a:Online:nitro"}, (("web_searches", 1),)),
         ({"model": "a", "models": ["b:online"]}, (("web_searches", 1),)),
+        ({"model": "a", "plugins": [{"id": "web"}]}, (("web_searches", 1),)),
+        ({"model": "a", "plugins": [{"id": "file-parser"}, 1, {}]}, ()),
+        ({"model": "a", "plugins": None, "extra_body": {"provider": {}}}, ()),
     ],
 )
 def test_a_model_that_searches_the_web_costs_a_search(members, units):

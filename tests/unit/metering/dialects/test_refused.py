@@ -6,9 +6,12 @@ import json
 
 import pytest
 
-from gateway.metering.dialects.refused import refuses_member
+from gateway.core.model import RequestFacts
+from gateway.metering.dialects.anthropic import Anthropic
+from gateway.metering.dialects.openai import OpenAI
+from gateway.metering.dialects.refused import names_stream_options, refuses_member
 
-NAME = "max_tokens"
+NAME, NEW = "max_tokens", "max_completion_tokens"
 AZURE = {
     "message": "Unsupported parameter: 'max_tokens' is not supported with this model. "
     "Use 'max_completion_tokens' instead.",
@@ -50,3 +53,36 @@ def test_only_fields_that_name_the_member_refuse_it(error, refused):
 def test_errors_that_cannot_be_read_refuse_nothing(error):
     """They pass on to the client."""
     assert not refuses_member(error, NAME)
+
+
+@pytest.mark.parametrize(
+    ("dialect", "endpoint", "model", "names"),
+    [
+        (OpenAI(), "chat.completions", "gpt-4o", [NAME, NEW]),
+        (OpenAI(), "chat.completions", "openai/O3-mini", [NEW, NAME]),
+        (OpenAI(), "completions", "gpt-4o", [NAME, ""]),
+        (OpenAI(), "responses", "gpt-4o", ["max_output_tokens", ""]),
+        (Anthropic(), "messages", "claude", [NAME, ""]),
+    ],
+)
+def test_the_other_name_of_a_cap(dialect, endpoint, model, names):
+    """Chat has two, and either may be chosen; other endpoints have one."""
+    facts = RequestFacts(endpoint, model=model)
+    assert [*dialect.cap_path(facts), dialect.other_cap_name(facts)] == names
+    if names[1]:
+        facts.cap_name = names[1]
+        found = [*dialect.cap_path(facts), dialect.other_cap_name(facts)]
+        assert found == names[::-1]
+
+
+@pytest.mark.parametrize(
+    ("error", "body", "refused"),
+    [
+        (b"Unknown parameter: 'stream_options'", b"{}", True),
+        (b"Unknown parameter: 'stream_options'", b'{"model":"stream_options"}', False),
+        (b"https://x.example/stream_options.png", b"{}", False),
+    ],
+)
+def test_an_error_that_names_the_request_for_usage(error, body, refused):
+    """Not one that quotes the client."""
+    assert names_stream_options(error, body) is refused
