@@ -233,6 +233,7 @@ LISTS: dict[str, dict[str, Any]] = {
     "objects": {"fallbacks": [{"model": DEAR}]},
     "a map": {"context_window_fallbacks": [{CHEAP: [DEAR]}]},
     "nested options": {"providerOptions": {"gateway": {"models": [DEAR]}}},
+    "one text": {"model": f"{CHEAP},{DEAR}"},
     "a preset behind the name": {"model": f"{DEAR}@preset/{CHEAP}"},
 }
 

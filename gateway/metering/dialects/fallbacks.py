@@ -88,7 +88,11 @@ def add_models(facts: RequestFacts, given: Routed) -> RequestFacts:
         and given.plugins is EMPTY
     ):
         _add_listed(facts, given)
-    if ":" in facts.model or facts.models:
+    model = facts.model
+    if "," in model or ">" in model or any("," in one for one in facts.models):
+        # LiteLLM asks all of "a,b" and answers with the first; Unify reads "a->b".
+        raise DialectError("'model' must be the name of one model", "model")
+    if ":" in model or facts.models:
         searched = any(ONLINE in name.lower() for name in facts.named_models)
         if searched and not facts.units:
             facts.units = _SEARCH
