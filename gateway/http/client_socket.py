@@ -5,8 +5,7 @@ from __future__ import annotations
 import asyncio
 import socket
 import struct
-from enum import IntEnum
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Final, cast
 
 from gateway.http.answer import status_line
 
@@ -32,18 +31,21 @@ OVERLOADED = (
 )
 
 
-class Phase(IntEnum):
-    """State of a connection."""
+class Phase:
+    """State of a connection.
 
-    PREFACE = 0  # a PROXY header is expected
-    IDLE = 1  # no byte of the next request has arrived
-    HEAD = 2
-    BODY = 3
-    SKIP = 4  # the body of a request that was already answered
-    WAIT = 5  # the request is read, its exchange is open
-    TUNNEL = 6
-    LINGER = 7
-    CLOSED = 8
+    Plain integers: looking up a member of an enumeration takes 60 ns.
+    """
+
+    PREFACE: Final = 0  # a PROXY header is expected
+    IDLE: Final = 1  # no byte of the next request has arrived
+    HEAD: Final = 2
+    BODY: Final = 3
+    SKIP: Final = 4  # the body of a request that was already answered
+    WAIT: Final = 5  # the request is read, its exchange is open
+    TUNNEL: Final = 6
+    LINGER: Final = 7
+    CLOSED: Final = 8
 
 
 class ClientSocket(asyncio.Protocol):
@@ -80,7 +82,7 @@ class ClientSocket(asyncio.Protocol):
         self.peer_ip = ""
         self.counted_as = ""  # key under which the connection counts for its address
         self.buf = b""
-        self.phase = Phase.IDLE
+        self.phase: int = Phase.IDLE
         self.handler: Handler | None = None
         self.tunnel: ClientTunnel | None = None
         self.decoder: ChunkedDecoder | None = None

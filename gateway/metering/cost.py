@@ -28,6 +28,8 @@ _TOKENS = frozenset(unit for kind in _KINDS for unit in kind) | {
     "cache_write_1h_tokens",
     "reasoning_tokens",
 }
+# In nano-dollars: more than rounding to three digits changes.
+_NEAR = 0.001
 # Units that measure the same work as tokens: a model bills the one or the other.
 _INSTEAD_OF_TOKENS = frozenset(
     {"audio_seconds", "video_seconds", "input_characters", "images", "pages"}
@@ -71,8 +73,7 @@ def price_usage(price: Price, usage: Usage, at: float = 0.0) -> tuple[int, bool]
         more, unpriced = _units_cost(price, usage, generated)
         cost += more
         part = part or unpriced
-    # Costs are positive; the inner rounding removes errors of binary fractions.
-    return int(round(cost * share * _NANOS_PER_TOKEN, 3) + 0.5), part
+    return _whole(cost * share * _NANOS_PER_TOKEN), part
 
 
 def is_plain(price: Price) -> bool:
@@ -99,7 +100,16 @@ def price_plain(price: Price, usage: Usage) -> int:
         cost += (prompt - cached) * price.input
     if cached:
         cost += cached * (price.input if price.cached is None else price.cached)
-    return int(round(cost * _NANOS_PER_TOKEN, 3) + 0.5)
+    return _whole(cost * _NANOS_PER_TOKEN)
+
+
+def _whole(nanos: float) -> int:
+    """Rounded half up, without errors of binary fractions. ``nanos``: not negative."""
+    whole = int(nanos + 0.5)
+    if _NEAR < nanos + 0.5 - whole < 1 - _NEAR:
+        return whole
+    # Near the middle between two numbers: only here, because it costs 0.5 us.
+    return int(round(nanos, 3) + 0.5)
 
 
 def price_at(price: Price, at: float) -> Price:

@@ -135,10 +135,14 @@ class PromptEstimator:
         if prompt_tokens * _SEARCHED_BELOW > size and not _is_whole(facts, body):
             return
         known = self._known(tenant, model)
-        share = min(1.0, _TOKENS_MOST / prompt_tokens)
+        many = prompt_tokens > _TOKENS_MOST
+        share = _TOKENS_MOST / prompt_tokens if many else 1.0
         known[1] = known[1] * _DECAY + size * share
         known[2] = known[2] * _DECAY + prompt_tokens * share
-        known[0] = min(RATIO_MAX, max(RATIO_MIN, known[1] / known[2]))
+        ratio = known[1] / known[2]
+        if not RATIO_MIN <= ratio <= RATIO_MAX:
+            ratio = min(RATIO_MAX, max(RATIO_MIN, ratio))
+        known[0] = ratio
 
     def _known(self, tenant: str, model: str) -> list[float]:
         models = self._tenants.get(tenant)
@@ -196,7 +200,7 @@ class CompletionExpectation:
         expected = 1 if seen is None else int(seen[0]) + 1
         max_tokens = facts.max_tokens
         if max_tokens is not None and max_tokens > 0:
-            most = max_tokens * max(1, facts.n)
+            most = max_tokens if facts.n <= 1 else max_tokens * facts.n
             return most, min(most, expected), True
         most = assumed * min(max(1, facts.n), _ANSWERS_MAX)
         if seen is not None and seen[1] > most:

@@ -99,7 +99,7 @@ class Exchange:
         request_id = own.request_id or context.request_id or shared.next_request_id()
         self.flow = Flow(context, own, request_id, shared.tracer)
         self._on_end = on_end
-        self.stage = Stage.READING
+        self.stage: int = Stage.READING
         self.buffer_limit = context.buffer_limit
         self.relay = AnswerRelay(client)
         self.upload: Upload | None = None
@@ -135,7 +135,7 @@ class Exchange:
             self.in_begin = True
             self._begin_upload()
             self.in_begin = False
-        return self.stage is not Stage.ENDED
+        return self.stage != Stage.ENDED
 
     def _begin_upload(self) -> None:
         """Pass the body on unread: the request counts by its endpoint alone."""
@@ -153,7 +153,7 @@ class Exchange:
 
     def on_body(self, body: bytes) -> None:
         """The whole body of a metered request, or one piece of an upload."""
-        if self.stage is Stage.ENDED:
+        if self.stage == Stage.ENDED:
             return
         if self.upload is not None:
             self.upload.take(body)
@@ -167,7 +167,7 @@ class Exchange:
             self._read(body)
 
     def _on_inflated(self, plain: bytes | InflateError) -> None:
-        if self.stage is Stage.ENDED:
+        if self.stage == Stage.ENDED:
             return
         if self.client is None:
             self._settle_unsent()
@@ -208,7 +208,7 @@ class Exchange:
         flow.reserved = reserved
         self.reserving = False
         flow.store_s = perf_counter() - self.reserve_at
-        if self.stage is Stage.ENDED or self.client is None:
+        if self.stage == Stage.ENDED or self.client is None:
             if not reserved.admitted:
                 flow.reserved = None  # refused, and nothing passes: nothing counts
             self._settle_unsent()
@@ -257,7 +257,7 @@ class Exchange:
     def _on_delay_over(self) -> None:
         """Ask the store again, without the limit of the throttle."""
         self.shared.scoring.end_delay()
-        if self.stage is Stage.ENDED or self.client is None:
+        if self.stage == Stage.ENDED or self.client is None:
             return
         self.flow.reserved = None
         if self.flow.release_throttle():
@@ -278,7 +278,7 @@ class Exchange:
 
     def on_connected(self, up: UpstreamSide) -> None:
         """Send the request on the connection that the pool found or opened."""
-        if self.stage is not Stage.CONNECTING:
+        if self.stage != Stage.CONNECTING:
             up.release()
             return
         self.upstream = up
@@ -300,7 +300,7 @@ class Exchange:
 
     def on_connect_failed(self, status: int, reason: str) -> None:
         """No connection to any target of the upstream."""
-        if self.stage is not Stage.CONNECTING:
+        if self.stage != Stage.CONNECTING:
             return
         self.flow.outcome = "timeout" if status == 504 else "upstream_error"
         self.refuse(upstream_failed(status, reason))
@@ -308,7 +308,7 @@ class Exchange:
     def on_upstream_lost(self, status: int, reason: str, *, retry: bool) -> None:
         """The connection broke before the answer's head was complete."""
         self.upstream = None
-        if self.stage is not Stage.SENT:
+        if self.stage != Stage.SENT:
             return
         if self.leaving.waiting and not retry:
             self.leave_upstream()
@@ -356,23 +356,23 @@ class Exchange:
 
     def on_answer_body(self, data: bytes) -> None:
         """One piece of the answer; ``on_answer_flush`` writes it."""
-        relay = self.relay
-        if relay.metering is not None:
-            data = relay.metering.take(data)
+        if (metering := self.relay.metering) is not None:
+            data = metering.take(data)
         if data:
-            relay.pieces.append(data)
+            self.relay.pieces.append(data)
 
     def on_answer_flush(self) -> None:
         """One read from the upstream is parsed."""
-        if self.stage is Stage.ANSWERING:
+        if self.stage == Stage.ANSWERING:
             self.last_activity = self.shared.now()
             relay = self.relay
             if relay.held and relay.holds_on(self.flow, self.shared, self.client):
                 return
             relay.flush()
-            if relay.metering is not None:
-                relay.metering.read()  # after the write, so that metering adds no latency
-                if relay.metering.over is not None:
+            if (metering := relay.metering) is not None:
+                if metering.scan:
+                    metering.read()  # after the write: adds no latency
+                if metering.over is not None:
                     self._break_answer(perf_counter(), whole=relay.cut(self.flow))
 
     def on_answer_end(self, complete: bool) -> None:
@@ -470,7 +470,7 @@ class Exchange:
             return
         tunnel = self.tunnel
         active_at = self.last_activity if tunnel is None else tunnel.last_activity
-        if self.stage is not Stage.SENT and not conn.writable:
+        if self.stage != Stage.SENT and not conn.writable:
             active_at = now  # it is the client that does not read
         until, why = stage_limit(self.stage, route, conn, self.upload, active_at)
         if self.must_end_at <= until:
@@ -494,7 +494,7 @@ class Exchange:
 
     def on_body_refused(self, status: int, reason: str) -> None:
         """The body is too large, too slow, or malformed."""
-        if self.stage is Stage.ANSWERING:
+        if self.stage == Stage.ANSWERING:
             self.flow.outcome = "client_closed"
             self._break_answer(perf_counter())
             return
@@ -503,7 +503,7 @@ class Exchange:
 
     def refuse(self, refusal: Refusal) -> None:
         """Answer in place of the upstream, give back what was reserved, end."""
-        if self.stage is Stage.ENDED:
+        if self.stage == Stage.ENDED:
             return
         self._abandon_upstream()
         self.flow.refused_with(refusal)
@@ -522,9 +522,9 @@ class Exchange:
         upload = self.upload
         if upload is not None:
             upload.conn = None
-        if conn is None or self.stage is Stage.ENDED:
+        if conn is None or self.stage == Stage.ENDED:
             return
-        ended = self.stage is Stage.ANSWERING and self.relay.end() != OPEN_STREAM
+        ended = self.stage == Stage.ANSWERING and self.relay.end() != OPEN_STREAM
         if not ended:
             self.flow.outcome = "client_closed"
         if self.reserving:
@@ -542,16 +542,16 @@ class Exchange:
     def _reads_on(self, *, ended: bool) -> bool:
         """Read the answer, or only its status, to meter it, if that is wanted."""
         self.leaving = Leaving()
-        if self.stage is Stage.SENT and self.flow.stranger is not None:
+        if self.stage == Stage.SENT and self.flow.stranger is not None:
             return self.leaving.wait(self.flow, self.shared, self.leave_upstream)
         return self.leaving.read_on(self.flow, self.shared, ended=ended)
 
     def leave_upstream(self) -> None:
         """Close the upstream and settle what has passed: the client is gone."""
-        if self.stage is Stage.ENDED:
+        if self.stage == Stage.ENDED:
             return  # only its tokens are still being counted
         self._abandon_upstream()
-        if self.stage is Stage.SENT and self.buffer_limit:
+        if self.stage == Stage.SENT and self.buffer_limit:
             self.relay.meter_lost(self.flow)
         if self.stage in (Stage.SENT, Stage.ANSWERING):
             self._settle(complete=False, ended_at=perf_counter())

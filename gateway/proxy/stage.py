@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from enum import IntEnum
+from typing import Final
 
 
-class Stage(IntEnum):
-    """Progress of an exchange."""
+class Stage:
+    """Progress of an exchange.
 
-    READING = 0
-    RESERVING = 1
-    CONNECTING = 2
-    SENT = 3
-    ANSWERING = 4
-    TUNNEL = 5
-    ENDED = 6
+    Plain integers: looking up a member of an enumeration takes 60 ns.
+    """
+
+    READING: Final = 0
+    RESERVING: Final = 1
+    CONNECTING: Final = 2
+    SENT: Final = 3
+    ANSWERING: Final = 4
+    TUNNEL: Final = 5
+    ENDED: Final = 6

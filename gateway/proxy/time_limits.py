@@ -32,7 +32,7 @@ def answer_limit(
 
 
 def stage_limit(
-    stage: Stage,
+    stage: int,
     route: Route,
     conn: ClientSide,
     upload: Upload | None,
@@ -42,7 +42,7 @@ def stage_limit(
 
     ``active_at``: the last activity of the upstream.
     """
-    if stage is Stage.SENT:
+    if stage == Stage.SENT:
         return answer_limit(route, conn, upload, active_at)
     if stage in (Stage.ANSWERING, Stage.TUNNEL):
         return active_at + route.idle_s, "the upstream sent nothing for too long"

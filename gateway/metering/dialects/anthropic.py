@@ -37,7 +37,7 @@ class MessagesBody(Routed):
     service_tier: Raw = EMPTY
 
 
-_read = BodyReader(MessagesBody).read
+_read = BodyReader(MessagesBody, longest="messages").read
 
 
 class Anthropic(Dialect):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator
+from itertools import islice
 from typing import Any
 
 import msgspec
@@ -88,13 +89,11 @@ _UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 
 def tail_of(records: Iterable[bytes], rest: bytes) -> bytes:
     """The last bytes of a stream, in whole records; ``records``: the newest first."""
-    taken = [rest]
-    size = len(rest)
-    for record in records:
-        taken.append(record)
-        size += len(record)
-        if size > TAIL_BYTES or len(taken) > _LAST_RECORDS:
-            break
+    taken = [rest, *islice(records, _LAST_RECORDS)]
+    size = sum(map(len, taken))
+    # One record at least, and no more than it takes to pass TAIL_BYTES.
+    while len(taken) > 2 and size - len(taken[-1]) > TAIL_BYTES:  # noqa: PLR2004
+        size -= len(taken.pop())
     taken.reverse()
     return b"".join(taken)
 
@@ -128,7 +127,9 @@ def end_of_stream(framing: str, tail: bytes) -> str:
 
 def _may_fail(text: bytes) -> bool:
     """Whether any event may be an error: searched at first, as most streams have none."""
-    return b"rror" in text or b"RROR" in text or b"ailed" in text
+    if b"rror" in text or b"ailed" in text:
+        return True
+    return b"R" in text and b"RROR" in text  # one byte is found much faster
 
 
 def end_of_body(body: bytes) -> str:

@@ -300,6 +300,8 @@ def whole(value: Any) -> int | None:
 
     Cohere writes ``7.0``; translating gateways may write strings.
     """
+    if value is None:
+        return None
     if type(value) is int:
         return min(max(value, 0), MAX_COUNT)
     if isinstance(value, str):
@@ -316,6 +318,10 @@ def figure(value: Any) -> int | None:
     """``whole`` for the counts that make up a usage: a number that cannot be a count
     (negative, infinite) is MAX_COUNT, which makes the usage implausible.
     """
+    if value is None:
+        return None
+    if type(value) is int:
+        return value if 0 <= value < MAX_COUNT else MAX_COUNT
     if isinstance(value, int | float) and not 0 <= value < MAX_COUNT:
         return MAX_COUNT
     return whole(value)

@@ -105,7 +105,7 @@ _MAKERS: tuple[tuple[re.Pattern[str], str, int, float], ...] = (
     ),
 )
 _COUNTS = ("sampleCount", "numberOfImages", "numberOfVideos")
-_read = BodyReader(GenerateBody).read
+_read = BodyReader(GenerateBody, longest="contents").read
 _predict_answer = msgspec.json.Decoder(PredictAnswer).decode
 
 

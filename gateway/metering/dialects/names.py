@@ -28,18 +28,22 @@ MEMBERS_MAX = 512
 # Sets of names that were checked; clients repeat the same few.
 _SHAPES_MAX = 1024
 _SHAPE_CHARS = 1024
+# Bytes around the longest member up to which a text is known again.
+_AROUND_BYTES = 1024
 
 
 class NameChecker:
     """Finds known names of an object that are repeated or in another case.
 
     ``any_case``: the server matches names in any case, so that only two spellings of
-    one name are refused.
+    one name are refused. ``longest``: the member that has most of the bytes.
     """
 
-    __slots__ = ("_any_case", "_known", "_literals", "_shapes")
+    __slots__ = ("_any_case", "_around", "_known", "_literals", "_mark", "_shapes")
 
-    def __init__(self, known: Iterable[str], *, any_case: bool = False) -> None:
+    def __init__(
+        self, known: Iterable[str], *, any_case: bool = False, longest: str = ""
+    ) -> None:
         self._known: dict[str, list[str]] = {}
         self._literals: dict[str, bytes] = {}
         for name in known:
@@ -47,6 +51,35 @@ class NameChecker:
             self._literals[name] = b'"%b"' % name.encode()
         self._any_case = any_case
         self._shapes: set[str] = set()
+        self._mark = b'"%b":' % longest.encode()
+        # Texts that were checked, without the value of their longest member.
+        self._around: set[tuple[bytes, bytes]] = set()
+
+    def check(self, text: bytes, longest: Raw) -> None:
+        """Raise as ``members`` does. ``longest``: the value of that member.
+
+        Texts that differ only in it have the same names, so the second is not decoded.
+        """
+        start = text.find(self._mark) + len(self._mark)
+        if text.startswith(b" ", start):
+            start += 1
+        if not (longest and text.startswith(longest, start)):
+            self.members(text)
+            return
+        around = text[:start], text[start + len(longest) :]
+        if around in self._around:
+            return
+        self.members(text)
+        before, after = around
+        if (
+            len(before) + len(after) <= _AROUND_BYTES
+            # The mark is a name, and not inside a string.
+            and b"\\" not in before
+            and not before.count(b'"') % 2
+        ):
+            if len(self._around) >= _SHAPES_MAX:
+                self._around.clear()
+            self._around.add(around)
 
     def members(self, text: bytes) -> dict[str, Raw]:
         """The members of a JSON object by name.

@@ -91,8 +91,8 @@ class OtherBody(Routed):
     service_tier: Raw = EMPTY
 
 
-_chat = BodyReader(ChatBody).read
-_other = BodyReader(OtherBody).read
+_chat = BodyReader(ChatBody, longest="messages").read
+_other = BodyReader(OtherBody, longest="input").read
 
 
 def named_user(

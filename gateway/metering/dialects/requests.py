@@ -61,17 +61,21 @@ class BodyReader(Generic[_S]):
     """Decodes the fields of a request that ``shape`` names, and skips all others.
 
     ``shape``'s fields are ``str | None``, ``bool | None``, ``Count`` or ``Raw``.
-    ``fold_case``: names match in any case, as in Go servers.
+    ``fold_case``: names match in any case, as in Go servers. ``longest``: the field that
+    has most of the bytes, if any usually has.
     """
 
-    __slots__ = ("_fold_case", "_kinds", "_names", "_shape", "_strict")
+    __slots__ = ("_fold_case", "_kinds", "_longest", "_names", "_shape", "_strict")
 
-    def __init__(self, shape: type[_S], *, fold_case: bool = False) -> None:
+    def __init__(
+        self, shape: type[_S], *, fold_case: bool = False, longest: str = ""
+    ) -> None:
         self._shape = shape
         self._strict = msgspec.json.Decoder(shape).decode
         fields = msgspec.structs.fields(shape)
         self._kinds = {f.encode_name: (f.name, _KINDS[f.type]) for f in fields}
-        self._names = NameChecker(self._kinds, any_case=fold_case)
+        self._names = NameChecker(self._kinds, any_case=fold_case, longest=longest)
+        self._longest = longest
         self._fold_case = fold_case
 
     def read(self, body: bytes) -> _S:
@@ -84,7 +88,10 @@ class BodyReader(Generic[_S]):
             refuse_costly(body)
         try:
             given = self._strict(body)
-            self._names.members(body)
+            if self._longest:
+                self._names.check(body, getattr(given, self._longest))
+            else:
+                self._names.members(body)
         except (msgspec.DecodeError, UnicodeDecodeError):
             return self._read_leniently(body)
         except RecursionError:

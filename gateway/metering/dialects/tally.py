@@ -78,17 +78,17 @@ class UsageTally:
     @property
     def plausible(self) -> bool:
         """False: some count cannot be one of an answer, so that none is believed."""
-        counts = (
-            self.prompt,
-            self.fresh,
+        most = max(
+            self.prompt or 0,
+            self.fresh or 0,
             self.extra,
-            self.completion,
+            self.completion or 0,
             self.thoughts,
-            self.total,
+            self.total or 0,
             self.cached,
             self.cache_write,
         )
-        return all(count is None or count < MAX_COUNT for count in counts)
+        return most < MAX_COUNT
 
     def usage(self) -> Usage:
         """The merged usage: parts never exceed the whole, and nothing counts twice."""

@@ -215,6 +215,28 @@ def test_prices_by_time():
     assert price_usage(price, Usage(1), day + 50_000) == (2000, False)
 
 
+@given(
+    st.integers(0, 10**7),
+    st.integers(0, 10**7),
+    st.integers(0, 10**9),
+    st.integers(0, 10**9),
+)
+def test_rounding(prompt, completion, rate, other_rate):
+    """Rounded half up, without errors of binary fractions; rates have six digits."""
+    price = Price(rate / MILLION, other_rate / MILLION)
+    exact = prompt * rate + completion * other_rate  # 1e-3 nano-dollars
+    found = price_usage(price, Usage(prompt, completion, prompt + completion))[0]
+    assert abs(found - (exact + 500) // 1000) <= exact * 1e-15
+
+
+@pytest.mark.parametrize(
+    ("rate", "nanos"), [(0.0005, 1), (0.0015, 2), (0.000499, 0), (1.0005, 1001)]
+)
+def test_half_a_nano_dollar_is_rounded_up(rate, nanos):
+    """The middle between two numbers, which binary fractions miss."""
+    assert price_usage(Price(rate), Usage(1, 0, 1)) == (nanos, False)
+
+
 AMOUNT = st.integers(0, 5_000_000)
 UNIT = st.sampled_from(
     [

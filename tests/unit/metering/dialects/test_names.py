@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec import Raw
 
 from gateway.metering.dialects.base import DialectError
 from gateway.metering.dialects.names import (
@@ -102,6 +104,72 @@ def test_checked_names_are_remembered_and_bounded():
     assert len(checker._shapes) == 5
     with pytest.raises(DialectError, match="must be written"):
         checker.members(b'{"a":1,"Model":1}')
+
+
+KNOWN = {"model", "n", "N", "messages"}
+BODIES = st.lists(
+    st.tuples(
+        st.sampled_from(["model", "n", "N", "messages", 'messages":', '"', "\\", "x"]),
+        st.sampled_from([[], [",", ":"], ['"'], ["messages"], "messages", 1, 12, {}])
+        | st.dictionaries(st.sampled_from(["messages", "n"]), st.integers(0, 12)),
+    ),
+    max_size=4,
+)
+
+
+@given(st.lists(st.tuples(BODIES, st.booleans()), min_size=2, max_size=8))
+def test_texts_that_differ_in_one_member(bodies):
+    """What was learned from one text does not change the answer for another."""
+    knowing = NameChecker((*NAMES, "messages"), longest="messages")
+    for drawn, spaced in bodies:
+        # Of names that are not known, nothing is promised.
+        odd = [pair for pair in drawn if pair[0] not in KNOWN]
+        pairs = [pair for pair in drawn if pair[0] in KNOWN] + list(dict(odd).items())
+        text = written(
+            pairs, (None, (", ", ": ") if spaced else (",", ":")), ascii_only=True
+        )
+        try:
+            found = NameChecker((*NAMES, "messages")).members(text)
+        except DialectError:
+            with pytest.raises(DialectError):
+                knowing.check(text, longest_of(text))
+        else:
+            knowing.check(text, found.get("messages", Raw()))
+            knowing.check(text, found.get("messages", Raw()))
+
+
+def longest_of(text):
+    """The member as the typed decoder finds it."""
+    return msgspec.json.decode(text, type=dict[str, Raw]).get("messages", Raw())
+
+
+def test_known_texts_are_not_decoded_again_and_bounded(monkeypatch):
+    """The same names around another value: one look-up."""
+    checker = NameChecker(NAMES, longest="messages")
+    decoded = []
+    members = NameChecker.members
+
+    def counting(self, text):
+        decoded.append(text)
+        return members(self, text)
+
+    monkeypatch.setattr(NameChecker, "members", counting)
+    for value in (b"[1]", b'["x"]', b"[]"):
+        checker.check(b'{"model":"a","messages": %b,"n":1}' % value, Raw(value))
+    assert len(decoded) == 1
+    # Inside a string, behind an escape, or with too much around it.
+    for text in (
+        b'{"a":"messages","messages":[1]}',
+        b'{"a\\n":1,"messages":[1]}',
+        b'{"a":"%b","messages":[1]}' % (b"x" * 2000),
+    ):
+        checker.check(text, Raw(b"[1]"))
+    with pytest.raises(DialectError):
+        checker.check(b'{"messages":[1],"model":1,"model":2}', Raw(b"[1]"))
+    assert len(checker._around) == 2
+    for number in range(_SHAPES_MAX):
+        checker.check(b'{"n":%d,"messages":[1]}' % number, Raw(b"[1]"))
+    assert len(checker._around) == 2
 
 
 def test_too_many_members():
