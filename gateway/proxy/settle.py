@@ -28,6 +28,7 @@ from gateway.proxy.fallbacks import foreign_cells, quote_all
 
 if TYPE_CHECKING:
     from gateway.core.model import RequestFacts
+    from gateway.identity.identify import Identity
     from gateway.limits.pending import PendingWork
     from gateway.metering.prices import PriceTable
     from gateway.proxy.flow import EndedWork, Flow
@@ -58,7 +59,6 @@ _NO_USAGE = Usage()
 _CUT_HERE = frozenset({"client_closed", "refused"})
 
 _encode = msgspec.msgpack.Encoder().encode
-_NO_TAGS: tuple[str, ...] = ()
 
 
 def conclude(flow: Flow, shared: Shared, usage: Usage, ended_at: float) -> None:
@@ -384,10 +384,7 @@ def _record_of(
         # From the answer's end to its record; counting tokens is part of it.
         overhead_s += perf_counter() - ended_at
     verdict, fingerprint = flow.verdict, flow.fingerprint
-    tenant, user, key_name, tags = "", "anonymous", "", _NO_TAGS
-    if identity is not None:
-        tenant, user = identity.tenant.name, identity.user
-        key_name, tags = identity.key_name, identity.tags
+    tenant, user, key_name, tags = _sender(identity)
     action = flow.unenforced if flow.unenforced in DECIDED else flow.action
     # By position, in the order of the struct: by name it costs ten times as much.
     return RequestRecord(
@@ -435,6 +432,13 @@ def _record_of(
         key_name,
         tags,
     )
+
+
+def _sender(identity: Identity | None) -> tuple[str, str, str, tuple[str, ...]]:
+    """Tenant, user, and name and tags of the key, as records show them."""
+    if identity is None:
+        return "", "anonymous", "", ()
+    return identity.tenant.name, identity.user, identity.key_name, identity.tags
 
 
 def _write(shared: Shared, record: RequestRecord) -> None:
