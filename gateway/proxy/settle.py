@@ -375,9 +375,7 @@ def _record_of(
 ) -> RequestRecord:
     context, facts, head, identity = flow.context, flow.facts, flow.head, flow.identity
     opened_at, first_byte_at = flow.opened_at, flow.first_byte_at
-    status, outcome = flow.status, flow.outcome
-    if outcome == "client_closed" and not status:
-        status = 499
+    status = flow.status or (499 if flow.outcome == "client_closed" else 0)
     # Until the request was sent, without waits for its body and the throttle's delay.
     check_s = overhead_s = (flow.sent_at or ended_at) - opened_at - flow.client_wait_s
     if first_byte_at:
@@ -416,7 +414,7 @@ def _record_of(
         verdict.cls,
         verdict.reasons,
         None if fingerprint is None else f"{fingerprint:016x}",
-        outcome,
+        flow.outcome,
         "" if context.route is None else context.route.name,
         check_s * 1e6,
         flow.score_s * 1e6,
