@@ -91,9 +91,11 @@ def test_prompts_with_known_tokens_or_kept_elsewhere_teach_nothing():
 
 def test_one_long_prompt_counts_for_few():
     """Its weight is bounded, so that fifty others outweigh it."""
-    estimator = taught(2000)
+    estimator = taught(2000, times=800)
     long = RequestFacts("chat.completions", prompt_bytes=10**7)
+    before = estimator.estimate("t", "m", FACTS)
     estimator.learn("t", "m", long, 10**6, BODY)
+    assert before != estimator.estimate("t", "m", FACTS)
     assert 1700 <= estimator.estimate("t", "m", FACTS) <= 2002
 
 
