@@ -99,6 +99,11 @@ def test_one_long_prompt_counts_for_few():
     assert 1700 <= estimator.estimate("t", "m", FACTS) <= 2002
 
 
+def test_ratios_are_bounded():
+    """At most 16 bytes per token, whatever is stated."""
+    assert taught(10).estimate("t", "m", FACTS) == 251
+
+
 def test_estimates_of_nothing():
     """Free requests cost nothing; an empty prompt costs one token."""
     estimator = taught(10, facts=RequestFacts("x"))
