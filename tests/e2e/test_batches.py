@@ -133,7 +133,9 @@ async def test_a_refused_batch_costs_nothing(upstream):
     async with InProcess(upstream, policy=policy) as gateway:
         await send(gateway, BATCHES, anthropic(10))
         record = await gateway.record()
-        assert (record.total_tokens, held(gateway)) == (0, [0])
+        assert record.total_tokens == 0
+        # Nothing is held, or the counter of all keys was not touched before the answer.
+        assert not any(held(gateway))
 
 
 @pytest.mark.parametrize(
