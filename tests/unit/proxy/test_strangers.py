@@ -80,7 +80,7 @@ async def used_by_all(gateway: InProcess) -> int:
 @pytest.mark.parametrize("status", [400, 401, 403, 500])
 async def test_a_refused_call_that_is_left_costs_nothing(status, upstream):
     """The status is waited for, although nobody gets it."""
-    upstream.default = (0.1, refusal(status))
+    upstream.default = (0.4, refusal(status))
     async with InProcess(upstream, policy=LIMITS) as gateway:
         await hang_up(gateway, upstream, call(b"bad"))
         assert sums(gateway)[-1] > 80_000
