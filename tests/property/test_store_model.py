@@ -28,8 +28,27 @@ COUNTERS = ("a", "b", "c")
 def copy_of(plan: Plan) -> Plan:
     """The same plan for another store."""
     copy = Plan(plan.cells)
-    copy.edges = plan.edges
+    copy.edges, copy.looks = plan.edges, plan.looks
     return copy
+
+
+def of_stranger(plan: Plan) -> Plan:
+    """A plan that looks at the first and the last cell, and counts in their tallies."""
+    first, _, last = (cell.key.rpartition(b":")[2].decode() for cell in plan.cells)
+    tallies = (
+        sliding(first + ":new", 1 << 53, window_us=3_000_000),
+        concurrent(last + ":new", 1 << 53),
+    )
+    found = Plan((*plan.cells, *tallies))
+    found.looks = {0: 3, 2: 4}
+    return found
+
+
+def padded(
+    plan: Plan, costs: tuple[int, ...], more: tuple[int, ...]
+) -> tuple[int, ...]:
+    """Costs with those of the tallies, if there are any."""
+    return (*costs, more[0], more[2]) if plan.looks else costs
 
 
 class StoreAgainstModel(RuleBasedStateMachine):
@@ -61,6 +80,7 @@ class StoreAgainstModel(RuleBasedStateMachine):
             edged = Plan(plan.cells)
             edged.edges = frozenset({0})
             self.plans.append(edged)
+        self.plans += [of_stranger(plan) for plan in self.plans[:9]]
         self.open_pairs: list[tuple[Reserved, Reserved]] = []
 
     def run(self, work: Any) -> Any:
@@ -72,7 +92,7 @@ class StoreAgainstModel(RuleBasedStateMachine):
         return store
 
     @rule(
-        index=st.integers(0, 17),
+        index=st.integers(0, 26),
         costs=COSTS,
         share=st.sampled_from((0.0, 0.3, 1.0)),
         times=st.sampled_from((1, 5)),
@@ -88,10 +108,11 @@ class StoreAgainstModel(RuleBasedStateMachine):
         plan = self.plans[index]
         # Costs up to beyond the limits, of which a share is expected.
         costs = (costs[0] * times, costs[1] * times, costs[2])
-        least = (int(costs[0] * share), int(costs[1] * share), costs[2])
-        real = self.run(reserve(self.store, plan, *costs, least=least))
+        low = (int(costs[0] * share), int(costs[1] * share), costs[2])
+        least, most = padded(plan, low, costs), padded(plan, costs, costs)
+        real = self.run(reserve(self.store, plan, *most, least=least))
         self.now_us = real.at_us
-        twin = Reserved(copy_of(plan), costs, least)
+        twin = Reserved(copy_of(plan), most, least)
         twin.lease = real.lease
         self.model.decide(twin)
         assert (real.admitted, real.violated) == (twin.admitted, twin.violated)
@@ -106,6 +127,7 @@ class StoreAgainstModel(RuleBasedStateMachine):
     def settle(self, which: int, actual: tuple[int, int, int]) -> None:
         """Sums are equal after a settlement."""
         real, twin = self.open_pairs.pop(which % len(self.open_pairs))
+        actual = padded(real.plan, actual, (0, 0, 0))
         probe = self.run(self.settle_and_probe(real, actual))
         self.now_us = probe.at_us
         assert twin.state == HELD
@@ -113,11 +135,11 @@ class StoreAgainstModel(RuleBasedStateMachine):
         assert list(probe.sums) == self.model.sums(real.plan.cells)
 
     async def settle_and_probe(
-        self, real: Reserved, actual: tuple[int, int, int]
+        self, real: Reserved, actual: tuple[int, ...]
     ) -> Reserved:
         """Both operations go into one call, so at the same time of the engine."""
         self.store.settle(real, actual)
-        return await reserve(self.store, real.plan, 0, 0, 0)
+        return await reserve(self.store, real.plan, *(0,) * len(real.plan.cells))
 
     @rule(wait_ms=st.integers(1, 40))
     def wait(self, wait_ms: int) -> None:
