@@ -1,7 +1,7 @@
 """Bounded decoding of content codings, for the copies of bodies that are read.
 
 The forwarded bytes stay unchanged. Decoding stops where a small input would become a
-large output (a decompression bomb).
+large output (a decompression bomb), or where many members decode to little.
 """
 
 from __future__ import annotations
@@ -22,7 +22,14 @@ _ZLIB_HEADER_BYTES = 2
 # chunks 60; a decompression bomb up to zlib's maximum of 1,032.
 RATIO_MAX = 200
 # The ratio is checked only beyond this size, so that small repetitive bodies pass.
-RATIO_FROM_BYTES = 1024 * 1024
+RATIO_FROM_BYTES = 128 * 1024
+# Input decoded at a time: zlib copies the rest of its input after each piece of output
+# and after each member.
+SLICE_BYTES = 64 * 1024
+# Members of a gzip body: encoders write one, or one for each block (bgzip: 64 KiB).
+# More are accepted if they decode to so many bytes on average.
+MEMBERS_MAX = 256
+MEMBER_BYTES = 256
 
 
 class InflateError(Exception):
@@ -41,7 +48,17 @@ class Inflater:
     ``max_bytes`` bounds the decoded size, ``max_ratio`` decoded size / coded size.
     """
 
-    __slots__ = ("_begun", "_coded", "_decoded", "_decoder", "_max", "_other", "_ratio")
+    __slots__ = (
+        "_begun",
+        "_coded",
+        "_decoded",
+        "_decoder",
+        "_max",
+        "_members",
+        "_other",
+        "_padded",
+        "_ratio",
+    )
 
     def __init__(
         self, coding: str, max_bytes: int, max_ratio: float = RATIO_MAX
@@ -60,6 +77,8 @@ class Inflater:
         self._ratio = max_ratio
         self._coded = 0
         self._decoded = 0
+        self._members = 1
+        self._padded = False  # what follows the last member is padding
 
     @property
     def finished(self) -> bool:
@@ -75,6 +94,14 @@ class Inflater:
         self._coded += len(data)
         if self._begun is not None:
             data = self._begin(self._begun + data)
+        for at in range(0, len(data), SLICE_BYTES):
+            yield from self._slice(data[at : at + SLICE_BYTES])
+
+    def _slice(self, data: bytes) -> Iterator[bytes]:
+        if self._padded:
+            return
+        if self._other is None and self._decoder.eof:
+            data = self._next_member(data)
         while data:
             piece = self._decode(data)
             if piece:
@@ -112,11 +139,18 @@ class Inflater:
         if self._other is not None or not decoder.eof:
             return decoder.unconsumed_tail
         rest = decoder.unused_data
-        if rest:
-            if rest[:2] != b"\x1f\x8b"[: len(rest)]:
-                return b""  # padding after the end is ignored, as gzip does
-            self._decoder = zlib.decompressobj(47)
-        return rest
+        return self._next_member(rest) if rest else b""
+
+    def _next_member(self, data: bytes) -> bytes:
+        """Begin the gzip member that ``data`` begins with; b"" if it is padding."""
+        if data[:2] != b"\x1f\x8b"[: len(data)]:
+            self._padded = True  # ignored, as gzip does
+            return b""
+        self._members += 1
+        if self._members > MEMBERS_MAX + self._decoded // MEMBER_BYTES:
+            raise InflateError("body has too many gzip members")
+        self._decoder = zlib.decompressobj(47)
+        return data
 
     def _check(self) -> None:
         if self._decoded > self._max:

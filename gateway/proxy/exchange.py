@@ -39,7 +39,6 @@ from gateway.proxy.steps.gate import check_head
 from gateway.proxy.steps.read import (
     facts_of_head,
     facts_of_size,
-    inflate_body,
     read_body,
 )
 from gateway.proxy.steps.reserve import plan_limits, refuse_reserved
@@ -162,9 +161,15 @@ class Exchange:
         flow.client_wait_s = perf_counter() - flow.opened_at
         flow.body = body
         if flow.context.request_encoding:
-            inflate_body(flow, self.shared, self._on_inflated)
+            shared = self.shared
+            shared.decoder.decode(
+                flow, shared.tables.settings, self._client_left, self._on_inflated
+            )
         else:
             self._read(body)
+
+    def _client_left(self) -> bool:
+        return self.client is None
 
     def _on_inflated(self, plain: bytes | InflateError) -> None:
         if self.stage == Stage.ENDED:

@@ -23,11 +23,13 @@ _UPSTREAM_CODES = {502: "upstream_unreachable", 503: "overloaded"}
 
 
 def refuse_coding(error: InflateError) -> Refusal:
-    """400, 413 or 415 for a body that cannot be decoded; observe mode lets it pass."""
+    """400, 413, 415 or 503 for a body that cannot be decoded; observe mode lets it pass."""
     lines, code = b"", "invalid_request"
     if error.status == 415:
         lines = b"Accept-Encoding: %b\r\n" % ACCEPTED.encode()
         code = "unsupported_encoding"
+    elif error.status == 503:
+        lines, code = b"Retry-After: 1\r\n", "overloaded"
     return Refusal(error.status, code, str(error), header_lines=lines, by_policy=True)
 
 

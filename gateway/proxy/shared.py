@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from gateway.core.lru import Lru
 from gateway.limits.plans import DEFAULT_PREFIX
 from gateway.metering.usage import CompletionExpectation, PromptEstimator
+from gateway.proxy.decoding import BodyDecoder
 from gateway.proxy.scoring import Scoring
 
 if TYPE_CHECKING:
@@ -45,6 +46,7 @@ class Shared:
         "accepted",
         "append_record",
         "counter",
+        "decoder",
         "drain_refused",
         "draining",
         "dropped_records",
@@ -95,6 +97,7 @@ class Shared:
         self.estimator = PromptEstimator()
         self.expectation = CompletionExpectation()
         self.scoring = Scoring(prefix)
+        self.decoder = BodyDecoder(loop)
         self.draining = False
         self.dropped_records = 0
         # Errors of the gateway while it metered, settled or recorded an answer, and the

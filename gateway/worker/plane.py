@@ -126,6 +126,7 @@ class Plane:
         self.listener.close()
         self.builder.close()
         self.counter.close()
+        self.shared.decoder.close()
 
     async def _until_settled(self, longest_s: float) -> None:
         until = self.loop.time() + longest_s
@@ -143,6 +144,7 @@ class Plane:
         turned_away["records"] = shared.dropped_records
         turned_away["drain"] = shared.drain_refused
         turned_away["status"] = shared.status_waits_refused
+        turned_away["decode"] = shared.decoder.refused
         turned_away["blocks"] = self.gate.dropped_blocks
         turned_away["delays"] = shared.scoring.delays_refused
         stats: Message = {

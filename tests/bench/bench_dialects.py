@@ -9,6 +9,7 @@ import gzip
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 
 from gateway.core.model import RequestFacts, Usage
 from gateway.metering.dialects import UsageFilter, find_endpoint
@@ -150,6 +151,11 @@ def show_rest(facts: RequestFacts) -> None:
             return
 
     show("refusing 32 MiB of brackets", refuse, 5)
+    for unit in (b"{}", b"[]", b"1", b'""', b'{"a":1}'):
+        lenient = b'{"model":"m","x":NaN,"messages":[' + (unit + b",") * 4_000 + b"1]}"
+        match = find_endpoint("POST", "/v1/chat/completions")
+        read = partial(match.dialect.read_request, match, lenient, "", "")
+        show(f"lenient parser, 4,000 times {unit.decode()}", read, 20)
     embedding = b'{"data":[' + b"0.0123," * 600_000 + b'1],"usage":{"total_tokens":9}}'
     match = find_endpoint("POST", "/v1/embeddings")
 

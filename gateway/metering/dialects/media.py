@@ -6,7 +6,6 @@ or that the request asked for.
 
 from __future__ import annotations
 
-import json
 import re
 from typing import Any
 
@@ -25,6 +24,7 @@ from gateway.metering.dialects.billed import quantity
 from gateway.metering.dialects.dialect import framing_of, sum_sizes
 from gateway.metering.dialects.fallbacks import Routed, add_models
 from gateway.metering.dialects.forms import FormFields
+from gateway.metering.dialects.lenient import loads
 from gateway.metering.dialects.meters import JsonMeter, NullMeter, StreamMeter
 from gateway.metering.dialects.openai import OpenAI, named_user
 from gateway.metering.dialects.requests import EMPTY, BodyReader, Count
@@ -162,7 +162,7 @@ def plain(raw: Raw) -> Any:
         return ""
     try:
         # Half a surrogate pair is no reason to count no characters.
-        value = json.loads(bytes(raw))
+        value = loads(bytes(raw))
     except (ValueError, RecursionError):
         return ""
     return value if isinstance(value, str | int | float) else ""

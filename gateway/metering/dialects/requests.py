@@ -19,6 +19,7 @@ import msgspec
 from msgspec import Raw
 
 from gateway.metering.dialects.base import DialectError
+from gateway.metering.dialects.lenient import loads
 from gateway.metering.dialects.names import NameChecker, UniqueMembers
 
 # A larger body whose estimated decoding time exceeds the budget is refused, because it
@@ -116,7 +117,7 @@ class BodyReader(Generic[_S]):
         if len(body) > LENIENT_BYTES:
             return self._read_repaired(body, error)
         try:
-            value = json.loads(body, object_pairs_hook=UniqueMembers)
+            value = loads(body)
         except RecursionError:
             raise DialectError("request body is nested too deeply") from None
         except ValueError as cause:
@@ -167,7 +168,7 @@ def _plain_value(value: Any, name: str) -> Any:
     if not isinstance(value, Raw):
         return value
     try:
-        return json.loads(bytes(value))
+        return loads(bytes(value))
     except (ValueError, RecursionError):
         raise DialectError(f"'{name}' cannot be read", name) from None
 
@@ -289,7 +290,7 @@ def member_values(
 def _nested_with_stdlib(text: bytes, checker: NameChecker) -> Mapping[str, Any]:
     """An object with NaN, lone surrogates and the like."""
     try:
-        value = json.loads(text, object_pairs_hook=UniqueMembers)
+        value = loads(text)
     except (ValueError, RecursionError):
         raise DialectError("a member cannot be read") from None
     if not isinstance(value, UniqueMembers) or value.repeated is not None:

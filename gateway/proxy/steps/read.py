@@ -7,13 +7,9 @@ from typing import TYPE_CHECKING
 from gateway.core.model import RequestFacts
 from gateway.core.refusal import Refusal
 from gateway.metering.dialects import NAME_CHARS, DialectError, session_model
-from gateway.metering.inflate import InflateError, Inflater
 from gateway.proxy.caps import check_caps
 
 if TYPE_CHECKING:
-    from asyncio import Future
-    from collections.abc import Callable
-
     from gateway.identity.identify import Identity
     from gateway.proxy.flow import Flow
     from gateway.proxy.route import Route
@@ -102,37 +98,3 @@ def _request_usage(flow: Flow, facts: RequestFacts) -> None:
         flow.replace_body(body, usage_requested=True)
     elif identity is None or not identity.allowed:
         raise DialectError(_NOT_ASKED, "stream_options")
-
-
-def inflate_body(
-    flow: Flow, shared: Shared, done: Callable[[bytes | InflateError], None]
-) -> None:
-    """Decode a compressed body within the configured bounds, in a thread: a few
-    kilobytes may become tens of megabytes.
-    """
-    settings = shared.tables.settings
-
-    def inflated(future: Future[bytes | InflateError]) -> None:
-        done(future.result())
-
-    shared.loop.run_in_executor(
-        None,
-        _inflate,
-        flow.context.request_encoding.decode("latin-1"),
-        flow.body,
-        settings.max_inflate,
-        settings.max_inflate_ratio,
-    ).add_done_callback(inflated)
-
-
-def _inflate(
-    encoding: str, body: bytes, max_bytes: int, max_ratio: float
-) -> bytes | InflateError:
-    try:
-        inflater = Inflater(encoding, max_bytes, max_ratio)
-        plain = inflater.feed(body)
-    except InflateError as error:
-        return error
-    if not inflater.finished:
-        return InflateError("the compressed body is cut short")
-    return plain

@@ -7,7 +7,7 @@ import brotli
 import pytest
 from backports import zstd
 
-from gateway.metering.inflate import PIECE_BYTES, InflateError, Inflater
+from gateway.metering.inflate import MEMBERS_MAX, PIECE_BYTES, InflateError, Inflater
 
 TEXT = b"".join(b"%d words of text, " % n for n in range(20_000))
 
@@ -92,3 +92,37 @@ def test_unknown_codings(coding):
     with pytest.raises(InflateError, match="unknown") as caught:
         Inflater(coding, 1)
     assert caught.value.status == 415
+
+
+@pytest.mark.parametrize("size", [100, 1 << 20])
+def test_empty_members_are_bounded(size):
+    """A body of many gzip members that decode to nothing is refused; its work is small."""
+    coded = gzip.compress(b"") * (MEMBERS_MAX + 1) + gzip.compress(TEXT)
+    inflater = Inflater("gzip", 1 << 24)
+    pieces = (coded[at : at + size] for at in range(0, len(coded), size))
+    with pytest.raises(InflateError, match="members") as caught:
+        b"".join(map(inflater.feed, pieces))
+    assert caught.value.status == 400
+
+
+@pytest.mark.parametrize("size", [777, 1 << 20])
+def test_many_full_members_pass(size):
+    """A stream with a member for each event decodes."""
+    coded = b"".join(
+        gzip.compress(TEXT[at : at + 300]) for at in range(0, 300_000, 300)
+    )
+    inflater = Inflater("gzip", 1 << 24)
+    plain = b"".join(
+        inflater.feed(coded[at : at + size]) for at in range(0, len(coded), size)
+    )
+    assert plain == TEXT[:300_000]
+    assert inflater.finished
+
+
+def test_padding_in_a_later_piece_is_ignored():
+    """Whatever follows padding is not decoded either."""
+    inflater = Inflater("gzip", 1 << 24)
+    assert inflater.feed(gzip.compress(b"a")) == b"a"
+    assert inflater.feed(bytes(9)) == b""
+    assert inflater.feed(gzip.compress(b"b")) == b""
+    assert inflater.finished

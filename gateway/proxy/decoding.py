@@ -1,0 +1,90 @@
+"""Decoding of compressed request bodies: in threads, within bounds, never for nobody."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING
+
+from gateway.metering.inflate import InflateError, Inflater
+
+if TYPE_CHECKING:
+    from asyncio import AbstractEventLoop, Future
+    from collections.abc import Callable
+
+    from gateway.proxy.flow import Flow
+    from gateway.proxy.tables import DataSettings
+
+# Bodies that are decoded or wait for it. A thread decodes 200 MB a second.
+PENDING_MAX = 64
+THREADS = 2
+BUSY = InflateError("too many compressed bodies are being decoded", 503)
+_LEFT = InflateError("the client left")
+
+
+class BodyDecoder:
+    """Decodes bodies off the loop: a few kilobytes may become tens of megabytes.
+
+    ``refused`` counts the bodies beyond PENDING_MAX.
+    """
+
+    __slots__ = ("_loop", "_pending", "_threads", "refused")
+
+    def __init__(self, loop: AbstractEventLoop) -> None:
+        self._loop = loop
+        self._threads: ThreadPoolExecutor | None = None
+        self._pending = 0
+        self.refused = 0
+
+    def decode(
+        self,
+        flow: Flow,
+        settings: DataSettings,
+        gone: Callable[[], bool],
+        done: Callable[[bytes | InflateError], None],
+    ) -> None:
+        """Call ``done`` with the flow's body. ``gone`` (called in a thread) says that the
+        client has left, so that decoding ends.
+        """
+        if self._pending >= PENDING_MAX:
+            self.refused += 1
+            done(BUSY)
+            return
+        self._pending += 1
+        if self._threads is None:
+            self._threads = ThreadPoolExecutor(THREADS, "decode")
+
+        def decoded(future: Future[bytes | InflateError]) -> None:
+            self._pending -= 1
+            done(future.result())
+
+        self._loop.run_in_executor(
+            self._threads,
+            inflate,
+            flow.context.request_encoding.decode("latin-1"),
+            flow.body,
+            settings,
+            gone,
+        ).add_done_callback(decoded)
+
+    def close(self) -> None:
+        """Forget the bodies that wait."""
+        if self._threads is not None:
+            self._threads.shutdown(wait=False, cancel_futures=True)
+
+
+def inflate(
+    coding: str, body: bytes, settings: DataSettings, gone: Callable[[], bool]
+) -> bytes | InflateError:
+    """The decoded body, or why there is none."""
+    plain: list[bytes] = []
+    try:
+        inflater = Inflater(coding, settings.max_inflate, settings.max_inflate_ratio)
+        for piece in inflater.pieces(body):
+            plain.append(piece)
+            if gone():
+                return _LEFT
+    except InflateError as error:
+        return error
+    if not inflater.finished:
+        return InflateError("the compressed body is cut short")
+    return b"".join(plain)

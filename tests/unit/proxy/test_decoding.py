@@ -1,0 +1,78 @@
+"""Decoding of request bodies in threads."""
+
+from __future__ import annotations
+
+import asyncio
+import gzip
+import threading
+from types import SimpleNamespace
+
+from gateway.metering.inflate import InflateError
+from gateway.proxy.decoding import BUSY, PENDING_MAX, BodyDecoder, inflate
+from gateway.proxy.local_reply import refuse_coding
+from tests.inprocess import until
+
+PLAIN = bytes(100_000)
+PACKED = gzip.compress(PLAIN)
+
+
+def bounds(size=1 << 20):
+    return SimpleNamespace(max_inflate=size, max_inflate_ratio=1e9)
+
+
+def flow_of(body):
+    return SimpleNamespace(context=SimpleNamespace(request_encoding=b"gzip"), body=body)
+
+
+def here():
+    return False
+
+
+def test_decoding_is_bounded():
+    """A bomb and a truncated body are errors, not exceptions."""
+    assert isinstance(inflate("gzip", PACKED, bounds(1_000), here), InflateError)
+    assert isinstance(inflate("gzip", PACKED[:-9], bounds(), here), InflateError)
+    assert inflate("gzip", PACKED, bounds(), here) == PLAIN
+
+
+def test_decoding_ends_when_the_client_leaves():
+    """The rest of the body is not decoded."""
+    asked = []
+
+    def left():
+        asked.append(True)
+        return len(asked) == 2
+
+    packed = gzip.compress(bytes(10 << 20))
+    found = inflate("gzip", packed, bounds(1 << 30), left)
+    assert isinstance(found, InflateError)
+    assert len(asked) == 2
+
+
+async def test_bodies_that_wait_are_bounded():
+    """Beyond PENDING_MAX a body is refused with 503 and counted; later ones are taken."""
+    decoder = BodyDecoder(asyncio.get_running_loop())
+    free, found = threading.Event(), []
+
+    def waits():
+        free.wait(20)
+        return False
+
+    for _ in range(PENDING_MAX + 2):
+        decoder.decode(flow_of(PACKED), bounds(), waits, found.append)
+    assert found == [BUSY, BUSY]
+    assert decoder.refused == 2
+    refusal = refuse_coding(BUSY)
+    assert (refusal.status, refusal.code) == (503, "overloaded")
+    free.set()
+    await until(lambda: len(found) == PENDING_MAX + 2)
+    assert found[2:] == [PLAIN] * PENDING_MAX
+    decoder.decode(flow_of(PACKED), bounds(), here, found.append)
+    await until(lambda: len(found) == PENDING_MAX + 3)
+    assert found[-1] == PLAIN
+    decoder.close()
+
+
+def test_a_decoder_without_work_closes():
+    """No thread is started before the first body."""
+    BodyDecoder(SimpleNamespace()).close()
