@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from gateway.metering.inflate import InflateError, Inflater
 
 if TYPE_CHECKING:
     from asyncio import AbstractEventLoop, Future
-    from collections.abc import Callable
 
+    from gateway.http.handler import ClientSide
     from gateway.proxy.flow import Flow
     from gateway.proxy.tables import DataSettings
 
@@ -19,6 +19,15 @@ PENDING_MAX = 64
 THREADS = 2
 BUSY = InflateError("too many compressed bodies are being decoded", 503)
 _LEFT = InflateError("the client left")
+
+
+class BodyOwner(Protocol):
+    """What waits for a decoded body (``Exchange``)."""
+
+    client: ClientSide | None
+
+    def on_decoded(self, plain: bytes | InflateError) -> None:
+        """Take the body, or why there is none."""
 
 
 class BodyDecoder:
@@ -39,15 +48,12 @@ class BodyDecoder:
         self,
         flow: Flow,
         settings: DataSettings,
-        gone: Callable[[], bool],
-        done: Callable[[bytes | InflateError], None],
+        owner: BodyOwner,
     ) -> None:
-        """Call ``done`` with the flow's body. ``gone`` (called in a thread) says that the
-        client has left, so that decoding ends.
-        """
+        """Give the flow's decoded body to ``owner``."""
         if self._pending >= PENDING_MAX:
             self.refused += 1
-            done(BUSY)
+            owner.on_decoded(BUSY)
             return
         self._pending += 1
         if self._threads is None:
@@ -55,7 +61,7 @@ class BodyDecoder:
 
         def decoded(future: Future[bytes | InflateError]) -> None:
             self._pending -= 1
-            done(future.result())
+            owner.on_decoded(future.result())
 
         self._loop.run_in_executor(
             self._threads,
@@ -63,7 +69,7 @@ class BodyDecoder:
             flow.context.request_encoding.decode("latin-1"),
             flow.body,
             settings,
-            gone,
+            owner,
         ).add_done_callback(decoded)
 
     def close(self) -> None:
@@ -73,15 +79,17 @@ class BodyDecoder:
 
 
 def inflate(
-    coding: str, body: bytes, settings: DataSettings, gone: Callable[[], bool]
+    coding: str, body: bytes, settings: DataSettings, owner: BodyOwner
 ) -> bytes | InflateError:
-    """The decoded body, or why there is none."""
+    """The decoded body, or why there is none. Runs in a thread; ends early when the
+    owner's client has left.
+    """
     plain: list[bytes] = []
     try:
         inflater = Inflater(coding, settings.max_inflate, settings.max_inflate_ratio)
         for piece in inflater.pieces(body):
             plain.append(piece)
-            if gone():
+            if owner.client is None:
                 return _LEFT
     except InflateError as error:
         return error

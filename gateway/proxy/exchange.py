@@ -161,17 +161,12 @@ class Exchange:
         flow.client_wait_s = perf_counter() - flow.opened_at
         flow.body = body
         if flow.context.request_encoding:
-            shared = self.shared
-            shared.decoder.decode(
-                flow, shared.tables.settings, self._client_left, self._on_inflated
-            )
+            self.shared.decoder.decode(flow, self.shared.tables.settings, self)
         else:
             self._read(body)
 
-    def _client_left(self) -> bool:
-        return self.client is None
-
-    def _on_inflated(self, plain: bytes | InflateError) -> None:
+    def on_decoded(self, plain: bytes | InflateError) -> None:
+        """The compressed body is decoded, or cannot be."""
         if self.stage == Stage.ENDED:
             return
         if self.client is None:

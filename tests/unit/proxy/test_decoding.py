@@ -24,52 +24,56 @@ def flow_of(body):
     return SimpleNamespace(context=SimpleNamespace(request_encoding=b"gzip"), body=body)
 
 
-def here():
-    return False
+class Owner:
+    """Waits for a body; its client leaves at the look number ``leaves``."""
+
+    def __init__(self, free=None, leaves=0):
+        self.free, self.leaves, self.looks = free, leaves, 0
+        self.found = []
+
+    @property
+    def client(self):
+        self.looks += 1
+        if self.free is not None:
+            self.free.wait(20)
+        return None if self.looks == self.leaves else self
+
+    def on_decoded(self, plain):
+        self.found.append(plain)
 
 
 def test_decoding_is_bounded():
     """A bomb and a truncated body are errors, not exceptions."""
-    assert isinstance(inflate("gzip", PACKED, bounds(1_000), here), InflateError)
-    assert isinstance(inflate("gzip", PACKED[:-9], bounds(), here), InflateError)
-    assert inflate("gzip", PACKED, bounds(), here) == PLAIN
+    assert isinstance(inflate("gzip", PACKED, bounds(1_000), Owner()), InflateError)
+    assert isinstance(inflate("gzip", PACKED[:-9], bounds(), Owner()), InflateError)
+    assert inflate("gzip", PACKED, bounds(), Owner()) == PLAIN
 
 
 def test_decoding_ends_when_the_client_leaves():
     """The rest of the body is not decoded."""
-    asked = []
-
-    def left():
-        asked.append(True)
-        return len(asked) == 2
-
+    owner = Owner(leaves=2)
     packed = gzip.compress(bytes(10 << 20))
-    found = inflate("gzip", packed, bounds(1 << 30), left)
-    assert isinstance(found, InflateError)
-    assert len(asked) == 2
+    assert isinstance(inflate("gzip", packed, bounds(1 << 30), owner), InflateError)
+    assert owner.looks == 2
 
 
 async def test_bodies_that_wait_are_bounded():
     """Beyond PENDING_MAX a body is refused with 503 and counted; later ones are taken."""
     decoder = BodyDecoder(asyncio.get_running_loop())
-    free, found = threading.Event(), []
-
-    def waits():
-        free.wait(20)
-        return False
-
+    free = threading.Event()
+    owner, later = Owner(free), Owner()
     for _ in range(PENDING_MAX + 2):
-        decoder.decode(flow_of(PACKED), bounds(), waits, found.append)
-    assert found == [BUSY, BUSY]
+        decoder.decode(flow_of(PACKED), bounds(), owner)
+    assert owner.found == [BUSY, BUSY]
     assert decoder.refused == 2
     refusal = refuse_coding(BUSY)
     assert (refusal.status, refusal.code) == (503, "overloaded")
     free.set()
-    await until(lambda: len(found) == PENDING_MAX + 2)
-    assert found[2:] == [PLAIN] * PENDING_MAX
-    decoder.decode(flow_of(PACKED), bounds(), here, found.append)
-    await until(lambda: len(found) == PENDING_MAX + 3)
-    assert found[-1] == PLAIN
+    await until(lambda: len(owner.found) == PENDING_MAX + 2)
+    assert owner.found[2:] == [PLAIN] * PENDING_MAX
+    decoder.decode(flow_of(PACKED), bounds(), later)
+    await until(lambda: later.found)
+    assert later.found == [PLAIN]
     decoder.close()
 
 
