@@ -11,7 +11,6 @@ if TYPE_CHECKING:
     from asyncio import AbstractEventLoop, Future
 
     from gateway.http.handler import ClientSide
-    from gateway.proxy.flow import Flow
     from gateway.proxy.tables import DataSettings
 
 # Bodies that are decoded or wait for it. A thread decodes 200 MB a second.
@@ -45,12 +44,9 @@ class BodyDecoder:
         self.refused = 0
 
     def decode(
-        self,
-        flow: Flow,
-        settings: DataSettings,
-        owner: BodyOwner,
+        self, coding: bytes, body: bytes, settings: DataSettings, owner: BodyOwner
     ) -> None:
-        """Give the flow's decoded body to ``owner``."""
+        """Give the decoded body to ``owner``."""
         if self._pending >= PENDING_MAX:
             self.refused += 1
             owner.on_decoded(BUSY)
@@ -66,8 +62,8 @@ class BodyDecoder:
         self._loop.run_in_executor(
             self._threads,
             inflate,
-            flow.context.request_encoding.decode("latin-1"),
-            flow.body,
+            coding.decode("latin-1"),
+            body,
             settings,
             owner,
         ).add_done_callback(decoded)

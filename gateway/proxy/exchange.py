@@ -160,8 +160,8 @@ class Exchange:
         flow = self.flow
         flow.client_wait_s = perf_counter() - flow.opened_at
         flow.body = body
-        if flow.context.request_encoding:
-            self.shared.decoder.decode(flow, self.shared.tables.settings, self)
+        if coding := flow.context.request_encoding:
+            self.shared.decoder.decode(coding, body, self.shared.tables.settings, self)
         else:
             self._read(body)
 

@@ -20,10 +20,6 @@ def bounds(size=1 << 20):
     return SimpleNamespace(max_inflate=size, max_inflate_ratio=1e9)
 
 
-def flow_of(body):
-    return SimpleNamespace(context=SimpleNamespace(request_encoding=b"gzip"), body=body)
-
-
 class Owner:
     """Waits for a body; its client leaves at the look number ``leaves``."""
 
@@ -63,7 +59,7 @@ async def test_bodies_that_wait_are_bounded():
     free = threading.Event()
     owner, later = Owner(free), Owner()
     for _ in range(PENDING_MAX + 2):
-        decoder.decode(flow_of(PACKED), bounds(), owner)
+        decoder.decode(b"gzip", PACKED, bounds(), owner)
     assert owner.found == [BUSY, BUSY]
     assert decoder.refused == 2
     refusal = refuse_coding(BUSY)
@@ -71,7 +67,7 @@ async def test_bodies_that_wait_are_bounded():
     free.set()
     await until(lambda: len(owner.found) == PENDING_MAX + 2)
     assert owner.found[2:] == [PLAIN] * PENDING_MAX
-    decoder.decode(flow_of(PACKED), bounds(), later)
+    decoder.decode(b"gzip", PACKED, bounds(), later)
     await until(lambda: later.found)
     assert later.found == [PLAIN]
     decoder.close()
