@@ -134,11 +134,10 @@ def ratelimit_headers(plan: LimitPlan, reserved: Reserved, now_us: int) -> bytes
     # One pass finds the index of the tightest limit per family and of all.
     requests = tokens = tightest = -1
     least_requests = least_tokens = least = 2.0
-    for place, header in enumerate(plan.headers):
-        share = (header.amount - sums[place]) * header.reciprocal
+    for place, amount, reciprocal, family in plan.header_shares:
+        share = (amount - sums[place]) * reciprocal
         if share < least:
             least, tightest = share, place
-        family = header.family
         if family == REQUESTS:
             if share < least_requests:
                 least_requests, requests = share, place

@@ -150,6 +150,7 @@ class LimitPlan(Plan):
         "gate_places",
         "gate_places_billable",
         "has_calendar",
+        "header_shares",
         "headers",
         "least_tokens",
         "least_usd",
@@ -205,6 +206,11 @@ class LimitPlan(Plan):
         # Indices of the cells that every (billable) request adds at least 1 to.
         self.gate_places = _places(cells, {"any request"})
         self.gate_places_billable = _places(cells, {"any request", "billable request"})
+        # For ``admission.ratelimit_headers``, which runs for every answer.
+        self.header_shares = tuple(
+            (place, header.amount, header.reciprocal, header.family)
+            for place, header in enumerate(self.headers)
+        )
         # Indices of the cells that count requests per minute of an address or a user.
         self.minute_places = tuple(
             place
@@ -228,6 +234,7 @@ class LimitPlan(Plan):
         self.pick = prototype.pick
         self.gate_places = prototype.gate_places
         self.gate_places_billable = prototype.gate_places_billable
+        self.header_shares = prototype.header_shares
         self.minute_places = prototype.minute_places
 
 

@@ -39,7 +39,15 @@ class NameChecker:
     one name are refused. ``longest``: the member that has most of the bytes.
     """
 
-    __slots__ = ("_any_case", "_around", "_known", "_literals", "_mark", "_shapes")
+    __slots__ = (
+        "_any_case",
+        "_around",
+        "_known",
+        "_last",
+        "_literals",
+        "_mark",
+        "_shapes",
+    )
 
     def __init__(
         self, known: Iterable[str], *, any_case: bool = False, longest: str = ""
@@ -54,25 +62,35 @@ class NameChecker:
         self._mark = b'"%b":' % longest.encode()
         # Texts that were checked, without the value of their longest member.
         self._around: set[tuple[bytes, bytes]] = set()
+        self._last = (b"", b"")  # the one of the last text
 
     def check(self, text: bytes, longest: Raw) -> None:
         """Raise as ``members`` does. ``longest``: the value of that member.
 
         Texts that differ only in it have the same names, so the second is not decoded.
         """
-        start = text.find(self._mark) + len(self._mark)
-        if text.startswith(b" ", start):
-            start += 1
-        if not (longest and text.startswith(longest, start)):
-            self.members(text)
+        before, after = self._last
+        if (
+            len(text) == len(before) + len(longest) + len(after)
+            and text.startswith(before)
+            and text.endswith(after)
+            and text.startswith(longest, len(before))
+        ):
             return
-        around = text[:start], text[start + len(longest) :]
+        start = text.find(self._mark) + len(self._mark)
+        if not text.startswith(longest, start):
+            start += 1  # after a space
+            if not text.startswith(longest, start):
+                self.members(text)
+                return
+        before, after = around = text[:start], text[start + len(longest) :]
         if around in self._around:
+            self._last = around
             return
         self.members(text)
-        before, after = around
         if (
-            len(before) + len(after) <= _AROUND_BYTES
+            longest
+            and len(before) + len(after) <= _AROUND_BYTES
             # The mark is a name, and not inside a string.
             and b"\\" not in before
             and not before.count(b'"') % 2
@@ -80,6 +98,7 @@ class NameChecker:
             if len(self._around) >= _SHAPES_MAX:
                 self._around.clear()
             self._around.add(around)
+            self._last = around
 
     def members(self, text: bytes) -> dict[str, Raw]:
         """The members of a JSON object by name.

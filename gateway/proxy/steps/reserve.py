@@ -102,9 +102,12 @@ def set_demand(
     policy = identity.policy
     tenant = identity.tenant.name
     prompt, most_prompt = shared.estimator.bounds(tenant, facts.model, facts)
-    assumed = assumed_cap(policy, facts)
+    assumed = policy.assumed_max_tokens
+    if facts.max_tokens is None:
+        assumed = assumed_cap(policy, facts)
     most, expected, capped = shared.expectation.bounds(identity.key, facts, assumed)
-    expected = min(expected, plan.slack_tokens)
+    if expected > plan.slack_tokens:  # noqa: PLR1730 - min() costs 60 ns
+        expected = plan.slack_tokens
     if capped and plan.tokens_only and not policy.weights:
         # The common case, and fast: its cap is within the smallest limit.
         total = most_prompt + most

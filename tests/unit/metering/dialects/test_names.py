@@ -167,6 +167,9 @@ def test_known_texts_are_not_decoded_again_and_bounded(monkeypatch):
     with pytest.raises(DialectError):
         checker.check(b'{"messages":[1],"model":1,"model":2}', Raw(b"[1]"))
     assert len(checker._around) == 2
+    count = len(decoded)
+    checker.check(b'{"model":"a","messages": [2],"n":1}', Raw(b"[2]"))
+    assert len(decoded) == count
     for number in range(_SHAPES_MAX):
         checker.check(b'{"n":%d,"messages":[1]}' % number, Raw(b"[1]"))
     assert len(checker._around) == 2
