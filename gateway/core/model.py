@@ -27,7 +27,8 @@ Mode = Literal["enforce", "observe"]
 # stated, or the stream outgrew its limits; charged at least as reserved; ``unread``: the
 # request's body could not be read; ``pending``: accepted work, whose usage is in the
 # record of the call that shows its end; ``reserved``: such work without a stated usage,
-# charged as reserved.
+# charged as reserved; ``hidden``: the upstream stated no usage of a model that reasons
+# unseen; charged at least as reserved.
 Metering = Literal[
     "",
     "unmetered",
@@ -39,6 +40,7 @@ Metering = Literal[
     "unread",
     "pending",
     "reserved",
+    "hidden",
 ]
 # Classes of abuse, for which responses are taken.
 AbuseClass = Literal[

@@ -65,7 +65,7 @@ _ANSWERS_MAX = 128
 # Weight of the newest answer in a subject's mean completion.
 _ALPHA = 0.1
 # Endpoints whose answers hold no generated tokens.
-_NO_COMPLETION = frozenset(
+TEXTLESS = frozenset(
     {
         "embeddings",
         "embed",
@@ -198,7 +198,7 @@ class CompletionExpectation:
         Without a cap the most is ``assumed``, or the subject's longest recent answer if
         that is larger.
         """
-        if not facts.billable or facts.endpoint in _NO_COMPLETION:
+        if not facts.billable or facts.endpoint in TEXTLESS:
             return 0, 0, True
         seen = self._subjects.get(key)
         # Unknown: 1, so that a limit of 0 refuses.
@@ -330,7 +330,7 @@ def estimate_usage(task: CountTask) -> Usage:
         task.framing, 6
     )
     completion = 0
-    if task.endpoint not in _NO_COMPLETION and per_token:
+    if task.endpoint not in TEXTLESS and per_token:
         completion = -(-size // per_token) + -(-chars // 4)
     stated = task.stated or task.beside or Usage()
     # A prompt is never empty: 0 is not a statement.

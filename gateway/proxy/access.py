@@ -7,6 +7,7 @@ from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING
 
 from gateway.core.refusal import Refusal
+from gateway.metering.dialects.works import shaped_answer
 from gateway.metering.models import matches_model, matching_names
 
 if TYPE_CHECKING:
@@ -27,6 +28,12 @@ JOBS = frozenset({"batches", "videos", "fine_tuning.jobs", "predict_long_running
 # CGI-like ones read `_` as `-`.
 _OVERRIDES = re.compile(
     rb"^x[-_](?:http[-_])?method(?:[-_]override)?[ \t]*:.*\n",
+    re.IGNORECASE | re.MULTILINE,
+)
+# Lines of header fields that ask for a part of the answer, which may lack the usage.
+_PARTS = re.compile(
+    rb"^(?:(?:if[-_])?range|if[-_](?:none[-_])?match|if[-_](?:un)?modified[-_]since"
+    rb"|x[-_]goog[-_]fieldmask)[ \t]*:.*\n",
     re.IGNORECASE | re.MULTILINE,
 )
 
@@ -89,6 +96,27 @@ def without_overrides(lines: bytes) -> bytes:
     reads the method that is metered.
     """
     return _OVERRIDES.sub(b"", lines)
+
+
+def without_parts(lines: bytes) -> bytes:
+    """Header lines without the fields that ask for a part of the answer."""
+    return _PARTS.sub(b"", lines)
+
+
+def check_shape(match: Match, query: str) -> Refusal | None:
+    """Refuse a query that has the answer come without its usage. Only Google's APIs know
+    such parameters, but they serve the paths of others as well.
+    """
+    name = shaped_answer(query) if query and match.metered else ""
+    if not name:
+        return None
+    return Refusal(
+        400,
+        "invalid_request",
+        f"Answers must be whole, in JSON or events: '{name}' cannot be used here.",
+        name,
+        by_policy=True,
+    )
 
 
 def check_model(

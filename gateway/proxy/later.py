@@ -54,9 +54,9 @@ if TYPE_CHECKING:
 MOST_TENANTS = 1000
 _NO_USAGE = Usage()
 _ACCEPTED = range(200, 300)
+PARTIAL = 206
 # Kinds of work that state no usage before their end.
 _STATED_AT_END = frozenset({"response", "interaction"})
-_PART_FIELD = b"x-goog-fieldmask"
 
 
 class PaidLater:
@@ -185,7 +185,7 @@ def _seen(
     if state is None or state.state == PENDING:
         return None
     head = flow.head
-    if asks_for_part(match.work, head.query) or _PART_FIELD in head.fields:
+    if asks_for_part(match.work, head.query) or flow.status == PARTIAL:
         return None
     stated = usage if isinstance(usage, Usage) else None
     if stated is None and state.state == FAILED_WORK:

@@ -22,7 +22,12 @@ from gateway.identity.credentials import (
 from gateway.identity.identify import Identity, Unauthorized, is_preflight
 from gateway.metering.dialects import session_match
 from gateway.metering.dialects.paths import has_spaces, refused_path
-from gateway.proxy.access import check_endpoint, without_overrides
+from gateway.proxy.access import (
+    check_endpoint,
+    check_shape,
+    without_overrides,
+    without_parts,
+)
 from gateway.proxy.local_reply import key_refused, unauthorized
 from gateway.proxy.route import find_route
 
@@ -190,6 +195,7 @@ def _find_route(context: RequestContext, tables: Tables, head: RequestHead) -> N
         return
     match = context.match = tables.find_endpoint(head.method, head.path, route.dialect)
     context.billable = match.billable
+    context.refusal = context.refusal or check_shape(match, head.query)
     if match.metered and has_spaces(head.path):
         context.refusal = context.refusal or Refusal(
             400, "invalid_path", "There are spaces in the path."
@@ -292,6 +298,9 @@ def _collect_fields(
     route = context.route
     if context.closed or (route is not None and route.dialect != "passthrough"):
         forward = without_overrides(forward)
+    match = context.match
+    if match is not None and (match.metered or match.polled):
+        forward = without_parts(forward)
     if context.upgrade:
         forward = _rewrite_handshake(forward, context)
         fields += (b"Connection", b"Upgrade"), (b"Upgrade", context.upgrade)

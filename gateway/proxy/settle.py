@@ -16,13 +16,15 @@ from gateway.core.model import (
     NANOS_PER_USD,
     OPENED,
     WHOLE,
+    Metering,
     PriceSource,
     RequestRecord,
     Usage,
 )
 from gateway.limits.admission import actual_costs, count_requests
 from gateway.limits.joint import without_foreign
-from gateway.metering.usage import weigh
+from gateway.metering.models import hides_reasoning
+from gateway.metering.usage import TEXTLESS, weigh
 from gateway.proxy.caps import assumed_price
 from gateway.proxy.fallbacks import foreign_cells, quote_all
 
@@ -55,6 +57,7 @@ _LEAST_INT, _MOST_INT = -(1 << 63), (1 << 63) - 1
 _METHODS_WITH_WORK = frozenset({"POST", "PUT", "PATCH"})
 _ANSWERED = range(200, 300)
 _NO_USAGE = Usage()
+_COUNTED = frozenset({"counted", "estimated"})
 # Outcomes of answers that the client or the gateway ended, not the upstream.
 _CUT_HERE = frozenset({"client_closed", "refused"})
 
@@ -65,7 +68,7 @@ def conclude(flow: Flow, shared: Shared, usage: Usage, ended_at: float) -> None:
     """Settle and record; runs once per exchange, except one refused from its head."""
     nanos: int | None = 0
     try:
-        if flow.cut:
+        if usage.source in _COUNTED:
             usage = at_least_reserved(flow, usage)
         if flow.ended is None:
             nanos = settle(flow, shared, usage)
@@ -127,22 +130,32 @@ def reserved_usage(flow: Flow) -> Usage:
 
 
 def at_least_reserved(flow: Flow, usage: Usage) -> Usage:
-    """The usage of an answer that the client did not read to its end, or that was cut.
-
-    What it generated unseen (reasoning, the rest of an answer whose connection was closed)
-    is not known unless the provider stated it, so it costs at least what it reserved.
+    """The usage of an answer that the provider did not state, and that may have more than
+    was seen: the client did not read it to its end, it was cut, or its model reasons
+    unseen. It costs at least what it reserved.
     """
-    most = flow.most_completion
-    if (
-        flow.outcome not in _CUT_HERE
-        or usage.source in ("upstream", "none")
-        or usage.completion >= most
-    ):
+    if flow.cut and flow.outcome in _CUT_HERE:
+        why: Metering = "cut"
+    elif _reasons(flow, usage):
+        why = "hidden"
+        flow.note_metering(why)
+    else:
         return usage
-    flow.note_metering("cut")
+    most = flow.most_completion
+    if usage.completion >= most:
+        return usage
+    flow.note_metering(why)
     return replace(
         usage, completion=most, total=usage.prompt + most, source="estimated"
     )
+
+
+def _reasons(flow: Flow, usage: Usage) -> bool:
+    """Whether the model of an answer may have generated more than its text."""
+    facts = flow.facts
+    if facts is None or flow.endpoint in TEXTLESS:
+        return False
+    return hides_reasoning(facts.model) or hides_reasoning(usage.model)
 
 
 def keep_reserved(flow: Flow, shared: Shared) -> None:

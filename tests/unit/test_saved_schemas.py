@@ -34,9 +34,9 @@ SCHEMAS = {
     # Notes in the store: the number is their first field.
     "gateway.limits.pending:PendingWork": (PENDING, "e20a0e2e58c7"),
     # Files of one gateway: rings of workers, the queue of alerts, records.
-    "gateway.core.model:RequestRecord": (4, "fb1a256c08d1"),
+    "gateway.core.model:RequestRecord": (4, "b8a60cf4e0ed"),
     "gateway.control.alert_queue:Waiting": (1, "6698d5e52c39"),
-    "gateway.sinks.records:PublicRecord": (4, "cb07d6fb7aa3"),
+    "gateway.sinks.records:PublicRecord": (4, "800f90ae4a83"),
 }
 
 

@@ -39,6 +39,11 @@ WORK_OF = {
 }
 # Google's servers answer with a part of an object where this is asked for.
 _PART_NAMES = frozenset({"fields", "$fields"})
+# Such names, and those that send header fields or change the form of the answer.
+_SHAPE_NAMES = _PART_NAMES | {"callback", "$callback", "$httpheaders", "$httpmethod"}
+_FORM_NAMES = frozenset({"alt", "$alt"})
+# Forms of an answer that are read.
+_READ_FORMS = frozenset({"", "json", "sse"})
 # A larger answer is not read for its state.
 BODY_BYTES = 1024 * 1024
 _BLANK_LINE = re.compile(rb"\r\n\r\n|\n\n|\r\r")
@@ -120,8 +125,26 @@ def asks_for_part(kind: str, query: str) -> bool:
     """Whether the answer may be without the members that state usage."""
     if kind not in ("interaction", "google_batch"):
         return False
-    pairs = parse_qsl(query, keep_blank_values=True, max_num_fields=1000)
-    return any(name.casefold() in _PART_NAMES for name, _ in pairs)
+    return any(name in _PART_NAMES for name, _ in _parameters(query))
+
+
+def shaped_answer(query: str) -> str:
+    """The parameter by which a request of a Google API has its answer without usage, or
+    in a form that is not read; "" without one.
+
+    System parameters: https://cloud.google.com/apis/docs/system-parameters.
+    """
+    for name, value in _parameters(query):
+        form = name in _FORM_NAMES and value.casefold() not in _READ_FORMS
+        if form or name in _SHAPE_NAMES:
+            return name
+    return ""
+
+
+def _parameters(query: str) -> list[tuple[str, str]]:
+    """Names in lower case, and values; as many as fit into a head."""
+    pairs = parse_qsl(query, keep_blank_values=True)
+    return [(name.casefold(), value) for name, value in pairs]
 
 
 class WorkReader:
