@@ -13,6 +13,10 @@ _AS_MEMBER = re.compile(
 )
 # The name in a client's own body, or letters that are written so as to hide it.
 _QUOTED = re.compile(rb"stream_options|\\u00(?:5f|[67][0-9a-f])", re.IGNORECASE)
+# What may lead the upstream to text that the client has written elsewhere: addresses
+# (an error quotes the reason phrase of the client's own server), stored files and ids.
+_ELSEWHERE = re.compile(rb':\\?/|"file|_ids?"')
+_ASKED = "stream_options"
 _CODES = ("unsupported_parameter", "unknown_parameter")
 # Azure's older API versions name the member in the message alone.
 _UNRECOGNIZED = "Unrecognized request argument supplied: "
@@ -37,10 +41,26 @@ _decode = msgspec.json.Decoder(_RefusedBody).decode
 def names_stream_options(error: bytes, body: bytes) -> bool:
     """Whether an upstream's error refuses ``stream_options``.
 
-    ``body``: the request as the client wrote it. An error may quote it, so a body that
-    contains the name proves nothing.
+    ``body``: the request as the client wrote it. The text of an error may quote it, or
+    what it refers to; then only fields that name a member of the request count.
     """
-    return _AS_MEMBER.search(error) is not None and _QUOTED.search(body) is None
+    if _AS_MEMBER.search(error) is None or _QUOTED.search(body) is not None:
+        return False
+    return _ELSEWHERE.search(body) is None or _states(error, _ASKED)
+
+
+def _states(error: bytes, name: str) -> bool:
+    """Whether a field of an error names this member of the request, or one inside."""
+    try:
+        refused = _decode(error)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return False
+    if refused.error is not None:
+        param = refused.error.param
+        return isinstance(param, str) and param.partition(".")[0] == name
+    entries = refused.detail if isinstance(refused.detail, list) else []
+    places = [entry.get("loc") for entry in entries if isinstance(entry, dict)]
+    return any(isinstance(place, list) and name in place for place in places)
 
 
 def refuses_member(error: bytes, name: str) -> bool:

@@ -291,3 +291,51 @@ async def test_the_lists_of_a_key_only_close(rules, policy, open_, upstream):
     async with InProcess(upstream, policy=policy, more=key_table(rules)) as gateway:
         answer = await gateway.talk(request(b"POST", CHAT, KEY + CLOSE, body))
     assert answer.startswith(b"HTTP/1.1 " + (b"200" if open_ else b"403"))
+
+
+GEMINI = "/v1beta/models/gemini-2.5-pro:generateContent"
+PROMPT = b'{"contents":[{"parts":[{"text":"hi"}]}]}'
+PARTS = (
+    b"Range: bytes=0-9\r\nIf-Range: x\r\nif-none-match: y\r\nIf_Match: z\r\n"
+    b"If-Modified-Since: Mon, 30 Nov 2026 00:00:00 GMT\r\nX-Goog-FieldMask: a\r\n"
+    b"X-Rangefinder: kept\r\n"
+)
+
+
+@pytest.mark.parametrize(
+    "path",
+    [GEMINI + "?fields=candidates", GEMINI + "?alt=proto", "/v1/embeddings?$fields=x"],
+)
+async def test_answers_without_usage_cannot_be_asked_for(path, upstream):
+    """A metered request is refused; observe mode lets it pass."""
+    async with InProcess(upstream) as gateway:
+        answer = await gateway.talk(request(b"POST", path.encode(), CLOSE, PROMPT))
+        assert answer.startswith(b"HTTP/1.1 400 ")
+        assert b"Answers must be whole" in answer
+        assert not upstream.requests
+        gateway.text = gateway.text.replace('"enforce"', '"observe"')
+        gateway.reload()
+        answer = await gateway.talk(request(b"POST", path.encode(), CLOSE, PROMPT))
+        assert answer.startswith(b"HTTP/1.1 200 ")
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "kept"),
+    [
+        (b"POST", GEMINI + "?alt=sse", False),
+        (b"GET", "/v1/messages/batches/b1/results", False),
+        (b"GET", "/v1/files/f1/content", True),
+        (b"GET", "/v1beta/files/f1?fields=name", True),
+    ],
+)
+async def test_parts_of_metered_answers_cannot_be_asked_for(
+    method, path, kept, upstream
+):
+    """The fields are removed where an answer states usage, and pass elsewhere."""
+    async with InProcess(upstream) as gateway:
+        body = PROMPT if method == b"POST" else b""
+        await gateway.talk(request(method, path.encode(), CLOSE + PARTS, body))
+    head = upstream.requests[0].lower()
+    for name in (b"range", b"if-range", b"if-none-match", b"x-goog-fieldmask"):
+        assert (b"\r\n" + name + b": " in head) is kept
+    assert b"x-rangefinder: kept" in head

@@ -216,6 +216,7 @@ NO_OPTIONS = b'{"error":{"message":"property \'stream_options\' is unsupported"}
 REFUSED = (
     b"HTTP/1.1 %b\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%b"
 )
+LINK = b',"image":"https://evil.example/x.png"}'
 PLAIN = HEAD + chunk(DELTA + DONE) + b"0\r\n\r\n"
 
 
@@ -269,6 +270,18 @@ async def test_other_refusals_pass_as_they_are(body, prompt, upstream):
         (b"no model 'stream_options'", b'{"model":"stream_options"}', False),
         (b"no model 'stream_options'", b'{"model":"stream\\u005foptions"}', False),
         (b"no such model", STREAM, False),
+        (b"404, message='stream_options'", STREAM[:-1] + LINK, False),
+        (b'{"error":{"message":"404 stream_options"}}', STREAM[:-1] + LINK, False),
+        (b'{"error":{"param":"stream_options"}}', STREAM[:-1] + LINK, True),
+        (
+            b'{"error":{"param":"stream_options.include_usage"}}',
+            STREAM[:-1] + LINK,
+            True,
+        ),
+        (b'{"error":{"param":7},"x":"stream_options"}', STREAM[:-1] + LINK, False),
+        (b'{"detail":[{"loc":["body","stream_options"]}]}', STREAM[:-1] + LINK, True),
+        (b'{"detail":[1,{"msg":"stream_options"}]}', STREAM[:-1] + LINK, False),
+        (b'{"detail":"stream_options"}', STREAM[:-1] + LINK, False),
     ],
 )
 def test_errors_that_refuse_to_be_asked_for_usage(error, client_body, refused):

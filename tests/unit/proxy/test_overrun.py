@@ -200,6 +200,29 @@ async def test_a_client_that_leaves_an_answer_without_stream_is_charged(upstream
         assert gateway.records[1].completion_tokens == 4096
 
 
+@pytest.mark.parametrize(
+    ("model", "answered", "tokens"),
+    [
+        (b"o3", b"o3", 300),
+        (b"my-deployment", b"gpt-5.1-2026-01-01", 300),
+        (b"gpt-4o", b"gpt-4o", 1),
+    ],
+)
+async def test_unstated_reasoning_costs_what_it_reserved(
+    model, answered, tokens, upstream
+):
+    """Of a model that reasons unseen, the text is not all that was generated."""
+    answer = b'{"model":"%b","choices":[{"message":{"content":"four"}}]}' % answered
+    upstream.default = (HEAD % b"application/json" + answer, Cut.CLOSE)
+    body = b'{"model":"%b","max_tokens":300,"messages":[]}' % model
+    async with InProcess(upstream, policy=LIMIT) as gateway:
+        await gateway.talk(request(b"POST", CHAT, CLOSE, body))
+        record = await gateway.record()
+        assert record.completion_tokens == tokens
+        assert record.metering == ("" if tokens == 1 else "hidden")
+        assert used(gateway) == record.total_tokens
+
+
 async def test_without_limits_of_tokens_a_cut_answer_is_counted(upstream):
     """Nothing was reserved, so only the text that passed counts."""
     upstream.default = (SSE, WORD * 3, 5.0)

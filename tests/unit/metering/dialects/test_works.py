@@ -14,6 +14,7 @@ from gateway.metering.dialects.works import (
     asks_for_part,
     continued_work,
     find_poll,
+    shaped_answer,
 )
 
 RUN = {"object": "thread.run", "id": "run_1"}
@@ -128,6 +129,27 @@ def test_a_call_that_goes_on():
 def test_asks_for_part(kind, query, part):
     """Google's servers leave members out where asked; others ignore it."""
     assert asks_for_part(kind, query) is part
+
+
+@pytest.mark.parametrize(
+    ("query", "name"),
+    [
+        ("fields=candidates", "fields"),
+        ("alt=sse&%24Fields=x", "$fields"),
+        ("alt=proto", "alt"),
+        ("%24ALT=media", "$alt"),
+        ("alt=json&alt=proto", "alt"),
+        ("callback=f", "callback"),
+        ("$httpHeaders=X-Goog-FieldMask:x", "$httpheaders"),
+        ("alt=sse&key=k", ""),
+        ("alt=JSON&prettyPrint=false", ""),
+        ("alt=", ""),
+        ("&".join(["a=1"] * 5000), ""),
+    ],
+)
+def test_shaped_answer(query, name):
+    """A query that leaves usage out of the answer, or writes it in an unread form."""
+    assert shaped_answer(query) == name
 
 
 def read(kind: str, body: Any, framing: str = "json", size: int = 7) -> Any:
