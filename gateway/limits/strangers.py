@@ -82,6 +82,14 @@ def stranger_plan(base: LimitPlan, *, suspect: bool = False) -> StrangerPlan | N
     return found
 
 
+def own_costs(plan: Plan, costs: Sequence[int]) -> tuple[int, ...]:
+    """The costs by cell, without those of cells that others share."""
+    return tuple(
+        0 if _is_shared(cell) else cost
+        for cell, cost in zip(plan.cells, costs, strict=True)
+    )
+
+
 def refused_costs(plan: Plan, actual: Sequence[int]) -> tuple[int, ...]:
     """What a stranger's call costs that the upstream refused, by cell.
 
@@ -119,4 +127,4 @@ def _stranger_edge(edge: Cell, suffix: bytes) -> Cell:
     return Cell(key, edge.kind, edge.window_us, edge.amount, edge.limit)
 
 
-__all__ = ["TALLY_US", "StrangerPlan", "refused_costs", "stranger_plan"]
+__all__ = ["TALLY_US", "StrangerPlan", "own_costs", "refused_costs", "stranger_plan"]

@@ -160,6 +160,7 @@ class RealtimeMeter:
         "answering",
         "asked_model",
         "asking",
+        "begun",
         "client_events",
         "lost",
         "model",
@@ -172,6 +173,7 @@ class RealtimeMeter:
         self._down: FrameScanner | None = FrameScanner(max_message)
         self.client_events = 0
         self.responses = 0
+        self.begun = False  # the upstream has stated a model, or begun an answer
         self.model = self.asked_model = ""
         self.answering = self.asking = False
         # A direction could not be read, or not to its end.
@@ -218,6 +220,8 @@ class RealtimeMeter:
             event = server_event(payload)
             if event is None:
                 continue
+            if event.opens or event.model or event.usage is not None:
+                self.begun = True
             self.model = event.model or self.model
             self.answering = event.opens or (self.answering and not event.closes)
             if event.usage is not None:

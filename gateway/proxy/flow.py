@@ -159,6 +159,7 @@ class Flow:
         "unbounded",
         "unenforced",
         "unpriced",
+        "unproven",
         "usage_requested",
         "user_unread",
         "verdict",
@@ -220,7 +221,7 @@ class Flow:
         self.limit_name: str | None = None
         self.delayed = False  # was throttled: a request is delayed once at most
         self.outcome: Outcome = "ok"
-        self.unpriced = False
+        self.unpriced = self.unproven = False
         self.price_source: PriceSource = ""
         self.metering: Metering = ""  # why tokens or price are not the provider's
         self.opening_recorded = False  # its OPENED record is written
@@ -264,9 +265,11 @@ class Flow:
         """Reserve as a stranger."""
         self.stranger = stranger
 
-    def end_stranger(self, held: Reserved | None) -> None:
-        """The upstream has accepted the credential. ``held``: the reservation now."""
-        self.stranger = None
+    def end_stranger(self, held: Reserved | None, *, unproven: bool = False) -> None:
+        """The upstream has accepted the credential. ``held``: the reservation now.
+        ``unproven``: it has upgraded a session, and may check the credential later.
+        """
+        self.stranger, self.unproven = None, unproven
         self.reserved = held or self.reserved
 
     @property

@@ -13,6 +13,7 @@ from gateway.core.model import Usage
 from gateway.core.refusal import Refusal
 from gateway.limits.edges import what_is_left
 from gateway.limits.meters import METER_TABLE, Quantity
+from gateway.limits.strangers import own_costs
 from gateway.metering.prices import OTHER
 from gateway.metering.realtime import RealtimeMeter, sum_usage
 from gateway.metering.usage import weigh
@@ -287,6 +288,9 @@ class LiveSession:
         way or could not be read, else at nothing. True: some answer had no price.
         """
         flow, meter = self._flow, self.meter
+        refused = flow.unproven and not (meter.begun or meter.lost or meter.skipped)
+        if refused:  # the upstream has upgraded it, and not accepted its credential
+            meter.answering = False
         self.ended = True
         plan, reserved = flow.plan, flow.reserved
         uncounted = meter.answering or meter.lost or meter.skipped > 0
@@ -302,6 +306,8 @@ class LiveSession:
             self._shared.store.charge(plan, self._costs(plan, usage, nanos, ()))
             return self._unpriced
         actual = self._costs(plan, usage, nanos, reserved.costs)
+        if refused:
+            actual = own_costs(plan, actual)
         if reserved.admitted:
             self._shared.store.settle(reserved, actual)
         else:

@@ -142,7 +142,7 @@ def take_status(flow: Flow, shared: Shared, status: int) -> None:
         if status in _REFUSED:
             shared.suspects.put(_origin(flow), shared.now() + SUSPECT_S)
         return
-    flow.end_stranger(stranger.join(shared))
+    flow.end_stranger(stranger.join(shared), unproven=status == _UPGRADED)
     # Some upstreams serve lists of models to everybody, and upgrade everybody.
     metered = context.buffer_limit > 0 and context.billable
     if context.stranger is not None and metered and status in _OK:

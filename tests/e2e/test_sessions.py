@@ -139,6 +139,26 @@ async def test_leaving_in_the_middle_of_an_answer_is_charged(upstream):
         assert record.total_tokens > 1000
 
 
+@pytest.mark.parametrize("accepted", [True, False])
+async def test_an_invalid_key_that_is_upgraded_is_not_charged(accepted, upstream):
+    """Some upstreams check the key after the upgrade, and then end the session."""
+    error = {"type": "error", "error": {"code": "invalid_api_key"}}
+    first = CREATED if accepted else error
+    upstream.default = (SWITCH, 0.1, message(first), 0.05, server_frame(8, b""))
+    policy = (
+        'limits = [{ per = "tenant", tokens = 100_000, window = "1h" },'
+        '{ per = "tenant", requests = 9, window = "1h" }]'
+    )
+    async with InProcess(upstream, route="websocket = true", policy=policy) as gateway:
+        client, _ = await opened(gateway)
+        client.send(masked({"type": "response.create"}))
+        await client.until(b"session" if accepted else b"invalid_api_key")
+        client.close()
+        record = await gateway.record()
+        assert bool(record.total_tokens) is accepted
+        assert held(gateway) == ([record.total_tokens, 1] if accepted else [])
+
+
 async def test_requests_are_counted_once(upstream):
     """A session is one request, however many answers it has; a limit of its model counts
     it too.

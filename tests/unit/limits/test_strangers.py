@@ -8,7 +8,12 @@ from gateway.core.model import CellKind, Limit
 from gateway.limits.edges import with_edges
 from gateway.limits.plans import LimitPlan
 from gateway.limits.ports import Cell
-from gateway.limits.strangers import TALLY_US, refused_costs, stranger_plan
+from gateway.limits.strangers import (
+    TALLY_US,
+    own_costs,
+    refused_costs,
+    stranger_plan,
+)
 
 MINUTE, HOUR = 60_000_000, 3_600_000_000
 SLIDING, CALENDAR, CONCURRENT = CellKind.SLIDING, CellKind.CALENDAR, CellKind.CONCURRENT
@@ -98,3 +103,9 @@ def test_what_a_refused_call_leaves():
         )
     )
     assert refused_costs(plan, (1,) * 6) == (1, 0, 0, 1, 1, 0)
+
+
+def test_what_a_sender_pays_alone():
+    """The cells that others share are left out."""
+    plan = LimitPlan((OWN, SHARED, OPEN))
+    assert own_costs(plan, (7, 8, 1)) == (7, 0, 0)
