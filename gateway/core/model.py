@@ -25,7 +25,7 @@ Mode = Literal["enforce", "observe"]
 # is charged; ``implausible``: the stated usage was not believed; ``failed``: a fault
 # of the gateway, charged as reserved; ``cut``: the client left before the usage was
 # stated, or the stream outgrew its limits; charged at least as reserved; ``unread``: the
-# request's body could not be read; ``pending``: accepted work, whose usage is in the
+# body could not be read; ``pending``: accepted work, whose usage is in the
 # record of the call that shows its end; ``reserved``: such work without a stated usage,
 # charged as reserved; ``hidden``: the upstream stated no usage of a model that reasons
 # unseen; charged at least as reserved.

@@ -22,7 +22,7 @@ _ZLIB_HEADER_BYTES = 2
 # chunks 60; a decompression bomb up to zlib's maximum of 1,032.
 RATIO_MAX = 200
 # The ratio is checked only beyond this size, so that small repetitive bodies pass.
-RATIO_FROM_BYTES = 128 * 1024
+RATIO_FROM_BYTES = 512 * 1024
 # Input decoded at a time: zlib copies the rest of its input after each piece of output
 # and after each member.
 SLICE_BYTES = 64 * 1024

@@ -26,6 +26,9 @@ if TYPE_CHECKING:
 
 # Times ``max_inflate``: a stream may be long, and its decoded copy is not kept.
 MAX_ANSWER_INFLATE = 16
+# gzip reaches 1,032. A client can have an answer compress well (text that its own tools
+# return), so a lower bound would let it hide what the answer states.
+ANSWER_RATIO = 1_100
 
 
 class Metering:
@@ -67,7 +70,7 @@ class Metering:
             self.inflater = Inflater(
                 encoding.decode("latin-1"),
                 MAX_ANSWER_INFLATE * settings.max_inflate,
-                settings.max_inflate_ratio,
+                ANSWER_RATIO,
             )
         except InflateError:
             self.unreadable = True

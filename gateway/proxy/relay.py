@@ -176,6 +176,8 @@ class AnswerRelay(AnswerWriter):
         usage = metering.finish(flow, complete=complete)
         if metering.failed and not is_poll(flow):
             flow.fail_inside()
+        if metering.unreadable and flow.status == 200 and not is_poll(flow):
+            flow.note_metering("unread")
         if metering.error is not None:
             return metering_failed(flow, shared, metering.error)
         if metering.meter.implausible:

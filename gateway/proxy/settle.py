@@ -59,7 +59,7 @@ _ANSWERED = range(200, 300)
 _NO_USAGE = Usage()
 _COUNTED = frozenset({"counted", "estimated"})
 # Outcomes of answers that the client or the gateway ended, not the upstream.
-_CUT_HERE = frozenset({"client_closed", "refused"})
+_CUT_HERE = frozenset({"client_closed", "refused", "timeout"})
 
 _encode = msgspec.msgpack.Encoder().encode
 
@@ -136,6 +136,8 @@ def at_least_reserved(flow: Flow, usage: Usage) -> Usage:
     """
     if flow.cut and flow.outcome in _CUT_HERE:
         why: Metering = "cut"
+    elif flow.metering == "unread":
+        why = "unread"
     elif _reasons(flow, usage):
         why = "hidden"
         flow.note_metering(why)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gzip
 
 import pytest
 
@@ -220,6 +221,30 @@ async def test_unstated_reasoning_costs_what_it_reserved(
         record = await gateway.record()
         assert record.completion_tokens == tokens
         assert record.metering == ("" if tokens == 1 else "hidden")
+        assert used(gateway) == record.total_tokens
+
+
+@pytest.mark.parametrize(
+    ("coding", "tokens", "metering"),
+    [(b"gzip", 5000, ""), (b"br", 300, "unread"), (b"gzip, gzip", 300, "unread")],
+)
+async def test_an_answer_that_compresses_well_is_read(
+    coding, tokens, metering, upstream
+):
+    """Its ratio does not hide its usage; one that cannot be decoded costs its
+    reservation.
+    """
+    stated = b'"usage":{"prompt_tokens":1,"completion_tokens":5000,"total_tokens":5001}'
+    answer = b'{"choices":[],"tool_output":"%b",%b}' % (b" " * 3_000_000, stated)
+    head = HEAD[:-2] + b"Content-Encoding: %b\r\n\r\n"
+    head %= (b"application/json", coding)
+    upstream.default = (head + gzip.compress(answer, 9), Cut.CLOSE)
+    body = b'{"model":"gpt-4o","max_tokens":300,"messages":[]}'
+    async with InProcess(upstream, policy=LIMIT) as gateway:
+        line = b"Accept-Encoding: gzip\r\n" + CLOSE
+        await gateway.talk(request(b"POST", CHAT, line, body))
+        record = await gateway.record()
+        assert (record.completion_tokens, record.metering) == (tokens, metering)
         assert used(gateway) == record.total_tokens
 
 
