@@ -157,6 +157,12 @@ class BlockTable:
         held = self._blocks.values()
         return [one for one in held if one.kind == kind and not is_over(one, now)]
 
+    def verdicts(self) -> list[Block]:
+        """Detection's entries in force."""
+        now = self._clock()
+        held = self._blocks.values()
+        return [one for one in held if one.by == DETECTOR and not is_over(one, now)]
+
     def replace(self, blocks: Iterable[Block]) -> None:
         """Replace the list; workers get only the differences."""
         new = {block_key(block): block for block in blocks}

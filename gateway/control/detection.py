@@ -17,7 +17,11 @@ from gateway.control.enforcer import Enforcer
 from gateway.control.incidents import LocalIncidents
 from gateway.core.model import ANONYMOUS_TENANT, CLOSED, RequestRecord
 from gateway.core.pace import is_due
-from gateway.detect.blocked_templates import blocked_templates, established_clients
+from gateway.detect.blocked_templates import (
+    blocked_templates,
+    established_clients,
+    spared_users,
+)
 from gateway.detect.detectors import DetectionSettings, Detectors, settings_of
 from gateway.detect.event_mapping import event_from_request
 from gateway.detect.export import (
@@ -49,6 +53,8 @@ _IDLE_S = 3600.0
 # batches are grouped: similar requests of one client become one event, with the
 # fingerprint of the first. This bounds the cost of detection under load.
 FULL_DETAIL = 40
+# Verdicts that may restrict all clients behind an address.
+_OF_ADDRESSES = frozenset({"client.throttled", "client.blocked"})
 
 
 class Detection:
@@ -69,6 +75,7 @@ class Detection:
         self._parked: bytes | None = None  # learned state while detection is off
         self._expected: Message | None = None
         self._established: Message | None = None
+        self._spared: Message | None = None
         self._template_blocks: dict[str, float] = {}
         self._renewed_at = self._expected_at = self._rate_at = 0.0
         self.on_expected_rate: Callable[[float, ExpectedRate | None], None] = (
@@ -89,6 +96,7 @@ class Detection:
         self.enforcer.configure(policies, resolved.default)
         self._block_templates()
         self._send_established()
+        self._send_spared(self.enforcer.judged_tenants(), anew=True)
         self.incidents.end(
             lambda name: self._detectors.engine_of(name) is not None, self._clock()
         )
@@ -149,6 +157,8 @@ class Detection:
     def _act(self, outputs: list[Output]) -> None:
         self.incidents.take(outputs)
         self.enforcer.take(outputs)
+        judged = {one.tenant for one in outputs if one.type in _OF_ADDRESSES}
+        self._send_spared(judged | self._spared_tenants(), anew=False)
         if self._block_templates():
             self._send_established()
 
@@ -179,6 +189,26 @@ class Detection:
         self._established = {"type": "settled", "tenants": tenants} if tenants else None
         self._broadcast({"type": "settled", "tenants": tenants})
 
+    def _send_spared(self, names: set[str], *, anew: bool) -> None:
+        """Send workers the users that entries on addresses do not apply to, of the
+        tenants that have such entries or template blocks.
+        """
+        sent = self._spared_tenants()
+        if names == sent and not (anew and names):
+            return
+        now = self._clock()
+        tenants: dict[str, bytes] = {}
+        for name in names:
+            engine = self._detectors.engine_of(name)
+            tenant = engine.tenants.get(name) if engine else None
+            tenants[name] = b"" if tenant is None else spared_users(tenant, now)
+        message: Message = {"type": "spared", "tenants": tenants}
+        self._spared = message if tenants else None
+        self._broadcast(message)
+
+    def _spared_tenants(self) -> set[str]:
+        return set(self._spared["tenants"]) if self._spared else set()
+
     # -- time --------------------------------------------------------------------------
 
     async def run(self) -> None:
@@ -197,6 +227,7 @@ class Detection:
         renews = is_due(self._renewed_at, RENEW_S, now)
         self._block_templates()
         self._send_established(anew=renews)
+        self._send_spared(self.enforcer.judged_tenants(), anew=renews)
         if renews:
             self._renewed_at = now
             for engine in self._detectors.engines:
@@ -247,7 +278,7 @@ class Detection:
 
     def greeting(self) -> Iterable[Message]:
         """Messages for a worker that connects."""
-        return filter(None, (self._expected, self._established))
+        return filter(None, (self._expected, self._established, self._spared))
 
 
 def _events(records: Sequence[RequestRecord]) -> Iterator[tuple[Event, int]]:

@@ -24,7 +24,9 @@ from gateway.control.blocks import (
     block_key,
     is_over,
 )
+from gateway.control.incident_entries import IncidentEntries
 from gateway.core.model import DETECTOR, Block
+from gateway.core.pace import is_due
 from gateway.detect.ladder import allowed_rate
 from gateway.detect.model import ACTIONS
 
@@ -34,19 +36,26 @@ if TYPE_CHECKING:
     from gateway.detect.ladder import EnforcementState
     from gateway.detect.model import Output
 
-# Half of the list is reserved for operators; further verdicts are dropped until others
-# expire.
+# Half of the list is reserved for operators. In a full list the incident with the most
+# entries makes room; further verdicts are dropped until others expire.
 MAX_VERDICTS = MAX_BLOCKS // 2
 # Verdicts that wait for the store; when there are more, the oldest stay on this gateway
 # only.
 MAX_WAITING = 20_000
 # Most verdicts in one pipeline.
 WRITE_AT_ONCE = 500
+# Least time between two searches for expired entries in a full list, seconds.
+_EXPIRE_S = 5.0
+# Interval at which entries by incident are compared with the list, seconds.
+_COMPARE_S = 60.0
 # Pause after a failed write, seconds.
 RETRY_S = 1.0
 # A tag, throttle or template block is written again if its end moved by more than this,
 # seconds.
 _PROLONG_S = 30.0
+# Kinds of subjects that may be many clients.
+_OF_MANY_CLIENTS = frozenset({"client_ip", "prompts"})
+_NO_INCIDENTS: Mapping[Key, str] = {}
 
 
 class Enforcer:
@@ -65,6 +74,8 @@ class Enforcer:
         self._default: Policy | None = None
         self._waiting: dict[Key, Block | None] = {}
         self._templates: dict[Key, float] = {}  # end of each as sent last
+        self._entries = IncidentEntries()
+        self._expired_at = self._compared_at = 0.0
         self._due = asyncio.Event()
         self._is_cleaned = False
         table.unwritten = lambda: self._waiting
@@ -86,6 +97,23 @@ class Enforcer:
         if self._table.known and not self._is_cleaned:
             self._is_cleaned = True
             self._remove_disabled()
+        if is_due(self._compared_at, _COMPARE_S, self._clock()):
+            self._compared_at = self._clock()
+            self._compare_entries()
+
+    def _compare_entries(self) -> None:
+        """Forget entries that have ended, and note those of other gateways and of before
+        a restart: all of a tenant and class count as one incident.
+        """
+        held = {
+            block_key(block): f"{block.tenant} {block.cls}"
+            for block in self._table.verdicts()
+            if block.kind != "prompts"
+        }
+        self._entries.keep(held)
+        for key, incident in held.items():
+            if key not in self._entries:
+                self._entries.add(key, incident)
 
     def _remove_disabled(self) -> None:
         gone = [
@@ -106,6 +134,7 @@ class Enforcer:
         """Enforce verdicts on single clients."""
         added: dict[Key, Block] = {}
         gone: list[Key] = []
+        incidents: dict[Key, str] = {}
         for output in outputs:
             if not output.type.startswith("client."):
                 continue
@@ -116,7 +145,8 @@ class Enforcer:
                     gone.append(key)
             elif (block := self._block(output)) is not None:
                 added[key] = block
-        self._change(list(added.values()), gone)
+                incidents[key] = output.id
+        self._change(list(added.values()), gone, incidents)
 
     def _lasts_elsewhere(self, key: Key, now: float) -> bool:
         """Whether another gateway has blocked the subject for longer than this one."""
@@ -198,33 +228,79 @@ class Enforcer:
                 found[block.tenant] = min(born, block.created_at)
         return found
 
-    def _change(self, added: list[Block], gone: list[Key]) -> None:
+    def judged_tenants(self) -> set[str]:
+        """Tenants with template blocks, or verdicts on addresses, of any gateway. Costs
+        a pass over the whole list.
+        """
+        return {
+            block.tenant
+            for block in self._table.verdicts()
+            if block.tenant is not None
+            and block.action != "tag"
+            and block.kind in _OF_MANY_CLIENTS
+        }
+
+    def _change(
+        self,
+        added: list[Block],
+        gone: list[Key],
+        incidents: Mapping[Key, str] = _NO_INCIDENTS,
+    ) -> None:
         """Apply verdicts on this gateway and queue them for the store, except those that
-        an entry in force precedes and those for which there is no room.
+        an entry in force precedes and those for which there is no room. ``incidents``:
+        to which each belongs.
         """
         now = self._clock()
-        if len(self._table) + len(added) > MAX_VERDICTS:
+        full = len(self._table) + len(added) > MAX_VERDICTS
+        if full and now >= self._expired_at + _EXPIRE_S:
+            self._expired_at = now
             self._table.expire()
         room = MAX_VERDICTS - len(self._table)
-        fits: list[Block] = []
+        fits: dict[Key, Block] = {}
+        lifted = {key: None for key in gone if self._is_verdict(key)}
         for block in added:
-            known = self._table.find(block_key(block))
+            key = block_key(block)
+            known = self._table.find(key)
             if known is not None and not is_over(known, now) and _stays(known, block):
                 continue
             if known is None:
-                room -= 1
-            if room < 0:
-                self.dropped += 1
-                continue
-            fits.append(block)
-        lifted = [key for key in gone if self._is_verdict(key)]
+                incident = incidents.get(key, "")
+                replaced = self._replaced(incident, fits, full=room <= 0)
+                if replaced is not None:
+                    if fits.pop(replaced, None) is None:
+                        lifted[replaced] = None
+                elif room <= 0:
+                    self.dropped += 1
+                    continue
+                else:
+                    room -= 1
+            fits[key] = block
+            lifted.pop(key, None)
+            if key in incidents:
+                self._entries.add(key, incidents[key])
         if not fits and not lifted:
             return
-        self._table.change(fits, lifted)
-        for block in fits:
-            self._enqueue(block_key(block), block)
+        self._table.change(list(fits.values()), list(lifted))
+        for key, block in fits.items():
+            self._enqueue(key, block)
         for key in lifted:
+            self._entries.remove(key)
             self._enqueue(key, None)
+
+    def _replaced(
+        self, incident: str, fits: Mapping[Key, Block], *, full: bool
+    ) -> Key | None:
+        """The entry that makes room for a new one of an incident, which is forgotten;
+        None if there is none, or no need. ``fits``: entries that are being added.
+        """
+        while True:
+            key = self._entries.oldest_to_replace(incident, full=full)
+            if key is None:
+                return None
+            self._entries.remove(key)
+            if key in fits or self._table.find(key) is not None:
+                self.dropped += 1
+                return key
 
     def _is_verdict(self, key: Key) -> bool:
         """Whether the entry of a subject is the detector's, not an operator's."""

@@ -13,10 +13,13 @@ import msgspec
 
 from gateway.core.model import AttackClass
 from gateway.detect.engine import Engine
+from gateway.detect.subject import SubjectState
 from gateway.detect.templates import Template, is_member
 from gateway.detect.tenant import TenantState
-from gateway.limits.gate import pack_client_hashes
+from gateway.limits.gate import SERVED, SETTLED, pack_client_hashes
 
+# New networks within about an hour from which a user is not exempt at any address.
+_MANY_NETWORKS = 6.0
 # Templates of one tenant, the newest first; a crowd has some dozens of wordings.
 MOST_TEMPLATES = 64
 
@@ -58,8 +61,11 @@ def blocked_templates(engine: Engine, now: float) -> Iterator[BlockedTemplate]:
 
 
 def is_refused(template: Template, now: float) -> bool:
-    """Whether a newcomer is refused for this template alone."""
+    """Whether a newcomer is refused for this template alone: not where upstreams refuse
+    its crowd anyway, nor where the crowd is at few sites.
+    """
     sure = not (template.unsure or template.soft)
+    sure = sure and not (template.denied or template.narrow)
     return sure and template.abusive_until > now
 
 
@@ -75,6 +81,24 @@ def established_clients(tenant: TenantState, born: float, now: float) -> bytes:
     )
 
 
+def spared_users(tenant: TenantState, now: float) -> bytes:
+    """Marks of the users that blocks and throttles of an address do not apply to."""
+    return pack_client_hashes(
+        (kind, track.id)
+        for track in tenant.users.values()
+        if track.answered
+        for kind in ((SERVED, SETTLED) if is_settled(track, now) else (SERVED,))
+    )
+
+
+def is_settled(user: SubjectState, now: float) -> bool:
+    """Whether the habits of a user are known, and it is not in many new networks."""
+    if not user.familiar(now):
+        return False
+    user.fade(now)
+    return user.new_networks < _MANY_NETWORKS
+
+
 def refuses(engine: Engine, tenant: str, ids: dict[str, str], print_: int) -> bool:
     """Whether a prompt of these subjects (by kind) is refused as a crowd's: what
     workers do, asked of the detector itself.
@@ -85,6 +109,9 @@ def refuses(engine: Engine, tenant: str, ids: dict[str, str], print_: int) -> bo
         return False
     template, _ = held.templates.find(print_)
     if template is None or not is_refused(template, now):
+        return False
+    user = held.users.get(ids.get("user", ""))
+    if user is not None and is_settled(user, now):
         return False
     tracks = [held.subjects[kind].get(id_) for kind, id_ in ids.items()]
     return any(

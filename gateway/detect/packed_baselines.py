@@ -12,7 +12,9 @@ import struct
 import zlib
 from typing import Final
 
-SCHEMA: Final = 1
+SCHEMA: Final = 2
+# Schema 1 has fewer fields of templates; those have defaults.
+_READABLE: Final = (1, SCHEMA)
 MAGIC: Final = b"tidegate-baselines\n"
 # The largest detector (every subject kept, a week each) needs less than half of it.
 MAX_STATE_BYTES: Final = 1 << 30
@@ -53,7 +55,7 @@ def unpack_baselines(packed: bytes) -> bytes:
     if len(packed) < start:
         raise BaselinesError("the baselines are truncated")
     schema, length, digest = _HEAD.unpack_from(packed, len(MAGIC))
-    if schema != SCHEMA:
+    if schema not in _READABLE:
         raise BaselinesError(
             f"the baselines have schema {schema}, this version reads {SCHEMA}:"
             " learn them again"

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from gateway.detect.model import REFUSED_STATUS
 from gateway.detect.rules.crowd import INSISTS, declared_times, judge_template
 from gateway.detect.rules.stolen_key import ROAMS
+from gateway.detect.subject import DENIED
 from gateway.detect.templates import NEWCOMER_S, Template
 
 if TYPE_CHECKING:
@@ -48,7 +50,16 @@ def learn_prompt(
     fresh = found.fresh_to(ip.born, ts) and not _is_settled(user, ts)
     if not fresh and (ip.familiar(ts) or (user is not None and user.familiar(ts))):
         tenant.learn_asked(event.client_ip, print_)
-    found.count(ts, event.client_ip, bits, fresh=fresh, refused=refused, times=times)
+    accepted = not refused and _is_accepted(bench, event, ip)
+    found.count(
+        ts,
+        event.client_ip,
+        bits,
+        fresh=fresh,
+        refused=refused,
+        accepted=accepted,
+        times=times,
+    )
     dense = found.requests >= _DENSE or found.peak >= _DENSE
     young = dense and not found.known(ts)
     if young or ip.templated:
@@ -57,15 +68,28 @@ def learn_prompt(
         user.template(young=young)
     out: list[Output] = []
     if fresh and _is_shared(tenant, found, event, young=young):
-        out += _count_worded(bench, tenant, event, ip, user, refused=refused)
+        out += _count_worded(
+            bench, tenant, event, ip, user, refused=refused, accepted=accepted
+        )
     if found.abusive_until > ts:
         tenant.flooded += times
-        out += bench.join(tenant, found, ip, user, ts)
+        out += bench.join(tenant, found, ip, user, ts, refused=refused)
     if _is_due(found, times):
         prints.place(found)
         if _judge(bench, tenant, found, ts, out):
             prints.place(found)
     return out
+
+
+def _is_accepted(bench: ResponseManager, event: Event, ip: SubjectState) -> bool:
+    """Whether a request that was not refused counts as accepted: it has an answer, or
+    may get one. A refusal by the gateway of an address that upstreams refuse does not.
+    """
+    if event.status != REFUSED_STATUS:
+        return True
+    if ip.outcomes[DENIED] + ip.outcomes_b[DENIED]:
+        return False
+    return bench.action_for(ip.kind, ip.id, ip.tenant, event.ts) != "block"
 
 
 def _is_settled(user: SubjectState | None, now: float) -> bool:
@@ -103,12 +127,18 @@ def _count_worded(
     user: SubjectState | None,
     *,
     refused: bool,
+    accepted: bool,
 ) -> list[Output]:
     """Wordings of one crowd, of which no single one need be a template."""
     out: list[Output] = []
     ts, times = event.ts, event.times
     crowd = tenant.count_worded(
-        event.fingerprint or 0, ts, event.client_ip, refused=refused, times=times
+        event.fingerprint or 0,
+        ts,
+        event.client_ip,
+        refused=refused,
+        accepted=accepted,
+        times=times,
     )
     for track in (ip, user):
         if track is not None:
@@ -116,7 +146,7 @@ def _count_worded(
     if ip.worded >= INSISTS:
         tenant.insist(event.client_ip)
     if crowd.abusive_until > ts and ip.worded >= _WORDED:
-        out += bench.join(tenant, crowd, ip, user, ts)
+        out += bench.join(tenant, crowd, ip, user, ts, refused=refused)
     if _is_due(crowd, times):
         _judge(bench, tenant, crowd, ts, out)
     return out

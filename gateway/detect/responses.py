@@ -341,6 +341,7 @@ class ResponseManager:
         if finding.score < self.settings.warning:
             return []
         template.abusive_until = now + _MARKED_S
+        template.judge_senders()
         same = next(
             (one for one in self.crowds() if same_crowd(one, template.print)), None
         )
@@ -424,8 +425,16 @@ class ResponseManager:
         ip: SubjectState,
         user: SubjectState | None,
         now: float,
+        *,
+        refused: bool = False,
     ) -> list[Output]:
-        """A newcomer sends a flooded template: it is part of the crowd."""
+        """A newcomer sends a flooded template: it is part of the crowd, unless upstreams
+        refuse the crowd and not this one (``refused``), or the crowd is elsewhere.
+        """
+        if template.denied and not refused:
+            return []
+        if template.narrow and not template.has_neighbours(ip.id):
+            return []
         incident = self._open_crowd(tenant.name)
         if incident is None or self.allow_list.holds_subject(
             tenant.name, ip.kind, ip.id

@@ -14,13 +14,15 @@ from math import exp
 import msgspec
 
 from gateway.core.prompt import TEMPLATE_BITS
-from gateway.detect.subject import MINUTE_S, WINDOW_S, SubjectState
+from gateway.detect.subject import MINUTE_S, WINDOW_S, SubjectState, network_of
 
 _BANDS = 8
 _SLOTS = 256
 _BASES = tuple(range(0, _BANDS * _SLOTS, _SLOTS))
 # From leader to member.
 NEAR_BITS = TEMPLATE_BITS
+# A crowd is at least so many sources of one template.
+CROWD_SOURCES = 6
 # Sources of one template that are told apart.
 SOURCES = 64
 _DECAY_PER_WINDOW = 0.97
@@ -65,6 +67,11 @@ class Template(msgspec.Struct, array_like=True):
     usual: int = -1  # 1: established clients ask the same; -1: nobody has looked
     soft: bool = False  # its crowd's prompts are as unlike as people's
     unsure: bool = False  # its crowd may be part of a tide of newcomers: tagged only
+    accepted: int = 0  # of this window: not refused by an upstream
+    denied: bool = (
+        False  # upstreams refuse most of it: only refused senders are blocked
+    )
+    narrow: bool = False  # few sites send it: only their newcomers are blocked
 
     def known(self, now: float) -> bool:
         """Whether this is an application's own template and not a new one."""
@@ -78,9 +85,12 @@ class Template(msgspec.Struct, array_like=True):
         *,
         fresh: bool,
         refused: bool = False,
+        accepted: bool = False,
         times: int = 1,
     ) -> None:
-        """One more prompt of this template."""
+        """One more prompt of this template. Neither ``refused`` nor ``accepted``: the
+        gateway refused it.
+        """
         minute = int(ts // MINUTE_S)
         if minute > self.minute:
             self._turn(minute)
@@ -89,6 +99,8 @@ class Template(msgspec.Struct, array_like=True):
         self.apart += (bits - self.apart) / 16
         if refused:
             self.refused += times
+        elif accepted:
+            self.accepted += times
         if fresh:
             self.fresh += times
         if len(self.sources) < SOURCES:
@@ -110,8 +122,23 @@ class Template(msgspec.Struct, array_like=True):
         self.peak = max(self.peak * leak, self.requests if calm else 0.0)
         self.windows += calm
         self.window = window
-        self.requests = self.fresh = self.repeats = self.refused = 0
+        self.requests = self.fresh = self.repeats = 0
+        self.refused = self.accepted = 0
         self.sources = set()
+
+    def judge_senders(self) -> None:
+        """Note whether its crowd is refused by upstreams anyway (unchanged without any
+        answer), and whether its sources are at fewer than ``CROWD_SOURCES`` sites.
+        """
+        if self.refused or self.accepted:
+            self.denied = self.refused > self.accepted
+        sites = len({_site_of(one) for one in self.sources})
+        self.narrow = sites < CROWD_SOURCES <= len(self.sources)
+
+    def has_neighbours(self, address: str) -> bool:
+        """Whether several of its sources are at the site of this address."""
+        site = _site_of(address)
+        return sum(_site_of(one) == site for one in self.sources) > 1
 
     def yields(self, other: Template) -> bool:
         """Whether another lasting template may take its place."""
@@ -145,6 +172,11 @@ class Template(msgspec.Struct, array_like=True):
         """Prompts of the last sixty seconds."""
         part = min(1.0, max(0.0, now / MINUTE_S - self.minute))
         return self.requests_m + self.requests_b * (1.0 - part)
+
+
+def _site_of(address: str) -> str:
+    """What one customer of a provider has: a /48, or a single IPv4 address."""
+    return network_of(address) if ":" in address else address
 
 
 def came_with(template_born: float, born: float, now: float) -> bool:

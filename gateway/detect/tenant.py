@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_left
+from collections import OrderedDict
 from itertools import accumulate
 from operator import mul
 
@@ -10,7 +11,13 @@ from gateway.core.lru import Lru
 from gateway.detect.baseline import UpperBaseline, new_upper_baseline
 from gateway.detect.model import REFUSED_STATUS, Event
 from gateway.detect.peers import LEAST_PEERS, ConcurrentPeers
-from gateway.detect.subject import FAILED, MINUTE_S, WINDOW_S, SubjectState
+from gateway.detect.subject import (
+    FAILED,
+    KNOWN_ANSWERS,
+    MINUTE_S,
+    WINDOW_S,
+    SubjectState,
+)
 from gateway.detect.templates import Template, Templates
 
 # Levels of peers are counted in bins of a quarter of a log unit.
@@ -26,6 +33,11 @@ _PEER_HALVE = 20_000.0
 PEER_QUANTILE = 0.99
 REQUESTS_UNIT = 10.0
 TOKENS_UNIT = 5_000.0
+# Shares of the remembered subjects that are kept for those without a good answer, and
+# for those with fewer than KNOWN_ANSWERS, while there are others.
+_STRANGERS_SHARE = 1 / 8
+_NEWER_SHARE = 1 / 4
+_LAST_RANK = 2
 # The tenant's own tide counts from this level on.
 BASELINE_UNIT = 100.0
 # Windows from which on it is known.
@@ -111,14 +123,65 @@ _GROWTH = 1.2840254166877414  # e ** (1 / _PEER_STEPS)
 _LEVELS = list(accumulate([_GROWTH] * (_PEER_BINS - 1), mul, initial=1.0))
 
 
-class Subjects(Lru[str, SubjectState]):
-    """The subjects of one kind; the least recently seen are forgotten first."""
+class Subjects:
+    """The subjects of one kind, at most ``capacity``, in three ranks: without a good
+    answer, with a few, with ``KNOWN_ANSWERS``. When there are too many, the least
+    recently seen one of the lowest rank above its share is forgotten, so that clients
+    which upstreams refuse do not evict those which they serve.
+    """
 
-    __slots__ = ()
+    __slots__ = ("_capacity", "_ranks")
+
+    def __init__(self, capacity: int) -> None:
+        self._capacity = max(1, capacity)
+        self._ranks: tuple[OrderedDict[str, SubjectState], ...] = (
+            OrderedDict(),
+            OrderedDict(),
+            OrderedDict(),
+        )
+
+    def get(self, key: str) -> SubjectState | None:
+        """The subject ``key``, which is marked as seen now; None if absent."""
+        for rank in (2, 1, 0):
+            held = self._ranks[rank]
+            found = held.get(key)
+            if found is None:
+                continue
+            if rank < _LAST_RANK and _rank_of(found) > rank:
+                del held[key]
+                self._ranks[_rank_of(found)][key] = found
+            else:
+                held.move_to_end(key)
+            return found
+        return None
+
+    def put(self, key: str, track: SubjectState) -> None:
+        """Add a subject, or replace the one of that id."""
+        for held in self._ranks:
+            held.pop(key, None)
+        self._ranks[_rank_of(track)][key] = track
+        if len(self) > self._capacity:
+            self._forget_one()
+
+    def _forget_one(self) -> None:
+        strangers, newer, _ = self._ranks
+        if len(strangers) > self._capacity * _STRANGERS_SHARE:
+            strangers.popitem(last=False)
+        elif len(newer) > self._capacity * _NEWER_SHARE:
+            newer.popitem(last=False)
+        else:
+            max(self._ranks, key=len).popitem(last=False)
+
+    def __len__(self) -> int:
+        return sum(map(len, self._ranks))
 
     def values(self) -> list[SubjectState]:
-        """All of them, those of the longer ago first."""
-        return [*self._old.values(), *self._young.values()]
+        """All of them by rank, those seen longest ago first."""
+        return [track for held in self._ranks for track in held.values()]
+
+
+def _rank_of(track: SubjectState) -> int:
+    return (track.answered > 0) + (track.answered >= KNOWN_ANSWERS)
 
 
 class RecentKeys(Lru[tuple[str, str, str], bool]):
@@ -309,7 +372,14 @@ class TenantState:
             self.insistent.add(source)
 
     def count_worded(
-        self, print_: int, ts: float, source: str, *, refused: bool, times: int
+        self,
+        print_: int,
+        ts: float,
+        source: str,
+        *,
+        refused: bool,
+        accepted: bool = False,
+        times: int,
     ) -> Template:
         """One more newcomer's prompt that is a wording of what others ask. All such
         prompts are taken for one template, which is some older than its wave.
@@ -320,7 +390,15 @@ class TenantState:
             crowd = self.worded = Template(print=print_, born=ts - WINDOW_S, last=ts)
             crowd.minute = int(ts // MINUTE_S)
             crowd.window = int(ts // WINDOW_S)
-        crowd.count(ts, source, _WORDED_BITS, fresh=True, refused=refused, times=times)
+        crowd.count(
+            ts,
+            source,
+            _WORDED_BITS,
+            fresh=True,
+            refused=refused,
+            accepted=accepted,
+            times=times,
+        )
         crowd.windows = 0  # it is nobody's own
         return crowd
 

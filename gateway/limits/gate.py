@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Final
 from zlib import crc32
 
 from gateway.core.lru import Lru
-from gateway.core.model import ANONYMOUS_TENANT
+from gateway.core.model import ANONYMOUS_TENANT, DETECTOR
 from gateway.core.prompt import TEMPLATE_BITS
 from gateway.core.refusal import Refusal
 from gateway.identity.cidr import Address, NetworkMap, normal_client_ip, parse_network
@@ -35,6 +35,12 @@ MAX_OVER_LIMIT_CELLS: Final = 20_000
 # Template blocks that one prompt is compared with: about 25 us for all of them.
 MAX_TEMPLATE_BLOCKS: Final = 256
 
+# Kinds of users that detection's entries of an address spare: a user with a good answer,
+# and one whose habits are known, at any address.
+SERVED: Final = "served"
+SETTLED: Final = "settled"
+_NOBODY: Final[frozenset[int]] = frozenset()
+
 BLOCKED: Final = refuse_block()
 _Key = tuple[str, str, str | None]
 
@@ -48,6 +54,7 @@ class Gate:
         "_max_blocks",
         "_networks",
         "_over_limit",
+        "_spared",
         "dropped_blocks",
         "enforcement_states",
         "fast_path",
@@ -70,6 +77,8 @@ class Gate:
         self.template_blocks: dict[tuple[int, str | None], Block] = {}
         # Hashes of the clients first seen before the attack, by attacked tenant.
         self._established: Mapping[str, frozenset[int]] = {}
+        # Hashes of the users that upstreams serve, by tenant (``set_spared``).
+        self._spared: Mapping[str, frozenset[int]] = {}
         self.dropped_blocks = 0  # not added: the list was full, or the id unreadable
         self.enforcement_states = 0  # entries with action tag or throttle
         # True without any block or over-limit cell: callers may skip every check.
@@ -180,8 +189,11 @@ class Gate:
         if len(self._blocks) == self.enforcement_states or identity.allowed:
             return None  # no entry is a block
         tenant = identity.tenant.name
+        block = self._active_block("client_ip", identity.client_ip, tenant, now)
+        if block is not None and self._is_spared(block, identity):
+            block = None
         return (
-            self._active_block("client_ip", identity.client_ip, tenant, now)
+            block
             or self._active_block("user", identity.user, tenant, now)
             or self._active_block("tenant", tenant, tenant, now)
             or self._network_block(identity.address, tenant, now)
@@ -198,8 +210,11 @@ class Gate:
         if len(self._blocks) == self.enforcement_states or identity.allowed:
             return None
         tenant = identity.tenant.name
+        block = self._active_block("client_ip", identity.client_ip, tenant, now)
+        if block is not None and block.by == DETECTOR and tenant in self._spared:
+            block = None  # the body's user may be spared
         return (
-            self._active_block("client_ip", identity.client_ip, tenant, now)
+            block
             or self._active_block("tenant", tenant, tenant, now)
             or self._network_block(identity.address, tenant, now)
         )
@@ -213,6 +228,39 @@ class Gate:
             tenant: _unpack_client_hashes(packed)
             for tenant, packed in established.items()
         }
+
+    def set_spared(self, spared: Mapping[str, bytes]) -> None:
+        """Set the users that detection's blocks and throttles of an address do not
+        apply to, of each tenant with such an entry (``pack_client_hashes``): of kind
+        ``SERVED`` where the class is probing, else of kind ``SETTLED``.
+        """
+        self._spared = {
+            tenant: _unpack_client_hashes(packed) for tenant, packed in spared.items()
+        }
+
+    def _is_spared(self, block: Block, identity: Identity) -> bool:
+        """Whether a block or throttle of the address is for others behind it: it is
+        detection's, and upstreams serve this user.
+        """
+        if block.by != DETECTOR or identity.user == ANONYMOUS:
+            return False
+        spared = self._spared.get(identity.tenant.name, _NOBODY)
+        kind = SERVED if block.cls == "probing" else SETTLED
+        return client_hash(kind, identity.user) in spared
+
+    def _is_established(self, established: frozenset[int], identity: Identity) -> bool:
+        """Whether the user is settled, or both the address and the user (if any) are
+        established. Names that a body states count only at established addresses.
+        """
+        user = identity.user
+        if user != ANONYMOUS:
+            spared = self._spared.get(identity.tenant.name, _NOBODY)
+            stated = identity.user_source == "body"
+            if not stated and client_hash(SETTLED, user) in spared:
+                return True
+            if client_hash("user", user) not in established:
+                return False
+        return client_hash("client_ip", identity.client_ip) in established
 
     def find_template_block(
         self, identity: Identity, fingerprint: int, now: float
@@ -231,7 +279,9 @@ class Gate:
                 or (template ^ fingerprint).bit_count() > TEMPLATE_BITS
             ):
                 continue
-            if _blocks_now(block, now) and not _is_established(established, identity):
+            if _blocks_now(block, now) and not self._is_established(
+                established, identity
+            ):
                 return block
         return None
 
@@ -252,6 +302,9 @@ class Gate:
         ):
             found = self._blocks.get((kind, subject, tenant))
             if found is None or found.action == "block" or not _lasts(found, now):
+                continue
+            throttled = kind == "client_ip" and found.action == "throttle"
+            if throttled and self._is_spared(found, identity):
                 continue
             if worst is None or _precedence(found) < _precedence(worst):
                 worst = found
@@ -364,14 +417,6 @@ def _unpack_client_hashes(packed: bytes) -> frozenset[int]:
     hashes = array("I")
     hashes.frombytes(packed)
     return frozenset(hashes)
-
-
-def _is_established(established: frozenset[int], identity: Identity) -> bool:
-    """Whether both the address and the user (if any) are established clients."""
-    user = identity.user
-    if user != ANONYMOUS and client_hash("user", user) not in established:
-        return False
-    return client_hash("client_ip", identity.client_ip) in established
 
 
 def _key_of(kind: str, subject: str, tenant: str | None) -> _Key:

@@ -16,6 +16,7 @@ Control to worker:
 ``secret``  ``value``; ``jwks``: ``url`` and ``keys``; ``drain``
 ``baselines`` ``subjects`` (tenant, kind, id, requests a minute) and ``busy`` by tenant
 ``settled`` ``tenants``: hashes of established clients, by tenant under attack
+``spared``  ``tenants``: hashes of users that entries on addresses do not apply to
 ``call``    ``id``, ``method`` (``peek`` or ``reset``), ``args`` with ``cells``
 
 Worker to control: ``hello``, ``ready``, ``stats`` (keys: ``admin.metrics``),

@@ -174,7 +174,7 @@ class Worker:
                 self.secret_known.set()
         elif kind == "config":
             self._on_config(message)
-        elif kind in {"blocks", "settled", "forget"}:
+        elif kind in {"blocks", "settled", "spared", "forget"}:
             self._on_gate(message)
         elif kind == "jwks":
             self._on_keys(message)
@@ -206,6 +206,9 @@ class Worker:
     def _on_gate(self, message: Message) -> None:
         if message["type"] == "settled":
             self.gate.set_established(message["tenants"])
+            return
+        if message["type"] == "spared":
+            self.gate.set_spared(message["tenants"])
             return
         if message["type"] == "forget":
             self.gate.forget(message["keys"])

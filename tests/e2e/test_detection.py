@@ -496,3 +496,25 @@ def test_observed_tenants_are_not_slowed_down(states):
     assert VERDICT not in sent(states.mock, "w-2")
     record = states.record_of(answers[2])
     assert (record["action"], record["enforced"]) == ("throttle", False)
+
+
+def test_users_behind_a_blocked_address_are_served_on(mock):
+    """An outsider who tries invalid keys from a shared address is refused there, and
+    with it new keys; users that were served before are not.
+    """
+    shared = "127.77.0.9"
+    with running_gateway(upstream(mock)) as gateway:
+        assert ordinary_clients(gateway) == {200}
+        for n in range(6):
+            assert ask(gateway, shared, f"sk-shared-{n}").status == 200
+        refused = (
+            ask(gateway, shared, f"sk-guess-{n}", f"try {n}", mock_status="401").status
+            for n in range(5000)
+        )
+        assert 403 in refused
+        (block,) = gateway.api("GET", "/api/v1/blocks")["items"]
+        assert (block["kind"], block["id"]) == ("client_ip", shared)
+        for n in range(6):
+            assert ask(gateway, shared, f"sk-shared-{n}").status == 200
+        assert ask(gateway, shared, "sk-new").status == 403
+        assert ask(gateway, "127.1.0.3", "sk-2").status == 200

@@ -67,6 +67,7 @@ SEVERAL_MODULES = {
     "proxy/test_unread.py",  # bodies that cannot be read, through all steps
     "admin/test_console_api.py",  # every route of the API that the console calls
     "serve/test_parts.py",  # background tasks, child processes, ports, store URLs
+    "detect/test_outsiders.py",  # what refused clients can do to others, whole detector
 }
 # Packages that the imports of a worker must not load.
 HEAVY = ("rich", "cyclopts", "aiohttp", "redis", "structlog", "watchfiles")

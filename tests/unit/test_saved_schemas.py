@@ -21,8 +21,8 @@ from gateway.limits.pending import SCHEMA as PENDING
 # Struct -> its schema number and the fingerprint of its fields and types.
 SCHEMAS = {
     # The detector: packed with the number ``SCHEMA`` of gateway/detect/packed_baselines.py.
-    "gateway.detect.saved:Saved": (SCHEMA, "caace3f4a193"),
-    "gateway.detect.responses:_Saved": (SCHEMA, "1e742f8a1965"),
+    "gateway.detect.saved:Saved": (SCHEMA, "4d1b191e31bf"),
+    "gateway.detect.responses:_Saved": (SCHEMA, "70a5a70fca05"),
     # The store: the number is part of every key (``tidegate:1:...``).
     "gateway.store.baselines:Manifest": (1, "e691f2c8ffae"),
     "gateway.core.model:Block": (1, "df6d82a07b7f"),

@@ -10,11 +10,9 @@ from gateway.detect.rules.facts import Signal, count_score
 from gateway.detect.rules.repetition import FLOOD_M, FLOOD_TIMES_EXPECTED
 from gateway.detect.score import MOST, Tail
 from gateway.detect.subject import FAILED, MINUTE_S, OK, SAME_BITS
-from gateway.detect.templates import NEAR_BITS, NEWCOMER_S, Template
+from gateway.detect.templates import CROWD_SOURCES, NEAR_BITS, NEWCOMER_S, Template
 from gateway.detect.tenant import TenantState
 
-# A crowd is at least so many sources of one template.
-CROWD_SOURCES = 6
 # Share of a template's prompts that newcomers must send.
 _FRESH_SHARE = 0.5
 _FEW_AGAIN = 2

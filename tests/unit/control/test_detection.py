@@ -498,3 +498,31 @@ def test_what_is_no_state_is_refused(scene):
     with pytest.raises(BaselinesError):
         scene.detecting.load(b"junk")
     assert scene.engine.tenants["acme"].company() == 14
+
+
+def test_workers_learn_whom_a_verdict_on_an_address_spares(scene):
+    """With the first verdict on an address workers get the users that are served, also
+    a worker that connects later; without such verdicts none.
+    """
+    scene.ordinary_clients()
+    assert not [one for one in scene.messages if one["type"] == "spared"]
+    scene.attack()
+    (message,) = (one for one in scene.messages if one["type"] == "spared")
+    assert len(message["tenants"]["acme"]) >= 4 * 10
+    assert message in list(scene.detecting.greeting())
+    scene.now += 7200.0
+    scene.detecting.tick()
+    *_, message = (one for one in scene.messages if one["type"] == "spared")
+    assert message["tenants"] == {}
+    assert not [one for one in scene.detecting.greeting() if one["type"] == "spared"]
+
+
+def test_a_verdict_in_a_tenant_that_is_not_known_here_spares_nobody(scene):
+    """For a verdict of another gateway in a tenant without traffic here, workers get
+    an empty list.
+    """
+    until, now = scene.now + 99, scene.now
+    scene.table.add(Block("client_ip", ATTACKER, "beta", until, "", now, DETECTOR))
+    scene.detecting.tick()
+    *_, message = (one for one in scene.messages if one["type"] == "spared")
+    assert message["tenants"] == {"beta": b""}

@@ -10,6 +10,7 @@ import msgspec
 import pytest
 
 from gateway.control import enforcer as module
+from gateway.control import incident_entries as entries
 from gateway.control.blocks import BlockTable, MemoryBlocks, RedisBlocks, block_key
 from gateway.control.enforcer import Enforcer
 from gateway.core.model import DETECTOR, OPERATOR, Anomaly, Block, Policy
@@ -391,3 +392,80 @@ async def test_a_restart_finds_the_blocks(machines, engine):
     assert block_key(again.table.items()[0]) == KEY
     assert again.table.items() == here.table.items()
     await again.close()
+
+
+def test_one_incident_has_a_bounded_number_of_entries(alone, monkeypatch):
+    """Beyond its bound an incident's newest entries replace its oldest, also those of
+    the same batch; entries that have ended count no more.
+    """
+    monkeypatch.setattr(entries, "MAX_ENTRIES", 3)
+    alone.take(*[said(ip=f"203.0.113.{n}") for n in range(5)])
+    assert [b.id[-1] for b in alone.table.items()] == ["2", "3", "4"]
+    alone.take(said(ip="203.0.113.5"))
+    assert sorted(b.id[-1] for b in alone.table.items()) == ["3", "4", "5"]
+    assert alone.enforcer.dropped == 3
+    alone.take(unsaid(at=NOW + 600, ip="203.0.113.3"))
+    alone.take(said(ip="203.0.113.6"))
+    assert sorted(b.id[-1] for b in alone.table.items()) == ["4", "5", "6"]
+    alone.now = NOW + 700
+    alone.table.expire()
+    alone.take(said(ip="203.0.113.7", at=alone.now))
+    assert [b.id[-1] for b in alone.table.items()] == ["7"]
+    assert alone.enforcer.dropped == 3
+
+
+def test_in_a_full_list_the_largest_incident_makes_room(alone, monkeypatch):
+    """A verdict of another incident replaces an entry of the largest one, until both
+    are as large; a template block does as well.
+    """
+    monkeypatch.setattr(module, "MAX_VERDICTS", 4)
+    alone.take(*[said(ip=f"203.0.113.{n}") for n in range(6)])
+    assert (len(alone.table), alone.enforcer.dropped) == (4, 2)
+    alone.take(*[said(ip=f"198.51.100.{n}", id="inc_2") for n in range(4)])
+    held = sorted(b.id for b in alone.table.items())
+    assert held == ["198.51.100.0", "198.51.100.1", "203.0.113.2", "203.0.113.3"]
+    assert sorted(held) == sorted(
+        one["id"] if isinstance(one, dict) else one.id
+        for one in alone.table.full_message()["full"]
+    )
+    alone.enforcer.block_templates([flood()])
+    assert len(alone.table.of_kind("prompts")) == 1
+    assert len(alone.table) == 4
+
+
+def test_an_entry_that_is_renewed_in_a_full_batch_stays(alone, monkeypatch):
+    """An entry that made room and is set again in the same batch is in force."""
+    monkeypatch.setattr(entries, "MAX_ENTRIES", 1)
+    alone.take(said(ip="203.0.113.1"))
+    alone.take(said(ip="203.0.113.2"), said(ip="203.0.113.1", lasts=900.0))
+    assert "203.0.113.1" in [b.id for b in alone.table.items()]
+
+
+def test_entries_of_before_a_restart_make_room(alone, monkeypatch):
+    """Entries of unknown incidents count by tenant and class from the next minute on."""
+    monkeypatch.setattr(module, "MAX_VERDICTS", 3)
+    for n in range(3):
+        alone.table.add(
+            Block(
+                "client_ip", f"203.0.113.{n}", "acme", NOW + 600, "", NOW, DETECTOR,
+                cls="probing",
+            )
+        )  # fmt: skip
+    alone.take(said(ip="198.51.100.1"))
+    assert alone.enforcer.dropped == 1
+    alone.enforcer.tick()
+    alone.take(said(ip="198.51.100.1"))
+    assert "198.51.100.1" in [b.id for b in alone.table.items()]
+    alone.now = NOW + 3600
+    alone.enforcer.tick()
+    assert "198.51.100.1" not in [b.id for b in alone.table.items()]
+
+
+def test_a_full_list_is_searched_for_expired_entries_seldom(alone, monkeypatch):
+    """In a full list verdicts do not each cost a pass over it."""
+    monkeypatch.setattr(module, "MAX_VERDICTS", 2)
+    searches = []
+    monkeypatch.setattr(alone.table, "expire", lambda: searches.append(1))
+    for n in range(50):
+        alone.take(said(ip=f"203.0.113.{n}"))
+    assert len(searches) == 1

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from gateway.detect import packed_baselines as baselines
 from gateway.detect.packed_baselines import (
     MAGIC,
+    SCHEMA,
     BaselinesError,
     is_packed,
     pack_baselines,
@@ -59,7 +60,7 @@ def test_another_schema_is_refused():
     """Baselines with a later schema number are refused."""
     packed = bytearray(pack_baselines(b"state"))
     packed[len(MAGIC) + 1] += 1
-    with pytest.raises(BaselinesError, match="schema 2"):
+    with pytest.raises(BaselinesError, match=f"schema {SCHEMA + 1}"):
         unpack_baselines(bytes(packed))
 
 
@@ -88,3 +89,10 @@ def test_wrong_content_under_a_right_head_is_refused():
         unpack_baselines(packed[:HEAD_BYTES] + zlib.compress(b"etats"))
     with pytest.raises(BaselinesError, match="damaged"):
         unpack_baselines(packed[:HEAD_BYTES] + b"no zlib")
+
+
+def test_the_schema_before_is_read():
+    """Baselines of schema 1 are read: fields that they lack have defaults."""
+    packed = bytearray(pack_baselines(b"state"))
+    packed[len(MAGIC) + 1] = 1
+    assert unpack_baselines(bytes(packed)) == b"state"

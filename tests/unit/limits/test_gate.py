@@ -8,11 +8,11 @@ from typing import NamedTuple
 import msgspec
 import pytest
 
-from gateway.core.model import Block, Limit, Policy, Tenant
+from gateway.core.model import DETECTOR, Block, Limit, Policy, Tenant
 from gateway.identity.cidr import parse_address
 from gateway.identity.identify import Identifier, with_body_user
 from gateway.limits import gate as module
-from gateway.limits.gate import Gate, pack_client_hashes
+from gateway.limits.gate import SERVED, SETTLED, Gate, pack_client_hashes
 from gateway.limits.plans import PlanBook
 from gateway.limits.ports import Reserved
 
@@ -388,3 +388,85 @@ def test_a_block_for_the_anonymous_tenant_exempts_known_clients():
     gate = gate_with(verdict("block", tenant="anonymous"))
     assert gate.find_anonymous_block("203.0.113.9", None, NOW) is not None
     assert not blocked(gate)
+
+
+# -- users that an address block spares ------------------------------------------------
+
+
+def keyed_client(ip="203.0.113.9", user_from=("credential",)):
+    policy = Policy("p", user_from=user_from)
+    key_hash = "sha256:" + hashlib.sha256(b"sk-a").hexdigest()
+    identifier = Identifier([Tenant("acme", policy, (key_hash,))], b"pepper")
+    head = Head(credentials=((b"authorization", b"Bearer sk-a"),))
+    return identifier.identify(ip, head, NOW)
+
+
+def address_verdict(action="block", cls="probing", by=DETECTOR) -> Block:
+    return Block(
+        "client_ip", "203.0.113.9", "acme", NOW + 60, "", NOW, by, action, cls, rate=1
+    )
+
+
+@pytest.mark.parametrize(
+    ("kind", "cls", "passes"),
+    [
+        (SERVED, "probing", True),
+        (SERVED, "scraping", False),
+        (SETTLED, "scraping", True),
+        ("user", "probing", False),
+    ],
+)
+def test_a_verdict_on_an_address_spares_users_that_upstreams_serve(kind, cls, passes):
+    """Detection's block or throttle of an address does not apply to users that were
+    served; where it is not for refusals, to settled ones.
+    """
+    who = keyed_client()
+    other = keyed_client(user_from=("body",))
+    for action in ("block", "throttle"):
+        gate = gate_with(address_verdict(action, cls))
+        gate.set_spared({"acme": pack_client_hashes([(kind, who.user)])})
+        found = gate.find_block if action == "block" else gate.find_enforcement
+        assert (found(who, NOW) is None) is passes
+        assert found(other, NOW) is not None, "anonymous"
+
+
+def test_other_blocks_spare_nobody():
+    """An operator's block of an address, and a verdict in a tenant whose users are not
+    known, apply to all.
+    """
+    who = keyed_client()
+    spared = pack_client_hashes([(SERVED, who.user), (SETTLED, who.user)])
+    gate = gate_with(address_verdict(by="operator"))
+    gate.set_spared({"acme": spared})
+    assert blocked(gate, who)
+    gate = gate_with(address_verdict())
+    gate.set_spared({"beta": spared})
+    assert blocked(gate, who)
+
+
+def test_a_verdict_on_an_address_waits_for_the_bodys_user():
+    """Where the body names the user, a verdict on the address is applied after it is
+    read, as it may spare that user.
+    """
+    gate = gate_with(address_verdict())
+    unnamed = client(user=None)
+    assert gate.find_head_block(unnamed, NOW) is not None
+    gate.set_spared({"acme": pack_client_hashes([(SERVED, "alice")])})
+    assert gate.find_head_block(unnamed, NOW) is None
+    assert blocked(gate, unnamed)
+    assert blocked(gate, client(user="bob"))
+    assert not blocked(gate, client(user="alice"))
+
+
+def test_settled_users_pass_a_template_block_at_any_address():
+    """A settled user passes a template block at an address that nobody knows; a name
+    that the body states does not.
+    """
+    block = Block("prompts", f"{FINGERPRINT:016x}", "acme", NOW + 60)
+    gate = with_template_block(block)
+    who = keyed_client("198.51.100.77")
+    settled = [(SETTLED, who.user), (SETTLED, "alice")]
+    assert gate.find_template_block(who, FINGERPRINT, NOW) is block
+    gate.set_spared({"acme": pack_client_hashes(settled)})
+    assert gate.find_template_block(who, FINGERPRINT, NOW) is None
+    assert gate.find_template_block(client(), FINGERPRINT, NOW) is block
