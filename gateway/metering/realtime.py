@@ -34,7 +34,7 @@ class FrameScanner:
         self._buffer = bytearray()
         self._skip = 0
         self._kind = 0
-        self._parts: list[bytes] = []
+        self._parts = bytearray()
         self._size = 0
         self.skipped = 0
 
@@ -96,7 +96,7 @@ class FrameScanner:
     def _pass_over(self, first: int) -> None:
         """Skip a message too large to buffer, with all its later frames."""
         self._continue(first & 0x0F)
-        self._parts = []
+        self._parts.clear()
         self._size = 0
         self._kind = _DISCARDED
         if first & 0x80:
@@ -108,12 +108,13 @@ class FrameScanner:
         opcode = first & 0x0F
         self._continue(opcode)
         self._kind = opcode or self._kind
-        self._parts.append(payload)
+        self._parts += payload
         self._size += len(payload)
         if not first & 0x80:
             return None
-        message = self._kind, b"".join(self._parts)
-        self._kind, self._parts, self._size = 0, [], 0
+        message = self._kind, bytes(self._parts)
+        self._parts.clear()
+        self._kind = self._size = 0
         return message
 
 
@@ -197,7 +198,8 @@ class RealtimeMeter:
             if kind not in (TEXT, BINARY):
                 continue
             count += 1
-            event = client_event(payload)
+            # An empty message says nothing; a flood of them must cost little.
+            event = client_event(payload) if payload else None
             if event is None:
                 continue
             self.asking = self.asking or event.opens

@@ -194,3 +194,15 @@ def test_sums_of_answers():
     assert dict(total.units) == {"input_audio_tokens": 5, "web_searches": 1}
     assert (total.model, total.tier, total.cost_usd) == ("a", "flex", 0.5)
     assert sum_usage(Usage(), Usage()).cost_usd is None
+
+
+def test_empty_messages_and_fragments():
+    """Empty messages are counted and not parsed; empty fragments keep no memory."""
+    meter = RealtimeMeter()
+    assert meter.feed_client(frame(b"", mask=b"abcd") * 3) == 3
+    scanner = FrameScanner()
+    assert not list(
+        scanner.feed(frame(b"a", final=False) + frame(b"", 0, final=False) * 9)
+    )
+    assert scanner._parts == b"a"
+    assert list(scanner.feed(frame(b"b", 0))) == [(TEXT, b"ab")]
