@@ -195,11 +195,20 @@ class RequestFacts(msgspec.Struct, gc=False):
     models: tuple[str, ...] = ()
     # Member under which a cap is written in; "": as the model's name suggests.
     cap_name: str = ""
+    # The body's model where the path names another one, which answers.
+    body_model: str = ""
 
     @property
     def named_models(self) -> tuple[str, ...]:
         """Every model that may answer."""
         return (self.model, *self.models)
+
+    @property
+    def checked_models(self) -> tuple[str, ...]:
+        """Every model that it names: lists of models hold for each."""
+        if self.body_model:
+            return (*self.named_models, self.body_model)
+        return self.named_models
 
 
 WHOLE, OPENED, CLOSED = range(3)

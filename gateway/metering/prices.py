@@ -178,13 +178,21 @@ class PriceTable:
 
     def most_nanos(self, model: str, usage: Usage, tier: str, at: float) -> int:
         """Nano-dollars that a request may cost: at the service tier that it asks for, if
-        that is dearer. A model without a price costs as the dearest that has answered for
-        it (a deployment's name, a router's alias); 0 if none has.
+        that is dearer. A model without a price, or with that of a policy's pattern, costs
+        as the dearest that has answered for it (a deployment's name, a router's alias);
+        without any 0.
         """
-        price = self._look_up(model)[1] or self._answered.get(model)
+        source, price, _ = self._look_up(model)
+        answered = None
+        if price is None or (source == "policy" and self._globs):
+            answered = self._answered.get(model)
+        if price is None:
+            price, answered = answered, None
         if price is None:
             return 0
         nanos = price_usage(price, usage, at)[0]
+        if answered is not None:
+            nanos = max(nanos, price_usage(answered, usage, at)[0])
         if tier:
             tiered = replace(usage, tier=tier)
             nanos = max(nanos, price_usage(price, tiered, at)[0])
@@ -197,11 +205,17 @@ class PriceTable:
 
         In this order: the policy's price of the request's model, the cost that the
         answer states (where it is trusted), the price of the answer's model, that of the
-        request's model, the policy's ``unknown_price``.
+        request's model, the policy's ``unknown_price``. A policy's pattern does not make
+        another known model cheaper than it is.
         """
         found = self._found.get(model) or self._look_up(model)
         source, price, plain = found
-        if source != "policy":
+        if source == "policy":
+            if self._globs and answered and answered != model:
+                other = self._other_price(model, found, answered)
+                if other is not None:
+                    return self._dearer(model, usage, at, price, other)
+        else:
             if self._trust_cost:
                 nanos = _stated_nanos(usage.cost_usd)
                 if nanos is not None:
@@ -223,8 +237,37 @@ class PriceTable:
         nanos, part = price_usage(price, usage, at)
         return nanos, source, part
 
+    def _other_price(self, model: str, found: _Found, answered: str) -> _Found | None:
+        """The price of an answer's model, if it is another one than a pattern of the
+        policy was meant for; None where the policy's price holds.
+        """
+        other = self._look_up(answered)
+        if other[1] is found[1] or other[0] not in ("table", "policy"):
+            return None
+        if any(name in self._named for name in _names(model)):
+            return None
+        same = self.canonical_name(answered) == self.canonical_name(model)
+        return None if same else other
+
+    def _dearer(
+        self, model: str, usage: Usage, at: float, price: Price | None, other: _Found
+    ) -> Quote:
+        """The higher of two prices: a policy's pattern, and the answer's model (or its
+        stated cost, where that is trusted).
+        """
+        assert price is not None
+        assert other[1] is not None
+        self._remember(model, other[1])
+        nanos, part = price_usage(price, usage, at)
+        mine: Quote = (nanos, "policy", part)
+        stated = _stated_nanos(usage.cost_usd) if self._trust_cost else None
+        if stated is not None:
+            return max(mine, (stated, "answer", False), key=_nanos_of)
+        nanos, part = price_usage(other[1], usage, at)
+        return max(mine, (nanos, other[0], part), key=_nanos_of)
+
     def _remember(self, model: str, price: Price | None) -> None:
-        """Keep the dearest price that answered for a model without one."""
+        """Keep the dearest price that answered for a model without one of its own."""
         known = self._answered.get(model)
         if price is not None and (known is None or _rank(price) > _rank(known)):
             self._answered.put(model, price)
@@ -237,8 +280,7 @@ class PriceTable:
         return found
 
     def _resolve(self, model: str) -> _Found:
-        full = model.strip().lower()
-        names = dict.fromkeys((full, *spellings(model)))
+        names = _names(model)
         for name in names:
             if name in self._named:
                 price = self._named[name]
@@ -252,6 +294,15 @@ class PriceTable:
         if self._unknown is None:
             return "", None, False
         return "unknown_price", self._unknown, is_plain(self._unknown)
+
+
+def _names(model: str) -> tuple[str, ...]:
+    """The names by which a policy's prices are looked up, most literal first."""
+    return tuple(dict.fromkeys((model.strip().lower(), *spellings(model))))
+
+
+def _nanos_of(quote: Quote) -> int:
+    return quote[0] or 0
 
 
 def _rank(price: Price) -> float:

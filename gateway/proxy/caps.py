@@ -47,14 +47,14 @@ def _check(flow: Flow, facts: RequestFacts, *, whole: bool) -> Refusal | None:
     if policy.models is not None and match is not None and match.billable:
         if facts.endpoint in _MODEL_ELSEWHERE and not facts.model.strip():
             return MODEL_UNKNOWN
-        for model in facts.named_models:
+        for model in facts.checked_models:
             refusal = check_model((policy.models,), model, context.prices)
             if refusal is not None:
                 return refusal
     if identity.allowed:
         return None
     if policy.unknown_price == "deny":
-        for model in facts.named_models:
+        for model in facts.checked_models:
             refusal = _check_price(context, model)
             if refusal is not None:
                 return refusal

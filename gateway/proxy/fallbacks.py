@@ -30,7 +30,9 @@ def plan_all(
 def most_nanos(prices: PriceTable, facts: RequestFacts, usage: Usage, at: float) -> int:
     """The most nano-dollars that this usage may cost: by the dearest model."""
     most = prices.most_nanos(facts.model, usage, facts.tier, at)
-    for model in facts.models:
+    if not (facts.models or facts.body_model):
+        return most
+    for model in facts.checked_models[1:]:
         most = max(most, prices.most_nanos(model, usage, facts.tier, at))
     return most
 

@@ -293,6 +293,9 @@ def _price(
         quote = quote_all(prices, facts, usage, at)
     else:
         quote = prices.quote(model, usage, at, answered=usage.model)
+        if quote[0] is None and facts is not None and facts.body_model:
+            # An unknown deployment, whose answer names no model (pictures, speech).
+            quote = prices.quote(facts.body_model, usage, at)
     flow.note_price(quote)
     price = quote[0]
     return price if price is None or price < MAX_NANOS else MAX_NANOS

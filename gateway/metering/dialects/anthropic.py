@@ -61,7 +61,7 @@ class Anthropic(Dialect):
         stream = given.stream if match.stream is None else match.stream
         facts = RequestFacts(
             match.endpoint,
-            given.model or match.model,
+            match.model or given.model or "",
             bool(stream),
             cap_of(given.max_tokens, given.max_tokens_to_sample),
             1,
@@ -71,4 +71,4 @@ class Anthropic(Dialect):
             match.billable,
             tier=asked_tier(given.speed, given.service_tier),
         )
-        return add_models(facts, given)
+        return add_models(facts, given, given.model)

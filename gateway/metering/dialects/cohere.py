@@ -86,7 +86,7 @@ class Cohere(Dialect):
         )
         facts = RequestFacts(
             match.endpoint,
-            given.model or match.model,
+            match.model or given.model or "",
             bool(given.stream),
             cap_of(given.max_tokens),
             max(1, given.num_generations or 1),
@@ -96,4 +96,4 @@ class Cohere(Dialect):
             match.billable,
             units=_searches(given.documents) if match.endpoint == "rerank" else (),
         )
-        return add_models(facts, given)
+        return add_models(facts, given, given.model)

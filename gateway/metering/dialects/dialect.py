@@ -83,7 +83,8 @@ class Dialect:
         if facts.max_tokens is not None and facts.max_tokens <= 0:
             facts.max_tokens, facts.endless = None, True
         if len(facts.model) > NAME_CHARS or (
-            facts.models and max(map(len, facts.models)) > NAME_CHARS
+            (facts.models or facts.body_model)
+            and max(map(len, facts.checked_models)) > NAME_CHARS
         ):
             raise DialectError("'model' is too long", "model")
         return facts
@@ -95,14 +96,16 @@ class Dialect:
 
     def _read_form(self, match: PathMatch, fields: FormFields) -> RequestFacts:
         n = to_count(fields.get("n") or None, "n")
+        model = fields.get("model") or ""
         return RequestFacts(
             match.endpoint,
-            model=fields.get("model") or match.model,
+            model=match.model or model,
             stream=bool(to_flag(fields.get("stream"), "stream")),
             n=max(1, n or 1),
             user=fields.get("user"),
             prompt_bytes=len(fields.get("prompt", "")),
             billable=match.billable,
+            body_model=other_model(match, model),
         )
 
     def ask_usage(self, body: bytes, facts: RequestFacts) -> bytes | None:
@@ -190,6 +193,11 @@ def framing_of(content_type: bytes) -> str:
     return OPAQUE if kind.startswith(_OPAQUE_TYPES) else ""
 
 
+def other_model(match: PathMatch, named: str | None) -> str:
+    """The body's model where the path names another one; else ""."""
+    return named if named and match.model and named != match.model else ""
+
+
 def sum_sizes(*raws: Raw) -> tuple[int, int]:
     """Sums over members of (bytes of text, known tokens)."""
     total = known = 0
@@ -208,4 +216,11 @@ def cap_of(*values: int | None) -> int | None:
     return max(given) if min(given) > 0 else 0
 
 
-__all__ = ["Dialect", "DialectError", "cap_of", "framing_of", "sum_sizes"]
+__all__ = [
+    "Dialect",
+    "DialectError",
+    "cap_of",
+    "framing_of",
+    "other_model",
+    "sum_sizes",
+]

@@ -73,10 +73,14 @@ class Routed(msgspec.Struct):
     plugins: Raw = EMPTY
 
 
-def add_models(facts: RequestFacts, given: Routed) -> RequestFacts:
+def add_models(facts: RequestFacts, given: Routed, named: str | None) -> RequestFacts:
     """Add the models of a request's lists to its facts. Without ``model`` the first is
     the request's model. Raises DialectError for lists that cannot be read.
+
+    ``named``: the body's model. Where the path names another one, that one answers.
     """
+    if named and named != facts.model:
+        facts.body_model = named
     if not (
         given.models is EMPTY
         and given.fallbacks is EMPTY
@@ -89,7 +93,12 @@ def add_models(facts: RequestFacts, given: Routed) -> RequestFacts:
     ):
         _add_listed(facts, given)
     model = facts.model
-    if "," in model or ">" in model or any("," in one for one in facts.models):
+    if (
+        "," in model
+        or ">" in model
+        or any("," in one for one in facts.models)
+        or (facts.body_model and not _names_one(facts.body_model))
+    ):
         # LiteLLM asks all of "a,b" and answers with the first; Unify reads "a->b".
         raise DialectError("'model' must be the name of one model", "model")
     if ":" in model or facts.models:
@@ -97,6 +106,10 @@ def add_models(facts: RequestFacts, given: Routed) -> RequestFacts:
         if searched and not facts.units:
             facts.units = _SEARCH
     return facts
+
+
+def _names_one(model: str) -> bool:
+    return "," not in model and ">" not in model
 
 
 def _add_listed(facts: RequestFacts, given: Routed) -> None:

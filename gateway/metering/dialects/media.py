@@ -111,7 +111,7 @@ class Media(OpenAI):
             amount = None
         facts = RequestFacts(
             match.endpoint,
-            given.model or match.model,
+            match.model or given.model or "",
             bool(given.stream),
             None,
             n,
@@ -121,7 +121,7 @@ class Media(OpenAI):
             match.billable,
             units=asked_units(match.endpoint, size, plain(given.quality), amount),
         )
-        return add_models(facts, given)
+        return add_models(facts, given, given.model)
 
     def _read_form(self, match: PathMatch, fields: FormFields) -> RequestFacts:
         facts = super()._read_form(match, fields)

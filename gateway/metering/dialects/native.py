@@ -22,6 +22,7 @@ from gateway.metering.dialects.dialect import (
     Dialect,
     Search,
     cap_of,
+    other_model,
     sum_sizes,
 )
 from gateway.metering.dialects.fields import decode_envelopes
@@ -115,7 +116,7 @@ class Native(Dialect):
             prompts = max(prompts, count_items(raw) if raw is not EMPTY else 1)
         return RequestFacts(
             match.endpoint,
-            given.model or match.model,
+            match.model or given.model or "",
             bool(match.stream or given.stream),
             cap_of(*caps),
             n * prompts,
@@ -124,6 +125,7 @@ class Native(Dialect):
             known,
             match.billable,
             prompts=prompts,
+            body_model=other_model(match, given.model),
         )
 
     def cap_path(self, facts: RequestFacts) -> tuple[str, ...] | None:

@@ -14,6 +14,7 @@ from gateway.metering.dialects.dialect import (
     Dialect,
     ErrorWriter,
     Search,
+    other_model,
     sum_sizes,
 )
 from gateway.metering.dialects.errors import ollama_error
@@ -72,7 +73,7 @@ class Ollama(Dialect):
         stream = match.endpoint in _GENERATE and given.stream is not False
         return RequestFacts(
             match.endpoint,
-            given.model or match.model,
+            match.model or given.model or "",
             stream,
             cap,
             1,
@@ -80,4 +81,5 @@ class Ollama(Dialect):
             prompt_bytes,
             known,
             match.billable,
+            body_model=other_model(match, given.model),
         )

@@ -146,7 +146,7 @@ class OpenAI(Dialect):
             n = max(1, chat.n or 1, chat.best_of or 1)
         facts = RequestFacts(
             "chat.completions",
-            chat.model or match.model,
+            match.model or chat.model or "",
             stream,
             cap,
             n,
@@ -158,7 +158,7 @@ class OpenAI(Dialect):
             chat.stream_options is not EMPTY,
             tier="" if chat.service_tier is EMPTY else asked_tier(chat.service_tier),
         )
-        return add_models(facts, chat)
+        return add_models(facts, chat, chat.model)
 
     def _read_other(self, match: PathMatch, given: OtherBody) -> RequestFacts:
         prompt_bytes, known = sum_sizes(
@@ -180,7 +180,7 @@ class OpenAI(Dialect):
         askable = stream and match.endpoint in _ASKABLE
         facts = RequestFacts(
             match.endpoint,
-            given.model or match.model,
+            match.model or given.model or "",
             stream,
             cap_of(
                 given.max_tokens,
@@ -200,7 +200,7 @@ class OpenAI(Dialect):
             background=bool(given.background) or match.work == "run",
             tier=asked_tier(given.service_tier),
         )
-        return add_models(facts, given)
+        return add_models(facts, given, given.model)
 
     def cap_path(self, facts: RequestFacts) -> tuple[str, ...] | None:
         """By endpoint; OpenAI's reasoning models refuse ``max_tokens``."""

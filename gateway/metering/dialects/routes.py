@@ -175,7 +175,12 @@ _RUNS = re.compile(r"/threads/[^/]+/runs(?:/[^/]+/submit_tool_outputs)?$")
 _THREAD = re.compile(r"/threads/[^/]+/messages$")
 _REMIX = re.compile(r"/v1/videos/[^/]+/remix$")
 _LOCATION = re.compile(r"/locations/[^/]+/interactions$")
-_NAMED = re.compile(r"/(?:deployments|engines|serving-endpoints)/([^/]+)/")
+# Not of Docker's ``/engines/v1/…`` and ``/engines/BACKEND/v1/…``, nor of Databricks'
+# ``/serving-endpoints/chat/completions``: there the body names the model.
+_NAMED = re.compile(
+    r"/(?:deployments|engines(?!/(?:[^/]+/)?v\d+/)"
+    r"|serving-endpoints(?!/chat/completions$))/([^/]+)/"
+)
 _RAW = re.compile(
     r"/publishers/([^/]+)/models/([^/:]+):(rawPredict|streamRawPredict)$", re.IGNORECASE
 )

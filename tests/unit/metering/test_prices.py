@@ -121,6 +121,9 @@ def test_a_batch_costs_half():
 
 
 OWN = TABLE.with_overrides({"prod-*": Price(1, 1)}, Price(7, 7))
+NAMED = TABLE.with_overrides(
+    {"prod-chat": Price(1, 1), "gpt-4?": Price(0, 0), "gpt-4o-mini*": Price(0, 0)}
+)
 ANSWER = Usage(1_000_000, 0, 1_000_000, cost_usd=0.0123)
 
 
@@ -135,7 +138,15 @@ ANSWER = Usage(1_000_000, 0, 1_000_000, cost_usd=0.0123)
         (TABLE, "gpt-4o-mini", "gpt-5-pro", 15_000_000_000, "table"),
         (TABLE, "gpt-4o-mini", "who-knows", 150_000_000, "table"),
         (TABLE, "no-price", "who-knows", None, ""),
-        (OWN, "prod-chat", "gpt-4o", 1_000_000_000, "policy"),
+        # A pattern's price holds unless a dearer model is known to have answered.
+        (OWN, "prod-chat", "prod-other", 1_000_000_000, "policy"),
+        (OWN, "prod-chat", "who-knows", 1_000_000_000, "policy"),
+        (OWN, "prod-chat", "gpt-4o", 2_500_000_000, "table"),
+        (OWN, "prod-chat", "gpt-4o-mini", 1_000_000_000, "policy"),
+        (OWN.of_upstream("", trust_cost=True), "prod-1", "o3", 1_000_000_000, "policy"),
+        (NAMED, "prod-chat", "gpt-4o", 1_000_000_000, "policy"),
+        (NAMED, "gpt-4o", "gpt-4o-2024-08-06", 0, "policy"),
+        (NAMED, "gpt-4o-mini", "prod-chat", 1_000_000_000, "policy"),
         (OWN, "gpt-4o", "prod-chat", 1_000_000_000, "policy"),
         (OWN, "no-price", "who-knows", 7_000_000_000, "unknown_price"),
         (OWN, "no-price", "gpt-4o", 2_500_000_000, "table"),
@@ -150,6 +161,16 @@ def test_what_decides_the_price(table, model, answered, nanos, source):
     """
     quote = table.quote(model, ANSWER, answered=answered)
     assert quote == (nanos, source, False)
+
+
+def test_what_answered_for_a_pattern_is_reserved():
+    """The next request of the same name reserves what the dearest answer cost."""
+    table = TABLE.with_overrides({"prod-*": Price(1, 1)})
+    usage = Usage(1_000_000, 0, 1_000_000)
+    assert table.most_nanos("prod-1", usage, "", 0.0) == 1_000_000_000
+    table.quote("prod-1", usage, answered="gpt-4o")
+    assert table.most_nanos("prod-1", usage, "priority", 0.0) == 2_500_000_000
+    assert table.most_nanos("prod-2", usage, "", 0.0) == 1_000_000_000
 
 
 @pytest.mark.parametrize("cost", [None, -1.0, float("nan"), float("inf"), 2e6])

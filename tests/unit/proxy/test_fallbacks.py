@@ -208,3 +208,48 @@ def test_the_dearest_model():
     assert dearest_model(PRICES, RequestFacts("x", model="m"), usage, 0.0) == "m"
     table = PRICES.with_overrides({CHEAP: Price(1000.0, 1000.0)})
     assert quote_all(table, facts, usage, 0.0)[:2] == (20_000_000, "policy")
+
+
+DEPLOYMENT = b"/openai/deployments/%s/chat/completions"
+
+
+def deployed(name: bytes, model: str) -> bytes:
+    """A chat request for a deployment; the body names this model."""
+    body = {"model": model, "messages": [{"role": "user", "content": "hi"}]}
+    return request(b"POST", DEPLOYMENT % name, CLOSE, json.dumps(body).encode())
+
+
+@pytest.mark.parametrize("names", [(b"gpt-5-pro", CHEAP), (b"mine", DEAR)])
+async def test_a_list_of_models_holds_for_path_and_body(upstream, names):
+    """Whichever of both a server reads."""
+    policy = 'models = { deny = ["gpt-5-pro*"] }'
+    async with InProcess(upstream, policy=policy) as gateway:
+        upstream.default = (answer(DEAR),)
+        text = await gateway.talk(deployed(*names))
+        assert text.startswith(b"HTTP/1.1 403"), text
+        assert not upstream.requests
+
+
+@pytest.mark.parametrize(
+    ("deployment", "model", "answered"),
+    [
+        (b"gpt-5-pro", "llama", DEAR),
+        (b"llama", "llama", DEAR),
+        (b"mine", DEAR, ""),  # pictures and speech do not name their model
+    ],
+)
+async def test_the_path_decides_the_price(deployment, model, answered, upstream):
+    """A free name in the body makes no deployment free, nor does a pattern another known
+    model.
+    """
+    upstream.default = (answer(answered, tokens=1000),)
+    policy = """limits = [{ per = "tenant", usd = 100, window = "1d" }]
+[policy.default.prices."llama*"]
+input = 0
+output = 0
+"""
+    async with InProcess(upstream, policy=policy) as gateway:
+        await gateway.talk(deployed(deployment, model))
+        made = await gateway.record()
+    assert made.model == deployment.decode()
+    assert made.usd_nanos == PRICES.cost_nanos(DEAR, Usage(10, 1000, 1010))

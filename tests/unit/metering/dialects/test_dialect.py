@@ -1,5 +1,7 @@
 """The base class of dialects: forms, clamping, the choice of a meter."""
 
+import json
+
 import pytest
 
 from gateway.core.model import RequestFacts
@@ -212,3 +214,41 @@ def test_names_of_models_are_bounded(path, body, kind):
             continue
         with pytest.raises(DialectError):
             match.dialect.read_request(match, text, "", kind)
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "kind"),
+    [
+        ("/openai/deployments/a/chat/completions", b'{"model":"b"}', ""),
+        ("/openai/deployments/a/embeddings", b'{"model":"b"}', ""),
+        ("/openai/deployments/a/images/generations", b'{"model":"b"}', ""),
+        ("/deployments/a/v1/messages", b'{"model":"b"}', ""),
+        ("/deployments/a/v2/rerank", b'{"model":"b"}', ""),
+        ("/deployments/a/generate_stream", b'{"model":"b"}', ""),
+        ("/deployments/a/api/generate", b'{"model":"b"}', ""),
+        (
+            "/openai/deployments/a/audio/transcriptions",
+            b'--x\r\nContent-Disposition: form-data; name="model"\r\n\r\nb\r\n--x--',
+            "multipart/form-data; boundary=x",
+        ),
+    ],
+)
+def test_the_model_of_the_path_answers(path, body, kind):
+    """A body's other name does not choose price and limits; lists hold for both."""
+    match = find_endpoint("POST", path)
+    facts = match.dialect.read_request(match, body, "", kind)
+    assert (facts.model, facts.body_model) == ("a", "b")
+    assert facts.checked_models == ("a", "b")
+    assert facts.named_models == ("a",)
+    same = body.replace(b'"b"', b'"a"').replace(b"\r\nb\r", b"\r\na\r")
+    facts = match.dialect.read_request(match, same, "", kind)
+    assert (facts.model, facts.body_model, facts.checked_models) == ("a", "", ("a",))
+
+
+@pytest.mark.parametrize("model", ["a,b", "a->b", "m" * 600])
+def test_a_body_beside_a_path_names_one_model(model):
+    """As a body alone does."""
+    match = find_endpoint("POST", "/openai/deployments/a/chat/completions")
+    body = json.dumps({"model": model}).encode()
+    with pytest.raises(DialectError):
+        match.dialect.read_request(match, body, "", "")

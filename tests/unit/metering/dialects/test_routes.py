@@ -192,6 +192,24 @@ def test_streams(path, stream):
     assert find_endpoint("POST", path).stream is stream
 
 
+@pytest.mark.parametrize(
+    ("path", "model"),
+    [
+        ("/openai/deployments/gpt-5/chat/completions", "gpt-5"),
+        ("/v1/engines/gpt-5/completions", "gpt-5"),
+        ("/serving-endpoints/mine/invocations", "mine"),
+        ("/serving-endpoints/chat/invocations", "chat"),
+        # The body names the model: Databricks, Docker's model runner.
+        ("/serving-endpoints/chat/completions", ""),
+        ("/engines/v1/chat/completions", ""),
+        ("/engines/llama.cpp/v1/chat/completions", ""),
+    ],
+)
+def test_models_in_paths(path, model):
+    """Deployments and engines; other segments after these words name no model."""
+    assert find_endpoint("POST", path).model == model
+
+
 def test_every_dialect_can_be_configured():
     """``upstream.dialect`` takes every dialect; ``azure`` is read as ``openai``."""
     assert set(get_args(DialectName)) == {*DIALECTS, "auto", "azure"}
