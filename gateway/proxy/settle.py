@@ -59,7 +59,7 @@ _ANSWERED = range(200, 300)
 _NO_USAGE = Usage()
 _COUNTED = frozenset({"counted", "estimated"})
 # Outcomes of answers that the client or the gateway ended, not the upstream.
-_CUT_HERE = frozenset({"client_closed", "refused", "timeout"})
+_CUT_HERE = frozenset({"client_closed", "refused"})
 
 _encode = msgspec.msgpack.Encoder().encode
 
