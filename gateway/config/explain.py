@@ -162,6 +162,7 @@ def policy_rows(loaded: Loaded, effective: Effective) -> list[Row]:
         "overrun": policy.overrun,
         "network_factor": to_toml(policy.network_factor),
         "assumed_job_usd": to_toml(policy.assumed_job_usd),
+        "assumed_context_tokens": to_toml(policy.assumed_context_tokens),
     }
     if policy.endpoints is not None:
         values["endpoints"] = _words(policy.endpoints)

@@ -255,6 +255,7 @@ _PLAIN = (
     "overrun",
     "network_factor",
     "assumed_job_usd",
+    "assumed_context_tokens",
     "endpoints",
     "models",
 )

@@ -389,6 +389,11 @@ class PolicyTable(Table, frozen=True):
     """US dollars that accepted work reserves, and counts against limits, where nothing
     says what it costs: batches of files, fine-tuning jobs, videos without a price.
     Built in: 1."""
+    assumed_context_tokens: Positive | None = None
+    """Tokens that a call reserves, beside its body, if part of its prompt is not in it: an
+    earlier response, a conversation, a file, a cache, or what tools of the provider find.
+    Such calls run one at a time where there is less room. Built in: 1048576, the largest
+    context of usual models."""
 
 
 class JwtTable(Table, frozen=True):

@@ -197,6 +197,11 @@ class RequestFacts(msgspec.Struct, gc=False):
     cap_name: str = ""
     # The body's model where the path names another one, which answers.
     body_model: str = ""
+    # Part of the prompt is not in the body: the provider keeps it, fetches it or searches
+    # for it, so that no size bounds the prompt.
+    outside: bool = False
+    # Searches that the provider may make for it, as far as its tools say.
+    searches: int = 0
 
     @property
     def named_models(self) -> tuple[str, ...]:
@@ -456,6 +461,9 @@ class Policy(msgspec.Struct, frozen=True):
     # US dollars that accepted work reserves, and counts against limits, where nothing
     # says what it costs: batches of files, fine-tuning jobs, videos without a price.
     assumed_job_usd: float = 1.0
+    # Tokens that a prompt is assumed to have at most beside what is in the body, where it
+    # refers to more (``RequestFacts.outside``).
+    assumed_context_tokens: int = 1_048_576
 
 
 class Campaign(msgspec.Struct, frozen=True, gc=False):

@@ -23,40 +23,6 @@ _TOKENS_MOST = 2048
 # Ratios that are learned for each tenant, and tenants that have some.
 MODELS_MAX = 256
 TENANTS_MAX = 4096
-# A prompt with fewer bytes per token (other scripts have them) may be one that is not
-# whole in its body, so the body is searched for references: of one in so many, as it
-# takes 15 us per kilobyte.
-_SEARCHED_BELOW = 2.5
-_SEARCHED_EVERY = 16
-SEARCHED_BYTES = 256 * 1024
-# Members that refer to text elsewhere, or by which the provider adds text to the prompt;
-# and the escapes that could hide such a name.
-_REFERENCES = (
-    b"previous_",
-    b"conversation",
-    b'_id"',
-    b'_ids"',
-    b"_url",
-    b"_reference",
-    b"file",
-    b"image",
-    b"audio",
-    b"video",
-    b"document",
-    b"source",
-    b"search",
-    b"ached",  # cachedContent, cached_content
-    b"context",
-    b"preset",
-    b"plugins",
-    b'prompt"',
-    b"mcp",
-    b"connectors",
-    b"container",
-    b"\\u00",
-)
-# Endpoints whose prompt is kept by the provider.
-_KEPT_THERE = frozenset({"threads.runs"})
 SUBJECTS_MAX = 50_000
 # Decay of a subject's longest answer per later answer: half after 138 answers.
 _PEAK_DECAY = 0.995
@@ -125,21 +91,16 @@ class PromptEstimator:
         model: str,
         facts: RequestFacts,
         prompt_tokens: int,
-        body: bytes = b"",
     ) -> None:
         """Update the ratio with the provider's token count of a prompt.
 
-        ``body``: the request, not compressed. A prompt that is not whole in it teaches
-        nothing, nor does one with images or token ids.
+        A prompt that is not whole in its body teaches nothing, nor does one with images
+        or token ids.
         """
         size = facts.prompt_bytes
-        if not 0 < prompt_tokens <= size or facts.prompt_tokens_known:
+        if not 0 < prompt_tokens <= size or facts.prompt_tokens_known or facts.outside:
             return
         known = self._known(tenant, model)
-        if prompt_tokens * _SEARCHED_BELOW > size:
-            known[3] += 1
-            if known[3] % _SEARCHED_EVERY != 1 or not _is_whole(facts, body):
-                return
         many = prompt_tokens > _TOKENS_MOST
         share = _TOKENS_MOST / prompt_tokens if many else 1.0
         known[1] = known[1] * _DECAY + size * share
@@ -160,16 +121,9 @@ class PromptEstimator:
             if len(models) >= MODELS_MAX:
                 del models[next(iter(models))]
             # The default counts as 64 tokens, so that one short prompt changes little.
-            known = [BYTES_PER_TOKEN, 64 * BYTES_PER_TOKEN, 64.0, 0.0]
+            known = [BYTES_PER_TOKEN, 64 * BYTES_PER_TOKEN, 64.0]
         models[model] = known
         return known
-
-
-def _is_whole(facts: RequestFacts, body: bytes) -> bool:
-    """Whether a body refers to no text elsewhere, as far as its names tell."""
-    if facts.endpoint in _KEPT_THERE or not 0 < len(body) <= SEARCHED_BYTES:
-        return False
-    return not any(name in body for name in _REFERENCES)
 
 
 def untaught_prompt(facts: RequestFacts) -> int:
@@ -224,6 +178,26 @@ class CompletionExpectation:
             seen[1] = max(completion, seen[1] * _PEAK_DECAY)
             seen[0] += _ALPHA * (completion - seen[0])
         subjects[key] = seen
+
+
+class OutsidePrompts:
+    """The longest prompts of each subject lately that were not whole in their body."""
+
+    __slots__ = ("_longest",)
+
+    def __init__(self) -> None:
+        self._longest: dict[object, float] = {}
+
+    def most(self, key: object, assumed: int) -> int:
+        """The most tokens of a subject's next one: ``assumed``, or what it had."""
+        return max(assumed, int(self._longest.get(key, 0)))
+
+    def learn(self, key: object, prompt: int) -> None:
+        """Note the tokens of one."""
+        known = self._longest.pop(key, 0.0)
+        if len(self._longest) >= SUBJECTS_MAX:
+            del self._longest[next(iter(self._longest))]
+        self._longest[key] = max(prompt, known * _PEAK_DECAY)
 
 
 def weigh(usage: Usage, weights: Mapping[str, float]) -> int:

@@ -279,6 +279,8 @@ def growing(
         or identity is None
         or answer.status != 200
         or isinstance(metering.meter, JsonMeter)
+        # Its cap is reserved: only its prompt is unknown.
+        or (flow.facts is not None and flow.facts.max_tokens and not plan.edges)
     ):
         return metering
     growth = Growth(flow, shared, plan)

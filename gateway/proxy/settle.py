@@ -204,8 +204,9 @@ def settle(flow: Flow, shared: Shared, usage: Usage) -> int | None:
         price = _price(flow, shared, facts.model, usage, facts)
         if usage.source == "upstream" and not (usage.batch or facts.models):
             tenant = identity.tenant.name
-            body = b"" if flow.context.request_encoding else flow.body
-            shared.estimator.learn(tenant, facts.model, facts, usage.prompt, body)
+            shared.estimator.learn(tenant, facts.model, facts, usage.prompt)
+            if facts.outside:
+                shared.outside.learn(identity.key, usage.prompt)
         if not (flow.cut or usage.batch):
             shared.expectation.learn(identity.key, usage.completion)
     plan, reserved = flow.plan, flow.reserved

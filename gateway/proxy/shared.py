@@ -10,7 +10,11 @@ from typing import TYPE_CHECKING
 
 from gateway.core.lru import Lru
 from gateway.limits.plans import DEFAULT_PREFIX
-from gateway.metering.usage import CompletionExpectation, PromptEstimator
+from gateway.metering.usage import (
+    CompletionExpectation,
+    OutsidePrompts,
+    PromptEstimator,
+)
 from gateway.proxy.decoding import BodyDecoder
 from gateway.proxy.scoring import Scoring
 
@@ -59,6 +63,7 @@ class Shared:
         "loop",
         "now",
         "on_fault",
+        "outside",
         "scoring",
         "status_waits",
         "status_waits_refused",
@@ -96,6 +101,7 @@ class Shared:
         self.tracer = tracer
         self.estimator = PromptEstimator()
         self.expectation = CompletionExpectation()
+        self.outside = OutsidePrompts()
         self.scoring = Scoring(prefix)
         self.decoder = BodyDecoder(loop)
         self.draining = False

@@ -18,6 +18,7 @@ from gateway.metering.dialects.dialect import (
 from gateway.metering.dialects.errors import anthropic_error
 from gateway.metering.dialects.fallbacks import Routed, add_models
 from gateway.metering.dialects.openai import named_user
+from gateway.metering.dialects.outside import add_outside
 from gateway.metering.dialects.requests import EMPTY, BodyReader, Count, asked_tier
 
 
@@ -35,6 +36,8 @@ class MessagesBody(Routed):
     max_tokens_to_sample: Count = None
     speed: Raw = EMPTY
     service_tier: Raw = EMPTY
+    mcp_servers: Raw = EMPTY
+    container: Raw = EMPTY
 
 
 _read = BodyReader(MessagesBody, longest="messages").read
@@ -55,8 +58,8 @@ class Anthropic(Dialect):
 
     def _read_body(self, match: PathMatch, body: bytes) -> RequestFacts:
         given = _read(body)
-        prompt_bytes, known = sum_sizes(
-            given.messages, given.system, given.tools, given.prompt
+        prompt_bytes, known, outside = sum_sizes(
+            given.tools, given.prompt, content=(given.messages, given.system)
         )
         stream = given.stream if match.stream is None else match.stream
         facts = RequestFacts(
@@ -70,5 +73,7 @@ class Anthropic(Dialect):
             known,
             match.billable,
             tier=asked_tier(given.speed, given.service_tier),
+            outside=outside,
         )
+        add_outside(facts, given.tools, given.mcp_servers, given.container)
         return add_models(facts, given, given.model)

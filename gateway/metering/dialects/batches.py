@@ -24,6 +24,7 @@ from gateway.metering.dialects.base import (
 )
 from gateway.metering.dialects.gemini import Gemini
 from gateway.metering.dialects.meters import NullMeter
+from gateway.metering.dialects.outside import OUTSIDE_TOKENS
 from gateway.metering.dialects.requests import EMPTY, BodyReader
 from gateway.metering.dialects.results import GoogleBatchMeter, ResultsMeter
 
@@ -178,6 +179,10 @@ def _sum(match: PathMatch, parts: list[RequestFacts]) -> RequestFacts:
             part.max_tokens, part.endless = None, True
         facts.prompt_bytes += part.prompt_bytes
         facts.prompt_tokens_known += part.prompt_tokens_known
+        if part.outside:
+            facts.prompt_tokens_known += OUTSIDE_TOKENS
+            facts.searches += part.searches
+            facts.outside = True
     if match.endpoint not in _NO_COMPLETION:
         facts.max_tokens = sum(
             (part.max_tokens or ASSUMED_COMPLETION) * part.n for part in parts

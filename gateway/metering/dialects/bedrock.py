@@ -35,6 +35,7 @@ from gateway.metering.dialects.meters import (
     NullMeter,
     StreamMeter,
 )
+from gateway.metering.dialects.outside import add_outside
 from gateway.metering.dialects.requests import (
     EMPTY,
     BodyReader,
@@ -70,6 +71,7 @@ class InvokeBody(msgspec.Struct):
     textGenerationConfig: Raw = EMPTY  # noqa: N815
     imageGenerationConfig: Raw = EMPTY  # noqa: N815
     metadata: Raw = EMPTY
+    promptVariables: Raw = EMPTY  # noqa: N815
     requestMetadata: Raw = EMPTY  # noqa: N815
     max_tokens: Count = None
     max_tokens_to_sample: Count = None
@@ -90,6 +92,7 @@ _INVOKE_CAPS = {
 }
 _NO_COMPLETION = ("embed", "rerank", "image", "canvas", "stability", "reel")
 _IMAGE_MODELS = re.compile(r"image|canvas|stability")
+_HOSTED = re.compile(rb"systemTool|\\u00")
 _read = BodyReader(InvokeBody).read
 _part = msgspec.json.Decoder(_Part).decode
 
@@ -136,17 +139,15 @@ class Bedrock(Dialect):
 
     def _read_body(self, match: PathMatch, body: bytes) -> RequestFacts:
         given = _read(body)
-        prompt_bytes, known = sum_sizes(
-            given.messages,
-            given.system,
+        prompt_bytes, known, outside = sum_sizes(
             given.prompt,
             given.message,
-            given.chat_history,
             given.inputText,
             given.texts,
-            given.input,
             given.tools,
             given.toolConfig,
+            content=(given.messages, given.system, given.chat_history),
+            items=(given.input,),
         )
         nested = member_values(given.inferenceConfig, ("maxTokens", "max_new_tokens"))
         titan = member(given.textGenerationConfig, "maxTokenCount")
@@ -162,7 +163,7 @@ class Bedrock(Dialect):
         user = member(given.metadata, "user_id", free=True) or member(
             given.requestMetadata, "user_id", free=True
         )
-        return RequestFacts(
+        facts = RequestFacts(
             match.endpoint,
             match.model,
             bool(match.stream),
@@ -173,7 +174,10 @@ class Bedrock(Dialect):
             known,
             match.billable,
             units=_images(match.model, given.imageGenerationConfig),
+            # Amazon's own tools; a stored prompt.
+            outside=outside or _HOSTED.search(bytes(given.toolConfig)) is not None,
         )
+        return add_outside(facts, given.tools, given.promptVariables)
 
     def open_meter(
         self,

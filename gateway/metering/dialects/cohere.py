@@ -19,7 +19,9 @@ from gateway.metering.dialects.dialect import (
 from gateway.metering.dialects.errors import cohere_error
 from gateway.metering.dialects.fallbacks import Routed, add_models
 from gateway.metering.dialects.meters import META_HIT
+from gateway.metering.dialects.outside import add_outside
 from gateway.metering.dialects.requests import EMPTY, BodyReader, Count, count_items
+from gateway.metering.dialects.sizes import payload_size
 
 
 class CohereBody(Routed):
@@ -38,6 +40,8 @@ class CohereBody(Routed):
     query: Raw = EMPTY
     documents: Raw = EMPTY
     tools: Raw = EMPTY
+    connectors: Raw = EMPTY
+    conversation_id: Raw = EMPTY
     stream: bool | None = None
     max_tokens: Count = None
     num_generations: Count = None
@@ -70,20 +74,20 @@ class Cohere(Dialect):
 
     def _read_body(self, match: PathMatch, body: bytes) -> RequestFacts:
         given = _read(body)
-        prompt_bytes, known = sum_sizes(
+        prompt_bytes, known, outside = sum_sizes(
             given.message,
-            given.messages,
-            given.chat_history,
             given.preamble,
             given.prompt,
             given.texts,
-            given.inputs,
-            given.images,
             given.text,
             given.query,
             given.documents,
             given.tools,
+            content=(given.messages, given.chat_history),
+            items=(given.inputs,),
         )
+        if given.images is not EMPTY:
+            known += payload_size(given.images, "image").tokens
         facts = RequestFacts(
             match.endpoint,
             match.model or given.model or "",
@@ -95,5 +99,7 @@ class Cohere(Dialect):
             known,
             match.billable,
             units=_searches(given.documents) if match.endpoint == "rerank" else (),
+            outside=outside,
         )
+        add_outside(facts, given.tools, given.connectors, given.conversation_id)
         return add_models(facts, given, given.model)

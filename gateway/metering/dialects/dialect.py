@@ -27,7 +27,7 @@ from gateway.metering.dialects.meters import (
     StreamMeter,
 )
 from gateway.metering.dialects.requests import to_count, to_flag
-from gateway.metering.dialects.sizes import text_size
+from gateway.metering.dialects.sizes import Size, content_size, text_size
 from gateway.metering.dialects.splice import capped, with_cap
 
 _NDJSON_TYPES = ("application/x-ndjson", "application/stream+json", "application/jsonl")
@@ -198,14 +198,20 @@ def other_model(match: PathMatch, named: str | None) -> str:
     return named if named and match.model and named != match.model else ""
 
 
-def sum_sizes(*raws: Raw) -> tuple[int, int]:
-    """Sums over members of (bytes of text, known tokens)."""
-    total = known = 0
-    for raw in raws:
-        size, tokens = text_size(raw)
-        total += size
-        known += tokens
-    return total, known
+def sum_sizes(
+    *texts: Raw, content: tuple[Raw, ...] = (), items: tuple[Raw, ...] = ()
+) -> Size:
+    """The size of members together. ``content``: messages or their parts. ``items``:
+    messages in a list that may also hold what no message has (Responses).
+    """
+    found = [text_size(raw) for raw in texts]
+    found += [content_size(raw) for raw in content]
+    found += [content_size(raw, listed=True) for raw in items]
+    return Size(
+        sum(one.text for one in found),
+        sum(one.tokens for one in found),
+        any(one.outside for one in found),
+    )
 
 
 def cap_of(*values: int | None) -> int | None:

@@ -103,8 +103,9 @@ def add_models(facts: RequestFacts, given: Routed, named: str | None) -> Request
         raise DialectError("'model' must be the name of one model", "model")
     if ":" in model or facts.models:
         searched = any(ONLINE in name.lower() for name in facts.named_models)
-        if searched and not facts.units:
-            facts.units = _SEARCH
+        if searched:
+            facts.outside = True
+            facts.units = facts.units or _SEARCH
     return facts
 
 
@@ -116,7 +117,9 @@ def _add_listed(facts: RequestFacts, given: Routed) -> None:
     for name in _object(given.extra_body, "extra_body"):
         if name.casefold() in _METERED:
             raise DialectError(f"'extra_body' may not hold '{name}'", "extra_body")
+        facts.outside = True  # it may hold any other member
     for plugin in _list(given.plugins, "plugins"):
+        facts.outside = True
         if _text(_object(plugin, "plugins").get("id", EMPTY), "plugins") == "web":
             facts.units = facts.units or _SEARCH
     found: dict[str, None] = {}
@@ -131,6 +134,7 @@ def _add_listed(facts: RequestFacts, given: Routed) -> None:
         preset = _text(given.preset, "preset")
         if preset:
             found[PRESET + preset] = None
+    facts.outside = facts.outside or given.preset is not EMPTY
     if len(found) > MODELS_MAX:
         raise DialectError(f"a request may name {MODELS_MAX} models here", "models")
     if found:

@@ -25,6 +25,7 @@ from gateway.metering.dialects.errors import gemini_error
 from gateway.metering.dialects.fields import Number, whole
 from gateway.metering.dialects.media import qualified
 from gateway.metering.dialects.meters import JsonMeter, NullMeter
+from gateway.metering.dialects.outside import add_outside
 from gateway.metering.dialects.requests import (
     EMPTY,
     BodyReader,
@@ -50,6 +51,8 @@ class GenerateBody(msgspec.Struct):
     system_instruction: Raw = EMPTY
     generationConfig: Raw = EMPTY  # noqa: N815
     generation_config: Raw = EMPTY
+    cachedContent: Raw = EMPTY  # noqa: N815
+    cached_content: Raw = EMPTY
 
 
 class _Statistics(msgspec.Struct):
@@ -207,14 +210,10 @@ class Gemini(Dialect):
 
     def _read_body(self, match: PathMatch, body: bytes) -> RequestFacts:
         given = _read(body)
-        prompt_bytes, known = sum_sizes(
-            given.contents,
-            given.content,
-            given.requests,
-            given.instances,
+        prompt_bytes, known, outside = sum_sizes(
             given.tools,
-            given.systemInstruction,
-            given.system_instruction,
+            content=(given.contents, given.systemInstruction, given.system_instruction),
+            items=(given.content, given.requests, given.instances),
         )
         cap: int | None = None
         n = 1
@@ -238,7 +237,7 @@ class Gemini(Dialect):
                 match.model, given.parameters, prompts, video=video
             )
             n = max(n, made)
-        return RequestFacts(
+        facts = RequestFacts(
             match.endpoint,
             match.model,
             bool(match.stream),
@@ -250,7 +249,10 @@ class Gemini(Dialect):
             match.billable,
             prompts=prompts,
             units=units,
+            outside=outside,
         )
+        cached = (given.cachedContent, given.cached_content)
+        return add_outside(facts, given.tools, *cached, by_name=True)
 
     def clamp(
         self, body: bytes, facts: RequestFacts, max_tokens: int | None, n: int | None

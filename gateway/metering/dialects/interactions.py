@@ -17,6 +17,7 @@ from gateway.metering.dialects.dialect import (
     sum_sizes,
 )
 from gateway.metering.dialects.errors import gemini_error
+from gateway.metering.dialects.outside import add_outside
 from gateway.metering.dialects.requests import (
     EMPTY,
     BodyReader,
@@ -39,6 +40,7 @@ class InteractionBody(msgspec.Struct):
     generation_config: Raw = EMPTY
     stream: bool | None = None
     background: bool | None = None
+    previous_interaction_id: Raw = EMPTY
 
 
 _read = BodyReader(InteractionBody).read
@@ -53,11 +55,14 @@ class Interactions(Dialect):
 
     def _read_body(self, match: PathMatch, body: bytes) -> RequestFacts:
         given = _read(body)
-        prompt_bytes, known = sum_sizes(
-            given.input, given.system_instruction, given.tools, given.response_format
+        prompt_bytes, known, outside = sum_sizes(
+            given.system_instruction,
+            given.tools,
+            given.response_format,
+            items=(given.input,),
         )
         caps = member_values(given.generation_config, _CAPS)
-        return RequestFacts(
+        facts = RequestFacts(
             match.endpoint,
             given.model or given.agent or "",
             bool(given.stream),
@@ -68,7 +73,9 @@ class Interactions(Dialect):
             known,
             match.billable,
             background=bool(given.background),
+            outside=outside or bool(given.agent),
         )
+        return add_outside(facts, given.tools, given.previous_interaction_id)
 
     def cap_path(self, facts: RequestFacts) -> tuple[str, ...] | None:
         """``generation_config.max_output_tokens``."""

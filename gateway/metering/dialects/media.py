@@ -96,7 +96,9 @@ class Media(OpenAI):
 
     def _read_body(self, match: PathMatch, body: bytes) -> RequestFacts:
         given = _read(body)
-        prompt_bytes, known = sum_sizes(given.prompt, given.input, given.instructions)
+        prompt_bytes, known, _ = sum_sizes(
+            given.prompt, given.input, given.instructions
+        )
         n = max(1, given.n or 1)
         size = plain(given.size) or plain(given.resolution)
         if not size and given.width is not EMPTY:

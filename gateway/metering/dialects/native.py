@@ -92,7 +92,7 @@ class Native(Dialect):
 
     def _read_body(self, match: PathMatch, body: bytes) -> RequestFacts:
         given = _read(body)
-        prompt_bytes, known = sum_sizes(
+        prompt_bytes, known, _ = sum_sizes(
             given.inputs,
             given.text,
             given.input_ids,

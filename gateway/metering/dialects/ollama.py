@@ -19,8 +19,8 @@ from gateway.metering.dialects.dialect import (
 )
 from gateway.metering.dialects.errors import ollama_error
 from gateway.metering.dialects.meters import OLLAMA_HIT
-from gateway.metering.dialects.requests import EMPTY, BodyReader, member, size, to_count
-from gateway.metering.dialects.sizes import IMAGE_TOKENS
+from gateway.metering.dialects.requests import EMPTY, BodyReader, member, to_count
+from gateway.metering.dialects.sizes import payload_size
 
 
 class OllamaBody(msgspec.Struct):
@@ -58,17 +58,17 @@ class Ollama(Dialect):
 
     def _read_body(self, match: PathMatch, body: bytes) -> RequestFacts:
         given = _read(body)
-        prompt_bytes, known = sum_sizes(
-            given.messages,
+        prompt_bytes, known, outside = sum_sizes(
             given.prompt,
             given.system,
             given.suffix,
             given.input,
             given.context,
             given.tools,
+            content=(given.messages,),
         )
-        if size(given.images) > len("[]"):
-            known += IMAGE_TOKENS
+        if given.images is not EMPTY:
+            known += payload_size(given.images, "image").tokens
         cap = to_count(member(given.options, "num_predict"), "num_predict")
         stream = match.endpoint in _GENERATE and given.stream is not False
         return RequestFacts(
@@ -82,4 +82,5 @@ class Ollama(Dialect):
             known,
             match.billable,
             body_model=other_model(match, given.model),
+            outside=outside,
         )

@@ -11,6 +11,7 @@ from gateway.core.model import RequestFacts
 from gateway.metering.dialects.base import PathMatch
 from gateway.metering.dialects.dialect import CapPaths, Dialect, cap_of, sum_sizes
 from gateway.metering.dialects.fallbacks import Routed, add_models
+from gateway.metering.dialects.outside import add_outside
 from gateway.metering.dialects.requests import (
     EMPTY,
     BodyReader,
@@ -21,7 +22,7 @@ from gateway.metering.dialects.requests import (
     size,
     to_flag,
 )
-from gateway.metering.dialects.sizes import text_size
+from gateway.metering.dialects.sizes import content_size
 from gateway.metering.dialects.splice import with_usage_asked
 
 _NONE = (None, None, None, None)
@@ -57,6 +58,13 @@ class ChatBody(Routed):
     n_predict: Count = None
     best_of: Count = None
     service_tier: Raw = EMPTY
+    # By which the provider (or LiteLLM) adds to the prompt.
+    web_search_options: Raw = EMPTY
+    search_parameters: Raw = EMPTY
+    data_sources: Raw = EMPTY
+    agent_id: Raw = EMPTY
+    prompt_id: Raw = EMPTY
+    vector_store_ids: Raw = EMPTY
 
 
 class OtherBody(Routed):
@@ -89,6 +97,12 @@ class OtherBody(Routed):
     safety_identifier: str | None = None
     background: bool | None = None
     service_tier: Raw = EMPTY
+    previous_response_id: Raw = EMPTY
+    conversation: Raw = EMPTY
+    web_search_options: Raw = EMPTY
+    agent_id: Raw = EMPTY
+    prompt_id: Raw = EMPTY
+    vector_store_ids: Raw = EMPTY
 
 
 _chat = BodyReader(ChatBody, longest="messages").read
@@ -124,7 +138,7 @@ class OpenAI(Dialect):
         return self._read_other(match, _other(body))
 
     def _read_chat(self, match: PathMatch, chat: ChatBody) -> RequestFacts:
-        prompt_bytes, known = text_size(chat.messages)
+        prompt_bytes, known, outside = content_size(chat.messages)
         for raw in (chat.tools, chat.functions, chat.response_format):
             if raw is not EMPTY:
                 prompt_bytes += size(raw)
@@ -157,12 +171,30 @@ class OpenAI(Dialect):
             not stream or asks_usage(chat.stream_options),
             chat.stream_options is not EMPTY,
             tier="" if chat.service_tier is EMPTY else asked_tier(chat.service_tier),
+            outside=outside,
         )
+        if chat.tools is not EMPTY or not (
+            chat.web_search_options is EMPTY
+            and chat.search_parameters is EMPTY
+            and chat.data_sources is EMPTY
+            and chat.agent_id is EMPTY
+            and chat.prompt_id is EMPTY
+            and chat.vector_store_ids is EMPTY
+        ):
+            add_outside(
+                facts,
+                chat.tools,
+                chat.web_search_options,
+                chat.search_parameters,
+                chat.data_sources,
+                chat.agent_id,
+                chat.prompt_id,
+                chat.vector_store_ids,
+            )
         return add_models(facts, chat, chat.model)
 
     def _read_other(self, match: PathMatch, given: OtherBody) -> RequestFacts:
-        prompt_bytes, known = sum_sizes(
-            given.input,
+        prompt_bytes, known, outside = sum_sizes(
             given.prompt,
             given.instructions,
             given.tools,
@@ -170,11 +202,12 @@ class OpenAI(Dialect):
             given.suffix,
             given.query,
             given.documents,
-            given.inputs,
-            given.messages,
             given.additional_instructions,
-            given.additional_messages,
+            content=(given.messages, given.additional_messages),
+            items=(given.input, given.inputs),
         )
+        # A stored prompt, with its variables.
+        outside = outside or bytes(given.prompt)[:1] == b"{" or match.work == "run"
         stream = bool(given.stream)
         prompts = count_items(given.prompt) if match.endpoint == "completions" else 1
         askable = stream and match.endpoint in _ASKABLE
@@ -199,6 +232,17 @@ class OpenAI(Dialect):
             prompts=prompts,
             background=bool(given.background) or match.work == "run",
             tier=asked_tier(given.service_tier),
+            outside=outside,
+        )
+        add_outside(
+            facts,
+            given.tools,
+            given.previous_response_id,
+            given.conversation,
+            given.web_search_options,
+            given.agent_id,
+            given.prompt_id,
+            given.vector_store_ids,
         )
         return add_models(facts, given, given.model)
 

@@ -1,55 +1,82 @@
-"""The size of a prompt without parsing it: bytes of text, known tokens, images."""
+"""The size of a prompt without counting it: bytes of text, and tokens that are known."""
 
 from __future__ import annotations
 
-import re
+from typing import NamedTuple
 
 from msgspec import Raw
 
-_ARRAY, _OBJECT = b"[{"
+from gateway.metering.dialects.outside import PromptReader, is_text
+
+_ARRAY, _OBJECT, _STRING = b'[{"'
 _NOTHING_BYTES = 4
 _NOTHING = frozenset({b"", b"null", b'""', b"[]", b"{}"})
-# Smaller members contain no payload worth excluding.
-PAYLOAD_BODY_BYTES = 8 * 1024
-# Payloads are probed for every so many bytes; shorter ones count as text.
-_STRIDE = 4096
-_LONG_STRIDE = 65536
+# Of an array of tokens, so much is counted and the rest estimated.
 HEAD_BYTES = 1024 * 1024
-_PROBE = 512
-# A 1024 x 1024 picture in high detail (OpenAI: 765 tokens; Gemini 258, Anthropic 1,398).
-IMAGE_TOKENS = 765
-_IMAGE = re.compile(
-    rb'"type"\s*+:\s*+"(?:image_url|input_image|image)"|"mime_?[tT]ype"\s*+:\s*+"image/'
-    rb'|"image"\s*+:\s*+\{'
-)
-_BASE64 = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/=-_"
-# Text before the opening quote of a payload: its member name, perhaps with the bracket
-# of an array (Ollama's images). Data URLs need no member name.
-_PAYLOAD_NAME = re.compile(
-    rb'"(?:data|bytes|file_data|b64_json|image|images|audio|body)"\s*+:\s*+\[?\s*+$'
-)
 
 
-def text_size(raw: Raw) -> tuple[int, int]:
-    """(bytes of text, known tokens) of a member that becomes part of the prompt."""
+class Size(NamedTuple):
+    """Bytes of text, tokens that are known without it (arrays of tokens, a flat number
+    for each picture), and whether part of the prompt is not in the body.
+    """
+
+    text: int
+    tokens: int
+    outside: bool = False
+
+
+_EMPTY = Size(0, 0)
+
+
+def text_size(raw: Raw) -> Size:
+    """The size of a member that is text throughout, or an array of tokens."""
     view = memoryview(raw)
     length = len(view)
-    # Of a member of megabytes only the head is searched, and probes of the rest.
-    text = bytes(view) if length <= HEAD_BYTES else bytes(view[:HEAD_BYTES])
-    if length <= _NOTHING_BYTES and text in _NOTHING:
-        return 0, 0
-    first = text[0]
-    if first == _ARRAY and text[1] != _OBJECT:
-        tokens = _token_array(text)
+    head = bytes(view[:HEAD_BYTES])
+    if length <= _NOTHING_BYTES and head in _NOTHING:
+        return _EMPTY
+    if head[0] == _ARRAY and head[1] != _OBJECT:
+        tokens = _token_array(head)
         if tokens:
-            return 0, tokens * length // len(text)
-    known = 0
-    # A second bracket: some content is a list of parts, which may include images.
-    if (text.find(b"[", 1) > 0 or first == _OBJECT) and b"image" in text[:65536]:
-        known = IMAGE_TOKENS * len(_IMAGE.findall(text))
-    if length > PAYLOAD_BODY_BYTES:
-        length -= payload_bytes(text if length == len(text) else view)
-    return length, known
+            return Size(0, tokens * length // len(head))
+    return Size(length, 0)
+
+
+def content_size(raw: Raw, *, listed: bool = False) -> Size:
+    """The size of a member with messages or their parts, which may include pictures,
+    files and references. ``listed``: so may the items of a list themselves.
+    """
+    length = len(raw)
+    text = bytes(raw)
+    if length <= _NOTHING_BYTES and text in _NOTHING:
+        return _EMPTY
+    first = text[0]
+    if first == _STRING:
+        return Size(length, 0)
+    # Without a second bracket the content of each message is one text.
+    if first == _ARRAY and not listed and text.find(b"[", 1) < 0:
+        listed = text[1] != _OBJECT
+        if not listed:
+            return Size(length, 0)
+    if first == _ARRAY and text[1] != _OBJECT:
+        found = text_size(raw)
+        if found.tokens:
+            return found
+    if is_text(text):
+        return Size(length, 0)
+    reader = PromptReader()
+    reader.read(text)
+    return Size(max(0, length - reader.payload), reader.tokens, reader.outside)
+
+
+def payload_size(raw: Raw, kind: str) -> Size:
+    """The size of a member with payloads (a list of pictures)."""
+    text = bytes(raw)
+    if len(text) <= _NOTHING_BYTES and text in _NOTHING:
+        return _EMPTY
+    reader = PromptReader()
+    reader.read(text, kind)
+    return Size(max(0, len(text) - reader.payload), reader.tokens, reader.outside)
 
 
 def _token_array(text: bytes) -> int:
@@ -58,55 +85,3 @@ def _token_array(text: bytes) -> int:
     if not head[:1].isdigit():
         return 0
     return text.count(b",") + 1
-
-
-def payload_bytes(text: bytes | memoryview) -> int:
-    """Bytes of base64 payloads (images, audio, files) inside a JSON text.
-
-    Probes the text at a fixed stride and follows only probes that are all base64 to
-    their quotes, so that plain text costs one search for a space per 4 KiB.
-    """
-    found = 0
-    size = len(text)
-    stride = _STRIDE if size <= HEAD_BYTES else _LONG_STRIDE
-    at = stride
-    while at < size:
-        probe = bytes(text[at : at + _PROBE])
-        if b" " in probe or probe.translate(None, _BASE64):
-            at += stride
-            continue
-        start, end = _quotes_around(text, at)
-        if _is_payload(bytes(text[max(0, start - 64) : start + 8]), min(start, 64)):
-            found += end - start
-        at = end + stride
-    return found
-
-
-def _quotes_around(text: bytes | memoryview, at: int) -> tuple[int, int]:
-    """Start and end of the string around ``at``, searched for in steps."""
-    low = at
-    while low > 0:
-        back = max(0, low - _LONG_STRIDE)
-        quote = bytes(text[back:low]).rfind(b'"')
-        if quote >= 0:
-            low = back + quote + 1
-            break
-        low = back
-    high = at
-    while high < len(text):
-        quote = bytes(text[high : high + _LONG_STRIDE]).find(b'"')
-        if quote >= 0:
-            return low, high + quote
-        high += _LONG_STRIDE
-    return low, len(text)
-
-
-def _is_payload(around: bytes, start: int) -> bool:
-    """Whether the string that begins at ``start`` in ``around`` is a payload.
-
-    ``around`` has up to 64 bytes before the string.
-    """
-    if around.startswith(b"data:", start):
-        return True
-    before = around[: max(0, start - 1)]
-    return _PAYLOAD_NAME.search(before) is not None or before.endswith((b'",', b'", '))

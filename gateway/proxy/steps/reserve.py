@@ -106,6 +106,10 @@ def set_demand(
     if facts.max_tokens is None:
         assumed = assumed_cap(policy, facts)
     most, expected, capped = shared.expectation.bounds(identity.key, facts, assumed)
+    seen = capped or flow.context.session or is_seen(facts)
+    if facts.outside:  # no cap bounds its prompt
+        capped = False
+        most_prompt += shared.outside.most(identity.key, policy.assumed_context_tokens)
     if expected > plan.slack_tokens:  # noqa: PLR1730 - min() costs 60 ns
         expected = plan.slack_tokens
     if capped and plan.tokens_only and not policy.weights:
@@ -127,12 +131,13 @@ def set_demand(
     certain = untaught_prompt(facts) if prompt > plan.least_tokens else prompt
     least = reserve_costs(plan, prompt, expected, nanos, certain)
     flow.set_plan(plan, least, prompt)
-    if most and plan.spends:
+    if plan.spends and (most or facts.outside):
         prompt = most_prompt
-        seen = capped or flow.context.session or is_seen(facts)
         reserved = most if seen else max(most, UNSEEN * assumed)
         if nanos:
-            nanos = _expected_nanos(flow, shared, facts, prompt, reserved)
+            nanos = _expected_nanos(
+                flow, shared, facts, prompt, reserved, searches=facts.searches
+            )
         tokens = weigh_most(prompt, reserved, policy.weights)
         costs = plan.pick((1, tokens, prompt, reserved, nanos))
         largest = max(tokens, prompt + reserved)
@@ -232,7 +237,13 @@ def _apply_enforcement(
 
 
 def _expected_nanos(
-    flow: Flow, shared: Shared, facts: RequestFacts, prompt: int, completion: int
+    flow: Flow,
+    shared: Shared,
+    facts: RequestFacts,
+    prompt: int,
+    completion: int,
+    *,
+    searches: int = 0,
 ) -> int:
     """Nano-dollars that the request is expected to cost; 0 without a price."""
     prices = flow.context.prices
@@ -246,6 +257,8 @@ def _expected_nanos(
         batch=flow.facts is not None and flow.facts.batch,
         answers=len(facts.parts) or 1,
     )
+    if searches:
+        expected.units = (*facts.units, ("web_searches", float(searches)))
     at = shared.epoch + flow.opened_at
     return most_nanos(prices, facts, expected, at)
 

@@ -6,10 +6,10 @@ from gateway.core.model import RequestFacts, Usage
 from gateway.metering.dialects.base import CountTask
 from gateway.metering.usage import (
     MODELS_MAX,
-    SEARCHED_BYTES,
     SUBJECTS_MAX,
     TENANTS_MAX,
     CompletionExpectation,
+    OutsidePrompts,
     PromptEstimator,
     count_usage,
     estimate_usage,
@@ -20,14 +20,13 @@ from gateway.metering.usage import (
 )
 
 FACTS = RequestFacts("chat.completions", prompt_bytes=4000)
-BODY = b'{"messages": [{"role": "user", "content": "tide"}]}'
 
 
-def taught(tokens, *, facts=FACTS, times=50, body=BODY):
+def taught(tokens, *, facts=FACTS, times=50):
     """An estimator that has seen such a prompt of tenant "t" and model "m" so often."""
     estimator = PromptEstimator()
     for _ in range(times):
-        estimator.learn("t", "m", facts, tokens, body)
+        estimator.learn("t", "m", facts, tokens)
     return estimator
 
 
@@ -52,40 +51,11 @@ def test_impossible_counts_teach_nothing(tokens):
     assert taught(tokens).estimate("t", "m", FACTS) == 1001
 
 
-@pytest.mark.parametrize(
-    "body",
-    [
-        b'{"previous_response_id": "resp_1", "input": "hi"}',
-        b'{"previous\\u005fresponse_id": "resp_1", "input": "hi"}',
-        b'{"conversation": "conv_1", "input": "hi"}',
-        b'{"prompt": {"id": "pmpt_1"}, "input": "hi"}',
-        b'{"input": [{"type": "item_reference", "id": "x"}]}',
-        b'{"input": [{"type": "input_file", "file_id": "file-1"}]}',
-        b'{"input": [{"type": "input_file", "file_url": "https://x.example/a.pdf"}]}',
-        b'{"messages": [{"content": [{"type": "image_url", "image_url": "https://x"}]}]}',
-        b'{"cachedContent": "cachedContents/1", "contents": []}',
-        b'{"contents": [{"parts": [{"fileData": {"fileUri": "gs://x"}}]}]}',
-        b'{"messages": [{"content": [{"type": "document", "source": {}}]}]}',
-        b'{"data_sources": [{}], "messages": []}',
-        b'{"tools": [{"type": "web_search"}], "input": "hi"}',
-        b'{"context": [1, 2, 3], "prompt": "hi"}',
-        b'{"preset": "x", "messages": []}',
-        b"",
-        b" " * (SEARCHED_BYTES + 1),
-    ],
-)
-def test_a_prompt_that_is_not_whole_in_its_body_teaches_nothing(body):
-    """Many tokens for few bytes count only where the body refers to nothing else."""
-    assert taught(3900, body=body).estimate("t", "m", FACTS) == 1001
-    # Nearly as many bytes per token as usual: taken without a search.
-    assert taught(1200, body=body).estimate("t", "m", FACTS) > 1150
-
-
 def test_prompts_with_known_tokens_or_kept_elsewhere_teach_nothing():
     """Images, token ids, and the thread of a run."""
     known = RequestFacts("chat.completions", prompt_bytes=4000, prompt_tokens_known=9)
     assert taught(3000, facts=known).estimate("t", "m", FACTS) == 1001
-    run = RequestFacts("threads.runs", prompt_bytes=4000)
+    run = RequestFacts("threads.runs", prompt_bytes=4000, outside=True)
     assert taught(3000, facts=run).estimate("t", "m", FACTS) == 1001
 
 
@@ -94,7 +64,7 @@ def test_one_long_prompt_counts_for_few():
     estimator = taught(2000, times=800)
     long = RequestFacts("chat.completions", prompt_bytes=10**7)
     before = estimator.estimate("t", "m", FACTS)
-    estimator.learn("t", "m", long, 10**6, BODY)
+    estimator.learn("t", "m", long, 10**6)
     assert before != estimator.estimate("t", "m", FACTS)
     assert 1700 <= estimator.estimate("t", "m", FACTS) <= 2002
 
@@ -102,6 +72,19 @@ def test_one_long_prompt_counts_for_few():
 def test_ratios_are_bounded():
     """At most 16 bytes per token, whatever is stated."""
     assert taught(10).estimate("t", "m", FACTS) == 251
+
+
+def test_the_longest_prompts_from_outside():
+    """Of each subject, forgotten slowly, and for a bounded number of subjects."""
+    prompts = OutsidePrompts()
+    assert prompts.most("a", 100) == 100
+    prompts.learn("a", 1000)
+    assert (prompts.most("a", 100), prompts.most("b", 100)) == (1000, 100)
+    prompts.learn("a", 1)
+    assert prompts.most("a", 100) == 995
+    for number in range(SUBJECTS_MAX):
+        prompts.learn(number, 1)
+    assert prompts.most("a", 100) == 100
 
 
 def test_estimates_of_nothing():
@@ -116,11 +99,11 @@ def test_estimators_are_bounded():
     """The model of a tenant, and the tenant, that were first are dropped."""
     estimator = taught(2000)
     for number in range(MODELS_MAX):
-        estimator.learn("t", str(number), FACTS, 2000, BODY)
+        estimator.learn("t", str(number), FACTS, 2000)
     assert estimator.estimate("t", "m", FACTS) == 1001
     assert estimator.estimate("t", "0", FACTS) != 1001
     for number in range(TENANTS_MAX):
-        estimator.learn(str(number), "m", FACTS, 2000, BODY)
+        estimator.learn(str(number), "m", FACTS, 2000)
     assert estimator.estimate("t", "0", FACTS) == 1001
     assert estimator.estimate("0", "m", FACTS) != 1001
 

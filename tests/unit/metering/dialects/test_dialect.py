@@ -107,7 +107,7 @@ def test_caps_and_sizes():
     assert cap_of(None, 5, 7) == 7
     assert cap_of(5, -1) == cap_of(0, None) == 0
     assert cap_of() is None
-    assert sum_sizes(EMPTY, EMPTY) == (0, 0)
+    assert sum_sizes(EMPTY, EMPTY) == (0, 0, False)
 
 
 def test_no_completion_has_no_cap():

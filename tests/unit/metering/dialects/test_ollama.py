@@ -3,7 +3,7 @@
 import pytest
 
 from gateway.metering.dialects import find_endpoint
-from gateway.metering.dialects.sizes import IMAGE_TOKENS
+from gateway.metering.dialects.outside import IMAGE_TOKENS
 
 
 def read(body: bytes, path: str = "/api/chat"):

@@ -1,23 +1,38 @@
-"""Prompt sizes without parsing: text, token arrays, images, base64 excluded."""
+"""Prompt sizes without counting: text, token arrays, content that is not text."""
 
 import json
 
 import pytest
 from msgspec import Raw
 
-from gateway.metering.dialects.sizes import IMAGE_TOKENS, payload_bytes, text_size
+from gateway.metering.dialects.outside import IMAGE_TOKENS
+from gateway.metering.dialects.sizes import content_size, payload_size, text_size
+
+# Words without blanks: each character might be one of base64.
+WORDS = "tell-me-about_the/tides+and=" * 4000
+PNG = "iVBORw0KGgo" + "QUJD" * 5000
+
+
+def size(value, **how):
+    """The size of a member with this content, and its length."""
+    text = json.dumps(value).encode()
+    return content_size(Raw(text), **how), len(text)
 
 
 @pytest.mark.parametrize("empty", [b"", b"null", b'""', b"[]", b"{}"])
 def test_nothing(empty):
     """Absent and empty members have no size."""
-    assert text_size(Raw(empty)) == (0, 0)
+    assert text_size(Raw(empty)) == content_size(Raw(empty)) == (0, 0, False)
+    assert payload_size(Raw(empty), "image") == (0, 0, False)
 
 
 def test_text():
     """Text counts by its bytes."""
-    assert text_size(Raw(b'"abcdef"')) == (8, 0)
-    assert text_size(Raw(b'["abcdef"]')) == (10, 0)
+    for read in (text_size, content_size):
+        assert read(Raw(b'"abcdef"')) == (8, 0, False)
+        assert read(Raw(b'["abcdef"]')) == (10, 0, False)
+    assert content_size(Raw(b'[{"content":"x"}]')) == (17, 0, False)
+    assert content_size(Raw(b'[{"content":"[x"}]')) == (18, 0, False)
 
 
 @pytest.mark.parametrize(
@@ -25,55 +40,60 @@ def test_text():
 )
 def test_token_arrays(tokens, count):
     """The tokens of an array are counted instead of its bytes."""
-    assert text_size(Raw(tokens)) == (0, count)
+    assert text_size(Raw(tokens)) == content_size(Raw(tokens)) == (0, count, False)
+
+
+def test_megabytes_of_tokens():
+    """Of megabytes the head is counted."""
+    tokens = b"[" + b"1234," * 400_000 + b"1234]"
+    assert abs(text_size(Raw(tokens)).tokens - 400_001) < 10
 
 
 @pytest.mark.parametrize(
-    "part",
+    "value",
     [
-        {"type": "image_url", "image_url": {"url": "https://x"}},
-        {"type": "input_image", "image_url": "https://x"},
-        {"type": "image", "source": {"type": "url"}},
-        {"inlineData": {"mimeType": "image/png", "data": "x"}},
+        [{"content": WORDS}],
+        [{"content": "data:" + WORDS}],
+        [{"content": "data:image/png;base64," + PNG}],
+        [{"content": [{"type": "text", "text": "data:image/png;base64," + PNG}]}],
+        [{"content": [{"type": "text", "text": PNG, "data": PNG}]}],
+        ["a", WORDS],
+        ["a", "data:image/png;base64," + PNG],
+        [{"content": [{"type": "tool_use", "input": {"data": PNG}}]}],
+        [{"content": [{"type": "tool_use", "input": {"source": {"data": PNG}}}]}],
+        [{"type": "function_call_output", "output": "data:image/png;base64," + PNG}],
+        [{"content": [{"type": "document", "source": {"type": "text", "data": PNG}}]}],
+        [{"content": [{"type": "image_url", "image_url": "data:" + WORDS}]}],
+        [{"content": [{"type": "image_url", "image_url": "some words " + PNG}]}],
+        [{"data": WORDS, "content": [{"type": "text", "x": [], "text": "a"}]}],
+        [{"role": "user", "content": [], "x": [], "body": PNG}],
     ],
 )
-def test_images(part):
-    """Each image has a flat number of tokens."""
-    messages = json.dumps([{"content": [{"type": "text"}, part, part]}]).encode()
-    assert text_size(Raw(messages))[1] == 2 * IMAGE_TOKENS
+@pytest.mark.parametrize("listed", [False, True])
+def test_texts_are_texts_whatever_they_look_like(value, listed):
+    """Only where an API takes a payload is one left out, and only if it is base64."""
+    assert size(value, listed=listed) == (
+        (len(json.dumps(value)), 0, False),
+        size(value)[1],
+    )
 
 
 def test_payloads_are_left_out():
-    """Base64 in data URLs and data members does not count as text."""
-    url = "data:image/png;base64," + "QUJD" * 10_000
-    data = "QUJD" * 5_000
-    value = [{"image_url": {"url": url}}, {"data": data}, {"images": [data, data]}]
-    text = json.dumps(value).encode()
-    size, _ = text_size(Raw(text))
-    assert size == len(text) - len(url) - 3 * len(data)
+    """Base64 where the APIs take it does not count as text."""
+    url = "data:image/png;base64," + PNG
+    value = [
+        {"content": [{"image_url": {"url": url}}, {"image_url": url}]},
+        {"content": [{"type": "image", "source": {"data": PNG}}], "images": [PNG, PNG]},
+        {"parts": [{"inlineData": {"mimeType": "image/png", "data": PNG}}]},
+    ]
+    found, length = size(value)
+    assert found == (length - 2 * len(url) - 4 * len(PNG), 6 * IMAGE_TOKENS, False)
+    pictures = json.dumps([PNG, url]).encode()
+    assert payload_size(Raw(pictures), "image") == (8, 2 * IMAGE_TOKENS, False)
 
 
-def test_long_words_are_text():
-    """A long word without a payload's member name counts in full."""
-    text = json.dumps({"content": "a" * 50_000}).encode()
-    assert payload_bytes(text) == 0
-    assert payload_bytes(b'"' + "ä".encode() * 20_000 + b'"') == 0
-    assert payload_bytes(b"word " * 20_000) == 0
-
-
-def test_megabytes():
-    """Of megabytes the head is read and the rest probed."""
-    text = b'[{"content":"' + b"some words " * 200_000 + b'"}]'
-    assert text_size(Raw(text)) == (len(text), 0)
-    image = b'[{"content":[{"type":"image","data":"' + b"QUJD" * 900_000 + b'"}]}]'
-    size, known = text_size(Raw(image))
-    assert (size, known) == (len(image) - 3_600_000, IMAGE_TOKENS)
-    tokens = b"[" + b"1234," * 400_000 + b"1234]"
-    assert abs(text_size(Raw(tokens))[1] - 400_001) < 10
-
-
-def test_a_payload_without_end():
-    """A payload whose string never ends extends to the end."""
-    text = b'{"data":"' + b"A" * 20_000
-    assert payload_bytes(text) == 20_000
-    assert payload_bytes(b"A" * 200_000) == 0
+def test_long_prompts_are_read_to_their_end():
+    """Pictures after a megabyte of text count as those before it."""
+    picture = {"type": "image_url", "image_url": {"url": "https://x.example/a.png"}}
+    text = {"type": "text", "text": "some words " * 100_000}
+    assert size([{"content": [text, *[picture] * 10]}])[0].tokens == 7650
