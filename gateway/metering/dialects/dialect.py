@@ -27,7 +27,7 @@ from gateway.metering.dialects.meters import (
     StreamMeter,
 )
 from gateway.metering.dialects.requests import to_count, to_flag
-from gateway.metering.dialects.sizes import Size, content_size, text_size
+from gateway.metering.dialects.sizes import PromptSize, content_size, text_size
 from gateway.metering.dialects.splice import capped, with_cap
 
 _NDJSON_TYPES = ("application/x-ndjson", "application/stream+json", "application/jsonl")
@@ -200,14 +200,14 @@ def other_model(match: PathMatch, named: str | None) -> str:
 
 def sum_sizes(
     *texts: Raw, content: tuple[Raw, ...] = (), items: tuple[Raw, ...] = ()
-) -> Size:
+) -> PromptSize:
     """The size of members together. ``content``: messages or their parts. ``items``:
     messages in a list that may also hold what no message has (Responses).
     """
     found = [text_size(raw) for raw in texts]
     found += [content_size(raw) for raw in content]
     found += [content_size(raw, listed=True) for raw in items]
-    return Size(
+    return PromptSize(
         sum(one.text for one in found),
         sum(one.tokens for one in found),
         any(one.outside for one in found),

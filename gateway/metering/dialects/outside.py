@@ -186,7 +186,9 @@ class _TextMessage(msgspec.Struct, gc=False, forbid_unknown_fields=True):
     reasoning_content: Raw = EMPTY
     refusal: Raw = EMPTY
     function_call: Raw = EMPTY
-    type: Literal["message", "function_call", "function_call_output", "reasoning"] | None = None
+    type: (
+        Literal["message", "function_call", "function_call_output", "reasoning"] | None
+    ) = None
     call_id: Raw = EMPTY
     arguments: Raw = EMPTY
     output: str | None = None
@@ -363,12 +365,12 @@ def add_outside(
     return facts
 
 
-class _Tool(msgspec.Struct, gc=False):
+class _HostedTool(msgspec.Struct, gc=False):
     type: Any = None
     max_uses: Any = None
 
 
-_tools = msgspec.json.Decoder(list[_Tool | None]).decode
+_tools = msgspec.json.Decoder(list[_HostedTool | None]).decode
 _named_tools = msgspec.json.Decoder(list[dict[str, Raw]]).decode
 # Tools that run at the client, by the beginning of their type.
 _CLIENT_TOOLS = (
@@ -412,7 +414,7 @@ def hosted_searches(tools: Raw) -> int:
     return most
 
 
-_NO_TOOL = _Tool()
+_NO_TOOL = _HostedTool()
 
 
 def hosted_by_name(tools: Raw) -> int:

@@ -15,7 +15,7 @@ _NOTHING = frozenset({b"", b"null", b'""', b"[]", b"{}"})
 HEAD_BYTES = 1024 * 1024
 
 
-class Size(NamedTuple):
+class PromptSize(NamedTuple):
     """Bytes of text, tokens that are known without it (arrays of tokens, a flat number
     for each picture), and whether part of the prompt is not in the body.
     """
@@ -25,10 +25,10 @@ class Size(NamedTuple):
     outside: bool = False
 
 
-_EMPTY = Size(0, 0)
+_EMPTY = PromptSize(0, 0)
 
 
-def text_size(raw: Raw) -> Size:
+def text_size(raw: Raw) -> PromptSize:
     """The size of a member that is text throughout, or an array of tokens."""
     view = memoryview(raw)
     length = len(view)
@@ -38,11 +38,11 @@ def text_size(raw: Raw) -> Size:
     if head[0] == _ARRAY and head[1] != _OBJECT:
         tokens = _token_array(head)
         if tokens:
-            return Size(0, tokens * length // len(head))
-    return Size(length, 0)
+            return PromptSize(0, tokens * length // len(head))
+    return PromptSize(length, 0)
 
 
-def content_size(raw: Raw, *, listed: bool = False) -> Size:
+def content_size(raw: Raw, *, listed: bool = False) -> PromptSize:
     """The size of a member with messages or their parts, which may include pictures,
     files and references. ``listed``: so may the items of a list themselves.
     """
@@ -52,31 +52,31 @@ def content_size(raw: Raw, *, listed: bool = False) -> Size:
         return _EMPTY
     first = text[0]
     if first == _STRING:
-        return Size(length, 0)
+        return PromptSize(length, 0)
     # Without a second bracket the content of each message is one text.
     if first == _ARRAY and not listed and text.find(b"[", 1) < 0:
         listed = text[1] != _OBJECT
         if not listed:
-            return Size(length, 0)
+            return PromptSize(length, 0)
     if first == _ARRAY and text[1] != _OBJECT:
         found = text_size(raw)
         if found.tokens:
             return found
     if is_text(text):
-        return Size(length, 0)
+        return PromptSize(length, 0)
     reader = PromptReader()
     reader.read(text)
-    return Size(max(0, length - reader.payload), reader.tokens, reader.outside)
+    return PromptSize(max(0, length - reader.payload), reader.tokens, reader.outside)
 
 
-def payload_size(raw: Raw, kind: str) -> Size:
+def payload_size(raw: Raw, kind: str) -> PromptSize:
     """The size of a member with payloads (a list of pictures)."""
     text = bytes(raw)
     if len(text) <= _NOTHING_BYTES and text in _NOTHING:
         return _EMPTY
     reader = PromptReader()
     reader.read(text, kind)
-    return Size(max(0, len(text) - reader.payload), reader.tokens, reader.outside)
+    return PromptSize(max(0, len(text) - reader.payload), reader.tokens, reader.outside)
 
 
 def _token_array(text: bytes) -> int:

@@ -6,6 +6,7 @@ import pytest
 
 from gateway.core.model import Usage
 from gateway.metering.dialects import DialectError, find_endpoint
+from gateway.metering.dialects.outside import OUTSIDE_TOKENS
 from gateway.metering.dialects.batches import MAX_REQUESTS
 
 JSON = "application/json"
@@ -119,3 +120,11 @@ def test_a_request_without_a_bound():
     facts = read(ANTHROPIC, anthropic({**one, "max_tokens": 7}, endless))
     assert facts.max_tokens == 7 + 4096
     assert facts.parts[1].endless
+
+
+def test_prompts_that_are_not_whole():
+    """A request of a batch that refers to a file has a context that is assumed."""
+    search = {"type": "web_search_20250305", "max_uses": 3}
+    facts = read(ANTHROPIC, anthropic({"model": "m", "tools": [search]}))
+    assert (facts.outside, facts.searches) == (True, 3)
+    assert facts.prompt_tokens_known == OUTSIDE_TOKENS

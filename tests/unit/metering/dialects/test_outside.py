@@ -199,3 +199,12 @@ def test_searches():
     assert hosted_searches(Raw(b"null")) == hosted_by_name(Raw(b"null")) == 0
     assert hosted_by_name(Raw(b'[{"googleSearch":{}},{"urlContext":{}}]')) == 40
     assert hosted_by_name(Raw(b'"all"')) == SEARCHES
+
+
+def test_pictures_of_embeddings():
+    """Each has a flat number of tokens; a member of another kind has none."""
+    body = b'{"model":"m","images":["data:image/png;base64,iVBORw0KGgo=","QUJD"]}'
+    assert read("/v1/embed", body).prompt_tokens_known == 2 * IMAGE_TOKENS
+    reader = PromptReader()
+    reader.read(b"5")
+    assert (reader.payload, reader.tokens, reader.outside) == (0, 0, False)
