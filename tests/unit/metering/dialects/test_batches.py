@@ -6,8 +6,8 @@ import pytest
 
 from gateway.core.model import Usage
 from gateway.metering.dialects import DialectError, find_endpoint
-from gateway.metering.dialects.outside import OUTSIDE_TOKENS
 from gateway.metering.dialects.batches import MAX_REQUESTS
+from gateway.metering.dialects.outside import OUTSIDE_TOKENS
 
 JSON = "application/json"
 ANTHROPIC = find_endpoint("POST", "/v1/messages/batches")
