@@ -62,8 +62,7 @@ class PromptEstimator:
     __slots__ = ("_tenants",)
 
     def __init__(self) -> None:
-        # tenant -> model -> [bytes per token, decayed sum of bytes, of tokens,
-        # prompts that are searched or left out]
+        # tenant -> model -> [bytes per token, decayed sum of bytes, of tokens]
         self._tenants: dict[str, dict[str, list[float]]] = {}
 
     def estimate(self, tenant: str, model: str, facts: RequestFacts) -> int:
