@@ -106,6 +106,14 @@ STAT_COUNTERS: Mapping[str, tuple[str, str]] = {
         "tidegate_work_reserved",
         "Such work that stays charged as reserved, as its usage is not known.",
     ),
+    "session_overdue": (
+        "tidegate_session_answers_overdue",
+        "Answers of sessions charged as reserved, as the upstream named no end.",
+    ),
+    "session_pauses": (
+        "tidegate_session_pauses",
+        "Times that a session was not read: its client sent too many frames.",
+    ),
     "head_hits": ("tidegate_head_cache_hits", "Request heads found in the cache."),
     "head_misses": (
         "tidegate_head_cache_misses",

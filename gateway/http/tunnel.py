@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 class Tunnel:
     """Joins a client's connection to an upstream's.
 
-    ``watch_client`` gets every piece of bytes before it is passed on, and may say no;
-    ``watch_upstream`` after it was. ``on_end`` is called once, when either side is
+    ``watch_client`` gets every piece of bytes instead of the upstream, and calls
+    ``pass_up``; ``watch_upstream`` gets it after the client. ``on_end`` is called once, when either side is
     closed.
     """
 
@@ -27,9 +27,12 @@ class Tunnel:
         "bytes_down",
         "bytes_up",
         "client",
+        "client_ended",
+        "client_held",
         "halves",
         "on_end",
         "upstream",
+        "upstream_takes",
         "watch_client",
         "watch_upstream",
     )
@@ -45,9 +48,13 @@ class Tunnel:
         self.on_end = on_end
         self.active = True
         self.halves = 0  # sides that sent FIN
+        self.client_ended = False  # the client did
+        # The client is read while it is not held, and the upstream takes bytes.
+        self.client_held = False
+        self.upstream_takes = True
         self.bytes_up = 0
         self.bytes_down = 0
-        self.watch_client: Callable[[bytes], bool] | None = None
+        self.watch_client: Callable[[bytes], None] | None = None
         self.watch_upstream: Callable[[bytes], None] | None = None
 
     def start(self, answer: AnswerHead, handler: Handler, leftover: bytes) -> None:
@@ -68,10 +75,21 @@ class Tunnel:
 
     def from_client(self, data: bytes) -> None:
         self.bytes_up += len(data)
-        if self.watch_client is not None and not self.watch_client(data):
-            return
-        if self.active:
+        if self.watch_client is None:
+            self.pass_up(data)
+        else:
+            self.watch_client(data)
+
+    def pass_up(self, data: bytes) -> None:
+        """Send bytes to the upstream."""
+        if self.active and not self.client_ended:
             self.upstream.transport.write(data)
+
+    def hold_client(self, held: bool) -> None:
+        """Stop or continue reading the client."""
+        if held != self.client_held:
+            self.client_held = held
+            self._read_client()
 
     def from_upstream(self, data: bytes) -> None:
         self.bytes_down += len(data)
@@ -86,11 +104,19 @@ class Tunnel:
             transport.resume_reading() if writable else transport.pause_reading()
 
     def upstream_writable(self, *, writable: bool) -> None:
+        self.upstream_takes = writable
+        self._read_client()
+
+    def _read_client(self) -> None:
         client = self.client
         if self.active and not client.transport.is_closing():
-            client.resume_reading() if writable else client.pause_reading()
+            if self.upstream_takes and not self.client_held:
+                client.resume_reading()
+            else:
+                client.pause_reading()
 
     def client_eof(self) -> bool:
+        self.client_ended = True
         return self._half_closed(self.client.transport, self.upstream.transport)
 
     def upstream_eof(self) -> bool:

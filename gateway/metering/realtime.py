@@ -1,184 +1,86 @@
-"""Sessions over WebSocket: reads passing frames and sums the usage of all answers.
-
-Frames are not changed. The proxy removes ``permessage-deflate`` from the handshake, so
-a reserved bit means that the frames cannot be read.
-"""
+"""Sessions over WebSocket: reads passing messages and sums the usage of all answers."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import sys
+from typing import TYPE_CHECKING, NamedTuple
 
 from gateway.core.model import Usage
-from gateway.metering.session_events import client_event, server_event
+from gateway.metering.frames import (
+    BINARY,
+    CLOSE,
+    MESSAGE_BYTES,
+    TEXT,
+    UNREAD,
+    FrameScanError,
+    FrameScanner,
+    UnmaskedError,
+)
+from gateway.metering.session_events import SessionEvent, client_event, server_event
 
-TEXT, BINARY, CLOSE, PING, PONG = 1, 2, 8, 9, 10
-MESSAGE_BYTES = 1024 * 1024
-_CONTROL_BYTES = 125
-_DISCARDED = -1
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
-
-class FrameScanError(Exception):
-    """The bytes are not readable frames: metering has to stop."""
-
-
-class FrameScanner:
-    """Extracts whole messages from one direction of a WebSocket (RFC 6455).
-
-    ``max_message``: larger messages (audio) are skipped unread.
-    """
-
-    __slots__ = ("_buffer", "_kind", "_max", "_parts", "_size", "_skip", "skipped")
-
-    def __init__(self, max_message: int = MESSAGE_BYTES) -> None:
-        self._max = max_message
-        self._buffer = bytearray()
-        self._skip = 0
-        self._kind = 0
-        self._parts = bytearray()
-        self._size = 0
-        self.skipped = 0
-
-    @property
-    def between_messages(self) -> bool:
-        """Whether another message could be inserted at this place."""
-        return not (self._buffer or self._skip or self._kind)
-
-    def feed(self, data: bytes) -> Iterator[tuple[int, bytes]]:
-        """(opcode, payload) of every message that ``data`` completes.
-
-        Raises FrameScanError.
-        """
-        if self._skip:
-            cut = min(self._skip, len(data))
-            self._skip -= cut
-            data = data[cut:]
-        buffer = self._buffer
-        buffer += data
-        at = 0
-        while True:
-            head = _frame_head(buffer, at)
-            if head is None:
-                break
-            first, start, length, mask = head
-            opcode = first & 0x0F
-            if opcode < CLOSE and self._is_too_large(opcode, length):
-                self._pass_over(first)
-                at = start + length
-                if at > len(buffer):
-                    self._skip = at - len(buffer)
-                    at = len(buffer)
-                continue
-            if len(buffer) - start < length:
-                break
-            at = start + length
-            payload = _unmask(bytes(buffer[start:at]), mask)
-            if opcode >= CLOSE:
-                yield opcode, payload
-            else:
-                message = self._take(first, payload)
-                if message is not None:
-                    yield message
-        del buffer[:at]
-
-    def _is_too_large(self, opcode: int, length: int) -> bool:
-        """Whether a data frame belongs to a message too large to buffer."""
-        if self._kind == _DISCARDED:
-            return opcode == 0
-        return self._size + length > self._max
-
-    def _continue(self, opcode: int) -> None:
-        """Check the order of fragments (RFC 6455 section 5.4)."""
-        if opcode and self._kind:
-            raise FrameScanError("a new message inside a fragmented one")
-        if not opcode and not self._kind:
-            raise FrameScanError("a continuation frame without a message")
-
-    def _pass_over(self, first: int) -> None:
-        """Skip a message too large to buffer, with all its later frames."""
-        self._continue(first & 0x0F)
-        self._parts.clear()
-        self._size = 0
-        self._kind = _DISCARDED
-        if first & 0x80:
-            self._kind = 0
-            self.skipped += 1
-
-    def _take(self, first: int, payload: bytes) -> tuple[int, bytes] | None:
-        """Add a frame to its message; returns the message if the frame was its last."""
-        opcode = first & 0x0F
-        self._continue(opcode)
-        self._kind = opcode or self._kind
-        self._parts += payload
-        self._size += len(payload)
-        if not first & 0x80:
-            return None
-        message = self._kind, bytes(self._parts)
-        self._parts.clear()
-        self._kind = self._size = 0
-        return message
+_JSON = frozenset({TEXT, BINARY})  # Gemini Live sends its JSON in binary messages.
 
 
-def _frame_head(buffer: bytearray, at: int) -> tuple[int, int, int, bytes] | None:
-    """(first byte, payload start, length, mask); None: the head is incomplete."""
-    have = len(buffer) - at
-    if have < 2:  # noqa: PLR2004
-        return None
-    first, second = buffer[at], buffer[at + 1]
-    if first & 0x70:
-        raise FrameScanError("reserved bits are set: compressed or unknown")
-    length = second & 0x7F
-    size = {126: 2, 127: 8}.get(length, 0)
-    masked = 4 if second & 0x80 else 0
-    if have < 2 + size + masked:
-        return None
-    start = at + 2 + size
-    if size:
-        length = int.from_bytes(buffer[at + 2 : start], "big")
-    if first & 0x08 and (length > _CONTROL_BYTES or not first & 0x80):
-        raise FrameScanError("control frame too long or fragmented")
-    return first, start + masked, length, bytes(buffer[start : start + masked])
+class ClientMessage(NamedTuple):
+    """A message of the client: its bytes, and what it says if it can be read."""
 
-
-def _unmask(payload: bytes, mask: bytes) -> bytes:
-    if not mask or not payload:
-        return payload
-    size = len(payload)
-    key = int.from_bytes((mask * (size // 4 + 1))[:size], "big")
-    return (int.from_bytes(payload, "big") ^ key).to_bytes(size, "big")
+    raw: bytes
+    event: SessionEvent | None = None
+    control: bool = False
 
 
 class RealtimeMeter:
     """Usage and model of one session, read from both directions.
 
     ``model``: what the upstream states. ``asked_model``: what the client's events name.
-    ``answering``: an answer has begun whose usage is not stated yet. ``asking``: the
-    client has sent what begins one; ``pass_on`` says that it was passed on.
+    ``asked``: answers that the client has asked for and that have not begun;
+    ``running``: those that have begun and not ended. ``heard``: the upstream said
+    something of an answer (the session clears it).
+
+    ``refused``: the upstream has refused a message, perhaps one that asks for an answer;
+    ``faded``: it has ended an answer whose usage should follow. Either is certain when
+    nothing more comes.
     """
 
     __slots__ = (
+        "_calls",
         "_down",
+        "_passed",
         "_up",
-        "answering",
+        "asked",
         "asked_model",
-        "asking",
         "begun",
         "client_events",
+        "faded",
+        "heard",
         "lost",
         "model",
+        "refused",
         "responses",
+        "running",
         "total",
+        "unmasked",
     )
 
-    def __init__(self, max_message: int = MESSAGE_BYTES) -> None:
-        self._up: FrameScanner | None = FrameScanner(max_message)
+    def __init__(
+        self, max_message: int = MESSAGE_BYTES, max_client: int = MESSAGE_BYTES
+    ) -> None:
+        self._up: FrameScanner | None = FrameScanner(max_client, client=True)
         self._down: FrameScanner | None = FrameScanner(max_message)
         self.client_events = 0
         self.responses = 0
         self.begun = False  # the upstream has stated a model, or begun an answer
         self.model = self.asked_model = ""
-        self.answering = self.asking = False
+        self.asked = self.running = 0
+        self.refused = self.faded = self.heard = False
+        # Messages passed on since the upstream was heard of last, and calls of tools
+        # that wait for the client's reply.
+        self._passed = self._calls = 0
         # A direction could not be read, or not to its end.
-        self.lost = False
+        self.lost = self.unmasked = False
         self.total = Usage()
 
     @property
@@ -188,63 +90,156 @@ class RealtimeMeter:
 
     @property
     def skipped(self) -> int:
-        """Messages of the upstream that were too large to read."""
-        return 0 if self._down is None else self._down.skipped
+        """Messages of either side that were too large to read."""
+        return sum(side.skipped for side in (self._up, self._down) if side is not None)
 
-    def feed_client(self, data: bytes) -> int:
-        """Scan bytes from the client; returns the number of events they complete."""
-        count = 0
-        for kind, payload in self._scan(data, up=True):
-            if kind not in (TEXT, BINARY):
-                continue
-            count += 1
-            # An empty message says nothing; a flood of them must cost little.
-            event = client_event(payload) if payload else None
-            if event is None:
-                continue
-            self.asking = self.asking or event.opens
-            self.asked_model = event.model or self.asked_model
-        self.client_events += count
-        return count
+    @property
+    def skipped_client(self) -> int:
+        """Messages of the client that were too large to read."""
+        return 0 if self._up is None else self._up.skipped
 
-    def pass_on(self) -> None:
-        """Note that the upstream gets what was scanned of the client."""
-        self.answering = self.answering or self.asking
-        self.asking = False
+    @property
+    def answers(self) -> int:
+        """Answers that are under way."""
+        return self.asked + self.running
 
-    def feed_upstream(self, data: bytes) -> list[Usage]:
-        """Scan bytes from the upstream; returns the usage of each completed answer."""
-        found = []
-        for kind, payload in self._scan(data, up=False):
-            # Gemini Live sends its JSON in binary messages.
-            if kind not in (TEXT, BINARY):
-                continue
-            event = server_event(payload)
-            if event is None:
-                continue
-            if event.opens or event.model or event.usage is not None:
-                self.begun = True
-            self.model = event.model or self.model
-            self.answering = event.opens or (self.answering and not event.closes)
-            if event.usage is not None:
-                self.responses += 1
-                self.total = sum_usage(self.total, event.usage)
-                found.append(event.usage)
-        return found
+    @property
+    def frames(self) -> int:
+        """Frames that the last ``client_messages`` has read."""
+        return 0 if self._up is None else self._up.frames
 
-    def _scan(self, data: bytes, *, up: bool) -> list[tuple[int, bytes]]:
-        scanner = self._up if up else self._down
+    @property
+    def stopped(self) -> bool:
+        """Whether the last ``client_messages`` has left frames unread."""
+        return self._up is not None and self._up.stopped
+
+    # -- the client -----------------------------------------------------------------
+
+    def client_messages(
+        self, data: bytes, most: int = sys.maxsize
+    ) -> Iterator[ClientMessage]:
+        """The messages that bytes of the client complete, of ``most`` frames.
+
+        Bytes that are no frames (``lost``) come as one message.
+        """
+        scanner = self._up
         if scanner is None:
-            return []
+            yield ClientMessage(data)
+            return
         try:
-            return list(scanner.feed(data))
+            for kind, payload, raw in scanner.feed(data, most):
+                yield self._client_message(kind, payload, raw)
+        except UnmaskedError:
+            self.lost = self.unmasked = True
+            self._up = None
         except FrameScanError:
             self.lost = True
-            if up:
-                self._up = None
+            self._up = None
+            yield ClientMessage(scanner.rest())
+
+    def _client_message(self, kind: int, payload: bytes, raw: bytes) -> ClientMessage:
+        if kind >= CLOSE:
+            return ClientMessage(raw, control=True)
+        if kind == UNREAD or not payload:
+            return ClientMessage(raw)
+        self.client_events += 1
+        # Other opcodes are not defined.
+        return ClientMessage(raw, client_event(payload) if kind in _JSON else None)
+
+    def asks(self, event: SessionEvent, *, strict: bool) -> bool:
+        """Whether the message asks for an answer beside any that is under way.
+
+        ``strict``: what is not known to the gateway does.
+        """
+        if event.replies and not self._calls:
+            return True
+        return event.asks or (strict and event.unknown)
+
+    def pass_on(self, event: SessionEvent | None, *, asks: bool) -> None:
+        """Note that the upstream gets a message."""
+        self._passed += 1
+        if event is None:
+            return
+        if event.replies:
+            self._calls = max(0, self._calls - 1)
+        self.asked_model = event.model or self.asked_model
+        if asks:
+            self.asked += 1
+            self.refused = False
+            self.heard = True
+
+    # -- the upstream ---------------------------------------------------------------
+
+    def feed_upstream(self, data: bytes) -> list[Usage | None]:
+        """Scan bytes from the upstream; returns the usage of each completed answer, None
+        for one whose usage was not stated.
+        """
+        found: list[Usage | None] = []
+        scanner = self._down
+        if scanner is None:
+            return found
+        try:
+            for kind, payload, _ in scanner.feed(data):
+                event = server_event(payload) if kind in _JSON else None
+                if event is not None:
+                    self._follow(event)
+                    if event.usage is not None or event.unstated:
+                        found.append(event.usage)
+        except FrameScanError:
+            self.lost = True
+            self._down = None
+        for usage in found:
+            if usage is not None:
+                self.responses += 1
+                self.total = sum_usage(self.total, usage)
+        return found
+
+    def _follow(self, event: SessionEvent) -> None:
+        """Follow which answers are under way."""
+        self.model = event.model or self.model
+        if event.model or event.begins or event.goes_on or event.usage is not None:
+            self.begun = True
+        if event.begins or (event.goes_on and not self.running):
+            self._begin()
+        elif event.ends:
+            self._end()
+        elif event.refuses:
+            self.asked = max(0, self.asked - 1)
+        elif event.fails and self.asked and not self.running:
+            # Certain only if the request was all that the upstream could refuse.
+            if self._passed <= 1:
+                self.asked -= 1
             else:
-                self._down = None
-            return []
+                self.refused = True
+        elif event.fades and self.answers:
+            self.faded = True
+        elif not event.goes_on:
+            return
+        self._calls += event.calls
+        self._passed = 0
+        self.heard = True
+
+    def _begin(self) -> None:
+        self.asked = max(0, self.asked - 1)
+        self.running += 1
+        self.refused = self.faded = False
+
+    def _end(self) -> None:
+        if self.running:
+            self.running -= 1
+        else:
+            # An upstream that names no beginnings: how many are left is not known.
+            self.asked = 0
+        self.refused = self.faded = False
+
+    def give_up(self) -> int:
+        """Expect no more of the answers under way; returns how many there were that the
+        upstream has not refused.
+        """
+        answers = self.running if self.refused else self.answers
+        self.asked = self.running = 0
+        self.refused = self.faded = False
+        return answers
 
 
 def sum_usage(one: Usage, other: Usage) -> Usage:
@@ -266,12 +261,3 @@ def sum_usage(one: Usage, other: Usage) -> Usage:
         tier=other.tier or one.tier,
         cost_usd=sum(costs) if costs else None,
     )
-
-
-def server_frame(opcode: int, payload: bytes) -> bytes:
-    """One unmasked frame, as servers send it; ``payload`` is at most 64 KiB long."""
-    size = len(payload)
-    head = bytes([0x80 | opcode])
-    if size <= _CONTROL_BYTES:
-        return head + bytes([size]) + payload
-    return head + b"\x7e" + size.to_bytes(2, "big") + payload

@@ -2,7 +2,9 @@
 
 The session holds one reservation at a time: that of its next answer. Each answer settles
 it, and the next one is reserved. So a session counts as it runs, and ends when a limit
-has no room. Near the edge of a limit it reserves what is left.
+has no room. Near the edge of a limit it reserves what is left. Under limits of tokens or
+money, a message that asks for a second answer meanwhile waits, with all that the client
+sends after it, until the next answer is reserved (``proxy/inlet.py``).
 """
 
 from __future__ import annotations
@@ -14,28 +16,38 @@ from gateway.core.refusal import Refusal
 from gateway.limits.edges import what_is_left
 from gateway.limits.meters import METER_TABLE, Quantity
 from gateway.limits.strangers import own_costs
+from gateway.metering.frames import MESSAGE_BYTES
 from gateway.metering.prices import OTHER
-from gateway.metering.realtime import RealtimeMeter, sum_usage
+from gateway.metering.realtime import ClientMessage, RealtimeMeter, sum_usage
 from gateway.metering.usage import weigh
 from gateway.proxy.caps import check_caps
+from gateway.proxy.inlet import Inlet
 from gateway.proxy.steps.decide import Decision, decide
 from gateway.proxy.steps.reserve import refuse_reserved, set_demand
 
 if TYPE_CHECKING:
+    import asyncio
     from collections.abc import Callable
 
     from gateway.core.model import Policy
     from gateway.limits.plans import LimitPlan
     from gateway.limits.ports import Reserved
+    from gateway.metering.session_events import SessionEvent
     from gateway.proxy.flow import Flow
     from gateway.proxy.shared import Shared
 
 _UNREADABLE = "The messages of this session cannot be read, so it cannot be metered."
+_UNMASKED = "Frames of a client must be masked (RFC 6455, section 5.1)."
 _UNKNOWN = (
     "Sessions at this path cannot be metered, and this policy limits tokens or money."
 )
 # Completion tokens of an answer that was not seen, where nothing is reserved.
 _ANSWER_TOKENS = 1024
+# Under limits of tokens or money all messages of the client are read, up to this size.
+_MOST_MESSAGE_BYTES = 16 * 1024 * 1024
+# How long a message waits while the upstream says nothing of the answer under way; and
+# when it has refused a message, or named an end without a usage.
+_SILENCE_S, _DOUBT_S = 30.0, 1.0
 # Endpoints whose sessions name their model in the first message of the client.
 _NAMED_LATER = frozenset({"responses", "bidi_generate_content"})
 
@@ -77,12 +89,16 @@ class LiveSession:
         "_asking",
         "_counted",
         "_flow",
+        "_heard_at",
         "_lost",
         "_model",
+        "_one_answer",
         "_shared",
+        "_timer",
         "_unpriced",
         "close",
         "ended",
+        "inlet",
         "meter",
         "nanos",
         "now",
@@ -94,7 +110,13 @@ class LiveSession:
         self._shared = shared
         self.now = shared.now  # the loop's clock
         self.close: Callable[[Refusal], None] | None = None
-        self.meter = RealtimeMeter()
+        self._one_answer = _takes_turns(flow)
+        most = _MOST_MESSAGE_BYTES if self._one_answer else MESSAGE_BYTES
+        self.meter = RealtimeMeter(MESSAGE_BYTES, most)
+        self.inlet = Inlet(shared.loop, self.meter, self._admit, self._count_pause)
+        # When the upstream said something of an answer, or was asked for one.
+        self._heard_at = shared.now()
+        self._timer: asyncio.TimerHandle | None = None
         self._model = "" if flow.facts is None else flow.facts.model
         # Keys of the counters of requests that this session is counted in already.
         self._counted = set(_request_keys(flow.plan))
@@ -110,17 +132,35 @@ class LiveSession:
         """The endpoint's name in records."""
         return self._flow.endpoint
 
-    # -- bytes --------------------------------------------------------------------
+    # -- messages -----------------------------------------------------------------
 
-    def from_client(self, data: bytes) -> bool:
-        """Read what the client sent; False: the session has ended, pass nothing on."""
-        if not self.ended:
-            self.meter.feed_client(data)
-            self._look()
+    def from_client(self, data: bytes) -> None:
+        """Read what the client sent, and pass on what may pass."""
         if self.ended:
+            return
+        self.inlet.feed(data)
+        self._look()
+        self._listen()
+
+    def _admit(self, message: ClientMessage) -> bool:
+        """Whether a message may pass now; an ended session passes none."""
+        event, meter = message.event, self.meter
+        if self._one_answer and self._asking:
             return False
-        self.meter.pass_on()
+        asks = event is not None and meter.asks(event, strict=self._one_answer)
+        if event is not None:
+            if self._one_answer and meter.answers and (asks or self._renames(event)):
+                return False
+            meter.asked_model = event.model or meter.asked_model
+        self._look()
+        if self.ended or (self._one_answer and asks and self._asking):
+            return False
+        meter.pass_on(event, asks=asks)
         return True
+
+    def _renames(self, event: SessionEvent) -> bool:
+        """Whether a message names another model, whose limits are asked first."""
+        return event.model not in ("", self.meter.asked_model) and not self._is_fixed
 
     def from_upstream(self, data: bytes) -> None:
         """Read what the upstream sent, and settle each answer that it completes."""
@@ -129,12 +169,57 @@ class LiveSession:
         found = self.meter.feed_upstream(data)
         self._look()
         for usage in found:
-            self._settle(usage)
+            self._settle(self._estimate(1) if usage is None else usage)
+        self._go_on()
+
+    def _count_pause(self) -> None:
+        self._shared.session_pauses += 1
+
+    def _go_on(self) -> None:
+        """Pass on what waited for its turn, if it has come."""
+        if not self.ended:
+            self.inlet.go_on()
+            self._listen()
+
+    def _listen(self) -> None:
+        """Note when the upstream was heard of; let nothing wait for it forever."""
+        if self.meter.heard:
+            self.meter.heard = False
+            self._heard_at = self.now()
+        if self.inlet.waits and self.meter.answers and not (self.ended or self._asking):
+            at = self._heard_at + self._patience_s()
+            if self._timer is not None and at < self._timer.when():
+                self._timer.cancel()
+                self._timer = None
+            if self._timer is None:
+                self._timer = self._shared.loop.call_at(at, self._waited)
+
+    def _patience_s(self) -> float:
+        return _DOUBT_S if self.meter.refused or self.meter.faded else _SILENCE_S
+
+    @property
+    def _is_silent(self) -> bool:
+        return self.now() - self._heard_at >= self._patience_s()
+
+    def _waited(self) -> None:
+        """Charge answers whose end is not named as reserved, and let the next begin."""
+        self._timer = None
+        meter = self.meter
+        if meter.answers and self._is_silent and not self._asking:
+            answers = meter.give_up()
+            self._shared.session_overdue += answers
+            self._heard_at = self.now()
+            if answers:
+                self._settle(self._estimate(answers))
+        self._go_on()
 
     def _look(self) -> None:
         """Check a model that was named, and that the messages are readable."""
         meter = self.meter
-        if meter.lost and not self._lost:
+        if meter.unmasked:
+            self._end(Refusal(400, "invalid_frame", _UNMASKED))
+        unread = meter.lost or (self._one_answer and meter.skipped_client)
+        if unread and not self._lost:
             self._lost = True
             identity = self._flow.identity
             if identity is not None and limits_usage(identity.policy):
@@ -145,12 +230,17 @@ class LiveSession:
         if not self._model and meter.client_events and not self.ended:
             self._check_model()
 
-    def _asked(self) -> str:
-        """The model that the client's events name. A Realtime session has one for its
-        whole life, which the query names or the upstream states.
+    @property
+    def _is_fixed(self) -> bool:
+        """Whether the model is known for the session's whole life, as in Realtime: the
+        query names it, or the upstream states it.
         """
-        fixed = self._flow.endpoint == "realtime" and (self._model or self.meter.model)
-        return "" if fixed else self.meter.asked_model
+        named = self._model or self.meter.model
+        return bool(named) and self._flow.endpoint == "realtime"
+
+    def _asked(self) -> str:
+        """The model that the client's events name."""
+        return "" if self._is_fixed else self.meter.asked_model
 
     def _is_another(self, named: str) -> bool:
         """Whether ``named`` is more than another spelling of the session's model."""
@@ -255,6 +345,7 @@ class LiveSession:
         flow.set_reserved(reserved)
         if not reserved.admitted:
             self._end(refuse_reserved(flow, shared, reserved))
+        self._go_on()
 
     def _costs(
         self, plan: LimitPlan, usage: Usage, nanos: int, reserved: object
@@ -284,19 +375,26 @@ class LiveSession:
             self.close(refusal)
 
     def finish(self) -> bool:
-        """Settle the last reservation, once: at what it holds if an answer was under
-        way or could not be read, else at nothing. True: some answer had no price.
+        """Settle the last reservation, once: at what answers that are under way or could
+        not be read may cost, else at nothing. True: some answer had no price.
         """
         flow, meter = self._flow, self.meter
-        refused = flow.unproven and not (meter.begun or meter.lost or meter.skipped)
-        if refused:  # the upstream has upgraded it, and not accepted its credential
-            meter.answering = False
         self.ended = True
+        self.inlet.close()
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
         plan, reserved = flow.plan, flow.reserved
-        uncounted = meter.answering or meter.lost or meter.skipped > 0
+        doubtful = meter.refused and self._is_silent
+        answers = meter.give_up() if doubtful else meter.answers
+        unread = meter.lost or meter.skipped > 0
+        answers = answers or int(unread)
+        refused = flow.unproven and not (meter.begun or unread)
+        if refused:  # the upstream has upgraded it, and not accepted its credential
+            answers = 0
         usage, nanos = Usage(), 0
-        if uncounted and flow.facts is not None:
-            usage = _estimate(flow, self._shared)
+        if answers and flow.facts is not None:
+            usage = self._estimate(answers)
             nanos = self._price(usage)
             self.total = sum_usage(self.total, usage)
             self.nanos += nanos
@@ -314,19 +412,32 @@ class LiveSession:
             self._shared.store.charge(plan, actual)
         return self._unpriced
 
+    def _estimate(self, answers: int) -> Usage:
+        """What so many answers without a stated usage are charged: what was reserved, or
+        without limits of tokens and money what is usual.
+        """
+        flow, shared = self._flow, self._shared
+        if flow.facts is None:
+            return Usage()
+        tenant = "" if flow.identity is None else flow.identity.tenant.name
+        prompt = shared.estimator.estimate(tenant, flow.facts.model, flow.facts)
+        completion = flow.most_completion
+        if not completion and flow.identity is not None:
+            key = flow.identity.key
+            completion = shared.expectation.bounds(key, flow.facts, _ANSWER_TOKENS)[0]
+        prompt, completion = prompt * answers, completion * answers
+        return Usage(prompt, completion, prompt + completion, source="estimated")
 
-def _estimate(flow: Flow, shared: Shared) -> Usage:
-    """What an answer without a stated usage is charged: what was reserved, or without
-    limits of tokens and money what is usual.
-    """
-    assert flow.facts is not None
-    tenant = "" if flow.identity is None else flow.identity.tenant.name
-    prompt = shared.estimator.estimate(tenant, flow.facts.model, flow.facts)
-    completion = flow.most_completion
-    if not completion and flow.identity is not None:
-        key = flow.identity.key
-        completion = shared.expectation.bounds(key, flow.facts, _ANSWER_TOKENS)[0]
-    return Usage(prompt, completion, prompt + completion, source="estimated")
+
+def _takes_turns(flow: Flow) -> bool:
+    """Whether answers run one at a time: each is reserved before it begins."""
+    identity = flow.identity
+    return (
+        identity is not None
+        and not identity.allowed
+        and identity.policy.mode == "enforce"
+        and limits_usage(identity.policy)
+    )
 
 
 def _request_keys(plan: LimitPlan | None) -> list[bytes]:

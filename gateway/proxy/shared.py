@@ -65,6 +65,8 @@ class Shared:
         "on_fault",
         "outside",
         "scoring",
+        "session_overdue",
+        "session_pauses",
         "status_waits",
         "status_waits_refused",
         "store",
@@ -122,6 +124,9 @@ class Shared:
         # Work that is paid later: accepted; settled by its end; charged as reserved, as
         # its end stated no usage, was never seen, or could not be waited for.
         self.works_accepted = self.works_settled = self.works_reserved = 0
+        # Answers of WebSocket sessions whose end the upstream did not name; and times
+        # that a session was not read because its client sent too many frames.
+        self.session_overdue = self.session_pauses = 0
         # By hash tag: tenants whose work this worker has accepted, and their prices.
         self.work_tenants: dict[bytes, PriceTable | None] = {}
         self._id_prefix = secrets.token_hex(8).encode()

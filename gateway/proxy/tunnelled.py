@@ -9,7 +9,7 @@ import json
 from typing import TYPE_CHECKING
 
 from gateway.http.tunnel import Tunnel
-from gateway.metering.realtime import CLOSE, TEXT, server_frame
+from gateway.metering.frames import CLOSE, TEXT, server_frame
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from gateway.http.response import AnswerHead
     from gateway.proxy.session import LiveSession
 
-# Policy violation (RFC 6455, section 7.4.1), and the bytes of a reason beside it.
-_POLICY_VIOLATION = 1008
+# Codes of RFC 6455, section 7.4.1, and the bytes of a reason beside one.
+_PROTOCOL_ERROR, _POLICY_VIOLATION = 1002, 1008
 _REASON_BYTES = 123
 # Endpoints whose clients understand an ``error`` event.
 _ERROR_EVENTS = frozenset({"realtime", "responses"})
@@ -32,7 +32,14 @@ class MeteredTunnel:
     ``on_end`` gets the session when both sides are closed.
     """
 
-    __slots__ = ("_client", "_now", "_on_end", "_session", "_tunnel", "last_activity")
+    __slots__ = (
+        "_client",
+        "_now",
+        "_on_end",
+        "_session",
+        "_tunnel",
+        "last_activity",
+    )
 
     def __init__(
         self,
@@ -48,6 +55,8 @@ class MeteredTunnel:
         session.close = self._refuse
         self.last_activity = session.now()
         self._tunnel = Tunnel(conn, up, self._ended)
+        session.inlet.pass_up = self._tunnel.pass_up
+        session.inlet.hold = self._tunnel.hold_client
         self._tunnel.watch_client = self._from_client
         self._tunnel.watch_upstream = self._from_upstream
 
@@ -66,15 +75,16 @@ class MeteredTunnel:
         if self._tunnel.active and self._session.meter.between_messages:
             reason = refusal.message.encode()[:_REASON_BYTES]
             reason = reason.decode("utf-8", "ignore").encode()
-            frames = server_frame(CLOSE, _POLICY_VIOLATION.to_bytes(2, "big") + reason)
+            code = _POLICY_VIOLATION if refusal.by_policy else _PROTOCOL_ERROR
+            frames = server_frame(CLOSE, code.to_bytes(2, "big") + reason)
             if self._session.endpoint in _ERROR_EVENTS:
                 frames = server_frame(TEXT, _error_event(refusal)) + frames
             self._client.transport.write(frames)
         self._tunnel.break_off()
 
-    def _from_client(self, data: bytes) -> bool:
+    def _from_client(self, data: bytes) -> None:
         self.last_activity = self._now()
-        return self._session.from_client(data)
+        self._session.from_client(data)
 
     def _from_upstream(self, data: bytes) -> None:
         self.last_activity = self._now()

@@ -164,6 +164,8 @@ class Plane:
             "works_accepted": shared.works_accepted,
             "works_settled": shared.works_settled,
             "works_reserved": shared.works_reserved,
+            "session_overdue": shared.session_overdue,
+            "session_pauses": shared.session_pauses,
             "turned_away": turned_away,
         }
         turned_away |= store.dropped_counts()

@@ -333,6 +333,10 @@ def sessions() -> Iterator[Case]:
             session(LIVE, [SETUP, {"clientContent": {"turnComplete": True}}]),
         ),
         ("Gemini Live, one more slash", session("/" + LIVE, [SETUP, TURN])),
+        (
+            "errors between requests",
+            session(SESSION_PATHS[0], [CREATE, {"type": "junk"}] * 6),
+        ),
         ("many messages in one packet", session(SESSION_PATHS[0], [CREATE] * 40)),
     ]
     for name, attack in more:
@@ -341,6 +345,24 @@ def sessions() -> Iterator[Case]:
         "session",
         "against a limit of tokens",
         session(SESSION_PATHS[0], [CREATE] * 20, knobs="tokens=3000"),
+        policy="tight",
+        most_tokens=TIGHT + 3050,
+    )
+    yield Case(
+        "session",
+        "errors between requests, against a limit",
+        session(
+            SESSION_PATHS[0],
+            [CREATE, {"type": "junk"}] * 20,
+            knobs="tokens=3000,wait=20",
+        ),
+        policy="tight",
+        most_tokens=TIGHT + 3050,
+    )
+    yield Case(
+        "session",
+        "Gemini Live against a limit",
+        session(LIVE, [SETUP, *[TURN] * 20], knobs="tokens=3000"),
         policy="tight",
         most_tokens=TIGHT + 3050,
     )

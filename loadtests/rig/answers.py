@@ -476,6 +476,8 @@ async def session(
         if "setup" in event:
             name = event["setup"]["model"]
             out.write(frame({"setupComplete": {}}))
+        if kind == "junk":
+            out.write(frame({"type": "error", "error": {"message": "unknown"}}))
         if kind != "response.create" and not (gemini and "setup" not in event):
             continue
         given = event.get("response") or event
@@ -483,7 +485,8 @@ async def session(
         tokens = call.number("tokens", 100)
         bill = Bill(call.server, call.path, name, 50, tokens)
         ledger.add(call, bill)
-        out.write(frame({"type": "response.created", "response": {"model": name}}))
+        if not gemini:
+            out.write(frame({"type": "response.created", "response": {"model": name}}))
         await out.drain()
         if call.number("wait"):
             await asyncio.sleep(call.number("wait") / 1000)

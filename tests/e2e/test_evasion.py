@@ -29,6 +29,7 @@ HELD = (
     "batch",
     "video",
     "units",
+    "session",
     "identity",
     "body's user",
     "limit",

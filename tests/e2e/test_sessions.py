@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from gateway.metering.realtime import BINARY, TEXT, server_frame
+from gateway.metering.frames import BINARY, TEXT, server_frame
 from tests.inprocess import (
     InProcess,
     LateStore,

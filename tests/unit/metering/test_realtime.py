@@ -196,13 +196,56 @@ def test_sums_of_answers():
     assert sum_usage(Usage(), Usage()).cost_usd is None
 
 
-def test_empty_messages_and_fragments():
-    """Empty messages are counted and not parsed; empty fragments keep no memory."""
+CREATE = frame(b'{"type":"response.create"}', mask=b"abcd")
+APPEND = frame(b'{"type":"input_audio_buffer.append"}', mask=b"abcd")
+LARGE = frame(b"x" * 200, BINARY, mask=b"abcd")
+
+
+@pytest.mark.parametrize("limit", [1 << 20, 100])
+@pytest.mark.parametrize("cut", range(0, len(CREATE) + 1, 7))
+def test_a_second_answer_waits(cut, limit):
+    """What asks for a second answer is found wherever it begins; what follows it is fed
+    again.
+    """
+    meter = RealtimeMeter(limit)
+    first = APPEND + CREATE + LARGE + CREATE[:cut]
+    meter.feed_client(first, one_answer=True)
+    if cut == len(CREATE):
+        # A message that is too large to read is held back with the next one.
+        begin = len(APPEND + CREATE) + (len(LARGE) if limit > len(LARGE) else 0)
+        assert meter.waits == (begin, len(first))
+    else:
+        assert meter.waits is None
+        second = CREATE[cut:] + APPEND
+        meter.feed_client(second, one_answer=True)
+        assert meter.waits == (0, len(CREATE) - cut)
+    # The rest is read as if it came now.
+    meter.pass_on()
+    assert meter.feed_client(APPEND + CREATE, one_answer=True) == 2
+    assert meter.waits == (len(APPEND), len(APPEND + CREATE))
+
+
+def test_answers_wait_for_their_reservation():
+    """A first answer waits as well while none is reserved; without ``one_answer`` all
+    pass.
+    """
     meter = RealtimeMeter()
-    assert meter.feed_client(frame(b"", mask=b"abcd") * 3) == 3
-    scanner = FrameScanner()
-    assert not list(
-        scanner.feed(frame(b"a", final=False) + frame(b"", 0, final=False) * 9)
-    )
-    assert scanner._parts == b"a"
-    assert list(scanner.feed(frame(b"b", 0))) == [(TEXT, b"ab")]
+    assert meter.feed_client(CREATE * 3) == 3
+    assert meter.waits is None
+    meter = RealtimeMeter()
+    meter.feed_client(CREATE, one_answer=True, busy=True)
+    assert meter.waits == (0, len(CREATE))
+
+
+def test_errors_do_not_end_an_answer():
+    """An answer that the upstream has begun ends by an event that says so."""
+    meter = RealtimeMeter()
+    meter.feed_client(CREATE)
+    meter.pass_on()
+    meter.feed_upstream(frame(b'{"type":"error"}'))
+    assert not meter.busy  # it was refused
+    meter.feed_upstream(frame(b'{"type":"response.created"}'))
+    meter.feed_upstream(frame(b'{"type":"error"}'))
+    assert meter.busy
+    meter.feed_upstream(frame(b'{"type":"response.cancelled"}'))
+    assert not meter.busy
