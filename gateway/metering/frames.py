@@ -17,6 +17,8 @@ TEXT, BINARY, CLOSE, PING, PONG = 1, 2, 8, 9, 10
 UNREAD = -1
 MESSAGE_BYTES = 1024 * 1024
 _CONTROL_BYTES = 125
+# What is kept of a server's message that is too large to read.
+HEAD_BYTES, TAIL_BYTES = 4 * 1024, 64 * 1024
 
 
 class FrameScanError(Exception):
@@ -30,20 +32,25 @@ class UnmaskedError(FrameScanError):
 class FrameScanner:
     """Extracts whole messages from one direction of a WebSocket.
 
-    ``max_message``: larger messages (audio) are skipped unread. ``client``: frames must
-    be masked, and messages come with their bytes, so that they can be passed on.
+    ``max_message``: larger messages (audio) are skipped; of a server's, which come as
+    UNREAD, their end and in place of their bytes their beginning is kept. ``client``:
+    frames must be masked, and messages come with their bytes, so that they can be passed
+    on.
     """
 
     __slots__ = (
         "_buffer",
         "_client",
         "_discards",
+        "_ending",
+        "_head",
         "_kind",
         "_max",
         "_parts",
         "_raw",
         "_size",
         "_skip",
+        "_tail",
         "frames",
         "skipped",
         "stopped",
@@ -63,6 +70,11 @@ class FrameScanner:
         self._raw = bytearray()
         self._size = 0
         self._discards = False
+        # Of a server's message that is too large: its first and last bytes, and whether
+        # its last frame has begun.
+        self._head = bytearray()
+        self._tail = bytearray()
+        self._ending = False
         self.skipped = 0
         # Frames that the last ``feed`` has read, and whether it has left some.
         self.frames = 0
@@ -88,8 +100,7 @@ class FrameScanner:
         if self._skip and data:
             unread, data = data[: self._skip], data[self._skip :]
             self._skip -= len(unread)
-            if client:
-                yield UNREAD, b"", unread
+            yield from self._unread(unread, unread)
         buffer += data
         at = 0
         try:
@@ -105,9 +116,10 @@ class FrameScanner:
                     self.frames += 1
                     at = min(end, len(buffer))
                     self._skip = end - at
+                    payload = bytes(self._parts + buffer[start:at])
+                    self._ending = bool(first & 0x80)
                     unread = self._pass_over(first, buffer[begin:at])
-                    if client:
-                        yield UNREAD, b"", unread
+                    yield from self._unread(unread, payload)
                     continue
                 if end > len(buffer):
                     break
@@ -152,6 +164,22 @@ class FrameScanner:
             self._kind, self._discards = 0, False
             self.skipped += 1
         return unread
+
+    def _unread(self, raw: bytes, payload: bytes) -> Iterator[tuple[int, bytes, bytes]]:
+        """A piece of a message that is too large; of a server's, what is kept of it once
+        it is complete.
+        """
+        if self._client:
+            yield UNREAD, b"", raw
+            return
+        self._head += payload[: max(0, HEAD_BYTES - len(self._head))]
+        self._tail += payload[-TAIL_BYTES:]
+        del self._tail[:-TAIL_BYTES]
+        if self._ending and not self._skip:
+            self._ending = False
+            yield UNREAD, bytes(self._tail), bytes(self._head)
+            self._head.clear()
+            self._tail.clear()
 
     def _forget(self) -> None:
         self._kind = self._size = 0

@@ -16,7 +16,12 @@ from gateway.metering.frames import (
     FrameScanner,
     UnmaskedError,
 )
-from gateway.metering.session_events import SessionEvent, client_event, server_event
+from gateway.metering.session_events import (
+    SessionEvent,
+    client_event,
+    cut_event,
+    server_event,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -49,6 +54,7 @@ class RealtimeMeter:
         "_calls",
         "_down",
         "_passed",
+        "_unread",
         "_up",
         "asked",
         "asked_model",
@@ -79,6 +85,7 @@ class RealtimeMeter:
         # Messages passed on since the upstream was heard of last, and calls of tools
         # that wait for the client's reply.
         self._passed = self._calls = 0
+        self._unread = 0  # messages of the upstream that may be of any kind
         # A direction could not be read, or not to its end.
         self.lost = self.unmasked = False
         self.total = Usage()
@@ -91,7 +98,7 @@ class RealtimeMeter:
     @property
     def skipped(self) -> int:
         """Messages of either side that were too large to read."""
-        return sum(side.skipped for side in (self._up, self._down) if side is not None)
+        return self.skipped_client + self._unread
 
     @property
     def skipped_client(self) -> int:
@@ -179,8 +186,11 @@ class RealtimeMeter:
         if scanner is None:
             return found
         try:
-            for kind, payload, _ in scanner.feed(data):
+            for kind, payload, head in scanner.feed(data):
                 event = server_event(payload) if kind in _JSON else None
+                if kind == UNREAD:
+                    event = cut_event(head, payload)
+                    self._unread += event is None
                 if event is not None:
                     self._follow(event)
                     if event.usage is not None or event.unstated:

@@ -7,6 +7,7 @@ is read whatever the protocol.
 from __future__ import annotations
 
 import json
+import re
 from typing import Any
 
 import msgspec
@@ -14,7 +15,7 @@ from msgspec import Raw
 
 from gateway.core.model import Usage
 from gateway.metering.dialects.fields import UsageEnvelope, decode_envelope
-from gateway.metering.dialects.loose import loose_envelope
+from gateway.metering.dialects.loose import envelope_in_tail, loose_envelope
 from gateway.metering.dialects.tally import UsageTally
 
 # The standard library's parser reads what msgspec refuses (NaN, lone surrogates).
@@ -26,6 +27,11 @@ _BILLED = frozenset({"response.done", "response.completed", "response.incomplete
 _ENDS = _BILLED | {"response.failed", "response.cancelled"}
 # What became of a ``response.done`` that is not billed where it states no usage.
 _FREE = frozenset({"failed", "cancelled"})
+# The kind of an event, which is its first member; of an end, wherever it is.
+_TYPE = re.compile(rb'\s*+\{\s*+"type"\s*+:\s*+"([a-z_.]+)"')
+_END_TYPE = re.compile(
+    rb'"type"\s*+:\s*+"(response\.(?:done|completed|incomplete|failed|cancelled))"'
+)
 # An error that says of a request for an answer that it is refused.
 _REFUSED = "conversation_already_has_active_response"
 
@@ -204,6 +210,23 @@ def server_event(payload: bytes) -> SessionEvent | None:
     )
 
 
+def cut_event(head: bytes, tail: bytes) -> SessionEvent | None:
+    """Read an event of the upstream that is too large, by its first and last bytes; None:
+    it may be of any kind.
+    """
+    usage = _usage_of(envelope_in_tail(tail)) if b'"usage' in tail else None
+    named = _TYPE.match(head) or _END_TYPE.search(tail)
+    kind = "" if named is None else named[1].decode()
+    if kind in _ENDS:
+        unstated = usage is None and kind in _BILLED
+        return SessionEvent(usage=usage, ends=True, unstated=unstated)
+    if kind:
+        return SessionEvent(goes_on=kind.startswith("response."))
+    if usage is not None:  # Gemini Live
+        return SessionEvent(usage=usage, ends=True)
+    return None
+
+
 def _live_event(members: _Members, model: str, usage: Usage | None) -> SessionEvent:
     """An event of Gemini Live: an answer begins with its content."""
     turn = _turn(members.server_content)
@@ -230,6 +253,10 @@ def response_usage(event: bytes) -> Usage | None:
         envelope = decode_envelope(event)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         envelope = loose_envelope(event)
+    return _usage_of(envelope)
+
+
+def _usage_of(envelope: UsageEnvelope | None) -> Usage | None:
     if envelope is None:
         return None
     tally = UsageTally()

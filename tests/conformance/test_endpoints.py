@@ -15,7 +15,8 @@ import pytest
 
 from gateway.core.model import UNITS, Policy, RequestRecord, Usage
 from gateway.metering.dialects import find_endpoint, session_match
-from gateway.metering.realtime import TEXT, RealtimeMeter, server_frame
+from gateway.metering.frames import TEXT, server_frame
+from gateway.metering.realtime import RealtimeMeter
 from gateway.proxy import settle
 from gateway.proxy.access import check_endpoint
 from tests.corpus.endpoints import CALLS, Call

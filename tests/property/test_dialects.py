@@ -20,7 +20,7 @@ from gateway.metering.eventstream import (
     EventStreamError,
     EventStreamReader,
 )
-from gateway.metering.realtime import FrameScanError, FrameScanner
+from gateway.metering.frames import FrameScanError, FrameScanner
 from tests.awsevents import encode_message
 
 PATHS = (

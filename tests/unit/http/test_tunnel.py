@@ -42,24 +42,30 @@ def joined(ended: list[int], *, tls: bool = False) -> tuple[Tunnel, Side, Side]:
 
 
 def test_bytes_pass_and_are_watched(ended):
-    """Bytes are watched, counted and passed on, those of the client if the watcher
-    lets them pass.
-    """
+    """Bytes are counted; those of a watched client pass when the watcher sends them."""
     tunnel, client, upstream = joined(ended)
     seen: list[bytes] = []
-
-    def watch(data: bytes) -> bool:
-        seen.append(data)
-        return data != b"no"
-
-    tunnel.watch_client = watch
-    tunnel.watch_upstream = seen.append
     tunnel.from_client(b"up")
+    tunnel.watch_client = seen.append
+    tunnel.watch_upstream = seen.append
     tunnel.from_upstream(b"down")
     tunnel.from_client(b"no")
-    assert seen.pop() == b"no"
-    assert (upstream.sent, client.sent, seen) == (b"up", b"down", [b"up", b"down"])
+    assert (upstream.sent, client.sent, seen) == (b"up", b"down", [b"down", b"no"])
+    tunnel.pass_up(b"yes")
+    assert upstream.sent == b"upyes"
     assert (tunnel.bytes_up, tunnel.bytes_down) == (4, 4)
+
+
+def test_a_held_client_is_not_read(ended):
+    """It is read again when it is let go and the upstream takes bytes."""
+    tunnel, client, _ = joined(ended)
+    tunnel.hold_client(held=True)
+    tunnel.hold_client(held=True)
+    tunnel.upstream_writable(writable=False)
+    tunnel.hold_client(held=False)
+    assert client.calls == ["pause_reading"] * 3
+    tunnel.upstream_writable(writable=True)
+    assert client.calls[3:] == ["resume_reading"]
 
 
 def test_pressure_passes_on(ended):

@@ -38,63 +38,90 @@ def test_cached_tokens_of_a_session():
 
 
 @pytest.mark.parametrize(
-    ("text", "model", "opens"),
+    ("text", "said"),
     [
-        ('{"setup":{"model":"m"}}', "m", False),
-        ('{"type":"response.create","model":"m"}', "m", True),
-        ('{"type":"response.create","response":{"model":"m"}}', "m", True),
-        ('{"type":"session.update","session":{"model":"m"}}', "m", False),
-        ('{"type":"session.update","session":{"model":5}}', "", False),
-        ('{"type":"x","model":"m"}', "", False),
-        ('{"clientContent":{}}', "", True),
-        ('{"client_content":{}}', "", True),
-        ('{"setup":{"model":"m","t":NaN}}', "m", False),
-        ('{"setup":[]}', "", False),
-        ('{"setup":{"model":"\\ud800"}}', "?", False),
+        ('{"setup":{"model":"m"}}', {"model": "m"}),
+        ('{"type":"response.create","model":"m"}', {"model": "m", "asks": True}),
+        (
+            '{"type":"response.create","response":{"model":"m"}}',
+            {"model": "m", "asks": True},
+        ),
+        ('{"TYPE":"response.create"}', {"asks": True, "unknown": True}),
+        ('{"type":"response.cancel"}', {"cancels": True}),
+        ('{"type":"session.update","session":{"model":"m"}}', {"model": "m"}),
+        ('{"type":"session.update","session":{"model":5}}', {}),
+        ('{"type":"x","model":"m"}', {}),
+        ('{"clientContent":{}}', {}),
+        ('{"clientContent":{"turnComplete":true}}', {"asks": True}),
+        ('{"client_content":{"turn_complete":true}}', {"asks": True}),
+        ('{"client_content":5}', {"asks": True}),
+        ('{"realtimeInput":{"audio":{}}}', {}),
+        ('{"realtimeInput":{"text":"hi"}}', {"asks": True}),
+        ('{"realtime_input":{"activity_end":{}}}', {"asks": True}),
+        ('{"realtimeInput":{"activityEnd":{}}}', {"asks": True}),
+        ('{"realtimeInput":[]}', {"asks": True}),
+        ('{"toolResponse":{}}', {"replies": True}),
+        ('{"tool_response":{}}', {"replies": True}),
+        ('{"setup":{"model":"m","t":NaN}}', {"model": "m"}),
+        ('{"setup":[]}', {}),
+        ('{"setup":{"model":"\\ud800"}}', {"model": "?"}),
+        ("{}", {"unknown": True}),
+        ('{"type":5}', {"unknown": True}),
     ],
 )
-def test_client_events(text, model, opens):
-    """What a client's event names and begins."""
-    assert client_event(text.encode()) == SessionEvent(model, opens=opens)
+def test_client_events(text, said):
+    """What a client's event names and asks for."""
+    assert client_event(text.encode()) == SessionEvent(**said)
 
 
 @pytest.mark.parametrize(
     "text", [b"", b"[]", b"[" * 5000, b"{" + b" " * 70_000, b"\xff", b'{"a":NaN']
 )
 def test_no_events(text):
-    """What is no JSON object says nothing."""
-    assert client_event(text) is None
+    """What is no JSON object may be anything of a client, and is nothing of a server."""
+    assert client_event(text) == SessionEvent(unknown=True)
     assert server_event(text) is None
 
 
 @pytest.mark.parametrize(
-    ("text", "model", "opens", "closes"),
+    ("text", "said"),
     [
-        ('{"type":"session.created","session":{"model":"m"}}', "m", False, False),
+        ('{"type":"session.created","session":{"model":"m"}}', {"model": "m"}),
         (
             '{"session":{"input_audio_transcription":{"model":"m"}}}',
-            "m",
-            False,
-            False,
+            {"model": "m"},
         ),
         (
             '{"session":{"audio":{"input":{"transcription":{"model":"m"}}}}}',
-            "m",
-            False,
-            False,
+            {"model": "m"},
         ),
-        ('{"session":{"audio":{"input":5}}}', "", False, False),
-        ('{"type":"response.created","response":{"model":"m"}}', "m", True, False),
-        ('{"type":"response.failed","response":{"usage":null}}', "", False, True),
-        ('{"type":"error"}', "", False, True),
-        ('{"serverContent":{}}', "", True, False),
-        ('{"type":5}', "", False, False),
+        ('{"session":{"audio":{"input":5}}}', {}),
+        (
+            '{"type":"response.created","response":{"model":"m"}}',
+            {"model": "m", "begins": True, "goes_on": True},
+        ),
+        ('{"type":"response.output_text.delta"}', {"goes_on": True}),
+        ('{"type":"response.failed","response":{"usage":null}}', {"ends": True}),
+        ('{"type":"response.done"}', {"ends": True, "unstated": True}),
+        ('{"type":"response.done","response":{"status":"failed"}}', {"ends": True}),
+        ('{"type":"error"}', {"fails": True}),
+        ('{"type":"error","error":5}', {"fails": True}),
+        (
+            '{"type":"error","error":{"code":"'
+            'conversation_already_has_active_response"}}',
+            {"fails": True, "refuses": True},
+        ),
+        ('{"serverContent":{}}', {}),
+        ('{"serverContent":{"modelTurn":{}}}', {"goes_on": True}),
+        ('{"serverContent":{"turnComplete":true}}', {"fades": True}),
+        ('{"toolCall":{}}', {"goes_on": True, "calls": 1}),
+        ('{"toolCall":{"functionCalls":[{},{}]}}', {"goes_on": True, "calls": 2}),
+        ('{"type":5}', {}),
     ],
 )
-def test_server_events(text, model, opens, closes):
+def test_server_events(text, said):
     """What an upstream's event states, begins and ends."""
-    expected = SessionEvent(model, None, opens, closes)
-    assert server_event(text.encode()) == expected
+    assert server_event(text.encode()) == SessionEvent(**said)
 
 
 def test_transcripts_are_billed_by_their_seconds():
