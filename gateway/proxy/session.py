@@ -43,7 +43,8 @@ _UNKNOWN = (
 )
 # Completion tokens of an answer that was not seen, where nothing is reserved.
 _ANSWER_TOKENS = 1024
-# Under limits of tokens or money all messages of the client are read, up to this size.
+# Under limits of tokens or money messages of both sides are read up to this size; the
+# last event of an answer may echo all of its request, and pictures.
 _MOST_MESSAGE_BYTES = 16 * 1024 * 1024
 # How long a message waits while the upstream says nothing of the answer under way; and
 # when it has refused a message, or named an end without a usage.
@@ -112,7 +113,7 @@ class LiveSession:
         self.close: Callable[[Refusal], None] | None = None
         self._one_answer = _takes_turns(flow)
         most = _MOST_MESSAGE_BYTES if self._one_answer else MESSAGE_BYTES
-        self.meter = RealtimeMeter(MESSAGE_BYTES, most)
+        self.meter = RealtimeMeter(most, most)
         self.inlet = Inlet(shared.loop, self.meter, self._admit, self._count_pause)
         # When the upstream said something of an answer, or was asked for one.
         self._heard_at = shared.now()

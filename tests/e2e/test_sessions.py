@@ -333,3 +333,73 @@ async def test_answers_while_the_store_is_asked(upstream):
         await gateway.record()
         store.let_go()
         assert held(gateway) == [300]
+
+
+def large_frame(event: object) -> bytes:
+    """An event over 64 KiB as the upstream sends it."""
+    payload = json.dumps(event).encode()
+    return b"\x81\x7f" + len(payload).to_bytes(8, "big") + payload
+
+
+@pytest.mark.parametrize("limited", [True, False])
+async def test_a_large_last_event_settles_its_answer(limited, upstream):
+    """It echoes a long request, and the usage stands before that."""
+    usage = {"input_tokens": 300, "output_tokens": 50, "total_tokens": 350}
+    response = {"usage": usage, "instructions": "x" * 1_200_000}
+    if not limited:  # only the ends of so large a message are kept
+        response = dict(reversed(response.items()))
+    done = {"type": "response.completed", "response": response}
+    upstream.default = (SWITCH, *[0.05, large_frame(done)] * 5, 300.0)
+    policy = limit("tokens = 1000") if limited else ""
+    async with InProcess(upstream, route="websocket = true", policy=policy) as gateway:
+        client, _ = await opened(gateway, b"/v1/responses")
+        for _ in range(5):
+            client.send(masked({"type": "response.create", "model": "o3"}))
+        if limited:
+            await client.rest()
+        else:
+            await until(lambda: gateway.plane.service.busy == 1)
+            for _ in range(5):
+                await client.until(b"350}}}")
+            client.close()
+        record = await gateway.record()
+        answers = record.total_tokens / 350
+        assert answers == (3 if limited else 5)
+
+
+async def test_answers_run_one_at_a_time(upstream):
+    """A packet of requests for answers passes one by one, each when it is reserved."""
+    upstream.default = (SWITCH, 300.0)
+    policy = limit("tokens = 100_000")
+    async with InProcess(upstream, route="websocket = true", policy=policy) as gateway:
+        client, _ = await opened(gateway)
+        create = masked({"type": "response.create"})
+        append = masked({"type": "input_audio_buffer.append", "audio": ""})
+        client.send(create + append + create + append)
+        await until(lambda: upstream.received.count(b"append") == 1)
+        for number in (1, 2):
+            assert upstream.received.count(b"response.create") == number
+            upstream.connections[0]._transport.write(message(DONE))
+            await until(
+                lambda n=number: upstream.received.count(b"append") == min(n + 1, 2)
+            )
+        assert upstream.received.index(b"append") < upstream.received.rindex(b"create")
+        client.close()
+        record = await gateway.record()
+        assert record.total_tokens == held(gateway)[0] == 200
+
+
+async def test_an_error_does_not_make_an_answer_free(upstream):
+    """It refuses another message; a client that leaves pays what was reserved."""
+    begun = message({"type": "response.created", "response": {"model": "o3"}})
+    upstream.default = (SWITCH + begun + message({"type": "error"}), 300.0)
+    policy = limit("tokens = 100_000")
+    async with InProcess(upstream, route="websocket = true", policy=policy) as gateway:
+        client, _ = await opened(gateway, b"/v1/responses")
+        client.send(masked({"type": "response.create", "model": "o3"}))
+        client.send(masked({"type": "nonsense"}))
+        await client.until(b"error")
+        await until(lambda: b"nonsense" in upstream.received)
+        client.close()
+        record = await gateway.record()
+        assert record.total_tokens == held(gateway)[0] > 4000
