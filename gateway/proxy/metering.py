@@ -13,9 +13,10 @@ from gateway.metering.dialects import (
     UsageFilter,
 )
 from gateway.metering.dialects.dialect import framing_of
+from gateway.metering.dialects.outside import OUTSIDE_TOKENS
 from gateway.metering.dialects.works import WorkReader
 from gateway.metering.inflate import InflateError, Inflater
-from gateway.metering.usage import generated_nothing
+from gateway.metering.usage import estimated_prompt, generated_nothing
 
 if TYPE_CHECKING:
     from gateway.core.model import RequestFacts
@@ -152,6 +153,10 @@ class Metering:
             # A compressed body cannot be counted: the prompt's estimate is used.
             usage.body = b"" if flow.context.request_encoding else flow.body
             usage.prompt_estimate = flow.prompt_estimate
+            if flow.facts is not None and flow.facts.outside:
+                # Nothing states a prompt that is not whole in its body.
+                usage.body = b""
+                usage.prompt_estimate = estimated_prompt(usage) + OUTSIDE_TOKENS
         return usage
 
 

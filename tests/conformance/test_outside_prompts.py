@@ -144,3 +144,19 @@ async def test_texts_count_whatever_they_begin_with(path, members, upstream):
         got = await gateway.talk(request(b"POST", path, CLOSE, body))
         assert got[9:12] == b"429"
         assert b"request_too_large" in got or b"too large" in got
+
+
+async def test_an_answer_without_a_usage_is_charged_a_context(upstream):
+    """Nothing states how long the prompt was."""
+    policy = 'limits = [{ per = "user", tokens = 500_000, window = "1h" }]'
+    text = b'{"output":[{"type":"message","content":[{"text":"tide"}]}]}'
+    head = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n"
+    upstream.default = (head % len(text) + text,)
+    async with InProcess(upstream, policy=policy) as gateway:
+        body = b'{"model":"gpt-4o","input":"x","previous_response_id":"r"}'
+        await gateway.talk(request(b"POST", RESPONSES, CLOSE, body))
+        for _ in range(100):
+            await asyncio.sleep(0.02)
+            if used(gateway) > 32_000:
+                break
+        assert 32_768 < used(gateway) < 40_000

@@ -26,7 +26,7 @@ from gateway.metering.dialects.meters import (
     SniffMeter,
     StreamMeter,
 )
-from gateway.metering.dialects.requests import to_count, to_flag
+from gateway.metering.dialects.requests import EMPTY, to_count, to_flag
 from gateway.metering.dialects.sizes import PromptSize, content_size, text_size
 from gateway.metering.dialects.splice import capped, with_cap
 
@@ -204,14 +204,20 @@ def sum_sizes(
     """The size of members together. ``content``: messages or their parts. ``items``:
     messages in a list that may also hold what no message has (Responses).
     """
-    found = [text_size(raw) for raw in texts]
-    found += [content_size(raw) for raw in content]
-    found += [content_size(raw, listed=True) for raw in items]
-    return PromptSize(
-        sum(one.text for one in found),
-        sum(one.tokens for one in found),
-        any(one.outside for one in found),
-    )
+    total = known = 0
+    outside = False
+    for raw in texts:
+        if raw is not EMPTY:
+            size, tokens, _ = text_size(raw)
+            total += size
+            known += tokens
+    for place, raw in enumerate((*content, *items)):
+        if raw is not EMPTY:
+            size, tokens, more = content_size(raw, listed=place >= len(content))
+            total += size
+            known += tokens
+            outside = outside or more
+    return PromptSize(total, known, outside)
 
 
 def cap_of(*values: int | None) -> int | None:

@@ -354,14 +354,14 @@ def add_outside(
     """Note in ``facts`` that these members, or a tool of the provider, add to its prompt.
     ``by_name``: tools are named by a member, as Google's are.
     """
-    searches = 0
+    for raw in references:
+        if raw is not EMPTY and bytes(raw) not in _NOTHING:
+            facts.outside = True
     if tools is not EMPTY:
         searches = hosted_by_name(tools) if by_name else hosted_searches(tools)
-    if searches or any(
-        raw is not EMPTY and bytes(raw) not in _NOTHING for raw in references
-    ):
-        facts.outside = True
-        facts.searches = max(facts.searches, searches)
+        if searches:
+            facts.outside = True
+            facts.searches = searches
     return facts
 
 

@@ -385,25 +385,29 @@ def prompt_texts(body: bytes) -> tuple[list[str], int]:
     texts: list[str] = []
     for name in _PROMPT_MEMBERS:
         if name in value:
-            _collect(value[name], texts)
+            # Of a document every member may be read (Cohere's ``rank_fields``).
+            without = frozenset() if name == "documents" else _NO_TEXT
+            _collect(value[name], texts, without)
     schemas = (value[name] for name in _SCHEMA_MEMBERS if value.get(name))
     texts.extend(json.dumps(schema, separators=(",", ":")) for schema in schemas)
     messages = value.get("messages")
     return texts, len(messages) if isinstance(messages, list) else 0
 
 
-def _collect(value: Any, texts: list[str]) -> None:
-    """Append every string that may be text; the decoder bounds the depth."""
+def _collect(value: Any, texts: list[str], without: frozenset[str] = _NO_TEXT) -> None:
+    """Append every string that may be text; the decoder bounds the depth. ``without``:
+    members that contain none.
+    """
     if isinstance(value, str):
         if value:
             texts.append(value)
     elif isinstance(value, list):
         for item in value:
-            _collect(item, texts)
+            _collect(item, texts, without)
     elif isinstance(value, dict):
         for name, member in value.items():
-            if name not in _NO_TEXT:
-                _collect(member, texts)
+            if name not in without:
+                _collect(member, texts, without)
 
 
 __all__ = [

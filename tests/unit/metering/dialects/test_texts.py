@@ -212,3 +212,10 @@ def test_prompts():
 def test_prompts_that_cannot_be_read(body):
     """An unreadable body has no texts."""
     assert prompt_texts(body) == ([], 0)
+
+
+def test_every_member_of_a_document_is_text():
+    """A reranker may read any (Cohere's ``rank_fields``)."""
+    body = b'{"query":"q","documents":[{"id":"a b","url":"c"}],"input":[{"id":"d"}]}'
+    texts, _ = prompt_texts(body)
+    assert sorted(texts) == ["a b", "c", "q"]
