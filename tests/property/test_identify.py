@@ -54,6 +54,7 @@ def without_id(identity: Identity) -> str:
             takes_body_user=False,
             body_suffix="",
             ambiguous=False,
+            unchecked="",
         )
     )
 

@@ -141,3 +141,15 @@ def test_no_pattern_matches_nothing():
 def test_names_of_many_segments_have_few_spellings():
     """The last eight prefixes are tried."""
     assert len(matching_names("a/" * 200 + "b")) < 12
+
+
+@pytest.mark.parametrize(
+    ("model", "name"),
+    [
+        ("openai/GPT-5@preset/mine", "gpt-5"),
+        ("@preset/mine", "@preset=mine"),
+    ],
+)
+def test_presets(model, name):
+    """A preset is no part of a model's name; alone, it names no model."""
+    assert plain_name(model) == name

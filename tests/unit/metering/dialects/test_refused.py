@@ -86,3 +86,23 @@ def test_the_other_name_of_a_cap(dialect, endpoint, model, names):
 def test_an_error_that_names_the_request_for_usage(error, body, refused):
     """Not one that quotes the client."""
     assert names_stream_options(error, body) is refused
+
+
+@pytest.mark.parametrize(
+    ("error", "refused"),
+    [
+        ({"error": {"param": "stream_options"}}, True),
+        ({"error": {"param": "stream_options.include_usage"}}, True),
+        ({"error": {"param": None, "message": "404, 'stream_options'"}}, False),
+        ({"error": {"param": "messages", "message": "stream_options"}}, False),
+        ({"detail": [{"loc": ["body", "stream_options"]}]}, True),
+        ({"detail": [{"loc": ["body", "messages"], "msg": "stream_options"}]}, False),
+        ({"detail": ["stream_options", {"loc": "stream_options"}]}, False),
+        ({"detail": "Unknown argument stream_options"}, False),
+        ({"error": "stream_options"}, False),
+    ],
+)
+def test_a_request_that_refers_to_text_elsewhere(error, refused):
+    """Only a field that names the member counts, as the error may quote that text."""
+    body = b'{"model":"m","image_url":{"url":"https://a.example/x.png"}}'
+    assert names_stream_options(json.dumps(error).encode(), body) is refused
