@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import hmac
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -23,6 +24,8 @@ _DIGEST_S = 900.0
 # Most subjects and ids that a text names.
 _MAX_SUBJECTS = 10
 _MAX_IDS = 40
+# Characters that Markdown interprets.
+_MARKDOWN = re.compile(r"[\\`*_\[\]<]")
 _TEXT_CHARS = 2_900  # Slack allows 3,000 characters per block
 _PAGERDUTY = {"info": "info", "warning": "warning", "critical": "critical"}
 _OPSGENIE = {"info": "P5", "warning": "P3", "critical": "P1"}
@@ -166,8 +169,9 @@ def teams(url: str, message: AlertMessage) -> Post:
 
 
 def _text(text: str, **style: Any) -> dict[str, Any]:
-    # Cards interpret Markdown: brackets would become links.
-    shown = text.replace("[", "\\[").replace("*", "\\*").replace("_", "\\_")
+    # Cards interpret Markdown: brackets would become links. A backslash of a client's id
+    # must not escape the one that is written here.
+    shown = _MARKDOWN.sub(r"\\\g<0>", text)
     return {"type": "TextBlock", "text": shown, "wrap": True, **style}
 
 

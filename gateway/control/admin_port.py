@@ -11,6 +11,7 @@ from aiohttp import web
 from gateway.admin.api import build_app
 from gateway.admin.backend import AdminBackend
 from gateway.config.structs import TlsTable
+from gateway.control.admin_connections import AdminConnections
 from gateway.serve.tls import ServerTls
 
 # Longest wait for open admin requests at the end, seconds.
@@ -37,21 +38,32 @@ class AdminPort:
         self._tls = None if files is None else ServerTls(files.cert, files.key)
         self._on_certificate = on_certificate
         self._runner: web.AppRunner | None = None
+        self._server: asyncio.Server | None = None
+        self._connections: AdminConnections | None = None
+
+    @property
+    def closed_connections(self) -> int:
+        """Connections that were closed in favour of others, or without a request."""
+        return 0 if self._connections is None else self._connections.closed
 
     async def open(self) -> None:
         """Accept requests from now on. Raises OSError."""
         host, port = self._address
-        self._runner = web.AppRunner(
-            build_app(self._backend, host),
-            access_log=None,
-            shutdown_timeout=SHUTDOWN_S,
-        )
+        app = build_app(self._backend, host)
+        self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=SHUTDOWN_S)
+        connections: AdminConnections
+
+        async def prove(request: web.Request, answer: web.StreamResponse) -> None:
+            await connections.prove(request, answer)
+
+        app.on_response_prepare.append(prove)
         await self._runner.setup()
+        assert self._runner.server is not None
+        connections = self._connections = AdminConnections(self._runner.server)
         context = None if self._tls is None else self._tls.context
-        site = web.TCPSite(
-            self._runner, host, port, reuse_port=True, ssl_context=context
+        self._server = await asyncio.get_running_loop().create_server(
+            connections, host, port, reuse_port=True, ssl=context
         )
-        await site.start()
 
     async def watch_certificate(self) -> None:
         """Reload the certificate when its files change, until cancelled. If that fails,
@@ -72,5 +84,7 @@ class AdminPort:
 
     async def close(self) -> None:
         """Stop accepting requests and wait for open ones."""
+        if self._server is not None:
+            self._server.close()
         if self._runner is not None:
             await self._runner.cleanup()

@@ -91,6 +91,8 @@ class ControlBackend:
         self._started_at = time.time()
         self.activity = ActivityFeed(int(self._started_at), self.counters)
         self.draining = False
+        # Set once the admin port is there.
+        self.admin_closed: Callable[[], int] = lambda: 0
         metrics.extra = ControlMetrics(
             config=config,
             workers=workers,
@@ -104,6 +106,7 @@ class ControlBackend:
             history=history,
             traces=traces,
             restarts=self.restarts,
+            admin_closed=lambda: self.admin_closed(),  # noqa: PLW0108 - set later
             started_at=self._started_at,
         ).families
 

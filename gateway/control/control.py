@@ -163,6 +163,7 @@ class Control:
         self._admin = AdminPort(
             self._backend, spec.admin, config.admin.tls, self._on_admin_certificate
         )
+        self._backend.admin_closed = lambda: self._admin.closed_connections
         self._apply()
         self._say_prices()
 

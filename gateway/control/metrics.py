@@ -40,6 +40,7 @@ class ControlMetrics:
         history: History,
         traces: TraceSink | None,
         restarts: Callable[[], dict[str, int]],
+        admin_closed: Callable[[], int],
         started_at: float,
     ) -> None:
         self._config = config
@@ -54,6 +55,7 @@ class ControlMetrics:
         self._history = history
         self._traces = traces
         self._restarts = restarts
+        self._admin_closed = admin_closed
         self._started_at = started_at
 
     def families(self) -> Iterator[Metric]:
@@ -68,6 +70,11 @@ class ControlMetrics:
             "Child processes restarted after they died.",
             ("child",),
             self._restarts(),
+        )
+        yield CounterMetricFamily(
+            "tidegate_admin_connections_closed",
+            "Connections to the admin port that were closed to make room.",
+            value=self._admin_closed(),
         )
         ready = sum(worker.ready for worker in self._workers.workers)
         yield GaugeMetricFamily(

@@ -79,7 +79,11 @@ def test_text_of_a_client_is_no_markup():
     """Text of a client is escaped: it cannot mention, link or add mail headers."""
     said = message(subject={"kind": "user", "id": "<!channel> [x](http://e)"})
     assert b"<!channel>" not in formats.slack("https://s", said).body
-    assert b"\\\\[x]" in formats.teams("https://t", said).body
+    assert rb"\\[x\\]" in formats.teams("https://t", said).body
+    said = message(subject={"kind": "user", "id": "\\[x](http://e) `a` <b>"})
+    card = formats.teams("https://t", said).body
+    # JSON doubles each backslash: the client's is escaped, and so is the bracket.
+    assert rb"\\\\\\[x\\](http://e) \\`a\\` \\<b>" in card
     subject, _ = formats.email(message(subject={"kind": "user", "id": "a\r\nBcc: x"}))
     assert "\n" not in subject
 

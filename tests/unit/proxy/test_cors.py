@@ -19,12 +19,14 @@ PAGE, OTHER = b"https://page.example", b"https://other.example"
 LIMITS = 'limits = [{ per = "client_ip", requests = 2, window = "1h" }]'
 
 
-def answer(allowed: bytes | None, credentials: bytes = b"") -> AnswerHead:
+def answer(
+    allowed: bytes | None, credentials: bytes = b"", status: int = 204
+) -> AnswerHead:
     """The upstream's answer with these CORS fields."""
     fields = [(b"Access-Control-Allow-Credentials", credentials)]
     if allowed is not None:
         fields.append((b"Access-Control-Allow-Origin", allowed))
-    return AnswerHead(204, fields)
+    return AnswerHead(status, fields)
 
 
 @pytest.mark.parametrize(
@@ -58,12 +60,26 @@ def test_lines_are_as_the_upstream_allowed(allowed, credentials, expected, prefl
 
 
 def test_last_preflight_decides():
-    """A preflight that allows nothing forgets the origin; another answer does not."""
+    """A preflight that allows nothing forgets what a preflight has allowed."""
     origins = AllowedOrigins()
     origins.learn(PAGE, answer(PAGE), preflight=True)
-    origins.learn(PAGE, answer(None), preflight=False)
+    origins.learn(PAGE, answer(None, status=400), preflight=False)
     assert origins.lines(PAGE)
     origins.learn(PAGE, answer(None), preflight=True)
+    assert origins.lines(PAGE) == b""
+
+
+def test_preflights_do_not_forget_what_answers_have_shown():
+    """Anybody can send them, for any origin."""
+    origins = AllowedOrigins()
+    origins.learn(PAGE, answer(PAGE), preflight=False)
+    origins.learn(PAGE, answer(None), preflight=True)
+    for number in range(3 * MAX_ORIGINS):
+        origin = b"https://%d.example" % number
+        origins.learn(origin, answer(origin), preflight=True)
+        origins.learn(origin, answer(origin, status=401), preflight=False)
+    assert origins.lines(PAGE)
+    origins.learn(PAGE, answer(None), preflight=False)
     assert origins.lines(PAGE) == b""
 
 
@@ -73,7 +89,7 @@ def test_memory_is_bounded():
     for number in range(3 * MAX_ORIGINS):
         origin = b"https://%d.example" % number
         origins.learn(origin, answer(origin), preflight=True)
-    assert len(origins._lines) <= MAX_ORIGINS
+    assert len(origins._asked) <= MAX_ORIGINS
     assert origins.lines(b"https://0.example") == b""
     assert origins.lines(origin)
     long = b"https://" + b"a" * MAX_ORIGIN_BYTES
