@@ -154,6 +154,9 @@ class Usage(msgspec.Struct, gc=False):
     cost_usd: float | None = None
     # How many answers it sums up; the prompt of each decides the context tier.
     answers: int = 1
+    # The parts of it that models of tools have used, which have prices of their own.
+    # Their units are not among those above.
+    tools: tuple[Usage, ...] = ()
 
 
 class RequestFacts(msgspec.Struct, gc=False):
@@ -202,6 +205,8 @@ class RequestFacts(msgspec.Struct, gc=False):
     outside: bool = False
     # Searches that the provider may make for it, as far as its tools say.
     searches: int = 0
+    # Models that run inside its tools (advisors, pictures).
+    tools: tuple[str, ...] = ()
 
     @property
     def named_models(self) -> tuple[str, ...]:
@@ -211,9 +216,8 @@ class RequestFacts(msgspec.Struct, gc=False):
     @property
     def checked_models(self) -> tuple[str, ...]:
         """Every model that it names: lists of models hold for each."""
-        if self.body_model:
-            return (*self.named_models, self.body_model)
-        return self.named_models
+        body = (self.body_model,) if self.body_model else ()
+        return (*self.named_models, *self.tools, *body)
 
 
 WHOLE, OPENED, CLOSED = range(3)

@@ -30,10 +30,14 @@ def joint_plan(plans: Sequence[LimitPlan]) -> LimitPlan:
     return LimitPlan(cells, first.tag, headers)
 
 
-def foreign_keys(plans: Sequence[LimitPlan], place: int) -> frozenset[bytes]:
-    """Keys of the cells of ``plans`` that the one at ``place`` has not."""
+def foreign_keys(
+    plans: Sequence[LimitPlan], answered: Sequence[LimitPlan]
+) -> frozenset[bytes]:
+    """Keys of the cells of ``plans`` that none of ``answered`` has."""
     keys = {cell.key for plan in plans for cell in plan.cells}
-    return frozenset(keys.difference(cell.key for cell in plans[place].cells))
+    return frozenset(
+        keys.difference(cell.key for plan in answered for cell in plan.cells)
+    )
 
 
 def without_foreign(

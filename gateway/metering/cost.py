@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from msgspec.structs import replace
+
 from gateway.core.model import Price, Usage
 
 # One dollar per million tokens is this many nano-dollars per token.
@@ -74,6 +76,18 @@ def price_usage(price: Price, usage: Usage, at: float = 0.0) -> tuple[int, bool]
         cost += more
         part = part or unpriced
     return _whole(cost * share * _NANOS_PER_TOKEN), part
+
+
+def without_tools(usage: Usage) -> Usage:
+    """The usage without the parts that models of tools have used."""
+    own = replace(usage, tools=())
+    for part in usage.tools:
+        own.prompt = max(0, own.prompt - part.prompt)
+        own.completion = max(0, own.completion - part.completion)
+        own.total = max(own.prompt + own.completion, own.total - part.total)
+        own.cached = max(0, own.cached - part.cached)
+        own.cache_write = max(0, own.cache_write - part.cache_write)
+    return own
 
 
 def is_plain(price: Price) -> bool:

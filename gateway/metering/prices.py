@@ -12,7 +12,13 @@ from msgspec.structs import replace
 
 from gateway.core.lru import Lru
 from gateway.core.model import NANOS_PER_USD, Price, PriceSource, Usage
-from gateway.metering.cost import PLAIN_TIERS, is_plain, price_plain, price_usage
+from gateway.metering.cost import (
+    PLAIN_TIERS,
+    is_plain,
+    price_plain,
+    price_usage,
+    without_tools,
+)
 from gateway.metering.models import matches_model, plain_name, spellings
 from gateway.metering.price_book import PriceBook
 
@@ -227,15 +233,33 @@ class PriceTable:
                         self._remember(model, other[1])
                     source, price, plain = other
         if price is None:
-            return _UNPRICED
+            return self._price_tools(usage, at) if usage.tools else _UNPRICED
         if (
             plain
             and usage.tier in PLAIN_TIERS
-            and not (usage.units or usage.cache_write or usage.batch)
+            and not (usage.units or usage.cache_write or usage.batch or usage.tools)
         ):
             return price_plain(price, usage), source, False
-        nanos, part = price_usage(price, usage, at)
+        nanos, part = self._cost(price, usage, at)
         return nanos, source, part
+
+    def _cost(self, price: Price, usage: Usage, at: float) -> tuple[int, bool]:
+        """``price_usage``, with what models of tools have used at their own prices."""
+        if not usage.tools:
+            return price_usage(price, usage, at)
+        nanos, part = price_usage(price, without_tools(usage), at)
+        for used in usage.tools:
+            own = self._look_up(used.model)[1]
+            billed = replace(used, batch=True) if usage.batch else used
+            more, unpriced = price_usage(own or price, billed, at)
+            nanos += more
+            part = part or unpriced or own is None
+        return nanos, part
+
+    def _price_tools(self, usage: Usage, at: float) -> Quote:
+        """What models of tools cost in an answer whose own model has no price."""
+        nanos, _ = self._cost(Price(0, 0), usage, at)
+        return (nanos, "table", True) if nanos else _UNPRICED
 
     def _other_price(self, model: str, found: _Found, answered: str) -> _Found | None:
         """The price of an answer's model, if it is another one than a pattern of the
@@ -258,12 +282,12 @@ class PriceTable:
         assert price is not None
         assert other[1] is not None
         self._remember(model, other[1])
-        nanos, part = price_usage(price, usage, at)
+        nanos, part = self._cost(price, usage, at)
         mine: Quote = (nanos, "policy", part)
         stated = _stated_nanos(usage.cost_usd) if self._trust_cost else None
         if stated is not None:
             return max(mine, (stated, "answer", False), key=_nanos_of)
-        nanos, part = price_usage(other[1], usage, at)
+        nanos, part = self._cost(other[1], usage, at)
         return max(mine, (nanos, other[0], part), key=_nanos_of)
 
     def _remember(self, model: str, price: Price | None) -> None:

@@ -14,6 +14,7 @@ import msgspec
 from msgspec import Raw
 
 from gateway.core.model import Usage
+from gateway.metering.dialects.billed import name_tools
 from gateway.metering.dialects.fields import UsageEnvelope, decode_envelope
 from gateway.metering.dialects.loose import envelope_in_tail, loose_envelope
 from gateway.metering.dialects.tally import UsageTally
@@ -264,7 +265,9 @@ def _usage_of(envelope: UsageEnvelope | None) -> Usage | None:
     if not tally.plausible:
         return None
     if tally.seen:
-        return tally.usage()
+        usage = tally.usage()
+        name_tools(usage, ())
+        return usage
     # A transcript states seconds.
     usage = tally.billed.onto(Usage(source="upstream"))
     return usage if usage.units else None

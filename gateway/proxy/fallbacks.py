@@ -22,7 +22,8 @@ def plan_all(
     """The limits of every model that may answer."""
     now = shared.store.now_us() / 1e6
     book = shared.tables.plans
-    plans = tuple(book.plan(identity, model, now) for model in facts.named_models)
+    models = (*facts.named_models, *facts.tools)
+    plans = tuple(book.plan(identity, model, now) for model in models)
     flow.set_choices(plans)
     return joint_plan(plans)
 
@@ -30,7 +31,7 @@ def plan_all(
 def most_nanos(prices: PriceTable, facts: RequestFacts, usage: Usage, at: float) -> int:
     """The most nano-dollars that this usage may cost: by the dearest model."""
     most = prices.most_nanos(facts.model, usage, facts.tier, at)
-    if not (facts.models or facts.body_model):
+    if not (facts.models or facts.body_model or facts.tools):
         return most
     for model in facts.checked_models[1:]:
         most = max(most, prices.most_nanos(model, usage, facts.tier, at))
@@ -78,7 +79,13 @@ def foreign_cells(flow: Flow, usage: Usage) -> frozenset[bytes]:
     if facts is None or not choices:
         return frozenset()
     place = answered_place(facts, usage.model, flow.context.prices)
-    return frozenset() if place is None else foreign_keys(choices, place)
+    if place is None and not facts.models:
+        place = 0  # beside it there are models of tools only
+    if place is None:
+        return frozenset()
+    tools = len(facts.tools) if usage.tools else 0
+    answered = (choices[place], *choices[len(choices) - tools :])
+    return foreign_keys(choices, answered)
 
 
 def quote_all(

@@ -202,7 +202,9 @@ def settle(flow: Flow, shared: Shared, usage: Usage) -> int | None:
         if facts.units:
             usage = _with_search(facts, usage)
         price = _price(flow, shared, facts.model, usage, facts)
-        if usage.source == "upstream" and not (usage.batch or facts.models):
+        if usage.source == "upstream" and not (
+            usage.batch or facts.models or usage.tools
+        ):
             tenant = identity.tenant.name
             shared.estimator.learn(tenant, facts.model, facts, usage.prompt)
             if facts.outside:

@@ -16,7 +16,7 @@ from gateway.metering.dialects.dialect import (
     sum_sizes,
 )
 from gateway.metering.dialects.errors import anthropic_error
-from gateway.metering.dialects.fallbacks import Routed, add_models
+from gateway.metering.dialects.fallbacks import Routed, add_models, tool_models
 from gateway.metering.dialects.openai import named_user
 from gateway.metering.dialects.outside import add_outside
 from gateway.metering.dialects.requests import EMPTY, BodyReader, Count, asked_tier
@@ -76,4 +76,6 @@ class Anthropic(Dialect):
             outside=outside,
         )
         add_outside(facts, given.tools, given.mcp_servers, given.container)
+        if given.tools is not EMPTY:
+            facts.tools = tool_models(given.tools)
         return add_models(facts, given, given.model)

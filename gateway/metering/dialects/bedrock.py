@@ -18,6 +18,7 @@ from gateway.metering.dialects.base import (
     PathMatch,
     UsageMeter,
 )
+from gateway.metering.dialects.billed import qualified
 from gateway.metering.dialects.dialect import (
     CapPaths,
     Dialect,
@@ -28,7 +29,6 @@ from gateway.metering.dialects.dialect import (
 )
 from gateway.metering.dialects.errors import bedrock_error, bedrock_error_type
 from gateway.metering.dialects.fields import MAX_COUNT
-from gateway.metering.dialects.media import qualified
 from gateway.metering.dialects.meters import (
     BEDROCK_HIT,
     JsonMeter,

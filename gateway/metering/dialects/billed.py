@@ -29,6 +29,8 @@ from gateway.metering.dialects.fields import (
 )
 
 MODEL_CHARS = 200
+# OpenAI's tool for pictures, and its model where neither request nor answer names one.
+PICTURES, PICTURE_MODEL = "image_generation", "gpt-image-1"
 _TIER_CHARS = 40
 # xAI states prices in 1e-10 dollars.
 _TICKS_PER_USD = 1e10
@@ -54,6 +56,8 @@ _PART_OF = {
 }
 # Perplexity's models that state their searches, but are billed by request.
 _NAMES_SEARCHES = re.compile(r"^sonar(?!-deep)")
+_QUALIFIER = re.compile(r"[a-z0-9][a-z0-9._-]{0,19}")
+_PLAIN = frozenset({"auto", "standard", "default"})
 # Models of OpenAI's chat endpoint that search the web for every answer.
 _SEARCHING = ("search-preview", "search-api")
 
@@ -63,6 +67,9 @@ class _Item(msgspec.Struct):
     action: Any = None
     arguments: Any = None
     container_id: Any = None
+    status: Any = None
+    size: Any = None
+    quality: Any = None
 
 
 class _Source(msgspec.Struct):
@@ -98,6 +105,9 @@ class _Tools(msgspec.Struct):
 class _Tool(msgspec.Struct):
     type: Any = None
     count: Number = None
+    model: Any = None
+    size: Any = None
+    quality: Any = None
 
 
 _items = msgspec.json.Decoder(list[_Item]).decode
@@ -167,13 +177,15 @@ def _with_searches(
 class Billed:
     """Collects over an answer what it states beside tokens: the last of each counts."""
 
-    __slots__ = ("cost", "model", "raws", "tier", "units")
+    __slots__ = ("advised", "cost", "model", "raws", "tier", "units")
 
     def __init__(self) -> None:
         self.model = ""
         self.tier = ""
         self.cost: float | None = None
         self.units: dict[str, float] = {}
+        # Steps that name their model, which may be another than the answer's.
+        self.advised: list[Usage] = []
         # Members that are read at the end only, because streams repeat them.
         self.raws: dict[str, Raw] = {}
 
@@ -187,7 +199,7 @@ class Billed:
         if env.candidates is not ABSENT and b'"groundingM' in bytes(env.candidates):
             self.raws["candidates"] = env.candidates
         if env.output is not ABSENT or env.tool_usage is not ABSENT:
-            self.note_tools(env.output, env.tool_usage)
+            self.note_tools(env.output, env.tool_usage, env.tools)
         if env.steps is not ABSENT:
             self.raws["output"] = env.steps
 
@@ -201,10 +213,12 @@ class Billed:
     def note_holder(self, holder: Holder) -> None:
         """The same for the answer inside an event."""
         self.note_names(holder.model, holder.service_tier)
-        self.note_tools(holder.output, holder.tool_usage)
+        self.note_tools(holder.output, holder.tool_usage, holder.tools)
 
-    def note_tools(self, output: Raw, tool_usage: Raw) -> None:
+    def note_tools(self, output: Raw, tool_usage: Raw, tools: Raw) -> None:
         """OpenAI Responses: calls of server tools, which are items of the answer."""
+        if tools is not ABSENT:
+            self.raws["tools"] = tools
         if output is not ABSENT:
             self.raws["output"] = output
         if tool_usage is not ABSENT:
@@ -315,6 +329,9 @@ class Billed:
             self._read_raws(usage)
         if _NAMES_SEARCHES.search(usage.model):
             self.units.pop("web_searches", None)
+        if self.advised:
+            others = (one for one in self.advised if one.model != self.model)
+            usage.tools = (*usage.tools, *others)
         if self.units:
             usage.units = bounded_units(self.units, usage)
         if "-search-" in usage.model:
@@ -327,12 +344,12 @@ class Billed:
                 if name in _MODALITIES:
                     self._read_modalities(raw, _MODALITIES[name])
                 elif name == "output":
-                    self._read_items(raw)
+                    self._read_items(raw, usage)
                 elif name == "tool_usage":
                     self._read_tools(raw, usage)
                 elif name == "candidates":
                     self._read_grounding(raw)
-                else:
+                elif name != "tools":  # these are read where there are pictures
                     self._read_grounded(raw)
             except _UNREADABLE:
                 continue
@@ -346,14 +363,18 @@ class Billed:
                 # Gemini's tool-use prompt is a second part of the prompt.
                 self.units[unit] = self.units.get(unit, 0) + count
 
-    def _read_items(self, raw: Raw) -> None:
+    def _read_items(self, raw: Raw, usage: Usage) -> None:
         if b"_call" not in bytes(raw):
             return
         searches = files = 0
+        pictures: dict[str, float] = {}
         containers = set()
         for item in _items(raw):
             if item.type == "file_search_call":
                 files += 1
+            elif item.type == "image_generation_call" and item.status != "failed":
+                unit = self._picture_unit(item)
+                pictures[unit] = pictures.get(unit, 0) + 1
             elif item.type == "web_search_call":
                 # Opening a page that a search has found is not billed.
                 action = (
@@ -368,6 +389,27 @@ class Billed:
         self._at_least("web_searches", searches)
         self._at_least("file_searches", files)
         self._at_least("code_sessions", len(containers))
+        if pictures and not _states_pictures(self.raws.get("tool_usage", ABSENT)):
+            made = Usage(source="upstream", units=tuple(pictures.items()))
+            made.model = self._picture_tool().model
+            usage.tools = (*usage.tools, made)
+
+    def _picture_unit(self, item: _Item) -> str:
+        """One picture, by size and quality: its own, or those that the tool names."""
+        tool = self._picture_tool()
+        return qualified("images", item.size or tool.size, item.quality or tool.quality)
+
+    def _picture_tool(self) -> _Tool:
+        """The tool for pictures, as the answer repeats it."""
+        found = _Tool()
+        try:
+            for tool in _tool_counts(self.raws.get("tools", Raw(b"[]"))):
+                if tool.type == PICTURES:
+                    found = tool
+        except _UNREADABLE:
+            pass
+        found.model = stated_model(found.model)
+        return found
 
     def _read_tools(self, raw: Raw, usage: Usage) -> None:
         tools = _tools(raw)
@@ -378,13 +420,21 @@ class Billed:
             return
         prompt = whole(made.input_tokens) or 0
         completion = whole(made.output_tokens) or 0
+        if not prompt + completion:
+            return
         usage.prompt += prompt
         usage.completion += completion
         usage.total += prompt + completion
         given = made.input_tokens_details
         images = 0 if given is None else whole(given.image_tokens) or 0
-        self._at_least("input_image_tokens", min(images, prompt))
-        self._at_least("output_image_tokens", completion)
+        part = Usage(prompt, completion, prompt + completion, source="upstream")
+        units: dict[str, float] = {
+            "input_image_tokens": images,
+            "output_image_tokens": completion,
+        }
+        part.units = bounded_units(units, part)
+        part.model = self._picture_tool().model
+        usage.tools = (*usage.tools, part)
 
     def _read_grounding(self, raw: Raw) -> None:
         """Google Search: billed by query from Gemini 3 on, before by answer."""
@@ -407,6 +457,35 @@ class Billed:
     def _at_least(self, unit: str, count: int) -> None:
         if count > self.units.get(unit, 0):
             self.units[unit] = count
+
+
+def _states_pictures(tool_usage: Raw) -> bool:
+    """Whether ``tool_usage`` has the tokens of pictures."""
+    if tool_usage is ABSENT:
+        return False
+    try:
+        made = _tools(tool_usage).image_gen
+    except _UNREADABLE:
+        return False
+    return made is not None and bool(whole(made.output_tokens))
+
+
+def name_tools(usage: Usage, tools: tuple[str, ...]) -> None:
+    """Name the model of pictures where the answer does not: the request's, or the one
+    that OpenAI chooses.
+    """
+    for part in usage.tools:
+        if not part.model:
+            part.model = tools[0] if tools else PICTURE_MODEL
+
+
+def qualified(unit: str, size: Any, quality: Any) -> str:
+    """A unit with the size and quality on which its price depends (``UNITS``)."""
+    for value in (size, quality):
+        text = str(value).strip().lower().replace("*", "x") if value else ""
+        if text not in _PLAIN and _QUALIFIER.fullmatch(text):
+            unit += f":{text}"
+    return unit
 
 
 def bounded_units(

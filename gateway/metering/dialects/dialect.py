@@ -83,7 +83,7 @@ class Dialect:
         if facts.max_tokens is not None and facts.max_tokens <= 0:
             facts.max_tokens, facts.endless = None, True
         if len(facts.model) > NAME_CHARS or (
-            (facts.models or facts.body_model)
+            (facts.models or facts.body_model or facts.tools)
             and max(map(len, facts.checked_models)) > NAME_CHARS
         ):
             raise DialectError("'model' is too long", "model")

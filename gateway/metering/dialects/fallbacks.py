@@ -1,4 +1,4 @@
-"""Models beside ``model`` that may answer a request: lists of fallbacks of routers.
+"""Models beside ``model``: lists of fallbacks of routers, and models inside tools.
 
 OpenRouter and Vercel take ``models`` (Vercel also in ``providerOptions.gateway``),
 LiteLLM ``fallbacks`` and two more lists. The router chooses; the answer says which it was.
@@ -13,6 +13,7 @@ from msgspec import Raw
 
 from gateway.core.model import RequestFacts
 from gateway.metering.dialects.base import DialectError
+from gateway.metering.dialects.billed import PICTURE_MODEL, PICTURES
 from gateway.metering.dialects.names import NameChecker
 from gateway.metering.dialects.requests import EMPTY, size
 
@@ -22,6 +23,10 @@ MODELS_MAX = 8
 ONLINE = ":online"
 # A preset of OpenRouter: the provider keeps the name of its model.
 PRESET = "@preset/"
+# What the text of a tool with a model contains; an escape may hide it.
+_TOOL_MARKS = (b'"model"', b'"image_generation"', b"\\u00")
+# Tools that the client runs itself.
+_OWN_TOOLS = frozenset({"function", "custom"})
 _SEARCH = (("web_searches", 1.0),)
 _LISTS = (
     "models",
@@ -107,6 +112,45 @@ def add_models(facts: RequestFacts, given: Routed, named: str | None) -> Request
             facts.outside = True
             facts.units = facts.units or _SEARCH
     return facts
+
+
+def tool_models(tools: Raw) -> tuple[str, ...]:
+    """The models that server tools run: Anthropic's advisor, OpenAI's pictures.
+
+    Raises DialectError for tools that cannot be read, and for several models of pictures,
+    as the answer does not say which has made which.
+    """
+    text = bytes(tools)
+    if not any(mark in text for mark in _TOOL_MARKS) or not text.startswith(b"["):
+        return ()
+    try:
+        entries = _items(text)
+    except _UNREADABLE:
+        raise DialectError("'tools' cannot be read", "tools") from None
+    found: dict[str, None] = {}
+    pictures = set()
+    for entry in entries:
+        if not any(mark in bytes(entry) for mark in _TOOL_MARKS):
+            continue
+        kind, model = _tool_model(_object(entry, "tools"))
+        if model:
+            found[model] = None
+            if kind == PICTURES:
+                pictures.add(model)
+    if len(found) > MODELS_MAX or len(pictures) > 1:
+        raise DialectError("'tools' name too many models", "tools")
+    return tuple(found)
+
+
+def _tool_model(tool: dict[str, Raw]) -> tuple[str, str]:
+    """A tool's type and its model; "" where it has none."""
+    kind = _text(tool.get("type", EMPTY), "tools") or ""
+    if kind in _OWN_TOOLS:
+        return kind, ""
+    parameters = _object(tool.get("parameters", EMPTY), "tools")  # OpenRouter
+    model = _text(tool.get("model", EMPTY), "tools")
+    model = model or _text(parameters.get("model", EMPTY), "tools") or ""
+    return kind, model or (PICTURE_MODEL if kind == PICTURES else "")
 
 
 def _names_one(model: str) -> bool:

@@ -83,10 +83,12 @@ class Iteration(msgspec.Struct, gc=False):
     """One of Anthropic's ``iterations``: a sampling step of one answer."""
 
     type: str | None = None
+    model: Any = None
     input_tokens: Number = None
     output_tokens: Number = None
     cache_creation_input_tokens: Number = None
     cache_read_input_tokens: Number = None
+    cache_creation: CacheCreation | None = None
 
 
 class Stated(msgspec.Struct):
@@ -230,6 +232,7 @@ class Holder(msgspec.Struct):
     service_tier: Any = None
     output: Raw = ABSENT
     tool_usage: Raw = ABSENT
+    tools: Raw = ABSENT
 
 
 class UsageEnvelope(msgspec.Struct):
@@ -250,10 +253,12 @@ class UsageEnvelope(msgspec.Struct):
     model_version: Any = msgspec.field(name="modelVersion", default=None)
     candidates: Raw = ABSENT
     interaction: Holder | str | None = None
-    # Responses: the items of an answer, tokens of its image tool; Interactions' items
+    # Responses: the items of an answer, its tools and the tokens of that for pictures;
+    # Interactions' items
     output: Raw = ABSENT
     steps: Raw = ABSENT
     tool_usage: Raw = ABSENT
+    tools: Raw = ABSENT
     # Bedrock Converse
     converse_tier: Any = msgspec.field(name="serviceTier", default=None)
     # Ollama
@@ -286,6 +291,7 @@ class Simple(msgspec.Struct):
     output: Raw = ABSENT
     steps: Raw = ABSENT
     tool_usage: Raw = ABSENT
+    tools: Raw = ABSENT
 
 
 decode_tgi = msgspec.json.Decoder(TgiDetails).decode

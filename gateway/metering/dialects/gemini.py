@@ -13,7 +13,7 @@ from msgspec import Raw
 
 from gateway.core.model import RequestFacts, Usage, UsageSource
 from gateway.metering.dialects.base import HeaderLookup, PathMatch, UsageMeter
-from gateway.metering.dialects.billed import quantity
+from gateway.metering.dialects.billed import qualified, quantity
 from gateway.metering.dialects.dialect import (
     CapPaths,
     Dialect,
@@ -23,7 +23,6 @@ from gateway.metering.dialects.dialect import (
 )
 from gateway.metering.dialects.errors import gemini_error
 from gateway.metering.dialects.fields import Number, whole
-from gateway.metering.dialects.media import qualified
 from gateway.metering.dialects.meters import JsonMeter, NullMeter
 from gateway.metering.dialects.outside import add_outside
 from gateway.metering.dialects.requests import (

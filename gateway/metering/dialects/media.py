@@ -6,7 +6,6 @@ or that the request asked for.
 
 from __future__ import annotations
 
-import re
 from typing import Any
 
 import msgspec
@@ -20,7 +19,7 @@ from gateway.metering.dialects.base import (
     PathMatch,
     UsageMeter,
 )
-from gateway.metering.dialects.billed import quantity
+from gateway.metering.dialects.billed import qualified, quantity
 from gateway.metering.dialects.dialect import framing_of, sum_sizes
 from gateway.metering.dialects.fallbacks import Routed, add_models
 from gateway.metering.dialects.forms import FormFields
@@ -40,8 +39,6 @@ _UNITS = {
 # OpenAI's default.
 _VIDEO_SECONDS = 4
 # What sizes and qualities look like; others are left out. "auto" says nothing.
-_QUALIFIER = re.compile(r"[a-z0-9][a-z0-9._-]{0,19}")
-_PLAIN = frozenset({"auto", "standard", "default"})
 _UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 
 
@@ -80,15 +77,6 @@ class _Length(msgspec.Struct):
 _read = BodyReader(MediaBody).read
 _length = msgspec.json.Decoder(_Length).decode
 _list = msgspec.json.Decoder(list[Raw]).decode
-
-
-def qualified(unit: str, size: Any, quality: Any) -> str:
-    """A unit with the size and quality on which its price depends (``UNITS``)."""
-    for value in (size, quality):
-        text = str(value).strip().lower().replace("*", "x") if value else ""
-        if text not in _PLAIN and _QUALIFIER.fullmatch(text):
-            unit += f":{text}"
-    return unit
 
 
 class Media(OpenAI):

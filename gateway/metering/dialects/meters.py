@@ -24,7 +24,7 @@ from gateway.metering.dialects.base import (
     PathMatch,
     count_task,
 )
-from gateway.metering.dialects.billed import name_answer
+from gateway.metering.dialects.billed import name_answer, name_tools
 from gateway.metering.dialects.endings import end_of_body, end_of_stream, tail_of
 from gateway.metering.dialects.fields import (
     ABSENT,
@@ -139,7 +139,10 @@ class _Base:
         if tally is not None and tally.seen and not self.implausible:
             short = tally.open == OPEN or (tally.open != CLOSED and not complete)
             if not (short and self._must_count):
-                return tally.usage()
+                usage = tally.usage()
+                if usage.tools:
+                    name_tools(usage, self._facts.tools)
+                return usage
             return None
         return None if self._must_count else self._without_tokens()
 
@@ -148,7 +151,8 @@ class _Base:
         usage = Usage()
         if self.tally is not None:
             self.tally.billed.onto(usage)
-            if usage.units or usage.cost_usd is not None:
+            name_tools(usage, self._facts.tools)
+            if usage.units or usage.tools or usage.cost_usd is not None:
                 usage.source = "upstream"
         if self._facts.units and not usage.units:
             usage.units = self._facts.units
@@ -163,6 +167,8 @@ class _Base:
             if tally.seen and not self.implausible:
                 stated = tally.usage()
             beside = tally.billed.onto(Usage())
+            for one in (stated or beside, beside):
+                name_tools(one, self._facts.tools)
         if self._facts.units and not (beside and beside.units):
             beside = beside or Usage()
             beside.units = self._facts.units
@@ -235,9 +241,11 @@ class JsonMeter(_Base):
                 tier = simple.service_tier or simple.converse_tier
                 tally.billed.note_names(simple.model, tier)
                 if simple.output is not ABSENT or simple.tool_usage is not ABSENT:
-                    tally.billed.note_tools(simple.output, simple.tool_usage)
+                    tally.billed.note_tools(
+                        simple.output, simple.tool_usage, simple.tools
+                    )
                 if simple.steps is not ABSENT:
-                    tally.billed.note_tools(simple.steps, ABSENT)
+                    tally.billed.note_tools(simple.steps, ABSENT, ABSENT)
                 if tally.seen:
                     return None
             self._take(decode_envelope(body))

@@ -10,7 +10,7 @@ from msgspec import Raw
 from gateway.core.model import RequestFacts
 from gateway.metering.dialects.base import PathMatch
 from gateway.metering.dialects.dialect import CapPaths, Dialect, cap_of, sum_sizes
-from gateway.metering.dialects.fallbacks import Routed, add_models
+from gateway.metering.dialects.fallbacks import Routed, add_models, tool_models
 from gateway.metering.dialects.outside import add_outside
 from gateway.metering.dialects.requests import (
     EMPTY,
@@ -191,6 +191,8 @@ class OpenAI(Dialect):
                 chat.prompt_id,
                 chat.vector_store_ids,
             )
+        if chat.tools is not EMPTY:
+            facts.tools = tool_models(chat.tools)
         return add_models(facts, chat, chat.model)
 
     def _read_other(self, match: PathMatch, given: OtherBody) -> RequestFacts:
@@ -244,6 +246,8 @@ class OpenAI(Dialect):
             given.prompt_id,
             given.vector_store_ids,
         )
+        if given.tools is not EMPTY:
+            facts.tools = tool_models(given.tools)
         return add_models(facts, given, given.model)
 
     def cap_path(self, facts: RequestFacts) -> tuple[str, ...] | None:

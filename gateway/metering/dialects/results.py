@@ -40,6 +40,7 @@ def sum_usage(usages: Iterable[Usage]) -> Usage:
         total.cached += usage.cached
         total.reasoning += usage.reasoning
         total.cache_write += usage.cache_write
+        total.tools += usage.tools
         for unit, quantity in usage.units:
             units[unit] = units.get(unit, 0) + quantity
         if usage.cost_usd is not None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 
 from gateway.core.model import Usage
-from gateway.metering.dialects.billed import INPUT, OUTPUT, Billed
+from gateway.metering.dialects.billed import INPUT, OUTPUT, Billed, stated_model
 from gateway.metering.dialects.fields import (
     ABSENT,
     CLOSED,
@@ -251,6 +251,8 @@ class UsageTally:
         self.cached = _most(self.cached, read)
         written = [one.cache_creation_input_tokens for one in billed]
         self.cache_write = _most(self.cache_write, written)
+        # Of an advisor, at the price of its own model.
+        self.billed.advised = [_advised(one) for one in billed if one.model]
 
     def _take_converse(self, stated: Stated) -> None:
         """Bedrock: inputTokens excludes cached tokens, totalTokens includes them."""
@@ -412,6 +414,21 @@ class UsageTally:
         )
         self.seen = True
         self.open = CLOSED
+
+
+def _advised(one: Iteration) -> Usage:
+    """The usage of one step, with its model."""
+    cached = whole(one.cache_read_input_tokens) or 0
+    written = whole(one.cache_creation_input_tokens) or 0
+    prompt = (whole(one.input_tokens) or 0) + cached + written
+    completion = whole(one.output_tokens) or 0
+    usage = Usage(prompt, completion, prompt + completion, cached, 0, written)
+    usage.source, usage.model = "upstream", stated_model(one.model)
+    kept = one.cache_creation
+    hours = 0 if kept is None else whole(kept.ephemeral_1h_input_tokens) or 0
+    if hours:
+        usage.units = (("cache_write_1h_tokens", min(hours, written)),)
+    return usage
 
 
 def _most(stated: int | None, parts: list[Number]) -> int:

@@ -66,7 +66,8 @@ def plan_limits(flow: Flow, shared: Shared) -> Refusal | None:
             return flow.blocked_by(block)
     context = flow.context
     plan = context.plan
-    if plan is None or context.plan_model != facts.model or facts.models:
+    several = facts.models or facts.tools
+    if plan is None or context.plan_model != facts.model or several:
         plan = _find_plan(flow, shared, identity, facts)
     if gate.enforcement_states:
         plan = _apply_enforcement(flow, shared, identity, plan)
@@ -106,6 +107,8 @@ def set_demand(
     if facts.max_tokens is None:
         assumed = assumed_cap(policy, facts)
     most, expected, capped = shared.expectation.bounds(identity.key, facts, assumed)
+    if facts.tools:
+        capped = False  # the cap does not hold for models of tools
     seen = capped or flow.context.session or is_seen(facts)
     if facts.outside:  # no cap bounds its prompt
         capped = False
@@ -155,7 +158,12 @@ def set_demand(
 
 def is_seen(facts: RequestFacts) -> bool:
     """Whether the answer shows its length while it is generated."""
-    if facts.background or not facts.stream or hides_reasoning(facts.model):
+    if (
+        facts.tools
+        or facts.background
+        or not facts.stream
+        or hides_reasoning(facts.model)
+    ):
         return False
     return not (facts.models and any(map(hides_reasoning, facts.models)))
 
@@ -212,7 +220,7 @@ def _find_plan(
     """The limits of this identity and model; cached with the head if they depend neither
     on the calendar nor on the body's user.
     """
-    if facts.models:
+    if facts.models or facts.tools:
         return plan_all(flow, shared, identity, facts)
     context, model = flow.context, facts.model
     plan = shared.tables.plans.plan(identity, model, shared.store.now_us() / 1e6)

@@ -45,7 +45,9 @@ def test_only_the_counters_of_the_model_that_answered_keep_their_cost():
     plan = joint_plan((ONE, TWO, ALL))
     costs = (5, 6, 7, 8)
     settled = [
-        without_foreign(plan, costs, foreign_keys((ONE, TWO, ALL), place))
+        without_foreign(
+            plan, costs, foreign_keys((ONE, TWO, ALL), ((ONE, TWO, ALL)[place],))
+        )
         for place in range(3)
     ]
     assert settled == [(5, 6, 0, 0), (5, 0, 7, 8), (5, 0, 0, 0)]
@@ -60,7 +62,7 @@ def test_each_model_settles_its_own_counters(names):
     plan = joint_plan(plans)
     for place, one in enumerate(names):
         costs = without_foreign(
-            plan, (1,) * len(plan.cells), foreign_keys(plans, place)
+            plan, (1,) * len(plan.cells), foreign_keys(plans, (plans[place],))
         )
         charged = {
             cell.key.decode()

@@ -230,3 +230,24 @@ def test_providers():
     """The names that an upstream's ``provider`` may have."""
     assert {"openai", "azure", "groq"} <= provider_ids()
     assert provider_ids() == {row.id for row in TABLE.book.file.providers}
+
+
+def test_tools_cost_as_their_models():
+    """The answer's own tokens at its price, the rest at that of each tool's model."""
+    advised = Usage(900_000, 100_000, 1_000_000, cached=1, cache_write=2, model="o3")
+    unknown = Usage(10, 0, 10, model="nobody")
+    usage = Usage(1_000_010, 200_000, 1_200_010, cached=1, cache_write=2)
+    usage.tools = (advised,)
+    own = Usage(100_010, 100_000, 200_010)
+    cheap, dear = (
+        TABLE.cost_nanos("gpt-4o-mini", own),
+        TABLE.cost_nanos("o3", advised),
+    )
+    assert TABLE.quote("gpt-4o-mini", usage) == (cheap + dear, "table", False)
+    usage.tools = (advised, unknown)
+    assert TABLE.quote("gpt-4o-mini", usage) == (cheap + dear, "table", True)
+    assert TABLE.quote("nobody", usage) == (dear, "table", True)
+    usage.tools = (unknown,)
+    assert TABLE.quote("nobody", usage) == (None, "", False)
+    usage.tools, usage.batch = (advised,), True
+    assert TABLE.quote("gpt-4o-mini", usage)[0] < cheap + dear

@@ -253,3 +253,79 @@ output = 0
         made = await gateway.record()
     assert made.model == deployment.decode()
     assert made.usd_nanos == PRICES.cost_nanos(DEAR, Usage(10, 1000, 1010))
+
+
+ADVISED = {
+    "model": "claude-haiku-4-5",
+    "usage": {
+        "input_tokens": 10,
+        "output_tokens": 20,
+        "iterations": [
+            {"type": "message", "input_tokens": 10, "output_tokens": 20},
+            {
+                "type": "advisor_message",
+                "model": "claude-opus-4-6",
+                "input_tokens": 1000,
+                "output_tokens": 500,
+            },
+        ],
+    },
+}
+PLAIN = {"model": "claude-haiku-4-5", "usage": {"input_tokens": 9, "output_tokens": 9}}
+
+
+def advised(**members: object) -> bytes:
+    """A message whose answer may take advice of a dearer model."""
+    body = {
+        "model": "claude-haiku-4-5",
+        "max_tokens": 100,
+        "messages": [{"role": "user", "content": "hi"}],
+        "tools": [{"type": "advisor_20260301", "model": "claude-opus-4-6"}],
+        **members,
+    }
+    return request(b"POST", b"/v1/messages", CLOSE, json.dumps(body).encode())
+
+
+def json_answer(members: object) -> bytes:
+    """An answer with this body."""
+    text = json.dumps(members).encode()
+    head = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n"
+    return head + b"Content-Length: %d\r\n\r\n" % len(text) + text
+
+
+@pytest.mark.parametrize(
+    "policy",
+    ['models = { deny = ["claude-opus*"] }', 'models = { allow = ["claude-haiku*"] }'],
+)
+async def test_a_list_of_models_holds_for_tools(policy, upstream):
+    """A denied model is no advisor either."""
+    async with InProcess(upstream, policy=policy) as gateway:
+        reply = await gateway.talk(advised())
+    assert reply.startswith(b"HTTP/1.1 403 ")
+    assert not upstream.requests
+
+
+async def test_an_advisor_costs_as_its_model(upstream):
+    """And is reserved so: beside its cap, a call without a cap may run for it."""
+    upstream.default = (json_answer(ADVISED),)
+    policy = 'limits = [{ per = "user", usd = 1, window = "day" }]'
+    async with InProcess(upstream, policy=policy) as gateway:
+        reply = await gateway.talk(advised())
+        assert reply.startswith(b"HTTP/1.1 200 "), reply
+        record = await gateway.record()
+        assert record.total_tokens == 1530
+        assert record.usd == pytest.approx((10 + 20 * 5 + 1000 * 5 + 500 * 25) / 1e6)
+        await gateway.at_rest()
+
+
+@pytest.mark.parametrize(("answer", "last"), [(ADVISED, b"429"), (PLAIN, b"200")])
+async def test_a_limit_of_the_model_of_a_tool(answer, last, upstream):
+    """Counts where the tool has run, and is given back where it has not."""
+    upstream.default = (json_answer(answer),)
+    policy = """[[policy.default.model]]
+match = "claude-opus*"
+limits = [{ per = "user", requests = 1, window = "1h" }]
+"""
+    async with InProcess(upstream, policy=policy) as gateway:
+        statuses = [(await gateway.talk(advised()))[9:12] for _ in range(2)]
+        assert statuses == [b"200", last]

@@ -691,7 +691,104 @@ def test_the_image_tool_is_billed_beside_the_answer():
         },
     )
     assert (usage.prompt, usage.completion, usage.total) == (27, 12, 39)
-    assert dict(usage.units) == {"input_image_tokens": 4, "output_image_tokens": 9}
+    assert usage.units == ()
+    (part,) = usage.tools
+    assert (part.prompt, part.completion, part.total) == (7, 9, 16)
+    assert dict(part.units) == {"input_image_tokens": 4, "output_image_tokens": 9}
+    assert part.model == "gpt-image-1"
+
+
+PICTURE = {"type": "image_generation_call", "status": "completed"}
+MADE = {"image_gen": {"input_tokens": 7, "output_tokens": 9}}
+TOOL = {"type": "image_generation", "model": "gpt-image-2", "quality": "low"}
+
+
+@pytest.mark.parametrize(
+    ("members", "units", "tokens"),
+    [
+        # Stated: the pictures among the items are not counted again.
+        ({"output": [PICTURE], "tool_usage": MADE}, {"output_image_tokens": 9}, 16),
+        (
+            {"output": [{**PICTURE, "size": "1024x1024", "quality": "high"}, PICTURE]},
+            {"images:1024x1024:high": 1, "images:low": 1},
+            0,
+        ),
+        ({"output": [PICTURE, PICTURE], "tool_usage": {}}, {"images:low": 2}, 0),
+        (
+            {"output": [PICTURE], "tool_usage": {"image_gen": {"output_tokens": 0}}},
+            {"images:low": 1},
+            0,
+        ),
+        ({"output": [PICTURE], "tool_usage": [1]}, {"images:low": 1}, 0),
+    ],
+)
+def test_pictures_cost_as_their_model(members, units, tokens):
+    """By tokens where the answer states them, else by size and quality."""
+    stated = {"input_tokens": 20, "output_tokens": 3, "total_tokens": 23}
+    answer = {"model": "m", "usage": stated, "tools": [{"type": "x"}, TOOL], **members}
+    wrapped = event({"type": "response.completed", "response": answer})
+    for usage in (
+        read(RESPONSES, answer),
+        read(RESPONSES, wrapped, content_type=SSE),
+        read(RESPONSES, {**answer, "extra": 1, "model": ["m"]}),
+    ):
+        assert usage.total == 23 + tokens
+        (part,) = usage.tools
+        assert (part.model, dict(part.units), part.total) == (
+            "gpt-image-2",
+            units,
+            tokens,
+        )
+
+
+@pytest.mark.parametrize("tools", [[], {"no": "list"}, [{"type": "image_generation"}]])
+def test_pictures_of_the_model_that_was_asked_for(tools):
+    """Where the answer does not repeat its tools."""
+    match = find_endpoint("POST", RESPONSES)
+    stated = {"input_tokens": 20, "output_tokens": 3, "total_tokens": 23}
+    failed = {**PICTURE, "status": "failed"}
+    answer = {"usage": stated, "output": [PICTURE, failed], "tools": tools}
+    for asked, model in (((), "gpt-image-1"), (("mine",), "mine")):
+        facts = RequestFacts(match.endpoint, "m", tools=asked)
+        for members in (answer, {"output": [PICTURE], "tools": tools}):
+            meter = match.dialect.open_meter(match, facts, 200, {}.get, JSON)
+            meter.feed(json.dumps(members).encode())
+            usage = meter.finish(complete=True) or estimate_usage(meter.unstated())
+            (part,) = usage.tools
+            assert part.model == model
+            assert part.units == (("images", 1),)
+
+
+def test_an_advisor_is_billed_at_its_model():
+    """Its steps are a part of the answer's tokens, with a price of their own."""
+    steps = [
+        {"type": "message", "model": "haiku", "input_tokens": 10, "output_tokens": 2},
+        {
+            "type": "advisor_message",
+            "model": "opus",
+            "input_tokens": 100,
+            "output_tokens": 50,
+            "cache_read_input_tokens": 20,
+            "cache_creation_input_tokens": 8,
+            "cache_creation": {"ephemeral_1h_input_tokens": 9},
+        },
+        {"type": "message", "input_tokens": 30, "output_tokens": 4},
+    ]
+    stated = {"input_tokens": 10, "output_tokens": 6, "iterations": steps}
+    usage = read(MESSAGES, {"model": "haiku", "usage": stated})
+    assert (usage.prompt, usage.completion, usage.total) == (168, 56, 224)
+    (part,) = usage.tools
+    assert part == Usage(
+        128,
+        50,
+        178,
+        20,
+        0,
+        8,
+        "upstream",
+        units=(("cache_write_1h_tokens", 8),),
+        model="opus",
+    )
 
 
 def test_image_tool_in_a_stream():

@@ -172,3 +172,65 @@ def test_batches_with_lists_are_refused():
     params = {"model": "a", "models": ["b"], "max_tokens": 1, "messages": []}
     with pytest.raises(DialectError):
         read({"requests": [{"params": params}]}, match, ANTHROPIC_BATCHES)
+
+
+ADVISOR = {"type": "advisor_20260301", "name": "advisor", "model": "opus"}
+PICTURE = {"type": "image_generation"}
+
+
+@pytest.mark.parametrize(
+    ("tools", "models"),
+    [
+        (None, ()),
+        ([], ()),
+        ('"model"', ()),
+        ([ADVISOR], ("opus",)),
+        ([ADVISOR, {**ADVISOR, "model": "sonnet"}, ADVISOR], ("opus", "sonnet")),
+        ([PICTURE], ("gpt-image-1",)),
+        ([{**PICTURE, "model": "gpt-image-2"}], ("gpt-image-2",)),
+        ([{"type": "image", "parameters": {"model": "a/b"}}], ("a/b",)),
+        ([{"type": "function", "parameters": {"model": {}}}], ()),
+        ([{"type": "function", "model": "mine"}, {"type": "mcp"}], ()),
+        ([{"name": "x", "input_schema": {"properties": {"model": {}}}}], ()),
+    ],
+)
+def test_models_of_tools(tools, models):
+    """Tools that the provider runs with a model of their own."""
+    for dialect, endpoint in (
+        (OpenAI(), "responses"),
+        (OpenAI(), "chat.completions"),
+        (Anthropic(), "messages"),
+    ):
+        match = PathMatch(endpoint, metered=True)
+        facts = read({"model": "a", "tools": tools}, match, dialect)
+        assert facts.tools == models
+        assert facts.named_models == ("a",)
+        assert facts.checked_models == ("a", *models)
+
+
+@pytest.mark.parametrize(
+    "tools",
+    [
+        b'[{"type":"x","m\\u006fdel":"opus"}]',
+        b'[{"model":"opus"}, {"type":"y"}]',
+    ],
+)
+def test_models_of_tools_by_other_spellings(tools):
+    """An escaped name is the same name."""
+    assert read(b'{"model":"a","tools":%b}' % tools).tools == ("opus",)
+
+
+@pytest.mark.parametrize(
+    "tools",
+    [
+        b'[{"type":"x","model":"opus","model":"cheap"}]',
+        b'[{"type":"x","model":"opus","n":NaN}]',
+        b'[{"type":"image_generation","model":"a"},{"type":"image_generation"}]',
+        b"[%b]" % b",".join(b'{"model":"m%d"}' % n for n in range(9)),
+        b'[{"model":"%b"}]' % (b"m" * (NAME_CHARS + 1)),
+    ],
+)
+def test_tools_that_cannot_be_checked_are_refused(tools):
+    """Names given twice, several models of pictures, too many models."""
+    with pytest.raises(DialectError):
+        read(b'{"model":"a","tools":%b}' % tools)
