@@ -100,15 +100,13 @@ def set_demand(
     facts: RequestFacts,
 ) -> tuple[int, ...]:
     """Set what the request reserves; return the least that it is expected to cost."""
-    policy = identity.policy
-    tenant = identity.tenant.name
+    policy, tenant = identity.policy, identity.tenant.name
     prompt, most_prompt = shared.estimator.bounds(tenant, facts.model, facts)
     assumed = policy.assumed_max_tokens
     if facts.max_tokens is None:
         assumed = assumed_cap(policy, facts)
     most, expected, capped = shared.expectation.bounds(identity.key, facts, assumed)
-    if facts.tools:
-        capped = False  # the cap does not hold for models of tools
+    capped = capped and not facts.tools  # it does not bound their models
     seen = capped or flow.context.session or is_seen(facts)
     if facts.outside:  # no cap bounds its prompt
         capped = False
