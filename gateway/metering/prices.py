@@ -24,6 +24,9 @@ from gateway.metering.price_book import PriceBook
 
 _CACHED_NAMES = 4096
 OTHER = "other"
+# A provider that states what it bills, with fees that the table does not know (searches,
+# plugins, file parsers).
+_ROUTER = "openrouter"
 # Dollars that an answer may state as its cost.
 _MOST_USD = 1e6
 
@@ -222,10 +225,12 @@ class PriceTable:
                 if other is not None:
                     return self._dearer(model, usage, at, price, other)
         else:
-            if self._trust_cost:
+            if usage.cost_usd is not None:
                 nanos = _stated_nanos(usage.cost_usd)
-                if nanos is not None:
+                if nanos is not None and self._trust_cost:
                     return nanos, "answer", False
+                if nanos is not None and self._provider == _ROUTER:
+                    return self._at_least(nanos, model, usage, at, answered)
             if answered and answered != model:
                 other = self._found.get(answered) or self._look_up(answered)
                 if other[0] in ("table", "policy"):
@@ -260,6 +265,16 @@ class PriceTable:
         """What models of tools cost in an answer whose own model has no price."""
         nanos, _ = self._cost(Price(0, 0), usage, at)
         return (nanos, "table", True) if nanos else _UNPRICED
+
+    def _at_least(
+        self, stated: int, model: str, usage: Usage, at: float, answered: str
+    ) -> Quote:
+        """The larger of a stated cost and the price without it."""
+        usage = replace(usage, cost_usd=None)
+        quote = self.quote(model, usage, at, answered=answered)
+        if quote[0] is not None and quote[0] >= stated:
+            return quote
+        return stated, "answer", False
 
     def _other_price(self, model: str, found: _Found, answered: str) -> _Found | None:
         """The price of an answer's model, if it is another one than a pattern of the

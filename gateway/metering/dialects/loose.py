@@ -71,11 +71,17 @@ def loose_envelope(text: bytes) -> UsageEnvelope | None:
 def envelope_in_tail(tail: bytes) -> UsageEnvelope | None:
     """The envelope of the top-level members in the last bytes of a JSON text.
 
-    Depth is counted backwards from the end, where it is zero. In a truncated text it is
-    not; if no member is found, members of any depth count, the last one of each name.
+    Depth is counted backwards from the end, where it is zero; the response of an event is
+    at depth 2. Deeper members of a whole text may be echoes of the request. In a truncated
+    text the depth is not known: members of any depth count, the last one of each name.
     """
     after = _depths_from_end(tail)
-    return _members(tail, lambda at: after(at) == 1) or _members(tail, lambda _: True)
+    for depth in (1, 2):
+        found = _members(tail, lambda at, depth=depth: after(at) == depth)  # type: ignore[misc]
+        if found is not None:
+            return found
+    whole = tail.rstrip().endswith((b"}", b"]"))
+    return None if whole else _members(tail, lambda _: True)
 
 
 def envelope_in_head(head: bytes) -> UsageEnvelope | None:
@@ -100,7 +106,8 @@ def envelope_in_head(head: bytes) -> UsageEnvelope | None:
 def _depths_from_end(tail: bytes) -> Callable[[int], int]:
     """A function from a position to the number of brackets still open there."""
     marks = list(_STRUCTURE.finditer(tail))
-    if not marks or marks[-1].end() != len(tail.rstrip()):
+    members = {found.start() for found in _MEMBER.finditer(tail)}
+    if members.isdisjoint(found.start() for found in marks):
         # The window begins inside a string: what matched as strings are the gaps.
         marks = list(_STRUCTURE.finditer(tail, tail.find(b'"') + 1))
     starts = [found.start() for found in marks]

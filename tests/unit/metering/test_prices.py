@@ -251,3 +251,20 @@ def test_tools_cost_as_their_models():
     assert TABLE.quote("nobody", usage) == (None, "", False)
     usage.tools, usage.batch = (advised,), True
     assert TABLE.quote("gpt-4o-mini", usage)[0] < cheap + dear
+
+
+@pytest.mark.parametrize(
+    ("provider", "model", "cost", "expected"),
+    [
+        ("openrouter", "openai/gpt-4o-mini", 0.04, (40_000_000, "answer")),
+        ("openrouter", "nobody/nothing", 0.04, (40_000_000, "answer")),
+        ("openrouter", "openai/gpt-4o-mini", 0.0, (150_000, "table")),
+        ("openrouter", "openai/gpt-4o-mini", -1.0, (150_000, "table")),
+        ("openai", "gpt-4o-mini", 0.04, (150_000, "table")),
+    ],
+)
+def test_a_router_states_fees_that_the_table_lacks(provider, model, cost, expected):
+    """The larger of both is charged."""
+    table = PriceTable.parse(packaged_prices()).of_upstream(provider)
+    usage = Usage(1000, 0, 1000, source="upstream", cost_usd=cost)
+    assert table.quote(model, usage)[:2] == expected

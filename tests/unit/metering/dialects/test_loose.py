@@ -81,3 +81,20 @@ def test_members_that_are_read_later():
 def test_members_that_cannot_be_read_are_left_out():
     """A truncated member is skipped."""
     assert envelope_in_tail(b'"usage":{"total_tokens":') is None
+
+
+REAL = b'"usage":{"input_tokens":9,"total_tokens":9}'
+ECHO = b'"tools":[{"parameters":{"usage":{"input_tokens":1,"total_tokens":1}}}]'
+
+
+@pytest.mark.parametrize("begin", [b'"a":"', b'x","a":"', b""])
+def test_echoes_of_the_request_are_no_usage(begin):
+    """A deeper member of that name is the client's, before or after the real one."""
+    for members in (REAL + b"," + ECHO, ECHO + b"," + REAL):
+        for end in (b"}", b"}}"):
+            text = begin + b'x",' + members + end if begin else members + end
+            found = envelope_in_tail(text)
+            assert found is not None
+            assert found.usage is not None
+            assert found.usage.total_tokens == 9
+    assert envelope_in_tail(begin + b'x",' + ECHO + b"}") is None
