@@ -392,8 +392,7 @@ class PolicyTable(Table, frozen=True):
     assumed_context_tokens: Positive | None = None
     """Tokens that a call reserves, beside its body, if part of its prompt is not in it: an
     earlier response, a conversation, a file, a cache, or what tools of the provider find.
-    Such calls run one at a time where there is less room. Built in: 1048576, the largest
-    context of usual models."""
+    Such calls run one at a time where there is less room. Built in: 65536."""
 
 
 class JwtTable(Table, frozen=True):

@@ -467,7 +467,7 @@ class Policy(msgspec.Struct, frozen=True):
     assumed_job_usd: float = 1.0
     # Tokens that a prompt is assumed to have at most beside what is in the body, where it
     # refers to more (``RequestFacts.outside``).
-    assumed_context_tokens: int = 1_048_576
+    assumed_context_tokens: int = 65_536
 
 
 class Campaign(msgspec.Struct, frozen=True, gc=False):

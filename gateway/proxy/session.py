@@ -48,7 +48,7 @@ _ANSWER_TOKENS = 1024
 _MOST_MESSAGE_BYTES = 16 * 1024 * 1024
 # How long a message waits while the upstream says nothing of the answer under way; and
 # when it has refused a message, or named an end without a usage.
-_SILENCE_S, _DOUBT_S = 30.0, 1.0
+_SILENCE_S, _DOUBT_S = 30.0, 5.0
 # Endpoints whose sessions name their model in the first message of the client.
 _NAMED_LATER = frozenset({"responses", "bidi_generate_content"})
 

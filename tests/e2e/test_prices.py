@@ -147,12 +147,12 @@ CASES = {
         0.765,
         "table",
     ),
-    "a policy's price of the deployment": (
+    "a pattern that another model answers": (
         AZURE.replace(b"prod", b"prod-x"),
         {"messages": []},
         openai("gpt-4o-2024-08-06", tokens(MILLION)),
-        1.0,
-        "policy",
+        2.5,
+        "table",
     ),
     "a cost that is not trusted": (
         CHAT,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import re
 
 import pytest
@@ -33,6 +34,15 @@ USAGE = (
 SOON_S = 30.0  # the target is 50 ms on an idle machine
 
 
+# The tenant's key: of one that only the upstream can check, the status is waited for.
+KEY = b"Authorization: Bearer sk-a\r\n"
+TENANT = (
+    '[[tenant]]\nname = "a"\napi_keys = ["sha256:'
+    + hashlib.sha256(b"sk-a").hexdigest()
+    + '"]\n'
+)
+
+
 def books(gateway: InProcess) -> list[int]:
     """The sums of every cell in the store."""
     return [w.total(gateway.store.now_us()) for w in gateway.store._windows.values()]
@@ -47,9 +57,9 @@ async def test_leaving_while_the_upstream_is_silent(how, upstream):
     once and one record has the outcome ``client_closed``.
     """
     upstream.default = SILENT
-    async with InProcess(upstream, policy=ONE_REQUEST) as gateway:
+    async with InProcess(upstream, policy=ONE_REQUEST, more=TENANT) as gateway:
         client = await gateway.client()
-        client.send(request(b"POST", CHAT, body=PROMPT))
+        client.send(request(b"POST", CHAT, KEY, body=PROMPT))
         await until(lambda: upstream.requests)
         getattr(client, how)()
         assert await seconds_until(upstream.connections[0].closed.is_set) < SOON_S

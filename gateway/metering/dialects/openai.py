@@ -209,7 +209,11 @@ class OpenAI(Dialect):
             items=(given.input, given.inputs),
         )
         # A stored prompt, with its variables.
-        outside = outside or bytes(given.prompt)[:1] == b"{" or match.work == "run"
+        outside = (
+            outside
+            or bytes(given.prompt)[:1] == b"{"
+            or (match.work == "run" and not match.polled)
+        )
         stream = bool(given.stream)
         prompts = count_items(given.prompt) if match.endpoint == "completions" else 1
         askable = stream and match.endpoint in _ASKABLE
