@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
+from itertools import islice
 from typing import Final, Literal, TypeAlias
 
 import msgspec
@@ -79,6 +80,8 @@ _MAX_READ_CHARS: Final = 1024
 # clients cannot fill the memory. RS256 tokens have about 1 KB.
 _MAX_CACHED_BYTES: Final = 4096
 _FOREVER: Final = float("inf")
+# Tokens of one request that are verified, for each tenant: clients send one.
+_TOKENS_MAX: Final = 4
 # Ids with these beginnings belong to one source; other sources get a prefix.
 _RESERVED: Final = ("key_", "aws_", "body:", "jwt:", "header:", "anonymous")
 _BODY: Final = "body:"
@@ -430,7 +433,8 @@ class Identifier:
         verify = self._verify_jwt
         if verify is None or not self._by_jwt:
             return None
-        for credential in filter(RequestCredential.looks_like_jwt, credentials):
+        found = filter(RequestCredential.looks_like_jwt, credentials)
+        for credential in islice(found, _TOKENS_MAX):
             token = credential.value.decode("latin-1")
             for tenant, rule in self._by_jwt:
                 claims = verify(token, rule, now)

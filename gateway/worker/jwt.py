@@ -24,6 +24,8 @@ LEEWAY_S: Final = 30.0
 FAILURE_TTL_S: Final = 5.0
 # Real key sets hold two to ten keys; a token without ``kid`` is checked against each.
 MAX_KEYS: Final = 64
+# Keys that one token is checked against.
+MAX_TRIES: Final = 16
 # Most servers limit a header to this.
 _MAX_TOKEN_CHARS: Final = 16_384
 _DEFAULT_CAPACITY: Final = 10_000
@@ -70,6 +72,8 @@ class JwtVerifier:
         self._sets: dict[str, _KeySet] = {}
         # (hash of the token, checks of the rule) -> (claims or None, cached until).
         self._seen: Lru[object, tuple[Claims | None, float]] = Lru(capacity)
+        # The same of tokens that failed: forged ones do not displace valid ones.
+        self._failed: Lru[object, tuple[Claims | None, float]] = Lru(capacity)
         for rule in rules:
             if rule.jwks_file is not None:
                 self._sets[rule.jwks_file] = _read_file(rule.jwks_file)
@@ -78,6 +82,7 @@ class JwtVerifier:
         """Replace the key set of ``url``. Raises KeySetError and keeps the old one."""
         self._sets[url] = _parse_jwks(url, jwks)
         self._seen.clear()
+        self._failed.clear()
 
     def verify(self, token: str, rule: JwtRule, now: float) -> Claims | None:
         """The claims of a valid token, else None; ``now`` in epoch seconds."""
@@ -86,12 +91,16 @@ class JwtVerifier:
         digest = hashlib.sha256(token.encode("utf-8", "surrogatepass")).digest()
         source = rule.jwks_file or rule.jwks_url or ""
         key = (digest, source, rule.issuer, rule.audience, rule.algorithms)
-        seen = self._seen.get(key)
+        seen = self._seen.get(key) or self._failed.get(key)
         if seen is not None and now < seen[1]:
             return seen[0]
         claims = self._check(token, rule, self._sets.get(source), now)
         until = now + FAILURE_TTL_S if claims is None else _ends_at(claims)
-        self._seen.put(key, (claims, until))
+        if claims is None:
+            self._seen.pop(key)  # expired
+            self._failed.put(key, (None, until))
+        else:
+            self._seen.put(key, (claims, until))
         return claims
 
     def _check(
@@ -104,11 +113,22 @@ class JwtVerifier:
         algorithm = header.get("alg")
         if keys is None or algorithm not in _safe_algorithms(rule.algorithms):
             return None
-        for key in keys.candidates(header.get("kid"), algorithm):
+        if rule.issuer is not None and _issuer(token) != rule.issuer:
+            return None  # without a signature's cost
+        for key in keys.candidates(header.get("kid"), algorithm)[:MAX_TRIES]:
             claims = _decode(token, key, algorithm, rule)
             if claims is not None and _in_time(claims, now):
                 return claims
         return None
+
+
+def _issuer(token: str) -> object:
+    """What a token that is not verified states as its issuer."""
+    try:
+        claims = pyjwt.decode(token, options={"verify_signature": False})
+    except (pyjwt.PyJWTError, ValueError, TypeError, RecursionError):
+        return None
+    return claims.get("iss")
 
 
 def _decode(

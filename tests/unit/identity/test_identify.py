@@ -322,6 +322,21 @@ def test_body_user_counts_by_the_policys_order(order, head, user):
     assert found.key == ("t", "203.0.113.9", found.user)
 
 
+def test_few_tokens_of_one_head_are_verified():
+    """A head may hold hundreds; clients send one."""
+    asked = []
+
+    def verify(token, *_):
+        asked.append(token)
+
+    query = "&".join(f"key=a.b.{number}" for number in range(300))
+    found = identify(
+        [jwt_tenant()], Head(query=query), verify_jwt=verify, unknown="deny"
+    )
+    assert isinstance(found, Unauthorized)
+    assert asked == ["a.b.0", "a.b.1", "a.b.2", "a.b.3"]
+
+
 @pytest.mark.parametrize("user", [None, "", "\x00\x1f"])
 def test_empty_body_user_changes_nothing(user):
     """A body without a user leaves the identity unchanged."""

@@ -9,7 +9,14 @@ from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from gateway.core.model import JwtRule
-from gateway.worker.jwt import FAILURE_TTL_S, LEEWAY_S, JwtVerifier, KeySetError
+from gateway.worker import jwt as jwt_module
+from gateway.worker.jwt import (
+    FAILURE_TTL_S,
+    LEEWAY_S,
+    MAX_TRIES,
+    JwtVerifier,
+    KeySetError,
+)
 
 NOW = 1_795_000_000.0
 URL = "https://id.example/jwks"
@@ -234,3 +241,53 @@ def test_unusable_key_sets_are_errors_and_change_nothing(jwks, why):
     with pytest.raises(KeySetError, match=why):
         made.set_keys(URL, jwks)
     assert made.verify(sign(), RULE, NOW) is not None
+
+
+def counted(monkeypatch) -> list[object]:
+    """The signature checks that are made."""
+    checks: list[object] = []
+    real = jwt_module._decode
+
+    def check(*given):
+        checks.append(given)
+        return real(*given)
+
+    monkeypatch.setattr(jwt_module, "_decode", check)
+    return checks
+
+
+def test_tokens_of_another_issuer_cost_no_signature_check(monkeypatch):
+    """The issuer is read before the signature."""
+    checks = counted(monkeypatch)
+    rule = JwtRule(jwks_url=URL, issuer="https://id.example")
+    assert verifier().verify(sign(iss="https://other.example"), rule, NOW) is None
+    assert verifier().verify("eyJhbGciOiJSUzI1NiJ9.e30.", rule, NOW) is None
+    assert verifier().verify("eyJhbGciOiJSUzI1NiJ9.$.x", rule, NOW) is None
+    assert not checks
+    assert verifier().verify(sign(iss=rule.issuer), rule, NOW) is not None
+    assert len(checks) == 1
+
+
+def test_a_token_is_checked_against_few_keys(monkeypatch):
+    """A key set may hold more than a token without an id is tried with."""
+    checks = counted(monkeypatch)
+    keys = [jwk(key=OTHER_RSA, kid=f"k{n}", alg="RS256") for n in range(40)]
+    assert verifier(*keys).verify(sign(), RULE, NOW) is None
+    assert len(checks) == MAX_TRIES
+
+
+def test_forged_tokens_do_not_displace_valid_ones(monkeypatch):
+    """Failures are remembered apart."""
+    made = JwtVerifier(capacity=4)
+    made.set_keys(URL, {"keys": [jwk()]})
+    good = sign()
+    assert made.verify(good, RULE, NOW) is not None
+    for number in range(20):
+        assert made.verify(sign(key=OTHER_RSA, sub=f"u{number}"), RULE, NOW) is None
+    checks = counted(monkeypatch)
+    assert made.verify(good, RULE, NOW) is not None
+    assert not checks
+    late = NOW + 600 + LEEWAY_S
+    assert made.verify(good, RULE, late) is None
+    assert made.verify(good, RULE, late) is None
+    assert len(checks) == 1
