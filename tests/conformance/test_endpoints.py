@@ -127,7 +127,7 @@ def observed(call: Call, record: RequestRecord, usage: Usage, default: str) -> R
         price = "own"
     elif record.metering == "part_priced":
         price = "in part"
-    assert (price in ("table", "in part")) == (record.usd > 0), (
+    assert (price in ("table", "in part", "answer")) == (record.usd > 0), (
         call.call,
         record.usd,
         usage,

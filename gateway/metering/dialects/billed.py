@@ -174,10 +174,13 @@ def _with_searches(
     return (*units, ("web_searches", 1))
 
 
+_NO_TOOLS = Raw(b"[]")
+
+
 class Billed:
     """Collects over an answer what it states beside tokens: the last of each counts."""
 
-    __slots__ = ("advised", "cost", "model", "raws", "tier", "units")
+    __slots__ = ("advised", "cost", "model", "raws", "tier", "tools", "units")
 
     def __init__(self) -> None:
         self.model = ""
@@ -188,6 +191,7 @@ class Billed:
         self.advised: list[Usage] = []
         # Members that are read at the end only, because streams repeat them.
         self.raws: dict[str, Raw] = {}
+        self.tools = _NO_TOOLS  # of the request, as an answer repeats them
 
     # -- members ------------------------------------------------------------------
 
@@ -218,7 +222,7 @@ class Billed:
     def note_tools(self, output: Raw, tool_usage: Raw, tools: Raw) -> None:
         """OpenAI Responses: calls of server tools, which are items of the answer."""
         if tools is not ABSENT:
-            self.raws["tools"] = tools
+            self.tools = tools
         if output is not ABSENT:
             self.raws["output"] = output
         if tool_usage is not ABSENT:
@@ -349,7 +353,7 @@ class Billed:
                     self._read_tools(raw, usage)
                 elif name == "candidates":
                     self._read_grounding(raw)
-                elif name != "tools":  # these are read where there are pictures
+                else:
                     self._read_grounded(raw)
             except _UNREADABLE:
                 continue
@@ -403,7 +407,7 @@ class Billed:
         """The tool for pictures, as the answer repeats it."""
         found = _Tool()
         try:
-            for tool in _tool_counts(self.raws.get("tools", Raw(b"[]"))):
+            for tool in _tool_counts(self.tools):
                 if tool.type == PICTURES:
                     found = tool
         except _UNREADABLE:
