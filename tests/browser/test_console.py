@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import math
 import signal
 import threading
 from datetime import UTC, datetime, timedelta
@@ -132,7 +133,10 @@ def test_numbers_equal_those_of_the_api(tab, gateway):
     def is_equal() -> bool:
         row = gateway.api("GET", f"/api/v1/{CLIENT}")["usage"][0]
         text = shown.inner_text()
-        return f"{row['requests']:,}" in text and f"${row['usd']:.2f}" in text
+        # Small amounts have more digits, so that the second one is not rounded.
+        cents = math.floor(row["usd"] * 100) / 100
+        usd = any(f"${amount:.2f}" in text for amount in (row["usd"], cents))
+        return f"{row['requests']:,}" in text and usd
 
     until(is_equal)
 
