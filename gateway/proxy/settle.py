@@ -222,9 +222,9 @@ def settle(flow: Flow, shared: Shared, usage: Usage) -> int | None:
             actual = count_requests(plan, actual, len(facts.parts))
         if flow.choices:
             actual = without_foreign(plan, actual, foreign_cells(flow, usage))
-        if flow.growth is not None:
-            actual = flow.growth.settle(actual)
-            flow.end_growth()
+        growth = flow.end_growth()
+        if growth is not None:
+            actual = growth.settle(actual)
         if flow.stranger is not None:
             flow.stranger.settle(shared, plan, actual, used=spent)
         elif reserved.admitted:
