@@ -18,7 +18,6 @@ counted by its address.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from itertools import islice
 from typing import Final, Literal, TypeAlias
@@ -52,6 +51,7 @@ from gateway.identity.hops import (
     forwarded_address,
     peer_address,
 )
+from gateway.identity.ids import readable_id, shorten_id
 from gateway.identity.keys import HeldKey, hold_keys
 
 __all__ = [
@@ -63,7 +63,6 @@ __all__ = [
     "VerifyJwt",
     "client_ip",
     "is_preflight",
-    "readable_id",
     "split_allow_entry",
     "with_body_user",
 ]
@@ -71,11 +70,6 @@ __all__ = [
 ANONYMOUS: Final = "anonymous"
 # Identities cached; about 1 KB each.
 DEFAULT_CAPACITY: Final = 10_000
-# Longer ids end in a hash, so that different ones stay different.
-MAX_ID_CHARS: Final = 128
-_TAIL_HEX_DIGITS: Final = 16
-# Characters of an id that are read: a body may name a user of megabytes.
-_MAX_READ_CHARS: Final = 1024
 # Identities of longer credentials or proxy chains are not cached, so that unknown
 # clients cannot fill the memory. RS256 tokens have about 1 KB.
 _MAX_CACHED_BYTES: Final = 4096
@@ -148,22 +142,6 @@ class Unauthorized(msgspec.Struct, frozen=True, gc=False):
     code: str = ""
 
 
-def readable_id(text: str) -> str:
-    """A client's id without unprintable characters, at most 128 characters long.
-
-    Control characters, direction marks and lone surrogates are removed. The end of a
-    longer id is replaced by a hash, so that different ids stay different.
-    """
-    whole, text = text, text[:_MAX_READ_CHARS].strip()
-    if not text.isprintable():
-        text = "".join(char for char in text if char.isprintable()).strip()
-    if len(text) <= MAX_ID_CHARS and len(whole) <= _MAX_READ_CHARS:
-        return text
-    written = whole.encode("utf-8", "surrogatepass")
-    tail = hashlib.blake2b(written, digest_size=_TAIL_HEX_DIGITS // 2).hexdigest()
-    return f"{text[: MAX_ID_CHARS - 1 - _TAIL_HEX_DIGITS]}~{tail}"
-
-
 def with_body_user(identity: Identity, user: str | None) -> Identity:
     """The identity with the user that the body names, if the policy takes it."""
     if user is None or not identity.takes_body_user:
@@ -193,7 +171,7 @@ def body_user_id(identity: Identity, name: str) -> str:
     prefix = identity.body_prefix
     if not prefix and name.startswith(_RESERVED):
         prefix = _BODY
-    return readable_id(f"{prefix}{name}{identity.body_suffix}") if prefix else name
+    return shorten_id(f"{prefix}{name}{identity.body_suffix}") if prefix else name
 
 
 class _Match(msgspec.Struct, frozen=True, gc=False):
@@ -561,7 +539,7 @@ def _own_id(source: UserSource, user: str) -> str:
     """An id that a token or header states, with a prefix if it looks like the id of
     another source.
     """
-    return readable_id(f"{source}:{user}") if user.startswith(_RESERVED) else user
+    return shorten_id(f"{source}:{user}") if user.startswith(_RESERVED) else user
 
 
 def _has_rule(tenant: Tenant) -> bool:

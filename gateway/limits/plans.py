@@ -20,7 +20,8 @@ import msgspec
 from gateway.core.lru import Lru
 from gateway.core.model import Block, CellKind, Limit, Policy
 from gateway.identity.cidr import normal_client_ip, site_of
-from gateway.identity.identify import ANONYMOUS, Identity, readable_id
+from gateway.identity.identify import ANONYMOUS, Identity
+from gateway.identity.ids import shorten_id
 from gateway.limits.meters import METER_TABLE, TOKEN_QUANTITIES, Quantity
 from gateway.limits.ports import Cell, Plan
 from gateway.limits.ratelimit import LimitHeaderTemplate
@@ -34,8 +35,6 @@ LEASE_US: Final = 60_000_000
 DEFAULT_CAPACITY: Final = 8192
 
 _KINDS: Final = ("client_ip", "user", "tenant", "model", "key", "network")
-# Clients choose the model's name; longer names end in a hash.
-_MAX_MODEL_CHARS: Final = 128
 _NO_BOUND: Final = 1 << 62
 _FOREVER: Final = float("inf")
 # In cache keys, instead of the model: plans made from the head, without the body.
@@ -442,7 +441,7 @@ class PlanBook:
         if not table.by_model:
             key: object = identity.key
         else:
-            key = (identity.key, _bounded(model))
+            key = (identity.key, shorten_id(model))
         plan = self._plans.get(key)
         if plan is None or now >= plan.until:
             plan = self._build(table, table.rules, identity, model, now)
@@ -501,7 +500,8 @@ class PlanBook:
             "client_ip": identity.client_ip,
             "user": user,
             "tenant": identity.tenant.name,
-            "model": _bounded(self._canonical(model)),
+            # Clients choose the name.
+            "model": shorten_id(self._canonical(model)),
             "key": identity.key_name,
             "network": site,
         }
@@ -569,18 +569,13 @@ def cells_of_subject(
         raise ValueError(f"{kind!r} needs {len(parts)} ids, not {len(names)}")
     normal: dict[str, Callable[[str], str]] = {
         "client_ip": normal_client_ip,
-        "model": lambda model: _bounded(canonical(model)),
+        "model": lambda model: shorten_id(canonical(model)),
     }
     ids = [normal.get(part, str)(name) for part, name in zip(parts, names, strict=True)]
     stem = _key_stem(prefix, tenant)
     limits = [limit for limit in policy.limits if limit.per == kind]
     rules = (_Rule(limit, policy.overdraft) for limit in limits)
     return [maker.make(rule, stem, ids, now)[0] for rule in rules]
-
-
-def _bounded(model: str) -> str:
-    """A model's name as part of keys: a long one ends in a hash."""
-    return model if len(model) <= _MAX_MODEL_CHARS else readable_id(model)
 
 
 def _split_pair(subject: str, parts: Sequence[str]) -> list[str]:

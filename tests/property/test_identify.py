@@ -14,7 +14,8 @@ from gateway.http.head import parse_request_head
 from gateway.identity.cidr import Networks, parse_address, subject_of
 from gateway.identity.credentials import find_credentials, without_query_key
 from gateway.identity.hops import client_ip
-from gateway.identity.identify import Identifier, Identity, readable_id, with_body_user
+from gateway.identity.identify import Identifier, Identity, with_body_user
+from gateway.identity.ids import readable_id, shorten_id
 from gateway.limits.plans import PlanBook
 
 NOW = 1_795_000_000.0
@@ -95,12 +96,24 @@ def test_invalid_chains_end_at_an_address(xff, forwarded):
 
 
 @given(st.text(max_size=400))
-def test_ids_are_short_printable_and_stable(text):
-    """Cleaning an id twice gives the same id."""
+def test_ids_are_short_and_printable(text):
+    """An id can be shown and does not grow when it becomes part of another id."""
     once = readable_id(text)
     assert len(once) <= 128
     assert once.isprintable()
-    assert readable_id(once) == once
+    assert shorten_id(once) == once
+
+
+_NEAR = st.text(st.sampled_from("ab \u200b\x00\u202e~0123456789abcdef"), max_size=20)
+
+
+@given(_NEAR, _NEAR)
+def test_different_texts_are_different_ids(one, other):
+    """What an id cannot show, or looks like a hash, does not make two clients one."""
+    texts = (one, other, readable_id(one))
+    ids = [readable_id(text) for text in texts]
+    shown = {text: id_ for text, id_ in zip(texts, ids, strict=True) if id_}
+    assert len(set(shown.values())) == len(shown)
 
 
 @given(st.text(st.characters(max_codepoint=127), max_size=80))
