@@ -166,6 +166,7 @@ class Gateway:
             self.write_config(config)
         self._child: subprocess.Popen[bytes] | None = None
         self.started_in_s = 0.0
+        self.environment: dict[str, str] = {}
 
     def write_config(self, config: str) -> None:
         """Write the file (whole, then renamed: watchers see one change)."""
@@ -198,7 +199,7 @@ class Gateway:
                 [*argv, *self._flags],
                 cwd=self.directory,
                 stderr=stderr,
-                env=os.environ | {"PYTHONPATH": str(REPOSITORY)},
+                env=os.environ | {"PYTHONPATH": str(REPOSITORY)} | self.environment,
             )
         until(self._ready_or_dead, START_S, "the ready line")
         self.started_in_s = time.monotonic() - began

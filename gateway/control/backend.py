@@ -36,6 +36,7 @@ from gateway.control.metrics import ControlMetrics
 from gateway.control.policies import policy_list
 from gateway.control.records import Collector
 from gateway.control.running_config import ReloadResult, RunningConfig
+from gateway.control.user_ids import UserIds
 from gateway.control.workers import CallError, WorkerRegistry
 from gateway.core.model import Block
 from gateway.detect.export import ExpectedRate, SubjectActivity
@@ -71,6 +72,7 @@ class ControlBackend:
         history: History,
         traces: TraceSink | None,
         reload: Callable[[], ReloadResult],
+        user_ids: UserIds,
     ) -> None:
         self._spec = spec
         self._config = config
@@ -88,6 +90,7 @@ class ControlBackend:
         self._history = history
         self._traces = traces
         self._reload = reload
+        self._user_ids = user_ids
         self._started_at = time.time()
         self.activity = ActivityFeed(int(self._started_at), self.counters)
         self.draining = False
@@ -105,6 +108,7 @@ class ControlBackend:
             detection=detection,
             history=history,
             traces=traces,
+            user_ids=user_ids,
             restarts=self.restarts,
             admin_closed=lambda: self.admin_closed(),  # noqa: PLW0108 - set later
             started_at=self._started_at,
@@ -151,6 +155,7 @@ class ControlBackend:
                 "up": all(stats.store_up for stats in self.metrics.workers.values()),
                 "fallback": self._spec.fallback,
             },
+            "user_ids": self._user_ids.public(),
             "blocks": {"active": len(self.blocks()), "synced": self._blocks.up},
             "detection": {
                 "events": self._detection.learned,

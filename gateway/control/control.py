@@ -46,6 +46,7 @@ from gateway.control.replicas import Replicas
 from gateway.control.running_config import ReloadResult, RunningConfig
 from gateway.control.spans import open_traces
 from gateway.control.spending import Spending
+from gateway.control.user_ids import UserIds
 from gateway.control.watching import changes
 from gateway.control.workers import WorkerRegistry
 from gateway.detect.packed_baselines import BaselinesError
@@ -71,10 +72,8 @@ if TYPE_CHECKING:
 
 # Lower priority than workers, which may share the core.
 NICENESS = 5
-# Interval at which the secret is read from the store, seconds: until the first success,
-# and afterwards, so that a store that was emptied gets the secret back.
-SECRET_RETRY_S = 1.0
-SECRET_CHECK_S = 60.0
+# Interval of attempts to read the store's eviction policy, seconds.
+EVICTION_RETRY_S = 5.0
 
 
 class Control:
@@ -125,7 +124,12 @@ class Control:
             self._collector.traces = self._traces.take
         self._replicas = self._open_replicas(config.store.prefix)
         self._block_problem = self._record_problem = ""
-        self._secret = SecretKeeper(spec.store_url, config.store.prefix)
+        self._user_ids = UserIds(
+            SecretKeeper(spec.store_url, config.store.prefix),
+            self._redis,
+            self._workers.broadcast,
+            self._log,
+        )
         self._jwks = JwksFetcher(self._workers.broadcast, self._on_jwks_error)
         self._models: set[str] = set()  # labels of metrics
         counters = SubjectCounters(
@@ -150,6 +154,7 @@ class Control:
             history=self._history,
             traces=self._traces,
             reload=self._reload,
+            user_ids=self._user_ids,
         )
         self._spending = Spending(
             self._backend.activity.spend,
@@ -191,7 +196,9 @@ class Control:
         loop.add_signal_handler(signal.SIGINT, stop.set)
         loop.add_signal_handler(signal.SIGUSR1, self._begin_drain)
         loop.add_signal_handler(signal.SIGHUP, self._reload)
-        await asyncio.gather(self._load_baselines(), self._load_blocks())
+        await asyncio.gather(
+            self._load_baselines(), self._load_blocks(), self._user_ids.load()
+        )
         if self._traces is not None:
             self._traces.start()
         self._collector.drain_backlog()
@@ -200,7 +207,8 @@ class Control:
         for work, name in (
             (self._collector.run(self._on_record_file), "collect"),
             (self._blocks.run(), "blocks"),
-            (self._keep_secret(), "secret"),
+            (self._user_ids.run(), "secret"),
+            (self._warn_of_eviction(), "eviction"),
             (self._jwks.run(), "jwks"),
             (self._watch_file(), "watch"),
             (self._detection.run(), "detect"),
@@ -322,7 +330,7 @@ class Control:
     def _greeting(self) -> Iterator[Message]:
         """Messages for a worker that connects."""
         yield self._config.message()
-        yield {"type": "secret", "value": self._secret.value}
+        yield self._user_ids.message()
         yield from self._jwks.messages()
         if self._replicas is not None:
             yield self._replicas.message()
@@ -340,11 +348,13 @@ class Control:
         elif name == RECOVERED:
             merged = message.get("merged", 0)
             self._log.info("gateway_recovered", worker=index, merged=merged)
+            self._user_ids.check_soon()
         self._alerting.take_event(index, name, reason)
 
     def _on_stats(self, index: int, message: Message) -> None:
         up = bool(message.get("store_up", True))
         self._alerting.take_stats(index, store_up=up)
+        self._user_ids.take_stats(index, str(message.get("secret_id", "")))
 
     def _on_record_file(self, problem: str) -> None:
         if problem != self._record_problem:
@@ -447,28 +457,17 @@ class Control:
             )
         self._block_problem = problem
 
-    async def _keep_secret(self) -> None:
-        """Fetch the store's secret, and restore it if the store loses it."""
-        if self._redis is None:
-            self._secret.keep_copy()
-            return
-        while True:
+    async def _warn_of_eviction(self) -> None:
+        """Log once if the store may evict keys; ask until it answers."""
+        while self._redis is not None:
             try:
-                fresh = not self._secret.shared
-                if await self._secret.fetch(self._redis):
-                    message = {"type": "secret", "value": self._secret.value}
-                    self._workers.broadcast(message)
-                if fresh:
-                    await self._warn_of_eviction(self._redis)
+                warning = await eviction_warning(self._redis)
             except (RedisError, OSError):
-                await asyncio.sleep(SECRET_RETRY_S)
-            else:
-                await asyncio.sleep(SECRET_CHECK_S)
-
-    async def _warn_of_eviction(self, client: Redis) -> None:
-        warning = await eviction_warning(client)
-        if warning is not None:
-            self._log.warning("store_may_evict_keys", why=warning)
+                await asyncio.sleep(EVICTION_RETRY_S)
+                continue
+            if warning is not None:
+                self._log.warning("store_may_evict_keys", why=warning)
+            return
 
     def _on_jwks_error(self, url: str, why: str) -> None:
         self._log.warning("key_set_not_fetched", url=url, why=why)

@@ -18,6 +18,7 @@ from gateway.control.incidents import LocalIncidents
 from gateway.control.records import Collector
 from gateway.control.running_config import RunningConfig
 from gateway.control.spans import trace_families
+from gateway.control.user_ids import UserIds
 from gateway.control.workers import WorkerRegistry
 from gateway.sinks.traces import TraceSink
 
@@ -39,6 +40,7 @@ class ControlMetrics:
         detection: Detection,
         history: History,
         traces: TraceSink | None,
+        user_ids: UserIds,
         restarts: Callable[[], dict[str, int]],
         admin_closed: Callable[[], int],
         started_at: float,
@@ -54,6 +56,7 @@ class ControlMetrics:
         self._detection = detection
         self._history = history
         self._traces = traces
+        self._user_ids = user_ids
         self._restarts = restarts
         self._admin_closed = admin_closed
         self._started_at = started_at
@@ -79,6 +82,11 @@ class ControlMetrics:
         ready = sum(worker.ready for worker in self._workers.workers)
         yield GaugeMetricFamily(
             "tidegate_workers_ready", "Workers that are ready.", value=ready
+        )
+        yield GaugeMetricFamily(
+            "tidegate_user_ids_shared",
+            "1 while all workers derive user ids from the store's secret, else 0.",
+            value=self._user_ids.agree,
         )
         yield GaugeMetricFamily(
             "tidegate_start_time_seconds",

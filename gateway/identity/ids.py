@@ -42,6 +42,13 @@ def shorten_id(text: str) -> str:
     return text if len(text) <= MAX_ID_CHARS else _with_hash(text, text)
 
 
+def secret_id(secret: bytes) -> str:
+    """16 hex digits by which the secrets behind ``key_…`` ids can be compared; they do
+    not disclose it.
+    """
+    return hashlib.blake2b(secret, digest_size=8, person=b"tidegate-secret").hexdigest()
+
+
 def _with_hash(shown: str, whole: str) -> str:
     written = whole.encode("utf-8", "surrogatepass")
     tail = hashlib.blake2b(written, digest_size=_TAIL_HEX_DIGITS // 2).hexdigest()

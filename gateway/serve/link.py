@@ -13,7 +13,7 @@ Control to worker:
 ``config``  ``generation`` and ``snapshot`` (``runtime.Snapshot``)
 ``blocks``  ``full``, or ``add`` (Blocks) and ``remove`` (kind, id, tenant or nil)
 ``forget``  ``keys`` of counters that were reset on some machine
-``secret``  ``value``; ``jwks``: ``url`` and ``keys``; ``drain``
+``secret``  ``value``, ``shared`` (it is the store's); ``jwks``: ``url`` and ``keys``; ``drain``
 ``baselines`` ``subjects`` (tenant, kind, id, requests a minute) and ``busy`` by tenant
 ``settled`` ``tenants``: hashes of established clients, by tenant under attack
 ``spared``  ``tenants``: hashes of users that entries on addresses do not apply to

@@ -3,8 +3,8 @@
 Kept in the store (``<prefix>1:secret``, created by the first gateway). A copy in this
 user's runtime directory, mode 0600, keeps ids stable for a gateway that starts while the
 store is down. Without a copy a temporary secret is generated; the store's secret replaces
-it later and ids change once: records of that time name such users differently, and their
-limits restart.
+it later and ids change once: records of that time name such users differently, and what
+they used counts for their tenant and address, not for their new id.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from typing import Any
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
+from gateway.identity.ids import secret_id
 from gateway.serve.runtime import runtime_base, write_private
 from gateway.store.opening import open_backend
 
@@ -31,22 +32,35 @@ class SecretKeeper:
         name = hashlib.blake2b(f"{store_url}\0{prefix}".encode(), digest_size=8)
         self._path = f"{base or runtime_base()}/secret-{name.hexdigest()}"
         self._key = f"{prefix}1:secret"
-        self.value = self._read_copy() or secrets.token_hex(SECRET_BYTES)
+        copy = self._read_copy()
+        self.value = copy or secrets.token_hex(SECRET_BYTES)
+        self.used = bool(copy)
+        """Whether user ids were derived from ``value``."""
         self.shared = False
         """Whether ``value`` is the store's secret."""
 
+    @property
+    def id(self) -> str:
+        """A hash by which gateways and workers can be compared; it may be shown."""
+        return secret_id(self.value.encode())
+
     async def fetch(self, client: Redis) -> bool:
-        """Read or create the store's secret; True if ``value`` changed. Raises RedisError,
-        OSError.
+        """Read the store's secret, or create it; True if ``value`` changed. Raises
+        RedisError, OSError.
         """
         redis: Any = client
-        await redis.set(self._key, self.value, nx=True)
         stored: bytes | None = await redis.get(self._key)
-        value = (stored or self.value.encode()).decode()
+        if not stored:
+            # Of two gateways that start at once, one creates it. Read first: a full
+            # store refuses SET even where the key exists.
+            await redis.set(self._key, self.value, nx=stored is None)
+            stored = await redis.get(self._key)
+        value = (stored or self.value.encode()).decode("latin-1")
         changed = value != self.value
         self.value = value
+        if changed or not self.shared:
+            self.keep_copy()
         self.shared = True
-        self.keep_copy()
         return changed
 
     async def peek(self, client: Redis | None) -> str:
@@ -55,7 +69,7 @@ class SecretKeeper:
         """
         redis: Any = client
         stored: bytes | None = None if client is None else await redis.get(self._key)
-        return stored.decode() if stored else self._read_copy()
+        return stored.decode("latin-1") if stored else self._read_copy()
 
     def keep_copy(self) -> None:
         """Save the copy for a start without a store (with ``memory:``: for every start)."""

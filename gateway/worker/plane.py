@@ -8,6 +8,7 @@ from time import perf_counter
 from typing import TYPE_CHECKING
 
 from gateway.http.listener import Listener
+from gateway.identity.ids import secret_id
 from gateway.limits.gate import Gate
 from gateway.metering.counting import TokenCounter
 from gateway.proxy.service import Service
@@ -90,6 +91,17 @@ class Plane:
         if self.tls is not None:
             self.tls.refresh()
 
+    def take_secret(self, secret: bytes) -> None:
+        """Derive the user ids of later requests from another secret; open exchanges keep
+        theirs. Raises as ``apply`` does; then nothing has changed.
+        """
+        previous, self.secret = self.secret, secret
+        try:
+            self.apply(self.config)
+        except (ValueError, OSError):
+            self.secret = previous
+            raise
+
     def take_baselines(self, message: Message) -> None:
         """Take the expected rates from control, in requests per minute."""
         subjects = {
@@ -149,6 +161,7 @@ class Plane:
         turned_away["delays"] = shared.scoring.delays_refused
         stats: Message = {
             "type": "stats",
+            "secret_id": secret_id(self.secret),
             "inflight": service.busy,
             "connections": len(listener.connections),
             "upstream_connections": service.upstream_connections,

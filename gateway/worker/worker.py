@@ -16,6 +16,7 @@ import uvloop
 from gateway.config.errors import ConfigError
 from gateway.core.model import Block
 from gateway.core.names import short_name
+from gateway.identity.ids import secret_id
 from gateway.limits.gate import Gate
 from gateway.limits.ports import Cell
 from gateway.serve.background import Background
@@ -99,8 +100,8 @@ class Worker:
             self.loop.add_signal_handler(number, self._stop)
         self.loop.add_signal_handler(signal.SIGHUP, lambda: None)
         await self.link.start()
-        secret = await self._wait_for_secret()
-        if secret is None:
+        await self._wait_for_secret()
+        if self.secret is None:
             return
         self.store.on_degraded = self._on_degraded
         self.store.on_recovered = self._on_recovered
@@ -110,7 +111,7 @@ class Worker:
             self.loop,
             builder=self.builder,
             config=self.config,
-            secret=secret,
+            secret=self.secret,
             store=self.store,
             gate=self.gate,
             append_record=self.ring.append,
@@ -129,16 +130,15 @@ class Worker:
         await self.link.close()
         self.ring.close()
 
-    async def _wait_for_secret(self) -> bytes | None:
-        """Wait for the secret of user ids, which control reads from the store. None:
-        the worker was stopped meanwhile.
+    async def _wait_for_secret(self) -> None:
+        """Wait for the secret of user ids, which control reads from the store; it stays
+        None if the worker was stopped meanwhile.
         """
         while self.secret is None and not self.stopping.is_set():
             try:
                 await asyncio.wait_for(self.secret_known.wait(), SECRET_WAIT_LOG_S)
             except TimeoutError:
                 self.log.warning("waiting_for_control")
-        return self.secret
 
     def _stop(self) -> None:
         self.stopping.set()
@@ -169,9 +169,7 @@ class Worker:
         """Handle a message of control; unknown types (of a later version) are ignored."""
         kind = message["type"]
         if kind == "secret":
-            if message["value"]:
-                self.secret = self.secret or message["value"].encode()
-                self.secret_known.set()
+            self._on_secret(message)
         elif kind == "config":
             self._on_config(message)
         elif kind in {"blocks", "settled", "spared", "forget"}:
@@ -188,6 +186,24 @@ class Worker:
                 self.plane.begin_drain()
         elif kind == "call":
             self.background.start(self._answer_call(message), "call")
+
+    def _on_secret(self, message: Message) -> None:
+        """The first secret is taken as it is; later ones if all gateways share them."""
+        secret = message["value"].encode()
+        if not secret or (self.secret is not None and not message.get("shared")):
+            return
+        if secret == self.secret:
+            return
+        if self.plane is not None:
+            try:
+                self.plane.take_secret(secret)
+            except (ValueError, OSError) as error:
+                # Control sends it again, because the statistics state the old one.
+                self.log.error("user_ids_not_changed", error=str(error))  # noqa: TRY400
+                return
+            self.log.warning("user_ids_changed", now=secret_id(secret))
+        self.secret = secret
+        self.secret_known.set()
 
     def _on_config(self, message: Message) -> None:
         snapshot = msgspec.convert(message["snapshot"], Snapshot)

@@ -2,7 +2,7 @@
 
 import pytest
 
-from gateway.identity.ids import readable_id, shorten_id
+from gateway.identity.ids import readable_id, secret_id, shorten_id
 
 
 @pytest.mark.parametrize(
@@ -56,3 +56,9 @@ def test_ids_cannot_be_stated_by_another_text():
     """The id of a long or unprintable text is not the id of what it reads like."""
     for text in ("u" * 300, "alice\x00", "a" + "\x00" * 3000 + "b"):
         assert readable_id(readable_id(text)) != readable_id(text)
+
+
+def test_secrets_can_be_compared_without_disclosing_them():
+    """The id of a secret is stable, differs by secret and is not part of it."""
+    assert secret_id(b"a" * 64) == secret_id(b"a" * 64) != secret_id(b"b" * 64)
+    assert len(secret_id(b"")) == 16
